@@ -1,0 +1,162 @@
+"""The mixed classifier: an accurate net, a robust net, and the weight between them (method of 000, eq. (4))."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
+from adaptive_smoothing_zoo.backbone_interface import BackboneInterface
+from adaptive_smoothing_zoo.logit_maps import Scale
+
+
+def mix(log_std: Tensor, log_rob: Tensor, log_std_weight: Tensor | float, log_rob_weight: Tensor | float) -> Tensor:
+    """log((1 - alpha) exp(log_std) + alpha exp(log_rob)), given log(1 - alpha) and log(alpha).
+
+    Finite where the log-probabilities are, unlike the log of a sum of softmaxes, which is -inf (and its gradient NaN)
+    as soon as both nets are confident.
+    """
+    if isinstance(log_std_weight, float) and log_std_weight == -math.inf:
+        return log_rob
+    if isinstance(log_rob_weight, float) and log_rob_weight == -math.inf:
+        return log_std
+    return torch.logaddexp(log_std + log_std_weight, log_rob + log_rob_weight)
+
+
+class MixedClassifier(BackboneInterface, nn.Module):
+    """``log((1 - alpha) softmax(t_g g(x)) + alpha softmax(t_h h(x)))``, a drop-in for a single net's logits.
+
+    Args:
+        std_model: g, accurate and not robust. Images in [0, 1], (N, channels, H, W), to logits (N, C).
+        rob_model: h, robust. The same shapes.
+        alpha: weight of ``rob_model``: a number in [0, 1], or an :class:`AdaptiveAlpha` (a mixing network with its
+            range), for which both base nets must offer ``forward_intermediates`` and ``forward_head``.
+        std_scale, rob_scale: t_g and t_h, positive factors on the logits.
+
+    Raises:
+        ValueError: alpha outside [0, 1], a scale that is not positive, or a base net without the feature maps that a
+            mixing network reads.
+
+    The output is a log-probability vector: ``exp`` gives probabilities, and a softmax of it changes nothing.
+    ``train()`` and ``eval()`` change nothing but batch norm. Robustness is a property of the attack as much as of the
+    model: nothing here is a certificate.
+    """
+
+    alpha: ConstantAlpha | AdaptiveAlpha
+
+    def __init__(
+        self,
+        std_model: nn.Module,
+        rob_model: nn.Module,
+        alpha: float | ConstantAlpha | AdaptiveAlpha,
+        *,
+        std_scale: float = 1.0,
+        rob_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.std_model, self.rob_model = std_model, rob_model
+        self.alpha = alpha if isinstance(alpha, nn.Module) else ConstantAlpha(alpha)
+        self.std_map, self.rob_map = Scale(std_scale), Scale(rob_scale)
+        if isinstance(self.alpha, AdaptiveAlpha):
+            for name, net in (("std_model", std_model), ("rob_model", rob_model)):
+                if not (hasattr(net, "forward_intermediates") and hasattr(net, "forward_head")):
+                    raise ValueError(
+                        f"{name} ({type(net).__name__}) has no forward_intermediates and forward_head, so the mixing "
+                        "network cannot read its feature maps; use a net that has them, or a constant alpha"
+                    )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) float images in [0, 1] -> (N, C) log-probabilities.
+
+        With alpha 0 or 1 everywhere only the net that counts is run.
+        """
+        check_image_tensor(images)
+        if self.alpha.alpha_max == 0.0:
+            return self._std(images, None)[0]
+        if self.alpha.alpha_min == 1.0:
+            return self._rob(images, None)[0]
+        log_std, std_maps = self._std(images, self.alpha.std_taps)
+        log_rob, rob_maps = self._rob(images, self.alpha.rob_taps)
+        return mix(log_std, log_rob, *self.alpha.log_weights(std_maps, rob_maps))
+
+    def alpha_logit_of(self, images: Tensor) -> Tensor:
+        """The mixing network's alpha_logit for each image, (N,).
+
+        Raises:
+            TypeError: alpha is a constant.
+        """
+        if not isinstance(self.alpha, AdaptiveAlpha):
+            raise TypeError("a constant alpha has no alpha_logit")
+        check_image_tensor(images)
+        std_maps = self._std(images, self.alpha.std_taps)[1]
+        rob_maps = self._rob(images, self.alpha.rob_taps)[1]
+        return self.alpha(std_maps, rob_maps)  # type: ignore[no-any-return]
+
+    def alpha_of(self, images: Tensor) -> Tensor:
+        """The weight of the robust net for each image, (N,), in [0, 1]."""
+        check_image_tensor(images)
+        if isinstance(self.alpha, AdaptiveAlpha):
+            return self.alpha.alpha(self.alpha_logit_of(images))
+        return self.alpha(images)  # type: ignore[no-any-return]
+
+    def sweep(self, images: Tensor, alphas: Sequence[float] | Tensor) -> Tensor:
+        """Log-probabilities for many constant alphas from one pass of each net: (A,) alphas -> (A, N, C).
+
+        The model's own alpha is not used.
+        """
+        check_image_tensor(images)
+        values = [check_alpha(float(alpha)) for alpha in alphas]
+        if not values:
+            raise ValueError("sweep needs at least one alpha")
+        log_std, log_rob = self._std(images, None)[0], self._rob(images, None)[0]
+        return torch.stack([mix(log_std, log_rob, *log_weights_of(alpha)) for alpha in values])
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Labels (N,), the argmax of ``forward``, running the standard net only where it can matter.
+
+        Where h's probability margin exceeds (1 - alpha_min) / alpha_min, g cannot change the label, whatever it says
+        (the lemma of 001 and 003, with the lower end of alpha's range), so g is skipped for that image. The labels
+        are those of ``forward`` up to the rounding of kernels that depend on the batch size. Not for attacks: the
+        result has no gradient.
+        """
+        check_image_tensor(images)
+        alpha_min = self.alpha.alpha_min
+        if alpha_min <= 0.5:  # h alone never decides
+            return self(images).argmax(dim=1)  # type: ignore[no-any-return]
+        log_rob, rob_maps = self._rob(images, self.alpha.rob_taps)
+        top_two = log_rob.exp().topk(2, dim=1).values
+        # The slack covers the rounding of the probabilities in float32.
+        open_ = top_two[:, 0] - top_two[:, 1] <= (1.0 - alpha_min) / alpha_min + 1e-5
+        labels = log_rob.argmax(dim=1)
+        if bool(open_.any()):
+            log_std, std_maps = self._std(images[open_], self.alpha.std_taps)
+            weights = self.alpha.log_weights(std_maps, [feature_map[open_] for feature_map in rob_maps])
+            labels[open_] = mix(log_std, log_rob[open_], *weights).argmax(dim=1)
+        return labels
+
+    def _std(self, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
+        logits, maps = run_base_net(self.std_model, images, taps)
+        return F.log_softmax(self.std_map(logits), dim=1), maps
+
+    def _rob(self, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
+        logits, maps = run_base_net(self.rob_model, images, taps)
+        return F.log_softmax(self.rob_map(logits), dim=1), maps
+
+
+def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
+    """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass."""
+    if taps is None:
+        return net(images), []
+    final, maps = net.forward_intermediates(images, list(taps))  # type: ignore[operator]
+    return net.forward_head(final), maps  # type: ignore[operator]
+
+
+def check_image_tensor(images: Tensor) -> None:
+    """Raise ValueError unless ``images`` is a float tensor (N, channels, H, W); its values are not read."""
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (N, channels, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating-point in [0, 1], got {images.dtype}; divide 8-bit images by 255")

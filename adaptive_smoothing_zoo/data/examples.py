@@ -1,0 +1,78 @@
+"""Labelled images, and what must hold before anything is measured on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Images with labels and where they came from.
+
+    Attributes:
+        images: (N, channels, H, W) float32 in [0, 1].
+        labels: (N,) int64.
+        source: one sentence for the run record: which data, which split, which caveats.
+        test_set_size: number of examples in the official test set if these are its first N in its order, else None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    source: str
+    test_set_size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, n: int | None) -> Examples:
+        """The first ``n`` examples, or all of them if it is None.
+
+        Raises:
+            ValueError: ``n`` is not positive or larger than the data.
+        """
+        if n is None:
+            return self
+        if not 0 < n <= len(self):
+            raise ValueError(f"n must be between 1 and the {len(self)} examples of {self.source}, got {n}")
+        return Examples(
+            images=self.images[:n],
+            labels=self.labels[:n],
+            source=self.source,
+            test_set_size=self.test_set_size,
+        )
+
+
+def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = None) -> None:
+    """Refuse images and labels that an evaluation cannot be trusted on.
+
+    Raises:
+        ValueError: with one sentence that names the first thing found wrong: no examples, shape, dtype, a value that
+            is not finite or outside [0, 1], labels of another length or dtype or outside [0, num_classes).
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (N, channels, H, W), got {tuple(images.shape)}")
+    if len(images) == 0:
+        raise ValueError("there are no images to evaluate")
+    if images.dtype != torch.float32:
+        hint = "; divide 8-bit images by 255" if images.dtype == torch.uint8 else ""
+        raise ValueError(f"images must be float32 in [0, 1], got {images.dtype}{hint}")
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        raise ValueError(f"image {int((~finite).nonzero()[0])} has a pixel that is NaN or infinite")
+    inside = ((images >= 0) & (images <= 1)).flatten(1).all(dim=1)
+    if not bool(inside.all()):
+        i = int((~inside).nonzero()[0])
+        low, high = float(images[i].min()), float(images[i].max())
+        raise ValueError(f"image {i} has values in [{low:g}, {high:g}]; pixels must lie in [0, 1]")
+    if labels.shape != (len(images),):
+        raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), got {tuple(labels.shape)}")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 class indices, got {labels.dtype}")
+    if num_classes is not None:
+        outside = (labels < 0) | (labels >= num_classes)
+        if bool(outside.any()):
+            i = int(outside.nonzero()[0])
+            raise ValueError(f"label {int(labels[i])} of image {i} is not in 0..{num_classes - 1}")

@@ -1,0 +1,99 @@
+"""The mixing network: feature maps of both base nets in, one real number per input out (000, Fig. 3)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Block(nn.Module):
+    """Pre-activation residual block whose shortcut starts behind the first activation, as in the published networks."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        same_shape = stride == 1 and in_channels == out_channels
+        self.shortcut = (
+            nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        activated = F.relu(self.norm1(features))
+        out = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        return out + self.shortcut(activated)
+
+
+class MixingNetwork(nn.Module):
+    """Three groups of two residual blocks, each group halving the resolution.
+
+    Group 0 sees the first feature maps of both base nets, concatenated over channels. The second feature maps,
+    concatenated likewise, are added to its output: as they are in version 3, through a bias-free 1x1 convolution in
+    version 4 (the version of all published models).
+
+    Args:
+        first_channels: channels of the concatenated first maps; (N, first_channels, H, W).
+        second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2).
+        planes: output channels of the three groups. The published networks of Bai et al. use (512, 768, 1024).
+        version: 3 or 4.
+
+    Raises:
+        ValueError: an unknown version; not three group widths; or, in version 3, second maps whose channels differ
+            from group 0's output.
+    """
+
+    def __init__(
+        self, first_channels: int, second_channels: int, planes: Sequence[int], *, version: int = 4
+    ) -> None:
+        super().__init__()
+        if version not in (3, 4):
+            raise ValueError(f"the mixing network has versions 3 and 4, got {version}")
+        if len(planes) != 3:
+            raise ValueError(f"the mixing network has three groups, got planes={tuple(planes)}")
+        if version == 3 and second_channels != planes[0]:
+            raise ValueError(
+                f"version 3 adds the second feature maps ({second_channels} channels) to the output of group 0 "
+                f"({planes[0]} channels); make them equal or use version 4"
+            )
+        inputs = (first_channels, *planes[:2])
+        self.groups = nn.ModuleList(
+            nn.Sequential(_Block(channels, plane, 2), _Block(plane, plane, 1))
+            for channels, plane in zip(inputs, planes, strict=True)
+        )
+        self.project = (
+            nn.Identity() if version == 3 else nn.Conv2d(second_channels, planes[0], 1, bias=False)
+        )
+        self.head = nn.Linear(planes[2], 1, bias=False)
+
+    def forward(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> Tensor:
+        """First and second feature map of each base net -> (N, 1) raw outputs."""
+        first, second = (torch.cat(pair, dim=1) for pair in zip(std_maps, rob_maps, strict=True))
+        features = self.groups[0](first) + self.project(second)
+        for group in self.groups[1:]:
+            features = group(features)
+        return self.head(features.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def default_planes(std_channels: int, rob_channels: int) -> tuple[int, int, int]:
+    """Group widths that the authors use, from the channels of each base net's first feature map (method V3/V4).
+
+    Raises:
+        ValueError: the authors name no widths for these channels; give ``planes`` explicitly.
+    """
+    published = {
+        64: (128, 256, 512),
+        160: (320, 512, 768),
+        256: (256, 384, 512),
+        512: (256, 384, 512),
+    }
+    try:
+        a, b, c = (s + r for s, r in zip(published[std_channels], published[rob_channels], strict=True))
+    except KeyError as error:
+        raise ValueError(
+            f"no published mixing-network widths for a first feature map of {error} channels "
+            f"(known: {sorted(published)}); give planes explicitly"
+        ) from None
+    return a, b, c
