@@ -1,0 +1,120 @@
+"""The reference engine: AutoAttack "standard" as pyautoattack implements it (Croce and Hein 2020)."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import torch
+from torch import Tensor, nn
+
+STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+# Forward-equivalents that each attack spends on a point it does not break: what progress is measured in.
+PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
+
+_LOGGER = "auto-attack"  # the logger to which pyautoattack writes its warnings
+
+
+class ReferenceEngine:
+    """Runs each attack of the standard protocol on batches of points, as ``AutoAttack.run_standard_evaluation`` does.
+
+    The verdicts are those of pyautoattack for the same seed and batch size; its global seeding is undone afterwards.
+
+    Args:
+        model: images in [0, 1] to logits, in eval mode, on ``device``.
+        norm: "Linf" or "L2".
+        eps: radius of the ball.
+        seed: given to each attack at the start of each batch, as pyautoattack does.
+        batch_size: points per batch.
+        device: where the model is.
+
+    Raises:
+        ModuleNotFoundError: pyautoattack is not installed.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, norm: str, eps: float, seed: int, batch_size: int, device: torch.device
+    ) -> None:
+        try:
+            from pyautoattack import AutoAttack
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                "AutoAttack comes with pyautoattack: pip install 'adaptive-smoothing-zoo[evaluation]'"
+            ) from None
+        self.name = f"pyautoattack {version('pyautoattack')}"
+        self.model, self.batch_size, self.device = model, batch_size, device
+        self._autoattack = AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard", device=device)
+
+    def attack(self, name: str, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Attack every point; yield (positions, candidates) batch by batch.
+
+        A candidate is a point of the ball, adversarial or not: ask the model.
+        """
+        perturb = self._perturb(name)
+        for positions in torch.arange(len(labels)).split(self.batch_size):
+            # pyautoattack asserts nothing about memory format but needs contiguous tensors.
+            x = images[positions].to(self.device).contiguous()
+            y = labels[positions].to(self.device)
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                candidates = perturb(x, y)
+            yield positions, candidates.detach().to(images.device)
+
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """AutoAttack's own checks of the model on one batch; they speak through warnings (see ``collect_warnings``)."""
+        from pyautoattack import checks
+
+        x, y = images[: self.batch_size].to(self.device), labels[: self.batch_size].to(self.device)
+        logger = logging.getLogger(_LOGGER)
+        checks.check_randomized(self.model, x, y, bs=len(x), logger=logger)
+        n_classes = checks.check_range_output(self.model, x, logger=logger)
+        checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), 9, 9, logger=logger)
+        # This check traces function calls with a global counter that it never resets, and ends any other tracing.
+        tracer = sys.gettrace()
+        checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+        try:
+            with torch.no_grad():
+                checks.check_dynamic(self.model, x, False, logger=logger)
+        finally:
+            sys.settrace(tracer)
+
+    def check_square(self, accuracy_after: dict[str, float]) -> None:
+        """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do."""
+        from pyautoattack import checks
+
+        checks.check_square_sr(accuracy_after, logger=logging.getLogger(_LOGGER))
+
+    def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        if name == "apgd-ce":
+            self._autoattack.apgd.loss = "ce"
+            return self._autoattack.apgd.perturb  # type: ignore[no-any-return]
+        if name == "apgd-t":
+            return self._autoattack.apgd_targeted.perturb  # type: ignore[no-any-return]
+        if name == "fab-t":
+            self._autoattack.fab.targeted = True
+            return self._autoattack.fab.perturb  # type: ignore[no-any-return]
+        if name == "square":
+            return self._autoattack.square.perturb  # type: ignore[no-any-return]
+        raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {name!r}")
+
+
+@contextmanager
+def collect_warnings() -> Iterator[list[str]]:
+    """Collect what AutoAttack warns of, each text once, instead of letting it scroll by."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (text := record.getMessage()) not in found:
+                found.append(text)
+
+    logger, collector = logging.getLogger(_LOGGER), Collector(logging.WARNING)
+    propagate = logger.propagate
+    logger.addHandler(collector)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagate

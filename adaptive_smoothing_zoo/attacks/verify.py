@@ -1,0 +1,59 @@
+"""The model decides what is adversarial, and every adversarial example is checked against the threat model."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from adaptive_smoothing_zoo.errors import EvaluationError
+
+TOLERANCE = 1e-6  # rounding of float32 pixels; distances are computed in float64
+
+
+@torch.no_grad()
+def predict(
+    model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, device: torch.device
+) -> Tensor:
+    """Labels (N,) on the images' device, always from batches of exactly ``batch_size`` (the last one is filled up).
+
+    Kernels, and with them the last bits of the logits, depend on the shape of a batch; one shape gives one verdict.
+
+    Raises:
+        EvaluationError: the model's output is not one finite number per class.
+    """
+    labels = []
+    for batch in images.split(batch_size):
+        filled = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), *batch.shape[1:])])
+        logits = model(filled.to(device))[: len(batch)]
+        if logits.ndim != 2:
+            raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
+        if bool(torch.isnan(logits).any()):
+            raise EvaluationError("the model gives NaN for some image; no verdict on it would mean anything")
+        labels.append(logits.argmax(dim=1).to(images.device))
+    return torch.cat(labels)
+
+
+def check_adversarials(originals: Tensor, adversarials: Tensor, indices: Tensor, norm: str, eps: float) -> None:
+    """Check that adversarial examples obey the threat model.
+
+    Args:
+        originals, adversarials: (N, channels, H, W).
+        indices: (N,) what to call them in messages.
+        norm, eps: the ball.
+
+    Raises:
+        EvaluationError: one is not finite, leaves [0, 1], or leaves the ball by more than 1e-6.
+    """
+    flat = adversarials.double().flatten(1)
+    difference = flat - originals.double().flatten(1)
+    distance = difference.abs().amax(dim=1) if norm == "Linf" else difference.norm(dim=1)
+    for bad, what in (
+        (~torch.isfinite(flat).all(dim=1), "has a pixel that is not finite"),
+        ((flat < 0).any(dim=1) | (flat > 1).any(dim=1), "leaves [0, 1]"),
+        (distance > eps + TOLERANCE, f"leaves the {norm} ball of radius {eps:g}"),
+    ):
+        if bool(bad.any()):
+            i = int(bad.nonzero()[0])
+            raise EvaluationError(f"the adversarial example for image {int(indices[i])} {what}")
+
+

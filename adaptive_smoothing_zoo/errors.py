@@ -1,0 +1,28 @@
+"""The errors a user can cause, one base class so that the command line can tell them from bugs."""
+
+
+class ZooError(Exception):
+    """Something the user can put right; the message says what happened, to which item, and what to do."""
+
+
+class ConfigError(ZooError, ValueError):
+    """An entry or a config.json that does not say what it must."""
+
+
+class WeightsError(ZooError, ValueError):
+    """A weights file that is missing, damaged, or made for something else."""
+
+
+class UnknownModelError(ZooError, KeyError):
+    """A name, data set or threat model that the zoo does not have."""
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return str(self.args[0])
+
+
+class EvaluationError(ZooError, RuntimeError):
+    """An evaluation whose result would not be a valid number."""
+
+
+class ResultsError(ZooError, ValueError):
+    """Recorded results that are missing, damaged, or not fit for what is asked of them."""

@@ -1,0 +1,192 @@
+"""What a triplet is, as data: everything that decides its outputs, and everything a leaderboard or a card says of it.
+
+The same fields, in the same format, stand in ``zoo/entries/`` and in the ``config.json`` beside published weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from adaptive_smoothing_zoo.alpha import check_alpha
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseNetConfig:
+    """One base net."""
+
+    architecture: str  # a key of backbones.ARCHITECTURES
+    arguments: dict[str, Any] = field(default_factory=dict)  # of that architecture; num_classes is the entry's
+    pretrained: str | None = None  # a key of zoo.base_nets.BASE_NETS whose weights it has, if not the triplet's file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConstantAlphaConfig:
+    """The same alpha for every input."""
+
+    kind: Literal["constant"] = "constant"
+    value: float  # in [0, 1]
+
+    def __post_init__(self) -> None:
+        check_alpha(self.value)
+
+    @property
+    def alpha_min(self) -> float:
+        return self.value
+
+    @property
+    def alpha_max(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptiveAlphaConfig:
+    """alpha from a mixing network."""
+
+    kind: Literal["adaptive"] = "adaptive"
+    alpha_min: float  # in [0, 1]
+    alpha_max: float  # in [alpha_min, 1]
+    logit_scale: float  # on the batch-normalized output of the network
+    logit_bias: float
+    planes: tuple[int, int, int]  # output channels of the network's three groups
+    version: int = 4
+    std_taps: tuple[int, int] = (0, 1)  # indices of the two feature maps taken from std_model
+    rob_taps: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha_min, "alpha_min")
+        check_alpha(self.alpha_max, "alpha_max")
+        if self.alpha_min > self.alpha_max:
+            raise ConfigError(f"alpha_min must not exceed alpha_max, got {self.alpha_min} > {self.alpha_max}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Where the weights are and how to know them."""
+
+    embedded: str | None = None  # file name in the package's folder "pretrained"
+    sha256: str | None = None  # of the weights file
+    hub_repo: str | None = None  # "org/name", only if that repository exists
+    revision: str | None = None  # full commit hash in that repository
+
+    def __post_init__(self) -> None:
+        if self.embedded is not None and re.fullmatch(r"[\w.-]+\.safetensors", self.embedded) is None:
+            raise ConfigError(f"'embedded' must be the bare name of a .safetensors file, got {self.embedded!r}")
+        if self.sha256 is not None and re.fullmatch(r"[0-9a-f]{64}", self.sha256) is None:
+            raise ConfigError(f"'sha256' must be 64 lower-case hexadecimal digits, got {self.sha256!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paper:
+    """The publication behind a triplet."""
+
+    title: str
+    authors: str  # comma separated
+    venue: str
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """Accuracies as their authors or a leaderboard published them, in percent with two decimals."""
+
+    clean: str
+    autoattack: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One triplet."""
+
+    name: str  # NameYearFirstword, with an optional _suffix
+    dataset: str
+    threat_model: Literal["Linf", "L2"]
+    eps: str  # "8/255" or "0.5", in units of pixels in [0, 1]
+    description: str
+    num_classes: int
+    image_shape: tuple[int, int, int]  # channels, height, width
+    std_model: BaseNetConfig
+    rob_model: BaseNetConfig
+    alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
+    std_scale: float = 1.0
+    rob_scale: float = 1.0
+    weights: Weights = field(default_factory=Weights)
+    paper: Paper
+    architecture: str  # as a leaderboard shows it
+    additional_data: bool  # whether training used more than the data set's own training images
+    number_forward_passes: int = 2
+    footnote: str = ""
+    license: str = "mit"
+    published: Published | None = None
+    training: str = ""  # how the weights came to be
+    limits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", self.name) is None:
+            raise ConfigError(f"a model name has letters, digits and '_.+-' only, got {self.name!r}")
+        parse_eps(self.eps)
+        for name in ("std_scale", "rob_scale"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be a finite positive number, got {getattr(self, name)}")
+
+    @property
+    def eps_value(self) -> float:
+        """eps as a number."""
+        return parse_eps(self.eps)
+
+    @property
+    def key(self) -> str:
+        """name-dataset-threat, unique in the zoo."""
+        return f"{self.name}-{self.dataset}-{self.threat_model}"
+
+    def self_contained(self, sha256: str | None = None) -> Entry:
+        """The same triplet with all its weights in one file, that of hash ``sha256``."""
+        return replace(
+            self,
+            std_model=replace(self.std_model, pretrained=None),
+            rob_model=replace(self.rob_model, pretrained=None),
+            weights=Weights(sha256=sha256),
+        )
+
+
+def parse_eps(text: str) -> float:
+    """ "8/255" or "0.5" as a number.
+
+    Raises:
+        ConfigError: not a finite number >= 0.
+    """
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ConfigError(f"eps must be a number or a fraction like 8/255, got {text!r}") from None
+    if value < 0:
+        raise ConfigError(f"eps must not be negative, got {text!r}")
+    return value
+
+
+def read_entry(path: Path) -> Entry:
+    """Read an entry file or a ``config.json``.
+
+    Raises:
+        ConfigError: not JSON, or not an entry; the message names the file and the key.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+    return parse(Entry, data, str(path))
+
+
+def entry_to_text(entry: Entry) -> str:
+    """The text of an entry file."""
+    return json.dumps(to_json(entry), indent=2) + "\n"

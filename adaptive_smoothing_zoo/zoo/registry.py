@@ -1,0 +1,62 @@
+"""Which triplets there are: one JSON file each under ``zoo/entries/<dataset>/<threat model>/``."""
+
+import difflib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError
+from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+
+ENTRIES = Path(str(resources.files("adaptive_smoothing_zoo"))) / "zoo" / "entries"
+
+
+@cache
+def _all_entries() -> tuple[Entry, ...]:
+    entries = []
+    for path in sorted(ENTRIES.glob("*/*/*.json")):
+        entry = read_entry(path)
+        if (entry.dataset, entry.threat_model, entry.name) != (path.parts[-3], path.parts[-2], path.stem):
+            raise ConfigError(f"{path} holds the entry of {entry.key}; name and folder must agree with its content")
+        entries.append(entry)
+    return tuple(entries)
+
+
+def list_models(dataset: str | None = None, threat_model: str | None = None) -> list[Entry]:
+    """The entries of the zoo, by data set, threat model and name; only those asked for.
+
+    Raises:
+        UnknownModelError: the zoo has no such data set or threat model.
+    """
+    entries = list(_all_entries())
+    for what, wanted, of in (
+        ("dataset", dataset, lambda entry: entry.dataset),
+        ("threat model", threat_model, lambda entry: entry.threat_model),
+    ):
+        known = sorted({of(entry) for entry in _all_entries()})
+        if wanted is not None:
+            if wanted not in known:
+                raise UnknownModelError(f"no models for {what} {wanted!r}; the zoo has {', '.join(known)}")
+            entries = [entry for entry in entries if of(entry) == wanted]
+    return entries
+
+
+def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
+    """The entry of one triplet.
+
+    Raises:
+        UnknownModelError: there is none; the message says what exists, near matches first.
+    """
+    candidates = list_models(dataset, threat_model)
+    for entry in candidates:
+        if entry.name == name:
+            return entry
+    elsewhere = [f"{entry.dataset}/{entry.threat_model}" for entry in list_models() if entry.name == name]
+    names = [entry.name for entry in candidates]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    message = f"no model {name!r} for {dataset} {threat_model}"
+    if elsewhere:
+        message += f"; it exists for {', '.join(elsewhere)}"
+    elif near:
+        message += f"; did you mean {' or '.join(near)}?"
+    raise UnknownModelError(f"{message}; models there: {', '.join(names) or 'none'}")
