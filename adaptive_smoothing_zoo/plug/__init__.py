@@ -1,0 +1,28 @@
+"""How RobustBench and timm reach our models.
+
+Neither looks for plug-ins by itself, so a program calls ``adaptive_smoothing_zoo.register()`` once.
+"""
+
+import importlib.util
+import sys
+
+
+def register() -> None:
+    """Make ``robustbench.load_model`` and ``timm.create_model`` return the triplets of the zoo.
+
+    - Every entry is registered with timm as ``<name>_<dataset>_<threat>`` (lower case). RobustBench asks timm for such
+      a name first, so its own ``load_model(name, dataset, threat_model)`` then gives our module for CIFAR entries.
+    - Where no module ``autoattack`` is installed, RobustBench, which imports it, gets one made of pyautoattack, which
+      is what RobustBench 1.1.1 installs; see :mod:`adaptive_smoothing_zoo.plug.autoattack`. An installed
+      ``autoattack`` is left alone.
+
+    Calling it again changes nothing. It does not import RobustBench.
+    """
+    from adaptive_smoothing_zoo.plug.timm_models import register_timm_models
+
+    register_timm_models()
+    if "autoattack" not in sys.modules and importlib.util.find_spec("autoattack") is None:
+        from adaptive_smoothing_zoo.plug import autoattack
+
+        sys.modules["autoattack"] = autoattack
+        sys.modules["autoattack.state"] = autoattack.state

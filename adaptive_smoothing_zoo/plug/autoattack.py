@@ -1,0 +1,96 @@
+"""The module ``autoattack`` that RobustBench 1.1.1 imports, made of pyautoattack 0.2.0, which it installs.
+
+The attacks are pyautoattack's. Only the calling convention is translated, as far as ``robustbench.benchmark`` needs it:
+positional arguments, ``log_path``, ``bs`` and a single return value. Install the original ``autoattack`` to have that
+instead: :func:`adaptive_smoothing_zoo.register` then does not use this module.
+"""
+
+import logging
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+try:
+    import pyautoattack
+    from pyautoattack.state import EvaluationState
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "RobustBench needs AutoAttack: pip install 'adaptive-smoothing-zoo[robustbench]'"
+    ) from None
+
+state = types.ModuleType("autoattack.state")
+state.EvaluationState = EvaluationState  # type: ignore[attr-defined]
+
+
+class AutoAttack:
+    """``autoattack.AutoAttack`` as ``robustbench.benchmark`` calls it.
+
+    Args:
+        model: images in [0, 1] to logits.
+        norm, eps, seed, version, device: pyautoattack's.
+        attacks_to_run: names of attacks; only with ``version="custom"``.
+        log_path: pyautoattack's log is also written to this file.
+        verbose: whether that log says more than warnings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        norm: str = "Linf",
+        eps: float = 0.3,
+        seed: int | None = None,
+        verbose: bool = True,
+        attacks_to_run: list[str] | None = None,
+        version: str = "standard",
+        device: str | torch.device = "cuda",
+        log_path: str | Path | None = None,
+    ) -> None:
+        # pyautoattack needs contiguous tensors on the way, which a model in channels_last does not give by itself.
+        self._attack: Any = pyautoattack.AutoAttack(
+            model,
+            attacks=attacks_to_run or None,
+            norm=norm,
+            eps=eps,
+            seed=seed,
+            version=version,
+            device=device,
+        )
+        self._attack.verbose = verbose
+        if log_path is not None:
+            handler = logging.FileHandler(log_path)
+            handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
+            self._attack.logger.addHandler(handler)
+            self._attack.logger.setLevel(logging.DEBUG)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_attack":  # not set yet
+            raise AttributeError(name)
+        return getattr(self._attack, name)
+
+    def run_standard_evaluation(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int = 250,
+        return_labels: bool = False,
+        state_path: Path | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Adversarial examples (N, channels, H, W), and their labels if asked for.
+
+        Raises:
+            ValueError: ``state_path`` is given; neither AutoAttack's state files nor RobustBench's use of them work
+                in these versions, and a run that cannot be resumed must not look as if it could.
+        """
+        if state_path is not None:
+            raise ValueError(
+                "AutoAttack's state files cannot be loaded again, and robustbench.benchmark fails on them after the "
+                "whole run; leave aa_state_path away"
+            )
+        x_adv, y_adv = self._attack.run_standard_evaluation(x_orig.contiguous(), y_orig, batch_size=bs)
+        return (x_adv, y_adv) if return_labels else x_adv
+
+
+__all__ = ["AutoAttack", "state"]

@@ -1,0 +1,128 @@
+"""Model cards: made from the entry and the recorded results, never by hand."""
+
+from adaptive_smoothing_zoo.publishing.leaderboard import percent
+from adaptive_smoothing_zoo.publishing.results import RunRecord
+from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, BaseNetConfig, Entry
+
+
+def model_card(entry: Entry, record: RunRecord | None) -> str:
+    """The card's Markdown, with the front matter that the Hugging Face Hub reads.
+
+    Args:
+        record: the recorded run, or None if there is none; the card then says that nothing was measured.
+    """
+    sections = [
+        _front_matter(entry, record),
+        f"# {entry.name} ({entry.dataset}, {entry.threat_model}, eps {entry.eps})\n\n{entry.description}",
+        f"## What it computes\n\n{_composition(entry)}",
+        f"## Results\n\n{_results(entry, record)}",
+        "## Certified radii\n\nnone: h carries no certificate, so neither does the mix.",
+        f"## How it was made\n\n{entry.training or 'See the paper.'}",
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
+        f"## How to load it\n\n{_loading(entry)}",
+        f"## Citation\n\n{entry.paper.authors}. *{entry.paper.title}*. {entry.paper.venue}. <{entry.paper.link}>",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_LIMITS = (
+    "Robust accuracy is what the named attacks left standing. It is no certificate, and it says nothing of other "
+    "perturbations, radii or data.",
+    "Images must be float, in [0, 1], of the size given above; normalization happens inside.",
+)
+
+
+def _front_matter(entry: Entry, record: RunRecord | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    measured = []
+    if record is not None:
+        attacked = f"AutoAttack accuracy (%), {record.threat_model} {record.eps}"
+        measured = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=entry.dataset,
+                dataset_name=f"{entry.dataset} (first {record.n} test examples)",
+                dataset_split="test",
+                metric_type="accuracy",
+                metric_name=name,
+                metric_value=float(percent(value)),
+            )
+            for name, value in (("clean accuracy (%)", record.clean_accuracy), (attacked, record.robust_accuracy))
+        ]
+    data = ModelCardData(
+        library_name="adaptive-smoothing-zoo",
+        license=entry.license,
+        pipeline_tag="image-classification",
+        tags=["adversarial-robustness", "adaptive-smoothing", "autoattack", "robustbench", entry.threat_model],
+        datasets=[entry.dataset],
+        metrics=["accuracy"],
+        model_name=entry.name if measured else None,
+        eval_results=measured or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _composition(entry: Entry) -> str:
+    rows = [
+        ("std_model (g)", _base_net(entry.std_model)),
+        ("rob_model (h)", _base_net(entry.rob_model)),
+        ("std_scale (t_g), rob_scale (t_h)", f"{entry.std_scale:g}, {entry.rob_scale:g}"),
+        ("alpha range", _alpha(entry)),
+        ("images", " x ".join(map(str, entry.image_shape)) + " (channels x height x width)"),
+        ("classes", str(entry.num_classes)),
+    ]
+    table = "\n".join(["| part | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+    return f"`log((1 - alpha) softmax(t_g g(x)) + alpha softmax(t_h h(x)))`\n\n{table}"
+
+
+def _base_net(config: BaseNetConfig) -> str:
+    arguments = ", ".join(f"{key}={value}" for key, value in config.arguments.items())
+    text = f"`{config.architecture}({arguments})`"
+    return f"{text}, weights of `{config.pretrained}`" if config.pretrained else text
+
+
+def _alpha(entry: Entry) -> str:
+    alpha = entry.alpha
+    if isinstance(alpha, AdaptiveAlphaConfig):
+        return (
+            f"[{alpha.alpha_min:g}, {alpha.alpha_max:g}], chosen per input by a mixing network (version {alpha.version}, "
+            f"planes {alpha.planes}, alpha_logit scale {alpha.logit_scale:g}, bias {alpha.logit_bias:g})"
+        )
+    return f"{alpha.value:g}, constant"
+
+
+def _results(entry: Entry, record: RunRecord | None) -> str:
+    parts = []
+    if entry.published is not None:
+        parts.append(
+            f"As published ({entry.published.source}): clean {entry.published.clean} %, "
+            f"AutoAttack {entry.published.autoattack} %."
+        )
+    if record is None:
+        parts.append("Not measured here.")
+        return "\n\n".join(parts)
+    low, high = record.confidence_interval
+    rows = [
+        f"| {'none (clean)' if name == 'clean' else f'and {name}'} | {percent(value)} |"
+        for name, value in record.accuracy_after.items()
+    ]
+    parts.append("\n".join(["| attacks | accuracy, % |", "| --- | --- |", *rows]))
+    whole = "the whole test set" if record.is_full_standard_run else "not the whole test set"
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    parts.append(
+        f"{record.protocol} with {record.engine}, {record.threat_model}, eps {record.eps}, n = {record.n} ({whole}; "
+        f"95 % interval of the robust accuracy {percent(low)} to {percent(high)} %), seed {record.seed}, batch size "
+        f"{record.batch_size}, {record.device_name}, {record.dtype}, TF32 {'on' if record.tf32 else 'off'}. "
+        f"Data: {record.data}. Versions: {versions}. "
+        f"Warnings of AutoAttack: {'; '.join(record.warnings) or 'none'}."
+    )
+    return "\n\n".join(parts)
+
+
+def _loading(entry: Entry) -> str:
+    return (
+        "```python\nfrom adaptive_smoothing_zoo import load_model\n\n"
+        f'model = load_model("{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}")\n'
+        "log_probabilities = model(images)  # images in [0, 1]\n```"
+    )

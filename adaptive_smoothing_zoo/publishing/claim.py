@@ -1,0 +1,68 @@
+"""The text of a RobustBench submission, for the form "new model"."""
+
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.leaderboard import percent
+from adaptive_smoothing_zoo.publishing.results import RunRecord
+from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+
+
+def claim(entry: Entry, record: RunRecord, checkpoint: str) -> str:
+    """The submission's text.
+
+    Args:
+        checkpoint: where reviewers get weights and code, a link.
+
+    Raises:
+        ResultsError: the run is not one that a leaderboard may be told of; the message lists every reason.
+    """
+    reasons = []
+    if not record.is_full_standard_run:
+        whole = f"{record.test_set_size}" if record.test_set_size else "the official test set in its order"
+        reasons.append(f"it took {record.n} examples ({record.data}), not all of the test set ({whole})")
+    if not record.deterministic:
+        reasons.append("two passes over the same images gave different logits; the rules ask for a deterministic model")
+    if parse_eps(record.eps) != entry.eps_value:
+        reasons.append(f"its eps was {record.eps}, the entry's is {entry.eps}")
+    if entry.dataset not in ("cifar10", "cifar100"):
+        reasons.append(f"RobustBench has no leaderboard for {entry.dataset}")
+    if reasons:
+        raise ResultsError(f"the recorded run of {entry.key} cannot be claimed: {'; '.join(reasons)}")
+    evaluation = (
+        f"AutoAttack (standard), {record.engine}, full test set of {record.n} images, seed {record.seed}, "
+        f"float32, {record.device_name}"
+    )
+    warned = "; ".join(record.warnings) or "none"
+    return "\n".join(
+        [
+            f"[New Model] <{entry.name}>",
+            "",
+            "### Paper Information",
+            "",
+            f"- Paper Title: {entry.paper.title}",
+            f"- Paper URL: {entry.paper.link}",
+            f"- Paper authors: {entry.paper.authors}",
+            "",
+            "### Leaderboard Claim(s)",
+            "",
+            "## Model 1",
+            "",
+            f"- Architecture: {entry.architecture}",
+            f"- Dataset: {entry.dataset}",
+            f"- Threat Model: {entry.threat_model}",
+            f"- eps: {record.eps}",
+            f"- Clean accuracy: {percent(record.clean_accuracy)}%",
+            f"- Robust accuracy: {percent(record.robust_accuracy)}%",
+            f"- Additional data: {str(entry.additional_data).lower()}",
+            f"- Evaluation method: {evaluation}",
+            f"- Warnings of AutoAttack: {warned}",
+            f"- Checkpoint and code: {checkpoint}",
+            "",
+            "### Model Zoo",
+            "",
+            "- [x] I want to add my model(s) to the Model Zoo",
+            f"- [x] The architecture is available: `pip install adaptive-smoothing-zoo`, "
+            f'`load_model("{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}")`',
+            f"- License: {entry.license}",
+            "",
+        ]
+    )

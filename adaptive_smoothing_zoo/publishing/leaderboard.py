@@ -1,0 +1,136 @@
+"""Leaderboard entries in RobustBench's format, and pages made of them."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.zoo.entry import Entry
+
+# Columns of the page: heading, and what stands in it.
+_COLUMNS = (
+    ("Rank", "rank"),
+    ("Method", "method"),
+    ("Standard accuracy", "clean"),
+    ("AutoAttack robust accuracy", "autoattack"),
+    ("Best known robust accuracy", "best"),
+    ("Extra data", "extra"),
+    ("Architecture", "architecture"),
+    ("Venue", "venue"),
+)
+
+
+def percent(fraction: float) -> str:
+    """0.95231 -> "95.23"."""
+    return f"{100 * fraction:.2f}"
+
+
+def leaderboard_entry(entry: Entry, clean: float, robust: float, eps: str | None = None) -> dict[str, Any]:
+    """The JSON object that RobustBench's ``model_info`` folder holds for a model.
+
+    Args:
+        clean, robust: measured accuracies, fractions.
+        eps: as text, if it is not the entry's own.
+
+    Accuracies are strings in percent with two decimals; ``reported`` is what the authors published, or else what was
+    measured; there is no key ``external`` unless a stronger attack gave a lower number.
+    """
+    return {
+        "link": entry.paper.link,
+        "name": entry.paper.title,
+        "authors": entry.paper.authors,
+        "additional_data": entry.additional_data,
+        "number_forward_passes": entry.number_forward_passes,
+        "dataset": entry.dataset,
+        "venue": entry.paper.venue,
+        "architecture": entry.architecture,
+        "eps": eps or entry.eps,
+        "clean_acc": percent(clean),
+        "reported": entry.published.autoattack if entry.published else percent(robust),
+        "autoattack_acc": percent(robust),
+        "footnote": entry.footnote,
+        "unreliable": False,
+    }
+
+
+def render(folder: Path) -> tuple[str, str]:
+    """An HTML page and a Markdown text with one table per data set and threat model below ``folder``.
+
+    Entries are ranked as RobustBench ranks them: by the best known robust accuracy.
+
+    Raises:
+        ResultsError: no entry there, or a file that is not one.
+    """
+    tables: dict[str, list[dict[str, str]]] = {}
+    for path in sorted(folder.glob("*/*/*.json")):
+        if path.name.endswith(".run.json"):
+            continue
+        tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}", []).append(_row(path))
+    if not tables:
+        raise ResultsError(f"there are no leaderboard entries (<dataset>/<threat model>/<name>.json) in {folder}")
+    for rows in tables.values():
+        rows.sort(key=lambda row: -float(row["best"]))
+        for rank, row in enumerate(rows, 1):
+            row["rank"] = str(rank)
+    return _html(tables), _markdown(tables)
+
+
+def _row(path: Path) -> dict[str, str]:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        best = entry.get("external", entry["autoattack_acc"])
+        row = {
+            "method": path.stem,
+            "title": entry["name"],
+            "link": entry["link"],
+            "footnote": entry.get("footnote") or "",
+            "clean": f"{float(entry['clean_acc']):.2f}",
+            "autoattack": f"{float(entry['autoattack_acc']):.2f}",
+            "best": f"{float(best):.2f}",
+            "extra": "yes" if entry["additional_data"] else "no",
+            "architecture": entry["architecture"],
+            "venue": entry["venue"],
+        }
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{path} is not a leaderboard entry: {type(error).__name__} {error}") from error
+    if not all(isinstance(value, str) for value in row.values()):
+        raise ResultsError(f"{path} is not a leaderboard entry: a text is not a string")
+    return row
+
+
+def _html(tables: dict[str, list[dict[str, str]]]) -> str:
+    parts = []
+    for title, rows in tables.items():
+        head = "".join(f"<th>{heading}</th>" for heading, _ in _COLUMNS)
+        body = "\n".join("<tr>" + "".join(_html_cell(row, key) for _, key in _COLUMNS) + "</tr>" for row in rows)
+        parts.append(f"<h2>{html.escape(title)}</h2>\n<table>\n<tr>{head}</tr>\n{body}\n</table>")
+    style = (
+        "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}"
+        "td,th{border:1px solid #ccc;padding:.4em .7em;text-align:left;vertical-align:top}small{color:#555}"
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Leaderboard</title>'
+        f"<style>{style}</style></head>\n<body>\n<h1>Leaderboard</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+    )
+
+
+def _html_cell(row: dict[str, str], key: str) -> str:
+    if key == "method":
+        link = row["link"] if row["link"].startswith(("https://", "http://")) else ""
+        title = html.escape(row["title"])
+        title = f'<a href="{html.escape(link)}">{title}</a>' if link else title
+        return f"<td><b>{html.escape(row['method'])}</b><br>{title}<br><small>{html.escape(row['footnote'])}</small></td>"
+    unit = " %" if key in ("clean", "autoattack", "best") else ""
+    return f"<td>{html.escape(row[key])}{unit}</td>"
+
+
+def _markdown(tables: dict[str, list[dict[str, str]]]) -> str:
+    lines = ["# Leaderboard", ""]
+    for title, rows in tables.items():
+        lines += [f"## {title}", "", "| " + " | ".join(heading for heading, _ in _COLUMNS) + " |"]
+        lines.append("|" + " --- |" * len(_COLUMNS))
+        for row in rows:
+            lines.append("| " + " | ".join(row[key].replace("|", "\\|") for _, key in _COLUMNS) + " |")
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""Results on disk: the leaderboard entry, the run record and the verdict on each example.
+
+Under ``OUT/<dataset>/<threat model>/``: ``<NAME>.json``, ``<NAME>.run.json`` and ``<NAME>.examples.npz``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
+from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry
+from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What was measured, on what, and with what. Accuracies are fractions.
+
+    ``deterministic``, ``warnings`` and ``test_set_size`` decide whether a leaderboard may be told of it: a claim needs
+    the whole test set in its order, the standard protocol and a model that answers the same twice.
+    """
+
+    model: str
+    dataset: str
+    threat_model: str
+    eps: str
+    protocol: str
+    attacks: tuple[str, ...]
+    engine: str
+    n: int
+    test_set_size: int | None  # examples in the official test set, if these are its first n in its order
+    data: str
+    data_sha256: str  # of the images' and labels' bytes
+    weights_sha256: str  # of the state dict's bytes
+    seed: int
+    batch_size: int
+    device: str
+    device_name: str
+    dtype: str
+    tf32: bool
+    deterministic: bool
+    clean_accuracy: float
+    robust_accuracy: float
+    accuracy_after: dict[str, float]
+    broken_by: dict[str, int]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+    commit: str | None  # of the package's source, if it runs from a checkout
+    seconds: dict[str, float]
+
+    @property
+    def is_full_standard_run(self) -> bool:
+        """Whether every example of the official test set went through the standard protocol."""
+        return self.protocol == STANDARD and self.n == self.test_set_size
+
+    @property
+    def confidence_interval(self) -> tuple[float, float]:
+        """95 % Clopper-Pearson interval of the robust accuracy, for the choice of test examples alone."""
+        from scipy.stats import binomtest
+
+        interval = binomtest(round(self.robust_accuracy * self.n), self.n).proportion_ci(0.95, "exact")
+        return float(interval.low), float(interval.high)
+
+
+STANDARD = "AutoAttack standard"
+
+
+def make_record(
+    entry: Entry, evaluation: Evaluation, examples: Examples, model: nn.Module, eps: str | None = None
+) -> RunRecord:
+    """Everything about a run that a reader needs to trust it or to repeat it.
+
+    Args:
+        eps: as text, if it is not the entry's own.
+    """
+    return RunRecord(
+        model=entry.name,
+        dataset=entry.dataset,
+        threat_model=evaluation.norm,
+        eps=eps or entry.eps,
+        protocol=STANDARD,
+        attacks=tuple(attack for attack in evaluation.accuracy_after if attack != "clean"),
+        engine=evaluation.engine,
+        n=len(evaluation),
+        test_set_size=examples.test_set_size,
+        data=examples.source,
+        data_sha256=_tensors_sha256({"images": examples.images, "labels": examples.labels}),
+        weights_sha256=_tensors_sha256(model.state_dict()),
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
+        device=evaluation.device,
+        device_name=_device_name(evaluation.device),
+        dtype="float32",
+        tf32=evaluation.tf32,
+        deterministic=evaluation.deterministic,
+        clean_accuracy=evaluation.clean_accuracy,
+        robust_accuracy=evaluation.robust_accuracy,
+        accuracy_after=evaluation.accuracy_after,
+        broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
+        warnings=evaluation.warnings,
+        versions=_versions(),
+        commit=_commit(),
+        seconds={name: round(value, 2) for name, value in evaluation.seconds.items()},
+    )
+
+
+def results_path(out: Path, entry: Entry) -> Path:
+    """Where the leaderboard entry of a triplet stands under ``out``; the other two files stand beside it."""
+    return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
+
+
+def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> Path:
+    """Write the three files, each whole or not at all, and return the leaderboard entry's path.
+
+    Raises:
+        ResultsError: they cannot be written.
+    """
+    path = results_path(out, entry)
+    arrays = {
+        "index": np.arange(len(evaluation)),
+        "label": examples.labels.numpy(),
+        "clean_correct": evaluation.clean_correct,
+        "robust": evaluation.robust,
+        "broken_by": evaluation.broken_by,
+    }
+    write_with(path.with_suffix(".examples.npz"), lambda temporary: np.savez_compressed(temporary, **arrays))
+    write_text(path.with_suffix(".run.json"), json.dumps(to_json(record), indent=2) + "\n")
+    leaderboard = leaderboard_entry(entry, record.clean_accuracy, record.robust_accuracy, record.eps)
+    write_text(path, json.dumps(leaderboard, indent=2) + "\n")
+    return path
+
+
+def read_record(out: Path, entry: Entry) -> RunRecord:
+    """The run record of a triplet under ``out``.
+
+    Raises:
+        ResultsError: there is none, or it is damaged, or it is of another triplet.
+    """
+    path = results_path(out, entry).with_suffix(".run.json")
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        record = parse(RunRecord, data, str(path))
+        parse_eps(record.eps)
+    except FileNotFoundError:
+        raise ResultsError(f"there are no results for {entry.key}: {path} does not exist; run asz eval") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        raise ResultsError(f"{path} is not a run record: {error}") from error
+    if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
+        raise ResultsError(f"{path} records {record.model} on {record.dataset} {record.threat_model}, not {entry.key}")
+    return record
+
+
+def _tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    digest = sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    names = ("adaptive-smoothing-zoo", "torch", "torchvision", "numpy", "pyautoattack", "robustbench", "timm")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file stands in, marked if the package differs from it; None elsewhere."""
+    package = Path(__file__).parent.parent
+    try:
+        run = [
+            subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10)
+            for arguments in (["ls-files", "--error-unmatch", "__init__.py"], ["rev-parse", "HEAD"],
+                              ["status", "--porcelain", "--", "."])
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if any(process.returncode for process in run):
+        return None
+    return run[1].stdout.strip() + (" with local changes" if run[2].stdout.strip() else "")
