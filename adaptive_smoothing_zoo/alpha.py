@@ -117,7 +117,8 @@ class AdaptiveAlpha(nn.Module):
         output = self.mixing_network(std_maps, rob_maps)  # (N, 1)
         output = output.float() if output.itemsize < 4 else output
         if self.clamp is not None:
-            centre, spread = output.detach().mean(), output.detach().std()
+            # One image has no deviation from its batch; its output stays as it is.
+            centre, spread = output.detach().mean(), output.detach().std(correction=int(len(output) > 1))
             output = output.clamp(centre - self.clamp * spread, centre + self.clamp * spread)
         return self.logit_scale * self.norm(output).squeeze(1) + self.logit_bias
 

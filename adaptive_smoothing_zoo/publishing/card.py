@@ -1,21 +1,24 @@
 """Model cards: made from the entry and the recorded results, never by hand."""
 
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, BaseNetConfig, Entry
 
 
-def model_card(entry: Entry, record: RunRecord | None) -> str:
+def model_card(entry: Entry, record: RunRecord | None, curve: ConstantCurve | None = None) -> str:
     """The card's Markdown, with the front matter that the Hugging Face Hub reads.
 
     Args:
         record: the recorded run, or None if there is none; the card then says that nothing was measured.
+        curve: what constant alphas reach with the same g and h, if that was measured.
     """
     sections = [
         _front_matter(entry, record),
         f"# {entry.name} ({entry.dataset}, {entry.threat_model}, eps {entry.eps})\n\n{entry.description}",
         f"## What it computes\n\n{_composition(entry)}",
         f"## Results\n\n{_results(entry, record)}",
+        *([f"## Beside constant alphas\n\n{_comparison(record, curve)}"] if record and curve else []),
         "## Certified radii\n\nnone: h carries no certificate, so neither does the mix.",
         f"## How it was made\n\n{entry.training or 'See the paper.'}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
@@ -118,6 +121,25 @@ def _results(entry: Entry, record: RunRecord | None) -> str:
         f"Warnings of AutoAttack: {'; '.join(record.warnings) or 'none'}."
     )
     return "\n\n".join(parts)
+
+
+def _comparison(record: RunRecord, curve: ConstantCurve) -> str:
+    rows = [f"| {point.alpha:g} | {percent(point.clean)} | {percent(point.robust)} |" for point in curve.points]
+    table = "\n".join(["| alpha | clean, % | AutoAttack, % |", "| --- | --- | --- |", *rows])
+    text = (
+        f"The same g and h with constant alphas (0 is g alone, 1 is h alone), measured in the same way on the same "
+        f"{curve.n} examples:\n\n{table}"
+    )
+    reached = curve.clean_at(record.robust_accuracy)
+    if reached is None:
+        return f"{text}\n\nNo constant alpha reaches this model's AutoAttack accuracy."
+    gain = 100 * (record.clean_accuracy - reached)
+    verdict = f"{gain:.2f} points above" if gain > 0 else f"{-gain:.2f} points below, or equal to,"
+    return (
+        f"{text}\n\nAt this model's AutoAttack accuracy ({percent(record.robust_accuracy)} %) the curve of constant "
+        f"alphas has a clean accuracy of {percent(reached)} % (linear between neighbouring alphas); this model has "
+        f"{percent(record.clean_accuracy)} %, {verdict} it. One example is {100 / curve.n:.2f} points."
+    )
 
 
 def _loading(entry: Entry) -> str:

@@ -64,7 +64,7 @@ def render(folder: Path) -> tuple[str, str]:
     """
     tables: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.glob("*/*/*.json")):
-        if path.name.endswith(".run.json"):
+        if path.name.endswith((".run.json", ".curve.json")):
             continue
         tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}", []).append(_row(path))
     if not tables:

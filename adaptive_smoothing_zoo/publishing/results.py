@@ -100,8 +100,8 @@ def make_record(
         n=len(evaluation),
         test_set_size=examples.test_set_size,
         data=examples.source,
-        data_sha256=_tensors_sha256({"images": examples.images, "labels": examples.labels}),
-        weights_sha256=_tensors_sha256(model.state_dict()),
+        data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
+        weights_sha256=tensors_sha256(model.state_dict()),
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
         device=evaluation.device,
@@ -118,6 +118,17 @@ def make_record(
         commit=_commit(),
         seconds={name: round(value, 2) for name, value in evaluation.seconds.items()},
     )
+
+
+def check_writable(out: Path) -> None:
+    """Find out before a long run whether its results can be written.
+
+    Raises:
+        ResultsError: they cannot.
+    """
+    probe = out / ".probe"
+    write_text(probe, "")
+    probe.unlink()
 
 
 def results_path(out: Path, entry: Entry) -> Path:
@@ -166,7 +177,7 @@ def read_record(out: Path, entry: Entry) -> RunRecord:
     return record
 
 
-def _tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
     digest = sha256()
     for key in sorted(tensors):
         digest.update(key.encode())

@@ -1,0 +1,116 @@
+"""The Wide ResNet of DeepMind's robust nets (Gowal et al. 2020) and of many that followed."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
+from adaptive_smoothing_zoo.key_tables import KeyTable, rename
+
+# Mean and standard deviation per color channel, as published with the nets.
+NORMALIZATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+# The Swish of the older checkpoints, x sigmoid(x) with a hand-written gradient, is SiLU, gradient included.
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "swish": nn.SiLU}
+
+
+class _Block(nn.Module):
+    """Pre-activation block; a strided 3x3 convolution is padded on the right and at the bottom only.
+
+    That is TensorFlow's "same" padding of even sizes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        strided = stride != 1
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if strided else nn.Identity()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 0 if strided else 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.activation = activation()
+        same_shape = not strided and in_channels == out_channels
+        self.shortcut = None if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        activated = self.activation(self.norm1(features))
+        out = self.conv1(self.pad(activated))
+        out = self.conv2(self.activation(self.norm2(out)))
+        return out + (features if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
+
+
+class DMWideResNet(BaseNet):
+    """WRN-depth-width with DeepMind's padding and choice of activation.
+
+    Args:
+        depth: 6 n + 4, with n blocks in each of the three groups.
+        width: multiple of the channels (16, 32, 64) of the groups.
+        activation: "relu", "silu", or "swish", which is the same as "silu".
+        num_classes: length of the logits.
+        mean, std: see :class:`BaseNet`; those of CIFAR-10 and CIFAR-100 are in ``NORMALIZATION``.
+
+    Raises:
+        ValueError: a depth that is not 6 n + 4, or an unknown activation.
+
+    Feature maps: the output of each group.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int,
+        activation: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__(mean, std)
+        blocks, rest = divmod(depth - 4, 6)
+        if blocks < 1 or rest:
+            raise ValueError(f"the depth of a Wide ResNet is 6 n + 4 (10, 16, 22, 28, ...), got {depth}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+        act = ACTIVATIONS[activation]
+        widths = [16 * width * 2**i for i in range(3)]
+        self.stem = nn.Conv2d(len(mean), 16, 3, 1, 1, bias=False)
+        self.stages = nn.ModuleList()
+        for i, (before, out) in enumerate(zip([16, *widths[:2]], widths, strict=True)):
+            first = _Block(before, out, 1 if i == 0 else 2, act)
+            self.stages.append(nn.Sequential(first, *(_Block(out, out, 1, act) for _ in range(blocks - 1))))
+        self.final = nn.Sequential(nn.BatchNorm2d(widths[-1]), act())
+        self.head = nn.Linear(widths[-1], num_classes)
+        self.feature_info = stage_info(widths, (1, 2, 4))
+
+
+_BLOCK = r"layer\.(\d)\.block\.(\d+)\."
+DM_WRN_KEYS: KeyTable = {
+    r"init_conv\.weight": "stem.weight",
+    _BLOCK + r"batchnorm_0\.(\w+)": r"stages.\1.\2.norm1.\3",
+    _BLOCK + r"conv_0\.weight": r"stages.\1.\2.conv1.weight",
+    _BLOCK + r"batchnorm_1\.(\w+)": r"stages.\1.\2.norm2.\3",
+    _BLOCK + r"conv_1\.weight": r"stages.\1.\2.conv2.weight",
+    _BLOCK + r"shortcut\.weight": r"stages.\1.\2.shortcut.weight",
+    r"batchnorm\.(\w+)": r"final.0.\1",
+    r"logits\.(weight|bias)": r"head.\1",
+}
+
+
+def from_foreign(
+    state: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Tensor]:
+    """Our state dict from one with the keys of DeepMind's PyTorch code, which RobustBench uses.
+
+    Args:
+        state: the checkpoint's tensors; it holds no normalization constants.
+        mean, std: those constants; see ``NORMALIZATION``.
+
+    Raises:
+        WeightsError: a key that such a net does not have.
+    """
+    constants = {"mean": torch.tensor(mean).view(-1, 1, 1), "std": torch.tensor(std).view(-1, 1, 1)}
+    return {**constants, **rename(state, DM_WRN_KEYS, "DeepMind's Wide ResNet")}

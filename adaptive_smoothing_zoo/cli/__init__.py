@@ -1,0 +1,183 @@
+"""The command line ``asz``. Each command is a thin call into the library."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from adaptive_smoothing_zoo.errors import ZooError
+from adaptive_smoothing_zoo.files import write_text
+
+RESULTS = Path("results")
+
+
+def main() -> None:
+    """Run a command; what a user can put right ends with one sentence and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        asz(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (ZooError, ValueError, OSError, ModuleNotFoundError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+def dataset_option(function):  # type: ignore[no-untyped-def]
+    """The options that, with a name, choose a triplet."""
+    function = click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")(function)
+    return click.option("--dataset", default="cifar10", show_default=True, help="of the triplet")(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="adaptive-smoothing-zoo")
+def asz() -> None:
+    """Accurate and robust at once: adaptively smoothed classifiers."""
+
+
+@asz.command("list")
+@click.option("--dataset", default=None, help="only of this data set")
+@click.option("--threat-model", default=None, help="only of this threat model")
+def list_command(dataset: str | None, threat_model: str | None) -> None:
+    """List the triplets of the zoo."""
+    from adaptive_smoothing_zoo.zoo.registry import list_models
+
+    for entry in list_models(dataset, threat_model):
+        alpha = entry.alpha
+        where = "embedded" if entry.weights.embedded else entry.weights.hub_repo or "weights not published"
+        click.echo(
+            f"{entry.name:28} {entry.dataset:9} {entry.threat_model:5} eps {entry.eps:6} "
+            f"alpha [{alpha.alpha_min:g}, {alpha.alpha_max:g}]  {where}"
+        )
+
+
+@asz.command("info")
+@click.argument("name")
+@dataset_option
+def info_command(name: str, dataset: str, threat_model: str) -> None:
+    """Print a triplet's entry as JSON."""
+    from adaptive_smoothing_zoo.zoo.entry import entry_to_text
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    click.echo(entry_to_text(find_entry(name, dataset, threat_model)), nl=False)
+
+
+@asz.command("eval")
+@click.argument("name")
+@dataset_option
+@click.option("--eps", default=None, help="radius, as 8/255 or 0.5; the entry's if not given")
+@click.option("--n", type=int, default=None, help="take the first N test examples; all if not given")
+@click.option("--batch-size", type=int, default=256, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--engine", default="reference", show_default=True, help="reference: pyautoattack")
+@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+def eval_command(
+    name: str,
+    dataset: str,
+    threat_model: str,
+    eps: str | None,
+    n: int | None,
+    batch_size: int,
+    device: str,
+    seed: int,
+    engine: str,
+    data_dir: str | None,
+    model_dir: str | None,
+    out: Path,
+) -> None:
+    """Attack a triplet by the standard protocol and write its leaderboard entry."""
+    from adaptive_smoothing_zoo.cli.progress import progress_bar
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
+    from adaptive_smoothing_zoo.publishing.results import check_writable, make_record, write_results
+    from adaptive_smoothing_zoo.zoo.entry import parse_eps
+    from adaptive_smoothing_zoo.zoo.loading import load_model
+
+    chosen = pick_device(device)
+    check_writable(out)
+    model = load_model(name, model_dir, dataset, threat_model, device=chosen)
+    entry = model.entry
+    examples = load_data(dataset, data_dir=data_dir).first(n)
+    click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    with progress_bar() as on_progress:
+        evaluation = evaluate(
+            model,
+            examples.images,
+            examples.labels,
+            norm=threat_model,
+            eps=parse_eps(eps or entry.eps),
+            seed=seed,
+            batch_size=batch_size,
+            device=chosen,
+            engine=engine,
+            on_progress=on_progress,
+        )
+    record = make_record(entry, evaluation, examples, model, eps)
+    path = write_results(out, entry, evaluation, examples, record)
+    for attack, accuracy in evaluation.accuracy_after.items():
+        label = "clean" if attack == "clean" else f"after {attack}"
+        click.echo(f"{label:16}{100 * accuracy:6.2f} %")
+    for warning in evaluation.warnings:
+        click.echo(f"AutoAttack warns: {warning}", err=True)
+    click.echo(f"wrote {path}")
+
+
+@asz.command("leaderboard")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the pages; FOLDER if not given")
+def leaderboard_command(folder: Path, out: Path | None) -> None:
+    """Render the entries below FOLDER to leaderboard.html and leaderboard.md."""
+    from adaptive_smoothing_zoo.publishing.leaderboard import render
+
+    page, text = render(folder)
+    for name, content in (("leaderboard.html", page), ("leaderboard.md", text)):
+        path = (out or folder) / name
+        write_text(path, content)
+        click.echo(f"wrote {path}")
+
+
+@asz.command("claim")
+@click.argument("name")
+@dataset_option
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--checkpoint", required=True, help="link to weights and code, for the reviewers")
+def claim_command(name: str, dataset: str, threat_model: str, results: Path, checkpoint: str) -> None:
+    """Write the text of a RobustBench submission from recorded results."""
+    from adaptive_smoothing_zoo.publishing.claim import claim
+    from adaptive_smoothing_zoo.publishing.results import read_record
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    entry = find_entry(name, dataset, threat_model)
+    click.echo(claim(entry, read_record(results, entry), checkpoint))
+
+
+@asz.command("card")
+@click.argument("name")
+@dataset_option
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("model_cards"), show_default=True)
+def card_command(name: str, dataset: str, threat_model: str, results: Path, out: Path) -> None:
+    """Write a triplet's model card from its entry and its recorded results, if there are any."""
+    from adaptive_smoothing_zoo.publishing.card import model_card
+    from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+    from adaptive_smoothing_zoo.publishing.results import read_record, results_path
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    entry = find_entry(name, dataset, threat_model)
+    measured = results_path(results, entry).with_suffix(".run.json").exists()
+    record = read_record(results, entry) if measured else None
+    path = out / f"{entry.key}.md"
+    write_text(path, model_card(entry, record, read_curve(results, entry)))
+    click.echo(f"wrote {path}" + ("" if measured else f"; no results for {entry.key} in {results}"))
+
+

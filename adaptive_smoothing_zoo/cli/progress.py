@@ -1,0 +1,27 @@
+"""A progress bar over a whole evaluation."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from adaptive_smoothing_zoo.evaluation import Progress
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A bar that counts forward-equivalents, so that its estimate of the time left spans all attacks.
+
+    The total shrinks when points are broken, because later attacks skip them.
+    """
+    with tqdm(
+        total=1, unit="pass", unit_scale=True, bar_format="{l_bar}{bar}| {elapsed} < {remaining}{postfix}"
+    ) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.total = max(1, progress.passes_done + progress.passes_left)
+            bar.n = progress.passes_done
+            bar.set_description(f"{progress.attack} {progress.done}/{progress.total}" if progress.total else progress.attack)
+            bar.set_postfix_str(f"{progress.robust} points still robust")
+
+        yield show

@@ -1,0 +1,51 @@
+"""How the keys of other people's checkpoints become ours. The tables stand beside the nets they serve."""
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from adaptive_smoothing_zoo.errors import WeightsError
+
+# Regex of a whole foreign key -> our key: a template for re.Match.expand, or a function of the match.
+KeyTable = Mapping[str, str | Callable[[re.Match[str]], str]]
+
+
+def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str, Tensor]:
+    """The same tensors under our keys.
+
+    A prefix ``module.`` or ``module.0.`` (of nets inside a DataParallel, or a Sequential in one) is dropped.
+    A batch norm without ``num_batches_tracked``, as in old checkpoints, gets a zero, as PyTorch does it.
+
+    Args:
+        state: foreign keys and tensors.
+        table: every key that such a checkpoint may have.
+        what: the net or format, for the message.
+
+    Raises:
+        WeightsError: a key that the table does not know, or two keys of one tensor; the message names it.
+    """
+    renamed: dict[str, Tensor] = {}
+    unknown = []
+    for key, value in state.items():
+        ours = _look_up(re.sub(r"^module\.(0\.)?", "", key), table)
+        if ours is None:
+            unknown.append(key)
+        elif ours in renamed:
+            raise WeightsError(f"the checkpoint has {ours!r} of {what} twice; the second time as {key!r}")
+        else:
+            renamed[ours] = value
+    if unknown:
+        listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise WeightsError(f"the checkpoint is not one of {what}; {len(unknown)} unknown: {listed}")
+    for key in [key for key in renamed if key.endswith("running_var")]:
+        renamed.setdefault(key.removesuffix("running_var") + "num_batches_tracked", torch.tensor(0))
+    return renamed
+
+
+def _look_up(key: str, table: KeyTable) -> str | None:
+    for pattern, ours in table.items():
+        if match := re.fullmatch(pattern, key):
+            return match.expand(ours) if isinstance(ours, str) else ours(match)
+    return None

@@ -1,0 +1,73 @@
+"""What constant alphas reach with the base nets of a triplet: the yardstick for a mixing network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.publishing.results import results_path
+from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.schema import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Accuracies (fractions) of the mix with one constant alpha."""
+
+    alpha: float
+    clean: float
+    robust: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantCurve:
+    """Clean and AutoAttack accuracy of one g and h for several constant alphas, in rising order of alpha."""
+
+    name: str  # of the triplet whose g and h these are
+    dataset: str
+    threat_model: str
+    eps: str
+    engine: str
+    n: int
+    seed: int
+    batch_size: int
+    device: str
+    data: str
+    versions: dict[str, str]
+    points: tuple[CurvePoint, ...]
+
+    def clean_at(self, robust: float) -> float | None:
+        """The highest clean accuracy on the curve, linear between neighbouring alphas, at ``robust`` or more.
+
+        None if no constant alpha is that robust.
+        """
+        reached = [point.clean for point in self.points if point.robust >= robust]
+        for a, b in zip(self.points, self.points[1:], strict=False):
+            low, high = min(a.robust, b.robust), max(a.robust, b.robust)
+            if low < robust <= high:
+                share = (robust - a.robust) / (b.robust - a.robust)
+                reached.append(a.clean + share * (b.clean - a.clean))
+        return max(reached, default=None)
+
+
+def curve_path(out: Path, entry: Entry) -> Path:
+    """Where the curve of a data set and threat model stands, beside its results."""
+    return results_path(out, entry).parent / "constant_alpha.curve.json"
+
+
+def read_curve(out: Path, entry: Entry) -> ConstantCurve | None:
+    """The recorded curve for the base nets of ``entry``, or None if none was recorded.
+
+    Raises:
+        ResultsError: the file is damaged.
+    """
+    path = curve_path(out, entry)
+    if not path.exists():
+        return None
+    try:
+        curve = parse(ConstantCurve, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        raise ResultsError(f"{path} is not a curve of constant alphas: {error}") from error
+    return curve

@@ -1,0 +1,110 @@
+"""Measure what constant alphas reach with the base nets of a triplet, by the standard protocol, and draw it.
+
+    python eval/constant_curve.py Demo2026Adaptive --dataset digits --out eval/results
+
+Writes ``constant_alpha.curve.json`` and ``constant_alpha.png`` beside the triplet's results. Points that the file
+already holds for the same settings are not measured again, so an interrupted run goes on where it was.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo.cli.progress import progress_bar
+from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
+from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint, curve_path, read_curve
+from adaptive_smoothing_zoo.publishing.results import make_record, read_record, results_path
+from adaptive_smoothing_zoo.zoo.schema import to_json
+
+
+@click.command()
+@click.argument("name")
+@click.option("--dataset", default="cifar10", show_default=True)
+@click.option("--threat-model", default="Linf", show_default=True)
+@click.option("--alphas", default="0,0.5,0.6,0.7,0.75,0.8,0.85,0.9,0.95,0.99,1", show_default=True)
+@click.option("--n", type=int, default=None)
+@click.option("--batch-size", type=int, default=360, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--data-dir", default=None)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("eval/results"), show_default=True)
+def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_dir, out) -> None:
+    model = load_model(name, dataset=dataset, threat_model=threat_model, device=pick_device(device))
+    entry = model.entry
+    examples = load_data(dataset, data_dir=data_dir).first(n)
+    known = read_curve(out, entry)
+    for alpha in sorted(float(text) for text in alphas.split(",")):
+        mixed = MixedClassifier(
+            model.std_model, model.rob_model, alpha, std_scale=entry.std_scale, rob_scale=entry.rob_scale
+        )
+        click.echo(f"alpha {alpha:g}")
+        if known is not None and any(point.alpha == alpha for point in known.points):
+            continue
+        with progress_bar() as on_progress:
+            evaluation = evaluate(
+                mixed,
+                examples.images,
+                examples.labels,
+                norm=threat_model,
+                eps=entry.eps_value,
+                seed=seed,
+                batch_size=batch_size,
+                device=pick_device(device),
+                on_progress=on_progress,
+            )
+        record = make_record(entry, evaluation, examples, mixed)
+        point = CurvePoint(alpha=alpha, clean=evaluation.clean_accuracy, robust=evaluation.robust_accuracy)
+        curve = ConstantCurve(
+            name=name,
+            dataset=dataset,
+            threat_model=threat_model,
+            eps=entry.eps,
+            engine=record.engine,
+            n=record.n,
+            seed=seed,
+            batch_size=record.batch_size,
+            device=record.device_name,
+            data=record.data,
+            versions=record.versions,
+            points=(point,),
+        )
+        if known is not None:
+            if replace(known, points=()) != replace(curve, points=()):
+                raise click.ClickException(f"{curve_path(out, entry)} was measured with other settings; move it away")
+            curve = replace(known, points=tuple(sorted((*known.points, point), key=lambda p: p.alpha)))
+        write_text(curve_path(out, entry), json.dumps(to_json(curve), indent=2) + "\n")
+        known = curve
+    draw(known, out, entry)
+
+
+def draw(curve: ConstantCurve, out: Path, entry) -> None:
+    """Clean against AutoAttack accuracy: the curve, and the triplet itself if its results are recorded."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4.2))
+    axes.plot([100 * p.robust for p in curve.points], [100 * p.clean for p in curve.points], "o-", label="constant alpha")
+    for point in curve.points:
+        axes.annotate(f"{point.alpha:g}", (100 * point.robust, 100 * point.clean), (4, 4), textcoords="offset points")
+    if results_path(out, entry).with_suffix(".run.json").exists():
+        record = read_record(out, entry)
+        axes.plot(100 * record.robust_accuracy, 100 * record.clean_accuracy, "r*", markersize=14, label=entry.name)
+    axes.set_xlabel(f"AutoAttack accuracy, % ({entry.threat_model}, eps {entry.eps})")
+    axes.set_ylabel("clean accuracy, %")
+    axes.set_title(f"{entry.dataset}, n = {curve.n}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    path = curve_path(out, entry).with_name("constant_alpha.png")
+    write_with(path, lambda temporary: figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata={"Software": None}))
+    click.echo(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

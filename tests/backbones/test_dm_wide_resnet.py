@@ -1,0 +1,93 @@
+"""DeepMind's Wide ResNet: parity with RobustBench's classes, foreign checkpoints."""
+
+from typing import Any
+
+import pytest
+import torch
+from robustbench_nets import architecture, parameters, randomized
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones.dm_wide_resnet import NORMALIZATION, DMWideResNet, from_foreign
+from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.zoo.weights import load_strictly
+
+MEAN, STD = NORMALIZATION["cifar100"]
+
+
+def pair(activation: str, width: int = 2) -> tuple[Any, DMWideResNet]:
+    """RobustBench's WRN-16 and ours with the same random weights."""
+    dm_rn = architecture("dm_rn")
+    function = {"relu": nn.ReLU, "silu": nn.SiLU, "swish": dm_rn.Swish}[activation]
+    reference = randomized(dm_rn.WideResNet(7, 16, width, activation_fn=function, mean=MEAN, std=STD))
+    net = DMWideResNet(depth=16, width=width, activation=activation, num_classes=7, mean=MEAN, std=STD)
+    load_strictly(net, from_foreign(reference.state_dict(), mean=MEAN, std=STD), "WRN-16")
+    return reference, net.eval()
+
+
+@pytest.mark.parametrize(("activation", "width"), [("relu", 1), ("silu", 2), ("swish", 2)])
+def test_equals_robustbench(activation: str, width: int) -> None:
+    reference, net = pair(activation, width)
+    reference, net = reference.double(), net.double()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    theirs, their_maps = reference(images)
+    final, maps = net.forward_intermediates(images, [0, 1])
+    ours = net.forward_head(final)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(maps, list(their_maps), rtol=1e-10, atol=1e-10)
+    gradients = [torch.autograd.grad(logits[:, 0].sum(), images)[0] for logits in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
+
+
+def test_published_constants() -> None:
+    dm_rn = architecture("dm_rn")
+    assert NORMALIZATION == {
+        "cifar10": (dm_rn.CIFAR10_MEAN, dm_rn.CIFAR10_STD),
+        "cifar100": (dm_rn.CIFAR100_MEAN, dm_rn.CIFAR100_STD),
+    }
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.0."])
+def test_checkpoints_of_the_leaderboard_class(prefix: str) -> None:
+    """The class behind RobustBench's own WRN entries, saved inside wrappers and without batch counters."""
+    reference = randomized(
+        architecture("dm_wide_resnet").DMWideResNet(7, 10, 2, activation_fn=nn.SiLU, mean=MEAN, std=STD)
+    )
+    state = {prefix + k: v for k, v in reference.state_dict().items() if "num_batches_tracked" not in k}
+    net = DMWideResNet(depth=10, width=2, activation="silu", num_classes=7, mean=MEAN, std=STD).eval()
+    load_strictly(net, from_foreign(state, mean=MEAN, std=STD), "WRN-10-2")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        # Both run the same kernels on the same numbers but for the last average.
+        torch.testing.assert_close(net(images), reference(images), rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_key() -> None:
+    with pytest.raises(WeightsError, match=r"layer\.0\.block\.0\.conv_2\.weight"):
+        from_foreign({"layer.0.block.0.conv_2.weight": torch.zeros(1)}, mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize(("depth", "width", "count"), [(70, 16, 266_888_756), (28, 10, None)])
+def test_parameter_counts(depth: int, width: int, count: int | None) -> None:
+    with torch.device("meta"):
+        ours = DMWideResNet(depth=depth, width=width, activation="silu", num_classes=100, mean=MEAN, std=STD)
+        theirs = architecture("dm_rn").WideResNet(100, depth, width)
+    assert parameters(ours) == (count or parameters(theirs)) == parameters(theirs)
+
+
+def test_interface() -> None:
+    net = randomized(DMWideResNet(depth=10, width=1, activation="relu", mean=MEAN, std=STD))
+    images: Tensor = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        final, maps = net.forward_intermediates(images, [0, 1, 2])
+        pooled = net.forward_head(final, pre_logits=True)
+        torch.testing.assert_close(net.get_classifier()(pooled), net(images))
+    assert pooled.shape == (2, net.num_features) == (2, 64)
+    for info, feature_map, reduction in zip(net.feature_info, maps, (1, 2, 4), strict=True):
+        assert info["reduction"] == reduction
+        assert feature_map.shape == (2, info["num_chs"], 32 // reduction, 32 // reduction)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [({"depth": 20}, "6 n"), ({"activation": "gelu"}, "gelu")])
+def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DMWideResNet(**{"depth": 10, "width": 1, "activation": "relu", "mean": MEAN, "std": STD, **wrong})
