@@ -114,13 +114,15 @@ class AdaptiveAlpha(nn.Module):
 
     def forward(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> Tensor:
         """Two feature maps of each base net -> alpha_logit, shape (N,), any real number."""
-        output = self.mixing_network(std_maps, rob_maps)  # (N, 1)
-        output = output.float() if output.itemsize < 4 else output
+        # Batch norm takes the number format of its statistics alone; autocast may have lowered the network's output.
+        output = self.mixing_network(std_maps, rob_maps).to(self.norm.running_mean.dtype)  # type: ignore[union-attr]
         if self.clamp is not None:
             # One image has no deviation from its batch; its output stays as it is.
             centre, spread = output.detach().mean(), output.detach().std(correction=int(len(output) > 1))
             output = output.clamp(centre - self.clamp * spread, centre + self.clamp * spread)
-        return self.logit_scale * self.norm(output).squeeze(1) + self.logit_bias
+        normalized = self.norm(output).squeeze(1)  # (N,)
+        normalized = normalized.float() if normalized.itemsize < 4 else normalized
+        return self.logit_scale * normalized + self.logit_bias
 
     def alpha(self, alpha_logit: Tensor) -> Tensor:
         """alpha in [alpha_min, alpha_max], the shape of ``alpha_logit``."""

@@ -47,6 +47,9 @@ class BackboneInterface:
         intermediates_only: bool = False,
     ) -> Any:
         """Feature maps at ``indices`` of ``feature_info`` (all if None), and the features unless told otherwise."""
+        from adaptive_smoothing_zoo.classifier import check_image_tensor
+
+        check_image_tensor(images)
         n_std, n_rob = len(self.std_model.feature_info), len(self.rob_model.feature_info)  # type: ignore[arg-type]
         wanted = range(n_std + n_rob) if indices is None else [range(n_std + n_rob)[i] for i in indices]
         std_final, std_maps = self.std_model.forward_intermediates(images, list(range(n_std)))  # type: ignore[operator]

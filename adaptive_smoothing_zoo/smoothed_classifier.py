@@ -85,9 +85,10 @@ class SmoothedClassifier(nn.Module):
         if self.space == "logits":
             total = g + weight * h
             return total / (1.0 + weight) if self.normalize else total
-        # log(g_i + r R_i h_i), from logarithms so that confident nets do not give -inf. A weight of zero is the least
-        # positive number instead, whose logarithm and gradient are finite.
-        total = torch.logaddexp(g, h + weight.clamp(min=torch.finfo(weight.dtype).tiny).log())
+        # log(g_i + r R_i h_i), from logarithms so that confident nets do not give -inf. The logarithm of a weight of
+        # zero and its gradient are not finite, so that case is g alone.
+        positive = weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        total = torch.where(weight > 0, torch.logaddexp(g, h + positive.log()), g)
         return total - torch.log1p(weight) if self.normalize else total
 
     def _trust(self, images: Tensor, g: Tensor, h: Tensor, keep_graph: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""RobustBench's own classes, which parity tests hold ours against, and weights that put every layer to use."""
+"""RobustBench's own classes, which parity tests hold ours against, and weights that use every layer."""
 
 import importlib
 import importlib.util
@@ -20,8 +20,8 @@ def architecture(module: str) -> Any:
 
 
 @torch.no_grad()
-def randomized(net: nn.Module, head_gain: float = 1.0) -> nn.Module:
-    """``net`` in eval mode, its norms and running statistics random, its linear heads times ``head_gain``."""
+def randomized(net: nn.Module) -> nn.Module:
+    """``net`` in eval mode, its norms and running statistics random."""
     for module in net.modules():
         if isinstance(module, nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d):
             if module.weight is not None:
@@ -30,8 +30,6 @@ def randomized(net: nn.Module, head_gain: float = 1.0) -> nn.Module:
             if getattr(module, "running_var", None) is not None:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
-        elif isinstance(module, nn.Linear):
-            module.weight.mul_(head_gain)
     return net.eval()
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
 
-FEW = settings(max_examples=80, deadline=None)
+FEW = settings(max_examples=50, deadline=None)
 RANGES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 ALPHA_LOGITS = st.floats(-60, 60)
 
@@ -40,7 +40,9 @@ def exact_log_weights(alpha_min, alpha_max, alpha_logit):
 @given(RANGES, ALPHA_LOGITS)
 def test_log_weights_are_the_logarithms_of_alpha_and_its_complement(alpha_range, alpha_logit):
     logit = torch.tensor([[alpha_logit]], dtype=torch.float64)
-    found = [float(weight) for weight in adaptive(alpha_min=alpha_range[0], alpha_max=alpha_range[1]).log_weights_at(logit)]
+    found = [
+        float(weight) for weight in adaptive(alpha_min=alpha_range[0], alpha_max=alpha_range[1]).log_weights_at(logit)
+    ]
     expected = exact_log_weights(*alpha_range, alpha_logit)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -61,7 +63,7 @@ def test_log_weights_have_their_gradient_where_sigmoid_saturates_in_float32(alph
     low, high = alpha_range
     source = AdaptiveAlpha(Raw(), alpha_min=low, alpha_max=high)
     logit = torch.tensor([[alpha_logit]], requires_grad=True)
-    assert torch.sigmoid(torch.tensor(60.0)).item() == 1.0  # the plain formula has nothing left to differentiate
+    assert torch.sigmoid(torch.tensor(60.0)).item() == 1.0  # a plain sigmoid has no gradient left
     sigmoid, complement = 1 / (1 + math.exp(-alpha_logit)), 1 / (1 + math.exp(alpha_logit))
     slope = (high - low) * sigmoid * complement
     alpha = low * complement + high * sigmoid

@@ -14,7 +14,10 @@ IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 def model_with(alpha):
     """Two nets of different family and width: maps of (4, 8, 16, 32) and of (6, 12, 24) channels."""
-    std_model, rob_model = build("resnet18", width=4, num_classes=5), build("resnet20", width=6, num_classes=5)
+    std_model, rob_model = (
+        build("resnet18", width=4, num_classes=5),
+        build("resnet20", width=6, num_classes=5),
+    )
     if alpha == "adaptive":
         alpha = AdaptiveAlpha(MixingNetwork(4 + 6, 8 + 12, (4, 6, 8)), alpha_min=0.3, alpha_max=0.9)
     return MixedClassifier(std_model, rob_model, alpha, std_scale=2.0, rob_scale=0.5).eval()
@@ -117,7 +120,8 @@ class TestTimm:
     """timm's own nets as base nets; maps 1 and 2 of a ResNet have reductions 4 and 8."""
 
     @pytest.fixture(scope="class")
-    def model(self):
+    @staticmethod
+    def model():
         timm = pytest.importorskip("timm")
         nets = [timm.create_model("resnet10t", pretrained=False, num_classes=10) for _ in range(2)]
         channels = [2 * nets[0].feature_info[i]["num_chs"] for i in (1, 2)]
@@ -145,5 +149,9 @@ class TestTimm:
             torch.testing.assert_close(model.forward_head(features), model(self.images))
         assert features.shape == (2, model.num_features + 1) == (2, 512 + 512 + 1)
         for feature_map, info in zip(maps, model.feature_info, strict=True):
-            assert feature_map.shape[1:] == (info["num_chs"], 64 // info["reduction"], 64 // info["reduction"])
+            assert feature_map.shape[1:] == (
+                info["num_chs"],
+                64 // info["reduction"],
+                64 // info["reduction"],
+            )
             assert isinstance(model.get_submodule(info["module"]), nn.Module)

@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 
-FEW = settings(max_examples=80, deadline=None)
+FEW = settings(max_examples=40, deadline=None)
 N, C = 3, 4
 ALPHAS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 5e-324, 1e-8, 0.5, 1 - 2**-53, 1.0]))
 SCALES = st.floats(0.1, 3.0)
@@ -135,7 +135,12 @@ class TestAnyFiniteLogits:
             assert gradient.isfinite().all()
 
     @FEW
-    @given(st.data(), st.sampled_from([np.float32, np.float64]), ALPHAS, st.sampled_from([1e-3, 0.3, 1.0, 2.0, 1e20]))
+    @given(
+        st.data(),
+        st.sampled_from([np.float32, np.float64]),
+        ALPHAS,
+        st.sampled_from([1e-3, 0.3, 1.0, 2.0, 1e20]),
+    )
     def test_output_and_gradient_are_finite_with_a_constant_alpha(self, data, kind, alpha, scale):
         elements = st.one_of(
             st.floats(-EXTREMES[kind][0], EXTREMES[kind][0], width=kind(0).itemsize * 8),
@@ -173,7 +178,7 @@ class TestAnyFiniteLogits:
 
     @pytest.mark.parametrize("alpha_logit", [-60.0, 60.0])
     def test_a_saturated_alpha_still_has_a_gradient(self, alpha_logit):
-        values = [[50.0, 0.0, 0.0, 0.0, 0.0, 50.0, 0.0, 0.0, alpha_logit]]
+        values = [[200.0, 0.0, 0.0, 0.0, 0.0, 200.0, 0.0, 0.0, alpha_logit]]
         images = as_images(values, dtype=torch.float32).requires_grad_()
         output = read_off(adaptive())(images)
         wrong_net_s_label = 0 if alpha_logit > 0 else 1
@@ -233,14 +238,14 @@ class TestSweep:
 class TestPredict:
     @staticmethod
     def check_labels(model, images):
-        """A label of ``predict`` is that of ``forward``; where forward's best two are tied, it is one of them."""
+        """Labels of ``predict`` are those of ``forward``, or one of forward's best two where these are tied."""
         output, labels = model(images), model.predict(images)
         best = output.max(dim=1)
         chosen = output.gather(1, labels[:, None])[:, 0]
         tied = output.topk(2, dim=1).values.diff(dim=1)[:, 0].abs() < 1e-5
         assert ((labels == best.indices) | (tied & (best.values - chosen < 1e-5))).all()
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         arrays(np.float64, (8, C), elements=st.one_of(st.floats(-8, 8), st.sampled_from([0.0, 1.0]))),
         st.one_of(st.floats(0, 1), st.floats(0.5, 0.52), st.floats(0.99, 1.0), st.sampled_from([0.5, 1.0])),

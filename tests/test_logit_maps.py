@@ -38,7 +38,9 @@ def test_gaps_between_logits_are_multiplied_and_the_largest_logit_is_zero(logits
 def test_the_result_and_its_log_softmax_are_finite_up_to_the_largest_logits(dtype, scale):
     largest = np.finfo(dtype).max
     values = [largest, -largest, largest / 2, 0.0, 1.0, np.finfo(dtype).tiny]
-    logits = torch.tensor([[a, b, c] for a in values for b in values for c in values], dtype=getattr(torch, dtype.__name__))
+    logits = torch.tensor(
+        [[a, b, c] for a in values for b in values for c in values], dtype=getattr(torch, dtype.__name__)
+    )
     logits.requires_grad_()
     log_probabilities = Scale(scale)(logits).log_softmax(dim=1)
     assert log_probabilities.isfinite().all()

@@ -28,6 +28,7 @@ class ReferenceEngine:
         eps: radius of the ball.
         seed: given to each attack at the start of each batch, as pyautoattack does.
         batch_size: points per batch.
+        num_classes: of the model. The targeted attacks try 9 wrong classes, or all there are if they are fewer.
         device: where the model is.
 
     Raises:
@@ -35,7 +36,15 @@ class ReferenceEngine:
     """
 
     def __init__(
-        self, model: nn.Module, *, norm: str, eps: float, seed: int, batch_size: int, device: torch.device
+        self,
+        model: nn.Module,
+        *,
+        norm: str,
+        eps: float,
+        seed: int,
+        batch_size: int,
+        num_classes: int,
+        device: torch.device,
     ) -> None:
         try:
             from pyautoattack import AutoAttack
@@ -46,6 +55,9 @@ class ReferenceEngine:
         self.name = f"pyautoattack {version('pyautoattack')}"
         self.model, self.batch_size, self.device = model, batch_size, device
         self._autoattack = AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard", device=device)
+        self._targets = min(9, num_classes - 1)
+        self._autoattack.apgd_targeted.n_target_classes = self._targets
+        self._autoattack.fab.n_target_classes = self._targets
 
     def attack(self, name: str, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack every point; yield (positions, candidates) batch by batch.
@@ -69,7 +81,7 @@ class ReferenceEngine:
         logger = logging.getLogger(_LOGGER)
         checks.check_randomized(self.model, x, y, bs=len(x), logger=logger)
         n_classes = checks.check_range_output(self.model, x, logger=logger)
-        checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), 9, 9, logger=logger)
+        checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), self._targets, self._targets, logger=logger)
         # This check traces function calls with a global counter that it never resets, and ends any other tracing.
         tracer = sys.gettrace()
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))

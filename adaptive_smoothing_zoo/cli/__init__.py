@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def dataset_option(function):  # type: ignore[no-untyped-def]
+def dataset_option(function: Callable[..., None]) -> Callable[..., None]:
     """The options that, with a name, choose a triplet."""
     function = click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")(function)
     return click.option("--dataset", default="cifar10", show_default=True, help="of the triplet")(function)

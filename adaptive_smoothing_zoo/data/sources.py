@@ -1,6 +1,7 @@
 """Where examples come from: torchvision's CIFAR, scikit-learn's digits, an image folder, an .npz file."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _npz(path: Path, dataset: str) -> Examples:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an .npz file with 'images' and 'labels': {error}") from error
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
@@ -97,23 +98,32 @@ def _npz(path: Path, dataset: str) -> Examples:
 
 def _is_image_folder(path: Path) -> bool:
     """Whether the sub-folders of ``path`` hold images; torchvision's own CIFAR folders do not."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     if not path.is_dir():
         return False
-    extensions = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp"}
     return any(
-        file.suffix.lower() in extensions for folder in path.iterdir() if folder.is_dir() for file in folder.iterdir()
+        file.suffix.lower() in IMG_EXTENSIONS for folder in path.iterdir() if folder.is_dir() for file in folder.iterdir()
     )
 
 
 def _image_folder(path: Path, dataset: str) -> Examples:
     from torchvision.datasets import ImageFolder
 
-    folder = ImageFolder(str(path))
+    try:
+        folder = ImageFolder(str(path))
+    except FileNotFoundError as error:  # a sub-folder without images
+        raise ValueError(f"{path} is no folder of images by class: {error}") from error
     if len(folder.classes) != NUM_CLASSES[dataset]:
         raise ValueError(
             f"{dataset} has {NUM_CLASSES[dataset]} classes, {path} has {len(folder.classes)} sub-folders of images"
         )
-    arrays = [np.asarray(image.convert("RGB")) for image, _ in folder]
+    arrays = []
+    for file, _ in folder.samples:
+        try:
+            arrays.append(np.asarray(folder.loader(file).convert("RGB")))
+        except (OSError, SyntaxError) as error:  # what PIL raises for damaged files
+            raise ValueError(f"cannot read the image {file}: {error}") from error
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise ValueError(f"the images in {path} have different shapes: {sorted(shapes)[:3]}")

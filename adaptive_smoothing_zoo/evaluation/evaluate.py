@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -124,7 +124,7 @@ def evaluate(
 
     Args:
         model: images in [0, 1] to logits (N, C), differentiable, with at least 4 classes (a loss of the protocol
-            needs them; with fewer than 10 AutoAttack warns that it has fewer targets than the standard's 9).
+            needs them; with fewer than 10, all wrong classes are targets instead of the standard's 9).
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
         norm: "Linf" or "L2".
@@ -191,7 +191,13 @@ class _Run:
         self.images, self.labels = images.detach().cpu().contiguous(), labels.detach().cpu()
         self.norm, self.eps = norm, eps
         self.engine: Engine = ENGINES[engine](
-            model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=device
+            model,
+            norm=norm,
+            eps=eps,
+            seed=seed,
+            batch_size=batch_size,
+            num_classes=self._count_classes(),
+            device=device,
         )
         self.on_progress = on_progress or (lambda progress: None)
         self.adversarials = self.images.clone()
@@ -202,7 +208,6 @@ class _Run:
 
     def classify(self) -> None:
         """Clean accuracy, and whether the model answers the same twice."""
-        self._check_classes()
         self.clean_correct = self._predict(self.images) == self.labels
         self.deterministic = self._is_deterministic()
         self.robust = self.clean_correct.clone()
@@ -256,13 +261,14 @@ class _Run:
         return predict(self.model, images, self.batch_size, self.device)
 
     @torch.no_grad()
-    def _check_classes(self) -> None:
+    def _count_classes(self) -> int:
         logits = self.model(self.images[:1].to(self.device))
         if logits.ndim != 2:
             raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
         if logits.shape[1] < 4:
             raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {logits.shape[1]}")
         check_examples(self.images, self.labels, logits.shape[1])
+        return int(logits.shape[1])
 
     @torch.no_grad()
     def _is_deterministic(self) -> bool:
@@ -326,7 +332,7 @@ def _ready(model: nn.Module, device: torch.device, tf32: bool) -> Iterator[None]
     """The model on the device, in eval mode, frozen; TF32 as asked; everything but the device put back afterwards."""
     training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     allowed = [backend.allow_tf32 for backend in backends]
     try:
         model.to(device).eval().requires_grad_(False)

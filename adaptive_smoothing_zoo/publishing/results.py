@@ -143,7 +143,7 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
         ResultsError: they cannot be written.
     """
     path = results_path(out, entry)
-    arrays = {
+    arrays: dict[str, Any] = {
         "index": np.arange(len(evaluation)),
         "label": examples.labels.numpy(),
         "clean_correct": evaluation.clean_correct,

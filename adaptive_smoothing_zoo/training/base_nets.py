@@ -59,7 +59,7 @@ def train_base_net(
     generator = torch.Generator(device=device).manual_seed(settings.seed)
     net.to(device)
     if settings.bfloat16:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=settings.learning_rate,

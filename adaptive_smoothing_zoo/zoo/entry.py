@@ -26,6 +26,10 @@ class BaseNetConfig:
     arguments: dict[str, Any] = field(default_factory=dict)  # of that architecture; num_classes is the entry's
     pretrained: str | None = None  # a key of zoo.base_nets.BASE_NETS whose weights it has, if not the triplet's file
 
+    def __post_init__(self) -> None:
+        if "num_classes" in self.arguments:
+            raise ConfigError("'num_classes' is a field of the entry, not one of 'arguments'")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConstantAlphaConfig:
@@ -182,7 +186,7 @@ def read_entry(path: Path) -> Entry:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a JSON file: {error}") from error
     return parse(Entry, data, str(path))
 

@@ -29,15 +29,14 @@ def list_models(dataset: str | None = None, threat_model: str | None = None) -> 
         UnknownModelError: the zoo has no such data set or threat model.
     """
     entries = list(_all_entries())
-    for what, wanted, of in (
-        ("dataset", dataset, lambda entry: entry.dataset),
-        ("threat model", threat_model, lambda entry: entry.threat_model),
-    ):
-        known = sorted({of(entry) for entry in _all_entries()})
-        if wanted is not None:
-            if wanted not in known:
-                raise UnknownModelError(f"no models for {what} {wanted!r}; the zoo has {', '.join(known)}")
-            entries = [entry for entry in entries if of(entry) == wanted]
+    for field, wanted in (("dataset", dataset), ("threat_model", threat_model)):
+        if wanted is None:
+            continue
+        known = sorted({str(getattr(entry, field)) for entry in _all_entries()})
+        if wanted not in known:
+            what = field.replace("_", " ")
+            raise UnknownModelError(f"no models for {what} {wanted!r}; the zoo has {', '.join(known)}")
+        entries = [entry for entry in entries if getattr(entry, field) == wanted]
     return entries
 
 

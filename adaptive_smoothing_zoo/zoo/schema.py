@@ -1,6 +1,7 @@
 """From JSON to typed, frozen dataclasses and back, refusing what is unknown, missing or of the wrong type."""
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -21,7 +22,8 @@ def parse(cls: type[T], data: Any, where: str) -> T:
         where: the file's name, for messages.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value of the wrong type; or the dataclass refused the values.
+        ConfigError: an unknown or missing key, a value of the wrong type, or a float that is not finite; or the
+            dataclass refused the values.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected an object with named fields, got {_kind(data)}")
@@ -82,8 +84,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
         return value
-    if hint is float and type(value) is int:
-        return float(value)
+    if hint is float and type(value) in (int, float):
+        return _finite(value, where)
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, got {_kind(value)}")
     return value
@@ -97,9 +99,19 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         return _convert(options[0], value, where)
     kinds = {typing.get_args(typing.get_type_hints(option)["kind"])[0]: option for option in options}
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{where}: 'kind' must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
     return parse(kinds[kind], value, where)
+
+
+def _finite(value: int | float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{where}: expected a finite number, got {value}")
+    return number
 
 
 def _kind(value: Any) -> str:

@@ -137,6 +137,12 @@ def _build_alpha(
     if isinstance(config, ConstantAlphaConfig):
         return ConstantAlpha(config.value)
     taps = ((std_model, config.std_taps), (rob_model, config.rob_taps))
+    for name, (net, tap) in zip(("std", "rob"), taps, strict=True):
+        count = len(net.feature_info)  # type: ignore[arg-type]
+        if outside := [i for i in tap if not -count <= i < count]:
+            raise ValueError(
+                f"{name}_model has {count} feature maps; there is none at index {outside[0]} ({name}_taps)"
+            )
     first, second = (sum(net.feature_info[tap[i]]["num_chs"] for net, tap in taps) for i in (0, 1))  # type: ignore[union-attr, index]
     return AdaptiveAlpha(
         MixingNetwork(first, second, config.planes, version=config.version),

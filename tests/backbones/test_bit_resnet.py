@@ -117,7 +117,7 @@ def test_unknown_and_doubled_keys(net: BiTResNet) -> None:
         from_foreign({"body.block1.unit01.gn4.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match="twice"):
         from_foreign({"root.conv.weight": torch.zeros(1), "module.root.conv.weight": torch.zeros(1)})
-    with pytest.raises(WeightsError, match=r"missing: .*stem\.0\.weight"):
+    with pytest.raises(WeightsError, match="missing"):
         load_strictly(net, from_foreign({}), "BiT")
 
 

@@ -1,0 +1,43 @@
+# Everything runs in a virtual environment that the first target makes. Needs Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+OUT ?= results
+
+.PHONY: demo test test-slow test-newest-timm lint digits figures clean
+
+demo: $(VENV)/.installed ## attack the embedded digits triplet by the standard protocol and write its entry
+	$(BIN)/asz eval Demo2026Adaptive --dataset digits --batch-size 360 --out $(OUT)
+	$(BIN)/asz leaderboard $(OUT)
+
+test: lint ## lint, type check, tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-newest-timm: ## the core with the newest timm, in an environment without RobustBench (which pins an older one)
+	$(PYTHON) -m venv $(VENV)-newest-timm
+	$(VENV)-newest-timm/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-newest-timm/bin/python -m pip install --quiet -e '.[evaluation,tests]' 'timm>=1.0.31'
+	$(VENV)-newest-timm/bin/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+digits: $(VENV)/.installed ## make the embedded digits triplets again
+	$(BIN)/python eval/recipes/digits.py
+
+figures: $(VENV)/.installed ## measure and draw the constant-alpha curve of the digits triplets
+	$(BIN)/python eval/constant_curve.py Demo2026Adaptive --dataset digits --out eval/results
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-newest-timm

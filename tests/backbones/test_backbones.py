@@ -1,0 +1,141 @@
+"""What every base net promises, whatever its architecture."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from adaptive_smoothing_zoo.backbones import ARCHITECTURES, build
+
+SMALL = {
+    "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": None},
+    "dm_wide_resnet": {"depth": 10, "width": 1, "activation": "silu", "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    "preact_resnet18": {"width": 4},
+    "resnet18": {"width": 4},
+    "resnet20": {"width": 4},
+    "small_cnn": {"widths": (4, 8, 12), "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    "wide_resnet": {"depth": 10, "width": 1},
+}
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def parameters_of(architecture, **arguments):
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(architecture, **arguments).parameters())
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def net(request):
+    return build(request.param, num_classes=7, **SMALL[request.param]).eval()
+
+
+def test_images_become_logits(net):
+    assert net(IMAGES).shape == (2, 7)
+    assert net.num_classes == 7
+
+
+def test_head_after_features_is_forward(net):
+    features = net.forward_features(IMAGES)
+    assert features.shape[:2] == (2, net.num_features)
+    torch.testing.assert_close(net.forward_head(features), net(IMAGES))
+
+
+def test_the_classifier_maps_pooled_features_to_logits(net):
+    pooled = net.forward_head(net.forward_features(IMAGES), pre_logits=True)
+    assert pooled.shape == (2, net.num_features)
+    torch.testing.assert_close(net.get_classifier()(pooled), net(IMAGES))
+
+
+def test_feature_info_tells_shape_and_origin_of_each_map(net):
+    captured = {}
+    for info in net.feature_info:
+        name = info["module"]
+        net.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: captured.update({name: out}))
+    final, maps = net.forward_intermediates(IMAGES, range(len(net.feature_info)))
+    torch.testing.assert_close(final, net.forward_features(IMAGES))
+    for feature_map, info in zip(maps, net.feature_info, strict=True):
+        side = 32 // info["reduction"]
+        assert feature_map.shape == (2, info["num_chs"], side, side)
+        assert torch.equal(feature_map, captured[info["module"]])
+
+
+def test_maps_come_in_the_order_asked_for(net):
+    (first, second) = net.forward_intermediates(IMAGES, [0, 1])[1]
+    (again_second, again_first) = net.forward_intermediates(IMAGES, [1, 0])[1]
+    assert torch.equal(first, again_first)
+    assert torch.equal(second, again_second)
+
+
+def test_the_gradient_reaches_the_image(net):
+    images = IMAGES.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(images)[:, 3].sum(), images)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1).abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_normalization_happens_inside_and_travels_with_the_weights(architecture):
+    mean, std = (0.1, 0.4, 0.7), (0.5, 0.25, 2.0)
+    arguments = {**SMALL[architecture], "num_classes": 7}
+    normalizing = build(architecture, **{**arguments, "mean": mean, "std": std}).eval()
+    plain = build(architecture, **{**arguments, "mean": (0.0,) * 3, "std": (1.0,) * 3}).eval()
+    weights = normalizing.state_dict()
+    plain.load_state_dict({**weights, "mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)})
+    by_hand = torch.stack([(IMAGES[:, i] - mean[i]) / std[i] for i in range(3)], dim=1)
+    torch.testing.assert_close(normalizing(IMAGES), plain(by_hand))
+    plain.load_state_dict(weights)
+    assert torch.equal(plain(IMAGES), normalizing(IMAGES))
+
+
+def test_resnet18_has_the_parameters_of_its_widespread_code():
+    assert parameters_of("resnet18", num_classes=10) == 11_173_962
+
+
+def test_wide_resnet_28_10_has_its_published_number_of_parameters():
+    assert parameters_of("wide_resnet", depth=28, width=10, num_classes=10) == 36_479_194
+
+
+def test_resnet20_has_its_published_number_of_parameters_up_to_its_projections():
+    # The shortcuts of He et al. (2016) have no parameters; ours project twice, with batch norm.
+    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert parameters_of("resnet20", num_classes=10) - projections == 269_722
+
+
+def test_a_resnet_halves_the_resolution_in_every_stage_but_the_first():
+    maps = build("resnet18", width=4).forward_intermediates(IMAGES, range(4))[1]
+    assert [tuple(m.shape[1:]) for m in maps] == [(4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)]
+
+
+def test_small_cnn_takes_gray_images_of_digits_by_default():
+    assert build("small_cnn")(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet20", "preact_resnet18", "wide_resnet", "small_cnn"])
+def test_a_fresh_net_in_training_mode_gives_every_parameter_a_gradient(architecture):
+    net = build(architecture, **SMALL[architecture]).train()
+    nn.functional.cross_entropy(net(IMAGES), torch.tensor([0, 1])).backward()
+    norms = [parameter.grad.norm().item() for parameter in net.parameters()]
+    assert all(math.isfinite(norm) for norm in norms)
+    assert net.head.weight.grad.norm() > 0
+    assert next(iter(net.parameters())).grad.norm() > 0
+
+
+def test_an_unknown_architecture_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="unknown architecture 'resnet19'.*resnet18, resnet20"):
+        build("resnet19")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [("resnet18", {"depth": 18}), ("wide_resnet", {"depth": 28}), ("small_cnn", {"widths": 3})],
+)
+def test_arguments_that_do_not_fit_are_refused(architecture, arguments):
+    with pytest.raises(ValueError, match=f"wrong arguments for architecture '{architecture}'"):
+        build(architecture, **arguments)
+
+
+@pytest.mark.parametrize("depth", [4, 9, 27, -2])
+def test_a_wide_resnet_of_impossible_depth_is_refused(depth):
+    with pytest.raises(ValueError, match="6 n \\+ 4"):
+        build("wide_resnet", depth=depth, width=1)

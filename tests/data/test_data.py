@@ -1,0 +1,367 @@
+"""Data sets as tensors, and what is refused before anything is measured on it."""
+
+import pickle
+import re
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from adaptive_smoothing_zoo.data import (
+    IMAGE_SHAPE,
+    NUM_CLASSES,
+    TEST_SET_SIZE,
+    Examples,
+    check_examples,
+    load_data,
+)
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 10
+
+
+def as_floats(images):
+    """What uint8 images (N, H, W, channels) must become."""
+    return torch.tensor(images.transpose(0, 3, 1, 2).astype(np.float64) / 255).float()
+
+
+class TestDigits:
+    def test_the_splits_are_disjoint_and_cover_all_digits(self):
+        original = pytest.importorskip("sklearn.datasets").load_digits()
+        expected = sorted(
+            (label, *image) for label, image in zip(original.target.tolist(), original.data.tolist(), strict=True)
+        )
+        found, sizes = [], {}
+        for split in ("train", "validation", "test"):
+            examples = load_data("digits", split)
+            sizes[split] = len(examples)
+            found += [
+                (label, *image)
+                for label, image in zip(
+                    examples.labels.tolist(), (16 * examples.images.flatten(1)).tolist(), strict=True
+                )
+            ]
+        assert sorted(found) == expected
+        assert sizes["train"] > 2.9 * sizes["validation"]
+        assert sizes["test"] == TEST_SET_SIZE["digits"]
+
+    @pytest.mark.parametrize("split", ["train", "validation", "test"])
+    def test_every_split_has_every_class_and_pixels_from_0_to_1(self, split):
+        examples = load_data("digits", split)
+        check_examples(examples.images, examples.labels, 10)
+        assert examples.images.shape[1:] == IMAGE_SHAPE["digits"]
+        assert examples.labels.unique().tolist() == list(range(10))
+        assert (examples.images.min(), examples.images.max()) == (0.0, 1.0)
+        assert f"{split} split" in examples.source
+        assert examples.test_set_size == (len(examples) if split == "test" else None)
+
+    def test_a_folder_makes_no_sense_for_them(self, tmp_path):
+        with pytest.raises(ValueError, match="data_dir has no meaning"):
+            load_data("digits", data_dir=tmp_path)
+
+    def test_without_scikit_learn_the_message_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+        with pytest.raises(ModuleNotFoundError, match="pip install"):
+            load_data("digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist",), "unknown dataset 'mnist'; known: cifar10, cifar100, digits"),
+        (("cifar10", "validation"), "dataset 'cifar10' has the splits train, test, not 'validation'"),
+        (("digits", "all"), "dataset 'digits' has the splits train, validation, test, not 'all'"),
+    ],
+)
+def test_an_unknown_dataset_or_split_is_refused_with_those_that_exist(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(*arguments)
+
+
+class TestNpz:
+    @staticmethod
+    def write(folder, compressed=False, **arrays):
+        path = folder / "images.npz"
+        (np.savez_compressed if compressed else np.savez)(path, **arrays)
+        return path
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint64])
+    @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+    def test_images_and_labels_come_in_the_file_s_order(self, tmp_path, dataset, dtype):
+        examples = load_data(dataset, data_dir=self.write(tmp_path, images=IMAGES, labels=LABELS.astype(dtype)))
+        torch.testing.assert_close(examples.images, as_floats(IMAGES))
+        assert examples.images.is_contiguous()
+        assert examples.labels.tolist() == LABELS.tolist()
+        assert examples.labels.dtype == torch.int64
+        assert "images.npz" in examples.source
+        assert examples.test_set_size is None
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"there is no data file .*images\.npz"):
+            load_data("cifar10", data_dir=tmp_path / "images.npz")
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"images": IMAGES}, r"images\.npz is not an \.npz file with 'images' and 'labels'"),
+            ({"labels": LABELS}, r"images\.npz is not an \.npz file with 'images' and 'labels'"),
+            ({"images": IMAGES / 255, "labels": LABELS}, r"must be uint8 .*, got float64 \(12, 32, 32, 3\)"),
+            ({"images": IMAGES[0], "labels": LABELS}, r"got uint8 \(32, 32, 3\)"),
+            ({"images": IMAGES, "labels": LABELS * 1.0}, r"one integer per image, got float64"),
+            ({"images": IMAGES, "labels": LABELS[:, None]}, r"one integer per image, got int64 \(12, 1\)"),
+            ({"images": IMAGES, "labels": np.array([None] * 12)}, "is not an .npz file"),
+            ({"images": IMAGES, "labels": LABELS[:5]}, r"12 images need labels of shape \(12,\), got \(5,\)"),
+            ({"images": IMAGES, "labels": LABELS + 1}, "label 10 of image 9 is not in 0..9"),
+            ({"images": IMAGES, "labels": LABELS - 1}, "label -1 of image 0 is not in 0..9"),
+            ({"images": IMAGES[:0], "labels": LABELS[:0]}, "there are no images"),
+            (
+                {"images": IMAGES[:, :28], "labels": LABELS},
+                r"have shape \(3, 32, 32\), those of .* \(3, 28, 32\)",
+            ),
+            (
+                {"images": IMAGES[..., :1], "labels": LABELS},
+                r"have shape \(3, 32, 32\), those of .* \(1, 32, 32\)",
+            ),
+        ],
+    )
+    def test_content_that_does_not_fit_is_refused(self, tmp_path, arrays, message):
+        path = self.write(tmp_path, **arrays)
+        with pytest.raises(ValueError, match=message):
+            load_data("cifar10", data_dir=path)
+
+    @pytest.mark.parametrize("content", [b"", b"hello", b"<html></html>", b"PK\x05\x06"])
+    def test_a_foreign_file_is_refused_by_name(self, tmp_path, content):
+        path = tmp_path / "images.npz"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"images\.npz is not an \.npz file"):
+            load_data("cifar10", data_dir=path)
+
+    def test_a_single_array_under_the_wrong_suffix_is_refused_by_name(self, tmp_path):
+        path = tmp_path / "images.npz"
+        with path.open("wb") as file:
+            np.save(file, IMAGES)
+        with pytest.raises(ValueError, match=r"images\.npz is not an \.npz file"):
+            load_data("cifar10", data_dir=path)
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def compressed(tmp_path_factory):
+        folder = tmp_path_factory.mktemp("damaged")
+        return TestNpz.write(folder, compressed=True, images=IMAGES // 64, labels=LABELS)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def test_a_damaged_file_is_refused_by_name_or_read_as_it_was(self, compressed, data):
+        content = compressed.read_bytes()
+        cut = data.draw(st.integers(0, len(content)))
+        place = data.draw(st.integers(0, len(content) - 1))
+        damaged = bytearray(content)
+        damaged[place] ^= data.draw(st.integers(1, 255))
+        path = compressed.with_name("damaged.npz")
+        for changed in (content[:cut], bytes(damaged)):
+            path.write_bytes(changed)
+            try:
+                images, message = load_data("cifar10", data_dir=path).images, None
+            except ValueError as error:
+                images, message = None, str(error)
+            if message is None:
+                torch.testing.assert_close(images, as_floats(IMAGES // 64))
+            else:
+                assert "damaged.npz" in message
+
+
+class TestImageFolder:
+    @staticmethod
+    def fill(folder, classes=10, suffix=".png"):
+        """Two images per class, named so that the order on disk is not that of the array."""
+        for i in range(classes):
+            sub = folder / f"{i:02d}_class"
+            sub.mkdir(parents=True)
+            for name, image in (("b", IMAGES[i]), ("a", IMAGES[(i + 1) % 10])):
+                Image.fromarray(image).save(sub / (name + suffix))
+        return folder
+
+    @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+    def test_images_come_by_class_and_file_name(self, tmp_path, suffix):
+        examples = load_data("cifar10", data_dir=self.fill(tmp_path / "pictures", suffix=suffix))
+        order = [j for i in range(10) for j in ((i + 1) % 10, i)]
+        torch.testing.assert_close(examples.images, as_floats(IMAGES[order]))
+        assert examples.labels.tolist() == [i for i in range(10) for _ in range(2)]
+        assert "folder pictures" in examples.source
+        assert examples.test_set_size is None
+
+    def test_gray_images_become_colored_ones(self, tmp_path):
+        folder = self.fill(tmp_path)
+        Image.fromarray(IMAGES[0, :, :, 0]).save(folder / "00_class" / "a.png")
+        image = load_data("cifar10", data_dir=folder).images[0]
+        torch.testing.assert_close(image, as_floats(IMAGES[:1, :, :, :1])[0].expand(3, 32, 32))
+
+    def test_another_number_of_classes_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"cifar10 has 10 classes, .* has 9 sub-folders"):
+            load_data("cifar10", data_dir=self.fill(tmp_path, classes=9))
+
+    def test_images_of_different_shapes_are_refused(self, tmp_path):
+        folder = self.fill(tmp_path)
+        Image.fromarray(IMAGES[0, :20]).save(folder / "03_class" / "c.png")
+        with pytest.raises(ValueError, match="have different shapes"):
+            load_data("cifar10", data_dir=folder)
+
+    def test_images_of_another_shape_than_the_dataset_s_are_refused(self, tmp_path):
+        for i in range(10):
+            (tmp_path / str(i)).mkdir()
+            Image.fromarray(IMAGES[i, :20]).save(tmp_path / str(i) / "a.png")
+        with pytest.raises(ValueError, match=r"those of .* have \(3, 20, 32\)"):
+            load_data("cifar10", data_dir=tmp_path)
+
+    def test_a_class_without_images_is_refused_by_name(self, tmp_path):
+        folder = self.fill(tmp_path)
+        for path in (folder / "03_class").iterdir():
+            path.unlink()
+        with pytest.raises(ValueError, match="03_class"):
+            load_data("cifar10", data_dir=folder)
+
+    def test_a_damaged_image_is_refused_by_name(self, tmp_path):
+        folder = self.fill(tmp_path)
+        whole = (folder / "03_class" / "a.png").read_bytes()
+        for damaged in (b"no image", whole[: len(whole) // 2]):
+            (folder / "03_class" / "a.png").write_bytes(damaged)
+            with pytest.raises(
+                ValueError, match="cannot read the image .*" + re.escape(str(Path("03_class") / "a.png"))
+            ):
+                load_data("cifar10", data_dir=folder)
+
+
+class TestTorchvision:
+    """Folders in torchvision's own format; their MD5 sums cannot be right and are not asked for."""
+
+    @pytest.fixture
+    def torchvision_folder(self, tmp_path, monkeypatch):
+        cifar = pytest.importorskip("torchvision.datasets.cifar")
+        monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: True)
+        rows = {b"data": IMAGES.transpose(0, 3, 1, 2).reshape(12, -1)}
+
+        def write(folder, name, content):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_bytes(pickle.dumps(content))
+
+        def strings(content):  # torchvision reads Python 2 pickles as latin1, whose keys are strings
+            return {key.decode(): value for key, value in content.items()}
+
+        write("cifar-10-batches-py", "batches.meta", {"label_names": [str(i) for i in range(10)]})
+        write("cifar-10-batches-py", "test_batch", {**strings(rows), "labels": LABELS.tolist()})
+        for i in range(1, 6):
+            train = {"data": np.full((1, 3072), 50 * i, np.uint8), "labels": [i]}
+            write("cifar-10-batches-py", f"data_batch_{i}", train)
+        write("cifar-100-python", "meta", {"fine_label_names": [str(i) for i in range(100)]})
+        write("cifar-100-python", "test", {**strings(rows), "fine_labels": (LABELS + 90).tolist()})
+        write("cifar-100-python", "train", {**strings(rows), "fine_labels": LABELS.tolist()})
+        return tmp_path
+
+    def test_the_test_set_comes_in_its_order_with_its_official_size(self, torchvision_folder):
+        for dataset, labels in (("cifar10", LABELS), ("cifar100", LABELS + 90)):
+            examples = load_data(dataset, data_dir=torchvision_folder)
+            torch.testing.assert_close(examples.images, as_floats(IMAGES))
+            assert examples.labels.tolist() == labels.tolist()
+            assert examples.test_set_size == TEST_SET_SIZE[dataset] == 10_000
+            assert examples.source.startswith(f"{dataset} test set")
+
+    def test_the_training_set_is_the_five_batches(self, torchvision_folder):
+        examples = load_data("cifar10", "train", data_dir=str(torchvision_folder))
+        assert examples.labels.tolist() == [1, 2, 3, 4, 5]
+        torch.testing.assert_close(examples.images[:, 0, 0, 0], torch.tensor([50, 100, 150, 200, 250]) / 255)
+        assert examples.test_set_size is None
+
+    @pytest.mark.parametrize("present", [True, False])
+    def test_a_copy_that_is_missing_or_damaged_is_downloaded(self, tmp_path, monkeypatch, present):
+        cifar = pytest.importorskip("torchvision.datasets.cifar")
+        if present:
+            (tmp_path / "cifar-10-batches-py").mkdir()
+            (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
+        download = Mock(side_effect=OSError("no network"))
+        monkeypatch.setattr(cifar.CIFAR10, "download", download)
+        with pytest.raises(OSError, match="no network"):
+            load_data("cifar10", data_dir=tmp_path)
+        download.assert_called_once()
+
+
+class TestExamples:
+    examples = Examples(
+        images=torch.arange(5.0).view(5, 1, 1, 1), labels=torch.arange(5), source="here", test_set_size=9
+    )
+
+    def test_the_first_n_keep_order_and_origin(self):
+        first = self.examples.first(3)
+        assert len(first) == 3
+        assert (first.images.flatten().tolist(), first.labels.tolist()) == ([0, 1, 2], [0, 1, 2])
+        assert (first.source, first.test_set_size) == ("here", 9)
+
+    def test_all_are_the_first_none_and_the_first_all(self):
+        assert self.examples.first(None) is self.examples
+        assert len(self.examples.first(5)) == 5
+
+    @pytest.mark.parametrize("n", [0, -1, 6])
+    def test_fewer_than_one_or_more_than_there_are_is_refused(self, n):
+        with pytest.raises(ValueError, match=f"between 1 and the 5 examples of here, got {n}"):
+            self.examples.first(n)
+
+
+class TestCheckExamples:
+    images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+
+    @staticmethod
+    def pixel(value):
+        images = torch.full((4, 3, 2, 2), 0.5)
+        images[2, 1, 0, 1] = value
+        return images
+
+    def test_good_examples_pass(self):
+        check_examples(self.images, self.labels, 3)
+        check_examples(self.images, self.labels + 100)
+        check_examples(self.pixel(0.0), self.labels)
+        check_examples(self.pixel(1.0), self.labels)
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (torch.rand(3, 2, 2), r"shape \(N, channels, H, W\), got \(3, 2, 2\)"),
+            (torch.rand(0, 3, 2, 2), "no images"),
+            (
+                torch.zeros(4, 3, 2, 2, dtype=torch.uint8),
+                "float32 .*got torch.uint8; divide 8-bit images by 255",
+            ),
+            (torch.rand(4, 3, 2, 2).double(), r"got torch.float64$"),
+            (torch.rand(4, 3, 2, 2).half(), r"got torch.float16$"),
+            (pixel(float("nan")), "image 2 has a pixel that is NaN or infinite"),
+            (pixel(float("inf")), "image 2 has a pixel that is NaN or infinite"),
+            (pixel(-1e-6), r"image 2 has values in \[-1e-06, 0.5\]"),
+            (pixel(1.5), r"image 2 has values in \[0.5, 1.5\]; pixels must lie in \[0, 1\]"),
+        ],
+    )
+    def test_bad_images_are_refused_with_the_first_thing_wrong(self, images, message):
+        with pytest.raises(ValueError, match=message):
+            check_examples(images, self.labels)
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (torch.tensor([0, 1, 2]), r"4 images need labels of shape \(4,\), got \(3,\)"),
+            (torch.zeros(4, 3, dtype=torch.int64), r"labels of shape \(4,\), got \(4, 3\)"),
+            (torch.tensor([0, 1, 2, 0], dtype=torch.int32), "int64 class indices, got torch.int32"),
+            (torch.tensor([0.0, 1.0, 2.0, 0.0]), "int64 class indices, got torch.float32"),
+            (torch.tensor([0, 1, 3, 0]), r"label 3 of image 2 is not in 0\.\.2"),
+            (torch.tensor([0, -1, 2, 0]), r"label -1 of image 1 is not in 0\.\.2"),
+        ],
+    )
+    def test_bad_labels_are_refused_with_the_first_thing_wrong(self, labels, message):
+        with pytest.raises(ValueError, match=message):
+            check_examples(self.images, labels, 3)
+
+
+def test_every_dataset_has_its_number_of_classes_its_shape_and_the_size_of_its_test_set():
+    assert NUM_CLASSES.keys() == IMAGE_SHAPE.keys() == TEST_SET_SIZE.keys()

@@ -1,0 +1,59 @@
+import importlib.metadata
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import adaptive_smoothing_zoo
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_package_says_its_version():
+    assert importlib.metadata.version("adaptive-smoothing-zoo") == adaptive_smoothing_zoo.__version__
+
+
+def test_public_names_exist():
+    assert all(hasattr(adaptive_smoothing_zoo, name) for name in adaptive_smoothing_zoo.__all__)
+
+
+def test_importing_the_package_imports_no_evaluation_dependency():
+    program = (
+        "import sys, adaptive_smoothing_zoo; "
+        "print(*(n for n in ('robustbench', 'timm', 'torchvision', 'pyautoattack', 'sklearn', 'matplotlib') "
+        "if n in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+def _seconds(module):
+    program = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+    return float(subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=True).stdout)
+
+
+def test_importing_the_package_takes_under_one_and_a_half_times_importing_torch():
+    # Interleaved, so that a busy machine slows both alike.
+    pairs = [(_seconds("adaptive_smoothing_zoo"), _seconds("torch")) for _ in range(3)]
+    ours, torch_alone = (statistics.median(column) for column in zip(*pairs, strict=True))
+    assert ours < 1.5 * torch_alone
+
+
+def test_embedded_weights_are_safetensors_and_small():
+    files = list((ROOT / "adaptive_smoothing_zoo" / "pretrained").glob("*.safetensors"))
+    digits = [file.stat().st_size for file in files if "digits" in file.name]
+    assert digits
+    assert sum(digits) < 2_000_000
+    assert sum(file.stat().st_size for file in files) < 14_000_000
+
+
+@pytest.mark.parametrize("lower", ["classifier", "alpha", "mixing_network", "logit_maps", "backbones", "attacks"])
+def test_lower_layers_import_nothing_from_above(lower):
+    package = ROOT / "adaptive_smoothing_zoo"
+    files = list((package / lower).glob("*.py")) or [package / f"{lower}.py"]
+    above = r"adaptive_smoothing_zoo\.(zoo|evaluation|training|publishing|plug|cli)"
+    for file in files:
+        assert not re.search(above, file.read_text()), file

@@ -1,0 +1,90 @@
+"""Base nets whose weights a dependency ships, against that dependency's own code."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
+from adaptive_smoothing_zoo.zoo import base_nets
+from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS, load_base_net
+
+CIFAR10_IMAGES = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10" / "cifar10_test_first846.npz"
+
+
+@pytest.fixture(scope="module")
+def examples_folder():
+    """The folder of examples in pyautoattack's wheel."""
+    package = importlib.util.find_spec("pyautoattack")
+    if package is None:
+        pytest.skip("pyautoattack is not installed")
+    return Path(package.submodule_search_locations[0]) / "examples"
+
+
+@pytest.fixture(scope="module")
+def ours(examples_folder):
+    return load_base_net("pyautoattack_resnet18")
+
+
+@pytest.fixture(scope="module")
+def theirs(examples_folder):
+    spec = importlib.util.spec_from_file_location("pyautoattack_resnet", examples_folder / "resnet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net = module.ResNet18()
+    net.load_state_dict(torch.load(examples_folder / "model_test.pt", map_location="cpu", weights_only=True))
+    return net.eval()
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31), spread=st.sampled_from([0.02, 0.3, 1.0]))
+def test_logits_are_those_of_the_wheel_s_own_code(ours, theirs, seed, spread):
+    noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    images = (1 - spread) * noise.mean(dim=(2, 3), keepdim=True) + spread * noise
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not CIFAR10_IMAGES.is_file(), reason="the CIFAR-10 test images are not beside the project")
+def test_most_cifar10_test_images_are_classified_correctly(ours):
+    examples = load_data("cifar10", data_dir=CIFAR10_IMAGES).first(100)
+    with torch.no_grad():
+        labels = torch.cat([ours(batch).argmax(dim=1) for batch in examples.images.split(50)])
+    assert (labels == examples.labels).float().mean() >= 0.9
+
+
+def test_a_loaded_net_is_in_eval_mode_and_frozen(ours):
+    assert not any(module.training for module in ours.modules())
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+
+
+def test_an_unknown_net_is_refused_with_those_that_exist():
+    with pytest.raises(UnknownModelError, match=f"no base net 'resnet'; known: .*{sorted(BASE_NETS)[0]}"):
+        load_base_net("resnet")
+
+
+class TestMissingOrOtherFile:
+    def test_without_the_dependency_the_message_says_what_to_install(self, monkeypatch):
+        def missing(name):
+            raise ModuleNotFoundError(name)
+
+        monkeypatch.setattr(base_nets.resources, "files", missing)
+        with pytest.raises(WeightsError, match="pip install"):
+            load_base_net("pyautoattack_resnet18")
+
+    def test_without_the_file_the_message_names_it(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(base_nets.resources, "files", lambda name: tmp_path)
+        with pytest.raises(WeightsError, match=r"there is no file .*model_test\.pt; reinstall pyautoattack"):
+            load_base_net("pyautoattack_resnet18")
+
+    def test_another_file_is_refused_unread(self, monkeypatch, tmp_path):
+        (tmp_path / "examples").mkdir()
+        (tmp_path / "examples" / "model_test.pt").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+        monkeypatch.setattr(base_nets.resources, "files", lambda name: tmp_path)
+        monkeypatch.setattr(base_nets.torch, "load", lambda *_, **__: pytest.fail("the file was read"))
+        with pytest.raises(WeightsError, match=r"model_test\.pt has SHA-256 .*reinstall pyautoattack"):
+            load_base_net("pyautoattack_resnet18")

@@ -1,0 +1,167 @@
+"""Weights files: read whole and strictly, or refused by name."""
+
+from hashlib import sha256
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.zoo import weights
+from adaptive_smoothing_zoo.zoo.weights import load_strictly, read_safetensors, write_safetensors
+
+STATE = {
+    "half": torch.randn(2, 3).half(),
+    "brain": torch.randn(4).bfloat16(),
+    "single": torch.randn(3, 1, 2),
+    "double": torch.randn(2).double(),
+    "count": torch.tensor(7),
+    "empty": torch.zeros(0, 3),
+    "transposed": torch.arange(6.0).view(2, 3).t(),
+}
+
+
+def net():
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype, key
+        assert torch.equal(found[key], value), key
+
+
+def test_tensors_are_read_back_bit_by_bit(tmp_path):
+    path = tmp_path / "w.safetensors"
+    digest = write_safetensors(path, STATE)
+    assert digest == sha256(path.read_bytes()).hexdigest()
+    assert_same(read_safetensors(path, digest), STATE)
+    assert_same(read_safetensors(path), STATE)
+    assert_same(load_file(path), STATE)
+
+
+def test_another_hash_is_refused_with_both_hashes_and_the_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    digest = write_safetensors(path, STATE)
+    with pytest.raises(WeightsError, match=rf"w\.safetensors has SHA-256 {digest}, but {'0' * 64} was expected"):
+        read_safetensors(path, "0" * 64)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
+def test_a_truncated_file_is_refused_by_name(tmp_path, kept):
+    path = tmp_path / "w.safetensors"
+    digest = write_safetensors(path, STATE)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(WeightsError, match=r"w\.safetensors is not a complete safetensors file"):
+        read_safetensors(path)
+    with pytest.raises(WeightsError, match=r"w\.safetensors has SHA-256"):
+        read_safetensors(path, digest)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello",
+        b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        b"PK\x03\x04" + bytes(100),
+        bytes(64),
+    ],
+)
+def test_a_foreign_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"w\.safetensors is not a complete safetensors file"):
+        read_safetensors(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
+    with pytest.raises(WeightsError, match=r"there is no weights file .*w\.safetensors"):
+        read_safetensors(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="there is no weights file"):
+        read_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failure_while_writing_leaves_no_half_written_file(tmp_path, monkeypatch, existing):
+    path = tmp_path / "w.safetensors"
+    if existing:
+        save_file({"old": torch.ones(1)}, path)
+
+    def fail_halfway(tensors, filename, metadata):
+        filename.write_bytes(b"half")
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(weights, "save_file", fail_halfway)
+    with pytest.raises(MemoryError):
+        write_safetensors(path, STATE)
+    assert [p.name for p in tmp_path.iterdir()] == ([path.name] if existing else [])
+    assert not existing or load_file(path).keys() == {"old"}
+
+
+def without(state, key):
+    return {k: v for k, v in state.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: without(state, "0.bias"), r"do not fit a net; 1 missing: 0\.bias"),
+        (lambda state: {**state, "2.bias": torch.zeros(3)}, r"do not fit a net; 1 unexpected: 2\.bias"),
+        (
+            lambda state: {**state, "0.weight": torch.zeros(3, 4)},
+            r"0\.weight has shape \(3, 4\), not \(3, 2\)",
+        ),
+        (
+            lambda state: {**state, "1.running_mean": torch.zeros(1)},
+            r"1\.running_mean has shape \(1,\), not \(3,\)",
+        ),
+        (
+            lambda state: {f"module.{k}": v for k, v in state.items()},
+            "7 missing: .*, ...; 7 unexpected: module",
+        ),
+        (lambda state: {}, "7 missing: 0.bias, 0.weight, 1.bias, 1.num_batches_tracked, 1.running_mean, ..."),
+        (
+            lambda state: {**without(state, "0.bias"), "b": torch.zeros(1), "0.weight": torch.zeros(1)},
+            r"1 missing: 0\.bias; 1 unexpected: b; 1 of another shape: 0\.weight",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_name_their_keys_and_change_nothing(change, message):
+    module, other = net(), net()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(WeightsError, match=message):
+        load_strictly(module, change(other.state_dict()), "a net")
+    assert_same(module.state_dict(), before)
+
+
+def test_weights_that_fit_are_loaded_whole():
+    module, other = net(), net()
+    load_strictly(module, other.state_dict(), "a net")
+    assert_same(module.state_dict(), other.state_dict())
+
+
+def test_weights_take_the_module_s_number_formats():
+    module = net().double()
+    source = net()
+    load_strictly(module, source.half().state_dict(), "a net")
+    expected = {key: value.to(module.state_dict()[key].dtype) for key, value in source.state_dict().items()}
+    assert module[0].weight.dtype == torch.float64
+    assert_same(module.state_dict(), expected)
+
+
+def test_a_module_on_the_meta_device_is_filled():
+    with torch.device("meta"):
+        module = net()
+    source = net()
+    load_strictly(module, source.state_dict(), "a net")
+    images = torch.randn(4, 2)
+    assert torch.equal(module.eval()(images), source.eval()(images))
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_whether_parameters_are_trained_is_the_module_s_choice(requires_grad):
+    module = net().requires_grad_(requires_grad)
+    load_strictly(module, net().state_dict(), "a net")
+    assert {parameter.requires_grad for parameter in module.parameters()} == {requires_grad}
