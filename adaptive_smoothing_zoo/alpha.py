@@ -122,7 +122,7 @@ class AdaptiveAlpha(nn.Module):
             output = output.clamp(centre - self.clamp * spread, centre + self.clamp * spread)
         normalized = self.norm(output).squeeze(1)  # (N,)
         normalized = normalized.float() if normalized.itemsize < 4 else normalized
-        return self.logit_scale * normalized + self.logit_bias
+        return self.logit_scale * normalized + self.logit_bias  # type: ignore[no-any-return]
 
     def alpha(self, alpha_logit: Tensor) -> Tensor:
         """alpha in [alpha_min, alpha_max], the shape of ``alpha_logit``."""

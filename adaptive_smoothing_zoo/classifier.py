@@ -1,6 +1,5 @@
 """The mixed classifier: an accurate net, a robust net, and the weight between them (method of 000, eq. (4))."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,23 +8,12 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
 from adaptive_smoothing_zoo.backbone_interface import BackboneInterface
+from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.logit_maps import Scale
+from adaptive_smoothing_zoo.mix import mix
 
 
-def mix(log_std: Tensor, log_rob: Tensor, log_std_weight: Tensor | float, log_rob_weight: Tensor | float) -> Tensor:
-    """log((1 - alpha) exp(log_std) + alpha exp(log_rob)), given log(1 - alpha) and log(alpha).
-
-    Finite where the log-probabilities are, unlike the log of a sum of softmaxes, which is -inf (and its gradient NaN)
-    as soon as both nets are confident.
-    """
-    if isinstance(log_std_weight, float) and log_std_weight == -math.inf:
-        return log_rob
-    if isinstance(log_rob_weight, float) and log_rob_weight == -math.inf:
-        return log_std
-    return torch.logaddexp(log_std + log_std_weight, log_rob + log_rob_weight)
-
-
-class MixedClassifier(BackboneInterface, nn.Module):
+class MixedClassifier(BackboneInterface):
     """``log((1 - alpha) softmax(t_g g(x)) + alpha softmax(t_h h(x)))``, a drop-in for a single net's logits.
 
     Args:
@@ -152,11 +140,3 @@ def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> 
         return net(images), []
     final, maps = net.forward_intermediates(images, list(taps))  # type: ignore[operator]
     return net.forward_head(final), maps  # type: ignore[operator]
-
-
-def check_image_tensor(images: Tensor) -> None:
-    """Raise ValueError unless ``images`` is a float tensor (N, channels, H, W); its values are not read."""
-    if images.ndim != 4:
-        raise ValueError(f"images must have shape (N, channels, H, W), got {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise ValueError(f"images must be floating-point in [0, 1], got {images.dtype}; divide 8-bit images by 255")

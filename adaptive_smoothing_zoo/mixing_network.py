@@ -24,7 +24,7 @@ class _Block(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         activated = F.relu(self.norm1(features))
         out = self.conv2(F.relu(self.norm2(self.conv1(activated))))
-        return out + self.shortcut(activated)
+        return out + self.shortcut(activated)  # type: ignore[no-any-return]
 
 
 class MixingNetwork(nn.Module):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.classifier import check_image_tensor
+from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 
 TRUST_OPTIONS = ("one", "std_gradient", "max_gradient", "gradient_ratio")
 SPACES = ("probabilities", "logits")

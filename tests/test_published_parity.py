@@ -40,7 +40,7 @@ SMALL = {"depth": (1, 1, 1, 1), "width": 1}, {"depth": 10, "width": 4}
 def robustbench_composite(
     published: Published, monkeypatch: pytest.MonkeyPatch, *, small: bool
 ) -> Any:
-    """What ``get_composite_model`` makes, on the CPU, its base nets reduced in depth and width if ``small``."""
+    """What ``get_composite_model`` makes, on the CPU, with small base nets if ``small``."""
     comp_model = architecture("comp_model")
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     if small:

@@ -72,7 +72,8 @@ def _per_example(value: float | Tensor, images: Tensor) -> Tensor:
 
 
 def _l2(perturbation: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(perturbation.flatten(1), dim=1).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
+    return norms.view(-1, 1, 1, 1)
 
 
 def _random_start(images: Tensor, radius: Tensor, norm: str, generator: torch.Generator | None) -> Tensor:

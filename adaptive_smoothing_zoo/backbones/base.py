@@ -22,6 +22,8 @@ class BaseNet(nn.Module):
     stages: nn.ModuleList
     final: nn.Module
     head: nn.Module
+    mean: Tensor
+    std: Tensor
     feature_info: list[dict[str, Any]]  # num_chs, reduction (relative to the input image), module
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -69,3 +71,11 @@ def stage_info(channels: Sequence[int], reductions: Sequence[int]) -> list[dict[
         {"num_chs": num_chs, "reduction": reduction, "module": f"stages.{i}"}
         for i, (num_chs, reduction) in enumerate(zip(channels, reductions, strict=True))
     ]
+
+
+def check_image_tensor(images: Tensor) -> None:
+    """Raise ValueError unless ``images`` is a float tensor (N, channels, H, W); its values are not read."""
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (N, channels, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating-point in [0, 1], got {images.dtype}; divide 8-bit images by 255")

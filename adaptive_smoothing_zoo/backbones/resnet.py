@@ -44,7 +44,7 @@ class PreActBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         activated = F.relu(self.norm1(features))
         out = self.conv2(F.relu(self.norm2(self.conv1(activated))))
-        return out + (features if self.shortcut is None else self.shortcut(activated))
+        return out + (features if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
 class ResNet(BaseNet):

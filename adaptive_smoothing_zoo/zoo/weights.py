@@ -22,7 +22,8 @@ def read_safetensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]
     if sha256 is not None and (found := file_sha256(path)) != sha256:
         raise WeightsError(f"{path} has SHA-256 {found}, but {sha256} was expected; it is damaged or another file")
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a complete safetensors file: {error}") from error
 

@@ -122,7 +122,7 @@ def test_a_fresh_net_in_training_mode_gives_every_parameter_a_gradient(architect
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="unknown architecture 'resnet19'.*resnet18, resnet20"):
+    with pytest.raises(ValueError, match=r"unknown architecture 'resnet19'.*resnet18, resnet20"):
         build("resnet19")
 
 

@@ -148,5 +148,5 @@ def test_a_missing_key_is_named(key):
 
 @pytest.mark.parametrize("data", [None, 3, "text", [], [VALID]])
 def test_what_is_no_object_is_refused(data):
-    with pytest.raises(ConfigError, match="x.json: expected an object with named fields"):
+    with pytest.raises(ConfigError, match=r"x\.json: expected an object with named fields"):
         parse(Drawing, data, "x.json")
