@@ -53,6 +53,7 @@ class ReferenceEngine:
                 "AutoAttack comes with pyautoattack: pip install 'adaptive-smoothing-zoo[evaluation]'"
             ) from None
         self.name = f"pyautoattack {version('pyautoattack')}"
+        model = _ContiguousGradients(model)
         self.model, self.batch_size, self.device = model, batch_size, device
         self._autoattack = AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard", device=device)
         self._targets = min(9, num_classes - 1)
@@ -109,6 +110,22 @@ class ReferenceEngine:
         if name == "square":
             return self._autoattack.square.perturb  # type: ignore[no-any-return]
         raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {name!r}")
+
+
+class _ContiguousGradients(nn.Module):
+    """A model whose gradient with respect to the images is contiguous, which pyautoattack needs and channels_last
+    weights do not give by themselves.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            images = images.view_as(images)
+            images.register_hook(torch.Tensor.contiguous)
+        return self.model(images)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class RunRecord:
     device_name: str
     dtype: str
     tf32: bool
+    channels_last: bool
     deterministic: bool
     clean_accuracy: float
     robust_accuracy: float
@@ -108,6 +109,7 @@ def make_record(
         device_name=_device_name(evaluation.device),
         dtype="float32",
         tf32=evaluation.tf32,
+        channels_last=evaluation.channels_last,
         deterministic=evaluation.deterministic,
         clean_accuracy=evaluation.clean_accuracy,
         robust_accuracy=evaluation.robust_accuracy,

@@ -143,8 +143,8 @@ def _build_alpha(
             raise ValueError(
                 f"{name}_model has {count} feature maps; there is none at index {outside[0]} ({name}_taps)"
             )
-    infos = [[net.feature_info[i] for i in tap] for net, tap in taps]  # type: ignore[index]
-    first, second = (sum([int(info[i]["num_chs"]) for info in infos]) for i in (0, 1))  # type: ignore[index, call-overload]
+    channels: list[list[int]] = [[net.feature_info[i]["num_chs"] for i in tap] for net, tap in taps]  # type: ignore[index, misc]
+    first, second = (std + rob for std, rob in zip(*channels, strict=True))
     return AdaptiveAlpha(
         MixingNetwork(first, second, config.planes, version=config.version),
         alpha_min=config.alpha_min,

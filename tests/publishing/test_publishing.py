@@ -43,6 +43,7 @@ def an_evaluation(**changes):
         "batch_size": 8,
         "device": "cpu",
         "tf32": False,
+        "channels_last": False,
     }
     return Evaluation(**(fields | changes))
 
