@@ -80,7 +80,8 @@ class AdaptiveAlpha(nn.Module):
             batch norm (training; the papers use 0.6). An input's alpha then depends on its batch.
 
     Raises:
-        ValueError: the range is not inside [0, 1] or is reversed.
+        ValueError: the range is not inside [0, 1] or is reversed; or the taps are not in rising order (timm nets give
+            their maps in the net's order, whatever order is asked for).
     """
 
     def __init__(
@@ -102,6 +103,9 @@ class AdaptiveAlpha(nn.Module):
         self.logit_scale, self.logit_bias = float(logit_scale), float(logit_bias)
         self.std_taps: tuple[int, ...] = tuple(std_taps)
         self.rob_taps: tuple[int, ...] = tuple(rob_taps)
+        for taps in (self.std_taps, self.rob_taps):
+            if list(taps) != sorted(set(taps)):
+                raise ValueError(f"feature maps are tapped in rising order, got the indices {taps}")
         self.clamp = clamp
 
     def set_range(self, alpha_min: float, alpha_max: float) -> None:
@@ -147,8 +151,7 @@ class AdaptiveAlpha(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"range=[{self.alpha_min}, {self.alpha_max}], "
-            f"logit_scale={self.logit_scale}, logit_bias={self.logit_bias}"
+            f"range=[{self.alpha_min}, {self.alpha_max}], logit_scale={self.logit_scale}, logit_bias={self.logit_bias}"
         )
 
 

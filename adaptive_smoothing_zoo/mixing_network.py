@@ -17,9 +17,7 @@ class _Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         same_shape = stride == 1 and in_channels == out_channels
-        self.shortcut = (
-            nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        )
+        self.shortcut = nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         activated = F.relu(self.norm1(features))
@@ -45,9 +43,7 @@ class MixingNetwork(nn.Module):
             from group 0's output.
     """
 
-    def __init__(
-        self, first_channels: int, second_channels: int, planes: Sequence[int], *, version: int = 4
-    ) -> None:
+    def __init__(self, first_channels: int, second_channels: int, planes: Sequence[int], *, version: int = 4) -> None:
         super().__init__()
         if version not in (3, 4):
             raise ValueError(f"the mixing network has versions 3 and 4, got {version}")
@@ -63,9 +59,7 @@ class MixingNetwork(nn.Module):
             nn.Sequential(_Block(channels, plane, 2), _Block(plane, plane, 1))
             for channels, plane in zip(inputs, planes, strict=True)
         )
-        self.project = (
-            nn.Identity() if version == 3 else nn.Conv2d(second_channels, planes[0], 1, bias=False)
-        )
+        self.project = nn.Identity() if version == 3 else nn.Conv2d(second_channels, planes[0], 1, bias=False)
         self.head = nn.Linear(planes[2], 1, bias=False)
 
     def forward(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> Tensor:

@@ -90,7 +90,9 @@ def draw(curve: ConstantCurve, out: Path, entry) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4.2))
-    axes.plot([100 * p.robust for p in curve.points], [100 * p.clean for p in curve.points], "o-", label="constant alpha")
+    axes.plot(
+        [100 * p.robust for p in curve.points], [100 * p.clean for p in curve.points], "o-", label="constant alpha"
+    )
     for point in curve.points:
         axes.annotate(f"{point.alpha:g}", (100 * point.robust, 100 * point.clean), (4, 4), textcoords="offset points")
     if results_path(out, entry).with_suffix(".run.json").exists():
@@ -102,7 +104,9 @@ def draw(curve: ConstantCurve, out: Path, entry) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     path = curve_path(out, entry).with_name("constant_alpha.png")
-    write_with(path, lambda temporary: figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata={"Software": None}))
+    write_with(
+        path, lambda temporary: figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    )
     click.echo(f"wrote {path}")
 
 

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+# The nets of the tests are too small for more than one thread each; the suite runs in several processes instead.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

@@ -32,7 +32,9 @@ def test_importing_the_package_imports_no_evaluation_dependency():
 
 def _seconds(module):
     program = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
-    return float(subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=True).stdout
+    )
 
 
 def test_importing_the_package_takes_under_one_and_a_half_times_importing_torch():

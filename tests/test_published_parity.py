@@ -37,9 +37,7 @@ FULL_SIZE = {"depth": 152, "width": 2}, {"depth": 70, "width": 16}
 SMALL = {"depth": (1, 1, 1, 1), "width": 1}, {"depth": 10, "width": 4}
 
 
-def robustbench_composite(
-    published: Published, monkeypatch: pytest.MonkeyPatch, *, small: bool
-) -> Any:
+def robustbench_composite(published: Published, monkeypatch: pytest.MonkeyPatch, *, small: bool) -> Any:
     """What ``get_composite_model`` makes, on the CPU, with small base nets if ``small``."""
     comp_model = architecture("comp_model")
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
@@ -68,9 +66,7 @@ def ours_like(model: Any, published: Published, *, small: bool) -> MixedClassifi
         rob_model = dm_wide_resnet.DMWideResNet(
             **rob, activation=published.activation, num_classes=classes, mean=mean, std=deviation
         )
-        first, second = (
-            sum(net.feature_info[i]["num_chs"] for net in (std_model, rob_model)) for i in (0, 1)
-        )
+        first, second = (sum(net.feature_info[i]["num_chs"] for net in (std_model, rob_model)) for i in (0, 1))
         planes = default_planes(*(net.feature_info[0]["num_chs"] for net in (std_model, rob_model)))
         mixed = MixedClassifier(
             std_model,
@@ -123,7 +119,9 @@ def test_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     model = robustbench_composite(PUBLISHED[0], monkeypatch, small=False)
     mixed = ours_like(model, PUBLISHED[0], small=False)
     assert [parameters(net) for net in (mixed.std_model, mixed.rob_model, mixed.alpha)] == [
-        232_647_908, 266_888_756, 67_848_704,
+        232_647_908,
+        266_888_756,
+        67_848_704,
     ]
     images = torch.rand(2, 3, 32, 32)
     compare(model, mixed, images)

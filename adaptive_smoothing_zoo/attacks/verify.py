@@ -11,15 +11,13 @@ TOLERANCE = 1e-6  # rounding of float32 pixels; distances are computed in float6
 
 
 @torch.no_grad()
-def predict(
-    model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, device: torch.device
-) -> Tensor:
+def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, device: torch.device) -> Tensor:
     """Labels (N,) on the images' device, always from batches of exactly ``batch_size`` (the last one is filled up).
 
     Kernels, and with them the last bits of the logits, depend on the shape of a batch; one shape gives one verdict.
 
     Raises:
-        EvaluationError: the model's output is not one finite number per class.
+        EvaluationError: the model's output is not one number per class, or is NaN somewhere.
     """
     labels = []
     for batch in images.split(batch_size):
@@ -55,5 +53,3 @@ def check_adversarials(originals: Tensor, adversarials: Tensor, indices: Tensor,
         if bool(bad.any()):
             i = int(bad.nonzero()[0])
             raise EvaluationError(f"the adversarial example for image {int(indices[i])} {what}")
-
-

@@ -36,9 +36,7 @@ class StdConv2d(nn.Conv2d):
     def folded(self) -> nn.Conv2d:
         """A plain convolution that computes the same."""
         size, stride = self.kernel_size[0], self.stride[0]
-        conv = nn.Conv2d(
-            self.in_channels, self.out_channels, size, stride, size // 2, bias=False, device="meta"
-        )
+        conv = nn.Conv2d(self.in_channels, self.out_channels, size, stride, size // 2, bias=False, device="meta")
         conv.weight = nn.Parameter(self.standardized_weight().detach(), self.weight.requires_grad)
         return conv.train(self.training)
 
@@ -112,16 +110,12 @@ class BiTResNet(BaseNet):
             raise ValueError(f"the depth of a BiT ResNet is 50, 101, 152 or four numbers, got {depth}")
         self.image_size = image_size
         # The padding before the pooling is with zeros, which count, since no ReLU precedes it.
-        self.stem = nn.Sequential(
-            StdConv2d(len(mean), 64 * width, 7, 2), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2)
-        )
+        self.stem = nn.Sequential(StdConv2d(len(mean), 64 * width, 7, 2), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2))
         widths = [256 * width * 2**i for i in range(4)]
         self.stages = nn.ModuleList()
         for i, (count, before, out) in enumerate(zip(units, [64 * width, *widths[:3]], widths, strict=True)):
             self.stages.append(
-                nn.Sequential(
-                    _Unit(before, out, 1 if i == 0 else 2), *(_Unit(out, out, 1) for _ in range(count - 1))
-                )
+                nn.Sequential(_Unit(before, out, 1 if i == 0 else 2), *(_Unit(out, out, 1) for _ in range(count - 1)))
             )
         self.final = nn.Sequential(nn.GroupNorm(32, widths[-1]), nn.ReLU())
         self.head = nn.Linear(widths[-1], num_classes)

@@ -100,9 +100,7 @@ DM_WRN_KEYS: KeyTable = {
 }
 
 
-def from_foreign(
-    state: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]
-) -> dict[str, Tensor]:
+def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]) -> dict[str, Tensor]:
     """Our state dict from one with the keys of DeepMind's PyTorch code, which RobustBench uses.
 
     Args:

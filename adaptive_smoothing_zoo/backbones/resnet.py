@@ -89,29 +89,46 @@ class ResNet(BaseNet):
         self.feature_info = stage_info(widths, [2**i for i in range(len(widths))])
 
 
-def resnet18(*, width: int = 64, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT,
-             std: Sequence[float] = _NO_SCALE) -> ResNet:
+def resnet18(
+    *, width: int = 64, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
+) -> ResNet:
     """ResNet-18 for 32x32 images; ``width`` 64 is the usual size, 32 a quarter of its cost."""
-    return ResNet(depths=(2, 2, 2, 2), widths=[width * 2**i for i in range(4)], num_classes=num_classes,
-                  mean=mean, std=std)
+    return ResNet(
+        depths=(2, 2, 2, 2), widths=[width * 2**i for i in range(4)], num_classes=num_classes, mean=mean, std=std
+    )
 
 
-def preact_resnet18(*, width: int = 64, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT,
-                    std: Sequence[float] = _NO_SCALE) -> ResNet:
+def preact_resnet18(
+    *, width: int = 64, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
+) -> ResNet:
     """Pre-activation ResNet-18 for 32x32 images."""
-    return ResNet(depths=(2, 2, 2, 2), widths=[width * 2**i for i in range(4)], pre_activation=True,
-                  num_classes=num_classes, mean=mean, std=std)
+    return ResNet(
+        depths=(2, 2, 2, 2),
+        widths=[width * 2**i for i in range(4)],
+        pre_activation=True,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+    )
 
 
-def resnet20(*, width: int = 16, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT,
-             std: Sequence[float] = _NO_SCALE) -> ResNet:
+def resnet20(
+    *, width: int = 16, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
+) -> ResNet:
     """ResNet-20 for 32x32 images: three stages of three blocks."""
-    return ResNet(depths=(3, 3, 3), widths=[width * 2**i for i in range(3)], num_classes=num_classes,
-                  mean=mean, std=std)
+    return ResNet(
+        depths=(3, 3, 3), widths=[width * 2**i for i in range(3)], num_classes=num_classes, mean=mean, std=std
+    )
 
 
-def wide_resnet(*, depth: int, width: int, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT,
-                std: Sequence[float] = _NO_SCALE) -> ResNet:
+def wide_resnet(
+    *,
+    depth: int,
+    width: int,
+    num_classes: int = 10,
+    mean: Sequence[float] = _NO_SHIFT,
+    std: Sequence[float] = _NO_SCALE,
+) -> ResNet:
     """WRN-depth-width: three stages of (depth - 4) / 6 pre-activation blocks behind a 16-channel stem.
 
     Raises:
@@ -120,8 +137,15 @@ def wide_resnet(*, depth: int, width: int, num_classes: int = 10, mean: Sequence
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest:
         raise ValueError(f"the depth of a Wide ResNet is 6 n + 4 (10, 16, 22, 28, ...), got {depth}")
-    return ResNet(depths=(blocks,) * 3, widths=[16 * width * 2**i for i in range(3)], stem_width=16,
-                  pre_activation=True, num_classes=num_classes, mean=mean, std=std)
+    return ResNet(
+        depths=(blocks,) * 3,
+        widths=[16 * width * 2**i for i in range(3)],
+        stem_width=16,
+        pre_activation=True,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+    )
 
 
 # Prefixes of the widespread ResNet-18 code for CIFAR (conv1, bn1, layer1 .. layer4, linear) and ours.

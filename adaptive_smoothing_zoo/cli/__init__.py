@@ -183,5 +183,3 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
     path = out / f"{entry.key}.md"
     write_text(path, model_card(entry, record, read_curve(results, entry)))
     click.echo(f"wrote {path}" + ("" if measured else f"; no results for {entry.key} in {results}"))
-
-

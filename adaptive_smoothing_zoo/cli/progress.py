@@ -21,7 +21,9 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         def show(progress: Progress) -> None:
             bar.total = max(1, progress.passes_done + progress.passes_left)
             bar.n = progress.passes_done
-            bar.set_description(f"{progress.attack} {progress.done}/{progress.total}" if progress.total else progress.attack)
+            bar.set_description(
+                f"{progress.attack} {progress.done}/{progress.total}" if progress.total else progress.attack
+            )
             bar.set_postfix_str(f"{progress.robust} points still robust")
 
         yield show

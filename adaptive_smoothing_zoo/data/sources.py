@@ -103,7 +103,10 @@ def _is_image_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
     return any(
-        file.suffix.lower() in IMG_EXTENSIONS for folder in path.iterdir() if folder.is_dir() for file in folder.iterdir()
+        file.suffix.lower() in IMG_EXTENSIONS
+        for folder in path.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
     )
 
 

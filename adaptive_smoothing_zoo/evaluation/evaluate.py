@@ -252,8 +252,8 @@ class _Run:
         lost = ~torch.isfinite(candidates).flatten(1).all(dim=1)
         if bool(lost.any()):
             raise EvaluationError(
-                f"{name} ended at a point that is not finite for image {int(indices[lost][0])}: the model's gradient or "
-                "output overflows there, and AutoAttack would count the image as robust; make the model's head stable"
+                f"{name} ended at a point that is not finite for image {int(indices[lost][0])}: the model's gradient "
+                "or output overflows there, and AutoAttack would count the image as robust; make the model's head stable"
             )
         fooled = self._predict(candidates) != self.labels[indices]
         winners = indices[fooled]

@@ -89,8 +89,8 @@ def _alpha(entry: Entry) -> str:
     alpha = entry.alpha
     if isinstance(alpha, AdaptiveAlphaConfig):
         return (
-            f"[{alpha.alpha_min:g}, {alpha.alpha_max:g}], chosen per input by a mixing network (version {alpha.version}, "
-            f"planes {alpha.planes}, alpha_logit scale {alpha.logit_scale:g}, bias {alpha.logit_bias:g})"
+            f"[{alpha.alpha_min:g}, {alpha.alpha_max:g}], chosen per input by a mixing network "
+            f"(version {alpha.version}, planes {alpha.planes}, alpha_logit scale {alpha.logit_scale:g}, bias {alpha.logit_bias:g})"
         )
     return f"{alpha.value:g}, constant"
 

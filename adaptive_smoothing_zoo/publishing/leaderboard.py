@@ -120,7 +120,9 @@ def _html_cell(row: dict[str, str], key: str) -> str:
         link = row["link"] if row["link"].startswith(("https://", "http://")) else ""
         title = html.escape(row["title"])
         title = f'<a href="{html.escape(link)}">{title}</a>' if link else title
-        return f"<td><b>{html.escape(row['method'])}</b><br>{title}<br><small>{html.escape(row['footnote'])}</small></td>"
+        return (
+            f"<td><b>{html.escape(row['method'])}</b><br>{title}<br><small>{html.escape(row['footnote'])}</small></td>"
+        )
     unit = " %" if key in ("clean", "autoattack", "best") else ""
     return f"<td>{html.escape(row[key])}{unit}</td>"
 

@@ -210,8 +210,11 @@ def _commit() -> str | None:
     try:
         run = [
             subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10)
-            for arguments in (["ls-files", "--error-unmatch", "__init__.py"], ["rev-parse", "HEAD"],
-                              ["status", "--porcelain", "--", "."])
+            for arguments in (
+                ["ls-files", "--error-unmatch", "__init__.py"],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--", "."],
+            )
         ]
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -175,7 +175,5 @@ def _download(
         raise WeightsError(f"{repo!r} is neither an existing folder nor a repository name (org/name)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"cannot get {name} from {repo!r}, which is no local folder either: {first_line}"
-        ) from error
+        raise WeightsError(f"cannot get {name} from {repo!r}, which is no local folder either: {first_line}") from error
     return Path(path)

@@ -67,9 +67,7 @@ def main(robust_net: Path, data: str | None, out: Path) -> None:
     if chosen is None:
         raise click.ClickException("no alpha keeps enough robustness")
     file = "Demo2026Constant-cifar10-Linf.safetensors"
-    sha256 = write_safetensors(
-        out / "pretrained" / file, {f"rob_model.{key}": value for key, value in state.items()}
-    )
+    sha256 = write_safetensors(out / "pretrained" / file, {f"rob_model.{key}": value for key, value in state.items()})
     settings = training["settings"]
     entry = Entry(
         name="Demo2026Constant",

@@ -19,7 +19,12 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 
-ARCHITECTURE = {"architecture": "resnet18", "width": 32, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+ARCHITECTURE = {
+    "architecture": "resnet18",
+    "width": 32,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+}
 SETTINGS = BaseNetTraining(
     epochs=8,
     learning_rate=0.2,

@@ -1,10 +1,11 @@
 """Make the two digits triplets that the package embeds, from nothing, in a few minutes on 2 cores.
 
-    python eval/recipes/digits.py [--out DIR]
+    python eval/recipes/digits.py [--out DIR] [--choose-only]
 
 Trains g (standard), h (PGD adversarial training) and the mixing network on the training split, chooses alpha (its
 constant, or its range, scale and bias) on the validation split, and writes weights to ``DIR/pretrained`` and entries to
-``DIR/zoo/entries/digits/Linf``. DIR defaults to the package itself. The test split is not read here.
+``DIR/zoo/entries/digits/Linf``. DIR defaults to the package itself. The test split is not read here. ``--choose-only``
+takes the nets that the package embeds and chooses alpha again.
 """
 
 import json
@@ -14,11 +15,11 @@ from pathlib import Path
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import adaptive_smoothing_zoo
-from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
-from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork, load_model
+from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.files import write_text
@@ -59,24 +60,32 @@ PAPER = Paper(
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path(adaptive_smoothing_zoo.__file__).parent)
-def main(out: Path) -> None:
+@click.option("--choose-only", is_flag=True)
+def main(out: Path, choose_only: bool) -> None:
     start = time.time()
-    train, validation = load_data("digits", "train"), load_data("digits", "validation")
-    std_model = train_base_net(_new(STD_NET), train.images, train.labels, STD_TRAINING)
-    rob_model = train_base_net(_new(ROB_NET), train.images, train.labels, ROB_TRAINING)
+    validation = load_data("digits", "validation")
+    mixed = load_model("Demo2026Adaptive", dataset="digits") if choose_only else train_all()
+    std_model, rob_model = mixed.std_model, mixed.rob_model
     needed = KEPT * robust_accuracy(rob_model, validation)
     click.echo(
         f"{time.time() - start:.0f} s; validation: g {accuracy(std_model, validation):.4f} clean; h "
-        f"{accuracy(rob_model, validation):.4f} clean, {needed / KEPT:.4f} under PGD-40; the mix must keep {needed:.4f}"
+        f"{accuracy(rob_model, validation):.4f} clean, {needed / KEPT:.4f} attacked; the mix must keep {needed:.4f}"
     )
     constant = choose_constant(std_model, rob_model, validation, needed)
-    torch.manual_seed(MIXING_TRAINING.seed)
-    mixed = MixedClassifier(std_model, rob_model, AdaptiveAlpha(MixingNetwork(8 + 24, 16 + 48, PLANES)))
-    train_mixing_network(mixed, train.images, train.labels, MIXING_TRAINING)
     adaptive = choose_adaptive(mixed, validation, needed)
     click.echo(f"{time.time() - start:.0f} s; chosen: alpha {constant.value}; {adaptive}")
     save(out, "Demo2026Constant", MixedClassifier(std_model, rob_model, constant.value), constant)
     save(out, "Demo2026Adaptive", mixed, adaptive)
+
+
+def train_all() -> MixedClassifier:
+    """g, h and the mixing network, trained on the training split."""
+    train = load_data("digits", "train")
+    std_model = train_base_net(_new(STD_NET), train.images, train.labels, STD_TRAINING)
+    rob_model = train_base_net(_new(ROB_NET), train.images, train.labels, ROB_TRAINING)
+    torch.manual_seed(MIXING_TRAINING.seed)
+    mixed = MixedClassifier(std_model, rob_model, AdaptiveAlpha(MixingNetwork(8 + 24, 16 + 48, PLANES)))
+    return train_mixing_network(mixed, train.images, train.labels, MIXING_TRAINING)
 
 
 def _new(config: BaseNetConfig) -> nn.Module:
@@ -89,19 +98,37 @@ def accuracy(model: nn.Module, examples: Examples) -> float:
     return float((model(examples.images).argmax(1) == examples.labels).double().mean())
 
 
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the best wrong class is above the right one, (N,)."""
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - right
+
+
 def robust_accuracy(model: nn.Module, examples: Examples) -> float:
-    """Under white-box PGD-40 from a random start; a screening number, weaker than AutoAttack."""
-    attacked = pgd(
-        model,
-        examples.images,
-        examples.labels,
-        eps=EPS_VALUE,
-        step_size=EPS_VALUE / 8,
-        steps=40,
-        random_start=True,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return float((model(attacked).argmax(1) == examples.labels).double().mean())
+    """Under the union of PGD-40 runs, the true model as judge; a screening number, weaker than AutoAttack.
+
+    Cross-entropy and margin loss through the model itself and, where alpha adapts, both losses through the mix with
+    alpha pinned at alpha_min: a mixing network can hide the gradient, and a single white-box run then flatters it.
+    """
+    surrogates = [model]
+    if isinstance(model, MixedClassifier) and isinstance(model.alpha, AdaptiveAlpha):
+        surrogates.append(MixedClassifier(model.std_model, model.rob_model, model.alpha.alpha_min).eval())
+    robust = torch.ones(len(examples), dtype=torch.bool)
+    for surrogate in surrogates:
+        for loss in (cross_entropy, margin):
+            attacked = pgd(
+                surrogate,
+                examples.images,
+                examples.labels,
+                eps=EPS_VALUE,
+                step_size=EPS_VALUE / 8,
+                steps=40,
+                random_start=True,
+                loss=loss,
+                generator=torch.Generator().manual_seed(0),
+            )
+            robust &= model(attacked).argmax(1) == examples.labels
+    return float(robust.double().mean())
 
 
 def choose_constant(
@@ -119,9 +146,9 @@ def choose_adaptive(model: MixedClassifier, examples: Examples, needed: float) -
     network = model.alpha.mixing_network
 
     def candidates():
-        for alpha_min in (0.6, 0.7, 0.8, 0.9):
-            for scale in (2.0, 4.0):
-                for bias in (0.0, 1.0, 2.0):
+        for alpha_min in (0.7, 0.8, 0.85, 0.9):
+            for scale in (1.0, 2.0):
+                for bias in (0.0, 1.0):
                     config = AdaptiveAlphaConfig(
                         alpha_min=alpha_min, alpha_max=1.0, logit_scale=scale, logit_bias=bias, planes=PLANES
                     )
@@ -142,7 +169,7 @@ def best(candidates: Iterable):
         for model, config in candidates:
             model.eval()
             scored.append((accuracy(model, examples), robust_accuracy(model, examples), config))
-            click.echo(f"  clean {scored[-1][0]:.4f}, PGD-40 {scored[-1][1]:.4f}: {config}")
+            click.echo(f"  clean {scored[-1][0]:.4f}, attacked {scored[-1][1]:.4f}: {config}")
         enough = [candidate for candidate in scored if candidate[1] >= needed]
         if not enough:
             raise click.ClickException(f"no candidate keeps a robust accuracy of {needed:.4f}")
@@ -151,9 +178,7 @@ def best(candidates: Iterable):
     return pick
 
 
-def save(
-    out: Path, name: str, model: MixedClassifier, alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
-) -> None:
+def save(out: Path, name: str, model: MixedClassifier, alpha: ConstantAlphaConfig | AdaptiveAlphaConfig) -> None:
     """Write a triplet's weights and entry."""
     file = f"{name}-digits-Linf.safetensors"
     sha256 = write_safetensors(out / "pretrained" / file, model.state_dict())
@@ -190,8 +215,8 @@ def save(
             )
             + "all on the training split (index modulo 5 in 0, 1, 2). alpha was chosen on the validation split (index "
             f"modulo 5 is 3): highest clean accuracy among candidates that keep {KEPT:.0%} of h's accuracy under "
-            "PGD-40. The test split (index modulo 5 is 4) was used for the results alone. The images come in the order "
-            "of their writers, so writers are shared between the splits."
+            "several PGD-40 attacks. The test split (index modulo 5 is 4) was used for the results alone. The "
+            "images come in the order of their writers, so writers are shared between the splits."
         ),
         limits=("8x8 gray digits; the radius is a fifth of the pixel range.",),
     )

@@ -99,7 +99,9 @@ def npz_of(reference: Any) -> dict[str, np.ndarray]:
         for unit_name, unit in block.named_children():
             at = f"{block_name}/{unit_name}"
             for letter, conv, norm in (
-                ("a", unit.conv1, unit.gn1), ("b", unit.conv2, unit.gn2), ("c", unit.conv3, unit.gn3)
+                ("a", unit.conv1, unit.gn1),
+                ("b", unit.conv2, unit.gn2),
+                ("c", unit.conv3, unit.gn3),
             ):
                 arrays[f"{at}/{letter}/standardized_conv2d/kernel"] = conv.weight
                 arrays[f"{at}/{letter}/group_norm/gamma"] = norm.weight

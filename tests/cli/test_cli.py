@@ -57,7 +57,11 @@ def test_eval_writes_entry_record_and_examples_and_a_second_run_the_same(capsys,
         record = json.loads((folder / "Demo2026Constant.run.json").read_text())
         assert record.pop("seconds")
         records.append(
-            (record, (folder / "Demo2026Constant.json").read_text(), (folder / "Demo2026Constant.examples.npz").read_bytes())
+            (
+                record,
+                (folder / "Demo2026Constant.json").read_text(),
+                (folder / "Demo2026Constant.examples.npz").read_bytes(),
+            )
         )
     assert records[0] == records[1]
     assert records[0][0]["n"] == 6
@@ -90,7 +94,10 @@ GOOD = {"images": np.zeros((4, 32, 32, 3), np.uint8), "labels": np.zeros(4, np.i
     ("arguments", "message"),
     [
         (("Demo2026Adaptve", "--dataset", "digits"), "did you mean Demo2026Adaptive"),
-        (("Demo2026Adaptive", "--dataset", "imagenet"), "no models for dataset 'imagenet'; the zoo has cifar10, digits"),
+        (
+            ("Demo2026Adaptive", "--dataset", "imagenet"),
+            "no models for dataset 'imagenet'; the zoo has cifar10, digits",
+        ),
         (("Demo2026Adaptive", "--dataset", "digits", "--threat-model", "L7"), "no models for threat model 'L7'"),
         (("Demo2026Adaptive", "--dataset", "digits", "--eps", "eight"), "eps must be a number or a fraction"),
         (("Demo2026Adaptive", "--dataset", "digits", "--eps", "-1/255"), "must not be negative"),

@@ -1,4 +1,5 @@
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,16 +11,15 @@ from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, Reference
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.evaluation import evaluate as evaluate_function
 from adaptive_smoothing_zoo.evaluation.evaluate import ENGINES
 
-IMAGES = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
+IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
 
 
 class Linear(nn.Module):
     """Logits linear in the pixels: how far each point is from another label is known exactly."""
 
-    def __init__(self, classes=4, pixels=16):
+    def __init__(self, classes=4, pixels=36):
         super().__init__()
         self.layer = nn.Linear(pixels, classes, dtype=torch.float32)
 
@@ -117,7 +117,11 @@ def test_a_textbook_head_fools_autoattack_where_the_stable_head_gives_the_true_v
     # Every point can be pushed across the boundary at brightness 1/2, so the true robust accuracy is 0.
     from pyautoattack import AutoAttack
 
-    images = 0.5 + torch.tensor([-0.05, -0.03, 0.03, 0.05]).view(-1, 1, 1, 1) + 0.01 * (IMAGES[:4] - IMAGES[:4].mean((1, 2, 3), keepdim=True))
+    images = (
+        0.5
+        + torch.tensor([-0.05, -0.03, 0.03, 0.05]).view(-1, 1, 1, 1)
+        + 0.01 * (IMAGES[:4] - IMAGES[:4].mean((1, 2, 3), keepdim=True))
+    )
     nets = Brightness(3e3), Brightness(3e3)
     textbook, stable = TextbookMix(*nets, 0.7), MixedClassifier(*nets, 0.7)
     labels = stable(images).argmax(1)
@@ -129,6 +133,7 @@ def test_a_textbook_head_fools_autoattack_where_the_stable_head_gives_the_true_v
 
     attack = AutoAttack(textbook, norm="Linf", eps=0.1, seed=0, version="standard", device="cpu")
     attack.attacks_to_run = ["apgd-ce", "apgd-t"]
+    attack.apgd_targeted.n_target_classes = 3
     adversarials, _ = attack.run_standard_evaluation(images, labels)
     # What is left "robust" is so only because its attack ended in NaN or never moved.
     fooled = TextbookMix(*nets, 0.7)(adversarials.nan_to_num(0.5)).argmax(1) != labels
@@ -218,11 +223,15 @@ def test_autoattacks_checks_see_a_randomized_net_and_probabilities():
             return model(x) + 0.1 * torch.randn(len(x), 10)
 
     for net, expected in ((Noisy(), "randomized"), (nn.Sequential(model, nn.Softmax(1)), "probability")):
-        engine = ReferenceEngine(net, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu"))
+        engine = ReferenceEngine(
+            net, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
+        )
         with collect_warnings() as found:
             engine.check(images, labels)
         assert any(expected in warning for warning in found)
-    engine = ReferenceEngine(model, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu"))
+    engine = ReferenceEngine(
+        model, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
+    )
     with collect_warnings() as found:
         engine.check(images, labels)
     assert found == []
@@ -244,7 +253,7 @@ def test_progress_ends_with_nothing_left():
     evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.05, batch_size=5, on_progress=seen.append)
     assert [p.attack for p in seen if p.total == 0] == ["clean", *STANDARD_ATTACKS]
     assert seen[-1].passes_left == 0
-    assert all(b.passes_done >= a.passes_done for a, b in zip(seen, seen[1:], strict=False))
+    assert all(b.passes_done >= a.passes_done for a, b in pairwise(seen))
     assert all(p.done <= p.total for p in seen if p.total)
 
 
@@ -280,7 +289,7 @@ def test_what_cannot_be_evaluated_is_refused_with_a_reason(arguments, message):
     settings = {"images": IMAGES, "labels": LABELS, "eps": 0.1} | arguments
     images, labels = settings.pop("images"), settings.pop("labels")
     with pytest.raises(ValueError, match=message):
-        evaluate_function(Linear(), images, labels, **settings)
+        evaluate(Linear(), images, labels, **settings)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -76,7 +76,9 @@ def test_the_composite_loss_is_its_formula():
 def test_the_mixing_network_learns_to_tell_attacked_from_clean_and_the_base_nets_stay():
     std = train_base_net(a_net(), IMAGES, LABELS, BaseNetTraining(epochs=10, batch_size=16, learning_rate=0.05))
     rob = train_base_net(
-        a_net(), IMAGES, LABELS,
+        a_net(),
+        IMAGES,
+        LABELS,
         BaseNetTraining(epochs=10, batch_size=16, learning_rate=0.05, eps=0.3, attack_steps=2, attack_step_size=0.2),
     )
     model = MixedClassifier(std, rob, AdaptiveAlpha(MixingNetwork(8, 16, (8, 8, 8)), alpha_min=0.6, alpha_max=0.9))
