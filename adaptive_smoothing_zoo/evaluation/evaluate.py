@@ -253,7 +253,7 @@ class _Run:
         if bool(lost.any()):
             raise EvaluationError(
                 f"{name} ended at a point that is not finite for image {int(indices[lost][0])}: the model's gradient "
-                "or output overflows there, and AutoAttack would count the image as robust; make the model's head stable"
+                "or output overflows there, and AutoAttack would count the image as robust; make the head stable"
             )
         fooled = self._predict(candidates) != self.labels[indices]
         winners = indices[fooled]

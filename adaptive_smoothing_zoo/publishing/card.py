@@ -90,7 +90,8 @@ def _alpha(entry: Entry) -> str:
     if isinstance(alpha, AdaptiveAlphaConfig):
         return (
             f"[{alpha.alpha_min:g}, {alpha.alpha_max:g}], chosen per input by a mixing network "
-            f"(version {alpha.version}, planes {alpha.planes}, alpha_logit scale {alpha.logit_scale:g}, bias {alpha.logit_bias:g})"
+            f"(version {alpha.version}, planes {alpha.planes}, alpha_logit scale {alpha.logit_scale:g}, "
+            f"bias {alpha.logit_bias:g})"
         )
     return f"{alpha.value:g}, constant"
 
