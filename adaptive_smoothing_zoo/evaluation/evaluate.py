@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine, collect_warnings
@@ -142,7 +143,7 @@ def evaluate(
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
-        EvaluationError: the model gives NaN, or an adversarial example does not hold what it must.
+        EvaluationError: the model gives NaN or has a gradient that is not finite, or an adversarial example does not hold what it must.
     """
     check_examples(images, labels)
     chosen_device = pick_device(device)
@@ -218,6 +219,7 @@ class _Run:
         self.robust = self.clean_correct.clone()
         self.broken_by = np.where(self.clean_correct.numpy(), "", CLEAN).astype("<U8")
         self._finish(CLEAN)
+        self._check_gradients()
         self.engine.check(self.images, self.labels)
 
     def attack(self, name: str) -> None:
@@ -274,6 +276,20 @@ class _Run:
             raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {logits.shape[1]}")
         check_examples(self.images, self.labels, logits.shape[1])
         return int(logits.shape[1])
+
+    def _check_gradients(self) -> None:
+        """Refuse a model whose gradient overflows: AutoAttack would stand still there and call the points robust."""
+        for indices in self.clean_correct.nonzero().squeeze(1).split(self.batch_size):
+            points = self.images[indices].to(self.device).requires_grad_()
+            loss = F.cross_entropy(self.model(points), self.labels[indices].to(self.device), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, points)
+            lost = ~torch.isfinite(gradient).flatten(1).all(dim=1).cpu()
+            if bool(lost.any()):
+                raise EvaluationError(
+                    f"the gradient of the cross-entropy is not finite at image {int(indices[lost][0])}; attacks that "
+                    "use it would fail there for no good reason, and the image would count as robust; make the "
+                    "model's head stable"
+                )
 
     @torch.no_grad()
     def _is_deterministic(self) -> bool:

@@ -54,13 +54,12 @@ def test_autoattack_agrees_with_the_closed_form_on_a_linear_net(norm):
 def test_verdicts_equal_pyautoattacks_own_run():
     from pyautoattack import AutoAttack
 
-    torch.manual_seed(3)
-    model = build("small_cnn", widths=(4, 8)).eval()
-    images = torch.rand(10, 1, 8, 8)
-    labels = model(images).argmax(1)
-    ours = evaluate(model, images, labels, eps=0.02, seed=7, batch_size=6)
-    attack = AutoAttack(model, norm="Linf", eps=0.02, seed=7, version="standard", device="cpu")
-    adversarials, _ = attack.run_standard_evaluation(images, labels, batch_size=6)
+    model = Linear(classes=10).requires_grad_(False)
+    labels = model(IMAGES).argmax(1)
+    eps = float(model.distance(IMAGES, labels, "Linf").median())
+    ours = evaluate(model, IMAGES, labels, eps=eps, seed=7, batch_size=5)
+    attack = AutoAttack(model, norm="Linf", eps=eps, seed=7, version="standard", device="cpu")
+    adversarials, _ = attack.run_standard_evaluation(IMAGES, labels, batch_size=5)
     theirs = (model(adversarials).argmax(1) == labels).numpy()
     assert 0 < theirs.sum() < len(theirs)
     np.testing.assert_array_equal(ours.robust, theirs)
@@ -68,16 +67,16 @@ def test_verdicts_equal_pyautoattacks_own_run():
 
 
 def test_the_same_seed_gives_the_same_result_and_the_global_generator_is_left_alone():
-    torch.manual_seed(3)
-    model = build("small_cnn", widths=(4, 8)).eval()
-    images = torch.rand(8, 1, 8, 8)
-    labels = model(images).argmax(1)
+    model = Linear(classes=10)
+    labels = model(IMAGES).argmax(1)
+    eps = float(model.distance(IMAGES, labels, "Linf").median())
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first = evaluate(model, images, labels, eps=0.02)
+    first = evaluate(model, IMAGES, labels, eps=eps)
     assert torch.equal(torch.rand(3), expected)
-    second = evaluate(model, images, labels, eps=0.02)
+    second = evaluate(model, IMAGES, labels, eps=eps)
+    assert set(first.broken_by) != {""}
     np.testing.assert_array_equal(first.adversarials, second.adversarials)
     np.testing.assert_array_equal(first.broken_by, second.broken_by)
 
@@ -139,7 +138,7 @@ def test_a_textbook_head_fools_autoattack_where_the_stable_head_gives_the_true_v
     fooled = TextbookMix(*nets, 0.7)(adversarials.nan_to_num(0.5)).argmax(1) != labels
     assert not fooled.all()
     assert evaluate(stable, images, labels, eps=0.1).robust_accuracy == 0.0
-    with pytest.raises(EvaluationError, match="not finite for image"):
+    with pytest.raises(EvaluationError, match="gradient of the cross-entropy is not finite at image 0"):
         evaluate(textbook, images, labels, eps=0.1)
 
 
@@ -168,7 +167,7 @@ class OneAttack:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.clamp(0.3, 0.3) * 0 + 0.31 + (x - x), r"image 0 leaves the Linf ball of radius 0.01"),
+        (lambda x: x.clamp(0.3, 0.3) * 0 + 0.31 + (x - x), r"leaves the Linf ball of radius 0.01"),
         (lambda x: x - 5, r"leaves \[0, 1\]"),
         (lambda x: x / 0, r"not finite for image 0"),
     ],
@@ -196,7 +195,7 @@ def test_an_adversarial_example_that_does_not_hold_is_an_error(monkeypatch):
         calls = 0
 
         def forward(self, images):
-            if not torch.equal(images, IMAGES):
+            if len(images) == len(IMAGES) and not torch.equal(images, IMAGES):
                 self.calls += 1
                 if self.calls == 1:
                     return model(images).roll(1, 1)
