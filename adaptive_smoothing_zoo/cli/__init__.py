@@ -102,12 +102,13 @@ def eval_command(
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
-    from adaptive_smoothing_zoo.publishing.results import check_writable, make_record, write_results
+    from adaptive_smoothing_zoo.publishing.results import check_writable, make_record, source_commit, write_results
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
     chosen = pick_device(device)
     check_writable(out)
+    commit = source_commit()  # now: the checkout may move on during a long run
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     entry = model.entry
     examples = load_data(dataset, data_dir=data_dir).first(n)
@@ -126,7 +127,7 @@ def eval_command(
             channels_last=channels_last,
             on_progress=on_progress,
         )
-    record = make_record(entry, evaluation, examples, model, eps)
+    record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit)
     path = write_results(out, entry, evaluation, examples, record)
     for attack, accuracy in evaluation.accuracy_after.items():
         label = "clean" if attack == "clean" else f"after {attack}"

@@ -143,7 +143,8 @@ def evaluate(
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
-        EvaluationError: the model gives NaN or has a gradient that is not finite, or an adversarial example does not hold what it must.
+        EvaluationError: the model gives NaN or has a gradient that is not finite, or an adversarial example does not
+            hold what it must.
     """
     check_examples(images, labels)
     chosen_device = pick_device(device)

@@ -83,12 +83,19 @@ STANDARD = "AutoAttack standard"
 
 
 def make_record(
-    entry: Entry, evaluation: Evaluation, examples: Examples, model: nn.Module, eps: str | None = None
+    entry: Entry,
+    evaluation: Evaluation,
+    examples: Examples,
+    model: nn.Module,
+    *,
+    eps: str | None = None,
+    commit: str | None = None,
 ) -> RunRecord:
     """Everything about a run that a reader needs to trust it or to repeat it.
 
     Args:
         eps: as text, if it is not the entry's own.
+        commit: what ``source_commit`` said when the run began.
     """
     return RunRecord(
         model=entry.name,
@@ -117,7 +124,7 @@ def make_record(
         broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
         warnings=evaluation.warnings,
         versions=_versions(),
-        commit=_commit(),
+        commit=commit,
         seconds={name: round(value, 2) for name, value in evaluation.seconds.items()},
     )
 
@@ -204,7 +211,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of the checkout that this file stands in, marked if the package differs from it; None elsewhere."""
     package = Path(__file__).parent.parent
     try:
