@@ -119,8 +119,15 @@ def _results(entry: Entry, record: RunRecord | None) -> str:
         f"95 % interval of the robust accuracy {percent(low)} to {percent(high)} %), seed {record.seed}, batch size "
         f"{record.batch_size}, {record.device_name}, {record.dtype}, TF32 {'on' if record.tf32 else 'off'}. "
         f"Data: {record.data}. Versions: {versions}. "
-        f"Warnings of AutoAttack: {'; '.join(record.warnings) or 'none'}."
     )
+    if record.warnings:
+        quoted = "\n".join(f"> {warning}" for warning in record.warnings)
+        parts.append(
+            "AutoAttack's own checks raised a flag, so read the robust accuracy as an upper bound that a stronger "
+            f"attack may well lower:\n\n{quoted}"
+        )
+    else:
+        parts.append("AutoAttack's own checks raised no flag.")
     return "\n\n".join(parts)
 
 

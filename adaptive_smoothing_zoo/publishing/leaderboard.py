@@ -21,20 +21,27 @@ _COLUMNS = (
 )
 
 
+_FLAGGED = "AutoAttack's own checks raised a flag in this evaluation; see the model card."
+
+
 def percent(fraction: float) -> str:
     """0.95231 -> "95.23"."""
     return f"{100 * fraction:.2f}"
 
 
-def leaderboard_entry(entry: Entry, clean: float, robust: float, eps: str | None = None) -> dict[str, Any]:
+def leaderboard_entry(
+    entry: Entry, clean: float, robust: float, *, eps: str | None = None, flagged: bool = False
+) -> dict[str, Any]:
     """The JSON object that RobustBench's ``model_info`` folder holds for a model.
 
     Args:
         clean, robust: measured accuracies, fractions.
         eps: as text, if it is not the entry's own.
+        flagged: whether AutoAttack's own checks raised a flag, which the footnote then says.
 
     Accuracies are strings in percent with two decimals; ``reported`` is what the authors published, or else what was
-    measured; there is no key ``external`` unless a stronger attack gave a lower number.
+    measured; there is no key ``external``, because no stronger attack was run. ``unreliable`` is a judgement that
+    RobustBench's maintainers make; it starts as false.
     """
     return {
         "link": entry.paper.link,
@@ -49,7 +56,7 @@ def leaderboard_entry(entry: Entry, clean: float, robust: float, eps: str | None
         "clean_acc": percent(clean),
         "reported": entry.published.autoattack if entry.published else percent(robust),
         "autoattack_acc": percent(robust),
-        "footnote": entry.footnote,
+        "footnote": f"{entry.footnote} {_FLAGGED}".strip() if flagged else entry.footnote,
         "unreliable": False,
     }
 

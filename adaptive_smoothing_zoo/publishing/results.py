@@ -161,9 +161,16 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
     }
     write_with(path.with_suffix(".examples.npz"), lambda temporary: np.savez_compressed(temporary, **arrays))
     write_text(path.with_suffix(".run.json"), json.dumps(to_json(record), indent=2) + "\n")
-    leaderboard = leaderboard_entry(entry, record.clean_accuracy, record.robust_accuracy, record.eps)
-    write_text(path, json.dumps(leaderboard, indent=2) + "\n")
+    write_leaderboard_entry(out, entry, record)
     return path
+
+
+def write_leaderboard_entry(out: Path, entry: Entry, record: RunRecord) -> None:
+    """Write the leaderboard entry that follows from a run record."""
+    data = leaderboard_entry(
+        entry, record.clean_accuracy, record.robust_accuracy, eps=record.eps, flagged=bool(record.warnings)
+    )
+    write_text(results_path(out, entry), json.dumps(data, indent=2) + "\n")
 
 
 def read_record(out: Path, entry: Entry) -> RunRecord:
@@ -197,7 +204,7 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
 def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
 
 
 def _versions() -> dict[str, str]:

@@ -223,3 +223,14 @@ def test_results_that_are_missing_damaged_or_of_another_model_are_named(tmp_path
     with pytest.raises(ResultsError, match="records Other2026Model"):
         read_record(tmp_path, MODEL.entry)
     assert results_path(tmp_path, MODEL.entry) == path
+
+
+def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
+    record = a_record(warnings=("Square Attack has decreased the robust accuracy of 1.00%.",))
+    write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, record)
+    footnote = json.loads(results_path(tmp_path, MODEL.entry).read_text())["footnote"]
+    assert "raised a flag" in footnote
+    card = model_card(MODEL.entry, record)
+    assert "> Square Attack has decreased" in card
+    assert "upper bound" in card
+    assert "raised no flag" in model_card(MODEL.entry, a_record())
