@@ -1,4 +1,4 @@
-"""Pretrained adaptively smoothed classifiers: load them, attack them, certify them, build on them."""
+"""Pretrained adaptively smoothed classifiers: load them, attack them, build on them."""
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.classifier import MixedClassifier

@@ -107,8 +107,8 @@ class MixedClassifier(BackboneInterface):
 
         Where h's probability margin exceeds (1 - alpha_min) / alpha_min, g cannot change the label, whatever it says
         (the lemma of 001 and 003, with the lower end of alpha's range), so g is skipped for that image. The labels
-        are those of ``forward`` up to the rounding of kernels that depend on the batch size. Not for attacks: the
-        result has no gradient.
+        are those of ``forward`` in eval mode, up to the rounding of kernels that depend on the batch size. (In train
+        mode batch norm makes an image's alpha depend on its batch.) Not for attacks: the result has no gradient.
         """
         check_image_tensor(images)
         alpha_min = self.alpha.alpha_min

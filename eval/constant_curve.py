@@ -8,6 +8,7 @@ already holds for the same settings are not measured again, so an interrupted ru
 
 import json
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -18,7 +19,13 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
 from adaptive_smoothing_zoo.files import write_text, write_with
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint, curve_path, read_curve
-from adaptive_smoothing_zoo.publishing.results import make_record, read_record, results_path
+from adaptive_smoothing_zoo.publishing.results import (
+    device_name,
+    installed_versions,
+    read_record,
+    results_path,
+    tensors_sha256,
+)
 from adaptive_smoothing_zoo.zoo.schema import to_json
 
 
@@ -34,17 +41,39 @@ from adaptive_smoothing_zoo.zoo.schema import to_json
 @click.option("--data-dir", default=None)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("eval/results"), show_default=True)
 def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_dir, out) -> None:
-    model = load_model(name, dataset=dataset, threat_model=threat_model, device=pick_device(device))
+    chosen = pick_device(device)
+    model = load_model(name, dataset=dataset, threat_model=threat_model, device=chosen)
     entry = model.entry
     examples = load_data(dataset, data_dir=data_dir).first(n)
+    curve = ConstantCurve(
+        name=name,
+        dataset=dataset,
+        threat_model=threat_model,
+        eps=entry.eps,
+        engine=f"pyautoattack {metadata.version('pyautoattack')}",
+        n=len(examples),
+        seed=seed,
+        batch_size=min(batch_size, len(examples)),
+        device=device_name(str(chosen)),
+        data=examples.source,
+        data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
+        std_sha256=tensors_sha256(model.std_model.state_dict()),
+        rob_sha256=tensors_sha256(model.rob_model.state_dict()),
+        versions=installed_versions(),
+        points=(),
+    )
     known = read_curve(out, entry)
+    if known is not None:
+        if replace(known, points=(), name=name) != curve:
+            raise click.ClickException(f"{curve_path(out, entry)} was measured with other settings; move it away")
+        curve = known
     for alpha in sorted(float(text) for text in alphas.split(",")):
+        if any(point.alpha == alpha for point in curve.points):
+            continue
+        click.echo(f"alpha {alpha:g}")
         mixed = MixedClassifier(
             model.std_model, model.rob_model, alpha, std_scale=entry.std_scale, rob_scale=entry.rob_scale
         )
-        click.echo(f"alpha {alpha:g}")
-        if known is not None and any(point.alpha == alpha for point in known.points):
-            continue
         with progress_bar() as on_progress:
             evaluation = evaluate(
                 mixed,
@@ -54,32 +83,13 @@ def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_
                 eps=entry.eps_value,
                 seed=seed,
                 batch_size=batch_size,
-                device=pick_device(device),
+                device=chosen,
                 on_progress=on_progress,
             )
-        record = make_record(entry, evaluation, examples, mixed)
         point = CurvePoint(alpha=alpha, clean=evaluation.clean_accuracy, robust=evaluation.robust_accuracy)
-        curve = ConstantCurve(
-            name=name,
-            dataset=dataset,
-            threat_model=threat_model,
-            eps=entry.eps,
-            engine=record.engine,
-            n=record.n,
-            seed=seed,
-            batch_size=record.batch_size,
-            device=record.device_name,
-            data=record.data,
-            versions=record.versions,
-            points=(point,),
-        )
-        if known is not None:
-            if replace(known, points=()) != replace(curve, points=()):
-                raise click.ClickException(f"{curve_path(out, entry)} was measured with other settings; move it away")
-            curve = replace(known, points=tuple(sorted((*known.points, point), key=lambda p: p.alpha)))
+        curve = replace(curve, points=tuple(sorted((*curve.points, point), key=lambda p: p.alpha)))
         write_text(curve_path(out, entry), json.dumps(to_json(curve), indent=2) + "\n")
-        known = curve
-    draw(known, out, entry)
+    draw(curve, out, entry)
 
 
 def draw(curve: ConstantCurve, out: Path, entry) -> None:

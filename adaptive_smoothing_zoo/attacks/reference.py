@@ -124,8 +124,15 @@ class _ContiguousGradients(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.requires_grad:
             images = images.view_as(images)
-            images.register_hook(torch.Tensor.contiguous)
+            images.register_hook(_contiguous_and_finite)
         return self.model(images)  # type: ignore[no-any-return]
+
+
+def _contiguous_and_finite(gradient: Tensor) -> Tensor:
+    """The gradient, contiguous. One that is not finite is told of: APGD stands still there, and nobody would know."""
+    if not bool(torch.isfinite(gradient).all()):
+        logging.getLogger(_LOGGER).warning("a gradient was not finite during an attack, which may have failed for that")
+    return gradient.contiguous()
 
 
 @contextmanager

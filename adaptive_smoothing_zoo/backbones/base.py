@@ -48,7 +48,14 @@ class BaseNet(nn.Module):
         return self.forward_intermediates(images, [])[0]
 
     def forward_intermediates(self, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """The last feature map and the outputs of the stages at ``indices``, in the order asked for."""
+        """The last feature map and the outputs of the stages at ``indices``, in the order asked for.
+
+        Raises:
+            ValueError: images of another number of channels than the net's.
+        """
+        channels = len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels:  # one channel would broadcast to three without a word
+            raise ValueError(f"images must have shape (N, {channels}, H, W), got {tuple(images.shape)}")
         features = self.stem((images - self.mean) / self.std)
         maps = []
         for stage in self.stages:

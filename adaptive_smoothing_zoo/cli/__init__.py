@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import torch
 
-from adaptive_smoothing_zoo.errors import ZooError
+from adaptive_smoothing_zoo.errors import WeightsError, ZooError
 from adaptive_smoothing_zoo.files import write_text
 
 RESULTS = Path("results")
@@ -26,7 +27,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (ZooError, ValueError, OSError, ModuleNotFoundError) as error:
+    except (ZooError, ValueError, OSError, ModuleNotFoundError, torch.OutOfMemoryError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 
@@ -104,10 +105,15 @@ def eval_command(
     from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
     from adaptive_smoothing_zoo.publishing.results import check_writable, make_record, source_commit, write_results
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
-    from adaptive_smoothing_zoo.zoo.loading import load_model
+    from adaptive_smoothing_zoo.zoo.loading import load_model, local_folder
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+    from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE
 
     chosen = pick_device(device)
-    check_writable(out)
+    entry = find_entry(name, dataset, threat_model)
+    check_writable(out, entry)
+    if model_dir is not None and local_folder(Path(model_dir), entry) is None:
+        raise WeightsError(f"there is no {CONFIG_FILE} of {entry.key} in {model_dir}")
     commit = source_commit()  # now: the checkout may move on during a long run
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     entry = model.entry
@@ -159,11 +165,14 @@ def leaderboard_command(folder: Path, out: Path | None) -> None:
 def claim_command(name: str, dataset: str, threat_model: str, results: Path, checkpoint: str) -> None:
     """Write the text of a RobustBench submission from recorded results."""
     from adaptive_smoothing_zoo.publishing.claim import claim
-    from adaptive_smoothing_zoo.publishing.results import read_record
+    from adaptive_smoothing_zoo.publishing.results import read_record, tensors_sha256
+    from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     entry = find_entry(name, dataset, threat_model)
-    click.echo(claim(entry, read_record(results, entry), checkpoint))
+    record = read_record(results, entry)
+    weights = load_model(name, dataset=dataset, threat_model=threat_model).state_dict()
+    click.echo(claim(entry, record, checkpoint, tensors_sha256(weights)))
 
 
 @asz.command("card")

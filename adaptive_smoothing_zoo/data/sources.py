@@ -144,7 +144,12 @@ def _torchvision(path: Path, dataset: str, split: str) -> Examples:
     try:
         data = make(str(path), train=split == "train", download=False)
     except RuntimeError:  # torchvision's word for "not there, or damaged"
-        data = make(str(path), train=split == "train", download=True)
+        try:
+            data = make(str(path), train=split == "train", download=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{dataset} in {path} is damaged, and downloading it again did not help: {error}"
+            ) from error
     return Examples(
         images=_to_float(data.data),
         labels=torch.tensor(data.targets, dtype=torch.int64),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.attacks.reference import PASSES, STANDARD_ATTACKS, R
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.evaluation.precision import float32_precision
 
 CLEAN = "clean"  # what "broke" a point that was misclassified without any attack
 ENGINES = {"reference": ReferenceEngine}
@@ -294,8 +295,8 @@ class _Run:
 
     @torch.no_grad()
     def _is_deterministic(self) -> bool:
-        batch = self.images[: self.batch_size].to(self.device)
-        return bool(torch.equal(self.model(batch), self.model(batch)))
+        batches = (batch.to(self.device) for batch in self.images.split(self.batch_size))
+        return all(torch.equal(self.model(batch), self.model(batch)) for batch in batches)
 
     def _finish(self, stage: str) -> None:
         self.accuracy_after[stage] = float(self.robust.double().mean())
@@ -333,6 +334,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"unknown device {device!r}; use auto, cpu or cuda") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but this machine has no usable CUDA device; use cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {device!r}; this machine has {torch.cuda.device_count()} CUDA devices")
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r} is not supported; use auto, cpu or cuda")
     return chosen
@@ -351,18 +354,24 @@ def _check_settings(norm: str, eps: float, batch_size: int, engine: str) -> None
 
 @contextmanager
 def _ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bool) -> Iterator[None]:
-    """The model on the device, in eval mode, frozen; TF32 as asked; everything but the device put back afterwards."""
+    """The model on the device, in eval mode, frozen, in the precision asked for; all but the device put back afterwards.
+
+    Raises:
+        ValueError: a weight is not float32.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"evaluation is in float32, but the weight {name} is {parameter.dtype}; call model.float()"
+            )
     training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    allowed = [backend.allow_tf32 for backend in backends]
     try:
         model.to(device).eval().requires_grad_(False)
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        for backend in backends:
-            backend.allow_tf32 = tf32
-        yield
+        with float32_precision(tf32):
+            yield
     finally:
         if channels_last:
             model.to(memory_format=torch.contiguous_format)
@@ -370,5 +379,3 @@ def _ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bo
             module.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)
-        for backend, was in zip(backends, allowed, strict=True):
-            backend.allow_tf32 = was

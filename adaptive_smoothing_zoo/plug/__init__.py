@@ -21,8 +21,12 @@ def register() -> None:
     from adaptive_smoothing_zoo.plug.timm_models import register_timm_models
 
     register_timm_models()
-    if "autoattack" not in sys.modules and importlib.util.find_spec("autoattack") is None:
+    if "autoattack" not in sys.modules and not _is_installed("autoattack") and _is_installed("pyautoattack"):
         from adaptive_smoothing_zoo.plug import autoattack
 
         sys.modules["autoattack"] = autoattack
         sys.modules["autoattack.state"] = autoattack.state
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,6 +1,6 @@
 """Model cards: made from the entry and the recorded results, never by hand."""
 
-from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, BaseNetConfig, Entry
@@ -18,7 +18,11 @@ def model_card(entry: Entry, record: RunRecord | None, curve: ConstantCurve | No
         f"# {entry.name} ({entry.dataset}, {entry.threat_model}, eps {entry.eps})\n\n{entry.description}",
         f"## What it computes\n\n{_composition(entry)}",
         f"## Results\n\n{_results(entry, record)}",
-        *([f"## Beside constant alphas\n\n{_comparison(record, curve)}"] if record and curve else []),
+        *(
+            [f"## Beside constant alphas\n\n{_comparison(record, curve)}"]
+            if record is not None and curve is not None and matches(curve, record)
+            else []
+        ),
         "## Certified radii\n\nnone: h carries no certificate, so neither does the mix.",
         f"## How it was made\n\n{entry.training or 'See the paper.'}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
@@ -45,8 +49,8 @@ def _front_matter(entry: Entry, record: RunRecord | None) -> str:
             EvalResult(
                 task_type="image-classification",
                 dataset_type=entry.dataset,
-                dataset_name=f"{entry.dataset} (first {record.n} test examples)",
-                dataset_split="test",
+                dataset_name=f"{record.n} examples: {record.data}",
+                dataset_split="test" if record.test_set_size is not None else None,
                 metric_type="accuracy",
                 metric_name=name,
                 metric_value=float(percent(value)),
@@ -140,7 +144,7 @@ def _comparison(record: RunRecord, curve: ConstantCurve) -> str:
     )
     reached = curve.clean_at(record.robust_accuracy)
     if reached is None:
-        return f"{text}\n\nNo constant alpha reaches this model's AutoAttack accuracy."
+        return f"{text}\n\nNo constant alpha in the table reaches this model's AutoAttack accuracy."
     gain = 100 * (record.clean_accuracy - reached)
     verdict = f"{gain:.2f} points above" if gain > 0 else f"{-gain:.2f} points below, or equal to,"
     return (

@@ -1,16 +1,19 @@
 """The text of a RobustBench submission, for the form "new model"."""
 
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 
 
-def claim(entry: Entry, record: RunRecord, checkpoint: str) -> str:
+def claim(entry: Entry, record: RunRecord, checkpoint: str, weights_sha256: str) -> str:
     """The submission's text.
 
     Args:
         checkpoint: where reviewers get weights and code, a link.
+        weights_sha256: of the weights that ``load_model`` gives (``tensors_sha256`` of the state dict), which must be
+            those that were evaluated.
 
     Raises:
         ResultsError: the run is not one that a leaderboard may be told of; the message lists every reason.
@@ -18,7 +21,13 @@ def claim(entry: Entry, record: RunRecord, checkpoint: str) -> str:
     reasons = []
     if not record.is_full_standard_run:
         whole = f"{record.test_set_size}" if record.test_set_size else "the official test set in its order"
-        reasons.append(f"it took {record.n} examples ({record.data}), not all of the test set ({whole})")
+        reasons.append(
+            f"it took {record.n} examples ({record.data}) through {', '.join(record.attacks)}, "
+            f"TF32 {'on' if record.tf32 else 'off'}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32 on "
+            f"all of the test set ({whole})"
+        )
+    if record.weights_sha256 != weights_sha256:
+        reasons.append("the weights that were evaluated are not those that load_model gives")
     if not record.deterministic:
         reasons.append("two passes over the same images gave different logits; the rules ask for a deterministic model")
     if parse_eps(record.eps) != entry.eps_value:

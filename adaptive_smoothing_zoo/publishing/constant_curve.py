@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.results import results_path
+from adaptive_smoothing_zoo.publishing.results import RunRecord, results_path
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.schema import parse
 
@@ -35,13 +35,16 @@ class ConstantCurve:
     batch_size: int
     device: str
     data: str
+    data_sha256: str
+    std_sha256: str  # of the state dicts of g and h
+    rob_sha256: str
     versions: dict[str, str]
     points: tuple[CurvePoint, ...]
 
     def clean_at(self, robust: float) -> float | None:
         """The highest clean accuracy on the curve, linear between neighbouring alphas, at ``robust`` or more.
 
-        None if no constant alpha is that robust.
+        None if no constant alpha on the curve is that robust.
         """
         reached = [point.clean for point in self.points if point.robust >= robust]
         for a, b in zip(self.points, self.points[1:], strict=False):
@@ -57,8 +60,16 @@ def curve_path(out: Path, entry: Entry) -> Path:
     return results_path(out, entry).parent / "constant_alpha.curve.json"
 
 
+def matches(curve: ConstantCurve, record: RunRecord) -> bool:
+    """Whether curve and run were measured with the same settings on the same examples."""
+    fields = ("dataset", "threat_model", "eps", "engine", "n", "seed", "batch_size", "data_sha256")
+    return all(getattr(curve, field) == getattr(record, field) for field in fields)
+
+
 def read_curve(out: Path, entry: Entry) -> ConstantCurve | None:
-    """The recorded curve for the base nets of ``entry``, or None if none was recorded.
+    """The curve recorded beside the results of ``entry``, or None if none was recorded.
+
+    Whether it is about the same base nets and settings is the caller's question (``matches``, ``std_sha256``).
 
     Raises:
         ResultsError: the file is damaged.

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,8 @@ _COLUMNS = (
     ("Extra data", "extra"),
     ("Architecture", "architecture"),
     ("Venue", "venue"),
+    ("Remarks", "footnote"),
 )
-
-
-_FLAGGED = "AutoAttack's own checks raised a flag in this evaluation; see the model card."
 
 
 def percent(fraction: float) -> str:
@@ -30,14 +29,14 @@ def percent(fraction: float) -> str:
 
 
 def leaderboard_entry(
-    entry: Entry, clean: float, robust: float, *, eps: str | None = None, flagged: bool = False
+    entry: Entry, clean: float, robust: float, *, eps: str | None = None, remarks: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The JSON object that RobustBench's ``model_info`` folder holds for a model.
 
     Args:
         clean, robust: measured accuracies, fractions.
         eps: as text, if it is not the entry's own.
-        flagged: whether AutoAttack's own checks raised a flag, which the footnote then says.
+        remarks: sentences on this run that the footnote must hold.
 
     Accuracies are strings in percent with two decimals; ``reported`` is what the authors published, or else what was
     measured; there is no key ``external``, because no stronger attack was run. ``unreliable`` is a judgement that
@@ -56,13 +55,13 @@ def leaderboard_entry(
         "clean_acc": percent(clean),
         "reported": entry.published.autoattack if entry.published else percent(robust),
         "autoattack_acc": percent(robust),
-        "footnote": f"{entry.footnote} {_FLAGGED}".strip() if flagged else entry.footnote,
+        "footnote": " ".join([entry.footnote, *remarks]).strip(),
         "unreliable": False,
     }
 
 
 def render(folder: Path) -> tuple[str, str]:
-    """An HTML page and a Markdown text with one table per data set and threat model below ``folder``.
+    """An HTML page and a Markdown text with one table per data set, threat model and eps below ``folder``.
 
     Entries are ranked as RobustBench ranks them: by the best known robust accuracy.
 
@@ -73,7 +72,8 @@ def render(folder: Path) -> tuple[str, str]:
     for path in sorted(folder.glob("*/*/*.json")):
         if path.name.endswith((".run.json", ".curve.json")):
             continue
-        tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}", []).append(_row(path))
+        row = _row(path)
+        tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}, eps {row['eps']}", []).append(row)
     if not tables:
         raise ResultsError(f"there are no leaderboard entries (<dataset>/<threat model>/<name>.json) in {folder}")
     for rows in tables.values():
@@ -92,6 +92,7 @@ def _row(path: Path) -> dict[str, str]:
             "title": entry["name"],
             "link": entry["link"],
             "footnote": entry.get("footnote") or "",
+            "eps": str(entry["eps"]),
             "clean": f"{float(entry['clean_acc']):.2f}",
             "autoattack": f"{float(entry['autoattack_acc']):.2f}",
             "best": f"{float(best):.2f}",
@@ -127,9 +128,7 @@ def _html_cell(row: dict[str, str], key: str) -> str:
         link = row["link"] if row["link"].startswith(("https://", "http://")) else ""
         title = html.escape(row["title"])
         title = f'<a href="{html.escape(link)}">{title}</a>' if link else title
-        return (
-            f"<td><b>{html.escape(row['method'])}</b><br>{title}<br><small>{html.escape(row['footnote'])}</small></td>"
-        )
+        return f"<td><b>{html.escape(row['method'])}</b><br>{title}</td>"
     unit = " %" if key in ("clean", "autoattack", "best") else ""
     return f"<td>{html.escape(row[key])}{unit}</td>"
 

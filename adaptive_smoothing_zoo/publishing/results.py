@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
@@ -67,8 +68,9 @@ class RunRecord:
 
     @property
     def is_full_standard_run(self) -> bool:
-        """Whether every example of the official test set went through the standard protocol."""
-        return self.protocol == STANDARD and self.n == self.test_set_size
+        """Whether every example of the official test set went through the standard protocol, in full float32."""
+        whole = self.n == self.test_set_size and self.attacks == STANDARD_ATTACKS
+        return whole and self.protocol == STANDARD and self.dtype == "float32" and not self.tf32
 
     @property
     def confidence_interval(self) -> tuple[float, float]:
@@ -113,7 +115,7 @@ def make_record(
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
         device=evaluation.device,
-        device_name=_device_name(evaluation.device),
+        device_name=device_name(evaluation.device),
         dtype="float32",
         tf32=evaluation.tf32,
         channels_last=evaluation.channels_last,
@@ -123,19 +125,19 @@ def make_record(
         accuracy_after=evaluation.accuracy_after,
         broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
         warnings=evaluation.warnings,
-        versions=_versions(),
+        versions=installed_versions(),
         commit=commit,
         seconds={name: round(value, 2) for name, value in evaluation.seconds.items()},
     )
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, entry: Entry) -> None:
     """Find out before a long run whether its results can be written.
 
     Raises:
         ResultsError: they cannot.
     """
-    probe = out / ".probe"
+    probe = results_path(out, entry).with_name(".probe")
     write_text(probe, "")
     probe.unlink()
 
@@ -167,9 +169,12 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
 
 def write_leaderboard_entry(out: Path, entry: Entry, record: RunRecord) -> None:
     """Write the leaderboard entry that follows from a run record."""
-    data = leaderboard_entry(
-        entry, record.clean_accuracy, record.robust_accuracy, eps=record.eps, flagged=bool(record.warnings)
-    )
+    remarks = []
+    if not record.is_full_standard_run:
+        remarks.append(f"Not the whole test set: {record.n} examples.")
+    if record.warnings:
+        remarks.append("AutoAttack's own checks raised a flag in this evaluation; see the model card.")
+    data = leaderboard_entry(entry, record.clean_accuracy, record.robust_accuracy, eps=record.eps, remarks=remarks)
     write_text(results_path(out, entry), json.dumps(data, indent=2) + "\n")
 
 
@@ -194,6 +199,7 @@ def read_record(out: Path, entry: Entry) -> RunRecord:
 
 
 def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names and bytes of tensors, in the order of their names."""
     digest = sha256()
     for key in sorted(tensors):
         digest.update(key.encode())
@@ -201,13 +207,15 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """The accelerator's name, or the processor and its threads."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Versions of what decides a result, as far as installed."""
     names = ("adaptive-smoothing-zoo", "torch", "torchvision", "numpy", "pyautoattack", "robustbench", "timm")
     found = {"python": platform.python_version()}
     for name in names:

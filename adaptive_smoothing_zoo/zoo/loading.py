@@ -29,7 +29,7 @@ def load_model(
     Args:
         model_name: a name that ``list_models()`` knows.
         model_dir: a folder that ``save_pretrained`` wrote, itself or below it as ``<name>-<dataset>-<threat model>``;
-            its weights are used if it is there.
+            its weights are used if it is there. A folder without one is no error: in RobustBench it is a cache.
         dataset, threat_model: plain strings or RobustBench's enumerations.
         custom_checkpoint: a safetensors file with the triplet's whole state dict, used instead of the published one.
         revision: branch, tag or commit of the Hub repository, instead of the one that the entry pins.
@@ -45,12 +45,14 @@ def load_model(
     entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
     if custom_checkpoint:
         return load_triplet(entry.self_contained(), read_safetensors(Path(custom_checkpoint)), device)
-    if model_dir is not None and (folder := _local_folder(Path(model_dir), entry)) is not None:
+    if model_dir is not None and (folder := local_folder(Path(model_dir), entry)) is not None:
         triplet = Triplet.from_pretrained(folder, device=device)
         if triplet.entry.key != entry.key:
             raise WeightsError(f"{folder} holds {triplet.entry.key}, not {entry.key}")
         return triplet
     weights = entry.weights
+    if revision is not None and weights.hub_repo is None:
+        raise WeightsError(f"the weights of {entry.key} come from no Hub repository, so there is no revision of them")
     if weights.embedded is not None:
         return load_triplet(entry, read_safetensors(EMBEDDED / weights.embedded, weights.sha256), device)
     if weights.hub_repo is not None:
@@ -66,5 +68,6 @@ def _plain(value: str) -> str:
     return str(getattr(value, "value", value))
 
 
-def _local_folder(model_dir: Path, entry: Entry) -> Path | None:
+def local_folder(model_dir: Path, entry: Entry) -> Path | None:
+    """The folder at or below ``model_dir`` that ``save_pretrained`` wrote for ``entry``, if there is one."""
     return next((folder for folder in (model_dir / entry.key, model_dir) if (folder / CONFIG_FILE).is_file()), None)

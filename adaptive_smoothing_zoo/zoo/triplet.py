@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.files import write_text
@@ -46,7 +46,11 @@ class Triplet(MixedClassifier):
                 std_scale=entry.std_scale,
                 rob_scale=entry.rob_scale,
             )
-        except ValueError as error:
+            for name, net in (("std_model", std_model), ("rob_model", rob_model)):
+                channels = len(net.mean) if isinstance(net, BaseNet) else entry.image_shape[0]
+                if channels != entry.image_shape[0]:
+                    raise ValueError(f"{name} takes {channels} channels, image_shape says {entry.image_shape[0]}")
+        except (ValueError, RuntimeError, IndexError) as error:
             raise ConfigError(f"the entry of {entry.key} cannot be built: {error}") from error
         self.entry = entry
 

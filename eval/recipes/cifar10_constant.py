@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import torch
+from demo_paper import PAPER
 from torch import Tensor, nn
 
 import adaptive_smoothing_zoo
@@ -23,7 +24,6 @@ from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     ConstantAlphaConfig,
     Entry,
-    Paper,
     Weights,
     entry_to_text,
 )
@@ -32,12 +32,6 @@ from adaptive_smoothing_zoo.zoo.weights import load_strictly, read_safetensors, 
 EPS = "8/255"
 KEPT = 0.9
 ALPHAS = (0.7, 0.8, 0.85, 0.9, 0.95)
-PAPER = Paper(
-    title="Improving the Accuracy-Robustness Trade-off of Classifiers via Adaptive Smoothing",
-    authors="Yatong Bai, Brendon G Anderson, Aerin Kim, Somayeh Sojoudi",
-    venue="SIMODS 2024",
-    link="https://arxiv.org/abs/2301.12554",
-)
 
 
 @click.command()
@@ -88,7 +82,7 @@ def main(robust_net: Path, data: str | None, out: Path) -> None:
         paper=PAPER,
         architecture="ResNet-18 + half-width ResNet-18 + constant alpha",
         additional_data=False,
-        footnote="Demonstration. It uses an ensemble of networks.",
+        footnote=("Demonstration. It uses an ensemble of networks. Which data its standard net saw is not documented."),
         training=(
             "g: the standard ResNet-18 that the pyautoattack 0.2.0 wheel ships as an example. h: half-width ResNet-18, "
             f"FGSM-RS for {settings['epochs']} epochs at l_inf 8/255 with step 10/255 "

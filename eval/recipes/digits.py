@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import torch
+from demo_paper import PAPER
 from torch import Tensor, nn
 
 import adaptive_smoothing_zoo
@@ -30,7 +31,6 @@ from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     ConstantAlphaConfig,
     Entry,
-    Paper,
     Weights,
     entry_to_text,
 )
@@ -49,13 +49,6 @@ ROB_TRAINING = BaseNetTraining(
 MIXING_TRAINING = MixingTraining(epochs=30, batch_size=64, eps=EPS_VALUE, padding=1)
 PLANES = (32, 48, 64)
 KEPT = 0.95  # the share of h's robust accuracy that the mix must keep on the validation split
-
-PAPER = Paper(
-    title="Improving the Accuracy-Robustness Trade-off of Classifiers via Adaptive Smoothing",
-    authors="Yatong Bai, Brendon G Anderson, Aerin Kim, Somayeh Sojoudi",
-    venue="SIMODS 2024",
-    link="https://arxiv.org/abs/2301.12554",
-)
 
 
 @click.command()

@@ -16,13 +16,22 @@ from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, render
-from adaptive_smoothing_zoo.publishing.results import make_record, read_record, results_path, write_results
+from adaptive_smoothing_zoo.publishing.results import (
+    make_record,
+    read_record,
+    results_path,
+    tensors_sha256,
+    write_results,
+)
 
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
 CIFAR_ENTRY = replace(MODEL.entry, dataset="cifar10", eps="8/255")
 EXAMPLES = Examples(
     images=torch.rand(8, 1, 8, 8), labels=torch.arange(8), source="eight made-up images", test_set_size=8
 )
+
+
+WEIGHTS = tensors_sha256(MODEL.state_dict())
 
 
 def an_evaluation(**changes):
@@ -107,6 +116,7 @@ def test_pages_rank_by_the_best_known_accuracy_and_escape_text(tmp_path):
     assert [row.split(" | ")[1] for row in rows] == ["First", "Second", "Third"]
     assert "<script>" not in page
     assert "javascript:" not in page
+    assert "eps 8/255" in page
     assert page.index("First") < page.index("Second") < page.index("Third")
 
 
@@ -125,7 +135,7 @@ def test_an_empty_folder_has_no_leaderboard(tmp_path):
 
 
 def test_a_claim_holds_what_the_form_asks_for():
-    text = claim(CIFAR_ENTRY, a_record(CIFAR_ENTRY), "https://example.org/weights")
+    text = claim(CIFAR_ENTRY, a_record(CIFAR_ENTRY), "https://example.org/weights", WEIGHTS)
     for line in (
         "[New Model] <Demo2026Adaptive>",
         "- Dataset: cifar10",
@@ -144,16 +154,19 @@ def test_a_claim_holds_what_the_form_asks_for():
     ("entry", "changes", "message"),
     [
         (CIFAR_ENTRY, {"n": 7}, "took 7 examples"),
-        (CIFAR_ENTRY, {"test_set_size": None}, "not all of the test set"),
-        (CIFAR_ENTRY, {"protocol": "quick"}, "not all of the test set"),
+        (CIFAR_ENTRY, {"test_set_size": None}, "all of the test set"),
+        (CIFAR_ENTRY, {"protocol": "quick"}, "all of the test set"),
         (CIFAR_ENTRY, {"deterministic": False}, "deterministic"),
+        (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "through apgd-ce"),
+        (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
+        (CIFAR_ENTRY, {"weights_sha256": "0" * 64}, "weights that were evaluated are not those"),
         (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
         (MODEL.entry, {}, "no leaderboard for digits"),
     ],
 )
 def test_a_run_that_is_not_the_full_protocol_cannot_be_claimed(entry, changes, message):
     with pytest.raises(ResultsError, match=message):
-        claim(entry, a_record(entry, **changes), "https://example.org")
+        claim(entry, a_record(entry, **changes), "https://example.org", WEIGHTS)
 
 
 def test_a_card_has_front_matter_that_parses_and_says_what_was_measured():
@@ -181,12 +194,15 @@ def a_curve(*points):
         dataset="digits",
         threat_model="Linf",
         eps="1/5",
-        engine="e",
+        engine="pyautoattack 0.2.0",
         n=8,
         seed=0,
         batch_size=8,
         device="d",
         data="d",
+        data_sha256=a_record().data_sha256,
+        std_sha256="0" * 64,
+        rob_sha256="0" * 64,
         versions={},
         points=tuple(CurvePoint(alpha=a, clean=c, robust=r) for a, c, r in points),
     )
@@ -209,6 +225,11 @@ def test_a_card_says_by_how_much_the_mix_beats_or_misses_the_constant_alphas(cle
     assert expected in text
 
 
+def test_a_curve_of_other_settings_is_not_set_beside_the_run():
+    curve = replace(a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5)), seed=1)
+    assert "Beside constant alphas" not in model_card(MODEL.entry, a_record(), curve)
+
+
 def test_results_that_are_missing_damaged_or_of_another_model_are_named(tmp_path):
     with pytest.raises(ResultsError, match="run asz eval"):
         read_record(tmp_path, MODEL.entry)
@@ -223,6 +244,13 @@ def test_results_that_are_missing_damaged_or_of_another_model_are_named(tmp_path
     with pytest.raises(ResultsError, match="records Other2026Model"):
         read_record(tmp_path, MODEL.entry)
     assert results_path(tmp_path, MODEL.entry) == path
+
+
+def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
+    write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, a_record(test_set_size=9))
+    entry = json.loads(results_path(tmp_path, MODEL.entry).read_text())
+    assert "Not the whole test set: 8 examples." in entry["footnote"]
+    assert "Not the whole test set" in render(tmp_path)[1]
 
 
 def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):

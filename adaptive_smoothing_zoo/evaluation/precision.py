@@ -1,0 +1,35 @@
+"""How float32 products are rounded, stated instead of inherited from whatever the program set before."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def float32_precision(tf32: bool) -> Iterator[None]:
+    """Full float32 in matrix products and convolutions, or TF32 on CUDA if asked for; put back afterwards."""
+    settings = _new_settings() if hasattr(torch.backends.cuda.matmul, "fp32_precision") else _old_settings()
+    before = [(owner, name, getattr(owner, name)) for owner, name, _, _ in settings]
+    try:
+        for owner, name, exact, rounded in settings:
+            setattr(owner, name, rounded if tf32 else exact)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _new_settings() -> list[tuple[Any, str, str, str]]:
+    """Owner, attribute, its value for float32, its value for TF32. The CPU has no TF32 and stays exact."""
+    cuda = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    cpu = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)  # type: ignore[attr-defined]
+    return [(owner, "fp32_precision", "ieee", "tf32") for owner in cuda] + [
+        (owner, "fp32_precision", "ieee", "ieee") for owner in cpu
+    ]
+
+
+def _old_settings() -> list[tuple[Any, str, bool, bool]]:
+    """The same for versions of torch that know only ``allow_tf32``."""
+    return [(owner, "allow_tf32", False, True) for owner in (torch.backends.cuda.matmul, torch.backends.cudnn)]
