@@ -354,7 +354,7 @@ def _check_settings(norm: str, eps: float, batch_size: int, engine: str) -> None
 
 @contextmanager
 def _ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bool) -> Iterator[None]:
-    """The model on the device, in eval mode, frozen, in the precision asked for; all but the device put back afterwards.
+    """The model on the device, in eval mode, frozen, in the precision asked for; all but the device is put back.
 
     Raises:
         ValueError: a weight is not float32.

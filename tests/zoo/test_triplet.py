@@ -52,7 +52,7 @@ class TestEntry:
         assert alpha.alpha_min == alpha.alpha_max == 0.75
 
     def test_an_adaptive_alpha_is_the_entry_s(self, adaptive_entry):
-        config = replace(adaptive_entry.alpha, logit_scale=3.0, logit_bias=-1.0, std_taps=(0, 1), rob_taps=(0, -1))
+        config = replace(adaptive_entry.alpha, logit_scale=3.0, logit_bias=-1.0, std_taps=(0, 1), rob_taps=(-2, -1))
         alpha = Triplet(replace(adaptive_entry, alpha=config)).alpha
         assert isinstance(alpha, AdaptiveAlpha)
         assert (alpha.alpha_min, alpha.alpha_max, alpha.logit_scale, alpha.logit_bias) == (
@@ -61,7 +61,7 @@ class TestEntry:
             3.0,
             -1.0,
         )
-        assert (alpha.std_taps, alpha.rob_taps, alpha.clamp) == ((0, 1), (0, -1), None)
+        assert (alpha.std_taps, alpha.rob_taps, alpha.clamp) == ((0, 1), (-2, -1), None)
         assert alpha.mixing_network.head.weight.shape == (1, 8)
 
     def test_the_output_is_the_formula_of_the_entry(self, entry):
