@@ -122,7 +122,7 @@ def _results(entry: Entry, record: RunRecord | None) -> str:
         f"{record.protocol} with {record.engine}, {record.threat_model}, eps {record.eps}, n = {record.n} ({whole}; "
         f"95 % interval of the robust accuracy {percent(low)} to {percent(high)} %), seed {record.seed}, batch size "
         f"{record.batch_size}, {record.device_name}, {record.dtype}, TF32 {'on' if record.tf32 else 'off'}. "
-        f"Data: {record.data}. Versions: {versions}. "
+        f"Data: {record.data}. Versions: {versions}."
     )
     if record.warnings:
         quoted = "\n".join(f"> {warning}" for warning in record.warnings)
