@@ -6,23 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.resnet import PreActBlock
 
-class _Block(nn.Module):
-    """Pre-activation residual block whose shortcut starts behind the first activation, as in the published networks."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        same_shape = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+class _Block(PreActBlock):
+    """Pre-activation block whose shortcut, projected or not, starts behind the first activation, as published."""
 
     def forward(self, features: Tensor) -> Tensor:
         activated = F.relu(self.norm1(features))
         out = self.conv2(F.relu(self.norm2(self.conv1(activated))))
-        return out + self.shortcut(activated)  # type: ignore[no-any-return]
+        return out + (activated if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
 class MixingNetwork(nn.Module):
