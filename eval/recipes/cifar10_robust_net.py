@@ -51,8 +51,8 @@ def main(data: str | None, out: Path) -> None:
         losses.append(loss)
         click.echo(f"epoch {epoch + 1} of {SETTINGS.epochs}: loss {loss:.4f}, {time.time() - start:.0f} s")
 
-    train_base_net(net, examples.images, examples.labels, SETTINGS, on_epoch=report)
     out.mkdir(parents=True, exist_ok=True)
+    train_base_net(net, examples.images, examples.labels, SETTINGS, on_epoch=report, checkpoint=out / "checkpoint.pt")
     weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
     save_file({key: value.contiguous() for key, value in weights.items()}, out / "rob_model.safetensors")
     record = {

@@ -236,6 +236,34 @@ def test_autoattacks_checks_see_a_randomized_net_and_probabilities():
     assert found == []
 
 
+class FiniteAtCleanImagesOnly(torch.autograd.Function):
+    """The identity, with a gradient that is NaN everywhere but at the clean images."""
+
+    @staticmethod
+    def forward(ctx, images):
+        ctx.save_for_backward(images)
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (images,) = ctx.saved_tensors
+        clean = (images[:, None] == IMAGES[None]).flatten(2).all(2).any(1)
+        return torch.where(clean.view(-1, 1, 1, 1), gradient, torch.nan)
+
+
+def test_a_gradient_that_is_lost_during_an_attack_is_warned_of():
+    model = Linear()
+    labels = model(IMAGES).argmax(1)
+    settings = {"norm": "Linf", "eps": 0.01, "seed": 0, "batch_size": 12, "num_classes": 4}
+    for head, expected in ((FiniteAtCleanImagesOnly.apply, True), (torch.clone, False)):
+        wrapped = nn.Module()
+        wrapped.forward = lambda images, head=head: model(head(images))
+        engine = ReferenceEngine(wrapped, device=torch.device("cpu"), **settings)
+        with collect_warnings() as found:
+            list(engine.attack("apgd-ce", IMAGES, labels))
+        assert any("not finite during an attack" in warning for warning in found) == expected
+
+
 def test_training_mode_and_trainable_weights_come_back():
     model = build("small_cnn", widths=(4, 8)).train()
     images = torch.rand(4, 1, 8, 8)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, augment, train_base_net
 from adaptive_smoothing_zoo.training.mixing import MixingTraining, composite_loss, train_mixing_network
 
@@ -32,6 +35,47 @@ def test_a_base_net_learns_and_the_same_seed_gives_the_same_net(eps):
     assert (first(IMAGES).argmax(1) == LABELS).all()
     assert not first.training
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("noise_factor", [0.0, 2.0])
+def test_an_interrupted_training_goes_on_to_the_same_net(tmp_path, noise_factor):
+    settings = BaseNetTraining(
+        epochs=3, batch_size=24, eps=0.05, attack_step_size=0.05, noise_factor=noise_factor, padding=1, flip=True
+    )
+    whole = train_base_net(a_net(), IMAGES, LABELS, settings)
+
+    def interrupt(epoch, loss):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train_base_net(a_net(), IMAGES, LABELS, settings, checkpoint=checkpoint, on_epoch=interrupt)
+    epochs = []
+    resumed = train_base_net(
+        a_net(), IMAGES, LABELS, settings, checkpoint=checkpoint, on_epoch=lambda epoch, _: epochs.append(epoch)
+    )
+    assert epochs == [2]
+    assert all(torch.equal(whole.state_dict()[key], value) for key, value in resumed.state_dict().items())
+    with pytest.raises(ResultsError, match=r"made with the settings .*'seed': 0.* not .*'seed': 1"):
+        train_base_net(a_net(), IMAGES, LABELS, replace(settings, seed=1), checkpoint=checkpoint)
+
+
+def test_n_fgsm_is_one_unprojected_step_from_noise():
+    seen = []
+    net = a_net()
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    settings = BaseNetTraining(epochs=1, batch_size=64, eps=0.05, attack_step_size=0.07, noise_factor=3.0)
+    train_base_net(net, IMAGES, LABELS, settings)
+    noisy, attacked = seen
+    step = attacked - noisy
+    inside = (noisy + 0.07 < 1) & (noisy - 0.07 > 0)
+    assert inside.any()
+    assert ((step[inside].abs() - 0.07).abs() < 1e-6).float().mean() > 0.99  # the rest: gradients of exactly zero
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    noise = noisy - IMAGES[order]
+    assert 0.14 < noise.abs().max() <= 0.15 + 1e-6
+    assert (attacked - IMAGES[order]).abs().max() > 0.15
 
 
 def test_bfloat16_training_runs_and_leaves_float32_weights():
