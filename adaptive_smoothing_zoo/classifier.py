@@ -21,7 +21,8 @@ class MixedClassifier(BackboneInterface):
         rob_model: h, robust. The same shapes.
         alpha: weight of ``rob_model``: a number in [0, 1], or an :class:`AdaptiveAlpha` (a mixing network with its
             range), for which both base nets must offer ``forward_intermediates`` and ``forward_head``.
-        std_scale, rob_scale: t_g and t_h, positive factors on the logits.
+        std_map, rob_map: what happens to each net's logits before its softmax: a module of
+            :mod:`adaptive_smoothing_zoo.logit_maps`, or a positive number (t_g, t_h) to multiply them by.
 
     Raises:
         ValueError: alpha outside [0, 1], a scale that is not positive, or a base net without the feature maps that a
@@ -40,13 +41,14 @@ class MixedClassifier(BackboneInterface):
         rob_model: nn.Module,
         alpha: float | ConstantAlpha | AdaptiveAlpha,
         *,
-        std_scale: float = 1.0,
-        rob_scale: float = 1.0,
+        std_map: float | nn.Module = 1.0,
+        rob_map: float | nn.Module = 1.0,
     ) -> None:
         super().__init__()
         self.std_model, self.rob_model = std_model, rob_model
         self.alpha = alpha if isinstance(alpha, nn.Module) else ConstantAlpha(alpha)
-        self.std_map, self.rob_map = Scale(std_scale), Scale(rob_scale)
+        self.std_map = std_map if isinstance(std_map, nn.Module) else Scale(std_map)
+        self.rob_map = rob_map if isinstance(rob_map, nn.Module) else Scale(rob_map)
         if isinstance(self.alpha, AdaptiveAlpha):
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 if not (hasattr(net, "forward_intermediates") and hasattr(net, "forward_head")):

@@ -71,9 +71,7 @@ def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_
         if any(point.alpha == alpha for point in curve.points):
             continue
         click.echo(f"alpha {alpha:g}")
-        mixed = MixedClassifier(
-            model.std_model, model.rob_model, alpha, std_scale=entry.std_scale, rob_scale=entry.rob_scale
-        )
+        mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
         with progress_bar() as on_progress:
             evaluation = evaluate(
                 mixed,

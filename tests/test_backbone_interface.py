@@ -20,7 +20,7 @@ def model_with(alpha):
     )
     if alpha == "adaptive":
         alpha = AdaptiveAlpha(MixingNetwork(4 + 6, 8 + 12, (4, 6, 8)), alpha_min=0.3, alpha_max=0.9)
-    return MixedClassifier(std_model, rob_model, alpha, std_scale=2.0, rob_scale=0.5).eval()
+    return MixedClassifier(std_model, rob_model, alpha, std_map=2.0, rob_map=0.5).eval()
 
 
 @pytest.fixture(params=[0.0, 0.3, 1.0, "adaptive"])

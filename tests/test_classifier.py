@@ -79,14 +79,14 @@ def small_nets():
 
 def small_adaptive_model():
     alpha = AdaptiveAlpha(MixingNetwork(8, 16, (4, 6, 8)), alpha_min=0.6, alpha_max=0.95)
-    return MixedClassifier(*small_nets(), alpha, std_scale=2.0, rob_scale=0.5).eval()
+    return MixedClassifier(*small_nets(), alpha, std_map=2.0, rob_map=0.5).eval()
 
 
 class TestFormula:
     @FEW
     @given(MODERATE, ALPHAS, SCALES, SCALES)
     def test_a_constant_alpha_gives_the_log_of_the_weighted_softmaxes(self, values, alpha, std_scale, rob_scale):
-        found = read_off(alpha, std_scale=std_scale, rob_scale=rob_scale)(as_images(values)).numpy()
+        found = read_off(alpha, std_map=std_scale, rob_map=rob_scale)(as_images(values)).numpy()
         g, h = softmax(std_scale * values[:, :C]), softmax(rob_scale * values[:, C:])
         np.testing.assert_allclose(found, np.log((1 - alpha) * g + alpha * h), rtol=0, atol=1e-6)
 
@@ -98,7 +98,7 @@ class TestFormula:
     )
     def test_an_adaptive_alpha_gives_the_log_of_the_weighted_softmaxes(self, values, alpha_logits, alpha_range):
         low, high = alpha_range
-        model = read_off(adaptive(alpha_min=low, alpha_max=high), std_scale=2.0).double()
+        model = read_off(adaptive(alpha_min=low, alpha_max=high), std_map=2.0).double()
         images = as_images(np.hstack([values, alpha_logits]))
         alpha = low + (high - low) / (1 + np.exp(-alpha_logits))
         g, h = softmax(2.0 * values[:, :C]), softmax(values[:, C:])
@@ -113,7 +113,7 @@ class TestFormula:
 
     def test_gradients_are_those_of_the_formula(self):
         images = torch.randn(N, 2 * C, 1, 1, dtype=torch.float64, requires_grad=True)
-        model = read_off(0.7, std_scale=2.0, rob_scale=0.5)
+        model = read_off(0.7, std_map=2.0, rob_map=0.5)
         flat = images.flatten(1)
         literal = (0.3 * (2.0 * flat[:, :C]).softmax(1) + 0.7 * (0.5 * flat[:, C:]).softmax(1)).log()
         for label in range(C):
@@ -147,7 +147,7 @@ class TestAnyFiniteLogits:
             st.sampled_from([0.0, 1.0, *EXTREMES[kind]]),
         )
         values = data.draw(arrays(kind, (N, 2 * C), elements=elements))
-        self.check(read_off(alpha, std_scale=scale, rob_scale=1.0), as_images(values))
+        self.check(read_off(alpha, std_map=scale, rob_map=1.0), as_images(values))
 
     @FEW
     @given(
@@ -160,7 +160,7 @@ class TestAnyFiniteLogits:
         elements = st.one_of(st.floats(-300, 300, width=32), st.sampled_from([0.0, *EXTREMES[kind]]))
         values = data.draw(arrays(kind, (N, 2 * C), elements=elements))
         alpha = adaptive(alpha_min=alpha_range[0], alpha_max=alpha_range[1])
-        model = read_off(alpha, std_scale=2.0).to(getattr(torch, kind.__name__))
+        model = read_off(alpha, std_map=2.0).to(getattr(torch, kind.__name__))
         self.check(model, as_images(np.hstack([values, np.full((N, 1), alpha_logit, kind)])))
 
     def test_two_confident_nets_break_the_textbook_formula_and_not_ours(self):
@@ -217,7 +217,7 @@ class TestSweep:
 
     def test_a_sweep_is_one_classifier_per_alpha(self):
         images = torch.randn(N, 2 * C, 1, 1)
-        scales = {"std_scale": 2.0, "rob_scale": 0.3}
+        scales = {"std_map": 2.0, "rob_map": 0.3}
         expected = torch.stack([read_off(alpha, **scales)(images) for alpha in self.ALPHAS])
         torch.testing.assert_close(read_off(0.77, **scales).sweep(images, self.ALPHAS), expected)
         as_tensor = torch.tensor(self.ALPHAS, dtype=torch.float64)
@@ -341,7 +341,7 @@ def test_a_mixing_network_needs_base_nets_with_feature_maps():
         MixedClassifier(Pixels(0, C), nn.Linear(2, 2), adaptive())
 
 
-@pytest.mark.parametrize("arguments", [{"std_scale": 0.0}, {"rob_scale": -1.0}, {"rob_scale": float("nan")}])
+@pytest.mark.parametrize("arguments", [{"std_map": 0.0}, {"rob_map": -1.0}, {"rob_map": float("nan")}])
 def test_scales_that_are_not_positive_are_refused(arguments):
     with pytest.raises(ValueError, match="finite positive number"):
         read_off(0.5, **arguments)

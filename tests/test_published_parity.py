@@ -78,8 +78,8 @@ def ours_like(model: Any, published: Published, *, small: bool) -> MixedClassifi
                 logit_scale=2.0,
                 logit_bias=published.logit_bias,
             ),
-            std_scale=published.std_scale,
-            rob_scale=published.rob_scale,
+            std_map=published.std_scale,
+            rob_map=published.rob_scale,
         )
     std_state, rob_state = (net.state_dict() for net in model.models)
     load_strictly(std_model, bit_resnet.from_foreign(std_state), "g")

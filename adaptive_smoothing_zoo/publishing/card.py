@@ -3,7 +3,7 @@
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import RunRecord
-from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, BaseNetConfig, Entry
+from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, BaseNetConfig, Entry, ScaleConfig
 
 
 def model_card(entry: Entry, record: RunRecord | None, curve: ConstantCurve | None = None) -> str:
@@ -74,7 +74,7 @@ def _composition(entry: Entry) -> str:
     rows = [
         ("std_model (g)", _base_net(entry.std_model)),
         ("rob_model (h)", _base_net(entry.rob_model)),
-        ("std_scale (t_g), rob_scale (t_h)", f"{entry.std_scale:g}, {entry.rob_scale:g}"),
+        ("std_map (t_g), rob_map (t_h)", f"{_map(entry.std_map)}, {_map(entry.rob_map)}"),
         ("alpha range", _alpha(entry)),
         ("images", " x ".join(map(str, entry.image_shape)) + " (channels x height x width)"),
         ("classes", str(entry.num_classes)),
@@ -87,6 +87,10 @@ def _base_net(config: BaseNetConfig) -> str:
     arguments = ", ".join(f"{key}={value}" for key, value in config.arguments.items())
     text = f"`{config.architecture}({arguments})`"
     return f"{text}, weights of `{config.pretrained}`" if config.pretrained else text
+
+
+def _map(config: ScaleConfig) -> str:
+    return f"{config.factor:g}"
 
 
 def _alpha(entry: Entry) -> str:

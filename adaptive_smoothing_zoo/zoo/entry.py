@@ -72,6 +72,18 @@ class AdaptiveAlphaConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleConfig:
+    """Logits times a positive number (t_g, t_h)."""
+
+    kind: Literal["scale"] = "scale"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.factor < math.inf:
+            raise ConfigError(f"a logit scale must be a finite positive number, got {self.factor}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
     """Where the weights are and how to know them."""
 
@@ -120,8 +132,8 @@ class Entry:
     std_model: BaseNetConfig
     rob_model: BaseNetConfig
     alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
-    std_scale: float = 1.0
-    rob_scale: float = 1.0
+    std_map: ScaleConfig = field(default_factory=ScaleConfig)
+    rob_map: ScaleConfig = field(default_factory=ScaleConfig)
     weights: Weights = field(default_factory=Weights)
     paper: Paper
     architecture: str  # as a leaderboard shows it
@@ -137,9 +149,6 @@ class Entry:
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", self.name) is None:
             raise ConfigError(f"a model name has letters, digits and '_.+-' only, got {self.name!r}")
         parse_eps(self.eps)
-        for name in ("std_scale", "rob_scale"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be a finite positive number, got {getattr(self, name)}")
 
     @property
     def eps_value(self) -> float:

@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.entry import (
@@ -20,6 +21,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     ConstantAlphaConfig,
     Entry,
+    ScaleConfig,
     entry_to_text,
     read_entry,
 )
@@ -43,8 +45,8 @@ class Triplet(MixedClassifier):
                 std_model,
                 rob_model,
                 _build_alpha(entry.alpha, std_model, rob_model),
-                std_scale=entry.std_scale,
-                rob_scale=entry.rob_scale,
+                std_map=_build_map(entry.std_map),
+                rob_map=_build_map(entry.rob_map),
             )
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 channels = len(net.mean) if isinstance(net, BaseNet) else entry.image_shape[0]
@@ -133,6 +135,10 @@ def _build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
     if config.pretrained is not None and config.pretrained not in BASE_NETS:
         raise ValueError(f"no base net {config.pretrained!r}; known: {', '.join(sorted(BASE_NETS))}")
     return build(config.architecture, num_classes=num_classes, **config.arguments)
+
+
+def _build_map(config: ScaleConfig) -> nn.Module:
+    return Scale(config.factor)
 
 
 def _build_alpha(

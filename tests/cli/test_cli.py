@@ -165,10 +165,10 @@ def test_damaged_weights_in_a_model_folder_are_named(capsys, tmp_path):
     code, _, err = run(capsys, "eval", "Demo2026Constant", *arguments)
     assert code == 2
     assert "damaged or another file" in err
-    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace("rob_scale", "rob_skale"))
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace("rob_map", "rob_mup"))
     code, _, err = run(capsys, "eval", "Demo2026Constant", *arguments)
     assert code == 2
-    assert "unknown key 'rob_skale'" in err
+    assert "unknown key 'rob_mup'" in err
 
 
 def test_leaderboard_and_claim_without_results_say_what_to_do(capsys, tmp_path):

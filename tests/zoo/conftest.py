@@ -11,6 +11,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
     ConstantAlphaConfig,
     Entry,
     Paper,
+    ScaleConfig,
     entry_to_text,
 )
 
@@ -25,8 +26,8 @@ TINY = Entry(
     std_model=BaseNetConfig(architecture="small_cnn", arguments={"widths": [3, 5]}),
     rob_model=BaseNetConfig(architecture="small_cnn", arguments={"widths": [4, 6], "mean": [0.3], "std": [0.4]}),
     alpha=ConstantAlphaConfig(value=0.75),
-    std_scale=2.0,
-    rob_scale=0.5,
+    std_map=ScaleConfig(factor=2.0),
+    rob_map=ScaleConfig(factor=0.5),
     paper=Paper(title="Tiny Nets", authors="Jane Doe", venue="none", link="https://example.org"),
     architecture="two small CNNs",
     additional_data=False,
