@@ -48,10 +48,12 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+def file_sha256(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; ``progress`` is told of every block's number of bytes."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            if progress is not None:
+                progress(len(block))
     return digest.hexdigest()

@@ -11,11 +11,14 @@ from adaptive_smoothing_zoo.errors import WeightsError
 # Regex of a whole foreign key -> our key: a template for re.Match.expand, or a function of the match.
 KeyTable = Mapping[str, str | Callable[[re.Match[str]], str]]
 
+_PREFIXES = re.compile(r"^(?:module\.(?:0\.)?|model\.|backbone\.)+")
+
 
 def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str, Tensor]:
     """The same tensors under our keys.
 
-    A prefix ``module.`` or ``module.0.`` (of nets inside a DataParallel, or a Sequential in one) is dropped.
+    Prefixes that wrappers leave (``module.``, ``module.0.``, ``model.``, ``backbone.``, in any combination) are
+    dropped: the first two are those of a DataParallel, and of a Sequential in one.
     A batch norm without ``num_batches_tracked``, as in old checkpoints, gets a zero, as PyTorch does it.
 
     Args:
@@ -29,7 +32,7 @@ def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str,
     renamed: dict[str, Tensor] = {}
     unknown = []
     for key, value in state.items():
-        ours = _look_up(re.sub(r"^module\.(0\.)?", "", key), table)
+        ours = _look_up(_PREFIXES.sub("", key), table)
         if ours is None:
             unknown.append(key)
         elif ours in renamed:

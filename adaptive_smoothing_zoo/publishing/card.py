@@ -3,7 +3,15 @@
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import RunRecord
-from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, BaseNetConfig, Entry, ScaleConfig
+from adaptive_smoothing_zoo.zoo.entry import (
+    AdaptiveAlphaConfig,
+    BaseNetConfig,
+    Entry,
+    HubFile,
+    ScaleConfig,
+    Source,
+    UrlFile,
+)
 
 
 def model_card(entry: Entry, record: RunRecord | None, curve: ConstantCurve | None = None) -> str:
@@ -25,6 +33,7 @@ def model_card(entry: Entry, record: RunRecord | None, curve: ConstantCurve | No
         ),
         "## Certified radii\n\nnone: h carries no certificate, so neither does the mix.",
         f"## How it was made\n\n{entry.training or 'See the paper.'}",
+        *([f"## Where the weights are\n\n{_sources(entry)}"] if entry.weights.components else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
         f"## How to load it\n\n{_loading(entry)}",
         f"## Citation\n\n{entry.paper.authors}. *{entry.paper.title}*. {entry.paper.venue}. <{entry.paper.link}>",
@@ -109,10 +118,12 @@ def _results(entry: Entry, record: RunRecord | None) -> str:
     if entry.published is not None:
         parts.append(
             f"As published ({entry.published.source}): clean {entry.published.clean} %, "
-            f"AutoAttack {entry.published.autoattack} %."
+            f"AutoAttack {entry.published.autoattack} %"
+            + (f", adaptive AutoAttack {entry.published.adaptive} %." if entry.published.adaptive else ".")
         )
     if record is None:
-        parts.append("Not measured here.")
+        why = "the weights cannot be downloaded on the machines this was built on"
+        parts.append(f"Not measured here: {why}." if entry.weights.components else "Not measured here.")
         return "\n\n".join(parts)
     low, high = record.confidence_interval
     rows = [
@@ -156,6 +167,29 @@ def _comparison(record: RunRecord, curve: ConstantCurve) -> str:
         f"alphas has a clean accuracy of {percent(reached)} % (linear between neighbouring alphas); this model has "
         f"{percent(record.clean_accuracy)} %, {verdict} it. One example is {100 / curve.n:.2f} points."
     )
+
+
+def _sources(entry: Entry) -> str:
+    rows = [
+        f"| {part} | {'; else '.join(map(_source, component.sources))} |"
+        for part, component in entry.weights.components.items()
+    ]
+    table = "\n".join(["| part | original checkpoint |", "| --- | --- |", *rows])
+    verified = (
+        "Loaded with this package, these weights gave the published clean accuracy."
+        if entry.weights.verified
+        else "Not verified: `asz verify` measures the clean accuracy of what these files give and records their hashes."
+    )
+    return f"{table}\n\n{verified}"
+
+
+def _source(source: Source) -> str:
+    if isinstance(source, HubFile):
+        return f"[{source.repo}](https://huggingface.co/{source.repo}), `{source.filename}`"
+    if isinstance(source, UrlFile):
+        return f"<{source.url}>"
+    which = "" if source.index is None else f", file {source.index}"
+    return f"Google Drive, by RobustBench's id for `{source.model}`{which}"
 
 
 def _loading(entry: Entry) -> str:

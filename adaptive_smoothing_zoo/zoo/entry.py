@@ -84,19 +84,90 @@ class ScaleConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HubFile:
+    """A file in somebody's Hugging Face Hub repository."""
+
+    kind: Literal["hub"] = "hub"
+    repo: str  # "org/name"
+    filename: str
+    revision: str | None = None  # full commit hash; the newest file if None
+    sha256: str | None = None  # of the file, where known
+    size: int | None = None  # in bytes, where known
+
+    def __post_init__(self) -> None:
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UrlFile:
+    """A file at a plain URL."""
+
+    kind: Literal["url"] = "url"
+    url: str
+    sha256: str | None = None  # of the file, where known
+    size: int | None = None  # in bytes, where known
+
+    def __post_init__(self) -> None:
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RobustBenchFile:
+    """A file that RobustBench downloads from Google Drive, whose id its ``model_dicts`` knows."""
+
+    kind: Literal["robustbench"] = "robustbench"
+    model: str  # RobustBench's name, for the entry's data set and threat model
+    index: int | None = None  # which of the model's files, if it has several
+    sha256: str | None = None  # of the file, where known
+    size: int | None = None  # in bytes, where known
+
+    def __post_init__(self) -> None:
+        _check_sha256(self.sha256)
+
+    @property
+    def filename(self) -> str:
+        """What RobustBench calls the file in its cache."""
+        return f"{self.model}.pt" if self.index is None else f"{self.model}.pt_m{self.index}.pt"
+
+
+Source = HubFile | UrlFile | RobustBenchFile
+PARTS = ("std_model", "rob_model", "alpha")  # in the order of RobustBench's files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Component:
+    """The original checkpoint of one part of a triplet, in its authors' format."""
+
+    sources: tuple[Source, ...]  # of the very same weights; tried in this order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
     """Where the weights are and how to know them."""
 
     embedded: str | None = None  # file name in the package's folder "pretrained"
     sha256: str | None = None  # of the weights file
+    shards: dict[str, str] = field(default_factory=dict)  # file name to SHA-256, if the weights are in several files
     hub_repo: str | None = None  # "org/name", only if that repository exists
     revision: str | None = None  # full commit hash in that repository
+    components: dict[str, Component] = field(default_factory=dict)  # by part: the original checkpoints
+    verified: bool = False  # whether somebody loaded exactly these and found the clean accuracy that was published
 
     def __post_init__(self) -> None:
         if self.embedded is not None and re.fullmatch(r"[\w.-]+\.safetensors", self.embedded) is None:
             raise ConfigError(f"'embedded' must be the bare name of a .safetensors file, got {self.embedded!r}")
-        if self.sha256 is not None and re.fullmatch(r"[0-9a-f]{64}", self.sha256) is None:
-            raise ConfigError(f"'sha256' must be 64 lower-case hexadecimal digits, got {self.sha256!r}")
+        _check_sha256(self.sha256)
+        for name, sha256 in self.shards.items():
+            if re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
+                raise ConfigError(f"a shard must be the bare name of a .safetensors file, got {name!r}")
+            _check_sha256(sha256)
+        if unknown := sorted(set(self.components) - set(PARTS)):
+            raise ConfigError(f"unknown component {unknown[0]!r}; the parts of a triplet are {', '.join(PARTS)}")
+
+
+def _check_sha256(value: str | None) -> None:
+    if value is not None and re.fullmatch(r"[0-9a-f]{64}", value) is None:
+        raise ConfigError(f"'sha256' must be 64 lower-case hexadecimal digits, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +187,7 @@ class Published:
     clean: str
     autoattack: str
     source: str
+    adaptive: str | None = None  # accuracy under an attack adapted to the model, where one was published
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +199,7 @@ class Entry:
     threat_model: Literal["Linf", "L2"]
     eps: str  # "8/255" or "0.5", in units of pixels in [0, 1]
     description: str
+    aliases: tuple[str, ...] = ()  # other names of the same triplet
     num_classes: int
     image_shape: tuple[int, int, int]  # channels, height, width
     std_model: BaseNetConfig
@@ -160,14 +233,30 @@ class Entry:
         """name-dataset-threat, unique in the zoo."""
         return f"{self.name}-{self.dataset}-{self.threat_model}"
 
-    def self_contained(self, sha256: str | None = None) -> Entry:
-        """The same triplet with all its weights in one file, that of hash ``sha256``."""
+    def self_contained(self, sha256: str | None = None, shards: dict[str, str] | None = None) -> Entry:
+        """The same triplet with all its weights in one file of hash ``sha256``, or in several, ``shards``."""
         return replace(
             self,
             std_model=replace(self.std_model, pretrained=None),
             rob_model=replace(self.rob_model, pretrained=None),
-            weights=Weights(sha256=sha256),
+            weights=Weights(sha256=sha256, shards=shards or {}, verified=self.weights.verified),
         )
+
+    def differences(self, other: Entry) -> list[str]:
+        """Names of the fields that decide outputs and are not the same in both."""
+        return [
+            name
+            for name in (*_IDENTITY, "std_map", "rob_map", "alpha", "num_classes", "image_shape")
+            if getattr(self, name) != getattr(other, name)
+        ] + [
+            name
+            for name in ("std_model", "rob_model")
+            for mine, its in [(getattr(self, name), getattr(other, name))]
+            if (mine.architecture, to_json(mine.arguments)) != (its.architecture, to_json(its.arguments))
+        ]
+
+
+_IDENTITY = ("name", "dataset", "threat_model", "eps")
 
 
 def parse_eps(text: str) -> float:

@@ -1,15 +1,21 @@
-"""``load_model``: from a name to a module with weights."""
+"""``load_model``: from a name to a module with weights, wherever these are."""
 
+import logging
+import os
 from importlib import resources
 from pathlib import Path
 
 import torch
 
 from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.zoo.components import load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.hub import HubOptions, NotOnHubError
 from adaptive_smoothing_zoo.zoo.registry import find_entry
-from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE, Triplet, load_triplet
+from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE, Triplet, load_triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import read_safetensors
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
@@ -21,19 +27,32 @@ def load_model(
     threat_model: str = "Linf",
     custom_checkpoint: str | Path = "",
     *,
+    hub_repo: str | None = None,
     revision: str | None = None,
+    token: str | bool | None = None,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Triplet:
-    """Load a triplet of the zoo. The arguments are RobustBench's, in RobustBench's order.
+    """Load a triplet of the zoo. The first arguments are RobustBench's, in RobustBench's order.
+
+    Weights are looked for in ``custom_checkpoint``; in ``model_dir``; in the package; in a Hub repository
+    (``hub_repo``, the entry's own, or the one of the organization named by the environment variable ``ASZ_HUB_ORG``);
+    and in the original checkpoints of the triplet's authors, which are downloaded, checked, converted and cached
+    once. Caches, endpoint, tokens and offline mode are those of the Hugging Face client (``HF_HOME``, ``HF_ENDPOINT``,
+    ``HF_TOKEN``, ``HF_HUB_OFFLINE``).
 
     Args:
-        model_name: a name that ``list_models()`` knows.
+        model_name: a name or an alias that ``list_models()`` knows.
         model_dir: a folder that ``save_pretrained`` wrote, itself or below it as ``<name>-<dataset>-<threat model>``;
-            its weights are used if it is there. A folder without one is no error: in RobustBench it is a cache.
+            or RobustBench's cache folder, whose files ``<dataset>/<threat model>/<name>.pt_m0.pt`` and so on are read.
+            Files that are there are used. A folder without any is no error: in RobustBench it is a cache.
         dataset, threat_model: plain strings or RobustBench's enumerations.
-        custom_checkpoint: a safetensors file with the triplet's whole state dict, used instead of the published one.
+        custom_checkpoint: a safetensors file with the triplet's whole state dict.
+        hub_repo: a Hub repository in our format ("org/name"), used instead of all but the first two.
         revision: branch, tag or commit of the Hub repository, instead of the one that the entry pins.
-        device: where to put the module; the CPU if None.
+        token: for the Hub, instead of the stored one.
+        device: where to put the module, straight from the file; the CPU if None.
+        dtype: torch.bfloat16 or torch.float16 for inference. Evaluation takes float32, the default, only.
 
     Returns:
         The triplet in eval mode, the gradients of its weights off. Images in [0, 1] to log-probabilities.
@@ -44,30 +63,78 @@ def load_model(
     """
     entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
     if custom_checkpoint:
-        return load_triplet(entry.self_contained(), read_safetensors(Path(custom_checkpoint)), device)
+        state = read_safetensors(Path(custom_checkpoint), device=device)
+        return load_triplet(entry.self_contained(), state, device, dtype)
     if model_dir is not None and (folder := local_folder(Path(model_dir), entry)) is not None:
-        triplet = Triplet.from_pretrained(folder, device=device)
-        if triplet.entry.key != entry.key:
-            raise WeightsError(f"{folder} holds {triplet.entry.key}, not {entry.key}")
+        return _checked(Triplet.from_pretrained(folder, device=device, dtype=dtype), entry, str(folder))
+    in_cache = model_dir is not None and any(
+        robustbench_file(Path(model_dir), entry, part) for part in entry.weights.components
+    )
+    if not in_cache and (triplet := _from_hub(entry, hub_repo, revision, token, device, dtype)) is not None:
         return triplet
-    weights = entry.weights
-    if revision is not None and weights.hub_repo is None:
-        raise WeightsError(f"the weights of {entry.key} come from no Hub repository, so there is no revision of them")
-    if weights.embedded is not None:
-        return load_triplet(entry, read_safetensors(EMBEDDED / weights.embedded, weights.sha256), device)
-    if weights.hub_repo is not None:
-        return Triplet.from_pretrained(weights.hub_repo, revision=revision or weights.revision, device=device)
+    if entry.weights.embedded is not None:
+        state = read_safetensors(EMBEDDED / entry.weights.embedded, entry.weights.sha256, device)
+        return load_triplet(entry, state, device, dtype)
+    if entry.weights.components:
+        skeleton = meta_triplet(entry)
+        parts = {part: skeleton.get_submodule(part) for part in entry.weights.components}
+        state, _ = load_components(
+            entry, parts, model_dir=Path(model_dir) if model_dir else None, options=HubOptions(token=token)
+        )
+        return load_triplet(entry, state, device, dtype)
     raise WeightsError(
         f"the weights of {entry.key} are not published in a form this version can load; give a folder that "
         "save_pretrained wrote as model_dir, or a safetensors file as custom_checkpoint"
     )
 
 
-def _plain(value: str) -> str:
-    """RobustBench passes enumerations whose value is the string."""
-    return str(getattr(value, "value", value))
-
-
 def local_folder(model_dir: Path, entry: Entry) -> Path | None:
     """The folder at or below ``model_dir`` that ``save_pretrained`` wrote for ``entry``, if there is one."""
     return next((folder for folder in (model_dir / entry.key, model_dir) if (folder / CONFIG_FILE).is_file()), None)
+
+
+def _from_hub(
+    entry: Entry,
+    hub_repo: str | None,
+    revision: str | None,
+    token: str | bool | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> Triplet | None:
+    """The triplet from a repository in our format, or None if there is no reason to expect one."""
+    repo = hub_repo or entry.weights.hub_repo
+    organization = os.environ.get("ASZ_HUB_ORG")
+    if repo is None and organization and entry.weights.embedded is None:
+        repo = f"{organization}/{entry.key}"
+    if repo is None:
+        if revision is not None:
+            raise WeightsError(f"no Hub repository of {entry.key} is known, so there is no revision {revision!r} of it")
+        return None
+    pinned = revision or (entry.weights.revision if repo == entry.weights.hub_repo else None)
+    try:
+        triplet = Triplet.from_pretrained(repo, revision=pinned, token=token, device=device, dtype=dtype)
+    except NotOnHubError as error:
+        if hub_repo is not None or revision is not None or entry.weights.hub_repo is not None:
+            raise
+        logger.warning("%s (ASZ_HUB_ORG is %s); looking for the original files instead", error, organization)
+        return None
+    if repo == entry.weights.hub_repo and entry.weights.sha256 not in (None, triplet.entry.weights.sha256):
+        raise WeightsError(
+            f"{repo} holds weights of SHA-256 {triplet.entry.weights.sha256}, but {entry.weights.sha256} are pinned"
+        )
+    return _checked(triplet, entry, repo)
+
+
+def _checked(triplet: Triplet, entry: Entry, where: str) -> Triplet:
+    """The triplet, if it is the one of ``entry`` in all that decides its outputs."""
+    if differences := triplet.entry.differences(entry):
+        raise WeightsError(
+            f"{where} holds {triplet.entry.key} with other {', '.join(differences)} than {entry.key} of the zoo; "
+            "load it by Triplet.from_pretrained if that is what you want"
+        )
+    return triplet
+
+
+def _plain(value: str) -> str:
+    """RobustBench passes enumerations whose value is the string."""
+    return str(getattr(value, "value", value))

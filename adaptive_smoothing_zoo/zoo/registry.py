@@ -1,12 +1,15 @@
 """Which triplets there are: one JSON file each under ``zoo/entries/<dataset>/<threat model>/``."""
 
 import difflib
+import logging
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+
+logger = logging.getLogger(__name__)
 
 ENTRIES = Path(str(resources.files("adaptive_smoothing_zoo"))) / "zoo" / "entries"
 
@@ -50,7 +53,12 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
     for entry in candidates:
         if entry.name == name:
             return entry
-    elsewhere = [f"{entry.dataset}/{entry.threat_model}" for entry in list_models() if entry.name == name]
+        if name in entry.aliases:
+            logger.warning("%s on %s %s is another name of %s", name, dataset, threat_model, entry.name)
+            return entry
+    elsewhere = [
+        f"{entry.dataset}/{entry.threat_model}" for entry in list_models() if name in (entry.name, *entry.aliases)
+    ]
     names = [entry.name for entry in candidates]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     message = f"no model {name!r} for {dataset} {threat_model}"

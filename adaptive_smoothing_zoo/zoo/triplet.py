@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
+from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
@@ -25,9 +25,16 @@ from adaptive_smoothing_zoo.zoo.entry import (
     entry_to_text,
     read_entry,
 )
-from adaptive_smoothing_zoo.zoo.weights import load_strictly, read_safetensors, write_safetensors
+from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file
+from adaptive_smoothing_zoo.zoo.weights import (
+    WEIGHTS_FILE,
+    load_strictly,
+    read_safetensors,
+    write_safetensors,
+    write_shards,
+)
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
 
 
 class Triplet(MixedClassifier):
@@ -71,15 +78,25 @@ class Triplet(MixedClassifier):
 
     default_cfg = pretrained_cfg
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors``: all that ``from_pretrained`` needs, nothing else.
+
+        Args:
+            max_shard_size: in bytes or like "1GB"; weights that are larger are written to several files.
 
         Raises:
             ResultsError: the folder cannot be written.
         """
         folder = Path(folder)
-        sha256 = write_safetensors(folder / WEIGHTS_FILE, self.state_dict())
-        write_text(folder / CONFIG_FILE, entry_to_text(self.entry.self_contained(sha256)))
+        if max_shard_size is None:
+            shards = {WEIGHTS_FILE: write_safetensors(folder / WEIGHTS_FILE, self.state_dict())}
+        else:
+            shards = write_shards(folder, self.state_dict(), max_shard_size)
+        if len(shards) == 1:
+            entry = self.entry.self_contained(shards[WEIGHTS_FILE])
+        else:
+            entry = self.entry.self_contained(shards=shards)
+        write_text(folder / CONFIG_FILE, entry_to_text(entry))
 
     @classmethod
     def from_pretrained(
@@ -91,6 +108,7 @@ class Triplet(MixedClassifier):
         token: str | bool | None = None,
         local_files_only: bool = False,
         device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Triplet:
         """Load what ``save_pretrained`` wrote, from a local folder or a Hugging Face Hub repository ("org/name").
 
@@ -98,7 +116,9 @@ class Triplet(MixedClassifier):
             folder_or_repo: an existing folder, or else a repository.
             revision: branch, tag or full commit hash in the repository.
             cache_dir, token, local_files_only: as in ``huggingface_hub.hf_hub_download``.
-            device: where to put the module; the CPU if None.
+            device: where to put the module, straight from the file; the CPU if None.
+            dtype: torch.bfloat16 or torch.float16 for inference in less memory and time (see
+                :func:`adaptive_smoothing_zoo.inference.to_dtype`); float32, the only one to evaluate in, if None.
 
         Returns:
             The triplet in eval mode, its weights frozen.
@@ -107,28 +127,47 @@ class Triplet(MixedClassifier):
             ConfigError, WeightsError: the files do not say or hold what they must; nothing is loaded in part.
         """
         if Path(folder_or_repo).is_dir():
-            config, weights = Path(folder_or_repo) / CONFIG_FILE, Path(folder_or_repo) / WEIGHTS_FILE
+            folder = Path(folder_or_repo)
+
+            def get(name: str) -> Path:
+                return folder / name
         else:
-            config, weights = (
-                _download(str(folder_or_repo), name, revision, cache_dir, token, local_files_only)
-                for name in (CONFIG_FILE, WEIGHTS_FILE)
-            )
-        entry = read_entry(config)
-        return load_triplet(entry, read_safetensors(weights, entry.weights.sha256), device)
+            options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+
+            def get(name: str) -> Path:
+                return hub_file(str(folder_or_repo), name, revision, options)
+
+        entry = read_entry(get(CONFIG_FILE))
+        files: dict[str, str | None] = {**entry.weights.shards} or {WEIGHTS_FILE: entry.weights.sha256}
+        state: dict[str, Tensor] = {}
+        for name, sha256 in files.items():
+            state |= read_safetensors(get(name), sha256, device)
+        return load_triplet(entry, state, device, dtype)
 
 
-def load_triplet(entry: Entry, state: dict[str, Tensor], device: str | torch.device | None = None) -> Triplet:
+def load_triplet(
+    entry: Entry,
+    state: dict[str, Tensor],
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Triplet:
     """The triplet of ``entry`` with the weights ``state``, in eval mode and frozen.
 
     Base nets whose weights a dependency ships (``pretrained`` in the entry) take them from there.
     """
-    with torch.device("meta"):
-        triplet = Triplet(entry)
+    triplet = meta_triplet(entry)
     for name, config in (("std_model", entry.std_model), ("rob_model", entry.rob_model)):
         if config.pretrained is not None:
             state = state | {f"{name}.{key}": value for key, value in BASE_NETS[config.pretrained].state_dict().items()}
     load_strictly(triplet, state, entry.key)
-    return triplet.eval().requires_grad_(False).to(device or "cpu")
+    triplet = triplet.eval().requires_grad_(False).to(device or "cpu")
+    return triplet if dtype is None else to_dtype(triplet, dtype)  # noqa: F821
+
+
+def meta_triplet(entry: Entry) -> Triplet:
+    """The triplet of ``entry`` without weights, on the meta device: shapes only."""
+    with torch.device("meta"):
+        return Triplet(entry)
 
 
 def _build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
@@ -164,26 +203,3 @@ def _build_alpha(
         std_taps=config.std_taps,
         rob_taps=config.rob_taps,
     )
-
-
-def _download(
-    repo: str,
-    name: str,
-    revision: str | None,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
-    local_files_only: bool,
-) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        path = hf_hub_download(
-            repo, name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
-        )
-    except HFValidationError as error:
-        raise WeightsError(f"{repo!r} is neither an existing folder nor a repository name (org/name)") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"cannot get {name} from {repo!r}, which is no local folder either: {first_line}") from error
-    return Path(path)

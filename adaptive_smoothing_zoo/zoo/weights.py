@@ -1,41 +1,123 @@
 """Weights on disk: safetensors only, loaded strictly."""
 
+import json
+import logging
+from collections.abc import Callable, Mapping
+from hashlib import sha256 as sha256_of
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.errors import WeightsError
-from adaptive_smoothing_zoo.files import file_sha256, write_with
+from adaptive_smoothing_zoo.errors import ResultsError, WeightsError
+from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+
+# Files below this size are hashed at every load; a larger one again only if its size or time of change is another.
+_ALWAYS_HASHED = 64 << 20
 
 
-def read_safetensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped from disk.
+def read_safetensors(
+    path: Path, sha256: str | None = None, device: str | torch.device | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped from disk (or, if ``device`` is a GPU, read into its memory).
 
     Raises:
         WeightsError: no such file, another hash than ``sha256``, or not (or no longer) a safetensors file.
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
-    if sha256 is not None and (found := file_sha256(path)) != sha256:
-        raise WeightsError(f"{path} has SHA-256 {found}, but {sha256} was expected; it is damaged or another file")
+    if sha256 is not None:
+        check_sha256(path, sha256)
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        on_gpu = device is not None and torch.device(device).type == "cuda"
+        tensors: dict[str, Tensor] = load_file(path, device=str(device) if on_gpu else "cpu")
         return tensors
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a complete safetensors file: {error}") from error
 
 
-def write_safetensors(path: Path, state: dict[str, Tensor]) -> str:
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself.
+
+    Raises:
+        WeightsError: not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a complete safetensors file: {error}") from error
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write tensors to a safetensors file and return its SHA-256."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})}))
     return file_sha256(path)
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+def write_shards(folder: Path, state: Mapping[str, Tensor], max_size: str | int) -> dict[str, str]:
+    """Write tensors to several safetensors files and their index, as the Hub's tools expect them.
+
+    Args:
+        max_size: of one file, in bytes or like "1GB"; a larger tensor gets a file of its own.
+
+    Returns:
+        File name to SHA-256; one name, ``model.safetensors``, and no index if all fits into one file.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    split = split_torch_state_dict_into_shards(dict(state), max_shard_size=max_size)
+    shards = {
+        name: write_safetensors(folder / name, {key: state[key] for key in keys})
+        for name, keys in split.filename_to_tensors.items()
+    }
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_text(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n")
+    return shards
+
+
+def check_sha256(path: Path, expected: str, progress: Callable[[int], object] | None = None) -> None:
+    """Raise WeightsError unless the file has this SHA-256.
+
+    Hashing gigabytes takes longer than mapping them, so a large file that passed once is remembered by its size and
+    time of change, in the cache folder. Whoever can forge those can replace the package as well.
+    """
+    memo = _memo_file(path) if path.stat().st_size >= _ALWAYS_HASHED else None
+    state = f"{path.stat().st_size} {path.stat().st_mtime_ns} {expected}"
+    if memo is not None and memo.is_file() and memo.read_text() == state:
+        return
+    if (found := file_sha256(path, progress)) != expected:
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, but {expected} was expected; it is damaged or another file. "
+            "Delete it and load again"
+        )
+    if memo is not None:
+        try:
+            write_text(memo, state)
+        except ResultsError as error:  # a cache that cannot be written costs time, nothing else
+            logger.info("the hash of %s will be computed again next time: %s", path, error)
+
+
+def cache_folder(name: str) -> Path:
+    """Our folder of that name inside the Hugging Face cache (``HF_HOME`` or ``HF_ASSETS_CACHE``)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "adaptive-smoothing-zoo" / name
+
+
+def _memo_file(path: Path) -> Path:
+    return cache_folder("hashed") / f"{sha256_of(str(path.resolve()).encode()).hexdigest()}.txt"
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Give ``module`` exactly the tensors of ``state``, in the module's own number formats.
 
     The module may stand on the meta device; its parameters are replaced, not copied into.
@@ -43,6 +125,14 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     Raises:
         WeightsError: a key is missing or unexpected or a shape differs; the message lists them.
     """
+    check_fit(module, state, what)
+    own = module.state_dict()
+    with torch.no_grad():
+        module.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, assign=True)
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Raise WeightsError unless ``state`` has exactly the keys and shapes of ``module``."""
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
@@ -57,5 +147,3 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     ]
     if problems:
         raise WeightsError(f"the weights do not fit {what}; {'; '.join(problems)}")
-    with torch.no_grad():
-        module.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, assign=True)

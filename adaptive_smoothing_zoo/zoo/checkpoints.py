@@ -1,0 +1,172 @@
+"""Other people's checkpoint files: told apart by their content, read without running code, renamed to our keys."""
+
+import logging
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo import mixing_network_keys
+from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
+from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
+from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors
+
+logger = logging.getLogger(__name__)
+
+# Keys under which training scripts keep the weights, in the order in which they are looked for.
+NESTINGS = ("state_dict", "model_state_dict", "model")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds: keys to tensors, possibly nested.
+
+    Reads PyTorch files (new and old format), safetensors, and .npz; told apart by content, never by name.
+
+    Raises:
+        WeightsError: no such file; a web page, an archive, a truncated or a foreign file; or a pickle that would have
+            to run code, which is refused.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there is no checkpoint {path}")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise WeightsError(f"{path} is empty; delete it and get it again")
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(
+            f"{path} is a web page, not a checkpoint; servers send one instead of a file that is gone or asked for too "
+            "often (Google Drive does). Delete it and try again later, or get the file with a browser"
+        )
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(path)
+    if head.startswith(b"\x80\x02"):
+        return _torch_load(path, mmap=False)
+    if head[8:9] == b"{":
+        return dict(read_safetensors(path))
+    if tarfile.is_tarfile(path):
+        raise WeightsError(f"{path} is a tar archive, not a checkpoint; unpack it and give the file inside")
+    raise WeightsError(
+        f"{path} is no checkpoint in a known format (PyTorch, safetensors, .npz); it begins with {head[:16]!r}"
+    )
+
+
+def convert_base_net(
+    checkpoint: Mapping[str, Any], config: BaseNetConfig, net: nn.Module, what: str
+) -> dict[str, Tensor]:
+    """A base net's checkpoint under our keys.
+
+    Args:
+        checkpoint: as ``read_checkpoint`` gives it, or already in our keys.
+        config: the base net's; its architecture decides which key table applies.
+        net: that base net (on any device, also meta), which the result fits exactly.
+        what: the checkpoint's name, for messages.
+
+    Raises:
+        WeightsError: the checkpoint is of another net.
+    """
+    state = _unnest(checkpoint, what)
+    if state.keys() == net.state_dict().keys():
+        converted = dict(state)
+    elif config.architecture not in CONVERTERS:
+        raise WeightsError(f"{what} does not have our keys, and there is no key table for {config.architecture!r}")
+    else:
+        converted = CONVERTERS[config.architecture](state, config.arguments)
+    check_fit(net, converted, f"{config.architecture} ({what})")
+    return converted
+
+
+def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what: str) -> dict[str, Tensor]:
+    """A mixing network's checkpoint (``model`` and ``bn``) under our keys; ``alpha`` is what the result fits."""
+    if checkpoint.keys() == alpha.state_dict().keys():
+        return dict(checkpoint)
+    inner = checkpoint.get("state_dict", checkpoint)
+    if not (isinstance(inner, Mapping) and isinstance(inner.get("model"), Mapping) and "bn" in inner):
+        raise WeightsError(
+            f"{what} is no mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
+        )
+    converted = mixing_network_keys.from_foreign(inner["model"], inner["bn"])
+    check_fit(alpha, converted, f"the mixing network ({what})")
+    return converted
+
+
+def _from_bit(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    if any(isinstance(value, np.ndarray) for value in state.values()):
+        return bit_resnet.from_npz(state)
+    return bit_resnet.from_foreign(state)
+
+
+def _from_dm(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return dm_wide_resnet.from_foreign(state, mean=arguments["mean"], std=arguments["std"])
+
+
+CONVERTERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Tensor]]] = {
+    "bit_resnet": _from_bit,
+    "dm_wide_resnet": _from_dm,
+}
+
+
+def _unnest(checkpoint: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    for key in NESTINGS:
+        if isinstance(inner := checkpoint.get(key), Mapping):
+            return _unnest(inner, what)
+    if not checkpoint or not all(isinstance(value, (Tensor, np.ndarray)) for value in checkpoint.values()):
+        raise WeightsError(
+            f"{what} holds no weights: it has {_listed(checkpoint)}, not tensors alone or below "
+            f"one of {', '.join(NESTINGS)}"
+        )
+    return checkpoint
+
+
+def _listed(checkpoint: Mapping[str, Any]) -> str:
+    keys = list(checkpoint)
+    return ", ".join(map(str, keys[:5])) + (", ..." if len(keys) > 5 else "") if keys else "nothing"
+
+
+def _read_zip(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise WeightsError(f"{path} is truncated: its end is missing; delete it and get it again") from None
+    if any(name.endswith("data.pkl") for name in names):
+        return _torch_load(path, mmap=True)
+    if names and all(name.endswith(".npy") for name in names):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            raise WeightsError(f"{path} is a damaged .npz file: {error}") from error
+    raise WeightsError(f"{path} is a zip archive, not a checkpoint; unpack it and give the file inside")
+
+
+def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
+    """Tensors and plain containers only: nothing in the file can run."""
+    # Numbers that NumPy made (an accuracy, an epoch) stand in many checkpoints and are as harmless as tensors.
+    scalar = np.float64(0).__reduce__()[0]
+    harmless: list[Any] = [
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        np.dtype,
+        *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
+    ]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path} was refused: reading it would run code, or it is damaged. Only tensors, numbers and plain "
+            f"containers are read ({reason})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is a damaged or truncated PyTorch file: {error}; get it again") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return dict(content)

@@ -1,0 +1,89 @@
+"""Files from the Hugging Face Hub, through its own client, whose are cache, endpoint, tokens and offline mode."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_smoothing_zoo.errors import WeightsError
+
+
+class NotOnHubError(WeightsError):
+    """The repository, revision or file does not exist, or is not in the cache of a machine that works offline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """How to ask the Hub.
+
+    Attributes:
+        cache_dir: the Hub client's cache folder; its default (HF_HUB_CACHE) if None.
+        token: an access token, or whether to use the stored one.
+        local_files_only: take what is in the cache and make no request.
+    """
+
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+
+
+def hub_file(repo: str, filename: str, revision: str | None = None, options: HubOptions | None = None) -> Path:
+    """The local path of a file in a Hub repository, downloaded unless it is in the cache.
+
+    Args:
+        repo: "org/name".
+        revision: branch, tag or full commit hash. A full hash that is in the cache costs no request.
+
+    Raises:
+        NotOnHubError: there is no such repository, revision or file, or it is not in the cache and the client works
+            offline.
+        WeightsError: it cannot be had now (network, permission, server), or the name is none.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    options = options or HubOptions()
+    where = f"{filename} from {repo!r} on the Hub" + (f" at revision {revision}" if revision else "")
+    try:
+        return Path(
+            hf_hub_download(
+                repo,
+                filename,
+                revision=revision,
+                cache_dir=options.cache_dir,
+                token=options.token,
+                local_files_only=options.local_files_only,
+            )
+        )
+    except HFValidationError as error:
+        raise WeightsError(f"{repo!r} is neither an existing folder nor a repository name (org/name)") from error
+    except GatedRepoError as error:
+        raise WeightsError(f"cannot get {where}: its owners must grant access first, see its page") from error
+    except RepositoryNotFoundError as error:
+        raise NotOnHubError(
+            f"cannot get {where}: there is no such repository, or it is private and no token that may read it was "
+            "given (`hf auth login`, HF_TOKEN)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise NotOnHubError(f"cannot get {where}: the repository has no such revision") from error
+    except LocalEntryNotFoundError as error:
+        raise NotOnHubError(
+            f"cannot get {where}: it is not in the cache, and the Hub was not asked (offline) or could not be reached "
+            f"({_first_line(error.__cause__ or error)})"
+        ) from error
+    except EntryNotFoundError as error:
+        raise NotOnHubError(f"cannot get {where}: the repository has no such file") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise WeightsError(f"cannot get {where}: {_first_line(error)}; run it again to try again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
