@@ -1,0 +1,430 @@
+"""The theorems, against exact arithmetic, against random nets attacked with the worst g, and for tightness."""
+
+from fractions import Fraction
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.stats import norm
+
+from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.certification.radii import (
+    cohen_radius,
+    gaussian_lipschitz,
+    lipschitz_radius,
+    margin_needed,
+    sharp_smoothing_radius,
+    smoothing_radius,
+)
+
+ALPHAS = st.floats(0.5, 1.0)
+SEEDS = st.integers(0, 2**32 - 1)
+DUALS = {1: np.inf, 2: 2, np.inf: 1}
+mpmath.mp.dps = 40
+
+
+def worst_margin(h, alpha):
+    """The least mixed probability of the label minus another, over all g: g is sure of the other class. (..., C)."""
+    top = h[..., :1]
+    return (alpha * (top - h[..., 1:]) - (1 - alpha)).min(axis=-1)
+
+
+# ---- margin_needed
+
+
+@given(ALPHAS)
+def test_margin_needed_is_the_lemmas_rounded_up(alpha):
+    exact = (1 - Fraction(alpha)) / Fraction(alpha)
+    value = Fraction(float(margin_needed(alpha)))
+    assert exact <= value <= exact * (1 + Fraction(1, 10**15))
+
+
+@given(st.floats(0.51, 1.0), st.integers(2, 6), SEEDS)
+def test_no_g_beats_the_needed_margin_and_one_beats_a_smaller_one(alpha, classes, seed):
+    rng = np.random.default_rng(seed)
+    margin = float(margin_needed(alpha))
+    h = rng.dirichlet(np.ones(classes)) * (1 - margin)
+    h[0] = h[1:].max() + margin  # exactly the margin; sums to at most 1 or so, which the lemma does not ask for
+    gs = np.concatenate([np.eye(classes), rng.dirichlet(np.full(classes, 0.2), size=50)])
+    mixed = (1 - alpha) * gs + alpha * h
+    assert (mixed[:, 0] - mixed.max(axis=1) >= -1e-15).all()
+    h[0] -= 1e-6
+    mixed = (1 - alpha) * np.eye(classes) + alpha * h
+    assert alpha == 1.0 or (mixed.argmax(axis=1) != 0).any()
+
+
+def test_margin_needed_at_the_ends():
+    np.testing.assert_array_equal(margin_needed([0.0, 1.0]), [np.inf, 0.0])
+    assert margin_needed(0.5) == pytest.approx(1.0, abs=1e-15)
+    assert margin_needed(0.8) == pytest.approx(0.25, abs=1e-15)
+
+
+# ---- Lipschitz
+
+
+@given(
+    st.integers(2, 5).flatmap(
+        lambda c: st.tuples(
+            st.lists(st.floats(0, 1), min_size=c, max_size=c), st.lists(st.floats(1e-3, 1e3), min_size=c, max_size=c)
+        )
+    ),
+    ALPHAS,
+)
+def test_lipschitz_radius_is_the_theorems_rounded_down(values, alpha):
+    h, constants = values
+    radius = float(lipschitz_radius(h, alpha, constants))
+    a, top = Fraction(alpha), int(np.argmax(h))
+    exact = min(
+        (a * (Fraction(h[top]) - Fraction(h[i])) + a - 1) / (a * (Fraction(constants[top]) + Fraction(constants[i])))
+        for i in range(len(h))
+        if i != top
+    )
+    assert Fraction(radius) <= max(exact, 0)
+    assert radius >= float(exact) * (1 - 1e-14) - 2e-15 / min(constants)
+
+
+@given(st.integers(2, 5), st.floats(0.55, 1.0), st.floats(0.1, 10.0), SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_by_linear_programming_the_radius_is_the_largest(classes, alpha, constant, seed):
+    """Over all h' within the constant of h(x) and all g: the mix's margin is >= 0 inside and can be < 0 outside."""
+    rng = np.random.default_rng(seed)
+    h = np.sort(rng.dirichlet(np.full(classes, 0.3)))[::-1]
+    radius = float(lipschitz_radius(h, alpha, constant))
+
+    def least(distance):
+        """min over h', g in the simplex, |h'_i - h_i| <= constant * distance, of the mix's worst margin."""
+        bounds = [(max(0.0, p - constant * distance), min(1.0, p + constant * distance)) for p in h]
+        bounds += [(0.0, 1.0)] * classes
+        sums = np.kron(np.eye(2), np.ones(classes))
+        best = np.inf
+        for i in range(1, classes):
+            cost = np.zeros(2 * classes)
+            cost[[0, i]] = alpha, -alpha
+            cost[[classes, classes + i]] = 1 - alpha, alpha - 1
+            best = min(best, linprog(cost, A_eq=sums, b_eq=[1.0, 1.0], bounds=bounds).fun)
+        return best
+
+    if radius > 0:
+        assert least(radius * (1 - 1e-6)) >= -1e-9
+        assert least(radius + 1e-3 / constant) < 0
+    else:
+        assert worst_margin(h, alpha) <= 1e-12
+
+
+def random_softmax_net(rng, norm_, dimensions, classes):
+    """h(x) = softmax(W x) and constants of its probabilities, from grad h_i = h_i sum_j h_j (w_i - w_j).
+
+    So the dual norm of the gradient is at most h_i (1 - h_i) max_j |w_i - w_j| <= max_j |w_i - w_j| / 4.
+    """
+    weight = rng.normal(size=(classes, dimensions)) * rng.uniform(1, 10)
+    steps = np.linalg.norm(weight[:, None] - weight[None], ord=DUALS[norm_], axis=2)
+
+    def net(x):
+        logits = x @ weight.T
+        exps = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return exps / exps.sum(axis=-1, keepdims=True)
+
+    return net, steps.max(axis=1) / 4, weight
+
+
+@given(st.sampled_from([1, 2, np.inf]), st.integers(1, 6), st.integers(2, 5), st.floats(0.5, 1.0), SEEDS)
+@settings(max_examples=150, deadline=None)
+def test_no_perturbation_inside_the_lipschitz_radius_breaks_a_random_net(norm_, dimensions, classes, alpha, seed):
+    rng = np.random.default_rng(seed)
+    net, constants, weight = random_softmax_net(rng, norm_, dimensions, classes)
+    x = rng.normal(size=dimensions)
+    order = np.argsort(net(x))[::-1]  # the label first
+    radius = float(lipschitz_radius(net(x), alpha, constants))
+    directions = [*rng.normal(size=(40, dimensions)), *(weight[i] - weight[order[0]] for i in order[1:])]
+    for direction in directions:
+        if norm_ == np.inf:
+            direction = np.sign(direction)
+        elif norm_ == 1:
+            direction = np.where(np.abs(direction) == np.abs(direction).max(), direction, 0)
+        size = np.linalg.norm(direction, ord=norm_)
+        if size > 0:
+            points = x + direction / size * radius * np.linspace(0, 1, 9)[:, None]
+            inside = worst_margin(net(points)[:, order], alpha)
+            assert radius == 0 or (inside >= -1e-12).all()
+
+
+@given(
+    st.sampled_from([1, 2, np.inf]),
+    st.floats(0.55, 0.999),
+    st.floats(0.05, 1.0),
+    st.floats(0.1, 10.0),
+    st.floats(0.1, 10.0),
+    SEEDS,
+)
+def test_a_net_and_a_g_attain_the_lipschitz_radius(norm_, alpha, share, label_constant, other_constant, seed):
+    """The label's probability falls and another's rises at full rate along one direction; a third takes the rest."""
+    rng = np.random.default_rng(seed)
+    margin = float(margin_needed(alpha))
+    gap = margin + share * (1 - margin)
+    h0, h1 = (1 + gap) / 2 * 0.999, (1 - gap) / 2 * 0.999
+    vector = rng.normal(size=4)
+    vector /= np.linalg.norm(vector, ord=DUALS[norm_])  # |vector . delta| <= |delta|
+    if norm_ == np.inf:
+        direction = np.sign(vector)
+    elif norm_ == 2:
+        direction = vector
+    else:
+        direction = np.where(np.abs(vector) == np.abs(vector).max(), np.sign(vector), 0.0)
+
+    def net(x):
+        t = x @ vector
+        return np.stack([h0 - label_constant * t, h1 + other_constant * t], axis=-1)
+
+    constants = [label_constant, other_constant]
+    radius = float(lipschitz_radius(net(np.zeros(4)), alpha, constants))
+    assert worst_margin(net(direction * radius * (1 - 1e-9)), alpha) >= 0
+    assert worst_margin(net(direction * (radius + 1e-9 / min(constants))), alpha) < 0
+
+
+def test_lipschitz_radius_broadcasts_examples_alphas_and_constants():
+    h = np.array([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3]])
+    radii = lipschitz_radius(h, [[1.0], [0.8]], [1.0, 2.0, 3.0])
+    expected = [[0.9 / 4, 0.2 / 5], [(0.9 - 0.25) / 4, 0.0]]
+    np.testing.assert_allclose(radii, expected, rtol=1e-12)
+    local = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    np.testing.assert_allclose(lipschitz_radius(h, 1.0, local), [0.9 / 4, 0.2 / 11], rtol=1e-12)
+    tensor = torch.tensor(h, dtype=torch.float64, requires_grad=True)
+    np.testing.assert_array_equal(lipschitz_radius(tensor, torch.tensor(1.0), 1.0), lipschitz_radius(h, 1.0, 1.0))
+
+
+def test_lipschitz_radius_of_a_constant_net_is_infinite_and_of_a_tie_zero():
+    assert lipschitz_radius([0.9, 0.1], 0.8, 0.0) == np.inf
+    assert lipschitz_radius([0.6, 0.4], 0.8, 0.0) == 0.0
+    assert lipschitz_radius([0.5, 0.5], 1.0, 0.0) == 0.0
+    assert lipschitz_radius([0.5, 0.5], 1.0, 1.0) == 0.0
+
+
+@given(st.floats(0.01, 10.0))
+def test_a_half_space_attains_the_gaussian_lipschitz_constant(sigma):
+    constant = float(gaussian_lipschitz(sigma))
+    assert norm.pdf(0) / sigma <= constant  # the slope of P[N(x, sigma^2) > 0] at 0
+    assert (norm.cdf(1e-6) - 0.5) / (1e-6 * sigma) == pytest.approx(constant, rel=1e-6)
+    assert 2 * constant == pytest.approx(np.sqrt(2 / (np.pi * sigma**2)), rel=1e-12)
+
+
+@given(st.integers(2, 5), st.floats(0.1, 3.0), SEEDS)
+@settings(deadline=None)
+def test_random_smoothed_nets_keep_to_the_gaussian_lipschitz_constant(classes, sigma, seed):
+    edges, values = pieces(np.random.default_rng(seed), classes)
+    x = np.linspace(-5, 5, 201)
+    slopes = np.abs(np.diff(smoothed(edges, values, x, sigma), axis=0)) / (x[1] - x[0])
+    assert slopes.max() <= gaussian_lipschitz(sigma) + 1e-9
+
+
+# ---- smoothing
+
+
+PROBABILITIES = st.one_of(st.floats(0.0, 1.0), st.floats(1e-12, 1e-3).map(lambda p: 1 - p), st.floats(1e-300, 1e-3))
+
+
+def exact_quantile(p):
+    """Phi^-1 of an mpmath number in (0, 1)."""
+    if p > 0.5:
+        return -exact_quantile(1 - p)
+    x = mpmath.mpf(float(norm.ppf(float(p)))) if p > mpmath.mpf(10) ** -300 else mpmath.mpf(-37)
+    for _ in range(6):
+        x -= (mpmath.ncdf(x) - p) / mpmath.npdf(x)
+    return x
+
+
+@given(PROBABILITIES, PROBABILITIES, ALPHAS, st.floats(0.01, 10.0))
+@settings(max_examples=200, deadline=None)
+def test_smoothing_radius_is_the_theorems_rounded_down(p_top, p_runner_up, alpha, sigma):
+    radius = float(smoothing_radius(p_top, p_runner_up, alpha, sigma))
+    a, p, q = mpmath.mpf(alpha), mpmath.mpf(p_top), mpmath.mpf(p_runner_up)
+    low, high = a * p, a * q + 1 - a
+    if low <= high:
+        assert radius == 0.0
+    elif low < 1 and high > 0:
+        exact = mpmath.mpf(sigma) / 2 * (exact_quantile(low) - exact_quantile(high))
+        assert radius <= exact
+        # One rounding of a probability near 1 moves its quantile by about eps / pdf.
+        slack = 4e-16 / mpmath.npdf(exact_quantile(low)) + 4e-16 / mpmath.npdf(exact_quantile(high))
+        assert radius >= exact - mpmath.mpf(sigma) * (slack + 1e-13)
+    else:
+        assert radius == np.inf
+
+
+def pieces(rng, classes):
+    """A base net that depends on one coordinate: breakpoints, and probabilities (or votes) on each piece."""
+    edges = np.sort(rng.normal(scale=2.0, size=rng.integers(1, 7)))
+    concentration = rng.choice([0.02, 0.3])
+    values = rng.dirichlet(np.full(classes, concentration), size=len(edges) + 1)
+    if rng.random() < 0.5:
+        values = np.eye(classes)[values.argmax(axis=1)]
+    return edges, values
+
+
+def smoothed(edges, values, x, sigma):
+    """The mean of the base net over N(x, sigma^2), exactly: (T,) points -> (T, C)."""
+    below = norm.cdf((edges[None] - x[:, None]) / sigma)
+    shares = np.diff(np.concatenate([np.zeros((len(x), 1)), below, np.ones((len(x), 1))], axis=1), axis=1)
+    return shares @ values
+
+
+@pytest.mark.parametrize("bound", [smoothing_radius, sharp_smoothing_radius])
+@given(st.integers(2, 5), ALPHAS, st.floats(0.1, 3.0), SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_no_shift_inside_the_radius_breaks_a_random_smoothed_net(bound, classes, alpha, sigma, seed):
+    rng = np.random.default_rng(seed)
+    edges, values = pieces(rng, classes)
+    x = rng.normal()
+    h = smoothed(edges, values, np.array([x]), sigma)[0]
+    order = np.argsort(h)[::-1]
+    # Bounds of the exact probabilities, which float64 does not hold: near 1 a rounding moves the quantile far.
+    top, runner_up = np.clip(h[order[:2]] + [-1e-14, 1e-14], 0.0, 1.0)
+    radius = float(bound(top, runner_up, alpha, sigma))
+    if radius > 0:
+        shifted = smoothed(edges, values, x + radius * np.linspace(-1, 1, 41), sigma)[:, order]
+        assert (worst_margin(shifted, alpha) >= -1e-12).all()
+
+
+@given(st.floats(0.501, 1.0), st.floats(0.55, 0.9999), st.floats(0.0, 1.0), st.floats(0.1, 3.0))
+@settings(deadline=None)
+def test_half_spaces_and_a_g_attain_the_sharp_radius(alpha, p_top, share, sigma):
+    """The label holds left of a, the runner-up right of b >= a, another class between; the attack moves right."""
+    p_runner_up = (1 - p_top) * share if share > 1e-3 else 1 - p_top
+    a, b = sigma * norm.ppf(p_top), -sigma * norm.ppf(p_runner_up)
+    radius = float(sharp_smoothing_radius(p_top, p_runner_up, alpha, sigma))
+
+    def margin(t):
+        return alpha * (norm.cdf((a - t) / sigma) - norm.cdf((t - b) / sigma)) - (1 - alpha)
+
+    if radius > 0:
+        assert margin(radius * (1 - 1e-9)) >= -1e-12
+    assert margin(radius + 1e-6 * sigma) < 0
+    assert radius >= smoothing_radius(p_top, p_runner_up, alpha, sigma)
+
+
+def test_half_spaces_attain_theorem_5_at_alpha_1_only():
+    """001 does not say that Theorem 5 is tight, and below alpha = 1 it is not."""
+    p_top, p_runner_up = np.array([0.6, 0.9, 0.999]), np.array([0.4, 0.05, 0.0005])
+    np.testing.assert_allclose(
+        sharp_smoothing_radius(p_top, p_runner_up, 1.0, 0.5), smoothing_radius(p_top, p_runner_up, 1.0, 0.5), rtol=1e-12
+    )
+    assert sharp_smoothing_radius(0.9, 0.1, 0.8, 1.0) > 1.6 * smoothing_radius(0.9, 0.1, 0.8, 1.0)
+
+
+@given(st.floats(0.5, 0.99999), st.floats(0.51, 1.0), st.floats(0.05, 3.0))
+def test_closed_forms_when_the_runner_up_has_the_rest(p_top, alpha, sigma):
+    theorem = sigma * norm.ppf(alpha * p_top)
+    sharp = sigma * (norm.ppf(p_top) - norm.ppf(1 / (2 * alpha)))
+    assert smoothing_radius(p_top, 1 - p_top, alpha, sigma) == pytest.approx(max(theorem, 0.0), abs=1e-9)
+    assert sharp_smoothing_radius(p_top, 1 - p_top, alpha, sigma) == pytest.approx(max(sharp, 0.0), abs=1e-9)
+
+
+def test_cohens_radius():
+    p = np.array([0.0, 0.3, 0.5, 0.7, 0.99993, 1.0])
+    expected = np.array([0.0, 0.0, 0.0, *(0.25 * norm.ppf(p[3:]))])
+    np.testing.assert_allclose(cohen_radius(p, 0.25), expected, rtol=1e-12)
+    np.testing.assert_array_equal(cohen_radius(p, 0.25), smoothing_radius(p, 1 - p, 1.0, 0.25))
+    # The published cap for n = 100,000 and failure probability 0.001.
+    assert cohen_radius(0.001 ** (1 / 100_000), 1.0) == pytest.approx(3.811, abs=5e-4)
+
+
+# ---- both kinds
+
+
+def radii_of(h, alpha):
+    runner_up = np.sort(h, axis=-1)[..., -2]
+    return {
+        "lipschitz": lipschitz_radius(h, alpha, 2.0),
+        "theorem": smoothing_radius(h.max(-1), runner_up, alpha, 0.5),
+        "sharp": sharp_smoothing_radius(h.max(-1), runner_up, alpha, 0.5),
+    }
+
+
+@given(st.integers(2, 5), SEEDS)
+@settings(deadline=None)
+def test_radii_grow_with_alpha_and_vanish_where_nothing_is_certified(classes, seed):
+    h = np.random.default_rng(seed).dirichlet(np.full(classes, 0.2))
+    alphas = np.linspace(0.0, 1.0, 41)
+    gap = np.sort(h)[-1] - np.sort(h)[-2]
+    for radii in radii_of(h, alphas).values():
+        assert (radii >= 0).all()
+        assert (np.diff(radii) >= -1e-12).all()
+        assert (radii[alphas <= 0.5] == 0).all()
+        assert (radii[alphas <= (1 - 1e-9) / (1 + gap)] == 0).all()
+        assert (radii[alphas >= (1 + 1e-9) / (1 + gap) + 1e-6] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["lipschitz", "theorem", "sharp"])
+def test_limits_are_continuous(name):
+    h = np.array([0.8, 0.15, 0.05])
+    at_one, below_one = radii_of(h, [1.0, 1.0 - 1e-12])[name]
+    assert 0 < at_one - below_one < 1e-10
+    certain = np.array([1.0, 0.0, 0.0])
+    at_half, near_half, above_half = radii_of(certain, [0.5, 0.5 + 1e-12, 0.51])[name]
+    assert at_half == 0.0
+    if name == "sharp":  # votes that are unanimous everywhere cannot be moved
+        assert near_half == np.inf
+    else:
+        assert 0 <= near_half < 1e-10 < above_half
+
+
+class _Network(torch.nn.Module):
+    def forward(self, std_maps, rob_maps):
+        return torch.zeros(len(std_maps[0]), 1)
+
+
+def test_an_alpha_module_counts_with_its_smallest_alpha():
+    h = np.array([[0.9, 0.1], [0.7, 0.3]])
+    adaptive = AdaptiveAlpha(_Network(), alpha_min=0.8, alpha_max=0.95)
+    for module, alpha in ((ConstantAlpha(0.9), 0.9), (adaptive, 0.8)):
+        np.testing.assert_array_equal(margin_needed(module), margin_needed(alpha))
+        np.testing.assert_array_equal(lipschitz_radius(h, module, 1.0), lipschitz_radius(h, alpha, 1.0))
+        for bound in (smoothing_radius, sharp_smoothing_radius):
+            np.testing.assert_array_equal(bound([0.9], [0.1], module, 1.0), bound([0.9], [0.1], alpha, 1.0))
+
+
+def test_the_lemma_holds_for_the_mixed_classifier_itself():
+    """A linear h, a g that is sure of the runner-up: the label stands inside the radius and falls outside."""
+
+    class Rob(torch.nn.Module):
+        def forward(self, images):  # probabilities (1 + t) / 2 and (1 - t) / 2, constant 1/2 each in t
+            t = images.flatten(1)[:, :1]
+            return torch.cat([(1 + t) / 2, (1 - t) / 2], dim=1).log()
+
+    class Std(torch.nn.Module):
+        def forward(self, images):
+            return torch.tensor([[-80.0, 80.0]], dtype=images.dtype).expand(len(images), 2)
+
+    model = MixedClassifier(Std(), Rob(), 0.8)
+    x = torch.full((1, 1, 1, 1), 0.6, dtype=torch.float64)
+    radius = float(lipschitz_radius(Rob()(x).exp(), model.alpha, 0.5)[0])
+    assert radius == pytest.approx(0.35)
+    assert model(x - radius + 1e-6).argmax(1).item() == 0
+    assert model(x - radius - 1e-6).argmax(1).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: margin_needed(1.1), "alpha must be in"),
+        (lambda: margin_needed(float("nan")), "alpha must be in"),
+        (lambda: lipschitz_radius([0.5, 1.5], 0.9, 1.0), "probabilities must be in"),
+        (lambda: lipschitz_radius([-2.0, -0.1], 0.9, 1.0), "probabilities must be in"),
+        (lambda: lipschitz_radius([1.0], 0.9, 1.0), "at least 2 classes"),
+        (lambda: lipschitz_radius(1.0, 0.9, 1.0), "at least 2 classes"),
+        (lambda: lipschitz_radius([0.5, 0.5], 0.9, -1.0), "lipschitz constants must be"),
+        (lambda: lipschitz_radius([0.5, 0.5], 0.9, float("inf")), "lipschitz constants must be"),
+        (lambda: smoothing_radius(1.2, 0.1, 0.9, 1.0), "p_top_lower must be"),
+        (lambda: smoothing_radius(0.9, -0.1, 0.9, 1.0), "p_runner_up_upper must be"),
+        (lambda: sharp_smoothing_radius(0.9, 0.1, 0.9, -1.0), "sigma must be"),
+        (lambda: cohen_radius(0.9, 0.0), "sigma must be positive"),
+        (lambda: gaussian_lipschitz(0.0), "sigma must be positive"),
+    ],
+)
+def test_values_outside_their_ranges_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
