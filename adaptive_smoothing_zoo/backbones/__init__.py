@@ -8,6 +8,7 @@ from torch import nn
 from adaptive_smoothing_zoo.backbones.base import BaseNet
 from adaptive_smoothing_zoo.backbones.bit_resnet import BiTResNet
 from adaptive_smoothing_zoo.backbones.dm_wide_resnet import DMWideResNet
+from adaptive_smoothing_zoo.backbones.ra_wide_resnet import RaWideResNet
 from adaptive_smoothing_zoo.backbones.resnet import preact_resnet18, resnet18, resnet20, wide_resnet
 from adaptive_smoothing_zoo.backbones.small_cnn import SmallCNN
 
@@ -15,6 +16,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bit_resnet": BiTResNet,
     "dm_wide_resnet": DMWideResNet,
     "preact_resnet18": preact_resnet18,
+    "ra_wide_resnet": RaWideResNet,
     "resnet18": resnet18,
     "resnet20": resnet20,
     "small_cnn": SmallCNN,

@@ -37,7 +37,15 @@ class BaseNet(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        return int(self.head.out_features)  # type: ignore[arg-type]
+        """Length of the logits; 0 if ``reset_classifier(0)`` has removed the head."""
+        return int(getattr(self.head, "out_features", 0))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the weights; normalization happens in that of ``mean`` and ``std``, if it is finer."""
+        # Not from parameters(): the replicas that nn.DataParallel makes have none.
+        weights = (getattr(module, "weight", None) for module in self.stages.modules())
+        return next(weight.dtype for weight in weights if isinstance(weight, Tensor))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) images in [0, 1] -> (N, classes) logits."""
@@ -45,23 +53,49 @@ class BaseNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last feature map, (N, num_features, h, w)."""
-        return self.forward_intermediates(images, [])[0]
+        return self.forward_intermediates(images, [])[0]  # type: ignore[no-any-return]
 
-    def forward_intermediates(self, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
         """The last feature map and the outputs of the stages at ``indices``, in the order asked for.
 
+        Args:
+            images: (N, channels, H, W) in [0, 1].
+            indices: of ``feature_info``; all if None, the last n if a number n.
+            norm: must be False; there is no norm layer to apply to each map.
+            stop_early: skip the stages behind the last one that is wanted. Needs ``intermediates_only``.
+            output_fmt: must be "NCHW".
+            intermediates_only: return the maps alone.
+
         Raises:
-            ValueError: images of another number of channels than the net's.
+            ValueError: images of another number of channels than the net's, or an argument as said above.
+            IndexError: a map that does not exist.
         """
+        check_map_options(norm, stop_early, output_fmt, intermediates_only)
         channels = len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:  # one channel would broadcast to three without a word
             raise ValueError(f"images must have shape (N, {channels}, H, W), got {tuple(images.shape)}")
-        features = self.stem((images - self.mean) / self.std)
+        wanted = map_indices(indices, len(self.stages))
+        count = max(wanted, default=-1) + 1 if stop_early else len(self.stages)
+        images = self.resize(images.to(torch.promote_types(images.dtype, self.mean.dtype)))
+        features = self.stem(((images - self.mean) / self.std).to(self.dtype))
         maps = []
-        for stage in self.stages:
+        for _, stage in zip(range(count), self.stages, strict=False):
             features = stage(features)
             maps.append(features)
-        return self.final(features), [maps[i] for i in indices]
+        chosen = [maps[i] for i in wanted]
+        return chosen if intermediates_only else (self.final(features), chosen)
+
+    def resize(self, images: Tensor) -> Tensor:
+        """What a subclass does to the images before normalization."""
+        return images
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """The last feature map -> (N, classes) logits, or its (N, num_features) average over positions."""
@@ -70,6 +104,90 @@ class BaseNet(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a fresh one; by none at all if ``num_classes`` is 0.
+
+        Raises:
+            ValueError: a negative number of classes, or another pooling than the average.
+        """
+        weight = next(self.parameters())
+        self.head = fresh_head(self.num_features, num_classes, global_pool, weight).train(self.training)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop, for good, the stages behind the last one wanted, and the head; what remains is a smaller net.
+
+        Args:
+            indices: as in ``forward_intermediates``.
+            prune_norm: also drop what followed the last stage. Done in any case if stages are dropped: it fits no other.
+            prune_head: drop the head.
+
+        Returns:
+            The indices of the wanted maps, in the net that remains.
+
+        Raises:
+            ValueError: no map is wanted.
+            IndexError: a map that does not exist.
+        """
+        wanted = map_indices(indices, len(self.stages))
+        if not wanted:
+            raise ValueError("name at least one feature map to keep")
+        count = max(wanted) + 1
+        if prune_norm or count < len(self.stages):
+            self.final = nn.Identity()
+        self.stages, self.feature_info = self.stages[:count], self.feature_info[:count]
+        if prune_head:
+            self.reset_classifier(0)
+        return wanted
+
+
+def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor) -> nn.Module:
+    """A trainable linear layer from pooled features, on the device and in the number format of ``like``.
+
+    No layer if ``num_classes`` is 0.
+
+    Raises:
+        ValueError: a negative number of classes, or another pooling than the average.
+    """
+    if num_classes < 0:
+        raise ValueError(f"the number of classes must be >= 0, got {num_classes}")
+    if global_pool not in (None, "avg"):
+        raise ValueError(
+            f"features are averaged over positions; global_pool must be None or 'avg', got {global_pool!r}"
+        )
+    if num_classes == 0:
+        return nn.Identity()
+    return nn.Linear(num_features, num_classes, device=like.device, dtype=like.dtype)
+
+
+def map_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
+    """Which of ``count`` feature maps are meant, each in [0, count): all by None, the last n by a number n.
+
+    Raises:
+        IndexError: a map that does not exist.
+    """
+    if isinstance(indices, int):
+        if not 0 < indices <= count:
+            raise IndexError(f"the last {indices} feature maps were asked for; there are {count}")
+        return list(range(count - indices, count))
+    if indices is None:
+        return list(range(count))
+    for i in indices:
+        if not -count <= i < count:
+            raise IndexError(f"there is no feature map {i}; there are {count}")
+    return [i % count for i in indices]
+
+
+def check_map_options(norm: bool, stop_early: bool, output_fmt: str, intermediates_only: bool) -> None:
+    """Raise ValueError for options of timm's ``forward_intermediates`` that our nets cannot fulfil."""
+    if norm:
+        raise ValueError("there is no norm layer to apply to each feature map; use norm=False")
+    if output_fmt != "NCHW":
+        raise ValueError(f"feature maps have shape (N, channels, H, W); output_fmt must be 'NCHW', got {output_fmt!r}")
+    if stop_early and not intermediates_only:
+        raise ValueError("the features need every stage; use stop_early=True with intermediates_only=True only")
 
 
 def stage_info(channels: Sequence[int], reductions: Sequence[int]) -> list[dict[str, Any]]:

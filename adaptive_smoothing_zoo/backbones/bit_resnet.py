@@ -124,11 +124,11 @@ class BiTResNet(BaseNet):
             widths, shrinking if image_size is None else [max(1, s * 32 // image_size) for s in shrinking]
         )
 
-    def forward_intermediates(self, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """The last feature map and the outputs of the blocks at ``indices``, in the order asked for."""
-        if self.image_size is not None:
-            images = F.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", align_corners=False)
-        return super().forward_intermediates(images, indices)
+    def resize(self, images: Tensor) -> Tensor:
+        """The images at ``image_size``."""
+        if self.image_size is None:
+            return images
+        return F.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", align_corners=False)
 
 
 def _in_unit(rest: str) -> Callable[[re.Match[str]], str]:

@@ -1,6 +1,7 @@
 """The Wide ResNet of DeepMind's robust nets (Gowal et al. 2020) and of many that followed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,10 @@ NORMALIZATION = {
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "swish": nn.SiLU}
 
 
-class _Block(nn.Module):
+class DMBlock(nn.Module):
     """Pre-activation block; a strided 3x3 convolution is padded on the right and at the bottom only.
 
-    That is TensorFlow's "same" padding of even sizes.
+    That is TensorFlow's "same" padding of even sizes. A relative may let ``after`` act on the branch before the sum.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: type[nn.Module]) -> None:
@@ -32,6 +33,7 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 0 if strided else 1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.after: nn.Module = nn.Identity()
         self.activation = activation()
         same_shape = not strided and in_channels == out_channels
         self.shortcut = None if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
@@ -39,7 +41,7 @@ class _Block(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         activated = self.activation(self.norm1(features))
         out = self.conv1(self.pad(activated))
-        out = self.conv2(self.activation(self.norm2(out)))
+        out = self.after(self.conv2(self.activation(self.norm2(out))))
         return out + (features if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
@@ -73,28 +75,51 @@ class DMWideResNet(BaseNet):
         blocks, rest = divmod(depth - 4, 6)
         if blocks < 1 or rest:
             raise ValueError(f"the depth of a Wide ResNet is 6 n + 4 (10, 16, 22, 28, ...), got {depth}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
-        act = ACTIVATIONS[activation]
+        act = activation_named(activation)
         widths = [16 * width * 2**i for i in range(3)]
         self.stem = nn.Conv2d(len(mean), 16, 3, 1, 1, bias=False)
-        self.stages = nn.ModuleList()
-        for i, (before, out) in enumerate(zip([16, *widths[:2]], widths, strict=True)):
-            first = _Block(before, out, 1 if i == 0 else 2, act)
-            self.stages.append(nn.Sequential(first, *(_Block(out, out, 1, act) for _ in range(blocks - 1))))
+        self.stages = block_groups(16, (blocks,) * 3, widths, partial(DMBlock, activation=act))
         self.final = nn.Sequential(nn.BatchNorm2d(widths[-1]), act())
         self.head = nn.Linear(widths[-1], num_classes)
         self.feature_info = stage_info(widths, (1, 2, 4))
 
 
-_BLOCK = r"layer\.(\d)\.block\.(\d+)\."
+def activation_named(name: str) -> type[nn.Module]:
+    """The activation of that name in ``ACTIVATIONS``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def block_groups(
+    stem_width: int, depths: Sequence[int], widths: Sequence[int], block: Callable[[int, int, int], nn.Module]
+) -> nn.ModuleList:
+    """Groups of blocks, each but the first of which halves the resolution.
+
+    Args:
+        stem_width: channels that enter the first group.
+        depths, widths: blocks and channels of each group.
+        block: makes a block from its input channels, output channels and stride.
+    """
+    groups = nn.ModuleList()
+    for i, (depth, before, width) in enumerate(zip(depths, [stem_width, *widths[:-1]], widths, strict=True)):
+        first = block(before, width, 1 if i == 0 else 2)
+        groups.append(nn.Sequential(first, *(block(width, width, 1) for _ in range(depth - 1))))
+    return groups
+
+
+BLOCK = r"layer\.(\d)\.block\.(\d+)\."
 DM_WRN_KEYS: KeyTable = {
     r"init_conv\.weight": "stem.weight",
-    _BLOCK + r"batchnorm_0\.(\w+)": r"stages.\1.\2.norm1.\3",
-    _BLOCK + r"conv_0\.weight": r"stages.\1.\2.conv1.weight",
-    _BLOCK + r"batchnorm_1\.(\w+)": r"stages.\1.\2.norm2.\3",
-    _BLOCK + r"conv_1\.weight": r"stages.\1.\2.conv2.weight",
-    _BLOCK + r"shortcut\.weight": r"stages.\1.\2.shortcut.weight",
+    BLOCK + r"batchnorm_0\.(\w+)": r"stages.\1.\2.norm1.\3",
+    BLOCK + r"conv_0\.weight": r"stages.\1.\2.conv1.weight",
+    BLOCK + r"batchnorm_1\.(\w+)": r"stages.\1.\2.norm2.\3",
+    BLOCK + r"conv_1\.weight": r"stages.\1.\2.conv2.weight",
+    BLOCK + r"shortcut\.weight": r"stages.\1.\2.shortcut.weight",
     r"batchnorm\.(\w+)": r"final.0.\1",
     r"logits\.(weight|bias)": r"head.\1",
 }

@@ -12,6 +12,7 @@ SMALL = {
     "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": None},
     "dm_wide_resnet": {"depth": 10, "width": 1, "activation": "silu", "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "preact_resnet18": {"width": 4},
+    "ra_wide_resnet": {"stem_width": 4, "depths": (1, 2, 1), "widths": (4, 8, 12)},
     "resnet18": {"width": 4},
     "resnet20": {"width": 4},
     "small_cnn": {"widths": (4, 8, 12), "mean": (0.5,) * 3, "std": (0.2,) * 3},
