@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from file_server import file_server  # noqa: F401
 from hub_server import hub  # noqa: F401
 
 # The nets of the tests are too small for more than one thread each; the suite runs in several processes instead.

@@ -1,10 +1,10 @@
 """The published triplets' composite: RobustBench's classes and ours, with the same weights, say the same."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from published_composites import FULL_SIZE, PUBLISHED, SMALL, Published, robustbench_composite
 from robustbench_nets import architecture, parameters, randomized
 from torch import Tensor, nn
 
@@ -15,45 +15,6 @@ from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork, default_planes
 from adaptive_smoothing_zoo.mixing_network_keys import from_foreign
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
-
-
-class Published(NamedTuple):
-    name: str
-    dataset: str
-    activation: str
-    alpha_min: float
-    alpha_max: float
-    logit_bias: float
-    std_scale: float
-    rob_scale: float
-
-
-PUBLISHED = [
-    Published("edm", "cifar100", "silu", 0.84, 0.99, 1.3, 2.0, 1.0),
-    Published("trades", "cifar100", "swish", 0.815, 0.915, 1.0, 2.0, 1.0),
-    Published("edm", "cifar10", "silu", 0.96, 1.0, 1.05, 1.2, 0.3),
-]
-FULL_SIZE = {"depth": 152, "width": 2}, {"depth": 70, "width": 16}
-SMALL = {"depth": (1, 1, 1, 1), "width": 1}, {"depth": 10, "width": 4}
-
-
-def robustbench_composite(published: Published, monkeypatch: pytest.MonkeyPatch, *, small: bool) -> Any:
-    """What ``get_composite_model`` makes, on the CPU, with small base nets if ``small``."""
-    comp_model = architecture("comp_model")
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
-    if small:
-        std, rob = SMALL
-        std_net = functools.partial(comp_model.bit_rn.ResNetV2, std["depth"], std["width"])
-        monkeypatch.setitem(comp_model.bit_rn.KNOWN_MODELS, "BiT-M-R152x2", std_net)
-        rob_net, mixing_network = comp_model.dm_rn.WideResNet, comp_model.MixingNetV4
-        monkeypatch.setattr(comp_model.dm_rn, "WideResNet", lambda **given: rob_net(**{**given, **rob}))
-        monkeypatch.setattr(comp_model, "MixingNetV4", lambda _: mixing_network({"in_planes": (256, 64)}))
-    model = comp_model.get_composite_model(published.name, published.dataset).eval()._comp_model
-    for part in (*model.models, model.policy_net, model.bn):
-        randomized(part)
-    for head in (model.models[0].head.conv, model.models[1].logits):
-        head.weight.data.mul_(10)  # confident nets, as trained ones are
-    return model
 
 
 def ours_like(model: Any, published: Published, *, small: bool) -> MixedClassifier:

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -141,9 +142,12 @@ def _read_zip(path: Path) -> dict[str, Any]:
     if names and all(name.endswith(".npy") for name in names):
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                found = {name: arrays[name] for name in arrays.files}
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise WeightsError(f"{path} is a damaged .npz file: {error}") from error
+        if wrong := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+            raise WeightsError(f"{path} is a damaged .npz file: {wrong[0]} is no array")
+        return found
     raise WeightsError(f"{path} is a zip archive, not a checkpoint; unpack it and give the file inside")
 
 
@@ -160,10 +164,11 @@ def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
         with torch.serialization.safe_globals(harmless):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        asked_for = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {asked_for[1]}" if asked_for else "it is no pickle of such things"
         raise WeightsError(
             f"{path} was refused: reading it would run code, or it is damaged. Only tensors, numbers and plain "
-            f"containers are read ({reason})"
+            f"containers are read; {reason}"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is a damaged or truncated PyTorch file: {error}; get it again") from error

@@ -41,7 +41,7 @@ def saved(entry, tmp_path):
 class TestEntry:
     def test_nets_scales_and_normalization_are_the_entry_s(self, entry):
         triplet = Triplet(entry)
-        assert [info["num_chs"] for info in triplet.feature_info] == [3, 5, 4, 6]
+        assert [info["num_chs"] for info in triplet.feature_info] == [3, 4, 5, 6]  # of both nets, at full size and half
         assert (triplet.std_map.scale, triplet.rob_map.scale) == (2.0, 0.5)
         assert triplet.rob_model.mean.item() == pytest.approx(0.3)
         assert triplet.num_classes == 10
