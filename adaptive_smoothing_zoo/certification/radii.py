@@ -221,11 +221,11 @@ def _shrink(radius: Floats) -> Floats:
 
 def _quantile_below(p: Floats) -> Floats:
     """Phi^-1(p) or slightly less."""
-    quantile = np.asarray(ndtri(p))
+    quantile: Floats = np.asarray(ndtri(p))
     return quantile * (1.0 - QUANTILE_SLACK * np.sign(quantile))
 
 
 def _quantile_above(p: Floats) -> Floats:
     """Phi^-1(p) or slightly more."""
-    quantile = np.asarray(ndtri(p))
+    quantile: Floats = np.asarray(ndtri(p))
     return quantile * (1.0 + QUANTILE_SLACK * np.sign(quantile))

@@ -242,7 +242,7 @@ def exact_quantile(p):
 def test_smoothing_radius_is_the_theorems_rounded_down(p_top, p_runner_up, alpha, sigma):
     radius = float(smoothing_radius(p_top, p_runner_up, alpha, sigma))
     a, p, q = mpmath.mpf(alpha), mpmath.mpf(p_top), mpmath.mpf(p_runner_up)
-    low, high = a * p, a * q + 1 - a
+    low, high = a * p, a * q + (1 - a)
     if low <= high:
         assert radius == 0.0
     elif low < 1 and high > 0:
