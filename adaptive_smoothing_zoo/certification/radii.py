@@ -68,10 +68,10 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
     Raises:
         ValueError: fewer than two classes, or a value outside its range.
     """
-    h = _checked(probabilities, "probabilities", 0.0, 1.0)
+    h = checked_values(probabilities, "probabilities", 0.0, 1.0)
     if h.ndim == 0 or h.shape[-1] < 2:
         raise ValueError(f"probabilities must have shape (..., classes) with at least 2 classes, got {h.shape}")
-    constants = np.broadcast_to(_checked(lipschitz, "lipschitz constants", 0.0, np.inf), h.shape)
+    constants = np.broadcast_to(checked_values(lipschitz, "lipschitz constants", 0.0, np.inf), h.shape)
     top = h.argmax(axis=-1)[..., None]
     gap = np.take_along_axis(h, top, -1) - h
     slope = _up(np.take_along_axis(constants, top, -1) + constants)
@@ -118,8 +118,8 @@ def smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alph
 
     For 1/2 < alpha < 1 a larger radius holds under the same assumptions, see ``sharp_smoothing_radius``.
     """
-    p_top = _checked(p_top_lower, "p_top_lower", 0.0, 1.0)
-    p_runner_up = _checked(p_runner_up_upper, "p_runner_up_upper", 0.0, 1.0)
+    p_top = checked_values(p_top_lower, "p_top_lower", 0.0, 1.0)
+    p_runner_up = checked_values(p_runner_up_upper, "p_runner_up_upper", 0.0, 1.0)
     weight, sigmas = alpha_min_of(alpha), _checked_sigma(sigma)
     pure = weight == 1.0  # products and sums are then exact
     low = np.where(pure, p_top, _down(weight * p_top))
@@ -144,8 +144,8 @@ def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha
 
     Arguments, result and errors are those of ``smoothing_radius``; never smaller than it.
     """
-    p_top = _checked(p_top_lower, "p_top_lower", 0.0, 1.0)
-    p_runner_up = np.minimum(_checked(p_runner_up_upper, "p_runner_up_upper", 0.0, 1.0), _up(1.0 - p_top))
+    p_top = checked_values(p_top_lower, "p_top_lower", 0.0, 1.0)
+    p_runner_up = np.minimum(checked_values(p_runner_up_upper, "p_runner_up_upper", 0.0, 1.0), _up(1.0 - p_top))
     weight, sigmas = alpha_min_of(alpha), _checked_sigma(sigma)
     # A sure answer has an infinite quantile; a finite one, on the safe side of it, lets the bisection work.
     top = np.minimum(_quantile_below(p_top), FAR)
@@ -173,7 +173,7 @@ def cohen_radius(p_top_lower: Values, sigma: Values) -> Floats:
 
     The special case alpha = 1, p_runner_up = 1 - p_top of ``smoothing_radius``; 0 for p_top <= 1/2.
     """
-    p_top = _checked(p_top_lower, "p_top_lower", 0.0, 1.0)
+    p_top = checked_values(p_top_lower, "p_top_lower", 0.0, 1.0)
     return smoothing_radius(p_top, 1.0 - p_top, 1.0, sigma)
 
 
@@ -184,11 +184,15 @@ def alpha_min_of(alpha: Alpha) -> Floats:
         ValueError: alpha outside [0, 1].
     """
     values = alpha.alpha_min if isinstance(alpha, ConstantAlpha | AdaptiveAlpha) else alpha
-    return _checked(values, "alpha", 0.0, 1.0)
+    return checked_values(values, "alpha", 0.0, 1.0)
 
 
-def _checked(values: Values, what: str, low: float, high: float) -> Floats:
-    """``values`` as a float64 array, all of them in [low, high] and finite."""
+def checked_values(values: Values, what: str, low: float, high: float) -> Floats:
+    """``values`` (numbers, arrays or tensors) as a float64 array.
+
+    Raises:
+        ValueError: one is outside [low, high] or not finite; ``what`` names them.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
@@ -200,7 +204,7 @@ def _checked(values: Values, what: str, low: float, high: float) -> Floats:
 
 
 def _checked_sigma(sigma: Values) -> Floats:
-    array = _checked(sigma, "sigma", 0.0, np.inf)
+    array = checked_values(sigma, "sigma", 0.0, np.inf)
     if (array == 0.0).any():
         raise ValueError("sigma must be positive, got 0")
     return array
