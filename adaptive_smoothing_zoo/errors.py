@@ -26,3 +26,7 @@ class EvaluationError(ZooError, RuntimeError):
 
 class ResultsError(ZooError, ValueError):
     """Recorded results that are missing, damaged, or not fit for what is asked of them."""
+
+
+class HubError(ZooError, RuntimeError):
+    """What the Hugging Face Hub does not take, or the way to it that is closed."""

@@ -77,7 +77,7 @@ class Repository:
 
 @dataclass
 class Failure:
-    """What to do instead of sending a file that a request asks for."""
+    """What to do instead of what a request asks for."""
 
     kind: str
     path: str
@@ -164,11 +164,12 @@ class HubServer:
         times: int | None = 1,
         status: int = 503,
     ) -> None:
-        """Let the next ``times`` requests (all, if None) for files whose path ends in ``path`` fail.
+        """Let the next ``times`` requests (all, if None) whose path ends in ``path`` fail.
 
-        Kinds: ``cut`` closes the connection in the middle of the file, ``reset`` breaks it there, ``truncate`` sends
-        half of the file as if it were all, ``stall`` sends half and then nothing, ``swap`` sends other bytes of the
-        same length, ``status`` answers with that status, ``html`` with a web page.
+        Kinds, for files that are downloaded: ``cut`` closes the connection in the middle of the file, ``reset`` breaks
+        it there, ``truncate`` sends half of the file as if it were all, ``stall`` sends half and then nothing, ``swap``
+        sends other bytes of the same length; for any request: ``status`` answers with that status, ``html`` with a web
+        page.
         """
         assert kind in ("cut", "reset", "truncate", "stall", "swap", "status", "html"), kind
         with self.lock:
@@ -247,6 +248,7 @@ class _Refused(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
+    failure: Failure | None
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body are separate writes, and a test makes hundreds of requests
 
@@ -266,6 +268,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests.append((self.command, self.path))
         self._body_read = 0
         try:
+            self.failure = self.hub.failure_for(self.command, address.path)
+            if self.failure is not None and self.failure.kind == "html":
+                page = b"<!doctype html><html><body>Sign in to this network to go on.</body></html>"
+                self._drain()
+                return self._bytes(page, 200, {"Content-Type": "text/html"})
+            if self.failure is not None and self.failure.kind == "status":
+                raise _Refused(self.failure.status, message="The server is having a bad day.")
             for method, pattern, action in _ROUTES:
                 if method == self.command.replace("HEAD", "GET") and (match := re.fullmatch(pattern, address.path)):
                     return action(self, *map(unquote, match.groups()), **self._query(address.query))
@@ -344,20 +353,14 @@ class _Handler(BaseHTTPRequestHandler):
     # Downloads.
 
     def resolve(self, repo: str, revision: str, path: str, **_: str) -> None:
-        failure = self.hub.failure_for(self.command, path)
-        if failure is not None and failure.kind == "html":
-            page = b"<!doctype html><html><body>Sign in to this network to go on.</body></html>"
-            return self._bytes(page, 200, {"Content-Type": "text/html"})
-        if failure is not None and failure.kind == "status":
-            raise _Refused(failure.status, message="The server is having a bad day.")
         commit = self._commit(repo, revision)
         if path not in commit.files:
             raise _Refused(404, "EntryNotFound", "Entry not found", commit.sha)
-        self._file(commit, commit.files[path], failure)
+        self._file(commit, commit.files[path])
 
-    def _file(self, commit: Commit, blob: Blob, failure: Failure | None) -> None:
+    def _file(self, commit: Commit, blob: Blob) -> None:
         start, stop = self._range(blob.size)
-        kind = failure.kind if failure is not None else ""
+        kind = self.failure.kind if self.failure is not None else ""
         half = start + (stop - start) // 2
         sent = half if kind in ("cut", "reset", "truncate", "stall") else stop
         self.send_response(206 if "Range" in self.headers else 200)
@@ -476,9 +479,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def storage(self, oid: str, **_: str) -> None:
         """Take a large file; its address was told only to those who may write."""
-        failure = self.hub.failure_for("PUT", oid)
-        if failure is not None:
-            raise _Refused(failure.status, message="The storage is having a bad day.")
         rest, digest = int(self.headers["Content-Length"]), sha256()
         temporary = self.hub.store / f"{oid}.{uuid4().hex}"
         with temporary.open("wb") as file:

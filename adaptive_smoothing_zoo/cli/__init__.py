@@ -6,12 +6,16 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import torch
 
 from adaptive_smoothing_zoo.errors import WeightsError, ZooError
 from adaptive_smoothing_zoo.files import write_text
+
+if TYPE_CHECKING:
+    from adaptive_smoothing_zoo.zoo.entry import Entry
 
 RESULTS = Path("results")
 
@@ -36,6 +40,18 @@ def dataset_option(function: Callable[..., None]) -> Callable[..., None]:
     """The options that, with a name, choose a triplet."""
     function = click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")(function)
     return click.option("--dataset", default="cifar10", show_default=True, help="of the triplet")(function)
+
+
+def _check_model_dir(model_dir: str | None, entry: Entry) -> None:
+    """A folder that a user names must be the one that is used; ``load_model`` would look elsewhere."""
+    from adaptive_smoothing_zoo.zoo.components import robustbench_file
+    from adaptive_smoothing_zoo.zoo.loading import local_folder
+    from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE
+
+    if model_dir is None or local_folder(Path(model_dir), entry) is not None:
+        return
+    if not any(robustbench_file(Path(model_dir), entry, part) for part in entry.weights.components):
+        raise WeightsError(f"there is no {CONFIG_FILE} of {entry.key} in {model_dir}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,15 +121,13 @@ def eval_command(
     from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
     from adaptive_smoothing_zoo.publishing.results import check_writable, make_record, source_commit, write_results
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
-    from adaptive_smoothing_zoo.zoo.loading import load_model, local_folder
+    from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
-    from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE
 
     chosen = pick_device(device)
     entry = find_entry(name, dataset, threat_model)
     check_writable(out, entry)
-    if model_dir is not None and local_folder(Path(model_dir), entry) is None:
-        raise WeightsError(f"there is no {CONFIG_FILE} of {entry.key} in {model_dir}")
+    _check_model_dir(model_dir, entry)
     commit = source_commit()  # now: the checkout may move on during a long run
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     entry = model.entry
@@ -193,3 +207,46 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
     path = out / f"{entry.key}.md"
     write_text(path, model_card(entry, record, read_curve(results, entry)))
     click.echo(f"wrote {path}" + ("" if measured else f"; no results for {entry.key} in {results}"))
+
+
+@asz.command("export")
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@dataset_option
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for the card")
+@click.option("--shard-size", default=None, help="of one weights file at most, as 1GB; one file if not given")
+@click.option("--model-dir", default=None, help="a folder with the weights; where load_model finds them if not given")
+def export_command(
+    name: str,
+    folder: Path,
+    dataset: str,
+    threat_model: str,
+    results: Path,
+    shard_size: str | None,
+    model_dir: str | None,
+) -> None:
+    """Write a triplet to FOLDER as the Hugging Face Hub shows it: configuration, weights, card, license."""
+    from adaptive_smoothing_zoo.publishing.export import card_of, export
+    from adaptive_smoothing_zoo.zoo.loading import load_model
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    _check_model_dir(model_dir, find_entry(name, dataset, threat_model))
+    model = load_model(name, model_dir, dataset, threat_model)
+    card, record = card_of(model, results)
+    export(model, folder, card=card, max_shard_size=shard_size)
+    click.echo(f"wrote {folder}" + ("" if record else f"; no results for {model.entry.key} in {results}"))
+
+
+@asz.command("push")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="the repository is to be private")
+@click.option("--revision", default=None, help="branch, made if it does not exist; main if not given")
+@click.option("--message", default=None, help="of the commit")
+def push_command(folder: Path, repo: str, private: bool, revision: str | None, message: str | None) -> None:
+    """Upload an exported FOLDER to the Hugging Face Hub as REPO (org/name), with the stored token or HF_TOKEN."""
+    from adaptive_smoothing_zoo.publishing.hub import push
+
+    pushed = push(folder, repo, private=private, revision=revision, commit_message=message)
+    click.echo(f"uploaded {pushed.url}")
+    click.echo(f"for the weights of the entry:\n{pushed.entry_text}")

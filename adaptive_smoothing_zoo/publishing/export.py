@@ -1,0 +1,169 @@
+"""The folder of a triplet as the Hugging Face Hub shows it: configuration, weights, model card, license."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+from adaptive_smoothing_zoo.publishing.results import RunRecord, read_record, results_path, tensors_sha256
+from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE, Triplet
+from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
+
+CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"
+
+
+def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str | int | None = None) -> Path:
+    """Write the folder that ``push`` uploads and ``Triplet.from_pretrained`` loads.
+
+    The folder appears whole or not at all. An earlier export of the same triplet is replaced.
+
+    Args:
+        card: the text of the model card, as ``card_of`` makes it.
+        max_shard_size: in bytes or like "1GB"; weights that are larger go to several files.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ResultsError: the folder holds something else than an export of this triplet, or cannot be written.
+    """
+    folder = Path(folder).resolve()
+    _check_replaceable(folder, model.entry)
+    with _complete_folder(folder) as temporary:
+        model.save_pretrained(temporary, max_shard_size=max_shard_size)
+        write_text(temporary / CARD_FILE, card)
+        write_text(temporary / LICENSE_FILE, license_text(model.entry))
+    return folder
+
+
+def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]:
+    """A triplet's model card and the recorded run it tells of, None if ``results`` has none.
+
+    Raises:
+        ResultsError: the run that is recorded there was one of other weights, or is damaged.
+    """
+    results, entry = Path(results), model.entry
+    path = results_path(results, entry).with_suffix(".run.json")
+    if not path.exists():
+        return model_card(entry, None), None
+    record = read_record(results, entry)
+    if record.weights_sha256 != tensors_sha256(model.state_dict()):
+        raise ResultsError(
+            f"{path} records an evaluation of other weights than these of {entry.key}; evaluate these (asz eval), or "
+            "name a folder without results for it"
+        )
+    return model_card(entry, record, read_curve(results, entry)), record
+
+
+def export_files(entry: Entry) -> set[str]:
+    """Names of the files in a folder whose ``config.json`` says ``entry``."""
+    weights = {*entry.weights.shards, INDEX_FILE} if entry.weights.shards else {WEIGHTS_FILE}
+    return {CONFIG_FILE, CARD_FILE, LICENSE_FILE, *weights}
+
+
+def license_text(entry: Entry) -> str:
+    """The text of an entry's license, or, but for the MIT license, what it is called and where to read it."""
+    if entry.license == "mit":
+        year = re.search(r"(?:19|20)\d\d", entry.name)
+        return _MIT.format(holders=f"{year[0]} {entry.paper.authors}" if year else entry.paper.authors)
+    work = f"Weights of {entry.key}, of\n{entry.paper.title}\n{entry.paper.authors}\n{entry.paper.link}\n"
+    if entry.license in _SPDX:
+        spdx = _SPDX[entry.license]
+        return f"SPDX-License-Identifier: {spdx}\nText: https://spdx.org/licenses/{spdx}.html\n\n{work}"
+    return f"License: {entry.license}, as the authors state it; ask them for its text\n\n{work}"
+
+
+# The Hub's identifiers to SPDX's.
+_SPDX = {
+    name.lower(): name
+    for name in (
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "CC-BY-4.0",
+        "CC-BY-SA-4.0",
+        "CC-BY-NC-4.0",
+        "CC-BY-NC-SA-4.0",
+    )
+}
+
+_MIT = """MIT License
+
+Copyright (c) {holders}
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
+
+
+def _check_replaceable(folder: Path, entry: Entry) -> None:
+    """Replacing deletes, so only nothing, or what ``export`` wrote for the same triplet, may be there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ResultsError(f"{folder} is a file; choose another name for the export")
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return
+    try:
+        earlier = read_entry(folder / CONFIG_FILE)
+    except ConfigError:
+        raise ResultsError(f"{folder} is not empty and no earlier export; choose another folder") from None
+    if earlier.key != entry.key:
+        raise ResultsError(f"{folder} holds an export of {earlier.key}, not of {entry.key}; choose another folder")
+    if foreign := sorted(names - export_files(earlier)):
+        raise ResultsError(
+            f"{folder} holds an earlier export, but also {', '.join(foreign[:5])}, which would be lost; move that "
+            "elsewhere, or choose another folder"
+        )
+
+
+@contextmanager
+def _complete_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``folder`` to fill; it takes ``folder``'s place if no error occurred."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise ResultsError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+    filled, old = temporary / "new", temporary / "old"
+    try:
+        filled.mkdir()  # unlike mkdtemp's, with the permissions the user wants for folders
+        yield filled
+        if folder.exists():
+            folder.rename(old)
+        try:
+            filled.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise ResultsError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
