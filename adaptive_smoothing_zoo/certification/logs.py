@@ -1,0 +1,269 @@
+"""Certificates of a data set: what they hold, the usual log format, and the mixes that a log says something about."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from adaptive_smoothing_zoo.certification.radii import EPS, PROBABILITY_SLACK, Alpha, Floats, Values, alpha_min_of
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.files import write_text
+
+ABSTAIN = -1
+COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # time may be missing in others' files
+HEADER = "\t".join(COLUMNS) + "\n"
+TIME = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # as str(timedelta) writes it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certificates:
+    """One certificate per example; read-only arrays of one length N.
+
+    Attributes:
+        index: (N,) int64, place in the data set, each at most once.
+        label: (N,) int64, the true class.
+        prediction: (N,) int64, the certified class; -1 where there is none (abstention).
+        radius: (N,) float64 >= 0, in units of the images: no smaller perturbation changes the prediction.
+        correct: (N,) bool, prediction == label.
+        seconds: (N,) float64, time spent; NaN if unknown.
+
+    Raises:
+        ValueError: arrays of different lengths, or values that contradict each other or these ranges.
+    """
+
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    radius: Floats
+    correct: NDArray[np.bool_]
+    seconds: Floats
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, type] = {"radius": np.float64, "seconds": np.float64, "correct": np.bool_}
+        for name in ("index", "label", "prediction", "radius", "correct", "seconds"):
+            array: NDArray[Any] = np.array(getattr(self, name), dtype=kinds.get(name, np.int64))
+            if array.shape != (len(self.index),):
+                raise ValueError(f"{name} must have shape ({len(self.index)},), got {array.shape}")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        for wrong, what in (
+            (self.index < 0, "a negative index"),
+            (self.label < 0, "a negative label"),
+            (self.prediction < ABSTAIN, "a prediction that is neither a class nor -1"),
+            (~(self.radius >= 0), "a radius that is negative or not a number"),
+            ((self.prediction == ABSTAIN) & (self.radius > 0), "a radius though nothing was predicted"),
+            (self.correct != (self.prediction == self.label), "a correctness that contradicts label and prediction"),
+            (self.seconds < 0, "a negative time"),
+        ):
+            if wrong.any():
+                raise ValueError(f"example {self.index[wrong][0]} has {what}")
+        values, counts = np.unique(self.index, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"example {values[counts > 1][0]} appears twice")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def abstained(self) -> NDArray[np.bool_]:
+        """(N,) whether there is no certified class."""
+        return np.asarray(self.prediction == ABSTAIN)
+
+    def average_certified_radius(self) -> float:
+        """ACR: the mean over all examples of radius * [correct].
+
+        Raises:
+            ValueError: there are no examples.
+        """
+        self._check_not_empty()
+        return float(np.where(self.correct, self.radius, 0.0).mean())
+
+    def certified_accuracy(self, radii: Values) -> Floats:
+        """Share of examples (fractions) that are correct with at least each of the radii; an array of their shape.
+
+        Raises:
+            ValueError: there are no examples, or a radius is negative.
+        """
+        self._check_not_empty()
+        asked = np.asarray(radii, dtype=np.float64)
+        if not (asked >= 0).all():
+            raise ValueError("radii must be numbers >= 0")
+        reached = np.sort(self.radius[self.correct])
+        return np.asarray((len(reached) - np.searchsorted(reached, asked, side="left")) / len(self))
+
+    def write(self, path: Path) -> None:
+        """Write the log that ``read_log`` reads, radii to the last bit; the file is never half written.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        write_text(path, HEADER + "".join(format_row(self, i) for i in range(len(self))))
+
+    def _check_not_empty(self) -> None:
+        if len(self) == 0:
+            raise ValueError("there are no certificates to average")
+
+
+def format_row(certificates: Certificates, i: int) -> str:
+    """The line of the i-th certificate, with its end of line."""
+    seconds = float(certificates.seconds[i])
+    return "\t".join(
+        (
+            str(certificates.index[i]),
+            str(certificates.label[i]),
+            str(certificates.prediction[i]),
+            repr(float(certificates.radius[i])),
+            str(int(certificates.correct[i])),
+            str(timedelta(seconds=seconds)) if np.isfinite(seconds) else "nan",
+        )
+    ) + "\n"  # fmt: skip
+
+
+def read_log(path: str | Path) -> Certificates:
+    """Read a certification log in the format of Cohen et al. 2019, which most who certify by smoothing use.
+
+    Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
+    time (seconds, or h:mm:ss). Columns are found by name; further ones are ignored, as are empty lines and the style
+    of line ends.
+
+    Raises:
+        ResultsError: the file cannot be read, or a line is damaged; the message names the line.
+
+    Published logs give radii to three digits, so a radius in them may be up to half a unit of the third digit too
+    large. Those that this package writes are exact.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"cannot read the certification log {path}: {error}") from error
+    return parse_log(text, str(path))
+
+
+def parse_log(text: str, where: str) -> Certificates:
+    """``read_log`` of a file's content; ``where`` names it in messages."""
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise ResultsError(f"{where} is empty; a certification log starts with the line {'  '.join(COLUMNS)}")
+    names = [name.strip() for name in lines[0][1].split("\t")]
+    missing = [name for name in COLUMNS[:-1] if name not in names]
+    if missing:
+        raise ResultsError(f"{where}: the first line must name tab-separated columns; {', '.join(missing)} missing")
+    rows = [_parse_row(line, names, f"{where}, line {number}") for number, line in lines[1:]]
+    seen: dict[int, int] = {}
+    for (number, _), row in zip(lines[1:], rows, strict=True):
+        if row[0] in seen:
+            raise ResultsError(f"{where}, line {number}: example {row[0]} appears again (first in line {seen[row[0]]})")
+        seen[row[0]] = number
+    return certificates_of(rows)
+
+
+def certificates_of(rows: list[tuple[Any, ...]]) -> Certificates:
+    """Certificates from tuples in the order of the columns."""
+    index, label, prediction, radius, correct, seconds = zip(*rows, strict=True) if rows else ((),) * len(COLUMNS)
+    return Certificates(
+        index=np.array(index, dtype=np.int64),
+        label=np.array(label, dtype=np.int64),
+        prediction=np.array(prediction, dtype=np.int64),
+        radius=np.array(radius, dtype=np.float64),
+        correct=np.array(correct, dtype=np.bool_),
+        seconds=np.array(seconds, dtype=np.float64),
+    )
+
+
+def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float]:
+    """The values of one line in the order of the columns, checked on their own and against each other."""
+    fields = [field.strip() for field in line.split("\t")]
+    if len(fields) != len(names):
+        raise ResultsError(f"{where}: expected {len(names)} fields, got {len(fields)}; the line is damaged")
+    values = dict(zip(names, fields, strict=True))
+    try:
+        row = (
+            int(values["idx"]),
+            int(values["label"]),
+            int(values["predict"]),
+            float(values["radius"]),
+            bool(("0", "1").index(values["correct"])),
+            _parse_time(values.get("time", "nan")),
+        )
+        certificates_of([row])
+    except ValueError as error:
+        raise ResultsError(f"{where} is damaged: {error}") from error
+    return row
+
+
+def _parse_time(text: str) -> float:
+    match = TIME.fullmatch(text)
+    if match is None:
+        return float(text)
+    days, hours, minutes, seconds = match.groups()
+    return int(days or 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def mix_certificates(
+    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: Literal["theorem", "sharp"] = "theorem"
+) -> Certificates:
+    """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
+
+    A radius r of h (Cohen et al. 2019) is sigma Phi^-1(p) for a lower bound p of its label's probability, so
+    p = Phi(r / sigma); every other class has at most 1 - p. With that runner-up,
+
+    - "theorem" (001, Theorem 5): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
+      = sigma Phi^-1(alpha Phi(r / sigma)), because the second argument is 1 - alpha p;
+    - "sharp" (``sharp_smoothing_radius``): r - sigma Phi^-1(1 / (2 alpha)), because h_y >= 1 / (2 alpha) implies the
+      margin h_y - h_i >= 2 h_y - 1 >= (1 - alpha) / alpha, and at distance t Phi^-1(h_y) has fallen by at most
+      t / sigma. Never smaller, and tight.
+
+    Args:
+        certificates: of h alone, with radii that were computed so (with p_runner_up = 1 - p_top).
+        alpha: one number in [0, 1], or an alpha module, whose alpha_min counts.
+        sigma: of the noise behind ``certificates``, in units of the images.
+        bound: which of the two.
+
+    Returns:
+        The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: the mix
+        predicts something there, which h's log does not tell. Certified accuracy at 0 is therefore the limit at
+        radii just above 0, not the mix's clean accuracy. For alpha = 1 nothing changes.
+
+    Raises:
+        ValueError: several alphas, or a value outside its range.
+
+    What is assumed: the mix takes h(x) to be the exact mean over the noise of what was voted with (one-hot votes, or
+    probabilities if votes were soft), without temperature or other maps after it. A mix that averages over some noise
+    samples only approximates this one. The certificates of h, and with them these, each hold with the confidence of
+    h's; radii rounded up in a log make these up to as much too large.
+    """
+    weight = alpha_min_of(alpha)
+    if weight.ndim != 0:
+        raise ValueError(f"mix_certificates takes one alpha, got shape {weight.shape}; call it for each")
+    if not 0.0 < sigma < np.inf:
+        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    if bound not in ("theorem", "sharp"):
+        raise ValueError(f"the bound must be 'theorem' or 'sharp', got {bound!r}")
+    radius = certificates.radius
+    if weight == 1.0:
+        return certificates
+    if weight <= 0.5:
+        mixed = np.zeros_like(radius)
+    elif bound == "sharp":
+        mixed = radius - sigma * ndtri(0.5 / weight)
+    else:
+        mixed = sigma * ndtri(weight * np.maximum(ndtr(radius / sigma) - PROBABILITY_SLACK, 0.0))
+    # Rounded down: a quantile near 0 has an absolute error, one far away a relative one.
+    mixed = np.maximum(mixed - 16 * EPS * (radius + sigma), 0.0)
+    prediction = np.where(mixed > 0, certificates.prediction, ABSTAIN)
+    return Certificates(
+        index=certificates.index,
+        label=certificates.label,
+        prediction=prediction,
+        radius=mixed,
+        correct=prediction == certificates.label,
+        seconds=certificates.seconds,
+    )
