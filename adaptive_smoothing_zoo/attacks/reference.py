@@ -14,7 +14,8 @@ STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Forward-equivalents that each attack spends on a point it does not break: what progress is measured in.
 PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
 
-_LOGGER = "auto-attack"  # the logger to which pyautoattack writes its warnings
+LOGGER = "auto-attack"  # the logger to which pyautoattack writes its warnings
+LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed for that"
 
 
 class ReferenceEngine:
@@ -60,8 +61,10 @@ class ReferenceEngine:
         self._autoattack.apgd_targeted.n_target_classes = self._targets
         self._autoattack.fab.n_target_classes = self._targets
 
-    def attack(self, name: str, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack every point; yield (positions, candidates) batch by batch.
+    def attack(
+        self, name: str, images: Tensor, labels: Tensor, indices: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Attack every point; yield (positions, candidates) batch by batch. Indices in the dataset are not used.
 
         A candidate is a point of the ball, adversarial or not: ask the model.
         """
@@ -79,7 +82,7 @@ class ReferenceEngine:
         from pyautoattack import checks
 
         x, y = images[: self.batch_size].to(self.device), labels[: self.batch_size].to(self.device)
-        logger = logging.getLogger(_LOGGER)
+        logger = logging.getLogger(LOGGER)
         checks.check_randomized(self.model, x, y, bs=len(x), logger=logger)
         n_classes = checks.check_range_output(self.model, x, logger=logger)
         checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), self._targets, self._targets, logger=logger)
@@ -96,7 +99,7 @@ class ReferenceEngine:
         """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do."""
         from pyautoattack import checks
 
-        checks.check_square_sr(accuracy_after, logger=logging.getLogger(_LOGGER))
+        checks.check_square_sr(accuracy_after, logger=logging.getLogger(LOGGER))
 
     def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
         if name == "apgd-ce":
@@ -131,7 +134,7 @@ class _ContiguousGradients(nn.Module):
 def _contiguous_and_finite(gradient: Tensor) -> Tensor:
     """The gradient, contiguous. One that is not finite is told of: APGD stands still there, and nobody would know."""
     if not bool(torch.isfinite(gradient).all()):
-        logging.getLogger(_LOGGER).warning("a gradient was not finite during an attack, which may have failed for that")
+        logging.getLogger(LOGGER).warning(LOST_GRADIENT)
     return gradient.contiguous()
 
 
@@ -145,7 +148,7 @@ def collect_warnings() -> Iterator[list[str]]:
             if (text := record.getMessage()) not in found:
                 found.append(text)
 
-    logger, collector = logging.getLogger(_LOGGER), Collector(logging.WARNING)
+    logger, collector = logging.getLogger(LOGGER), Collector(logging.WARNING)
     propagate = logger.propagate
     logger.addHandler(collector)
     logger.propagate = False

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine, collect_warnings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
 from adaptive_smoothing_zoo.data import check_examples
@@ -20,7 +21,7 @@ from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.precision import float32_precision
 
 CLEAN = "clean"  # what "broke" a point that was misclassified without any attack
-ENGINES = {"reference": ReferenceEngine}
+ENGINES: dict[str, Callable[..., Engine]] = {"reference": ReferenceEngine, "fast": FastEngine}
 
 
 class Engine(Protocol):
@@ -31,8 +32,11 @@ class Engine(Protocol):
     def check(self, images: Tensor, labels: Tensor) -> None:
         """Look for reasons to distrust attacks on this model; warn of them."""
 
-    def attack(self, name: str, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack all points; yield (positions among them, candidates) as they are finished, each position once."""
+    def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Attack all points; yield (positions among them, candidates) as they are finished, each position once.
+
+        ``indices`` are the points' places in the whole data set, for random numbers that are to belong to a point.
+        """
 
     def check_square(self, accuracy_after: dict[str, float]) -> None:
         """Compare the black-box attack with the others; warn if it was the better one."""
@@ -136,7 +140,8 @@ def evaluate(
         seed: of the attacks.
         batch_size: points per batch. The random numbers of an attack depend on it.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
-        engine: "reference", pyautoattack itself.
+        engine: "reference", pyautoattack itself; or "fast", the same attacks organized for throughput, in which the
+            random numbers depend on the example alone and not on the batch size.
         tf32: let CUDA round float32 products to TF32. Off, whatever torch's global setting is, unless asked for.
         channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
             and up to twice as fast for wide nets on CPUs.
@@ -229,7 +234,7 @@ class _Run:
         start, done = time.perf_counter(), 0
         # A ball of radius zero holds nothing but the image itself.
         if len(points) and self.eps > 0:
-            for positions, candidates in self.engine.attack(name, self.images[points], self.labels[points]):
+            for positions, candidates in self.engine.attack(name, self.images[points], self.labels[points], points):
                 self._judge(name, points[positions], candidates)
                 done += len(positions)
                 self.passes_done += PASSES[name] * len(positions)

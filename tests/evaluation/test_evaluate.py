@@ -159,7 +159,7 @@ class OneAttack:
     def check_square(self, accuracy_after):
         pass
 
-    def attack(self, name, images, labels):
+    def attack(self, name, images, labels, indices):
         if name == "apgd-ce":
             yield torch.arange(len(labels)), self.candidates(images)
 
@@ -307,7 +307,7 @@ WITH_NAN[3, 0, 0, 0] = float("nan")
         ({"eps": -0.1}, "eps"),
         ({"eps": float("nan")}, "eps"),
         ({"batch_size": 0}, "batch size"),
-        ({"engine": "magic"}, "unknown engine 'magic'; known: reference"),
+        ({"engine": "magic"}, "unknown engine 'magic'; known: fast, reference"),
         ({"device": "abacus"}, "unknown device 'abacus'"),
         ({"device": "meta"}, "not supported"),
     ],

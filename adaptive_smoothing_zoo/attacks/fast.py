@@ -1,0 +1,168 @@
+"""The fast engine: AutoAttack "standard" (Croce and Hein 2020) in full batches, with noise that belongs to examples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.apgd import APGD
+from adaptive_smoothing_zoo.attacks.fab import FAB
+from adaptive_smoothing_zoo.attacks.losses import cross_entropy, targeted_dlr
+from adaptive_smoothing_zoo.attacks.pool import Pool
+from adaptive_smoothing_zoo.attacks.prepare import prepare
+from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.attacks.reference import LOGGER, LOST_GRADIENT, STANDARD_ATTACKS, ReferenceEngine
+from adaptive_smoothing_zoo.attacks.square import Square
+from adaptive_smoothing_zoo.attacks.state import Attack, State
+from adaptive_smoothing_zoo.attacks.verify import predict
+
+VERSION = 1  # changes when the same seed no longer gives the same random numbers
+
+# Passes between two looks at what has been found: a look costs nothing on a CPU and stalls a GPU.
+_LOOK_EVERY = {"cpu": 1, "cuda": 10}
+
+
+class FastEngine:
+    """The attacks, iterates and settings of pyautoattack, organized for throughput.
+
+    Random numbers depend on the seed, the attack, the target's rank and the example's index in the dataset alone, so
+    that an example meets the same attack whatever the batch size, the order of the examples and their company. The
+    attacks work on a prepared copy of the model (see ``prepare``); what is adversarial, the model decides.
+
+    Args:
+        model: images in [0, 1] to logits, in eval mode and frozen, on ``device``.
+        norm: "Linf" or "L2".
+        eps: radius of the ball.
+        seed: of the random numbers.
+        batch_size: most points in one pass, and the size of the batches in which candidates are verified.
+        num_classes: of the model. The targeted attacks try 9 wrong classes, or all there are if they are fewer.
+        device: where the model is.
+
+    Attributes:
+        passes: by attack, images passed through the prepared model so far. In the gradient attacks each counts for a
+            forward and a backward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        norm: str,
+        eps: float,
+        seed: int,
+        batch_size: int,
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        self.name = f"fast {VERSION}"
+        self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
+        self.batch_size, self.device = batch_size, device
+        self.num_targets = min(9, num_classes - 1)
+        self.passes = dict.fromkeys(STANDARD_ATTACKS, 0)
+        # Its checks of the model are AutoAttack's own, and are asked in its words.
+        self._reference = ReferenceEngine(
+            model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, num_classes=num_classes, device=device
+        )
+        self._prepared: nn.Module | None = None
+        self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
+
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """AutoAttack's own checks of the model; they speak through warnings."""
+        self._reference.check(images, labels)
+
+    def check_square(self, accuracy_after: dict[str, float]) -> None:
+        """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do."""
+        self._reference.check_square(accuracy_after)
+
+    def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Attack correctly classified points; yield (positions, candidates) as points are finished, each once.
+
+        A candidate is a verified adversarial example, or the image itself.
+
+        Args:
+            name: of an attack of the standard protocol.
+            images: (N, channels, H, W) in [0, 1].
+            labels: (N,).
+            indices: (N,) of the points in the dataset.
+        """
+        if self._prepared is None:
+            self._prepared = prepare(self.model, images[: self.batch_size].to(self.device))
+        runs = _Runs(self, name, images, labels, indices)
+        pool = Pool(
+            runs.attack,
+            self._prepared,
+            start=runs.start,
+            verify=runs.verify,
+            points=len(labels),
+            ranks=self.num_targets if name.endswith("-t") else 1,
+            batch_size=self.batch_size,
+            look_every=_LOOK_EVERY[self.device.type],
+        )
+        for finished in pool:
+            kept = images[finished.points] if finished.adversarials is None else finished.adversarials
+            yield finished.points, kept.to(images.device)
+        self.passes[name] += pool.passes
+        if pool.lost:
+            logging.getLogger(LOGGER).warning(LOST_GRADIENT)
+        if pool.flat and name.endswith("-t"):
+            logging.getLogger(LOGGER).warning(
+                "%s began with a gradient of zero at %d points, where it can find nothing", name, len(pool.flat)
+            )
+
+    def rank_classes(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        """The wrong classes of each point from the likeliest at the clean image to the least likely, (N, C - 1)."""
+        unknown = [i for i, index in enumerate(indices.tolist()) if index not in self._rankings]
+        for part in torch.tensor(unknown, dtype=torch.int64).split(self.batch_size):
+            with torch.no_grad():
+                order = self.model(images[part].to(self.device)).argsort(dim=1, descending=True).cpu()
+            for index, classes, label in zip(indices[part].tolist(), order, labels[part], strict=True):
+                self._rankings[index] = classes[classes != label]
+        return torch.stack([self._rankings[index] for index in indices.tolist()])
+
+
+class _Runs:
+    """The runs of one attack on some points: how they start and what is adversarial."""
+
+    def __init__(self, engine: FastEngine, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        self.engine, self.name = engine, name
+        self.images, self.labels, self.indices = images, labels, indices
+        self.targets = engine.rank_classes(images, labels, indices) if name.endswith("-t") else labels[:, None]
+        shape = images.shape[1], images.shape[2], images.shape[3]
+        self.squares = KeyedSquares(engine.seed, name, shape, engine.norm, engine.device) if name == "square" else None
+        self.attack = self._attack()
+
+    def _attack(self) -> Attack[Any]:
+        norm, eps = self.engine.norm, self.engine.eps
+        if self.name == "apgd-ce":
+            return APGD(self.name, norm=norm, eps=eps, loss=cross_entropy)
+        if self.name == "apgd-t":
+            return APGD(self.name, norm=norm, eps=eps, loss=targeted_dlr)
+        if self.name == "fab-t":
+            return FAB(self.name, norm=norm, eps=eps)
+        if self.squares is not None:
+            return Square(self.name, norm=norm, eps=eps, draw=self.squares)
+        raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {self.name!r}")
+
+    def start(self, points: Tensor, ranks: Tensor) -> State:
+        """The state of new runs."""
+        device = self.engine.device
+        images, labels = self.images[points].to(device).contiguous(), self.labels[points].to(device)
+        targets = self.targets[points, ranks].to(device)
+        keys = run_keys(self.engine.seed, self.name, ranks, self.indices[points]).to(device)
+        if isinstance(self.attack, APGD):
+            draw = uniform_images if self.engine.norm == "Linf" else normal_images
+            return self.attack.start(images, labels, targets, draw(keys, images.shape[1:]))
+        if isinstance(self.attack, FAB):
+            return self.attack.start(images, labels, targets)
+        assert isinstance(self.attack, Square)
+        assert self.squares is not None
+        return self.attack.start(images, labels, targets, keys, self.squares.start(keys))
+
+    def verify(self, points: Tensor, candidates: Tensor) -> Tensor:
+        """Whether the model, asked in batches of one size, gives another label."""
+        predicted = predict(self.engine.model, candidates, self.engine.batch_size, self.engine.device)
+        return predicted.cpu() != self.labels[points].cpu()

@@ -1,0 +1,129 @@
+"""The same function, computed faster: a model made ready for millions of passes with frozen weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
+
+# Of the largest logit: how far apart two orders of summation may be. TF32 has 10 bits of mantissa, float32 23.
+TOLERANCE, TOLERANCE_TF32 = 1e-4, 2e-2
+
+_logger = logging.getLogger(__name__)
+
+
+def prepare(model: nn.Module, images: Tensor) -> nn.Module:
+    """A frozen copy of a model in eval mode for attacks to work on; the model itself is left alone.
+
+    Weight standardization and batch norms that directly follow a convolution are folded into kernels, and the copy
+    computes in the channels_last format, while images and gradients stay contiguous. Where the folded copy does not
+    give the model's logits on ``images`` up to rounding, or a model cannot be copied, nothing is folded.
+
+    Args:
+        model: images (N, channels, H, W) to logits (N, C), on the images' device.
+        images: some images of the kind it will see.
+
+    What is adversarial should still be decided by the model, not by the copy.
+    """
+    try:
+        folded = _frozen_copy(model)
+        fold_weight_standardization(folded)
+        fold_batch_norms(folded, images)
+        folded.to(memory_format=torch.channels_last)
+        prepared = _ChannelsLast(folded)
+        if _agree(model, prepared, images):
+            return prepared
+        reason = "gives other logits"
+    except Exception as error:  # whatever a foreign model's code does when its layers are exchanged
+        reason = f"fails ({type(error).__name__}: {error})"
+    _logger.warning("attacks run on the model as it is, and slower, since its folded copy %s", reason)
+    return model
+
+
+def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
+    """Fold, in place, every batch norm in eval mode that directly follows a convolution into it; return how many.
+
+    Which do is seen from a pass of ``images``: both run once, and the one's output is the other's input. A
+    convolution whose output goes elsewhere as well is not recognized: compare the outputs before and after.
+    """
+    pairs = _pairs(net, images)
+    for module in list(net.modules()):
+        for name, norm in list(module.named_children()):
+            if norm in pairs:
+                _fold(pairs[norm], norm)
+                setattr(module, name, nn.Identity())
+    return len(pairs)
+
+
+def _pairs(net: nn.Module, images: Tensor) -> dict[nn.Module, nn.Conv2d]:
+    calls: Counter[nn.Module] = Counter()
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id is used twice
+    pairs: dict[nn.Module, nn.Conv2d] = {}
+
+    def after_conv(conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        calls[conv] += 1
+        outputs[id(output)] = conv, output
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls[norm] += 1
+        if id(inputs[0]) in outputs:
+            pairs[norm] = outputs[id(inputs[0])][0]
+
+    handles = []
+    for module in net.modules():
+        if type(module) is nn.Conv2d:
+            handles.append(module.register_forward_hook(after_conv))
+        elif type(module) is nn.BatchNorm2d and module.running_mean is not None and not module.training:
+            handles.append(module.register_forward_pre_hook(before_norm))
+    try:
+        with torch.no_grad():
+            net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {norm: conv for norm, conv in pairs.items() if calls[norm] == calls[conv] == 1}
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
+    """norm(conv(x)) = conv(x) * scale + shift; computed in float64."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double() * scale
+    kernel = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    conv.weight = nn.Parameter(kernel.to(conv.weight), requires_grad=False)
+    conv.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _agree(model: nn.Module, prepared: nn.Module, images: Tensor) -> bool:
+    expected, found = model(images), prepared(images)
+    tf32 = images.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    tolerance = (TOLERANCE_TF32 if tf32 else TOLERANCE) * expected.abs().max().clamp(min=1.0)
+    return bool((expected - found).abs().max() <= tolerance)
+
+
+class _ChannelsLast(nn.Module):
+    """A model that gets images in the channels_last format."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
