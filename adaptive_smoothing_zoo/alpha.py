@@ -47,8 +47,9 @@ class ConstantAlpha(nn.Module):
         self.alpha_min = self.alpha_max = check_alpha(value)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, ...) -> alpha, (N,)."""
-        return torch.full((len(images),), self.alpha_min, device=images.device, dtype=images.dtype)
+        """(N, ...) -> alpha, (N,); float32 for images in half precision, which would round it."""
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        return torch.full((len(images),), self.alpha_min, device=images.device, dtype=dtype)
 
     def log_weights(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> tuple[float, float]:
         """log(1 - alpha) and log(alpha); -inf where alpha is 1 or 0."""

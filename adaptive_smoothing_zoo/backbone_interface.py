@@ -1,11 +1,11 @@
 """What code written for a timm backbone asks of a model, answered by a mixed classifier.
 
 A mix has two trunks. Its features are the pooled features of g and of h, concatenated, g first; its feature maps are
-those of g followed by those of h. Both base nets must speak the interface of :mod:`adaptive_smoothing_zoo.backbones`
-(which is timm's).
+those of g and of h in the order of their reduction, g's first where both have one. Both base nets must speak the
+interface of :mod:`adaptive_smoothing_zoo.backbones` (which is timm's).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.backbones.base import check_image_tensor
+from adaptive_smoothing_zoo.backbones.base import check_image_tensor, check_map_options, fresh_head, map_indices
 from adaptive_smoothing_zoo.mix import mix
+
+TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
+"""What ``features`` of ``reset_classifier`` may be, and the nets that then run."""
+
+_INTERFACE = ("feature_info", "forward_features", "forward_intermediates", "forward_head", "num_features")
 
 
 class BackboneInterface(nn.Module):
@@ -25,83 +30,222 @@ class BackboneInterface(nn.Module):
     std_map: nn.Module
     rob_map: nn.Module
     alpha: ConstantAlpha | AdaptiveAlpha
+    head: nn.Module | None  # what ``reset_classifier`` put in place of the mix; None while there is one
+    trunks: tuple[str, ...]  # the nets that features come from
 
     @property
     def num_features(self) -> int:
-        """Length of the pooled feature vector: that of g plus that of h."""
-        return int(self.std_model.num_features) + int(self.rob_model.num_features)
+        """Length of the pooled feature vector: that of g plus that of h, or that of the net chosen."""
+        return sum(_pooled_length(net) for net in self._nets().values())
 
     @property
     def num_classes(self) -> int:
-        return int(self.rob_model.num_classes)
+        """Length of the output of ``forward_head``; 0 if it is the features themselves."""
+        return int(self.rob_model.num_classes if self.head is None else getattr(self.head, "out_features", 0))
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Channels, reduction and module of each feature map: g's, then h's."""
+        """Channels, reduction and module of each feature map, the reduction never falling."""
+        chosen = [(name, getattr(self, name).feature_info[i]) for name, i in self._places()]
         return [
-            {**info, "module": f"{name}.{info['module']}"}
-            for name, net in (("std_model", self.std_model), ("rob_model", self.rob_model))
-            for info in net.feature_info
+            {"num_chs": info["num_chs"], "reduction": info["reduction"], "module": f"{name}.{info['module']}"}
+            for name, info in chosen
         ]
 
     def forward_intermediates(
         self,
         images: Tensor,
-        indices: Sequence[int] | None = None,
-        *,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Feature maps at ``indices`` of ``feature_info`` (all if None), and the features unless told otherwise."""
+        """What ``forward_features`` gives, and the feature maps at ``indices``, in the order asked for.
 
+        Args:
+            images: (N, channels, H, W) in [0, 1].
+            indices: of ``feature_info``; all if None, the last n if a number n.
+            norm: must be False; there is no norm layer to apply to each map.
+            stop_early: needs ``intermediates_only``, which already runs no more than the maps need.
+            output_fmt: must be "NCHW".
+            intermediates_only: return the list of maps alone.
+
+        Raises:
+            ValueError: an argument as said above, or images that are none.
+            IndexError: a map that does not exist.
+        """
         check_image_tensor(images)
-        n_std, n_rob = len(self.std_model.feature_info), len(self.rob_model.feature_info)
-        wanted = range(n_std + n_rob) if indices is None else [range(n_std + n_rob)[i] for i in indices]
-        std_final, std_maps = self.std_model.forward_intermediates(images, list(range(n_std)))
-        rob_final, rob_maps = self.rob_model.forward_intermediates(images, list(range(n_rob)))
-        maps = [*std_maps, *rob_maps]
-        chosen = [maps[i] for i in wanted]
-        if intermediates_only:
-            return chosen
-        return self._pack(std_final, rob_final, std_maps, rob_maps), chosen
+        check_map_options(norm, stop_early, output_fmt, intermediates_only)
+        places = self._places()
+        wanted = [places[i] for i in map_indices(indices, len(places))]
+        finals: dict[str, Any] = {}
+        maps: dict[str, dict[int, Tensor]] = {}
+        for name, net in self._nets().items():
+            needed = {i for owner, i in wanted if owner == name}
+            if not intermediates_only:
+                needed.update(self._taps(name))
+            finals[name], maps[name] = _run(net, images, sorted(needed), intermediates_only)
+        chosen = [maps[name][i] for name, i in wanted]
+        return chosen if intermediates_only else (self._pack(finals, maps), chosen)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(N, num_features) pooled features; with a mixing network one more column, the alpha_logit of each image."""
+        """(N, num_features) pooled features; with a mixing network one more column, the alpha_logit of each image.
+
+        They are float32 also if the nets compute in half precision.
+        """
         features, _ = self.forward_intermediates(images, [])
         return features  # type: ignore[no-any-return]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features of ``forward_features`` -> (N, C) log-probabilities, or the (N, num_features) features alone."""
+        """Features of ``forward_features`` -> (N, C) log-probabilities, or the (N, num_features) features alone.
 
+        After ``reset_classifier`` the logits of the new head instead.
+        """
         if pre_logits:
             return features[:, : self.num_features]
-        std_features, rob_features, alpha_logit = features.split(
-            [
-                self.std_model.num_features,
-                self.rob_model.num_features,
-                features.shape[1] - self.num_features,
-            ],
-            dim=1,
+        if self.head is not None:
+            return _apply(self.head, features)
+        lengths = [_pooled_length(self.std_model), _pooled_length(self.rob_model)]
+        std_features, rob_features, alpha_logit = features.split([*lengths, features.shape[1] - sum(lengths)], dim=1)
+        std_logits = _apply(self.std_model.get_classifier(), std_features)
+        rob_logits = _apply(self.rob_model.get_classifier(), rob_features)
+        log_std, log_rob = (
+            F.log_softmax(self.std_map(std_logits), dim=1),
+            F.log_softmax(self.rob_map(rob_logits), dim=1),
         )
-        log_std = F.log_softmax(self.std_map(self.std_model.get_classifier()(std_features)), dim=1)
-        log_rob = F.log_softmax(self.rob_map(self.rob_model.get_classifier()(rob_features)), dim=1)
         return mix(log_std, log_rob, *self.alpha.log_weights_at(alpha_logit))
 
-    def get_classifier(self) -> nn.ModuleList:
-        """The linear heads of g and of h."""
+    def get_classifier(self) -> nn.Module:
+        """The linear heads of g and of h in a ``ModuleList``; after ``reset_classifier`` the new head."""
+        if self.head is not None:
+            return self.head
         return nn.ModuleList([self.std_model.get_classifier(), self.rob_model.get_classifier()])
 
-    def _pack(
-        self,
-        std_final: Tensor,
-        rob_final: Tensor,
-        std_maps: Sequence[Tensor],
-        rob_maps: Sequence[Tensor],
-    ) -> Tensor:
-        parts = [
-            self.std_model.forward_head(std_final, pre_logits=True),
-            self.rob_model.forward_head(rob_final, pre_logits=True),
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, features: str = "both") -> None:
+        """Make this a classifier for another task: a fresh linear head, trainable, on the pooled features.
+
+        The mix is given up for good: the heads of the nets in use, both logit maps and alpha (with its mixing
+        network) are removed. ``forward`` then gives the new head's logits, or the pooled features if
+        ``num_classes`` is 0; ``predict`` gives their argmax; ``alpha_of``, ``alpha_logit_of`` and ``sweep`` refuse.
+        The base nets stay as they are, frozen or not. The head is float32 also on nets in half precision.
+
+        Args:
+            num_classes: of the new task; 0 for no head.
+            global_pool: None or "avg"; there is no other.
+            features: "both" for those of g, then those of h; "std_model" or "rob_model" for those of one net. The
+                other is then not run. It stays a part of the module; set it to None to free it.
+
+        Raises:
+            ValueError: an argument out of its range, or a net without the interface of a backbone.
+
+        A robust h does not make a new head robust: attack it before saying so.
+        """
+        if features not in TRUNKS:
+            raise ValueError(f"features must be one of {', '.join(TRUNKS)}, got {features!r}")
+        nets = {name: getattr(self, name) for name in TRUNKS[features]}
+        for name, net in nets.items():
+            if missing := [method for method in (*_INTERFACE, "reset_classifier") if not hasattr(net, method)]:
+                raise ValueError(
+                    f"{name} ({type(net).__name__}) has no {missing[0]}, so it cannot serve as a backbone; "
+                    "use base nets with timm's interface"
+                )
+        like = next(next(iter(nets.values())).parameters())
+        like = like.float() if like.itemsize < 4 else like
+        head = fresh_head(sum(_pooled_length(net) for net in nets.values()), num_classes, global_pool, like)
+        for net in nets.values():
+            net.reset_classifier(0)
+        if self.head is None:
+            del self.alpha, self.std_map, self.rob_map
+        self.head, self.trunks = head.train(self.training), TRUNKS[features]
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop, for good, what the feature maps at ``indices`` do not need; timm's ``FeatureGetterNet`` calls this.
+
+        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted.
+        Every parameter that remains then has a gradient, as DistributedDataParallel expects.
+
+        Args:
+            indices: as in ``forward_intermediates``.
+            prune_norm: passed on to the base nets.
+            prune_head: must be True; a mix is of no use to a net without its last stages.
+
+        Returns:
+            The indices of the wanted maps among those that remain.
+
+        Raises:
+            ValueError: no map is wanted, or one of the errors of ``reset_classifier``.
+            IndexError: a map that does not exist.
+        """
+        places = self._places()
+        wanted = [places[i] for i in map_indices(indices, len(places))]
+        names = [name for name in self.trunks if any(owner == name for owner, _ in wanted)]
+        if not names or not prune_head:
+            raise ValueError("name at least one feature map to keep, and prune_head=True")
+        self.reset_classifier(0, features=names[0] if len(names) == 1 else "both")
+        for name in TRUNKS["both"]:
+            if name in names:
+                kept = sorted({i for owner, i in wanted if owner == name})
+                getattr(self, name).prune_intermediate_layers(kept, prune_norm=prune_norm)
+            else:
+                setattr(self, name, None)
+        return [self._places().index(place) for place in wanted]
+
+    def check_mixes(self, what: str) -> None:
+        """Raise ValueError if ``reset_classifier`` has replaced the mix that ``what`` is about."""
+        if self.head is not None:
+            raise ValueError(
+                f"{what} is about a mix of two nets, and reset_classifier has replaced this one; load the model again"
+            )
+
+    def _nets(self) -> dict[str, Any]:
+        """The nets that features come from, by name."""
+        return {name: getattr(self, name) for name in self.trunks}
+
+    def _places(self) -> list[tuple[str, int]]:
+        """Net and index there of each feature map, in the order of ``feature_info``."""
+        found = [
+            (info["reduction"], (name, i))
+            for name, net in self._nets().items()
+            for i, info in enumerate(net.feature_info)
         ]
-        if self.alpha.std_taps is not None and self.alpha.rob_taps is not None:
-            taps = [std_maps[i] for i in self.alpha.std_taps], [rob_maps[i] for i in self.alpha.rob_taps]
-            parts.append(self.alpha(*taps).unsqueeze(1))
+        return [place for _, place in sorted(found, key=lambda item: item[0])]  # stable: g before h
+
+    def _taps(self, name: str) -> list[int]:
+        """Which maps of a net the mixing network reads, counted from 0."""
+        if self.head is not None or not isinstance(self.alpha, AdaptiveAlpha):
+            return []
+        taps = self.alpha.std_taps if name == "std_model" else self.alpha.rob_taps
+        return map_indices(taps, len(getattr(self, name).feature_info))
+
+    def _pack(self, finals: Mapping[str, Tensor], maps: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
+        pooled = [net.forward_head(finals[name], pre_logits=True) for name, net in self._nets().items()]
+        parts = [part.float() if part.itemsize < 4 else part for part in pooled]
+        if self.head is None and isinstance(self.alpha, AdaptiveAlpha):
+            std_maps, rob_maps = ([maps[name][i] for i in self._taps(name)] for name in TRUNKS["both"])
+            parts.append(self.alpha(std_maps, rob_maps).unsqueeze(1))
         return torch.cat(parts, dim=1)
+
+
+def _run(net: Any, images: Tensor, indices: Sequence[int], intermediates_only: bool) -> tuple[Any, dict[int, Tensor]]:
+    """What a base net's features are pooled from (None if only maps are asked for), and the maps by index."""
+    if not indices:  # which timm's forward_intermediates does not take
+        return (None if intermediates_only else net.forward_features(images)), {}
+    if intermediates_only:
+        final, maps = None, net.forward_intermediates(images, indices, stop_early=True, intermediates_only=True)
+    else:
+        final, maps = net.forward_intermediates(images, indices)
+    return final, dict(zip(indices, maps, strict=True))
+
+
+def _pooled_length(net: Any) -> int:
+    """Length of ``forward_head(..., pre_logits=True)``; some of timm's nets widen their features before the head."""
+    return int(getattr(net, "head_hidden_size", net.num_features))
+
+
+def _apply(head: nn.Module, features: Tensor) -> Tensor:
+    """The head on features of whatever number format."""
+    weight = getattr(head, "weight", features)
+    return head(features.to(weight.dtype))  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
-from adaptive_smoothing_zoo.backbone_interface import BackboneInterface
+from adaptive_smoothing_zoo.backbone_interface import TRUNKS, BackboneInterface
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mix import mix
@@ -49,6 +49,7 @@ class MixedClassifier(BackboneInterface):
         self.alpha = alpha if isinstance(alpha, nn.Module) else ConstantAlpha(alpha)
         self.std_map = std_map if isinstance(std_map, nn.Module) else Scale(std_map)
         self.rob_map = rob_map if isinstance(rob_map, nn.Module) else Scale(rob_map)
+        self.head, self.trunks = None, TRUNKS["both"]
         if isinstance(self.alpha, AdaptiveAlpha):
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 if not (hasattr(net, "forward_intermediates") and hasattr(net, "forward_head")):
@@ -60,9 +61,11 @@ class MixedClassifier(BackboneInterface):
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C) log-probabilities.
 
-        With alpha 0 or 1 everywhere only the net that counts is run.
+        With alpha 0 or 1 everywhere only the net that counts is run. After ``reset_classifier``: the new head's logits.
         """
         check_image_tensor(images)
+        if self.head is not None:
+            return self.forward_head(self.forward_features(images))
         if self.alpha.alpha_max == 0.0:
             return self._std(images, None)[0]
         if self.alpha.alpha_min == 1.0:
@@ -76,7 +79,9 @@ class MixedClassifier(BackboneInterface):
 
         Raises:
             TypeError: alpha is a constant.
+            ValueError: ``reset_classifier`` has replaced the mix; so ``alpha_of`` and ``sweep``.
         """
+        self.check_mixes("alpha_logit_of")
         if not isinstance(self.alpha, AdaptiveAlpha):
             raise TypeError("a constant alpha has no alpha_logit")
         check_image_tensor(images)
@@ -86,6 +91,7 @@ class MixedClassifier(BackboneInterface):
 
     def alpha_of(self, images: Tensor) -> Tensor:
         """The weight of the robust net for each image, (N,), in [0, 1]."""
+        self.check_mixes("alpha_of")
         check_image_tensor(images)
         if isinstance(self.alpha, AdaptiveAlpha):
             return self.alpha.alpha(self.alpha_logit_of(images))
@@ -96,6 +102,7 @@ class MixedClassifier(BackboneInterface):
 
         The model's own alpha is not used.
         """
+        self.check_mixes("sweep")
         check_image_tensor(images)
         values = [check_alpha(float(alpha)) for alpha in alphas]
         if not values:
@@ -111,9 +118,14 @@ class MixedClassifier(BackboneInterface):
         (the lemma of 001 and 003, with the lower end of alpha's range), so g is skipped for that image. The labels
         are those of ``forward`` in eval mode, up to the rounding of kernels that depend on the batch size. (In train
         mode batch norm makes an image's alpha depend on its batch.) Not for attacks: the result has no gradient.
+
+        Raises:
+            ValueError: ``reset_classifier(0)`` has left no classes.
         """
         check_image_tensor(images)
-        alpha_min = self.alpha.alpha_min
+        if self.head is not None and self.num_classes == 0:
+            raise ValueError("reset_classifier(0) has left features and no classes to predict")
+        alpha_min = self.alpha.alpha_min if self.head is None else 0.0
         if alpha_min <= 0.5:  # h alone never decides
             return self(images).argmax(dim=1)  # type: ignore[no-any-return]
         log_rob, rob_maps = self._rob(images, self.alpha.rob_taps)

@@ -121,7 +121,7 @@ class BaseNet(nn.Module):
 
         Args:
             indices: as in ``forward_intermediates``.
-            prune_norm: also drop what followed the last stage. Done in any case if stages are dropped: it fits no other.
+            prune_norm: also drop what followed the last stage; done in any case if that stage goes.
             prune_head: drop the head.
 
         Returns:

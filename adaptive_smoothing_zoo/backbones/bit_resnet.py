@@ -77,6 +77,20 @@ class _Unit(nn.Module):
         return out + (features if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
+class _ZeroFrame(nn.Module):
+    """A frame of zeros around a feature map; they count in the pooling that follows, since no ReLU precedes it.
+
+    It is put on by concatenation because onnxruntime merges a padding, though with zeros, into the pooling, whose own
+    padding never counts.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        row = torch.zeros_like(features[:, :, :1])
+        features = torch.cat([row, features, row], dim=2)
+        column = torch.zeros_like(features[:, :, :, :1])
+        return torch.cat([column, features, column], dim=3)
+
+
 class BiTResNet(BaseNet):
     """BiT ResNet-v2; the published accurate nets are ``depth=152, width=2`` on images resized to 128x128.
 
@@ -109,8 +123,7 @@ class BiTResNet(BaseNet):
         if len(units) != 4:
             raise ValueError(f"the depth of a BiT ResNet is 50, 101, 152 or four numbers, got {depth}")
         self.image_size = image_size
-        # The padding before the pooling is with zeros, which count, since no ReLU precedes it.
-        self.stem = nn.Sequential(StdConv2d(len(mean), 64 * width, 7, 2), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2))
+        self.stem = nn.Sequential(StdConv2d(len(mean), 64 * width, 7, 2), _ZeroFrame(), nn.MaxPool2d(3, 2))
         widths = [256 * width * 2**i for i in range(4)]
         self.stages = nn.ModuleList()
         for i, (count, before, out) in enumerate(zip(units, [64 * width, *widths[:3]], widths, strict=True)):

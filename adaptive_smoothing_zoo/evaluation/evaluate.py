@@ -149,8 +149,8 @@ def evaluate(
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
-        EvaluationError: the model gives NaN or has a gradient that is not finite, or an adversarial example does not
-            hold what it must.
+        EvaluationError: a weight is not float32, the model gives NaN or has a gradient that is not finite, or an
+            adversarial example does not hold what it must.
     """
     check_examples(images, labels)
     chosen_device = pick_device(device)
@@ -361,12 +361,13 @@ def _ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bo
     """The model on the device, in eval mode, frozen, in the precision asked for; all but the device is put back.
 
     Raises:
-        ValueError: a weight is not float32.
+        EvaluationError: a weight is not float32.
     """
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
-            raise ValueError(
-                f"evaluation is in float32, but the weight {name} is {parameter.dtype}; call model.float()"
+            raise EvaluationError(
+                f"evaluation is in float32, but the weight {name} is {parameter.dtype}; load the model in float32 "
+                "(model.float() keeps what rounding has done to the weights)"
             )
     training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

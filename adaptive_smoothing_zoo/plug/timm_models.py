@@ -1,8 +1,11 @@
 """Our entries as timm models, under the names that RobustBench's ``load_model`` asks timm for."""
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from torch import nn
 
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -41,22 +44,69 @@ def register_timm_models() -> None:
         register_model(entrypoint)
 
 
-def _entrypoint(entry: Entry) -> Callable[..., Triplet]:
+def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False,
         *,
         num_classes: int | None = None,
+        global_pool: str | None = None,
+        in_chans: int | None = None,
+        drop_rate: float = 0.0,
+        features_only: bool = False,
+        out_indices: int | Sequence[int] | None = None,
         pretrained_cfg: Any = None,
         pretrained_cfg_overlay: Any = None,
         cache_dir: Any = None,
-    ) -> Triplet:
-        if num_classes is not None and num_classes != entry.num_classes:
-            raise ValueError(f"{entry.key} has {entry.num_classes} classes, not {num_classes}")
-        if pretrained:
-            return load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model)
-        return Triplet(entry.self_contained())
+    ) -> nn.Module:
+        if in_chans not in (None, entry.image_shape[0]):
+            raise ValueError(f"{entry.key} takes images of {entry.image_shape[0]} channels, not {in_chans}")
+        if drop_rate:
+            raise ValueError(f"{entry.key} has no dropout; leave drop_rate at 0")
+        if out_indices is not None and not features_only:
+            raise ValueError("out_indices choose feature maps; give features_only=True as well")
+        triplet = _triplet(entry, pretrained)
+        if features_only:
+            return _feature_net(triplet, out_indices)
+        if global_pool not in (None, "avg") or num_classes not in (None, entry.num_classes):
+            triplet.reset_classifier(entry.num_classes if num_classes is None else num_classes, global_pool)
+        return triplet
 
     create.__name__ = create.__qualname__ = timm_name(entry)
     create.__module__ = __name__
-    create.__doc__ = entry.description
+    create.__doc__ = f"""{entry.description}
+
+    Args:
+        pretrained: load the weights (as ``load_model`` does) or begin with random ones. In the folder that the
+            environment variable ASZ_MODEL_DIR names, or ``models`` if it names none, weights are looked for first,
+            if there is such a folder. Loaded weights are frozen; ``requires_grad_(True)`` lets them be trained.
+        num_classes: another number than {entry.num_classes} replaces the mix by a fresh linear head on the pooled
+            features of both nets, and 0 by nothing: ``MixedClassifier.reset_classifier``.
+        global_pool, in_chans, drop_rate: what they are anyway: None or "avg", {entry.image_shape[0]}, 0.
+        features_only: return timm's ``FeatureGetterNet``, which gives the list of feature maps and tells their
+            channels and reductions; see ``MixedClassifier.feature_info``.
+        out_indices: which of them; all if None, the last n if a number n.
+        pretrained_cfg, pretrained_cfg_overlay, cache_dir: not used; the entry says what the model is.
+
+    Raises:
+        ValueError: something that this model cannot be.
+        WeightsError: the weights are not to be found or do not fit.
+    """
     return create
+
+
+def _triplet(entry: Entry, pretrained: bool) -> Triplet:
+    if not pretrained:
+        return Triplet(entry.self_contained())
+    folder = os.environ.get("ASZ_MODEL_DIR", "models")  # RobustBench's default for its files, which can be read
+    model_dir = folder if os.path.isdir(folder) else None
+    return load_model(entry.name, model_dir, entry.dataset, entry.threat_model)
+
+
+def _feature_net(triplet: Triplet, out_indices: int | Sequence[int] | None) -> nn.Module:
+    from timm.models._features import FeatureGetterNet  # timm.models does not re-export it
+
+    cfg = {key: value for key, value in triplet.pretrained_cfg.items() if key != "num_classes"}
+    every = tuple(range(len(triplet.feature_info)))
+    net = FeatureGetterNet(triplet, out_indices=every if out_indices is None else out_indices)
+    net.pretrained_cfg = net.default_cfg = cfg
+    return net  # type: ignore[no-any-return]

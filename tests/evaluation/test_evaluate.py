@@ -337,6 +337,14 @@ def test_outputs_that_are_not_logits_are_refused(net, message):
             evaluate(net, IMAGES, LABELS, eps=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_weight_that_is_not_float32_is_refused_by_name(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 4))
+    model[2].to(dtype)
+    with pytest.raises(EvaluationError, match=rf"the weight 2\.weight is {dtype}; load the model in float32"):
+        evaluate(model, IMAGES, LABELS, eps=0.1)
+
+
 def test_a_net_that_gives_nan_is_refused():
     class Broken(nn.Module):
         def forward(self, images):

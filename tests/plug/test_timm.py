@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.models._features import FeatureInfo
 
 import adaptive_smoothing_zoo
 from adaptive_smoothing_zoo import load_model
@@ -8,6 +9,9 @@ from adaptive_smoothing_zoo.plug.timm_models import timm_name
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
 adaptive_smoothing_zoo.register()
+
+ADAPTIVE, CONSTANT = "demo2026adaptive_digits_linf", "demo2026constant_digits_linf"
+IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def test_every_entry_is_a_timm_model():
@@ -17,30 +21,22 @@ def test_every_entry_is_a_timm_model():
 
 
 def test_timms_create_model_returns_the_pretrained_triplet():
-    theirs = timm.create_model("demo2026constant_digits_linf", pretrained=True)
+    theirs = timm.create_model(CONSTANT, pretrained=True)
     ours = load_model("Demo2026Constant", dataset="digits")
-    images = torch.rand(3, 1, 8, 8)
-    assert torch.equal(theirs.eval()(images), ours(images))
+    assert torch.equal(theirs.eval()(IMAGES), ours(IMAGES))
 
 
 def test_without_pretrained_the_weights_are_random():
-    model = timm.create_model("demo2026constant_digits_linf", pretrained=False)
+    model = timm.create_model(CONSTANT, pretrained=False)
     ours = load_model("Demo2026Constant", dataset="digits")
     assert not torch.equal(model.std_model.head.weight, ours.std_model.head.weight)
-
-
-def test_another_number_of_classes_is_refused():
-    with pytest.raises(ValueError, match="10 classes, not 7"):
-        timm.create_model("demo2026constant_digits_linf", num_classes=7)
 
 
 def test_a_checkpoint_path_is_loaded(tmp_path):
     ours = load_model("Demo2026Constant", dataset="digits")
     ours.std_model.head.bias.add_(1.0)
     ours.save_pretrained(tmp_path)
-    theirs = timm.create_model(
-        "demo2026constant_digits_linf", pretrained=True, checkpoint_path=str(tmp_path / "model.safetensors")
-    )
+    theirs = timm.create_model(CONSTANT, pretrained=True, checkpoint_path=str(tmp_path / "model.safetensors"))
     assert torch.equal(theirs.std_model.head.bias, ours.std_model.head.bias)
 
 
@@ -48,3 +44,105 @@ def test_registering_again_changes_nothing():
     before = timm.list_models("*demo2026*")
     adaptive_smoothing_zoo.register()
     assert timm.list_models("*demo2026*") == before
+
+
+class TestClasses:
+    @pytest.mark.parametrize("pretrained", [True, False])
+    def test_another_number_of_classes_gets_a_fresh_trainable_head(self, pretrained):
+        model = timm.create_model(ADAPTIVE, pretrained=pretrained, num_classes=37)
+        assert model(IMAGES).shape == (3, model.num_classes) == (3, 37)
+        assert model.head.weight.requires_grad
+
+    @pytest.mark.parametrize("number", [37, 0])
+    def test_the_features_are_the_pretrained_model_s(self, number):
+        model = timm.create_model(ADAPTIVE, pretrained=True, num_classes=number).eval()
+        ours = load_model("Demo2026Adaptive", dataset="digits")
+        expected = ours.forward_head(ours.forward_features(IMAGES), pre_logits=True)
+        assert torch.equal(model.forward_head(model.forward_features(IMAGES), pre_logits=True), expected)
+        if number == 0:
+            assert torch.equal(model(IMAGES), expected)
+
+    def test_the_entry_s_own_number_keeps_the_mix(self):
+        model = timm.create_model(ADAPTIVE, pretrained=True, num_classes=10, global_pool="avg", in_chans=1)
+        assert torch.equal(model(IMAGES), load_model("Demo2026Adaptive", dataset="digits")(IMAGES))
+
+
+class TestFeaturesOnly:
+    @pytest.mark.parametrize(
+        ("out_indices", "taken"), [(None, [0, 1, 2, 3]), ((3, 1), [3, 1]), (2, [2, 3]), ((-4,), [0]), ((0, 2), [0, 2])]
+    )
+    def test_maps_and_their_description_are_those_of_the_model(self, out_indices, taken):
+        net = timm.create_model(ADAPTIVE, pretrained=True, features_only=True, out_indices=out_indices).eval()
+        ours = load_model("Demo2026Adaptive", dataset="digits")
+        maps, expected = net(IMAGES), ours.forward_intermediates(IMAGES, taken, intermediates_only=True)
+        assert len(maps) == len(taken)
+        for found, wanted in zip(maps, expected, strict=True):
+            assert torch.equal(found, wanted)
+        assert isinstance(net.feature_info, FeatureInfo)
+        assert net.feature_info.channels() == [m.shape[1] for m in maps] == [(24, 8, 48, 16)[i] for i in taken]
+        assert net.feature_info.reduction() == [8 // m.shape[2] for m in maps] == [(1, 1, 2, 2)[i] for i in taken]
+
+    @pytest.mark.parametrize("out_indices", [None, (0,), (1, 3), (0, 3)])
+    def test_nothing_is_left_that_the_maps_do_not_need(self, out_indices):
+        net = timm.create_model(ADAPTIVE, features_only=True, out_indices=out_indices)
+        sum(feature_map.sum() for feature_map in net(IMAGES)).backward()
+        without = [name for name, parameter in net.named_parameters() if parameter.grad is None]
+        assert without == []
+        assert not any("mixing_network" in name or "head" in name for name in net.state_dict())
+
+    def test_code_that_reads_the_configuration_finds_it(self):
+        net = timm.create_model(ADAPTIVE, features_only=True)
+        config = timm.data.resolve_model_data_config(net)
+        assert (config["input_size"], config["mean"], config["std"]) == ((1, 8, 8), (0.0,), (1.0,))
+
+    def test_out_indices_without_features_only_are_refused(self):
+        with pytest.raises(ValueError, match="features_only=True"):
+            timm.create_model(ADAPTIVE, out_indices=(0,))
+
+    def test_a_map_that_does_not_exist_is_refused(self):
+        with pytest.raises(IndexError, match="no feature map 4; there are 4"):
+            timm.create_model(ADAPTIVE, features_only=True, out_indices=(4,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_chans": 3}, "takes images of 1 channels, not 3"),
+        ({"drop_rate": 0.1}, "no dropout"),
+        ({"global_pool": ""}, "global_pool must be None or 'avg', got ''"),
+        ({"num_classes": -1}, "number of classes"),
+    ],
+)
+def test_what_the_model_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(ADAPTIVE, **arguments)
+
+
+class TestModelDir:
+    @pytest.fixture
+    @staticmethod
+    def folder(tmp_path):
+        """A cache that holds the triplet with one bias changed."""
+        ours = load_model("Demo2026Constant", dataset="digits")
+        ours.std_model.head.bias.fill_(5.0)
+        ours.save_pretrained(tmp_path / "cache" / "Demo2026Constant-digits-Linf")
+        return tmp_path / "cache"
+
+    @staticmethod
+    def came_from_the_folder():
+        return bool((timm.create_model(CONSTANT, pretrained=True).std_model.head.bias == 5.0).all())
+
+    def test_the_folder_that_the_environment_names_is_read(self, folder, monkeypatch):
+        monkeypatch.setenv("ASZ_MODEL_DIR", str(folder))
+        assert self.came_from_the_folder()
+
+    def test_a_folder_called_models_is_read(self, folder, monkeypatch):
+        monkeypatch.delenv("ASZ_MODEL_DIR", raising=False)
+        monkeypatch.chdir(folder.parent)
+        assert not self.came_from_the_folder()
+        folder.rename("models")
+        assert self.came_from_the_folder()
+
+    def test_a_folder_that_does_not_exist_is_no_error(self, folder, monkeypatch):
+        monkeypatch.setenv("ASZ_MODEL_DIR", str(folder / "elsewhere"))
+        assert not self.came_from_the_folder()
