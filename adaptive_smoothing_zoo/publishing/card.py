@@ -7,7 +7,9 @@ from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
     Entry,
+    HardMaxConfig,
     HubFile,
+    LogitMapConfig,
     ScaleConfig,
     Source,
     UrlFile,
@@ -83,13 +85,22 @@ def _composition(entry: Entry) -> str:
     rows = [
         ("std_model (g)", _base_net(entry.std_model)),
         ("rob_model (h)", _base_net(entry.rob_model)),
-        ("std_map (t_g), rob_map (t_h)", f"{_map(entry.std_map)}, {_map(entry.rob_map)}"),
+        ("std_map (t_g), rob_map (t_h)", f"{_map(entry.std_map)}, {_map(entry.rob_map)}".replace("|", "\\|")),
+        *_surrogate(entry),
         ("alpha range", _alpha(entry)),
         ("images", " x ".join(map(str, entry.image_shape)) + " (channels x height x width)"),
         ("classes", str(entry.num_classes)),
     ]
     table = "\n".join(["| part | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
-    return f"`log((1 - alpha) softmax(t_g g(x)) + alpha softmax(t_h h(x)))`\n\n{table}"
+    scaled = isinstance(entry.std_map, ScaleConfig) and isinstance(entry.rob_map, ScaleConfig)
+    g, h = ("t_g g(x)", "t_h h(x)") if scaled else ("std_map(g(x))", "rob_map(h(x))")
+    return f"`log((1 - alpha) softmax({g}) + alpha softmax({h}))`\n\n{table}"
+
+
+def _surrogate(entry: Entry) -> list[tuple[str, str]]:
+    if entry.surrogate is None:
+        return []
+    return [("surrogate to attack through", f"`{entry.surrogate.name}`, alpha {entry.surrogate.alpha:g}")]
 
 
 def _base_net(config: BaseNetConfig) -> str:
@@ -98,8 +109,13 @@ def _base_net(config: BaseNetConfig) -> str:
     return f"{text}, weights of `{config.pretrained}`" if config.pretrained else text
 
 
-def _map(config: ScaleConfig) -> str:
-    return f"{config.factor:g}"
+def _map(config: LogitMapConfig) -> str:
+    if isinstance(config, ScaleConfig):
+        return f"{config.factor:g}"
+    if isinstance(config, HardMaxConfig):
+        return "hard maximum"
+    z = f"GELU(normed + {config.clamp_bias:g})" if config.clamp_bias >= 0 else f"GELU(normed - {-config.clamp_bias:g})"
+    return f"{config.scale:g} sign(z) |z|^{config.power:g} with z = {z}, over the top {config.top_k} logits"
 
 
 def _alpha(entry: Entry) -> str:

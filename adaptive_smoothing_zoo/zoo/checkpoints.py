@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import mixing_network_keys
-from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
+from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors
@@ -108,9 +108,15 @@ def _from_dm(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str
     return dm_wide_resnet.from_foreign(state, mean=arguments["mean"], std=arguments["std"])
 
 
+def _from_ra(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    constants = {name: arguments[name] for name in ("mean", "std") if name in arguments}
+    return ra_wide_resnet.from_foreign(state, **constants)
+
+
 CONVERTERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Tensor]]] = {
     "bit_resnet": _from_bit,
     "dm_wide_resnet": _from_dm,
+    "ra_wide_resnet": _from_ra,
 }
 
 

@@ -9,7 +9,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from adaptive_smoothing_zoo.files import file_sha256, write_text
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import PARTS, Component, Entry, HubFile, RobustBenchFile, Source, UrlFile
 from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file
-from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import (
     cache_folder,
     check_sha256,
@@ -38,27 +39,13 @@ logger = logging.getLogger(__name__)
 _TIMEOUT = 30  # seconds without an answer after which a server counts as gone
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """What a part's weights were made of.
-
-    Attributes:
-        source: where the original file came from.
-        sha256, size: of the original file (size in bytes).
-    """
-
-    source: str
-    sha256: str
-    size: int
-
-
 def load_components(
     entry: Entry,
-    parts: Mapping[str, nn.Module],
+    skeleton: nn.Module,
     *,
     model_dir: Path | None = None,
     options: HubOptions | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Provenance]]:
+) -> tuple[dict[str, Tensor], dict[str, tuple[Path, Source | None]]]:
     """A triplet's state dict from its original checkpoints.
 
     A part is taken from RobustBench's cache ``model_dir`` if the file is there (read as it is, nothing is copied),
@@ -66,16 +53,17 @@ def load_components(
 
     Args:
         entry: whose ``weights.components`` say where the parts are.
-        parts: the triplet's modules by part name, on any device (also meta): what the weights must fit.
+        skeleton: the triplet that the weights must fit, on any device (also meta).
 
     Returns:
-        The state dict, mapped from disk, and what each part was made of (only for parts from our cache).
+        The state dict, mapped from disk; and for each part the file that was read, with what is known of it if that is
+        RobustBench's (see ``pinned_source``).
 
     Raises:
         WeightsError: a part cannot be had; the message says what each source answered.
     """
     state: dict[str, Tensor] = {}
-    made_of: dict[str, Provenance] = {}
+    files: dict[str, tuple[Path, Source | None]] = {}
     for part, component in entry.weights.components.items():
         local = None if model_dir is None else robustbench_file(model_dir, entry, part)
         if local is not None:
@@ -83,13 +71,32 @@ def load_components(
             logger.info("%s of %s comes from %s", part, entry.key, path)
             if source.sha256 is not None:
                 check_sha256(path, source.sha256)
-            tensors = convert_part(entry, part, parts[part], path)
+            tensors = convert_part(entry, part, skeleton.get_submodule(part), path)
+            files[part] = path, source
         else:
-            converted = _cached(entry, part, component, parts[part], options)
-            tensors = read_safetensors(converted)
-            made_of[part] = _provenance(converted)
+            path = _cached(entry, part, component, skeleton.get_submodule(part), options)
+            tensors = read_safetensors(path)
+            files[part] = path, None
         state |= {f"{part}.{key}": value for key, value in tensors.items()}
-    return state, made_of
+    return state, files
+
+
+def pinned_source(path: Path, source: Source | None) -> Source:
+    """Where a part's weights came from, with hash and size of the original file (and its commit on the Hub).
+
+    Args:
+        path, source: as ``load_components`` gave them.
+
+    Raises:
+        WeightsError: our file in the cache does not say it.
+    """
+    if source is not None:
+        return replace(source, sha256=file_sha256(path), size=path.stat().st_size)
+    try:
+        noted = {"sources": [json.loads(read_metadata(path)["source"])]}
+        return parse(Component, noted, str(path)).sources[0]
+    except (KeyError, ValueError):
+        raise WeightsError(f"{path} does not say what it was made of; delete it and load again") from None
 
 
 def robustbench_file(model_dir: Path, entry: Entry, part: str) -> tuple[Path, RobustBenchFile] | None:
@@ -115,6 +122,27 @@ def convert_part(entry: Entry, part: str, module: nn.Module, path: Path) -> dict
     return convert_base_net(checkpoint, getattr(entry, part), module, str(path))
 
 
+def convert_triplet(entry: Entry, files: Mapping[str, Path]) -> Triplet:
+    """The triplet of an entry from foreign checkpoint files of its parts.
+
+    Args:
+        files: one for "std_model", one for "rob_model", and one for "alpha" if a mixing network gives it.
+
+    Raises:
+        WeightsError: a file is missing or too many, is no checkpoint, or is that of another net.
+    """
+    skeleton = meta_triplet(entry)
+    needed = [part for part in PARTS if any(skeleton.get_submodule(part).state_dict())]
+    if sorted(needed) != sorted(files):
+        given = ", ".join(files) or "nothing"
+        raise WeightsError(f"{entry.key} has the parts {', '.join(needed)}; checkpoints of {given} were given")
+    state: dict[str, Tensor] = {}
+    for part, path in files.items():
+        tensors = convert_part(entry, part, skeleton.get_submodule(part), path)
+        state |= {f"{part}.{key}": value for key, value in tensors.items()}
+    return load_triplet(entry.self_contained(), state)
+
+
 def _cached(entry: Entry, part: str, component: Component, module: nn.Module, options: HubOptions | None) -> Path:
     """Our file of this part; made now if it is not in the cache."""
     name = _component_name(entry, part, component)
@@ -128,8 +156,8 @@ def _cached(entry: Entry, part: str, component: Component, module: nn.Module, op
         problems = []
         for source in component.sources:
             try:
-                with _fetched(source, entry, name, options) as (path, where):
-                    _convert(entry, part, source, module, path, where, converted)
+                with _fetched(source, entry, name, options) as path:
+                    _convert(entry, part, source, module, path, converted)
                 return converted
             except WeightsError as error:
                 logger.info("%s of %s: %s", part, entry.key, error)
@@ -153,59 +181,48 @@ def _component_name(entry: Entry, part: str, component: Component) -> str:
     return f"{what}-{sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _convert(
-    entry: Entry, part: str, source: Source, module: nn.Module, path: Path, where: str, converted: Path
-) -> None:
+def _convert(entry: Entry, part: str, source: Source, module: nn.Module, path: Path, converted: Path) -> None:
     size = path.stat().st_size
     if source.size is not None and size != source.size:
-        raise WeightsError(f"{path} ({where}) has {size} bytes, not {source.size}: it is truncated or another file")
+        raise WeightsError(
+            f"{path} ({_named(source)}) has {size} bytes, not {source.size}: it is truncated or another file"
+        )
     with _bytes_bar(2 * size, f"converting {part}") as bar:
         tensors = convert_part(entry, part, module, path)
         found = file_sha256(path, bar.update)
         if source.sha256 not in (None, found):
-            raise WeightsError(f"{path} ({where}) has SHA-256 {found}, not {source.sha256}: it is another file")
-        metadata = {"source": where, "source_sha256": found, "source_size": str(size)}
-        write_safetensors(converted, tensors, metadata)
+            raise WeightsError(
+                f"{path} ({_named(source)}) has SHA-256 {found}, not {source.sha256}: it is another file"
+            )
+        pinned = replace(source, sha256=found, size=size)
+        if isinstance(pinned, HubFile):
+            pinned = replace(pinned, revision=_commit_of(path) or pinned.revision)
+        write_safetensors(converted, tensors, {"source": json.dumps(to_json(pinned))})
         bar.update(size)
 
 
-def _provenance(converted: Path) -> Provenance:
-    metadata = read_metadata(converted)
-    try:
-        return Provenance(
-            source=metadata["source"], sha256=metadata["source_sha256"], size=int(metadata["source_size"])
-        )
-    except (KeyError, ValueError):
-        raise WeightsError(f"{converted} does not say what it was made of; delete it and load again") from None
-
-
 @contextmanager
-def _fetched(source: Source, entry: Entry, name: str, options: HubOptions | None) -> Iterator[tuple[Path, str]]:
-    """The original file and where it is from.
+def _fetched(source: Source, entry: Entry, name: str, options: HubOptions | None) -> Iterator[Path]:
+    """The original file.
 
     What we downloaded ourselves is deleted when it was converted or turned out to be bad, but not on an interruption.
     """
     from huggingface_hub import constants
 
     if isinstance(source, HubFile):
-        path = hub_file(source.repo, source.filename, source.revision, options)
-        yield path, f"hub {source.repo} {source.filename} {_commit_of(path)}".strip()
+        yield hub_file(source.repo, source.filename, source.revision, options)
         return
     if constants.HF_HUB_OFFLINE or (options is not None and options.local_files_only):
-        what = source.url if isinstance(source, UrlFile) else f"{source.filename} (Google Drive)"
-        raise WeightsError(f"{what} is not in the cache, and downloads are switched off (offline)")
+        raise WeightsError(f"{_named(source)} is not in the cache, and downloads are switched off (offline)")
     folder = cache_folder("downloads") / f"{name}-{source.kind}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint"
     if isinstance(source, UrlFile):
         download_url(source.url, path)
-        where = source.url
     else:
-        drive_id = drive_id_of(source, entry)
-        download_from_drive(drive_id, path)
-        where = f"Google Drive {drive_id} ({source.filename})"
+        download_from_drive(drive_id_of(source, entry), path)
     try:
-        yield path, where
+        yield path
     except WeightsError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -218,6 +235,12 @@ def _bytes_bar(total: int, what: str, done: int = 0) -> "tqdm[Any]":
 
     disable = True if are_progress_bars_disabled() else None
     return tqdm(total=total or None, initial=done, unit="B", unit_scale=True, desc=what, disable=disable)
+
+
+def _named(source: Source) -> str:
+    if isinstance(source, HubFile):
+        return f"{source.filename} of {source.repo}"
+    return source.url if isinstance(source, UrlFile) else f"RobustBench's {source.filename} on Google Drive"
 
 
 def _commit_of(path: Path) -> str:

@@ -84,6 +84,38 @@ class ScaleConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HardMaxConfig:
+    """All probability on the largest logit (MixedNUTS, for g)."""
+
+    kind: Literal["hard_max"] = "hard_max"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NormClampPowerScaleConfig:
+    """The non-linear map of MixedNUTS, for h: ``scale * |GELU(standardized + clamp_bias)| ** power``, with its sign."""
+
+    kind: Literal["norm_clamp_power_scale"] = "norm_clamp_power_scale"
+    scale: float  # > 0
+    power: float  # >= 1
+    clamp_bias: float
+    top_k: int = 250  # how many logits give mean and variance
+
+
+LogitMapConfig = ScaleConfig | HardMaxConfig | NormClampPowerScaleConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SurrogateConfig:
+    """What the authors attack in place of the model, whose gradient says little; the verdict is always the model's."""
+
+    name: str  # a key of attacks.surrogates.SURROGATES
+    alpha: float  # weight of h in it
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HubFile:
     """A file in somebody's Hugging Face Hub repository."""
 
@@ -205,8 +237,9 @@ class Entry:
     std_model: BaseNetConfig
     rob_model: BaseNetConfig
     alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
-    std_map: ScaleConfig = field(default_factory=ScaleConfig)
-    rob_map: ScaleConfig = field(default_factory=ScaleConfig)
+    std_map: LogitMapConfig = field(default_factory=ScaleConfig)
+    rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
+    surrogate: SurrogateConfig | None = None
     weights: Weights = field(default_factory=Weights)
     paper: Paper
     architecture: str  # as a leaderboard shows it

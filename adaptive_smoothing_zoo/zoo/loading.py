@@ -76,10 +76,11 @@ def load_model(
         state = read_safetensors(EMBEDDED / entry.weights.embedded, entry.weights.sha256, device)
         return load_triplet(entry, state, device, dtype)
     if entry.weights.components:
-        skeleton = meta_triplet(entry)
-        parts = {part: skeleton.get_submodule(part) for part in entry.weights.components}
         state, _ = load_components(
-            entry, parts, model_dir=Path(model_dir) if model_dir else None, options=HubOptions(token=token)
+            entry,
+            meta_triplet(entry),
+            model_dir=Path(model_dir) if model_dir else None,
+            options=HubOptions(token=token),
         )
         return load_triplet(entry, state, device, dtype)
     raise WeightsError(

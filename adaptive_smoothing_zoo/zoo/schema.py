@@ -42,8 +42,6 @@ def parse(cls: type[T], data: Any, where: str) -> T:
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     try:
         return cls(**values)
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 

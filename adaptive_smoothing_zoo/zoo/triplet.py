@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
 from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.logit_maps import Scale
+from adaptive_smoothing_zoo.inference import to_dtype
+from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.entry import (
@@ -21,6 +23,8 @@ from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     ConstantAlphaConfig,
     Entry,
+    HardMaxConfig,
+    LogitMapConfig,
     ScaleConfig,
     entry_to_text,
     read_entry,
@@ -77,6 +81,19 @@ class Triplet(MixedClassifier):
         }
 
     default_cfg = pretrained_cfg
+
+    def surrogate(self) -> nn.Module:
+        """What this triplet's authors attack in its place (see :mod:`adaptive_smoothing_zoo.attacks.surrogates`).
+
+        Raises:
+            ValueError: the entry names none, or one that does not exist.
+        """
+        config = self.entry.surrogate
+        if config is None:
+            raise ValueError(f"the entry of {self.entry.key} names no surrogate; attack the model itself")
+        if config.name not in SURROGATES:
+            raise ValueError(f"no surrogate {config.name!r}; known: {', '.join(SURROGATES)}")
+        return SURROGATES[config.name](self, config.alpha)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors``: all that ``from_pretrained`` needs, nothing else.
@@ -161,7 +178,9 @@ def load_triplet(
             state = state | {f"{name}.{key}": value for key, value in BASE_NETS[config.pretrained].state_dict().items()}
     load_strictly(triplet, state, entry.key)
     triplet = triplet.eval().requires_grad_(False).to(device or "cpu")
-    return triplet if dtype is None else to_dtype(triplet, dtype)  # noqa: F821
+    if dtype is not None:
+        to_dtype(triplet, dtype)
+    return triplet
 
 
 def meta_triplet(entry: Entry) -> Triplet:
@@ -176,8 +195,12 @@ def _build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
     return build(config.architecture, num_classes=num_classes, **config.arguments)
 
 
-def _build_map(config: ScaleConfig) -> nn.Module:
-    return Scale(config.factor)
+def _build_map(config: LogitMapConfig) -> nn.Module:
+    if isinstance(config, ScaleConfig):
+        return Scale(config.factor)
+    if isinstance(config, HardMaxConfig):
+        return HardMax()
+    return NormClampPowerScale(scale=config.scale, power=config.power, clamp_bias=config.clamp_bias, top_k=config.top_k)
 
 
 def _build_alpha(

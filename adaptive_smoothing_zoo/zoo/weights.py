@@ -95,8 +95,9 @@ def check_sha256(path: Path, expected: str, progress: Callable[[int], object] | 
     if memo is not None and memo.is_file() and memo.read_text() == state:
         return
     if (found := file_sha256(path, progress)) != expected:
+        # Resolved: in the Hub's cache the name is a link, and the bad content would stay behind it.
         raise WeightsError(
-            f"{path} has SHA-256 {found}, but {expected} was expected; it is damaged or another file. "
+            f"{path.resolve()} has SHA-256 {found}, but {expected} was expected; it is damaged or another file. "
             "Delete it and load again"
         )
     if memo is not None:

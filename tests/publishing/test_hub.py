@@ -425,7 +425,6 @@ class TestDownload:
             Triplet.from_pretrained(REPO)
         assert hub.requests == []
 
-    @pytest.mark.xfail(strict=True, reason="the message names the link in the cache, not the file it leads to")
     def test_other_bytes_are_refused_and_gone_once_the_named_file_is_deleted(self, hub, commit):
         hub.fail("swap")
         for _ in range(2):  # the second time from the cache

@@ -18,7 +18,7 @@ from published_composites import PUBLISHED, reduced, robustbench_composite, writ
 
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo import components
-from adaptive_smoothing_zoo.zoo.components import download_url, load_components
+from adaptive_smoothing_zoo.zoo.components import download_url, load_components, pinned_source
 from adaptive_smoothing_zoo.zoo.entry import Component, RobustBenchFile, UrlFile, Weights, entry_to_text
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import list_models
@@ -78,9 +78,7 @@ def served(tiny, server, **known):
 
 
 def load(entry, model_dir=None):
-    skeleton = meta_triplet(entry)
-    parts = {part: skeleton.get_submodule(part) for part in entry.weights.components}
-    return load_components(entry, parts, model_dir=model_dir)
+    return load_components(entry, meta_triplet(entry), model_dir=model_dir)
 
 
 def assert_weights_of(state, model):
@@ -159,9 +157,8 @@ class TestConversion:
         state, made_of = load(entry)
         assert_weights_of(state, tiny.model)
         for part in PARTS:
-            assert made_of[part].sha256 == sha256(tiny.files[part]).hexdigest()
-            assert made_of[part].size == len(tiny.files[part])
-            assert made_of[part].source == file_server.url(part)
+            known = {"sha256": sha256(tiny.files[part]).hexdigest(), "size": len(tiny.files[part])}
+            assert pinned_source(*made_of[part]) == UrlFile(url=file_server.url(part), **known)
         assert len(file_server.requests) == 3
         state, again = load(entry)
         assert_weights_of(state, tiny.model)
@@ -204,7 +201,7 @@ class TestConversion:
         good = {part: [UrlFile(url=file_server.url(part))] for part in PARTS}
         state, made_of = load(with_sources(tiny.entry, {**good, "alpha": [first, second, *good["alpha"]]}))
         assert_weights_of(state, tiny.model)
-        assert made_of["alpha"].source == file_server.url("alpha")
+        assert pinned_source(*made_of["alpha"]).url == file_server.url("alpha")
         with pytest.raises(WeightsError, match=r"- cannot get .*404.*\n- .*is a web page.*\nRun it again"):
             load(with_sources(tiny.entry, {**good, "alpha": [first, second]}))
 
@@ -280,7 +277,9 @@ class TestGoogleDrive:
 
         self.gdown(monkeypatch, download)
         _, made_of = load(entry)
-        assert made_of["std_model"].source.startswith("Google Drive 12Z63xr4bQwdIvR2w8xvpUnXG1fnUpy5B")
+        pinned = pinned_source(*made_of["std_model"])
+        assert replace(pinned, sha256=None, size=None) == RobustBenchFile(model="Bai2023Improving_edm", index=0)
+        assert pinned.sha256 == sha256(tiny.files["std_model"]).hexdigest()
 
     def test_a_web_page_in_place_of_the_file_is_named_and_not_kept(self, entry, monkeypatch, cache):
         pytest.importorskip("robustbench")
@@ -354,7 +353,7 @@ PROGRAM = """
     entry = read_entry(Path(sys.argv[1]))
     skeleton = meta_triplet(entry)
     print("ready", flush=True)
-    state, _ = load_components(entry, {part: skeleton.get_submodule(part) for part in entry.weights.components})
+    state, _ = load_components(entry, skeleton)
     print(float(sum(value.double().sum() for value in state.values())))
 """
 

@@ -9,13 +9,21 @@ from hypothesis import strategies as st
 
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.zoo.entry import (
+    PARTS,
     AdaptiveAlphaConfig,
     BaseNetConfig,
+    Component,
     ConstantAlphaConfig,
     Entry,
+    HardMaxConfig,
+    HubFile,
+    NormClampPowerScaleConfig,
     Paper,
     Published,
+    RobustBenchFile,
     ScaleConfig,
+    SurrogateConfig,
+    UrlFile,
     Weights,
     entry_to_text,
     parse_eps,
@@ -43,6 +51,17 @@ ADAPTIVE = st.builds(
     std_taps=st.tuples(st.integers(), st.integers()),
     rob_taps=st.tuples(st.integers(), st.integers()),
 )
+LOGIT_MAPS = (
+    st.builds(ScaleConfig, factor=POSITIVE)
+    | st.builds(HardMaxConfig)
+    | st.builds(NormClampPowerScaleConfig, scale=POSITIVE, power=POSITIVE, clamp_bias=FINITE)
+)
+SHA256 = st.none() | st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+SOURCES = (
+    st.builds(HubFile, repo=st.text(), filename=st.text(), sha256=SHA256)
+    | st.builds(UrlFile, url=st.text(), sha256=SHA256, size=st.integers())
+    | st.builds(RobustBenchFile, model=st.text(), index=st.none() | st.integers())
+)
 ENTRIES = st.builds(
     Entry,
     name=st.from_regex(r"[A-Za-z][A-Za-z0-9_.+-]*", fullmatch=True),
@@ -55,12 +74,15 @@ ENTRIES = st.builds(
     std_model=NETS,
     rob_model=NETS,
     alpha=ADAPTIVE | st.builds(ConstantAlphaConfig, value=st.floats(0, 1)),
-    std_map=st.builds(ScaleConfig, factor=POSITIVE),
-    rob_map=st.builds(ScaleConfig, factor=POSITIVE),
+    std_map=LOGIT_MAPS,
+    rob_map=LOGIT_MAPS,
+    surrogate=st.none() | st.builds(SurrogateConfig, name=st.text(), alpha=st.floats(0, 1)),
     weights=st.builds(
         Weights,
         embedded=st.none() | st.just("tiny.safetensors"),
-        sha256=st.none() | st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+        sha256=SHA256,
+        shards=st.dictionaries(st.just("model-1.safetensors"), SHA256.filter(bool)),
+        components=st.dictionaries(st.sampled_from(PARTS), st.builds(Component, sources=st.lists(SOURCES).map(tuple))),
         hub_repo=st.none() | st.text(),
         revision=st.none() | st.text(),
     ),
@@ -118,13 +140,23 @@ def test_an_entry_is_read_from_its_file(tmp_path, entry):
         ({"eps": 0.5}, "eps: expected str, got float 0.5"),
         ({"std_map": {"kind": "scale", "factor": 0}}, "logit scale must be a finite positive number"),
         ({"rob_map": {"kind": "scale", "factor": -1.0}}, "logit scale must be a finite positive number"),
-        ({"rob_map": {"factor": float("nan")}}, "rob_map: factor"),
+        ({"rob_map": {"kind": "scale", "factor": float("nan")}}, "rob_map: factor"),
         ({"threat_model": "L1"}, "threat_model: expected one of 'Linf', 'L2', got 'L1'"),
         ({"image_shape": [8, 8]}, "image_shape: expected 3 items, got 2"),
         ({"alpha": {"kind": "random"}}, "alpha: 'kind' must be one of 'constant', 'adaptive', got 'random'"),
         ({"alpha": {"kind": "constant", "value": 1.2}}, r"alpha: alpha must be in \[0, 1\], got 1.2"),
         ({"alpha": {"kind": "constant"}}, "alpha: missing key 'value'"),
         ({"alpha": {"kind": "constant", "value": 0.5, "planes": []}}, "alpha: unknown key 'planes'"),
+        ({"rob_map": {"kind": "soft_max"}}, "'kind' must be one of 'scale', 'hard_max', 'norm_clamp_power_scale'"),
+        ({"surrogate": {"name": "x", "alpha": 2.0}}, r"alpha must be in \[0, 1\]"),
+        ({"weights": {"shards": {"../a.safetensors": "0" * 64}}}, "a shard must be the bare name"),
+        ({"weights": {"shards": {"a.safetensors": "0"}}}, "64 lower-case hexadecimal digits"),
+        ({"weights": {"components": {"g": {"sources": []}}}}, "unknown component 'g'"),
+        ({"weights": {"components": {"alpha": {"sources": [{"kind": "ftp"}]}}}}, "'kind' must be one of 'hub', 'url'"),
+        (
+            {"weights": {"components": {"alpha": {"sources": [{"kind": "url", "url": "u", "sha256": "abc"}]}}}},
+            "64 lower-case hexadecimal digits",
+        ),
         ({"weights": {"embedded": "../x.safetensors"}}, "'embedded' must be the bare name"),
         ({"weights": {"embedded": "x.pt"}}, "'embedded' must be the bare name"),
         ({"weights": {"sha256": "abc"}}, "'sha256' must be 64 lower-case hexadecimal digits"),

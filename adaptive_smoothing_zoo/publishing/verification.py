@@ -1,0 +1,176 @@
+"""Whether the weights that a name gives are those whose accuracy was published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptive_smoothing_zoo.attacks.verify import predict
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.evaluation.precision import float32_precision
+from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.zoo.components import load_components, pinned_source
+from adaptive_smoothing_zoo.zoo.entry import Component, Entry, Source, entry_to_text
+from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.zoo.triplet import Triplet, meta_triplet
+
+ENOUGH = 1000  # examples; with fewer, an accuracy far from the published one would pass
+ROUNDING = 0.0005  # of an accuracy on the whole test set: other kernels change some labels of 10,000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The clean accuracy of loaded weights beside the published one. Accuracies are fractions.
+
+    Attributes:
+        n, correct: examples classified, and correctly.
+        test_set_size: of the official test set, if these are its first n in its order.
+        interval: 95 % Clopper-Pearson interval of the clean accuracy.
+        published: the published clean accuracy; None if there is none.
+        weights_sha256: of the loaded state dict's bytes.
+        components: by part, where the original checkpoint came from, with its hash and size.
+    """
+
+    model: str
+    dataset: str
+    threat_model: str
+    n: int
+    correct: int
+    test_set_size: int | None
+    data: str
+    data_sha256: str
+    published: float | None
+    weights_sha256: str
+    device: str
+    versions: dict[str, str]
+    components: dict[str, Source] = field(default_factory=dict)
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        from scipy.stats import binomtest
+
+        found = binomtest(self.correct, self.n).proportion_ci(0.95, "exact")
+        return float(found.low), float(found.high)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published accuracy is the measured one; None if none was published.
+
+        On the whole test set the two must be equal but for rounding. On a part of it, the published one must lie in the
+        interval of the measured one.
+        """
+        if self.published is None:
+            return None
+        if self.n == self.test_set_size:
+            return abs(self.clean_accuracy - self.published) <= ROUNDING + 1e-9
+        low, high = self.interval
+        return low <= self.published <= high
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether an entry may call its weights verified: agreement on enough examples of the official test set."""
+        return bool(self.agrees) and self.test_set_size is not None and self.n >= min(ENOUGH, self.test_set_size)
+
+
+def verify(
+    model: Triplet,
+    examples: Examples,
+    *,
+    batch_size: int = 100,
+    device: str | torch.device = "cpu",
+    components: dict[str, Source] | None = None,
+    on_progress: Callable[[int], object] | None = None,
+) -> Verification:
+    """Measure the clean accuracy of a triplet in float32 and note the hashes of its weights.
+
+    Args:
+        model: as ``load_model`` gave it, on ``device``.
+        components: see :class:`Verification`.
+        on_progress: told of the number of images after each batch.
+    """
+    entry, correct = model.entry, 0
+    batch_size = min(batch_size, len(examples))
+    for images, labels in zip(examples.images.split(batch_size), examples.labels.split(batch_size), strict=True):
+        with float32_precision(tf32=False):
+            correct += int((predict(model, images, batch_size, torch.device(device)) == labels).sum())
+        if on_progress is not None:
+            on_progress(len(labels))
+    return Verification(
+        model=entry.name,
+        dataset=entry.dataset,
+        threat_model=entry.threat_model,
+        n=len(examples),
+        correct=correct,
+        test_set_size=examples.test_set_size,
+        data=examples.source,
+        data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
+        published=None if entry.published is None else float(entry.published.clean) / 100,
+        weights_sha256=tensors_sha256(model.state_dict()),
+        device=device_name(str(device)),
+        versions=installed_versions(),
+        components=components or {},
+    )
+
+
+def original_files(entry: Entry, model_dir: Path | None = None) -> dict[str, Source]:
+    """By part, the original checkpoint that ``load_model`` takes, pinned by hash and size; hashes what is not pinned.
+
+    Raises:
+        WeightsError: a part cannot be had.
+    """
+    _, files = load_components(entry, meta_triplet(entry), model_dir=model_dir)
+    return {part: pinned_source(*found) for part, found in files.items()}
+
+
+def verified_entry(entry: Entry, verification: Verification) -> Entry:
+    """The entry with the hashes of the files that were used, and whether they are verified."""
+    components = {
+        part: _pinned(component, verification.components.get(part))
+        for part, component in entry.weights.components.items()
+    }
+    weights = replace(entry.weights, components=components, verified=verification.is_conclusive)
+    return replace(entry, weights=weights)
+
+
+def write_verification(out: Path, entry: Entry, verification: Verification) -> Path:
+    """Write the record beside the triplet's other results and return its path."""
+    path = results_path(out, entry).with_suffix(".verify.json")
+    shown = {
+        **to_json(verification),
+        "clean_accuracy": verification.clean_accuracy,
+        "interval": verification.interval,
+        "agrees": verification.agrees,
+    }
+    write_text(path, json.dumps(shown, indent=2) + "\n")
+    return path
+
+
+def write_entry(folder: Path, entry: Entry) -> Path:
+    """Write an entry below a folder of entries (``zoo/entries`` of a checkout) and return its path."""
+    path = results_path(folder, entry)
+    write_text(path, entry_to_text(entry))
+    return path
+
+
+def _pinned(component: Component, used: Source | None) -> Component:
+    """The component with what is now known of the source that was used; the other sources stay as they are."""
+    sources = (used if used and _same_place(source, used) else source for source in component.sources)
+    return replace(component, sources=tuple(sources))
+
+
+def _same_place(a: Source, b: Source) -> bool:
+    def place(source: Source) -> dict[str, Any]:
+        unpinned = {"sha256", "size", "revision"}
+        return {key: value for key, value in to_json(source).items() if key not in unpinned}
+
+    return place(a) == place(b)
