@@ -22,13 +22,11 @@ class FABState(State):
 
     Attributes:
         iteration: (N,) how many projections led to ``points``.
-        points: (N, channels, H, W) where the model is asked next.
-        projected: (N,) bool, a projection led to ``points``; otherwise they are the clean image or a step back.
+        points: (N, channels, H, W) where the model is linearized next.
     """
 
     iteration: Tensor
     points: Tensor
-    projected: Tensor
 
 
 class FAB:
@@ -43,9 +41,8 @@ class FAB:
         norm, eps: the ball, "Linf" or "L2".
         steps: projections per run.
 
-    One pass, forward and backward, serves both to judge a point and to linearize there, so a step costs one pass, and
-    one more where it stepped back. Iterates are those of pyautoattack 0.2.0, which takes a forward pass to judge and a
-    pass of both kinds to linearize.
+    A step takes one pass with a gradient and one without. (One pass could judge a point and linearize there if it was
+    not to be stepped back from; but most are, and then it costs more.) Iterates are those of pyautoattack 0.2.0.
     """
 
     def __init__(self, name: str, *, norm: str, eps: float, steps: int = 100) -> None:
@@ -65,24 +62,22 @@ class FAB:
             flat=no.clone(),
             iteration=torch.zeros_like(labels),
             points=images.clone(),
-            projected=no.clone(),
         )
 
     @torch.no_grad()
     def step(self, state: FABState, model: Model) -> None:
-        """Ask the model at the current points; step back from those that are misclassified, project the others."""
-        logits, gap, gradient = loss_and_gradient(
+        """Linearize the model, project, and step back from points that are misclassified."""
+        _, gap, gradient = loss_and_gradient(
             model, state.points, lambda logits: target_gap(logits, state.labels, state.targets)
         )
         state.look_at(gradient, at_start=state.iteration == 0)
-        away = state.points - state.images
-        back = state.projected & (logits.argmax(dim=1) != state.labels)
-        state.meet(state.points, back & (norm_of(away, self.norm).flatten() <= self.eps))
-        state.exhausted = state.exhausted | (state.projected & (state.iteration == self.steps))
-        ahead = self._project(state, gap, gradient)
-        state.points = torch.where(back.view(-1, 1, 1, 1), state.images + BETA * away, ahead)
-        state.iteration = state.iteration + ~back
-        state.projected = ~back
+        points = self._project(state, gap, gradient)
+        misclassified = model(points).argmax(dim=1) != state.labels
+        away = points - state.images
+        state.meet(points, misclassified & (norm_of(away, self.norm).flatten() <= self.eps))
+        state.points = torch.where(misclassified.view(-1, 1, 1, 1), state.images + BETA * away, points)
+        state.iteration = state.iteration + 1
+        state.exhausted = state.iteration >= self.steps
 
     def _project(self, state: FABState, gap: Tensor, gradient: Tensor) -> Tensor:
         """Between the projections of the point and of the clean image, nearer to the one that is the shorter move."""

@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.attacks.verify import predict
 
 VERSION = 1  # changes when the same seed no longer gives the same random numbers
 
-# Passes between two looks at what has been found: a look costs nothing on a CPU and stalls a GPU.
+# Steps between two looks at what has been found: a look costs nothing on a CPU and stalls a GPU.
 _LOOK_EVERY = {"cpu": 1, "cuda": 10}
 
 
@@ -43,8 +43,8 @@ class FastEngine:
         device: where the model is.
 
     Attributes:
-        passes: by attack, images passed through the prepared model so far. In the gradient attacks each counts for a
-            forward and a backward pass.
+        steps: by attack, steps of single runs so far. A step of APGD is one pass of one image forward and backward
+            through the prepared model; one of FAB is another pass forward as well; one of Square, a pass forward only.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FastEngine:
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.batch_size, self.device = batch_size, device
         self.num_targets = min(9, num_classes - 1)
-        self.passes = dict.fromkeys(STANDARD_ATTACKS, 0)
+        self.steps = dict.fromkeys(STANDARD_ATTACKS, 0)
         # Its checks of the model are AutoAttack's own, and are asked in its words.
         self._reference = ReferenceEngine(
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, num_classes=num_classes, device=device
@@ -105,7 +105,7 @@ class FastEngine:
         for finished in pool:
             kept = images[finished.points] if finished.adversarials is None else finished.adversarials
             yield finished.points, kept.to(images.device)
-        self.passes[name] += pool.passes
+        self.steps[name] += pool.steps
         if pool.lost:
             logging.getLogger(LOGGER).warning(LOST_GRADIENT)
         if pool.flat and name.endswith("-t"):

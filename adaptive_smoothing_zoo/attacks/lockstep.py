@@ -28,7 +28,7 @@ from adaptive_smoothing_zoo.attacks.square import (
 )
 from adaptive_smoothing_zoo.attacks.state import Attack, State
 
-Watch = Callable[[State], None]  # sees the state after every pass
+Watch = Callable[[State], None]  # sees the state after every step
 
 
 class Lockstep:
@@ -40,7 +40,7 @@ class Lockstep:
         seed: of pyautoattack.
         num_targets: wrong classes that the targeted attacks try.
         queries: of the Square attack.
-        watch: called with the state after every pass.
+        watch: called with the state after every step.
     """
 
     def __init__(

@@ -37,14 +37,14 @@ class Pool:
     whose point does not hold takes a slot again and goes on from where it was.
 
     Args:
-        attack: what a pass does to the runs.
+        attack: what a step does to the runs.
         model: the attack's model; it need not be the one that verifies.
         start: makes the state of new runs.
         verify: decides what is adversarial.
         points: how many points there are, numbered from 0.
         ranks: runs per point, e.g. one per target class; a point is done with the first that breaks it.
         batch_size: most runs at a time.
-        look_every: passes between two looks at what has been found. A look makes the host wait for the device.
+        look_every: steps between two looks at what has been found. A look makes the host wait for the device.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Pool:
     ) -> None:
         self.attack, self.model, self.start, self.verify = attack, model, start, verify
         self.batch_size, self.look_every = batch_size, look_every
-        self.passes = 0  # images passed through the model
+        self.steps = 0  # of single runs, idle ones included
         self.lost: set[int] = set()  # points at which a gradient was not finite
         self.flat: set[int] = set()  # points at which an attack began with a gradient of zero
         self._queue = _Queue(points, ranks)
@@ -84,7 +84,7 @@ class Pool:
             else:
                 for _ in range(self.look_every):
                     self.attack.step(self._state, self.model)
-                self.passes += self.look_every * len(self._state)
+                self.steps += self.look_every * len(self._state)
                 held += self._clear()
             if self._state is None or self._count_waiting() >= self.batch_size:
                 broken, adversarials, more_held = self._verify()

@@ -64,12 +64,12 @@ S = TypeVar("S", bound=State, contravariant=True)
 
 
 class Attack(Protocol[S]):
-    """An attack whose runs advance by one pass of the model at a time."""
+    """An attack whose runs advance side by side, step by step."""
 
     name: str
 
     def step(self, state: S, model: Model) -> None:
-        """Advance every run by one pass. Runs that are exhausted go on idly; nothing of them is used."""
+        """Advance every run by one step. Runs that are exhausted go on idly; nothing of them is used."""
 
 
 def join(states: list[State]) -> State:
