@@ -1,0 +1,350 @@
+"""CERTIFY against nets whose smoothed radius is known, against a literal count, and through interruptions."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta, norm
+from torch import nn
+
+from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.certification.bounds import betting_lower
+from adaptive_smoothing_zoo.certification.certify import Noise, certify, model_sha256
+from adaptive_smoothing_zoo.certification.logs import read_log
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+
+SIGMA = 0.3
+CPU = torch.device("cpu")
+IMAGES = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+
+
+class Pixels(nn.Module):
+    """Logits are three pixels: no arithmetic, so no batch shape changes a bit. The label is the brightest."""
+
+    def __init__(self, scale=1.0, nap=0.0):
+        super().__init__()
+        self.scale, self.nap = scale, nap
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        time.sleep(self.nap)
+        return images.flatten(1)[:, :3] * self.scale
+
+
+class HalfSpace(nn.Module):
+    """Two classes on the two sides of one pixel's value 1/2: the smoothed net's exact radius is the distance."""
+
+    def forward(self, images):
+        pixel = images.flatten(1)[:, 0]
+        return torch.stack([pixel, 1.0 - pixel], dim=1)
+
+
+class Sure(nn.Module):
+    """Probabilities 0.9 and 0.1 everywhere."""
+
+    def forward(self, images):
+        return torch.tensor([[0.9, 0.1]]).log().expand(len(images), 2)
+
+
+def equal(a, b):
+    for name in ("index", "label", "prediction", "radius", "correct"):  # all but the time
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+# ---- what is certified
+
+
+def test_the_radius_of_a_half_space_is_just_below_its_distance():
+    images = torch.linspace(0, 1, 41)[:, None, None, None].expand(-1, 1, 1, 1).contiguous()
+    distance = (images.flatten() - 0.5).abs().double().numpy()
+    result = certify(HalfSpace(), images, torch.zeros(41, dtype=torch.int64), sigma=SIGMA, n=20_000)
+    certain = ~result.abstained
+    assert (result.radius <= distance)[certain].all()  # 41 chances of one in a thousand, with a fixed seed
+    np.testing.assert_allclose(result.radius[certain], distance[certain], atol=0.03)
+    assert (distance[result.abstained] < 0.02).all()
+    np.testing.assert_array_equal(result.prediction[certain], (images.flatten().numpy() < 0.5)[certain])
+
+
+def literal_votes(model, image, index, n0, n, seed=0):
+    """Predictions and probabilities of one noisy copy after the other, from the same stream of noise."""
+    noise = Noise(seed, index, image.shape, CPU)
+    copies = torch.empty(n0 + n, *image.shape)
+    for copy in copies.split(1):
+        noise.add_to(image, SIGMA, copy)
+    logits = torch.cat([model(copy[None]) for copy in copies])
+    return logits.argmax(1).numpy(), logits.softmax(1).numpy()
+
+
+@pytest.mark.parametrize("votes", ["hard", "soft"])
+@pytest.mark.parametrize("n", [40, 300])
+def test_certificates_are_those_of_a_literal_count(votes, n):
+    model, n0, failure = Pixels(scale=8.0), 30, 0.01
+    result = certify(model, IMAGES, LABELS, sigma=SIGMA, n0=n0, n=n, failure_probability=failure, votes=votes)
+    for i, image in enumerate(IMAGES):
+        labels, probabilities = literal_votes(model, image, i, n0, n)
+        if votes == "hard":
+            top = int(np.bincount(labels[:n0], minlength=3).argmax())
+            k = int((labels[n0:] == top).sum())
+            p = beta.ppf(failure, k, n - k + 1)
+        else:
+            top = int(probabilities[:n0].sum(0).argmax())
+            p = float(betting_lower(probabilities[n0:, top], failure))
+        expected = (top, SIGMA * norm.ppf(p)) if p > 0.5 else (-1, 0.0)
+        assert result.prediction[i] == expected[0]
+        assert result.radius[i] == pytest.approx(expected[1], rel=1e-6, abs=1e-9)
+    assert result.abstained.any() or n == 300
+    assert (~result.abstained).any() or n == 40
+
+
+def test_unanimous_votes_reach_the_published_cap():
+    image = torch.tensor([0.0, 1.0])[:, None, None, None]
+    result = certify(HalfSpace(), image, torch.tensor([1, 0]), sigma=0.01, n=10_000)
+    np.testing.assert_allclose(result.radius, 0.01 * norm.ppf(0.001 ** (1 / 10_000)), rtol=1e-9)
+    assert result.correct.all()
+
+
+def test_soft_votes_are_bounded_by_betting():
+    result = certify(Sure(), IMAGES, LABELS % 2, sigma=SIGMA, n=500, votes="soft")
+    p = betting_lower(np.full(500, np.float32(0.9), dtype=np.float64), 0.001)
+    np.testing.assert_allclose(result.radius, SIGMA * norm.ppf(p), rtol=1e-5)
+    assert 0.8 < p < 0.9
+
+
+# ---- what does not matter
+
+
+@pytest.mark.parametrize("votes", ["hard", "soft"])
+def test_batches_neighbours_and_order_change_nothing(votes):
+    settings = {"sigma": SIGMA, "n0": 20, "n": 150, "votes": votes, "seed": 5}
+    whole = certify(Pixels(4.0), IMAGES, LABELS, **settings)
+    for batch_size in (1, 64, 128, 170, 1000):
+        equal(certify(Pixels(4.0), IMAGES, LABELS, batch_size=batch_size, **settings), whole)
+    back = certify(Pixels(4.0), IMAGES.flip(0), LABELS.flip(0), indices=range(6, -1, -1), **settings)
+    np.testing.assert_array_equal(back.radius[::-1], whole.radius)
+    part = certify(Pixels(4.0), IMAGES[[2, 5]], LABELS[[2, 5]], indices=[2, 5], **settings)
+    np.testing.assert_array_equal(part.radius, whole.radius[[2, 5]])
+    np.testing.assert_array_equal(part.index, [2, 5])
+    other = certify(Pixels(4.0), IMAGES, LABELS, **{**settings, "seed": 6})
+    assert (other.radius != whole.radius).any()
+
+
+def test_noise_is_standard_normal_and_different_for_each_example():
+    draws = {}
+    for index in (0, 1):
+        noise = Noise(0, index, (1, 4, 4), CPU)
+        out = torch.empty(2000, 1, 4, 4)
+        noise.add_to(torch.full((1, 4, 4), 0.5), 2.0, out)
+        draws[index] = ((out - 0.5) / 2.0).flatten().double().numpy()
+        size = len(draws[index])
+        assert abs(draws[index].mean()) < 5 / np.sqrt(size)
+        assert abs(draws[index].var() - 1) < 5 * np.sqrt(2 / size)
+        assert abs(norm.cdf(draws[index]).mean() - 0.5) < 5 * np.sqrt(1 / 12 / size)
+    assert abs(np.corrcoef(draws[0], draws[1])[0, 1]) < 5 / np.sqrt(size)
+    assert len(np.unique(draws[0])) > 0.99 * size
+
+
+def test_the_model_and_the_global_generator_are_left_as_they_were():
+    model = nn.Sequential(Pixels(), nn.Dropout(0.9)).train()
+    model[0].eval()
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = certify(model, IMAGES, LABELS, sigma=SIGMA, n=100)
+    assert torch.equal(torch.rand(3), expected)
+    assert model.training
+    assert not model[0].training
+    assert model[1].training
+    equal(certify(model, IMAGES, LABELS, sigma=SIGMA, n=100), first)  # without dropout
+
+
+def test_folding_changes_no_vote():
+    model = build("small_cnn").eval()
+    with torch.no_grad():
+        model.head.weight *= 30
+        for _ in range(2):
+            model.train()(torch.rand(64, 1, 8, 8))
+    images = torch.rand(3, 1, 8, 8)
+    runs = [
+        certify(model, images, torch.zeros(3, dtype=torch.int64), sigma=0.5, n=200, fold=fold) for fold in (True, False)
+    ]
+    equal(*runs)
+    assert (runs[0].radius > 0).any()
+
+
+def test_progress_reaches_the_end():
+    seen = []
+    certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, n0=10, n=100, batch_size=50, on_progress=seen.append)
+    assert (seen[-1].done, seen[-1].total) == (7, 7)
+    assert seen[-1].samples == seen[-1].samples_total == 7 * 110
+    assert all(a.samples <= b.samples and a.done <= b.done for a, b in pairwise(seen))
+    assert max(b.samples - a.samples for a, b in pairwise(seen)) == 50
+
+
+# ---- logs
+
+
+SETTINGS = {"sigma": SIGMA, "n0": 20, "n": 150, "batch_size": 64}
+
+
+def test_a_log_is_the_result_and_a_finished_run_is_not_done_again(tmp_path):
+    path = tmp_path / "log.tsv"
+    result = certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
+    equal(read_log(path), result)
+    equal(certify(Pixels(), IMAGES, LABELS, **SETTINGS), result)
+    seen = []
+    again = certify(Pixels(), IMAGES, LABELS, log=path, on_progress=seen.append, **SETTINGS)
+    assert seen == []
+    equal(again, result)
+    np.testing.assert_allclose(again.seconds, result.seconds, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [64, 500])  # one image at a time, and several in a batch
+@pytest.mark.parametrize("keep", [0, 1, 4])
+@pytest.mark.parametrize("torn", ["", "4\t1\t1\t0.", "\x00\x00\x00"])
+def test_an_interrupted_run_goes_on(tmp_path, batch_size, keep, torn, caplog):
+    path = tmp_path / "log.tsv"
+    settings = {**SETTINGS, "batch_size": batch_size}
+    expected = certify(Pixels(), IMAGES, LABELS, log=path, **settings)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: 1 + keep]) + torn)
+    resumed = certify(Pixels(), IMAGES, LABELS, log=path, **settings)
+    equal(resumed, expected)
+    equal(read_log(path), expected)
+    assert ("half written" in caplog.text) == bool(torn)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_certify import IMAGES, LABELS, SETTINGS, Pixels, certify
+
+certify(Pixels(nap=0.05), IMAGES, LABELS, log={path!r}, fold=False, **SETTINGS)
+"""
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path):
+    path = tmp_path / "log.tsv"
+    script = SCRIPT.format(tests=os.path.dirname(__file__), path=str(path))
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not path.exists() or len(path.read_text().splitlines()) < 4:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = read_log(path)
+    assert 3 <= len(done) < 7
+
+    model = Pixels()
+    resumed = certify(model, IMAGES, LABELS, log=path, fold=False, **SETTINGS)
+    assert model.seen == 7 + (7 - len(done)) * 170
+    equal(resumed, certify(Pixels(), IMAGES, LABELS, fold=False, **SETTINGS))
+    np.testing.assert_array_equal(resumed.seconds[: len(done)], done.seconds)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": 0.5}, "sigma was 0.3 and is now 0.5"),
+        ({"n": 151}, "n was 150"),
+        ({"n0": 21}, "n0 was"),
+        ({"seed": 1}, "seed was"),
+        ({"votes": "soft"}, "votes was"),
+        ({"failure_probability": 0.01}, "failure_probability was"),
+        ({"fold": False}, "fold was"),
+        ({"model": HalfSpace()}, "model_sha256 was"),
+        ({"images": IMAGES * 0.5}, "data_sha256 was"),
+        ({"labels": LABELS.flip(0)}, "data_sha256 was"),
+        ({"indices": range(1, 8)}, "data_sha256 was"),
+    ],
+)
+def test_a_log_of_other_settings_is_refused(tmp_path, change, message):
+    path = tmp_path / "log.tsv"
+    certify(Pixels(), IMAGES, LABELS % 2, log=path, **SETTINGS)
+    before = path.read_text()
+    arguments = {"model": Pixels(), "images": IMAGES, "labels": LABELS % 2, "log": path, **SETTINGS, **change}
+    with pytest.raises(ResultsError, match=message):
+        certify(**arguments)
+    assert path.read_text() == before
+
+
+def test_logs_that_cannot_be_continued_are_refused(tmp_path):
+    path = tmp_path / "log.tsv"
+    certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
+    text = path.read_text()
+    path.write_text(text.replace("\n3\t", "\nx\t"))
+    with pytest.raises(ResultsError, match="line 5"):
+        certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
+    path.with_name("log.tsv.json").write_text("{")
+    with pytest.raises(ResultsError, match="cannot read"):
+        certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
+    path.with_name("log.tsv.json").write_text("[]")
+    with pytest.raises(ResultsError, match="does not hold the settings"):
+        certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
+    path.with_name("log.tsv.json").unlink()
+    with pytest.raises(ResultsError, match="cannot be continued"):
+        certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
+
+
+def test_the_digest_of_a_model_sees_weights_and_structure():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    digest = model_sha256(model)
+    assert model_sha256(nn.Sequential(model[0], nn.Tanh())) != digest
+    with torch.no_grad():
+        model[0].bias[1] += 1e-6
+    assert model_sha256(model) != digest
+
+
+# ---- what is refused
+
+
+class Broken(Pixels):
+    """NaN for noisy images whose first pixel is far out."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return torch.where(logits[:, :1] > 1.5, torch.nan, logits)
+
+
+@pytest.mark.parametrize("votes", ["hard", "soft"])
+@pytest.mark.parametrize(("n0", "n"), [(2000, 1), (1, 2000)])
+def test_a_net_that_gives_nan_is_refused(votes, n0, n):
+    with pytest.raises(EvaluationError, match="NaN for a noisy copy of one of the examples 0 to"):
+        certify(Broken(), IMAGES[:1], LABELS[:1], sigma=0.5, n0=n0, n=n, votes=votes, fold=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": 0.0}, "sigma must be"),
+        ({"sigma": float("nan")}, "sigma must be"),
+        ({"n": 0}, "at least 1"),
+        ({"n0": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"failure_probability": 0.0}, "failure probability"),
+        ({"votes": "loud"}, "'hard' or 'soft'"),
+        ({"indices": [0, 1]}, "as many indices"),
+        ({"indices": [0] * 7}, "different numbers"),
+        ({"images": IMAGES * 2}, "pixels must lie"),
+        ({"labels": LABELS + 1}, "label 3 of image"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message):
+    arguments = {"model": Pixels(), "images": IMAGES, "labels": LABELS, "sigma": SIGMA, **change}
+    with pytest.raises(ValueError, match=message):
+        certify(**arguments)
+
+
+def test_a_model_of_another_shape_is_refused():
+    with pytest.raises(EvaluationError, match=r"\(N, classes\)"):
+        certify(nn.Identity(), IMAGES, LABELS, sigma=SIGMA)
