@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
 
@@ -49,8 +52,8 @@ def prepare(model: nn.Module, images: Tensor) -> nn.Module:
 def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
     """Fold, in place, every batch norm in eval mode that directly follows a convolution into it; return how many.
 
-    Which do is seen from a pass of ``images``: both run once, and the one's output is the other's input. A
-    convolution whose output goes elsewhere as well is not recognized: compare the outputs before and after.
+    Which do is seen from a pass of ``images``: both run once, and the one's output is the other's input and nothing
+    else's. Code that looks at its layers from outside could still tell: compare the outputs before and after.
     """
     pairs = _pairs(net, images)
     for module in list(net.modules()):
@@ -63,12 +66,14 @@ def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
 
 def _pairs(net: nn.Module, images: Tensor) -> dict[nn.Module, nn.Conv2d]:
     calls: Counter[nn.Module] = Counter()
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id is used twice
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that their ids stay theirs
+    uses = _Uses()
     pairs: dict[nn.Module, nn.Conv2d] = {}
 
     def after_conv(conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
         calls[conv] += 1
         outputs[id(output)] = conv, output
+        uses.of[id(output)] = 0  # what an earlier tensor with this id was used for does not count
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         calls[norm] += 1
@@ -82,12 +87,29 @@ def _pairs(net: nn.Module, images: Tensor) -> dict[nn.Module, nn.Conv2d]:
         elif type(module) is nn.BatchNorm2d and module.running_mean is not None and not module.training:
             handles.append(module.register_forward_pre_hook(before_norm))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uses:
             net(images)
     finally:
         for handle in handles:
             handle.remove()
-    return {norm: conv for norm, conv in pairs.items() if calls[norm] == calls[conv] == 1}
+    used_once = {conv for key, (conv, _) in outputs.items() if uses.of[key] == 1}
+    return {norm: conv for norm, conv in pairs.items() if conv in used_once and calls[norm] == calls[conv] == 1}
+
+
+class _Uses(TorchFunctionMode):
+    """Counts how often each tensor, by its id, goes into an operation that gives a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: Counter[int] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.of.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return result
 
 
 @torch.no_grad()
