@@ -4,6 +4,7 @@ import torch
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.backbones import BaseNet
+from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -12,9 +13,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def to_dtype(model: MixedClassifier, dtype: torch.dtype) -> MixedClassifier:
     """Let the base nets and the mixing network of ``model`` compute in ``dtype``, in place.
 
-    Their convolutions, linear layers and norm layers, weights and statistics, are cast. What decides a result by small
-    differences stays as it is, in float32: pixels, resizing and normalization with their constants, the batch norm
-    behind the mixing network, logit maps, softmax, alpha, the mix, and the head that ``reset_classifier`` made.
+    Their convolutions (standardized kernels after folding), linear layers and norm layers are cast, weights and
+    statistics. What decides a result by small differences stays as it is, in float32: pixels, resizing and
+    normalization with their constants, the batch norm behind the mixing network, logit maps, softmax, alpha, the mix,
+    and the head that ``reset_classifier`` made.
     (``model.to(dtype)`` casts all of that too: bfloat16 has 8 bits, as few as a pixel.)
 
     Images may come in float32 or in ``dtype``; log-probabilities are float32. They differ from those of the
@@ -50,5 +52,7 @@ def to_dtype(model: MixedClassifier, dtype: torch.dtype) -> MixedClassifier:
 
 def _cast(net: BaseNet, dtype: torch.dtype) -> None:
     mean, std = net.mean, net.std
+    if dtype.itemsize < 4:
+        fold_weight_standardization(net)  # standardized from rounded weights, kernels would be rounded twice
     net.to(dtype)
     net.mean, net.std = mean, std
