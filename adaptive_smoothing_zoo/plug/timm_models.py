@@ -16,9 +16,9 @@ default_cfgs: dict[str, Any] = {}  # timm reads the configuration of a model off
 __all__: list[str] = []  # and appends the model's name to this one
 
 
-def timm_name(entry: Entry) -> str:
-    """``bai2023improving_edm_cifar100_linf`` for Bai2023Improving_edm on cifar100, Linf."""
-    return f"{entry.name}_{entry.dataset}_{entry.threat_model}".lower().replace("-", "_")
+def timm_name(entry: Entry, alias: str | None = None) -> str:
+    """``bai2023improving_edm_cifar100_linf`` for Bai2023Improving_edm on cifar100, Linf; or one of its other names."""
+    return f"{alias or entry.name}_{entry.dataset}_{entry.threat_model}".lower().replace("-", "_")
 
 
 def register_timm_models() -> None:
@@ -27,8 +27,9 @@ def register_timm_models() -> None:
     from timm.models import register_model
     from timm.models._pretrained import DefaultCfg, PretrainedCfg
 
-    for entry in list_models():
-        name = timm_name(entry)
+    named = [(entry, alias) for entry in list_models() for alias in (entry.name, *entry.aliases)]
+    for entry, alias in named:
+        name = timm_name(entry, alias)
         if timm.is_model(name):
             continue
         cfg = PretrainedCfg(
@@ -39,12 +40,12 @@ def register_timm_models() -> None:
             license=entry.license,
         )
         default_cfgs[name] = DefaultCfg(tags=["asz"], cfgs={"asz": cfg}, is_pretrained=True)
-        entrypoint = _entrypoint(entry)
+        entrypoint = _entrypoint(entry, alias)
         setattr(sys.modules[__name__], name, entrypoint)
         register_model(entrypoint)
 
 
-def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
+def _entrypoint(entry: Entry, alias: str) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False,
         *,
@@ -64,14 +65,14 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
             raise ValueError(f"{entry.key} has no dropout; leave drop_rate at 0")
         if out_indices is not None and not features_only:
             raise ValueError("out_indices choose feature maps; give features_only=True as well")
-        triplet = _triplet(entry, pretrained)
+        triplet = _triplet(entry, alias, pretrained)
         if features_only:
             return _feature_net(triplet, out_indices)
         if global_pool not in (None, "avg") or num_classes not in (None, entry.num_classes):
             triplet.reset_classifier(entry.num_classes if num_classes is None else num_classes, global_pool)
         return triplet
 
-    create.__name__ = create.__qualname__ = timm_name(entry)
+    create.__name__ = create.__qualname__ = timm_name(entry, alias)
     create.__module__ = __name__
     create.__doc__ = f"""{entry.description}
 
@@ -94,12 +95,12 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     return create
 
 
-def _triplet(entry: Entry, pretrained: bool) -> Triplet:
+def _triplet(entry: Entry, alias: str, pretrained: bool) -> Triplet:
     if not pretrained:
         return Triplet(entry.self_contained())
     folder = os.environ.get("ASZ_MODEL_DIR", "models")  # RobustBench's default for its files, which can be read
     model_dir = folder if os.path.isdir(folder) else None
-    return load_model(entry.name, model_dir, entry.dataset, entry.threat_model)
+    return load_model(alias, model_dir, entry.dataset, entry.threat_model)
 
 
 def _feature_net(triplet: Triplet, out_indices: int | Sequence[int] | None) -> nn.Module:
