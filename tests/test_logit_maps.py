@@ -216,6 +216,12 @@ class TestNormClampPowerScale:
             (gradient,) = torch.autograd.grad(log_probabilities[:, i].sum(), logits, retain_graph=True)
             assert gradient.isfinite().all()
 
+    def test_logits_beyond_1e15_count_as_1e15(self):
+        huge = torch.tensor([[1e300, 5e14, -1e14, -1e308], [3e15, 2e15, 0.0, 1e15]], dtype=torch.float64)
+        logit_map = NormClampPowerScale(**CIFAR10)
+        assert logit_map(huge).isfinite().all()
+        assert torch.equal(logit_map(huge), logit_map(huge.clamp(-1e15, 1e15)))
+
     @pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 3.571428571428571])
     def test_the_gradient_is_finite_where_the_clamped_logit_is_exactly_zero(self, power):
         logits = torch.tensor([[-1.0, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
@@ -268,11 +274,13 @@ class TestNormClampPowerScale:
     @pytest.mark.parametrize("top_k", [2, 12, 250])
     def test_the_limit_on_parameters_is_one_on_results(self, top_k):
         """The largest possible standardized logit, at parameters just inside the limit."""
-        power = 0.999 * (math.log(1e20) - math.log(5.0)) / math.log(math.sqrt(top_k) + 1.0)
+        limit = (math.log(1e20) - math.log(5.0)) / math.log(math.sqrt(top_k) + 1.0)
+        with pytest.raises(ValueError, match="could exceed 1e20"):
+            NormClampPowerScale(scale=5.0, power=1.001 * limit, clamp_bias=1.0, top_k=top_k)
         logits = torch.zeros(1, 1000, requires_grad=True)
         with torch.no_grad():
             logits[0, 0] = 1e15
-        mapped = NormClampPowerScale(scale=5.0, power=power, clamp_bias=1.0, top_k=top_k)(logits)
+        mapped = NormClampPowerScale(scale=5.0, power=0.999 * limit, clamp_bias=1.0, top_k=top_k)(logits)
         assert 1e3 < -mapped.min().item() <= 1e20
         (gradient,) = torch.autograd.grad(mapped.log_softmax(dim=1)[0, 1], logits)
         assert gradient.isfinite().all()

@@ -1,5 +1,6 @@
 """RaWRN: parity with RobustBench's class, foreign checkpoints."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_equals_robustbench(activation: str) -> None:
 
 def test_a_step_of_training_moves_the_running_statistics_as_robustbench_does() -> None:
     reference = reference_net().train()
-    net = like(reference).train()
+    net = like(copy.deepcopy(reference)).train()  # loading shares tensors, and with them the statistics
     images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         reference(images)
