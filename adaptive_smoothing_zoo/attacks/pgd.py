@@ -1,21 +1,19 @@
 """Projected gradient descent on a loss, in an l_inf or l_2 ball and the box [0, 1] (Madry et al. 2018)."""
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) -> per-example loss (N,) to increase
+from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient
+from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy
+from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
 
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Per-example cross-entropy, (N,)."""
-    return F.cross_entropy(logits, labels, reduction="none")
+__all__ = ["cross_entropy", "pgd", "project"]
 
 
 def pgd(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     images: Tensor,
     labels: Tensor,
     *,
@@ -23,47 +21,124 @@ def pgd(
     step_size: float | Tensor,
     steps: int,
     norm: str = "Linf",
+    momentum: float | Tensor = 0.0,
     random_start: bool = False,
+    restarts: int = 1,
     loss: Loss = cross_entropy,
+    keep: Literal["last", "best"] = "last",
     generator: torch.Generator | None = None,
+    seed: int | None = None,
+    indices: Tensor | None = None,
 ) -> Tensor:
-    """The last iterate of projected gradient ascent on ``loss``.
+    """Projected gradient ascent on ``loss``.
 
     Args:
-        model: images to logits; its parameters' gradients are not touched.
+        model: images to an output whose argmax is the label, (N, C); its parameters' gradients are not touched.
         images: (N, channels, H, W) in [0, 1].
         labels: (N,) the labels to move away from.
         eps: radius, one for all or (N,); in the units of the pixels.
         step_size: length of a step in the same norm, one for all or (N,).
         steps: number of gradient steps.
         norm: "Linf" or "L2".
+        momentum: decay in [0, 1) of the sum of past gradients, each divided by its l_1 norm, that a step follows (Dong
+            et al. 2018, arXiv:1710.06081), one for all or (N,). 0 follows the gradient.
         random_start: begin at a point of the ball drawn uniformly (l_inf) or uniformly in direction and radius (l_2).
+        restarts: runs, from one random start each.
         loss: what to increase.
-        generator: source of the random start.
+        keep: "last" iterate of a run, or the "best" of all its points, its start among them.
+        generator: source of the random starts, which then depend on the batch.
+        seed: source of random starts that belong to examples, whatever the batch; instead of ``generator``.
+        indices: (N,) the examples' places in their data set, of which the starts depend with ``seed``; 0, 1, ... if
+            not given.
 
     Returns:
-        (N, channels, H, W), inside the ball and the box. Nothing says that the points are misclassified: ask the model.
+        (N, channels, H, W), inside the ball and the box. Of several points (``restarts``, ``keep``) a misclassified one
+        is better than one that is not, and then the one of higher loss; of equals the earlier. Nothing says that the
+        points are misclassified: ask the model.
 
     Raises:
-        ValueError: an unknown norm.
+        ValueError: an unknown norm or ``keep``, restarts without a random start, or two sources of randomness.
     """
+    _check(norm, keep, random_start, restarts, generator, seed)
+    radius, step, decay = (_per_example(value, images) for value in (eps, step_size, momentum))
+    has_momentum = isinstance(momentum, Tensor) or momentum != 0.0
+    best = _Best(images, labels)
+    for restart in range(restarts):
+        perturbation = torch.zeros_like(images)
+        if random_start and seed is not None:
+            places = torch.arange(len(labels)) if indices is None else indices
+            perturbation = _keyed_start(images, radius, norm, run_keys(seed, "pgd", restart, places))
+        elif random_start:
+            perturbation = _random_start(images, radius, norm, generator)
+        perturbation = (images + perturbation).clamp(0, 1) - images
+        velocity = torch.zeros_like(images)
+        for _ in range(steps):
+            points = (images + perturbation).detach()
+            output, losses, gradient = loss_and_gradient(model, points, lambda output: loss(output, labels))
+            if keep == "best":
+                best.offer(points, output, losses)
+            if has_momentum:
+                velocity = decay * velocity + gradient / _mean_size(gradient).clamp(min=1e-30)
+                gradient = velocity
+            perturbation = _move(perturbation, gradient, step, radius, norm)
+            perturbation = (images + perturbation).clamp(0, 1) - images
+        points = (images + perturbation).detach()
+        if keep == "last" and restarts == 1:
+            return points
+        with torch.no_grad():
+            output = model(points)
+            best.offer(points, output, loss(output, labels))
+    return best.points
+
+
+def project(points: Tensor, images: Tensor, radius: Tensor, norm: str) -> Tensor:
+    """The points, in the ball around the images and then in the box; ``radius`` is (N, 1, 1, 1)."""
+    if norm == "Linf":
+        return points.clamp(images - radius, images + radius).clamp(0.0, 1.0)
+    away = points - images
+    return (images + _shorten(away, radius)).clamp(0.0, 1.0)
+
+
+class _Best:
+    """The best point of each example so far."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.labels = labels
+        self.points = images
+        self._loss = images.new_full((len(labels),), -torch.inf)
+        self._wrong = torch.zeros_like(labels, dtype=torch.bool)
+
+    def offer(self, points: Tensor, output: Tensor, losses: Tensor) -> None:
+        wrong = output.argmax(dim=1) != self.labels
+        better = (wrong & ~self._wrong) | ((wrong == self._wrong) & (losses > self._loss))
+        self.points = torch.where(better.view(-1, 1, 1, 1), points, self.points)
+        self._loss = torch.where(better, losses.to(self._loss.dtype), self._loss)
+        self._wrong = self._wrong | wrong
+
+
+def _check(
+    norm: str, keep: str, random_start: bool, restarts: int, generator: torch.Generator | None, seed: int | None
+) -> None:
     if norm not in ("Linf", "L2"):
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
-    radius, step = _per_example(eps, images), _per_example(step_size, images)
-    perturbation = _random_start(images, radius, norm, generator) if random_start else torch.zeros_like(images)
-    perturbation = (images + perturbation).clamp(0, 1) - images
-    for _ in range(steps):
-        points = (images + perturbation).detach().requires_grad_()
-        with torch.enable_grad():
-            total = loss(model(points), labels).sum()
-        (gradient,) = torch.autograd.grad(total, points)
-        if norm == "Linf":
-            perturbation = (perturbation + step * gradient.sign()).clamp(-radius, radius)
-        else:
-            perturbation = perturbation + step * gradient / _l2(gradient).clamp(min=1e-12)
-            perturbation = perturbation * (radius / _l2(perturbation).clamp(min=1e-12)).clamp(max=1.0)
-        perturbation = (images + perturbation).clamp(0, 1) - images
-    return (images + perturbation).detach()
+    if keep not in ("last", "best"):
+        raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
+    if restarts < 1 or (restarts > 1 and not random_start):
+        raise ValueError(f"restarts must be at least 1, and more need random_start=True; got {restarts}")
+    if generator is not None and seed is not None:
+        raise ValueError("random starts come from a generator or from a seed, not from both")
+
+
+def _move(perturbation: Tensor, direction: Tensor, step: Tensor, radius: Tensor, norm: str) -> Tensor:
+    """One step along the direction, back into the ball."""
+    if norm == "Linf":
+        return (perturbation + step * direction.sign()).clamp(-radius, radius)
+    return _shorten(perturbation + step * direction / _l2(direction).clamp(min=1e-12), radius)
+
+
+def _shorten(perturbation: Tensor, radius: Tensor) -> Tensor:
+    """The perturbation at an l_2 norm of the radius at most."""
+    return perturbation * (radius / _l2(perturbation).clamp(min=1e-12)).clamp(max=1.0)
 
 
 def _per_example(value: float | Tensor, images: Tensor) -> Tensor:
@@ -76,10 +151,25 @@ def _l2(perturbation: Tensor) -> Tensor:
     return norms.view(-1, 1, 1, 1)
 
 
+def _mean_size(gradient: Tensor) -> Tensor:
+    """The l_1 norm over the number of pixels, which is of the order of 1 pixel's gradient for images of any size."""
+    return gradient.abs().flatten(1).mean(dim=1).view(-1, 1, 1, 1)
+
+
 def _random_start(images: Tensor, radius: Tensor, norm: str, generator: torch.Generator | None) -> Tensor:
     if norm == "Linf":
-        uniform = torch.empty_like(images).uniform_(-1, 1, generator=generator)
-        return radius * uniform
+        drawn = torch.empty_like(images).uniform_(-1, 1, generator=generator)
+        return radius * drawn
     direction = torch.empty_like(images).normal_(generator=generator)
     length = torch.empty(len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
     return radius * length.uniform_(generator=generator) * direction / _l2(direction)
+
+
+def _keyed_start(images: Tensor, radius: Tensor, norm: str, keys: Tensor) -> Tensor:
+    """What ``_random_start`` draws, from one key per example."""
+    keys = keys.to(images.device)
+    if norm == "Linf":
+        return radius * uniform_images(keys, images.shape[1:]).to(images.dtype)
+    direction = normal_images(keys, images.shape[1:]).to(images.dtype)
+    length = uniform(keys, torch.tensor(-1, device=keys.device)).to(images.dtype)  # a counter that no pixel has
+    return radius * length.view(-1, 1, 1, 1) * direction / _l2(direction)
