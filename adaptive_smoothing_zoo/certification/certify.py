@@ -52,6 +52,7 @@ def certify(
     device: str | torch.device | None = None,
     votes: Literal["hard", "soft"] = "hard",
     fold: bool = True,
+    dtype: torch.dtype = torch.float32,
     log: str | Path | None = None,
     on_progress: Callable[[CertifyProgress], None] | None = None,
 ) -> Certificates:
@@ -77,6 +78,9 @@ def certify(
             betting bound. They certify two different smoothed classifiers.
         fold: compute with a copy of the model whose batch norms are folded into its convolutions, which is the same
             function up to rounding and faster (``attacks.prepare``; where that does not apply, the model itself).
+        dtype: torch.float32, or torch.bfloat16 or torch.float16 to let layers compute in that (autocast), which is
+            faster where the device has units for it. Noise is added in float32. What is certified is then the smoothed
+            version of the rounded net, not of the float32 net.
         log: a file to which each example's certificate is written as soon as it is known, in the format of
             ``read_log``. A run that was interrupted, however hard, goes on from there if all settings are the same.
         on_progress: called after each batch.
@@ -103,7 +107,7 @@ def certify(
     where = _device_of(model) if device is None else torch.device(device)
     if batch_size is None:
         batch_size = 64 if where.type == "cpu" else 1000
-    _check_settings(places, len(images), sigma, n0, n, failure_probability, batch_size, votes)
+    _check_settings(places, len(images), sigma, n0, n, failure_probability, batch_size, votes, dtype)
     run = _Run(
         model,
         images,
@@ -118,17 +122,19 @@ def certify(
         device=where,
         votes=votes,
         fold=fold,
+        dtype=dtype,
         on_progress=on_progress,
     )
-    with _ready(model, where), torch.inference_mode():
+    with _ready(model, where):
         run.prepare()
         journal = None if log is None else Journal(Path(log), run.settings())
         if journal is not None:
             run.take(journal.done)
-        for group in run.open_groups():
-            new = run.certify_group(group)
-            if journal is not None:
-                journal.append(new)
+        with torch.inference_mode(), torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+            for group in run.open_groups():
+                new = run.certify_group(group)
+                if journal is not None:
+                    journal.append(new)
     return run.certificates()
 
 
@@ -151,12 +157,13 @@ class _Run:
         device: torch.device,
         votes: str,
         fold: bool,
+        dtype: torch.dtype,
         on_progress: Callable[[CertifyProgress], None] | None,
     ) -> None:
         self.model, self.images, self.labels, self.places = model, images.detach(), labels.detach().cpu(), places
         self.sigma, self.n0, self.n, self.failure_probability = float(sigma), n0, n, failure_probability
         self.batch_size, self.seed, self.device, self.votes = batch_size, seed, device, votes
-        self.fold, self.on_progress = fold, on_progress
+        self.fold, self.dtype, self.on_progress = fold, dtype, on_progress
         self.rows: dict[int, tuple[Any, ...]] = {}  # by dataset index, in the order of a log's columns
         self.samples = self.samples_total = 0
         self.batch = torch.empty((batch_size, *images.shape[1:]), device=device)
@@ -176,6 +183,7 @@ class _Run:
             "seed": self.seed,
             "votes": self.votes,
             "fold": self.fold,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "noise": noise,
             "examples": len(self.places),
             "model_sha256": model_sha256(self.model),
@@ -184,6 +192,7 @@ class _Run:
             ),
         }
 
+    @torch.no_grad()
     def prepare(self) -> None:
         """Look at the model's output, and make the copy of it that computes."""
         some = self.images[:8].to(self.device)
@@ -246,7 +255,9 @@ class _Run:
         votes = torch.empty((len(images) * self.n0, self.classes), dtype=torch.float64, device=self.device)
         for start, stop, logits in self._classify(images, noises, self.n0):
             self.broken |= logits.isnan().any()
-            votes[start:stop] = logits.softmax(1) if self.votes == "soft" else F.one_hot(logits.argmax(1), self.classes)
+            votes[start:stop] = (
+                logits.float().softmax(1) if self.votes == "soft" else F.one_hot(logits.argmax(1), self.classes)
+            )
         return votes.view(len(images), self.n0, self.classes).sum(dim=1).argmax(dim=1)
 
     def _sample(self, images: Tensor, noises: list[Noise], tops: Tensor) -> Tensor:
@@ -376,6 +387,7 @@ def _check_settings(
     failure_probability: float,
     batch_size: int,
     votes: str,
+    dtype: torch.dtype,
 ) -> None:
     if places.shape != (images,):
         raise ValueError(f"{images} images need as many indices, got {places.shape}")
@@ -389,3 +401,5 @@ def _check_settings(
         raise ValueError(f"the failure probability must be in (0, 1), got {failure_probability}")
     if votes not in ("hard", "soft"):
         raise ValueError(f"votes must be 'hard' or 'soft', got {votes!r}")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"certification computes in float32, bfloat16 or float16, not in {dtype}")

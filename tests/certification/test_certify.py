@@ -179,6 +179,18 @@ def test_folding_changes_no_vote():
     assert (runs[0].radius > 0).any()
 
 
+def test_bfloat16_certifies_nearly_the_same_and_computes_in_it():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with torch.no_grad():
+        model[1].weight *= 20
+    seen = []
+    model[1].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    runs = [certify(model, IMAGES, LABELS, sigma=0.1, n=2000, dtype=t) for t in (torch.float32, torch.bfloat16)]
+    assert set(seen) == {torch.float32, torch.bfloat16}
+    np.testing.assert_allclose(runs[0].radius, runs[1].radius, atol=0.01)
+    assert (runs[0].radius > 0.05).any()
+
+
 def test_progress_reaches_the_end():
     seen = []
     certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, n0=10, n=100, batch_size=50, on_progress=seen.append)
@@ -261,6 +273,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
         ({"votes": "soft"}, "votes was"),
         ({"failure_probability": 0.01}, "failure_probability was"),
         ({"fold": False}, "fold was"),
+        ({"dtype": torch.bfloat16}, "dtype was 'float32' and is now 'bfloat16'"),
         ({"model": HalfSpace()}, "model_sha256 was"),
         ({"images": IMAGES * 0.5}, "data_sha256 was"),
         ({"labels": LABELS.flip(0)}, "data_sha256 was"),
@@ -333,6 +346,7 @@ def test_a_net_that_gives_nan_is_refused(votes, n0, n):
         ({"batch_size": 0}, "at least 1"),
         ({"failure_probability": 0.0}, "failure probability"),
         ({"votes": "loud"}, "'hard' or 'soft'"),
+        ({"dtype": torch.float64}, "not in torch.float64"),
         ({"indices": [0, 1]}, "as many indices"),
         ({"indices": [0] * 7}, "different numbers"),
         ({"images": IMAGES * 2}, "pixels must lie"),
