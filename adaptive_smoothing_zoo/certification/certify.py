@@ -69,7 +69,7 @@ def certify(
         sigma: standard deviation of the noise, > 0, in units of pixels in [0, 1].
         n0, n: samples for the choice and for the bound, >= 1.
         failure_probability: of each certificate, in (0, 1), over the noise.
-        batch_size: noisy images per pass; images share batches where n is smaller. If None, 64 on the CPU, where more
+        batch_size: noisy images per pass; images share batches where n is smaller. If None, 128 on the CPU, where more
             leave its caches, and 1000 elsewhere.
         seed: of the noise, with the dataset index of the image.
         indices: (N,) dataset indices; 0 to N - 1 if None.
@@ -106,7 +106,7 @@ def certify(
     places = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
     where = _device_of(model) if device is None else torch.device(device)
     if batch_size is None:
-        batch_size = 64 if where.type == "cpu" else 1000
+        batch_size = 128 if where.type == "cpu" else 1000
     _check_settings(places, len(images), sigma, n0, n, failure_probability, batch_size, votes, dtype)
     run = _Run(
         model,
