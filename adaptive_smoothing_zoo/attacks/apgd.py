@@ -99,7 +99,7 @@ class APGD:
         )
 
     @torch.no_grad()
-    def step(self, state: APGDState, model: Model) -> None:
+    def step(self, state: APGDState, model: Model) -> int:
         """Ask the model at the current points, judge the last steps, make the next ones."""
         logits, loss, gradient = loss_and_gradient(
             model, state.points, lambda logits: self.loss(logits, state.labels, state.targets)
@@ -111,6 +111,7 @@ class APGD:
         self._move(state, gradient)
         state.exhausted = state.iteration >= self.steps
         state.iteration = (state.iteration + 1).clamp(max=self.steps + 1)
+        return len(state)
 
     def _keep_best(self, state: APGDState, loss: Tensor, gradient: Tensor) -> None:
         at_start = state.iteration == 0

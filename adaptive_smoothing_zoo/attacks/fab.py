@@ -65,7 +65,7 @@ class FAB:
         )
 
     @torch.no_grad()
-    def step(self, state: FABState, model: Model) -> None:
+    def step(self, state: FABState, model: Model) -> int:
         """Linearize the model, project, and step back from points that are misclassified."""
         _, gap, gradient = loss_and_gradient(
             model, state.points, lambda logits: target_gap(logits, state.labels, state.targets)
@@ -78,6 +78,7 @@ class FAB:
         state.points = torch.where(misclassified.view(-1, 1, 1, 1), state.images + BETA * away, points)
         state.iteration = state.iteration + 1
         state.exhausted = state.iteration >= self.steps
+        return len(state)
 
     def _project(self, state: FABState, gap: Tensor, gradient: Tensor) -> Tensor:
         """Between the projections of the point and of the clean image, nearer to the one that is the shorter move."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.apgd import APGD
+from adaptive_smoothing_zoo.attacks.bounds import BoundedMargins, bounded_margins
 from adaptive_smoothing_zoo.attacks.fab import FAB
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, targeted_dlr
 from adaptive_smoothing_zoo.attacks.pool import Pool
 from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.attacks.reference import LOGGER, LOST_GRADIENT, STANDARD_ATTACKS, ReferenceEngine
-from adaptive_smoothing_zoo.attacks.square import Square
+from adaptive_smoothing_zoo.attacks.square import QUERIES, Square
 from adaptive_smoothing_zoo.attacks.state import Attack, State
 from adaptive_smoothing_zoo.attacks.verify import predict
 
@@ -43,8 +44,12 @@ class FastEngine:
         device: where the model is.
 
     Attributes:
-        steps: by attack, steps of single runs so far. A step of APGD is one pass of one image forward and backward
-            through the prepared model; one of FAB is another pass forward as well; one of Square, a pass forward only.
+        asked: by attack, points that the prepared model was asked about so far. For each, APGD takes a pass forward
+            and backward, FAB a pass forward as well, and Square a pass forward only.
+        prepared: the model as the attacks see it; None before the first attack.
+        bounds: how Square asks a mix, which it then does not run as a whole (see ``BoundedMargins``); on CPUs only,
+            since each question makes the host wait for the device.
+        iterations, queries: of APGD and FAB, and of Square, per run; the protocol's. Other numbers are for timings.
     """
 
     def __init__(
@@ -62,12 +67,14 @@ class FastEngine:
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.batch_size, self.device = batch_size, device
         self.num_targets = min(9, num_classes - 1)
-        self.steps = dict.fromkeys(STANDARD_ATTACKS, 0)
+        self.asked = dict.fromkeys(STANDARD_ATTACKS, 0)
+        self.iterations, self.queries = 100, QUERIES
         # Its checks of the model are AutoAttack's own, and are asked in its words.
         self._reference = ReferenceEngine(
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, num_classes=num_classes, device=device
         )
-        self._prepared: nn.Module | None = None
+        self.prepared: nn.Module | None = None
+        self.bounds: BoundedMargins | None = None
         self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
 
     def check(self, images: Tensor, labels: Tensor) -> None:
@@ -89,12 +96,12 @@ class FastEngine:
             labels: (N,).
             indices: (N,) of the points in the dataset.
         """
-        if self._prepared is None:
-            self._prepared = prepare(self.model, images[: self.batch_size].to(self.device))
+        self.prepare(images)
+        assert self.prepared is not None
         runs = _Runs(self, name, images, labels, indices)
         pool = Pool(
             runs.attack,
-            self._prepared,
+            self.prepared,
             start=runs.start,
             verify=runs.verify,
             points=len(labels),
@@ -105,13 +112,20 @@ class FastEngine:
         for finished in pool:
             kept = images[finished.points] if finished.adversarials is None else finished.adversarials
             yield finished.points, kept.to(images.device)
-        self.steps[name] += pool.steps
+        self.asked[name] += pool.asked
         if pool.lost:
             logging.getLogger(LOGGER).warning(LOST_GRADIENT)
         if pool.flat and name.endswith("-t"):
             logging.getLogger(LOGGER).warning(
                 "%s began with a gradient of zero at %d points, where it can find nothing", name, len(pool.flat)
             )
+
+    def prepare(self, images: Tensor) -> None:
+        """Make the model ready, unless that is done, with some images of the kind to come."""
+        if self.prepared is None:
+            self.prepared = prepare(self.model, images[:8].to(self.device))
+            if self.device.type == "cpu":
+                self.bounds = bounded_margins(getattr(self.prepared, "model", self.prepared))
 
     def rank_classes(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """The wrong classes of each point from the likeliest at the clean image to the least likely, (N, C - 1)."""
@@ -132,19 +146,29 @@ class _Runs:
         self.images, self.labels, self.indices = images, labels, indices
         self.targets = engine.rank_classes(images, labels, indices) if name.endswith("-t") else labels[:, None]
         shape = images.shape[1], images.shape[2], images.shape[3]
-        self.squares = KeyedSquares(engine.seed, name, shape, engine.norm, engine.device) if name == "square" else None
+        self.squares: KeyedSquares | None = None
+        if name == "square":
+            self.squares = KeyedSquares(engine.seed, name, shape, engine.norm, engine.device, engine.queries)
         self.attack = self._attack()
 
     def _attack(self) -> Attack[Any]:
-        norm, eps = self.engine.norm, self.engine.eps
+        norm, eps, steps = self.engine.norm, self.engine.eps, self.engine.iterations
         if self.name == "apgd-ce":
-            return APGD(self.name, norm=norm, eps=eps, loss=cross_entropy)
+            return APGD(self.name, norm=norm, eps=eps, loss=cross_entropy, steps=steps)
         if self.name == "apgd-t":
-            return APGD(self.name, norm=norm, eps=eps, loss=targeted_dlr)
+            return APGD(self.name, norm=norm, eps=eps, loss=targeted_dlr, steps=steps)
         if self.name == "fab-t":
-            return FAB(self.name, norm=norm, eps=eps)
+            return FAB(self.name, norm=norm, eps=eps, steps=steps)
         if self.squares is not None:
-            return Square(self.name, norm=norm, eps=eps, draw=self.squares)
+            return Square(
+                self.name,
+                norm=norm,
+                eps=eps,
+                draw=self.squares,
+                queries=self.engine.queries,
+                ask=self.engine.bounds,
+                batch_size=self.engine.batch_size,
+            )
         raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {self.name!r}")
 
     def start(self, points: Tensor, ranks: Tensor) -> State:

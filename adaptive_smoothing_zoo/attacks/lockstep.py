@@ -121,9 +121,11 @@ class _ReplayedSquares:
                 signs[:, :, row, column] = self._signs(self.n, self.channels)
         return tiles(signs.to(self.device), transposed, self.height, self.width)
 
-    def __call__(self, state: SquareState) -> Changes:
-        query = int(state.query[0]) - 1  # in lockstep all runs are at the same query
-        size = square_size(query, self.height, self.width, self.norm)
+    def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
+        if int(state.query[0]) == 0:  # in lockstep all runs are at the same query; the first changes nothing
+            places = dict.fromkeys(("top", "left", "top_2", "left_2"), 0)
+            return self._changes(torch.ones(self.n, self.channels), {"size": 1, "transposed": False} | places)
+        size = square_size(int(numbers[0]), self.height, self.width, self.norm)
         places = {"size": size, "top": self._place(self.height - size), "left": self._place(self.width - size)}
         signs = torch.ones(self.n, self.channels)
         if self.norm == "Linf":
@@ -134,6 +136,9 @@ class _ReplayedSquares:
             places["transposed"] = self._transposed()
             left = (state.best_margin > 0).cpu()
             signs[left] = self._signs(int(left.sum()), self.channels)
+        return self._changes(signs, places)
+
+    def _changes(self, signs: Tensor, places: dict[str, int]) -> Changes:
         filled = {name: torch.full((self.n,), value, device=self.device) for name, value in places.items()}
         return Changes(signs=signs.to(self.device), **filled)
 

@@ -61,7 +61,7 @@ class Pool:
     ) -> None:
         self.attack, self.model, self.start, self.verify = attack, model, start, verify
         self.batch_size, self.look_every = batch_size, look_every
-        self.steps = 0  # of single runs, idle ones included
+        self.asked = 0  # points that the model was asked about
         self.lost: set[int] = set()  # points at which a gradient was not finite
         self.flat: set[int] = set()  # points at which an attack began with a gradient of zero
         self._queue = _Queue(points, ranks)
@@ -83,8 +83,7 @@ class Pool:
                     break
             else:
                 for _ in range(self.look_every):
-                    self.attack.step(self._state, self.model)
-                self.steps += self.look_every * len(self._state)
+                    self.asked += self.attack.step(self._state, self.model)
                 held += self._clear()
             if self._state is None or self._count_waiting() >= self.batch_size:
                 broken, adversarials, more_held = self._verify()

@@ -105,17 +105,16 @@ class KeyedSquares:
         transposed = bits(self._shared_key, -1 - torch.arange(rows * columns, device=keys.device)) < 0
         return tiles(chosen, transposed.view(rows, columns), height, width)
 
-    def __call__(self, state: SquareState) -> Changes:
-        """The change of each run's next query."""
-        i = state.query - 1
-        chosen = self._signs[i]
+    def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
+        """The changes with these numbers of the runs in these rows."""
+        chosen = self._signs[numbers]
         if self.norm == "L2":
-            channels = torch.arange(self.shape[0], device=i.device)
+            channels = torch.arange(self.shape[0], device=numbers.device)
             # Beyond the counters of the start.
-            counters = state.query[:, None] * self.shape[0] + channels + math.prod(self.shape)
-            chosen = signs(state.keys[:, None], counters)
-        places = {name: place[i] for name, place in self._places.items()}
-        return Changes(size=self._size[i], signs=chosen, transposed=self._transposed[i], **places)
+            counters = numbers[:, None] * self.shape[0] + channels + math.prod(self.shape)
+            chosen = signs(state.keys[rows, None], counters)
+        places = {name: place[numbers] for name, place in self._places.items()}
+        return Changes(size=self._size[numbers], signs=chosen, transposed=self._transposed[numbers], **places)
 
 
 _MASK = 2**64 - 1

@@ -14,6 +14,7 @@ from adaptive_smoothing_zoo.attacks.losses import Model, margin, normalized
 from adaptive_smoothing_zoo.attacks.state import State
 
 QUERIES = 5000
+MOST_AHEAD = 8  # changes of one run that are tried at once
 P_INIT = 0.8  # share of the pixels that the first squares cover
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # changes after which the share is halved
 
@@ -24,29 +25,27 @@ class SquareState(State):
 
     Attributes:
         keys: (N,) int64, what the random signs of a run depend on.
-        query: (N,) changes made to reach ``points``; 0 at the start.
-        points: (N, channels, H, W) where the model is asked next.
-        best: the point with the lowest margin so far.
+        query: (N,) the next one; 0 asks about the start, each other one about a change.
+        best: (N, channels, H, W) the point with the lowest margin so far.
         best_margin: (N,) the margin there.
     """
 
     keys: Tensor
     query: Tensor
-    points: Tensor
     best: Tensor
     best_margin: Tensor
 
 
 @dataclass(frozen=True)
 class Changes:
-    """A random change for each run.
+    """Random changes.
 
     Attributes:
-        size: (N,) side of the square.
-        top, left: (N,) its corner.
-        signs: (N, channels) -1 or 1, direction of the change in each channel.
-        top_2, left_2: (N,) corner of the square that gives up its perturbation (l_2).
-        transposed: (N,) bool, whether the pattern lies on its side (l_2).
+        size: (M,) side of the square.
+        top, left: (M,) its corner.
+        signs: (M, channels) -1 or 1, direction of the change in each channel.
+        top_2, left_2: (M,) corner of the square that gives up its perturbation (l_2).
+        transposed: (M,) bool, whether the pattern lies on its side (l_2).
     """
 
     size: Tensor
@@ -58,7 +57,10 @@ class Changes:
     transposed: Tensor
 
 
-Draw = Callable[[SquareState], Changes]  # the changes of the runs' next queries
+# State, rows (M,), numbers of changes (M,) from 0 -> the changes of the runs in these rows.
+Draw = Callable[[SquareState, Tensor, Tensor], Changes]
+# Points, labels, worth -> margins (N,), or infinity for margins that are certainly not below ``worth``.
+Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Square:
@@ -68,13 +70,26 @@ class Square:
         name: what it is called in a protocol.
         norm, eps: the ball, "Linf" or "L2".
         draw: where the changes come from.
+        ask: a way to margins that is shorter than the model's logits, if there is one.
+        batch_size: most points to ask about at once, if the runs are fewer.
         queries: changes tried per run; a run asks the model once more than that.
 
     Points are those of pyautoattack 0.2.0 for the same random numbers.
     """
 
-    def __init__(self, name: str, *, norm: str, eps: float, draw: Draw, queries: int = QUERIES) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        norm: str,
+        eps: float,
+        draw: Draw,
+        queries: int = QUERIES,
+        ask: Ask | None = None,
+        batch_size: int = 1,
+    ) -> None:
         self.name, self.norm, self.eps, self.draw, self.queries = name, norm, eps, draw, queries
+        self.ask, self.batch_size = ask, batch_size
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, pattern: Tensor) -> SquareState:
         """Begin at the image plus a pattern that fills the ball: see ``stripes`` (l_inf) and ``tiles`` (l_2)."""
@@ -92,34 +107,57 @@ class Square:
             flat=no.clone(),
             keys=keys,
             query=torch.zeros_like(labels),
-            points=points,
-            best=points.clone(),
+            best=points,
             best_margin=images.new_full((len(labels),), torch.inf),
         )
 
     @torch.no_grad()
-    def step(self, state: SquareState, model: Model) -> None:
-        """Ask the model about the last changes, keep those that help, make the next ones."""
-        margins = margin(model(state.points), state.labels)
-        state.meet(state.points, margins <= 0.0)
-        better = (margins < state.best_margin) | (margins <= 0.0)
-        state.best_margin = torch.where(better, margins, state.best_margin)
-        state.best = torch.where(better.view(-1, 1, 1, 1), state.points, state.best)
-        state.exhausted = state.query >= self.queries
-        state.query = (state.query + 1).clamp(max=self.queries)
-        change = self.draw(state)
-        state.points = self._linf_points(state, change) if self.norm == "Linf" else self._l2_points(state, change)
+    def step(self, state: SquareState, model: Model) -> int:
+        """Ask the model about the next changes of every run, and keep the first that helps.
 
-    def _linf_points(self, state: SquareState, change: Changes) -> Tensor:
+        Changes are few that help, so as many as fit into a batch are tried at once, each as if none before it did;
+        those behind the first that does are made anew, from the better point, in the next step. What a run goes
+        through does not depend on how many are tried at once.
+        """
+        n, ahead = len(state), min(max(self.batch_size // len(state), 1), MOST_AHEAD)
+        queries = (state.query[:, None] + torch.arange(ahead, device=state.query.device)).flatten()
+        rows = torch.arange(n, device=queries.device).repeat_interleave(ahead)
+        points = self._points(state, rows, queries)
+        worth = state.best_margin.clamp(min=1e-30)  # a margin counts if it is the lowest yet or not above zero
+        over = state.found | state.exhausted
+        counts = ~over[rows] & (queries <= self.queries)
+        margins = self._margins(model, points, state.labels[rows], torch.where(counts, worth[rows], -torch.inf))
+        helps = (counts & ((margins < state.best_margin[rows]) | (margins <= 0.0))).view(n, ahead)
+        any_helps, first = helps.max(dim=1)
+        chosen = torch.arange(n, device=first.device) * ahead + first
+        state.best_margin = torch.where(any_helps, margins[chosen], state.best_margin)
+        state.best = torch.where(any_helps.view(-1, 1, 1, 1), points[chosen], state.best)
+        state.meet(state.best, any_helps & (state.best_margin <= 0.0))
+        state.query = (state.query + torch.where(any_helps, first + 1, ahead)).clamp(max=self.queries + 1)
+        state.exhausted = state.query > self.queries
+        return n * ahead
+
+    def _points(self, state: SquareState, rows: Tensor, queries: Tensor) -> Tensor:
+        """What each query of the runs in these rows asks about: the start, or the best point with a change."""
+        images, best = state.images[rows], state.best[rows]
+        change = self.draw(state, rows, (queries - 1).clamp(0, self.queries - 1))
+        changed = (
+            self._linf_points(images, best, change) if self.norm == "Linf" else self._l2_points(images, best, change)
+        )
+        return torch.where((queries == 0).view(-1, 1, 1, 1), best, changed)
+
+    def _margins(self, model: Model, points: Tensor, labels: Tensor, worth: Tensor) -> Tensor:
+        return margin(model(points), labels) if self.ask is None else self.ask(points, labels, worth)
+
+    def _linf_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
         """Add twice the radius inside the square and cut to the ball, so that it ends on one side or the other."""
-        inside = _inside(change.top, change.left, change.size, state.best)
+        inside = _inside(change.top, change.left, change.size, best)
         added = 2.0 * self.eps * change.signs[:, :, None, None] * inside
-        low, high = state.images - self.eps, state.images + self.eps
-        return (state.best + added).clamp(low, high).clamp(0.0, 1.0)
+        return (best + added).clamp(images - self.eps, images + self.eps).clamp(0.0, 1.0)
 
-    def _l2_points(self, state: SquareState, change: Changes) -> Tensor:
+    def _l2_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
         """Give one square the perturbation of another, what is left of the radius, and a new pattern on top."""
-        away = state.best - state.images
+        away = best - images
         channels = away.shape[1]
         inside = _inside(change.top, change.left, change.size, away)
         inside_2 = _inside(change.top_2, change.left_2, change.size, away)
@@ -131,7 +169,7 @@ class Square:
         new = pattern + here / (1e-12 + _plane_norm(here))
         new = new / (1e-12 + _plane_norm(new)) * (unused / channels + window_energy).sqrt()
         away = torch.where(inside, new, away.masked_fill(inside_2, 0.0))
-        return (state.images + self.eps * normalized(away, "L2")).clamp(0.0, 1.0)
+        return (images + self.eps * normalized(away, "L2")).clamp(0.0, 1.0)
 
 
 def square_size(query: int, height: int, width: int, norm: str) -> int:

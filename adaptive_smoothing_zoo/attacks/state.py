@@ -68,8 +68,11 @@ class Attack(Protocol[S]):
 
     name: str
 
-    def step(self, state: S, model: Model) -> None:
-        """Advance every run by one step. Runs that are exhausted go on idly; nothing of them is used."""
+    def step(self, state: S, model: Model) -> int:
+        """Advance every run by one step, and say about how many points the model was asked.
+
+        Runs that are exhausted go on idly; nothing of them is used.
+        """
 
 
 def join(states: list[State]) -> State:

@@ -50,6 +50,7 @@ class Scripted:
             state.images + 100 * state.steps.view(-1, 1, 1, 1), (state.steps >= state.hit_at) & (state.hit_at > 0)
         )
         state.exhausted = state.steps >= BUDGET
+        return len(state)
 
 
 def run(hit_at, *, batch_size, look_every=1, verify=None):
@@ -72,7 +73,7 @@ def run(hit_at, *, batch_size, look_every=1, verify=None):
             broken |= dict(zip(finished.points.tolist(), finished.adversarials.flatten().tolist(), strict=True))
     assert len(broken) + len(held) == len(set(broken) | set(held)) == len(hit_at)  # each point once
     assert max(attack.widths) <= batch_size
-    assert pool.steps == sum(attack.widths)
+    assert pool.asked == sum(attack.widths)
     return broken, sorted(held), attack
 
 

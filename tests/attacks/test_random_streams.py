@@ -87,13 +87,13 @@ def test_squares_start_and_move_alike_whatever_the_company(norm):
         assert set(together.unique().tolist()) == {-1.0, 1.0}
 
     class Runs:
-        query = torch.tensor([1, 400, 77])
+        pass
 
     Runs.keys = keys
-    changes = squares(Runs)
-    Runs.query, Runs.keys = Runs.query[2:], keys[2:]
-    alone = squares(Runs)
+    changes = squares(Runs, torch.arange(3), torch.tensor([0, 399, 76]))
+    Runs.keys = keys[2:]
+    alone = squares(Runs, torch.zeros(2, dtype=torch.int64), torch.tensor([76, 75]))
     for name, value in vars(alone).items():
-        assert torch.equal(getattr(changes, name)[2:], value)
+        assert torch.equal(getattr(changes, name)[2:], value[:1])
     for corner, extent in ((changes.top, 10), (changes.left, 12), (changes.top_2, 10), (changes.left_2, 12)):
         assert bool(((corner >= 0) & (corner + changes.size <= extent)).all())
