@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,10 @@ class ReferenceEngine:
         num_classes: int,
         device: torch.device,
     ) -> None:
-        try:
-            from pyautoattack import AutoAttack
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "AutoAttack comes with pyautoattack: pip install 'adaptive-smoothing-zoo[evaluation]'"
-            ) from None
-        self.name = f"pyautoattack {version('pyautoattack')}"
+        self.name = self.full_name()
+        from pyautoattack import AutoAttack
+
+        self.flat: dict[str, set[int]] = {}  # pyautoattack does not tell
         model = _ContiguousGradients(model)
         self.model, self.batch_size, self.device = model, batch_size, device
         self._autoattack = AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard", device=device)
@@ -61,15 +58,38 @@ class ReferenceEngine:
         self._autoattack.apgd_targeted.n_target_classes = self._targets
         self._autoattack.fab.n_target_classes = self._targets
 
+    @staticmethod
+    def full_name() -> str:
+        """What carries out the attacks, with its version.
+
+        Raises:
+            ModuleNotFoundError: pyautoattack is not installed.
+        """
+        try:
+            return f"pyautoattack {version('pyautoattack')}"
+        except PackageNotFoundError:
+            raise ModuleNotFoundError(
+                "AutoAttack comes with pyautoattack: pip install 'adaptive-smoothing-zoo[evaluation]'"
+            ) from None
+
     def attack(
-        self, name: str, images: Tensor, labels: Tensor, indices: Tensor | None = None
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor | None = None,
+        done: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack every point; yield (positions, candidates) batch by batch. Indices in the dataset are not used.
+
+        A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done.
 
         A candidate is a point of the ball, adversarial or not: ask the model.
         """
         perturb = self._perturb(name)
         for positions in torch.arange(len(labels)).split(self.batch_size):
+            if done is not None and bool(done[positions].all()):
+                continue
             # pyautoattack asserts nothing about memory format but needs contiguous tensors.
             x = images[positions].to(self.device).contiguous()
             y = labels[positions].to(self.device)
@@ -95,12 +115,6 @@ class ReferenceEngine:
         finally:
             sys.settrace(tracer)
 
-    def check_square(self, accuracy_after: dict[str, float]) -> None:
-        """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do."""
-        from pyautoattack import checks
-
-        checks.check_square_sr(accuracy_after, logger=logging.getLogger(LOGGER))
-
     def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
         if name == "apgd-ce":
             self._autoattack.apgd.loss = "ce"
@@ -113,6 +127,13 @@ class ReferenceEngine:
         if name == "square":
             return self._autoattack.square.perturb  # type: ignore[no-any-return]
         raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {name!r}")
+
+
+def check_square(accuracy_after: dict[str, float]) -> None:
+    """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do; it warns."""
+    from pyautoattack import checks
+
+    checks.check_square_sr(accuracy_after, logger=logging.getLogger(LOGGER))
 
 
 class _ContiguousGradients(nn.Module):

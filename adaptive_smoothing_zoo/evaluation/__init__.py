@@ -1,5 +1,6 @@
 """Measuring robustness."""
 
-from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, Progress, evaluate, pick_device
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, evaluate, merge, pick_device
+from adaptive_smoothing_zoo.evaluation.run import Progress
 
-__all__ = ["Evaluation", "Progress", "evaluate", "pick_device"]
+__all__ = ["Evaluation", "Progress", "evaluate", "merge", "pick_device"]

@@ -2,63 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.fast import FastEngine
-from adaptive_smoothing_zoo.attacks.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine, collect_warnings
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
+from adaptive_smoothing_zoo.attacks.reference import check_square, collect_warnings
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
+from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
 from adaptive_smoothing_zoo.evaluation.precision import float32_precision
+from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
+from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, read_binding, read_chunks
 
-CLEAN = "clean"  # what "broke" a point that was misclassified without any attack
-ENGINES: dict[str, Callable[..., Engine]] = {"reference": ReferenceEngine, "fast": FastEngine}
-
-
-class Engine(Protocol):
-    """What carries out the attacks. It proposes; ``evaluate`` decides."""
-
-    name: str
-
-    def check(self, images: Tensor, labels: Tensor) -> None:
-        """Look for reasons to distrust attacks on this model; warn of them."""
-
-    def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack all points; yield (positions among them, candidates) as they are finished, each position once.
-
-        ``indices`` are the points' places in the whole data set, for random numbers that are to belong to a point.
-        """
-
-    def check_square(self, accuracy_after: dict[str, float]) -> None:
-        """Compare the black-box attack with the others; warn if it was the better one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        attack: the attack that runs, or "clean".
-        done, total: points of this attack that are finished, and all of them.
-        robust: points of the whole run that nothing has broken so far.
-        passes_done, passes_left: forward-equivalents spent, and still to spend if every robust point stays so.
-    """
-
-    attack: str
-    done: int
-    total: int
-    robust: int
-    passes_done: int
-    passes_left: int
+PROTOCOL = "AutoAttack standard"
+FLUSH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +39,8 @@ class Evaluation:
         warnings: what AutoAttack's own checks said.
         deterministic: whether two passes over the clean images gave the same logits, bit for bit.
         seconds: wall time of each attack.
+        remarks: what happened that a reader should know, such as a smaller batch size after memory ran out.
+        points: (N,) int64, which examples of the data these are; all of them unless it was one shard.
         engine, norm, eps, seed, batch_size, device, tf32, channels_last: how it was measured.
 
     A point counts as robust if these attacks failed on it. That is no certificate: a stronger attack may succeed.
@@ -88,6 +54,8 @@ class Evaluation:
     warnings: tuple[str, ...]
     deterministic: bool
     seconds: dict[str, float]
+    remarks: tuple[str, ...]
+    points: np.ndarray
     engine: str
     norm: str
     eps: float
@@ -119,11 +87,14 @@ def evaluate(
     norm: str = "Linf",
     eps: float,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     engine: str = "reference",
     tf32: bool = False,
     channels_last: bool = False,
+    state: str | Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+    flush_seconds: float = FLUSH_SECONDS,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Run AutoAttack "standard" (APGD-CE, APGD-T, FAB-T, Square), each attack on the points that are still robust.
@@ -138,190 +109,162 @@ def evaluate(
         norm: "Linf" or "L2".
         eps: radius of the ball, >= 0, in units of pixels in [0, 1].
         seed: of the attacks.
-        batch_size: points per batch. The random numbers of an attack depend on it.
+        batch_size: most points per batch; what the device's memory holds if None. Halved where memory runs out. The
+            reference engine's random numbers depend on it, the fast engine's do not.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
-        engine: "reference", pyautoattack itself; or "fast", the same attacks organized for throughput, in which the
-            random numbers depend on the example alone and not on the batch size.
+        engine: "reference", pyautoattack itself; or "fast", the same attacks organized for throughput, with random
+            numbers that belong to each example.
         tf32: let CUDA round float32 products to TF32. Off, whatever torch's global setting is, unless asked for.
         channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
             and up to twice as fast for wide nets on CPUs.
+        state: a folder in which what is finished is kept, so that the same call after an interruption of any kind goes
+            on there. It stays when all is done; whoever has the results may delete it.
+        shard: (i, k), only every k-th example beginning with the i-th, 0 <= i < k; ``merge`` puts states of shards
+            together. With the fast engine only: the reference's random numbers depend on a point's company.
+        flush_seconds: how often the state is written.
         on_progress: called after each batch.
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
         EvaluationError: a weight is not float32, the model gives NaN or has a gradient that is not finite, or an
             adversarial example does not hold what it must.
+        ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     check_examples(images, labels)
     chosen_device = pick_device(device)
-    _check_settings(norm, eps, batch_size, engine)
-    batch_size = min(batch_size, len(labels))
-    with _ready(model, chosen_device, tf32, channels_last), collect_warnings() as warnings:
-        run = _Run(model, images, labels, norm, eps, seed, batch_size, chosen_device, engine, on_progress)
-        run.classify()
-        for attack in STANDARD_ATTACKS:
-            run.attack(attack)
-        run.engine.check_square(run.accuracy_after)
-        run.verify()
-    return Evaluation(
-        clean_correct=run.clean_correct.numpy(),
-        robust=run.robust.numpy(),
-        broken_by=run.broken_by,
-        adversarials=run.adversarials.numpy(),
-        accuracy_after=run.accuracy_after,
-        warnings=tuple(warnings),
-        deterministic=run.deterministic,
-        seconds=run.seconds,
-        engine=run.engine.name,
-        norm=norm,
-        eps=eps,
-        seed=seed,
-        batch_size=batch_size,
-        device=str(chosen_device),
-        tf32=tf32 and chosen_device.type == "cuda",
-        channels_last=channels_last,
-    )
-
-
-class _Run:
-    """The state of one evaluation: which points still stand, and what broke the others."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        norm: str,
-        eps: float,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        engine: str,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.model, self.batch_size, self.device = model, batch_size, device
-        self.images, self.labels = images.detach().cpu().contiguous(), labels.detach().cpu()
-        self.norm, self.eps = norm, eps
-        self.engine: Engine = ENGINES[engine](
+    _check_settings(norm, eps, batch_size, engine, shard)
+    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
+    ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]])
+    if len(ledger.points) == 0:
+        raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
+    with ExitStack() as stack:
+        model_sha256 = _model_sha256(model) if state is not None else ""
+        stack.enter_context(_ready(model, chosen_device, tf32, channels_last))
+        if batch_size is None:
+            batch_size = largest_batch_size(model, images, chosen_device)
+        batch_size = min(batch_size, len(labels))
+        binding = Binding(
+            protocol=PROTOCOL,
+            model_sha256=model_sha256,
+            data_sha256=_data_sha256(images, labels),
+            norm=norm,
+            eps=eps,
+            seed=seed,
+            engine=ENGINES[engine].full_name(),
+            batch_size=batch_size if engine == "reference" else None,
+            tf32=tf32 and chosen_device.type == "cuda",
+            channels_last=channels_last,
+            device=chosen_device.type,
+            shard=f"{shard[0]}/{shard[1]}",
+        )
+        kept = RunState(Path(state), binding) if state is not None else None
+        if kept is not None:
+            stack.enter_context(kept.locked())
+            for chunk in kept.chunks():
+                ledger.add(chunk)
+        run = Run(
             model,
+            images,
+            labels,
             norm=norm,
             eps=eps,
             seed=seed,
             batch_size=batch_size,
-            num_classes=self._count_classes(),
-            device=device,
+            device=chosen_device,
+            engine=engine,
+            ledger=ledger,
+            state=kept,
+            flush_seconds=flush_seconds,
+            on_progress=on_progress,
         )
-        self.on_progress = on_progress or (lambda progress: None)
-        self.adversarials = self.images.clone()
-        self.accuracy_after: dict[str, float] = {}
-        self.seconds: dict[str, float] = {}
-        self.deterministic = False
-        self.passes_done = 0
+        run.go()
+    return _evaluation(ledger, binding, run.batch_size, str(chosen_device))
 
-    def classify(self) -> None:
-        """Clean accuracy, and whether the model answers the same twice."""
-        self.clean_correct = self._predict(self.images) == self.labels
-        self.deterministic = self._is_deterministic()
-        self.robust = self.clean_correct.clone()
-        self.broken_by = np.where(self.clean_correct.numpy(), "", CLEAN).astype("<U8")
-        self._finish(CLEAN)
-        self._check_gradients()
-        self.engine.check(self.images, self.labels)
 
-    def attack(self, name: str) -> None:
-        """One attack on the points that are still robust; the model decides which candidates broke theirs."""
-        points = self.robust.nonzero().squeeze(1)
-        start, done = time.perf_counter(), 0
-        # A ball of radius zero holds nothing but the image itself.
-        if len(points) and self.eps > 0:
-            for positions, candidates in self.engine.attack(name, self.images[points], self.labels[points], points):
-                self._judge(name, points[positions], candidates)
-                done += len(positions)
-                self.passes_done += PASSES[name] * len(positions)
-                self._report(name, done, len(points))
-        self.seconds[name] = time.perf_counter() - start
-        self._finish(name)
+def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evaluation:
+    """One evaluation of the states of all its shards; what one process would have found.
 
-    def verify(self) -> None:
-        """Check every adversarial example once more, all of them together, from what will be stored."""
-        broken = (self.clean_correct & ~self.robust).nonzero().squeeze(1)
-        if len(broken) == 0:
-            return
-        check_adversarials(self.images[broken], self.adversarials[broken], broken, self.norm, self.eps)
-        held = self._predict(self.adversarials[broken]) == self.labels[broken]
-        if bool(held.any()):
-            index = int(broken[held][0])
-            raise EvaluationError(
-                f"the adversarial example for image {index} no longer changes its label when it is classified again; "
-                "the model does not answer the same twice, and its robust accuracy would not be a number"
+    Args:
+        states: folders, of every shard one.
+        images, labels: the data that was evaluated.
+
+    Raises:
+        ResultsError: a shard is missing, unfinished, damaged, or belongs to another evaluation; or to other data.
+    """
+    folders = [Path(state) for state in states]
+    if not folders:
+        raise ResultsError("there is nothing to merge")
+    bindings = [read_binding(folder) for folder in folders]
+    for folder, binding in zip(folders, bindings, strict=True):
+        if (alike := replace(binding, shard=bindings[0].shard)) != bindings[0]:
+            name = next(n for n in alike.__dataclass_fields__ if getattr(alike, n) != getattr(bindings[0], n))
+            raise ResultsError(
+                f"{folder} does not belong to the evaluation of {folders[0]}: its {name} is {getattr(alike, name)!r}, "
+                f"not {getattr(bindings[0], name)!r}"
             )
+    _check_shards(folders, bindings)
+    chunks = [chunk for folder in folders for chunk in read_chunks(folder)]
+    return merge_chunks(chunks, bindings[0], images, labels, what=", ".join(map(str, folders)))
 
-    def _judge(self, name: str, indices: Tensor, candidates: Tensor) -> None:
-        lost = ~torch.isfinite(candidates).flatten(1).all(dim=1)
-        if bool(lost.any()):
-            raise EvaluationError(
-                f"{name} ended at a point that is not finite for image {int(indices[lost][0])}: the model's gradient "
-                "or output overflows there, and AutoAttack would count the image as robust; make the head stable"
-            )
-        fooled = self._predict(candidates) != self.labels[indices]
-        winners = indices[fooled]
-        check_adversarials(self.images[winners], candidates[fooled], winners, self.norm, self.eps)
-        self.adversarials[winners] = candidates[fooled]
-        self.robust[winners] = False
-        self.broken_by[winners.numpy()] = name
 
-    def _predict(self, images: Tensor) -> Tensor:
-        return predict(self.model, images, self.batch_size, self.device)
+def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labels: Tensor, *, what: str) -> Evaluation:
+    """The evaluation that all these chunks make together; ``what`` names their source in messages."""
+    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
+    if (found := _data_sha256(images, labels)) != binding.data_sha256:
+        raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
+    ledger = merged(images, chunks)
+    if not ledger.is_finished():
+        missing = int((~ledger.done["verified"]).sum())
+        raise ResultsError(f"{what}: {missing} of {len(labels)} examples are not finished; run their shards to the end")
+    return _evaluation(ledger, binding, binding.batch_size or 0, binding.device)
 
-    @torch.no_grad()
-    def _count_classes(self) -> int:
-        logits = self.model(self.images[:1].to(self.device))
-        if logits.ndim != 2:
-            raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
-        if logits.shape[1] < 4:
-            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {logits.shape[1]}")
-        check_examples(self.images, self.labels, logits.shape[1])
-        return int(logits.shape[1])
 
-    def _check_gradients(self) -> None:
-        """Refuse a model whose gradient overflows: AutoAttack would stand still there and call the points robust."""
-        for indices in self.clean_correct.nonzero().squeeze(1).split(self.batch_size):
-            points = self.images[indices].to(self.device).requires_grad_()
-            loss = F.cross_entropy(self.model(points), self.labels[indices].to(self.device), reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, points)
-            lost = ~torch.isfinite(gradient).flatten(1).all(dim=1).cpu()
-            if bool(lost.any()):
-                raise EvaluationError(
-                    f"the gradient of the cross-entropy is not finite at image {int(indices[lost][0])}; attacks that "
-                    "use it would fail there for no good reason, and the image would count as robust; make the "
-                    "model's head stable"
-                )
+def _check_shards(folders: list[Path], bindings: list[Binding]) -> None:
+    count = int(bindings[0].shard.split("/")[1])
+    have = sorted(int(binding.shard.split("/")[0]) for binding in bindings)
+    if {int(binding.shard.split("/")[1]) for binding in bindings} != {count} or have != list(range(count)):
+        listed = ", ".join(f"{binding.shard} in {folder}" for folder, binding in zip(folders, bindings, strict=True))
+        raise ResultsError(f"these are not all shards of one split, each once: {listed}")
 
-    @torch.no_grad()
-    def _is_deterministic(self) -> bool:
-        batches = (batch.to(self.device) for batch in self.images.split(self.batch_size))
-        return all(torch.equal(self.model(batch), self.model(batch)) for batch in batches)
 
-    def _finish(self, stage: str) -> None:
-        self.accuracy_after[stage] = float(self.robust.double().mean())
-        self._report(stage, 0, 0)
+def _evaluation(ledger: Ledger, binding: Binding, batch_size: int, device: str) -> Evaluation:
+    accuracy_after = ledger.accuracy_after()
+    with collect_warnings() as late:
+        check_square(accuracy_after)
+    points = ledger.points.numpy()
+    return Evaluation(
+        clean_correct=ledger.correct.numpy()[points],
+        robust=ledger.standing().numpy()[points],
+        broken_by=ledger.broken_by()[points],
+        adversarials=ledger.adversarials.numpy()[points],
+        accuracy_after=accuracy_after,
+        warnings=(*ledger.warnings(), *late),
+        deterministic=ledger.deterministic,
+        seconds=ledger.seconds,
+        remarks=ledger.remarks(),
+        points=points,
+        engine=binding.engine,
+        norm=binding.norm,
+        eps=binding.eps,
+        seed=binding.seed,
+        batch_size=batch_size,
+        device=device,
+        tf32=binding.tf32,
+        channels_last=binding.channels_last,
+    )
 
-    def _report(self, stage: str, done: int, total: int) -> None:
-        robust = int(self.robust.sum())
-        later = [attack for attack in STANDARD_ATTACKS if attack not in self.accuracy_after and attack != stage]
-        passes_left = robust * sum(PASSES[attack] for attack in later)
-        if stage in PASSES:
-            passes_left += PASSES[stage] * (total - done)
-        self.on_progress(
-            Progress(
-                attack=stage,
-                done=done,
-                total=total,
-                robust=robust,
-                passes_done=self.passes_done,
-                passes_left=passes_left,
-            )
-        )
+
+def _model_sha256(model: nn.Module) -> str:
+    """Of weights and description: constants that are no weights stand in the description."""
+    digest = sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _data_sha256(images: Tensor, labels: Tensor) -> str:
+    return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -345,15 +288,21 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _check_settings(norm: str, eps: float, batch_size: int, engine: str) -> None:
+def _check_settings(norm: str, eps: float, batch_size: int | None, engine: str, shard: tuple[int, int]) -> None:
     if norm not in ("Linf", "L2"):
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if not 0.0 <= eps < float("inf"):
         raise ValueError(f"eps must be a finite number >= 0, got {eps}")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; known: {', '.join(sorted(ENGINES))}")
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"a shard is i/k with 0 <= i < k, got {shard[0]}/{shard[1]}")
+    if shard[1] > 1 and engine == "reference":
+        raise ValueError(
+            "the reference engine's random numbers depend on a point's batch; take --engine fast for shards"
+        )
 
 
 @contextmanager

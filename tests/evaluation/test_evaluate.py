@@ -145,10 +145,8 @@ def test_a_textbook_head_fools_autoattack_where_the_stable_head_gives_the_true_v
 class OneAttack:
     """An engine that proposes what it is told to."""
 
-    name = "fake"
-
     def __init__(self, candidates):
-        self.candidates = candidates
+        self.candidates, self.flat = candidates, {}
 
     def __call__(self, model, **settings):
         return self
@@ -156,12 +154,12 @@ class OneAttack:
     def check(self, images, labels):
         logging.getLogger("auto-attack").warning("something is odd")
 
-    def check_square(self, accuracy_after):
-        pass
+    @staticmethod
+    def full_name():
+        return "fake"
 
-    def attack(self, name, images, labels, indices):
-        if name == "apgd-ce":
-            yield torch.arange(len(labels)), self.candidates(images)
+    def attack(self, name, images, labels, indices, done):
+        yield torch.arange(len(labels)), self.candidates(images) if name == "apgd-ce" else images
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""What is known of every point of an evaluation: the sum of chunks, in whatever order and from whatever process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
+
+CLEAN = "clean"  # the stage before any attack, and what "broke" a point that was misclassified without one
+VERIFIED = "verified"  # the stage after all attacks: every adversarial example was checked once more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """What one stage found out about some points.
+
+    Attributes:
+        stage: "clean", an attack, or "verified".
+        indices: (n,) int64, the points, by their place in the data.
+        held: (n,) bool, whether the label was right: without an attack, or in spite of this one.
+        adversarials: (number of points that did not hold an attack, channels, H, W) float32, in the order of
+            ``indices``; empty for the other stages.
+        flat: (m,) int64, points at which this attack began with a gradient of zero.
+        deterministic: whether two passes over these points gave the same logits (stage "clean" only).
+        seconds: wall time.
+        warnings, remarks: what was said meanwhile.
+    """
+
+    stage: str
+    indices: Tensor
+    held: Tensor
+    adversarials: Tensor
+    flat: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    deterministic: bool = True
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+class Ledger:
+    """The points of an evaluation and what has become of them.
+
+    Args:
+        images: (N, channels, H, W), of all the data.
+        points: which of them this evaluation is about, rising.
+    """
+
+    def __init__(self, images: Tensor, points: Tensor) -> None:
+        n = len(images)
+        self.points = points
+        self.adversarials = images.clone()
+        self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in (CLEAN, *STANDARD_ATTACKS, VERIFIED)}
+        self.correct = torch.zeros(n, dtype=torch.bool)
+        self.broken = {attack: torch.zeros(n, dtype=torch.bool) for attack in STANDARD_ATTACKS}
+        self.flat: dict[str, set[int]] = {attack: set() for attack in STANDARD_ATTACKS}
+        self.seconds = dict.fromkeys(STANDARD_ATTACKS, 0.0)
+        self.deterministic = True
+        self._said: dict[str, list[str]] = {stage: [] for stage in self.done}
+        self._remarks: list[str] = []
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in what a chunk says. A chunk that says nothing new changes nothing."""
+        self.done[chunk.stage][chunk.indices] = True
+        if chunk.stage == CLEAN:
+            self.correct[chunk.indices] = chunk.held
+            self.deterministic &= chunk.deterministic
+        elif chunk.stage != VERIFIED:
+            fallen = chunk.indices[~chunk.held]
+            self.broken[chunk.stage][fallen] = True
+            self.adversarials[fallen] = chunk.adversarials
+            self.flat[chunk.stage].update(chunk.flat.tolist())
+            self.seconds[chunk.stage] += chunk.seconds
+        self._said[chunk.stage] += [text for text in chunk.warnings if text not in self._said[chunk.stage]]
+        self._remarks += [text for text in chunk.remarks if text not in self._remarks]
+
+    def standing(self, attack: str | None = None) -> Tensor:
+        """(N,) bool: correct, and not broken by an attack before ``attack`` (by any attack if it is None)."""
+        standing = self.correct.clone()
+        for earlier in STANDARD_ATTACKS[: None if attack is None else STANDARD_ATTACKS.index(attack)]:
+            standing &= ~self.broken[earlier]
+        return standing
+
+    def is_finished(self) -> bool:
+        """Whether every stage is done with every point."""
+        return bool(self.done[VERIFIED][self.points].all())
+
+    def broken_by(self) -> np.ndarray:
+        """(N,) str: the first attack that broke a point, "clean" if none was needed, "" if it stands."""
+        found = np.where(self.correct.numpy(), "", CLEAN).astype("<U8")
+        for attack in reversed(STANDARD_ATTACKS):
+            found[(self.broken[attack] & self.correct).numpy()] = attack
+        return found
+
+    def accuracy_after(self) -> dict[str, float]:
+        """Accuracy on the points after each stage, in the protocol's order; fractions."""
+        stages = {CLEAN: self.correct}
+        for i, attack in enumerate(STANDARD_ATTACKS):
+            later = STANDARD_ATTACKS[i + 1] if i + 1 < len(STANDARD_ATTACKS) else None
+            stages[attack] = self.standing(later)
+        return {stage: float(standing[self.points].double().mean()) for stage, standing in stages.items()}
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was warned of, each text once, in the protocol's order."""
+        said: list[str] = []
+        for stage, texts in self._said.items():
+            said += texts
+            if flat := self.flat.get(stage):
+                said.append(f"{stage} began with a gradient of zero at {len(flat)} points, where it can find nothing")
+        return tuple(dict.fromkeys(said))
+
+    def remarks(self) -> tuple[str, ...]:
+        """What happened that a reader of the numbers should know."""
+        return tuple(self._remarks)
+
+
+def merged(images: Tensor, chunks: Iterable[Chunk]) -> Ledger:
+    """The ledger of all points from the chunks of all shards."""
+    ledger = Ledger(images, torch.arange(len(images)))
+    for chunk in chunks:
+        ledger.add(chunk)
+    return ledger

@@ -1,0 +1,202 @@
+"""The state of an evaluation on disk: a folder to which every finished chunk is added, so that nothing is lost.
+
+``binding.json`` says what the state belongs to. Each chunk is a file of its own, written whole or not at all, with a
+checksum. Whoever starts the same evaluation with the same folder goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.evaluation.ledger import Chunk
+from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+
+logger = logging.getLogger(__name__)
+
+_TENSORS = ("indices", "held", "adversarials", "flat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """What a state belongs to. Whatever decides a verdict is in here.
+
+    Attributes:
+        model_sha256: of the model's weights and of its description, which names the constants that are no weights.
+        data_sha256: of images and labels.
+        batch_size: where verdicts depend on it (the reference engine), else None.
+        shard: "i/k".
+    """
+
+    protocol: str
+    model_sha256: str
+    data_sha256: str
+    norm: str
+    eps: float
+    seed: int
+    engine: str
+    batch_size: int | None
+    tf32: bool
+    channels_last: bool
+    device: str
+    shard: str
+
+
+class RunState:
+    """A folder of chunks.
+
+    Args:
+        folder: made if it does not exist.
+        binding: of the evaluation that wants to go on.
+
+    Raises:
+        ResultsError: the folder belongs to something else, or cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, binding: Binding) -> None:
+        self.folder = folder
+        path = folder / "binding.json"
+        if path.exists():
+            _compare(read_binding(folder), binding, folder)
+        else:
+            write_text(path, json.dumps(to_json(binding), indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes away while this one works.
+
+        Raises:
+            ResultsError: another process works with the folder.
+        """
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ResultsError(
+                f"another evaluation is at work in {self.folder}; wait for it, or choose another folder"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def chunks(self) -> list[Chunk]:
+        """What is known. A file that cannot be read is put aside, and its points are attacked again."""
+        return [chunk for path in _chunk_files(self.folder) if (chunk := _read_or_put_aside(path)) is not None]
+
+    def add(self, chunk: Chunk) -> None:
+        """Write one chunk.
+
+        Raises:
+            ResultsError: it cannot be written; what was written before is safe.
+        """
+        names = [int(path.name[6:12]) for path in self.folder.glob("chunk-*")]
+        path = self.folder / f"chunk-{max(names, default=0) + 1:06}.safetensors"
+        tensors = {name: getattr(chunk, name).contiguous() for name in _TENSORS}
+        about = json.dumps({field.name: to_json(getattr(chunk, field.name)) for field in _plain_fields()})
+        metadata = {"about": about, "sha256": _checksum(tensors, about)}
+        try:
+            write_with(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        except SafetensorError as error:
+            raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+
+    def remove(self) -> None:
+        """Delete the folder, when the results are written."""
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+
+def read_binding(folder: Path) -> Binding:
+    """What the state in a folder belongs to.
+
+    Raises:
+        ResultsError: the folder holds no state, or a damaged one.
+    """
+    path = folder / "binding.json"
+    try:
+        return parse(Binding, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError:
+        raise ResultsError(f"{folder} holds no state of an evaluation: there is no binding.json") from None
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to begin again") from error
+
+
+def read_chunks(folder: Path) -> list[Chunk]:
+    """The chunks of a state that nobody works on.
+
+    Raises:
+        ResultsError: one cannot be read.
+    """
+    return [_read(path) for path in _chunk_files(folder)]
+
+
+def _chunk_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("chunk-*.safetensors"))
+
+
+def _compare(found: Binding, wanted: Binding, folder: Path) -> None:
+    for field in fields(Binding):
+        theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
+        if theirs != ours:
+            raise ResultsError(
+                f"the state in {folder} belongs to another evaluation: its {field.name} is {theirs!r}, this one's is "
+                f"{ours!r}. Finish that one with its own settings, or delete the folder to begin again"
+            )
+
+
+def _read_or_put_aside(path: Path) -> Chunk | None:
+    try:
+        return _read(path)
+    except ResultsError as error:
+        logger.warning("%s; it is put aside, and what it said will be found out again", error)
+        path.rename(path.with_suffix(".damaged"))
+        return None
+
+
+def _read(path: Path) -> Chunk:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped: the file may go
+        about = metadata["about"]
+        if metadata["sha256"] != _checksum(tensors, about):
+            raise ResultsError(f"{path} is damaged: its checksum is wrong")
+        values = json.loads(about)
+        values["warnings"], values["remarks"] = tuple(values["warnings"]), tuple(values["remarks"])
+        return Chunk(**tensors, **values)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(f"{path} is damaged: {error}") from error
+
+
+def _plain_fields() -> list[Field[Any]]:
+    return [field for field in fields(Chunk) if field.name not in _TENSORS]
+
+
+def _checksum(tensors: dict[str, Tensor], about: str) -> str:
+    digest = sha256(about.encode())
+    for name in _TENSORS:
+        digest.update(repr(tuple(tensors[name].shape)).encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def empty_images(images: Tensor) -> Tensor:
+    """No images, of the shape of these."""
+    return torch.empty((0, *images.shape[1:]))
