@@ -132,13 +132,12 @@ def literal_betting_lower(samples, failure, grid):
     return 1.0
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_betting_is_the_literal_process(seed):
     samples = np.random.default_rng(seed).beta(5, 1, size=60)
     bound = float(betting_lower(samples, 0.05))
-    grid = np.linspace(1e-4, 1, 10_000)
-    assert literal_betting_lower(samples, 0.05, grid) == pytest.approx(bound, abs=2e-4)
-    assert bound <= literal_betting_lower(samples, 0.05, grid)
+    literal = literal_betting_lower(samples, 0.05, np.linspace(1e-3, 1, 1000))
+    assert literal - 1.001e-3 <= bound <= literal
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), FAILURES)

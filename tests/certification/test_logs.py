@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -163,6 +164,18 @@ def test_a_mixs_radius_is_the_closed_form_with_the_rest_for_the_runner_up(alpha,
         expected = float(formula(p_top, 1 - p_top, alpha, sigma))
         assert mixed.radius[0] == pytest.approx(expected, abs=1e-9)
         assert mixed.prediction[0] == (1 if mixed.radius[0] > 0 else -1)
+
+
+@given(st.floats(0.501, 1.0), st.floats(0.05, 2.0), st.floats(0.001, 8.0))
+def test_a_mixs_radius_is_rounded_down(alpha, sigma, quantile):
+    """In 40 digits: what remains of h's probability at the radius is still enough."""
+    h = some(radius=[quantile * sigma], prediction=[1], label=[1])
+    with mpmath.workdps(40):
+        a, s, r = mpmath.mpf(alpha), mpmath.mpf(sigma), mpmath.mpf(float(h.radius[0]))
+        theorem = mpmath.mpf(float(mix_certificates(h, alpha, sigma, bound="theorem").radius[0]))
+        sharp = mpmath.mpf(float(mix_certificates(h, alpha, sigma, bound="sharp").radius[0]))
+        assert theorem == 0 or mpmath.ncdf(theorem / s) <= a * mpmath.ncdf(r / s)
+        assert sharp == 0 or mpmath.ncdf((r - sharp) / s) >= 1 / (2 * a)
 
 
 @pytest.mark.parametrize("bound", ["theorem", "sharp"])

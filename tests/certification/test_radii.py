@@ -306,6 +306,19 @@ def test_half_spaces_and_a_g_attain_the_sharp_radius(alpha, p_top, share, sigma)
     assert radius >= smoothing_radius(p_top, p_runner_up, alpha, sigma)
 
 
+@given(st.floats(0.500001, 1.0), st.floats(0.5, 1 - 1e-12), st.floats(1e-9, 1.0), st.floats(0.1, 3.0))
+@settings(deadline=None)
+def test_the_sharp_radius_holds_in_exact_arithmetic(alpha, p_top, share, sigma):
+    """Rounding never reports more than the bound gives: at the radius the margin is still there."""
+    p_runner_up = (1 - p_top) * share
+    radius = float(sharp_smoothing_radius(p_top, p_runner_up, alpha, sigma))
+    if radius > 0:
+        t = mpmath.mpf(radius) / mpmath.mpf(sigma)
+        a, b = exact_quantile(mpmath.mpf(p_top)), exact_quantile(mpmath.mpf(p_runner_up))
+        margin = (1 - mpmath.mpf(alpha)) / mpmath.mpf(alpha)
+        assert mpmath.ncdf(a - t) - mpmath.ncdf(b + t) >= margin
+
+
 def test_half_spaces_attain_theorem_5_at_alpha_1_only():
     """001 does not say that Theorem 5 is tight, and below alpha = 1 it is not."""
     p_top, p_runner_up = np.array([0.6, 0.9, 0.999]), np.array([0.4, 0.05, 0.0005])
