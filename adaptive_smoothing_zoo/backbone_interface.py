@@ -110,10 +110,8 @@ class BackboneInterface(nn.Module):
         std_features, rob_features, alpha_logit = features.split([*lengths, features.shape[1] - sum(lengths)], dim=1)
         std_logits = _apply(self.std_model.get_classifier(), std_features)
         rob_logits = _apply(self.rob_model.get_classifier(), rob_features)
-        log_std, log_rob = (
-            F.log_softmax(self.std_map(std_logits), dim=1),
-            F.log_softmax(self.rob_map(rob_logits), dim=1),
-        )
+        log_std = F.log_softmax(self.std_map(std_logits), dim=1)
+        log_rob = F.log_softmax(self.rob_map(rob_logits), dim=1)
         return mix(log_std, log_rob, *self.alpha.log_weights_at(alpha_logit))
 
     def get_classifier(self) -> nn.Module:
