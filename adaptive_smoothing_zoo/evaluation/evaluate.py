@@ -139,7 +139,7 @@ def evaluate(
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     with ExitStack() as stack:
         model_sha256 = _model_sha256(model) if state is not None else ""
-        stack.enter_context(_ready(model, chosen_device, tf32, channels_last))
+        stack.enter_context(ready(model, chosen_device, tf32, channels_last))
         if batch_size is None:
             batch_size = largest_batch_size(model, images, chosen_device)
         batch_size = min(batch_size, len(labels))
@@ -306,7 +306,7 @@ def _check_settings(norm: str, eps: float, batch_size: int | None, engine: str, 
 
 
 @contextmanager
-def _ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bool) -> Iterator[None]:
+def ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bool) -> Iterator[None]:
     """The model on the device, in eval mode, frozen, in the precision asked for; all but the device is put back.
 
     Raises:
