@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import click
 import torch
 
+from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import WeightsError, ZooError
 from adaptive_smoothing_zoo.files import write_text
 
 if TYPE_CHECKING:
+    from adaptive_smoothing_zoo.data import Examples
+    from adaptive_smoothing_zoo.evaluation import Evaluation
     from adaptive_smoothing_zoo.zoo.entry import Entry
+    from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 RESULTS = Path("results")
 
@@ -28,6 +32,9 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except Terminated:
+        click.echo("terminated", err=True)
+        sys.exit(143)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -95,10 +102,11 @@ def info_command(name: str, dataset: str, threat_model: str) -> None:
 @dataset_option
 @click.option("--eps", default=None, help="radius, as 8/255 or 0.5; the entry's if not given")
 @click.option("--n", type=int, default=None, help="take the first N test examples; all if not given")
-@click.option("--batch-size", type=int, default=256, show_default=True)
+@click.option("--batch-size", type=int, default=None, help="most points per pass; what memory holds if not given")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--engine", default="reference", show_default=True, help="reference: pyautoattack")
+@click.option("--engine", default="fast", show_default=True, help="fast, or reference: pyautoattack")
+@click.option("--shard", default=None, help="i/k, 0 <= i < k: only every k-th example from the i-th; see asz merge")
 @click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
@@ -109,25 +117,33 @@ def eval_command(
     threat_model: str,
     eps: str | None,
     n: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     seed: int,
     engine: str,
+    shard: str | None,
     channels_last: bool,
     data_dir: str | None,
     model_dir: str | None,
     out: Path,
 ) -> None:
-    """Attack a triplet by the standard protocol and write its leaderboard entry."""
+    """Attack a triplet by the standard protocol and write its leaderboard entry.
+
+    What is finished is kept beside the results: after an interruption of any kind, the same command goes on. Under
+    torchrun or accelerate launch the examples are shared among the processes.
+    """
+    from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
-    from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
-    from adaptive_smoothing_zoo.publishing.results import check_writable, make_record, source_commit, write_results
+    from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
+    from adaptive_smoothing_zoo.evaluation.state import remove_state
+    from adaptive_smoothing_zoo.publishing.results import check_writable, source_commit, state_path
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    chosen = pick_device(device)
+    chosen = pick_device(distributed.local_device(device))
+    part = distributed.shard_of(shard)
     entry = find_entry(name, dataset, threat_model)
     check_writable(out, entry)
     _check_model_dir(model_dir, entry)
@@ -136,7 +152,8 @@ def eval_command(
     entry = model.entry
     examples = load_data(dataset, data_dir=data_dir).first(n)
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
-    with progress_bar() as on_progress:
+    state = state_path(out, entry, part)
+    with progress_bar() as on_progress, told_how_to_go_on():
         evaluation = evaluate(
             model,
             examples.images,
@@ -148,8 +165,69 @@ def eval_command(
             device=chosen,
             engine=engine,
             channels_last=channels_last,
+            state=state,
+            shard=part,
             on_progress=on_progress,
         )
+    if distributed.world_size() > 1:
+        with told_how_to_go_on():
+            together = distributed.merge_all(state, examples.images, examples.labels)
+        if together is None:  # the first process writes the results
+            return
+        evaluation = together
+    elif part[1] > 1:
+        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
+        return
+    _write_and_tell(out, entry, evaluation, examples, model, eps, commit)
+    remove_state(state)
+
+
+@asz.command("merge")
+@click.argument("name")
+@dataset_option
+@click.option("--n", type=int, default=None, help="as in the shards")
+@click.option("--eps", default=None, help="as in the shards")
+@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@click.option("--model-dir", default=None, help="as in the shards")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+def merge_command(
+    name: str,
+    dataset: str,
+    threat_model: str,
+    n: int | None,
+    eps: str | None,
+    data_dir: str | None,
+    model_dir: str | None,
+    out: Path,
+) -> None:
+    """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import merge
+    from adaptive_smoothing_zoo.evaluation.state import remove_state
+    from adaptive_smoothing_zoo.publishing.results import shard_states, source_commit
+    from adaptive_smoothing_zoo.zoo.loading import load_model
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    states = shard_states(out, find_entry(name, dataset, threat_model))
+    model = load_model(name, model_dir, dataset, threat_model)
+    examples = load_data(dataset, data_dir=data_dir).first(n)
+    evaluation = merge(states, examples.images, examples.labels)
+    _write_and_tell(out, model.entry, evaluation, examples, model, eps, source_commit())
+    for state in states:
+        remove_state(state)
+
+
+def _write_and_tell(
+    out: Path,
+    entry: Entry,
+    evaluation: Evaluation,
+    examples: Examples,
+    model: Triplet,
+    eps: str | None,
+    commit: str | None,
+) -> None:
+    from adaptive_smoothing_zoo.publishing.results import make_record, write_results
+
     record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit)
     path = write_results(out, entry, evaluation, examples, record)
     for attack, accuracy in evaluation.accuracy_after.items():
@@ -157,6 +235,8 @@ def eval_command(
         click.echo(f"{label:16}{100 * accuracy:6.2f} %")
     for warning in evaluation.warnings:
         click.echo(f"AutoAttack warns: {warning}", err=True)
+    for remark in evaluation.remarks:
+        click.echo(remark, err=True)
     click.echo(f"wrote {path}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
@@ -114,12 +115,6 @@ class RunState:
         except SafetensorError as error:
             raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
 
-    def remove(self) -> None:
-        """Delete the folder, when the results are written."""
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.folder.rmdir()
-
 
 def read_binding(folder: Path) -> Binding:
     """What the state in a folder belongs to.
@@ -134,6 +129,11 @@ def read_binding(folder: Path) -> Binding:
         raise ResultsError(f"{folder} holds no state of an evaluation: there is no binding.json") from None
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to begin again") from error
+
+
+def remove_state(folder: Path) -> None:
+    """Delete a state, when the results are written."""
+    shutil.rmtree(folder)
 
 
 def read_chunks(folder: Path) -> list[Chunk]:

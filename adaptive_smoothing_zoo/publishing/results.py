@@ -62,6 +62,7 @@ class RunRecord:
     accuracy_after: dict[str, float]
     broken_by: dict[str, int]
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
     versions: dict[str, str]
     commit: str | None  # of the package's source, if it runs from a checkout
     seconds: dict[str, float]
@@ -125,6 +126,7 @@ def make_record(
         accuracy_after=evaluation.accuracy_after,
         broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
         warnings=evaluation.warnings,
+        remarks=evaluation.remarks,
         versions=installed_versions(),
         commit=commit,
         seconds={name: round(value, 2) for name, value in evaluation.seconds.items()},
@@ -145,6 +147,25 @@ def check_writable(out: Path, entry: Entry) -> None:
 def results_path(out: Path, entry: Entry) -> Path:
     """Where the leaderboard entry of a triplet stands under ``out``; the other two files stand beside it."""
     return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
+
+
+def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path:
+    """The folder in which an unfinished evaluation of a triplet (or a shard of one) keeps its state."""
+    which = "" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
+    return results_path(out, entry).with_suffix(f"{which}.state")
+
+
+def shard_states(out: Path, entry: Entry) -> list[Path]:
+    """The states of shards of a triplet's evaluation.
+
+    Raises:
+        ResultsError: there are none.
+    """
+    path = results_path(out, entry)
+    found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
+    if not found:
+        raise ResultsError(f"there are no shards of {entry.key} in {path.parent}; run asz eval --shard i/k for each i")
+    return found
 
 
 def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> Path:
