@@ -240,6 +240,72 @@ def _write_and_tell(
     click.echo(f"wrote {path}")
 
 
+@asz.command("adapt")
+@click.argument("name")
+@dataset_option
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
+@click.option("--batch-size", type=int, default=256, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+def adapt_command(
+    name: str,
+    dataset: str,
+    threat_model: str,
+    results: Path,
+    batch_size: int,
+    device: str,
+    seed: int,
+    data_dir: str | None,
+    model_dir: str | None,
+) -> None:
+    """Attack what a recorded run of asz eval left standing, with attacks adapted to the mix."""
+    from tqdm import tqdm
+
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.evaluation.adaptive import AdaptiveProgress, evaluate_adaptive
+    from adaptive_smoothing_zoo.publishing.adaptive import make_adaptive_record, standard_verdicts, write_adaptive
+    from adaptive_smoothing_zoo.publishing.results import read_record, source_commit
+    from adaptive_smoothing_zoo.zoo.entry import parse_eps
+    from adaptive_smoothing_zoo.zoo.loading import load_model
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    chosen = pick_device(device)
+    entry = find_entry(name, dataset, threat_model)
+    record = read_record(results, entry)
+    _check_model_dir(model_dir, entry)
+    commit = source_commit()
+    model = load_model(name, model_dir, dataset, threat_model, device=chosen)
+    examples = load_data(dataset, data_dir=data_dir).first(record.n)
+    robust = standard_verdicts(results, entry, record, model, examples)
+    with tqdm(unit="point") as bar:
+
+        def show(progress: AdaptiveProgress) -> None:
+            bar.total, bar.n = progress.total, progress.done
+            bar.set_description(f"{progress.attack}, {progress.robust} points still robust")
+
+        found = evaluate_adaptive(
+            model,
+            examples.images,
+            examples.labels,
+            robust,
+            norm=threat_model,
+            eps=parse_eps(record.eps),
+            seed=seed,
+            batch_size=batch_size,
+            device=chosen,
+            surrogate=model.surrogate() if model.entry.surrogate else None,
+            on_progress=show,
+        )
+    adaptive = make_adaptive_record(results, entry, record, found, commit=commit)
+    path = write_adaptive(results, entry, record, adaptive)
+    for attack, accuracy in found.accuracy_after.items():
+        click.echo(f"{f'after {attack}':24}{100 * accuracy:6.2f} %")
+    click.echo(f"wrote {path}")
+
+
 @asz.command("leaderboard")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the pages; FOLDER if not given")

@@ -39,8 +39,9 @@ def leaderboard_entry(
         remarks: sentences on this run that the footnote must hold.
 
     Accuracies are strings in percent with two decimals; ``reported`` is what the authors published, or else what was
-    measured; there is no key ``external``, because no stronger attack was run. ``unreliable`` is a judgement that
-    RobustBench's maintainers make; it starts as false.
+    measured; there is no key ``external``, which is for a stronger attack's result (see
+    :mod:`adaptive_smoothing_zoo.publishing.adaptive`). ``unreliable`` is a judgement that RobustBench's maintainers
+    make; it starts as false.
     """
     return {
         "link": entry.paper.link,
@@ -70,7 +71,7 @@ def render(folder: Path) -> tuple[str, str]:
     """
     tables: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.glob("*/*/*.json")):
-        if path.name.endswith((".run.json", ".curve.json", ".verify.json")):
+        if path.name.endswith((".run.json", ".curve.json", ".verify.json", ".adaptive.json")):
             continue
         row = _row(path)
         tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}, eps {row['eps']}", []).append(row)

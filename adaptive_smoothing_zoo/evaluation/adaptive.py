@@ -1,0 +1,230 @@
+"""Setting D, adaptive AutoAttack: what attacks that know of the mix break beyond the standard protocol (000, 4.2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
+from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, pick_device, ready
+
+STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveProgress:
+    """Where a run stands.
+
+    Attributes:
+        attack: the attack that runs.
+        done, total: points that it is finished with, and all that it was given.
+        robust: points that nothing has broken so far.
+    """
+
+    attack: str
+    done: int
+    total: int
+    robust: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveEvaluation:
+    """What the adaptive attacks left of a standard evaluation.
+
+    Attributes:
+        robust: (N,) bool, robust in the standard evaluation and broken by no adaptive attack either.
+        broken_by: (N,) str, the adaptive attack that broke the point; "" if none did, or none had to.
+        adversarials: (N, channels, H, W) float32, a verified adversarial example for each point that an adaptive
+            attack broke; the unchanged image for the others.
+        accuracy_after: accuracy after each attack, in order, "standard" first; fractions of all N points.
+        seconds: wall time of each attack.
+        engine, norm, eps, seed, batch_size, device, tf32, channels_last: how it was measured.
+
+    A point counts as robust if all attacks, the standard ones and these, failed on it. That is no certificate.
+    """
+
+    robust: np.ndarray
+    broken_by: np.ndarray
+    adversarials: np.ndarray
+    accuracy_after: dict[str, float]
+    seconds: dict[str, float]
+    engine: str
+    norm: str
+    eps: float
+    seed: int
+    batch_size: int
+    device: str
+    tf32: bool
+    channels_last: bool
+
+    def __len__(self) -> int:
+        return len(self.robust)
+
+    @property
+    def standard_accuracy(self) -> float:
+        """Share of points that the standard evaluation left standing, in [0, 1]."""
+        return self.accuracy_after[STANDARD]
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of points that no attack broke, in [0, 1]."""
+        return float(self.robust.mean())
+
+
+def evaluate_adaptive(
+    model: MixedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    standard: Evaluation | np.ndarray,
+    *,
+    norm: str = "Linf",
+    eps: float,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    surrogate: nn.Module | None = None,
+    attacks: Sequence[str] | None = None,
+    tf32: bool = False,
+    channels_last: bool = False,
+    on_progress: Callable[[AdaptiveProgress], None] | None = None,
+) -> AdaptiveEvaluation:
+    """Attack what a standard evaluation left standing once more, with attacks adapted to the mix.
+
+    The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards.
+
+    Args:
+        model: the mix that the standard evaluation was about.
+        images: (N, channels, H, W) float32 in [0, 1], the same examples in the same order.
+        labels: (N,) int64.
+        standard: the finished evaluation, or its ``robust``, (N,) bool.
+        norm, eps: the ball of the standard evaluation.
+        seed: of the attacks; their random numbers do not depend on the batch size.
+        batch_size: most points per batch.
+        device: where to compute; "cuda" if there is one and else "cpu" if None.
+        surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it.
+        attacks: which, in order, as :class:`AdaptiveEngine` names them; ``ADAPTIVE_ATTACKS`` if None, and
+            ``SURROGATE_ATTACKS`` after them if there is a surrogate.
+        tf32, channels_last: as in ``evaluate``.
+        on_progress: called after each batch.
+
+    Raises:
+        ValueError: images, labels, verdicts or settings that do not fit together.
+        EvaluationError: the model misclassifies a point that the standard evaluation found robust, or an adversarial
+            example does not hold what it must.
+    """
+    check_examples(images, labels)
+    robust = _verdicts(standard, len(labels))
+    if isinstance(standard, Evaluation) and (standard.norm, standard.eps) != (norm, eps):
+        raise ValueError(f"the standard evaluation was about {standard.norm} {standard.eps:g}, not {norm} {eps:g}")
+    if norm not in ("Linf", "L2") or not 0.0 <= eps < float("inf") or batch_size < 1:
+        raise ValueError(
+            "the norm must be 'Linf' or 'L2', eps a finite number >= 0 and the batch size at least 1, "
+            f"got {norm!r}, {eps} and {batch_size}"
+        )
+    if attacks is None:
+        attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
+    chosen = pick_device(device)
+    with ready(model, chosen, tf32, channels_last):
+        engine = AdaptiveEngine(
+            model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=surrogate
+        )
+        run = _Run(engine, images.detach().cpu().contiguous(), labels.detach().cpu(), robust, on_progress)
+        for attack in attacks:
+            run.attack(attack)
+        run.verify()
+    return AdaptiveEvaluation(
+        robust=run.robust.numpy(),
+        broken_by=run.broken_by,
+        adversarials=run.adversarials.numpy(),
+        accuracy_after=run.accuracy_after,
+        seconds=run.seconds,
+        engine=engine.name,
+        norm=norm,
+        eps=eps,
+        seed=seed,
+        batch_size=batch_size,
+        device=str(chosen),
+        tf32=tf32 and chosen.type == "cuda",
+        channels_last=channels_last,
+    )
+
+
+class _Run:
+    """Which points still stand, and what broke the others."""
+
+    def __init__(
+        self,
+        engine: AdaptiveEngine,
+        images: Tensor,
+        labels: Tensor,
+        robust: Tensor,
+        on_progress: Callable[[AdaptiveProgress], None] | None,
+    ) -> None:
+        self.engine, self.images, self.labels, self.robust = engine, images, labels, robust
+        self.on_progress = on_progress or (lambda progress: None)
+        self.adversarials = images.clone()
+        self.broken_by = np.full(len(labels), "", dtype="<U32")
+        self.accuracy_after = {STANDARD: float(robust.double().mean())}
+        self.seconds: dict[str, float] = {}
+        points = robust.nonzero().squeeze(1)
+        wrong = self._predict(images[points]) != labels[points] if len(points) else points
+        if bool(wrong.any()):
+            raise EvaluationError(
+                f"the model misclassifies image {int(points[wrong][0])} without an attack, but the standard evaluation "
+                "calls it robust; the evaluation belongs to another model or to other examples"
+            )
+
+    def attack(self, name: str) -> None:
+        """One attack on the points that still stand; the model decides which candidates broke theirs."""
+        points = self.robust.nonzero().squeeze(1)
+        start, done = time.perf_counter(), 0
+        # A ball of radius zero holds nothing but the image itself.
+        if len(points) and self.engine.eps > 0:
+            attack = self.engine.attack(name, self.images[points], self.labels[points], points)
+            for positions, candidates in attack:
+                self._judge(name, points[positions], candidates)
+                done += len(positions)
+                standing = int(self.robust.sum())
+                self.on_progress(AdaptiveProgress(attack=name, done=done, total=len(points), robust=standing))
+        self.seconds[name] = time.perf_counter() - start
+        self.accuracy_after[name] = float(self.robust.double().mean())
+
+    def verify(self) -> None:
+        """Check every adversarial example once more, all of them together, from what will be stored."""
+        broken = torch.from_numpy(self.broken_by != "").nonzero().squeeze(1)
+        if len(broken) == 0:
+            return
+        check_adversarials(self.images[broken], self.adversarials[broken], broken, self.engine.norm, self.engine.eps)
+        held = self._predict(self.adversarials[broken]) == self.labels[broken]
+        if bool(held.any()):
+            raise EvaluationError(
+                f"the adversarial example for image {int(broken[held][0])} no longer changes its label when it is "
+                "classified again; the model does not answer the same twice"
+            )
+
+    def _judge(self, name: str, indices: Tensor, candidates: Tensor) -> None:
+        fooled = self._predict(candidates) != self.labels[indices]
+        winners = indices[fooled]
+        check_adversarials(self.images[winners], candidates[fooled], winners, self.engine.norm, self.engine.eps)
+        self.adversarials[winners] = candidates[fooled]
+        self.robust[winners] = False
+        self.broken_by[winners.numpy()] = name
+
+    def _predict(self, images: Tensor) -> Tensor:
+        return predict(self.engine.model, images, self.engine.batch_size, self.engine.device)
+
+
+def _verdicts(standard: Evaluation | np.ndarray, n: int) -> Tensor:
+    robust = standard.robust if isinstance(standard, Evaluation) else standard
+    if robust.shape != (n,) or robust.dtype != np.bool_:
+        raise ValueError(f"{n} examples need a verdict each, bool ({n},); got {robust.dtype} {robust.shape}")
+    return torch.from_numpy(robust.copy())

@@ -1,0 +1,193 @@
+"""The record of adaptive attacks, ``<NAME>.adaptive.json`` beside the run record, and what a leaderboard is told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.evaluation.adaptive import STANDARD, AdaptiveEvaluation
+from adaptive_smoothing_zoo.files import file_sha256, write_text
+from adaptive_smoothing_zoo.publishing.leaderboard import percent
+from adaptive_smoothing_zoo.publishing.results import (
+    RunRecord,
+    device_name,
+    installed_versions,
+    results_path,
+    tensors_sha256,
+    write_leaderboard_entry,
+)
+from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRecord:
+    """What the adaptive attacks found, and with what. Accuracies are fractions of all ``n`` examples.
+
+    ``accuracy_after`` begins with "standard", the run whose verdicts it started from; ``fallen`` are the indices of the
+    examples that fell to each attack.
+    """
+
+    model: str
+    dataset: str
+    threat_model: str
+    eps: str
+    protocol: str
+    attacks: tuple[str, ...]
+    engine: str
+    n: int
+    data: str
+    data_sha256: str
+    weights_sha256: str
+    verdicts_sha256: str  # of the standard run's .examples.npz
+    seed: int
+    batch_size: int
+    device: str
+    device_name: str
+    dtype: str
+    tf32: bool
+    channels_last: bool
+    standard_accuracy: float
+    robust_accuracy: float
+    accuracy_after: dict[str, float]
+    fallen: dict[str, tuple[int, ...]]
+    versions: dict[str, str]
+    commit: str | None
+    seconds: dict[str, float]
+
+    @property
+    def external(self) -> float | None:
+        """The accuracy for a leaderboard entry's ``external``, or None if the attacks broke nothing."""
+        return self.robust_accuracy if self.robust_accuracy < self.standard_accuracy else None
+
+    @property
+    def remark(self) -> str:
+        """What a leaderboard entry's footnote says of it."""
+        count = sum(len(indices) for indices in self.fallen.values())
+        if count == 0:
+            return f"Adaptive AutoAttack ({len(self.attacks)} attacks more) broke no further example."
+        return (
+            f"{percent(self.robust_accuracy)}% robust accuracy is due to adaptive AutoAttack, which broke {count} of "
+            f"the {round(self.standard_accuracy * self.n)} examples that the standard attacks left."
+        )
+
+
+PROTOCOL = "adaptive AutoAttack"
+
+
+def standard_verdicts(
+    out: Path, entry: Entry, record: RunRecord, model: MixedClassifier, examples: Examples
+) -> np.ndarray:
+    """Which examples a recorded standard run left standing, (N,) bool.
+
+    Raises:
+        ResultsError: the run was about other weights or other examples, or its verdicts are missing or damaged.
+    """
+    if record.weights_sha256 != tensors_sha256(model.state_dict()):
+        raise ResultsError(f"the recorded run of {entry.key} was made with other weights; run asz eval again")
+    if record.data_sha256 != tensors_sha256({"images": examples.images, "labels": examples.labels}):
+        raise ResultsError(f"the recorded run of {entry.key} took other examples: {record.n} of {record.data}")
+    path = _verdicts_path(out, entry)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            robust: np.ndarray = arrays["robust"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ResultsError(f"{path} does not hold the verdicts of asz eval: {error}") from error
+    if robust.shape != (record.n,) or robust.dtype != np.bool_ or robust.mean() != record.robust_accuracy:
+        raise ResultsError(f"{path} does not belong to the run record beside it; run asz eval again")
+    return robust
+
+
+def make_adaptive_record(
+    out: Path, entry: Entry, standard: RunRecord, found: AdaptiveEvaluation, *, commit: str | None = None
+) -> AdaptiveRecord:
+    """Everything about a run of adaptive attacks that a reader needs to trust it or to repeat it.
+
+    Args:
+        out: where the standard run is recorded.
+        standard: its record.
+        commit: what ``source_commit`` said when the run began.
+    """
+    return AdaptiveRecord(
+        model=entry.name,
+        dataset=entry.dataset,
+        threat_model=found.norm,
+        eps=standard.eps,
+        protocol=PROTOCOL,
+        attacks=tuple(attack for attack in found.accuracy_after if attack != STANDARD),
+        engine=found.engine,
+        n=len(found),
+        data=standard.data,
+        data_sha256=standard.data_sha256,
+        weights_sha256=standard.weights_sha256,
+        verdicts_sha256=file_sha256(_verdicts_path(out, entry)),
+        seed=found.seed,
+        batch_size=found.batch_size,
+        device=found.device,
+        device_name=device_name(found.device),
+        dtype="float32",
+        tf32=found.tf32,
+        channels_last=found.channels_last,
+        standard_accuracy=found.standard_accuracy,
+        robust_accuracy=found.robust_accuracy,
+        accuracy_after=found.accuracy_after,
+        fallen={
+            attack: tuple(np.flatnonzero(found.broken_by == attack).tolist())
+            for attack in sorted(Counter(name for name in found.broken_by.tolist() if name))
+        },
+        versions=installed_versions(),
+        commit=commit,
+        seconds={name: round(value, 2) for name, value in found.seconds.items()},
+    )
+
+
+def write_adaptive(out: Path, entry: Entry, standard: RunRecord, record: AdaptiveRecord) -> Path:
+    """Write the record, tell the leaderboard entry beside it (``external``, footnote), and return the record's path."""
+    path = _record_path(out, entry)
+    write_text(path, json.dumps(to_json(record), indent=2) + "\n")
+    write_leaderboard_entry(out, entry, standard)
+    add_to_leaderboard_entry(results_path(out, entry), record)
+    return path
+
+
+def add_to_leaderboard_entry(path: Path, record: AdaptiveRecord) -> None:
+    """Add ``external`` and the remark to a leaderboard entry that knows of the standard run alone."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["footnote"] = f"{data['footnote']} {record.remark}".strip()
+    if record.external is not None:
+        data["external"] = percent(record.external)
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_adaptive_record(out: Path, entry: Entry) -> AdaptiveRecord | None:
+    """The record of adaptive attacks of a triplet under ``out``, or None if there is none.
+
+    Raises:
+        ResultsError: the file is damaged, or started from other verdicts than those beside it.
+    """
+    path = _record_path(out, entry)
+    if not path.exists():
+        return None
+    try:
+        record = parse(AdaptiveRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        raise ResultsError(f"{path} is not a record of adaptive attacks: {error}") from error
+    verdicts = _verdicts_path(out, entry)
+    if not verdicts.exists() or record.verdicts_sha256 != file_sha256(verdicts):
+        raise ResultsError(f"{path} started from other verdicts than {verdicts.name}; run asz adapt again")
+    return record
+
+
+def _record_path(out: Path, entry: Entry) -> Path:
+    return results_path(out, entry).with_suffix(".adaptive.json")
+
+
+def _verdicts_path(out: Path, entry: Entry) -> Path:
+    return results_path(out, entry).with_suffix(".examples.npz")
