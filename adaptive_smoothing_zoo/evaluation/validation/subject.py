@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.apgd import APGD
-from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, margin, norm_of
+from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, margin, norm_of, target_gap
 from adaptive_smoothing_zoo.attacks.objectives import LOSSES, Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.attacks.square import Square
@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.attacks.state import State
 
 # Points asked about, what the differentiated model said, and their rows among the points attacked -> found (N,).
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
+TARGETS = 3  # wrong classes that a targeted attack tries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Budget:
         directions: along which a gradient is compared with differences, per image.
         planted: images around which a boundary is planted.
         inner: points of the inner ball that a planted boundary leaves out, per image.
+        search: random changes that move it outward, per image.
     """
 
     steps: int = 50
@@ -48,6 +50,7 @@ class Budget:
     directions: int = 5
     planted: int = 30
     inner: int = 50
+    search: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +95,11 @@ class Subject:
         device: where to compute.
         budget: see :class:`Budget`.
         recorded: a recorded evaluation of these points, if there is one.
-        on_pass: told of forward-equivalents as they are spent.
 
     Attributes:
         passes: forward-equivalents spent so far, counted in images; a gradient costs as much as a forward pass.
+        on_pass: called when passes are spent.
+        check: name of the check that runs.
         broken: (N,) bool, an attack of some check found a misclassified point in the ball of radius eps.
         adversarials: (N, channels, H, W), that point, or the image itself.
         broken_by: (N,) str, the check whose attack was the first to do it.
@@ -117,14 +121,13 @@ class Subject:
         device: torch.device,
         budget: Budget,
         recorded: RecordedRun | None = None,
-        on_pass: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.images, self.labels = images.to(device).contiguous(), labels.to(device)
         self.batch_size, self.device, self.budget, self.recorded = batch_size, device, budget, recorded
         self.passes = 0
-        self._on_pass = on_pass or (lambda passes: None)
-        self.check = ""  # the one that runs
+        self.on_pass: Callable[[], None] = lambda: None
+        self.check = ""
         self.broken = torch.zeros(len(labels), dtype=torch.bool, device=device)
         self.adversarials = self.images.clone()
         self.broken_by = np.full(len(labels), "", dtype="<U32")
@@ -136,7 +139,7 @@ class Subject:
     def spend(self, passes: int) -> None:
         """Count forward-equivalents."""
         self.passes += passes
-        self._on_pass(passes)
+        self.on_pass()
 
     @torch.no_grad()
     def logits(self, images: Tensor, model: Model | None = None) -> Tensor:
@@ -185,21 +188,22 @@ class Subject:
 
     @cached_property
     def white_box(self) -> dict[str, Attacked]:
-        """APGD on each loss with the model's own gradient, on the points of ``correct``; what others are measured by."""
-        return {name: self.apgd(self.correct, loss, name=name) for name, loss in self.losses.items()}
+        """APGD with the model's own gradient on the points of ``correct``, by loss; the yardstick for other attacks."""
+        attacks = {name: self.apgd(self.correct, loss, name=name) for name, loss in self.losses.items()}
+        return attacks | {"targeted": self.targeted(self.correct, name="targeted")}
 
     @property
     def white_box_found(self) -> Tensor:
-        """Which points of ``correct`` some loss of the white box broke."""
+        """Which points of ``correct`` the white box broke."""
         return torch.stack([attacked.found for attacked in self.white_box.values()]).any(dim=0)
 
-    def accuse(self, points: Tensor, attacked: Attacked) -> int:
-        """Enter verified adversarial examples into the ledger; how many of these points nothing had broken before."""
-        new = attacked.found & ~self.broken[points]
-        self.broken[points[new]] = True
-        self.adversarials[points[new]] = attacked.adversarials[new]
-        self.broken_by[points[new].cpu().numpy()] = self.check
-        return int(new.sum())
+    @property
+    def left(self) -> Tensor:
+        """Indices of the points that neither the white box nor, if there is one, the recorded run broke."""
+        points = self.correct[~self.white_box_found]
+        if self.recorded is None:
+            return points
+        return points[torch.from_numpy(self.recorded.robust).to(self.device)[points]]
 
     def apgd(
         self,
@@ -244,7 +248,21 @@ class Subject:
             state = attack.start(self.images[chosen], self.labels[chosen], rows, noise)
             parts.append(self._run(attack, state, steps + 1, model, judge, stop))
         attacked = _joined(parts, self.images[points], steps + 1)
-        return self._verified(points, attacked) if judge is None and radius == self.eps else attacked
+        return self.enter(points, attacked) if judge is None and radius == self.eps else attacked
+
+    def targeted(self, points: Tensor, *, name: str, steps: int | None = None) -> Attacked:
+        """APGD toward the likeliest wrong classes, one after the other; the history is that of the first."""
+        order = self.clean_logits[points].argsort(dim=1, descending=True)
+        wrong = order[order != self.labels[points, None]].view(len(points), -1)
+        runs = [self.apgd(points, target_gap, name=f"{name} 0", steps=steps, targets=wrong[:, 0])]
+        found, adversarials, margins = runs[0].found.clone(), runs[0].adversarials.clone(), runs[0].margins.clone()
+        for rank in range(1, min(TARGETS, wrong.shape[1])):
+            rows = (~found).nonzero().squeeze(1)
+            run = self.apgd(points[rows], target_gap, name=f"{name} {rank}", steps=steps, targets=wrong[rows, rank])
+            adversarials[rows[run.found]] = run.adversarials[run.found]
+            margins[rows] = torch.minimum(margins[rows], run.margins)
+            found[rows[run.found]] = True
+        return Attacked(found=found, adversarials=adversarials, history=runs[0].history, margins=margins)
 
     def square(self, points: Tensor) -> Attacked:
         """The Square attack; what it finds goes into the ledger."""
@@ -257,13 +275,13 @@ class Subject:
             keys = run_keys(self.seed, "square", 0, chosen.cpu()).to(self.device)
             state = attack.start(self.images[chosen], self.labels[chosen], rows, keys, squares.start(keys))
             parts.append(self._run(attack, state, queries + 1, None, None, True))
-        return self._verified(points, _joined(parts, self.images[points], queries + 1))
+        return self.enter(points, _joined(parts, self.images[points], queries + 1))
 
     def candidates(self, points: Tensor, images: Tensor) -> Attacked:
         """Given points of the ball, one for each example; those that are misclassified go into the ledger."""
         found = torch.ones(len(points), dtype=torch.bool, device=self.device)
         nothing = torch.empty(0, len(points), device=self.device)
-        return self._verified(points, Attacked(found=found, adversarials=images, history=nothing, margins=found * 0.0))
+        return self.enter(points, Attacked(found=found, adversarials=images, history=nothing, margins=found * 0.0))
 
     def _run(
         self, attack: Any, state: Any, rounds: int, model: Model | None, judge: Judge | None, stop: bool
@@ -277,7 +295,7 @@ class Subject:
         said: list[Tensor] = []
         for i in range(rounds):
             asked = state.points if differentiates else state.best
-            attack.step(state, lambda points: self._asked(model or self.model, points, said))
+            attack.step(state, lambda points: self._noted(model or self.model, points, said))
             self.spend(len(left) * (2 if differentiates else 1))
             if differentiates:
                 hit, margin_here = self._judged(asked, said.pop(), state, model, judge)
@@ -307,24 +325,25 @@ class Subject:
         return found, margin(output, state.labels).nan_to_num(nan=torch.inf)
 
     @staticmethod
-    def _asked(model: Model, points: Tensor, said: list[Tensor]) -> Tensor:
-        """The model's output, noted; a gradient that is not finite counts as zero, so that other points' go on."""
-        if points.requires_grad:
-            points = points.view_as(points)
-            points.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))  # type: ignore[no-untyped-call]
-        output = model(points)
+    def _noted(model: Model, points: Tensor, said: list[Tensor]) -> Tensor:
+        output = with_finite_gradient(model, points)
         said.append(output.detach())
         return output
 
-    def _verified(self, points: Tensor, attacked: Attacked) -> Attacked:
-        """The attack with only those finds that the model confirms in a batch of the one size; entered."""
+    def enter(self, points: Tensor, attacked: Attacked) -> Attacked:
+        """Enter what an attack in the ball found into the ledger; return it without what the model does not confirm.
+
+        It is asked in batches of the one size in which all verdicts are made.
+        """
         found = attacked.found.clone()
         held = self.fooled(attacked.adversarials[found], self.labels[points[found]]) if bool(found.any()) else found[:0]
         found[found.clone()] = held
         kept = torch.where(found.view(-1, 1, 1, 1), attacked.adversarials, self.images[points])
-        verified = Attacked(found=found, adversarials=kept, history=attacked.history, margins=attacked.margins)
-        self.accuse(points, verified)
-        return verified
+        new = found & ~self.broken[points]
+        self.broken[points[new]] = True
+        self.adversarials[points[new]] = kept[new]
+        self.broken_by[points[new].cpu().numpy()] = self.check
+        return Attacked(found=found, adversarials=kept, history=attacked.history, margins=attacked.margins)
 
     def noise(self, points: Tensor, number: int, *, on_the_surface: bool = False) -> Tensor:
         """A random point of each example's ball and of the box.
@@ -356,6 +375,14 @@ class Subject:
         return model
 
 
+def with_finite_gradient(model: Model, points: Tensor) -> Tensor:
+    """The model's output; a gradient that is not finite counts as zero there, so that the attack goes on."""
+    if points.requires_grad:
+        points = points.view_as(points)
+        points.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
+    return model(points)
+
+
 def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,) bool, the largest logit is another one than the label's and none is NaN."""
     return (logits.argmax(dim=1) != labels) & ~logits.isnan().any(dim=1)
@@ -364,8 +391,7 @@ def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
 def scaled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, (N,), of logits divided by the gap between the largest two, where that is above 1.
 
-    However confident the net, the softmax does not saturate (MIFPE, arXiv:2507.22428; Gupta and Ajanthan,
-    arXiv:2003.11... and others scale likewise).
+    However confident the net, the softmax does not saturate (as Gupta and Ajanthan, arXiv:2003.13511, scale logits).
     """
     largest = logits.detach().topk(2, dim=1).values
     return cross_entropy(logits / (largest[:, :1] - largest[:, 1:]).clamp(min=1.0), labels)
@@ -375,6 +401,7 @@ def _joined(parts: list[list[Tensor]], images: Tensor, rounds: int) -> Attacked:
     """The batches of an attack, one after the other."""
     if not parts or len(images) == 0:
         none = torch.zeros(0, device=images.device)
-        return Attacked(found=none.bool(), adversarials=images, history=none.view(0, 0).expand(rounds, 0), margins=none)
+        history = torch.zeros(rounds, 0, device=images.device)
+        return Attacked(found=none.bool(), adversarials=images, history=history, margins=none)
     _, found, adversarials, history, margins = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return Attacked(found=found, adversarials=adversarials, history=history.T, margins=margins)

@@ -1,0 +1,109 @@
+"""Whether what was found holds: inside the ball, in float64, in 8 bits, and beside a recorded run."""
+
+from __future__ import annotations
+
+import torch
+
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials
+from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.evaluation.validation.check import Outcome, allowed, check, not_applicable
+from adaptive_smoothing_zoo.evaluation.validation.subject import Subject, misclassified
+
+GROUP = "examples"
+
+
+@check(
+    group=GROUP,
+    what="Every adversarial example of any check against the threat model.",
+    rule="All pixels are finite and in [0, 1], and none leaves the ball by more than 1e-6.",
+)
+def ball_and_box(subject: Subject) -> Outcome:
+    broken = subject.broken.nonzero().squeeze(1)
+    if len(broken) == 0:
+        return not_applicable("no attack found an adversarial example")
+    examples = subject.adversarials[broken]
+    away = (examples.double() - subject.images[broken].double()).flatten(1)
+    distance = away.abs().amax(dim=1) if subject.norm == "Linf" else away.norm(dim=1)
+    measured = {"examples": len(broken), "largest_distance": float(distance.max())}
+    try:
+        check_adversarials(subject.images[broken], examples, broken, subject.norm, subject.eps)
+    except EvaluationError as error:
+        return Outcome(passed=False, measured=measured, found=f"{error}.")
+    return Outcome(passed=True, measured=measured, found=f"all {len(broken)} adversarial examples obey.")
+
+
+@check(
+    group=GROUP,
+    what="The images and every adversarial example classified in float64 by the same weights.",
+    rule="At most 0.05 % of the verdicts differ (or one).",
+)
+def float64_verdicts(subject: Subject) -> Outcome:
+    exact = subject.double
+    if isinstance(exact, str):
+        return not_applicable(exact)
+    images = torch.cat([subject.images, subject.adversarials[subject.broken]])
+    labels = torch.cat([subject.labels, subject.labels[subject.broken]])
+    single = subject.fooled(images, labels)
+    with torch.no_grad():
+        logits = torch.cat([exact(batch.double()) for batch in images.split(subject.batch_size)])
+    subject.spend(len(images))
+    flips = int((misclassified(logits, labels) != single).sum())
+    measured = {"verdicts": len(images), "differ": flips}
+    return Outcome(
+        passed=flips <= allowed(len(images), 0.0005),
+        measured=measured,
+        found=f"{flips} of {len(images)} verdicts differ.",
+    )
+
+
+@check(
+    group=GROUP,
+    what="Every adversarial example rounded to 8 bits per channel, as an image file would hold it.",
+    rule="At most 10 % of them (or one) become harmless: the model is not broken by fractions of a gray level alone.",
+)
+def eight_bits(subject: Subject) -> Outcome:
+    broken = subject.broken.nonzero().squeeze(1)
+    if len(broken) == 0:
+        return not_applicable("no attack found an adversarial example")
+    rounded = (subject.adversarials[broken] * 255.0).round() / 255.0
+    undone = len(broken) - int(subject.fooled(rounded, subject.labels[broken]).sum())
+    n = len(subject)
+    measured = {
+        "examples": len(broken),
+        "harmless": undone,
+        "accuracy": len(subject.standing) / n,
+        "accuracy_in_8_bits": (len(subject.standing) + undone) / n,
+    }
+    return Outcome(
+        passed=undone <= allowed(len(broken), 0.1),
+        measured=measured,
+        found=f"{undone} of {len(broken)} adversarial examples become harmless.",
+    )
+
+
+@check(
+    group=GROUP,
+    what="The points that the recorded AutoAttack run calls robust against those that some check broke.",
+    rule="At most 0.3 % of them (or one) were broken; else AutoAttack's figure is too high, and the union of both "
+    "is the adaptive one.",
+)
+def recorded_run(subject: Subject) -> Outcome:
+    if subject.recorded is None:
+        return not_applicable("no recorded run of these weights at this radius on these points")
+    robust = torch.from_numpy(subject.recorded.robust)
+    here = robust[: len(subject)].to(subject.device)
+    new = int((here & subject.broken).sum())
+    missed = int((~here & ~subject.broken).sum())
+    measured = {
+        "recorded_points": len(robust),
+        "recorded_accuracy": float(robust.double().mean()),
+        "accuracy_here": float(here.double().mean()),
+        "newly_broken": new,
+        "not_broken_here": missed,
+        "union_accuracy": (int(robust.sum()) - new) / len(robust),
+    }
+    return Outcome(
+        passed=new <= allowed(len(subject), 0.003),
+        measured=measured,
+        found=f"{new} of the {int(here.sum())} points that AutoAttack calls robust were broken.",
+    )

@@ -1,0 +1,233 @@
+"""What the parts of a mix may hide: alpha's gradient, and g and h on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, log_weights_of
+from adaptive_smoothing_zoo.attacks.losses import Model, margin
+from adaptive_smoothing_zoo.attacks.objectives import Loss, lowering_alpha
+from adaptive_smoothing_zoo.attacks.surrogates import MixedNUTSSurrogate
+from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss, pin_alpha
+from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.evaluation.validation.check import Outcome, allowed, check, not_applicable
+from adaptive_smoothing_zoo.evaluation.validation.subject import Subject, misclassified
+from adaptive_smoothing_zoo.mix import mix
+
+GROUP = "mixture"
+SATURATED = 1e-4  # derivative of the sigmoid
+SLACK = 1e-5  # rounding of probabilities in float32
+ALPHA_RULE = "It breaks at most 0.3 % of the points, or one, not broken before; else the union is the figure."
+
+
+@check(
+    group=GROUP,
+    needs="adaptive",
+    what="The derivative of alpha's sigmoid at the clean images and at the adversarial examples found so far.",
+    rule=f"It is below {SATURATED:g} for at most 1 % of them: an attack can move alpha.",
+)
+def alpha_not_saturated(subject: Subject) -> Outcome:
+    model = _mix(subject)
+    assert isinstance(model.alpha, AdaptiveAlpha)
+    clean = _alpha_logits(subject, model, subject.images)
+    attacked = _alpha_logits(subject, model, subject.adversarials[subject.broken])
+    subject.series["alpha"] = tuple(
+        tuple(round(float(value), 6) for value in model.alpha.alpha(logits)) for logits in (clean, attacked)
+    )
+    both = torch.cat([clean, attacked]).double()
+    flat = int((torch.sigmoid(both) * torch.sigmoid(-both) < SATURATED).sum())
+    measured = {
+        "saturated": flat,
+        "points": len(both),
+        "alpha_logit_min": float(both.min()),
+        "alpha_logit_max": float(both.max()),
+    }
+    return Outcome(
+        passed=flat <= allowed(len(both), 0.01),
+        measured=measured,
+        found=f"alpha is saturated at {flat} of {len(both)} points.",
+    )
+
+
+@check(
+    group=GROUP,
+    needs="adaptive",
+    what="APGD on margin and cross-entropy of the mix with alpha held at its minimum, where g counts most; the verdict "
+    "is the true model's.",
+    rule=ALPHA_RULE,
+)
+def alpha_pinned(subject: Subject) -> Outcome:
+    view = pin_alpha(_mix(subject))
+    return _gain(subject, ((f"pinned {name}", view, subject.losses[name]) for name in ("cw", "ce")), 0.003)
+
+
+@check(
+    group=GROUP,
+    needs="adaptive",
+    what="APGD on margin and cross-entropy without the gradient through the mixing network.",
+    rule=ALPHA_RULE,
+)
+def alpha_detached(subject: Subject) -> Outcome:
+    view = GrayBox(_mix(subject))
+    return _gain(subject, ((f"detached {name}", view, subject.losses[name]) for name in ("cw", "ce")), 0.003)
+
+
+@check(
+    group=GROUP,
+    needs="adaptive",
+    what="APGD on (1 - w) margin or cross-entropy + w BCE(alpha_logit, 1) for w = 0.1 and 0.5, which pulls alpha down.",
+    rule=ALPHA_RULE,
+)
+def alpha_lowered(subject: Subject) -> Outcome:
+    view = WithAlphaLoss(_mix(subject))
+    runs = (
+        (f"lowered {name} {w}", view, lowering_alpha(subject.losses[name], w))
+        for name in ("cw", "ce")
+        for w in (0.1, 0.5)
+    )
+    return _gain(subject, runs, 0.003)
+
+
+@check(
+    group=GROUP,
+    needs="mix",
+    what="APGD on the margin of h's probabilities alone. Where h puts another class ahead by more than "
+    "(1 - alpha_min) / alpha_min the mix must be wrong, and where it puts the label ahead by more it must be right, "
+    "whatever g says. Looked at: every point on the way, and every adversarial example of any check.",
+    rule="No exception to either: one would be a bug. And at most 1 % of the points (or one) that h alone still "
+    "protects after this attack have been broken by another: more would show that the attack on h was weak.",
+)
+def margin_bound(subject: Subject) -> Outcome:
+    model = _mix(subject)
+    alpha_min = model.alpha.alpha_min
+    if alpha_min <= 0.5:
+        return not_applicable(f"the bound says nothing about alpha_min = {alpha_min:g}, which is not above 1/2")
+    bound = (1.0 - alpha_min) / alpha_min
+    h, labels, exceptions = pin_alpha(model, 1.0), subject.labels[subject.correct], 0
+    lowest = torch.full((len(labels),), torch.inf, device=subject.device)
+
+    def judge(points: Tensor, log_rob: Tensor, rows: Tensor) -> Tensor:
+        nonlocal exceptions
+        with torch.no_grad():
+            wrong = misclassified(model(points), labels[rows])
+        subject.spend(len(points))
+        lead = margin(log_rob.exp(), labels[rows])
+        lowest[rows] = torch.minimum(lowest[rows], lead)
+        exceptions += int(((lead < -bound - SLACK) & ~wrong).sum() + ((lead > bound + SLACK) & wrong).sum())
+        return wrong
+
+    loss = subject.losses["probability"]
+    attacked = subject.apgd(subject.correct, loss, name="h alone", model=h, judge=judge, stop=False)
+    attacked = subject.enter(subject.correct, attacked)
+    broken = subject.broken.nonzero().squeeze(1)
+    if len(broken):
+        lead = margin(subject.logits(subject.adversarials[broken], h).exp(), subject.labels[broken])
+        exceptions += int((lead > bound + SLACK).sum())
+    weak = int(((lowest > bound) & subject.broken[subject.correct]).sum())
+    measured = {
+        "bound": bound,
+        "exceptions": exceptions,
+        "accuracy": subject.accuracy(attacked.found),
+        "certainly_broken": int((lowest < -bound).sum()),
+        "protected_by_h": int((lowest > bound).sum()),
+        "protected_by_h_yet_broken": weak,
+    }
+    return Outcome(
+        passed=exceptions == 0 and weak <= allowed(len(subject), 0.01),
+        measured=measured,
+        found=f"{exceptions} exceptions to the bound; {weak} points broken that h still protected after this attack.",
+    )
+
+
+@check(
+    group=GROUP,
+    needs="mix",
+    what="APGD on g alone and on h alone (margin and cross-entropy), carried over to the mix.",
+    rule="They break at most 0.4 % of the points, or one, not broken before.",
+)
+def base_nets_transferred(subject: Subject) -> Outcome:
+    model = _mix(subject)
+    runs = (
+        (f"{net} {name}", pin_alpha(model, alpha), subject.losses[name])
+        for net, alpha in (("g", 0.0), ("h", 1.0))
+        for name in ("cw", "ce")
+    )
+    return _gain(subject, runs, 0.004)
+
+
+@check(
+    group=GROUP,
+    needs="mix",
+    what="APGD on the margin through surrogates, carried over to the mix: the weighted sum of raw logits, the mix with "
+    "all logits times 0.1 and times 10, and MixedNUTS's blend of h with and without its map.",
+    rule="They break at most 0.4 % of the points, or one, not broken before.",
+)
+def surrogates_transferred(subject: Subject) -> Outcome:
+    model, loss = _mix(subject), subject.losses["cw"]
+    alpha = model.alpha.alpha_min
+    surrogates: dict[str, nn.Module] = {
+        "raw logits": RawLogits(model, alpha),
+        "times 0.1": Tempered(model, alpha, 0.1),
+        "times 10": Tempered(model, alpha, 10.0),
+        "blend": MixedNUTSSurrogate(model, alpha),
+    }
+    return _gain(subject, ((name, surrogate, loss) for name, surrogate in surrogates.items()), 0.004)
+
+
+class RawLogits(nn.Module):
+    """(1 - alpha) g + alpha h, before any softmax."""
+
+    def __init__(self, model: MixedClassifier, alpha: float) -> None:
+        super().__init__()
+        self.model, self.alpha = model, alpha
+
+    def forward(self, images: Tensor) -> Tensor:
+        std, rob = self.model.std_model(images), self.model.rob_model(images)
+        return (1.0 - self.alpha) * std + self.alpha * rob  # type: ignore[no-any-return]
+
+
+class Tempered(nn.Module):
+    """The mix with a constant alpha and both nets' mapped logits times a factor."""
+
+    def __init__(self, model: MixedClassifier, alpha: float, factor: float) -> None:
+        super().__init__()
+        self.model, self.alpha, self.factor = model, alpha, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        model = self.model
+        std, rob = model.std_map(model.std_model(images)), model.rob_map(model.rob_model(images))
+        log_std, log_rob = (F.log_softmax(self.factor * logits, dim=1) for logits in (std, rob))
+        return mix(log_std, log_rob, *log_weights_of(self.alpha))
+
+
+def _mix(subject: Subject) -> MixedClassifier:
+    assert isinstance(subject.model, MixedClassifier)
+    return subject.model
+
+
+def _gain(subject: Subject, runs: Iterable[tuple[str, Model, Loss]], share: float) -> Outcome:
+    """Attack the points still left, through other models; few of them may fall."""
+    left = subject.left
+    before = len(left)
+    measured: dict[str, float] = {}
+    for name, view, loss in runs:
+        attacked = subject.apgd(left, loss, name=name, model=view)
+        left = left[~attacked.found]
+        measured[name] = int(attacked.found.sum())
+    broken = before - len(left)
+    return Outcome(
+        passed=broken <= allowed(len(subject), share),
+        measured={"accuracy_before": before / len(subject), "broken": broken, **measured},
+        found=f"{broken} of the {before} points fell that the white box and the recorded run (if any) had left.",
+    )
+
+
+@torch.no_grad()
+def _alpha_logits(subject: Subject, model: MixedClassifier, images: Tensor) -> Tensor:
+    subject.spend(len(images))
+    parts = [model.alpha_logit_of(batch) for batch in images.split(subject.batch_size) if len(batch)]
+    return torch.cat(parts) if parts else images.new_zeros(0)
