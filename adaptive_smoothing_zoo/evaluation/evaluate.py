@@ -178,7 +178,7 @@ def evaluate(
             on_progress=on_progress,
         )
         run.go()
-    return _evaluation(ledger, binding, run.batch_size, str(chosen_device))
+    return _evaluation(ledger, binding, str(chosen_device))
 
 
 def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evaluation:
@@ -216,7 +216,7 @@ def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labe
     if not ledger.is_finished():
         missing = int((~ledger.done["verified"]).sum())
         raise ResultsError(f"{what}: {missing} of {len(labels)} examples are not finished; run their shards to the end")
-    return _evaluation(ledger, binding, binding.batch_size or 0, binding.device)
+    return _evaluation(ledger, binding, binding.device)
 
 
 def _check_shards(folders: list[Path], bindings: list[Binding]) -> None:
@@ -227,7 +227,7 @@ def _check_shards(folders: list[Path], bindings: list[Binding]) -> None:
         raise ResultsError(f"these are not all shards of one split, each once: {listed}")
 
 
-def _evaluation(ledger: Ledger, binding: Binding, batch_size: int, device: str) -> Evaluation:
+def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
     accuracy_after = ledger.accuracy_after()
     with collect_warnings() as late:
         check_square(accuracy_after)
@@ -247,7 +247,7 @@ def _evaluation(ledger: Ledger, binding: Binding, batch_size: int, device: str) 
         norm=binding.norm,
         eps=binding.eps,
         seed=binding.seed,
-        batch_size=batch_size,
+        batch_size=ledger.batch_size,
         device=device,
         tf32=binding.tf32,
         channels_last=binding.channels_last,
@@ -300,9 +300,7 @@ def _check_settings(norm: str, eps: float, batch_size: int | None, engine: str, 
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"a shard is i/k with 0 <= i < k, got {shard[0]}/{shard[1]}")
     if shard[1] > 1 and engine == "reference":
-        raise ValueError(
-            "the reference engine's random numbers depend on a point's batch; take --engine fast for shards"
-        )
+        raise ValueError("the reference's random numbers depend on a point's batch; take the engine 'fast' for shards")
 
 
 @contextmanager

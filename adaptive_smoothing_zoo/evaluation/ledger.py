@@ -28,6 +28,7 @@ class Chunk:
         flat: (m,) int64, points at which this attack began with a gradient of zero.
         deterministic: whether two passes over these points gave the same logits (stage "clean" only).
         seconds: wall time.
+        batch_size: most points per batch.
         warnings, remarks: what was said meanwhile.
     """
 
@@ -38,6 +39,7 @@ class Chunk:
     flat: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     deterministic: bool = True
     seconds: float = 0.0
+    batch_size: int = 0
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -60,12 +62,15 @@ class Ledger:
         self.flat: dict[str, set[int]] = {attack: set() for attack in STANDARD_ATTACKS}
         self.seconds = dict.fromkeys(STANDARD_ATTACKS, 0.0)
         self.deterministic = True
+        self.batch_size = 0
         self._said: dict[str, list[str]] = {stage: [] for stage in self.done}
         self._remarks: list[str] = []
 
     def add(self, chunk: Chunk) -> None:
         """Take in what a chunk says. A chunk that says nothing new changes nothing."""
         self.done[chunk.stage][chunk.indices] = True
+        if chunk.stage == VERIFIED:
+            self.batch_size = max(self.batch_size, chunk.batch_size)
         if chunk.stage == CLEAN:
             self.correct[chunk.indices] = chunk.held
             self.deterministic &= chunk.deterministic

@@ -105,7 +105,7 @@ class Run:
         self.ledger, self.state, self.flush_seconds = ledger, state, flush_seconds
         self.on_progress = on_progress or (lambda progress: None)
         self.remarks: list[str] = []
-        self.num_classes = self._smaller_until_it_fits(self._count_classes)
+        self.num_classes = self._count_classes()
         self._engine_name = engine
         self.engine = self._make_engine()
         self.passes_done = sum(PASSES[attack] * int(ledger.done[attack].sum()) for attack in STANDARD_ATTACKS)
@@ -203,13 +203,13 @@ class Run:
                     "classified again; the model does not answer the same twice, and its robust accuracy would not be "
                     "a number"
                 )
-        nothing = empty_images(self.images)
         self._add(
             Chunk(
                 stage=VERIFIED,
                 indices=points,
                 held=torch.ones(len(points), dtype=torch.bool),
-                adversarials=nothing,
+                adversarials=empty_images(self.images),
+                batch_size=self.batch_size,
                 remarks=tuple(self.remarks),
             )
         )

@@ -102,8 +102,13 @@ class Triplet(MixedClassifier):
             max_shard_size: in bytes or like "1GB"; weights that are larger are written to several files.
 
         Raises:
+            ValueError: after ``reset_classifier`` or ``to_dtype``, which an entry cannot describe.
             ResultsError: the folder cannot be written.
         """
+        self.check_mixes("save_pretrained")
+        for name, parameter in self.named_parameters():
+            if parameter.dtype != torch.float32:
+                raise ValueError(f"published weights are float32, but {name} is {parameter.dtype}; save the original")
         folder = Path(folder)
         if max_shard_size is None:
             shards = {WEIGHTS_FILE: write_safetensors(folder / WEIGHTS_FILE, self.state_dict())}

@@ -1,0 +1,453 @@
+"""Evaluations that are interrupted, cut into shards, or short of memory end as if nothing had been."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.evaluation import evaluate, merge
+from adaptive_smoothing_zoo.evaluation import state as state_module
+from adaptive_smoothing_zoo.evaluation.run import ENGINES
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+
+GENERATOR = torch.Generator().manual_seed(0)
+EPS = 0.048
+IMAGES = torch.rand(24, 1, 8, 8, generator=GENERATOR)
+LABELS = torch.arange(24) % 6
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C."""
+
+
+class InterruptAt:
+    """A progress callback that interrupts at its n-th call."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def __call__(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A net that knows the labels of these images by heart."""
+    torch.manual_seed(3)
+    net = build("small_cnn", widths=(4, 6), num_classes=6)
+    return train_base_net(net, IMAGES, LABELS, BaseNetTraining(epochs=60, batch_size=8, learning_rate=0.05))
+
+
+@pytest.fixture(scope="module")
+def labels():
+    found = LABELS.clone()
+    found[::7] = (found[::7] + 1) % 6  # misclassified without an attack
+    return found
+
+
+@pytest.fixture(autouse=True)
+def short_attacks(monkeypatch):
+    """The same machinery with fewer iterations."""
+    from adaptive_smoothing_zoo.attacks import fast
+
+    original = fast.FastEngine.__init__
+
+    def init(self, *args, **settings):
+        original(self, *args, **settings)
+        self.iterations, self.queries = 10, 60
+
+    monkeypatch.setattr(fast.FastEngine, "__init__", init)
+
+
+def run(model, labels, **changes):
+    # Near the middle of the distances, so that every attack has points that fall and points that stand.
+    settings = {"eps": EPS, "seed": 5, "batch_size": 4, "device": "cpu", "engine": "fast", "flush_seconds": 0.0}
+    return evaluate(model, IMAGES, labels, **(settings | changes))
+
+
+def assert_same(a, b):
+    """The same verdicts. (Where a batch is smaller, kernels round in another way, and a sign of a gradient that is
+    almost zero turns: the same points fall, not always to the same bits.)
+    """
+    for name in ("clean_correct", "robust", "broken_by", "points"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+    for name in (
+        "accuracy_after",
+        "batch_size",
+        "warnings",
+        "deterministic",
+        "engine",
+        "norm",
+        "eps",
+        "seed",
+        "device",
+    ):
+        assert getattr(a, name) == getattr(b, name), name
+
+
+@pytest.fixture(scope="module")
+def whole(model, labels):
+    from adaptive_smoothing_zoo.attacks import fast
+
+    with pytest.MonkeyPatch.context() as patch:
+        original = fast.FastEngine.__init__
+
+        def init(self, *args, **settings):
+            original(self, *args, **settings)
+            self.iterations, self.queries = 10, 60
+
+        patch.setattr(fast.FastEngine, "__init__", init)
+        found = run(model, labels)
+    assert 0 < found.robust.sum() < found.clean_correct.sum() < len(IMAGES)  # or the tests below would show nothing
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, labels, whole, tmp_path, seed):
+    moments = random.Random(seed)
+    for _ in range(200):
+        interrupt = InterruptAt(moments.randrange(1, 12))
+        try:
+            found = run(model, labels, state=tmp_path / "state", on_progress=interrupt)
+            break
+        except Interrupted:
+            continue
+    assert_same(found, whole)
+    chunks = len(list((tmp_path / "state").glob("chunk-*")))
+    assert_same(run(model, labels, state=tmp_path / "state"), whole)  # finished: nothing is done again
+    assert len(list((tmp_path / "state").glob("chunk-*"))) == chunks
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 100])
+def test_the_fast_engines_verdicts_do_not_depend_on_the_batch_size(model, labels, whole, batch_size):
+    found = run(model, labels, batch_size=batch_size)
+    assert np.array_equal(found.robust, whole.robust)
+    assert np.array_equal(found.broken_by, whole.broken_by)
+
+
+@pytest.mark.parametrize("count", [2, 3, 24])
+def test_shards_merge_to_what_one_process_finds(model, labels, whole, tmp_path, count):
+    folders = [tmp_path / str(i) for i in range(count)]
+    for i, folder in enumerate(folders):
+        part = run(model, labels, state=folder, shard=(i, count))
+        assert part.points.tolist() == list(range(i, len(IMAGES), count))
+        assert np.array_equal(part.robust, whole.robust[part.points])
+    assert_same(merge(reversed(folders), IMAGES, labels), whole)
+
+
+class TestMerging:
+    @pytest.fixture
+    def folders(self, model, labels, tmp_path):
+        found = [tmp_path / str(i) for i in range(2)]
+        for i, folder in enumerate(found):
+            run(model, labels, state=folder, shard=(i, 2), eps=0.0)
+        return found
+
+    def test_a_missing_or_doubled_shard_is_named(self, labels, folders):
+        for wrong in (folders[:1], [*folders, folders[0]]):
+            with pytest.raises(ResultsError, match=r"not all shards of one split, each once: 0/2 in .*"):
+                merge(wrong, IMAGES, labels)
+        with pytest.raises(ResultsError, match="nothing to merge"):
+            merge([], IMAGES, labels)
+
+    def test_shards_of_different_evaluations_are_named_with_what_differs(self, model, labels, folders, tmp_path):
+        run(model, labels, state=tmp_path / "other", shard=(1, 2), eps=0.0, seed=6)
+        with pytest.raises(ResultsError, match=r"other does not belong .* its seed is 6, not 5"):
+            merge([folders[0], tmp_path / "other"], IMAGES, labels)
+
+    def test_an_unfinished_shard_is_named(self, labels, folders):
+        max(folders[1].glob("chunk-*")).unlink()
+        with pytest.raises(ResultsError, match=r"12 of 24 examples are not finished; run their shards to the end"):
+            merge(folders, IMAGES, labels)
+
+    def test_other_data_are_refused(self, labels, folders):
+        with pytest.raises(ResultsError, match=r"evaluated were data of SHA-256 [0-9a-f]+, given are data of"):
+            merge(folders, IMAGES.flip(0), labels)
+
+    def test_a_folder_without_a_state_is_named(self, labels, folders, tmp_path):
+        with pytest.raises(ResultsError, match=r"holds no state of an evaluation: there is no binding\.json"):
+            merge([folders[0], tmp_path], IMAGES, labels)
+
+
+def test_the_reference_engine_goes_on_with_the_batches_it_had(model, labels, tmp_path):
+    small = {"engine": "reference", "eps": EPS, "batch_size": 10, "norm": "Linf"}
+    few = IMAGES[:10], labels[:10]
+    whole = evaluate(model, *few, device="cpu", seed=1, **{**small, "batch_size": 4})
+    state = tmp_path / "state"
+    for left in (2, 5):
+        interrupt = InterruptAt(left)
+        with pytest.raises(Interrupted):
+            evaluate(
+                model,
+                *few,
+                device="cpu",
+                seed=1,
+                state=state,
+                flush_seconds=0.0,
+                on_progress=interrupt,
+                **{**small, "batch_size": 4},
+            )
+    assert_same(evaluate(model, *few, device="cpu", seed=1, state=state, **{**small, "batch_size": 4}), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 6}, "its seed is 5, this one's is 6"),
+        ({"eps": 0.5}, r"its eps is 0\.048, this one's is 0\.5"),
+        ({"norm": "L2"}, "its norm is 'Linf', this one's is 'L2'"),
+        ({"channels_last": True}, "its channels_last is False, this one's is True"),
+        ({"shard": (0, 2)}, "its shard is '0/1', this one's is '0/2'"),
+        ({"engine": "reference"}, "its engine is 'fast 1', this one's is 'pyautoattack"),
+    ],
+)
+def test_a_state_of_another_evaluation_is_refused_with_both_values(model, labels, tmp_path, change, message):
+    with pytest.raises(Interrupted):
+        run(model, labels, state=tmp_path / "state", on_progress=InterruptAt(1))
+    with pytest.raises(ResultsError, match=message):
+        run(model, labels, state=tmp_path / "state", **change)
+
+
+def test_a_state_of_another_model_or_other_data_is_refused(model, labels, tmp_path):
+    with pytest.raises(Interrupted):
+        run(model, labels, state=tmp_path / "state", on_progress=InterruptAt(1))
+    with pytest.raises(ResultsError, match="its model_sha256 is"):
+        run(build("small_cnn", widths=(4, 6), num_classes=6), labels, state=tmp_path / "state")
+    with pytest.raises(ResultsError, match="its data_sha256 is"):
+        run(model, labels.flip(0), state=tmp_path / "state")
+
+
+def test_constants_that_are_no_weights_belong_to_the_model_as_well(model, labels, tmp_path):
+    from adaptive_smoothing_zoo import MixedClassifier
+
+    with pytest.raises(Interrupted):
+        run(MixedClassifier(model, model, 0.7), labels, state=tmp_path / "state", on_progress=InterruptAt(1))
+    with pytest.raises(ResultsError, match="its model_sha256 is"):
+        run(MixedClassifier(model, model, 0.8), labels, state=tmp_path / "state")
+
+
+class TestDamage:
+    @pytest.fixture
+    def state(self, model, labels, tmp_path):
+        run(model, labels, state=tmp_path / "state")
+        return tmp_path / "state"
+
+    @pytest.mark.parametrize("kind", ["truncated", "empty", "flipped", "other numbers", "no file"])
+    def test_a_chunk_that_cannot_be_read_is_done_again(self, model, labels, whole, state, kind, caplog):
+        chunks = sorted(state.glob("chunk-*.safetensors"))
+        for path in (chunks[0], chunks[len(chunks) // 2], chunks[-1]):
+            content = path.read_bytes()
+            if kind == "truncated":
+                path.write_bytes(content[:-3])
+            elif kind == "empty":
+                path.write_bytes(b"")
+            elif kind == "flipped":
+                path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            elif kind == "other numbers":
+                tensors = load_file(path)
+                save_file({name: tensor for name, tensor in tensors.items() if name != "flat"}, path)
+            else:
+                path.unlink()
+        assert_same(run(model, labels, state=state), whole)
+        assert ("is put aside" in caplog.text) == (kind != "no file")
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"norm": 1}', b"\xff"])
+    def test_a_damaged_binding_is_named(self, model, labels, state, content):
+        (state / "binding.json").write_bytes(content)
+        with pytest.raises(ResultsError, match=r"binding\.json is damaged .*; delete the folder .* to begin again"):
+            run(model, labels, state=state)
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(model, labels, whole, tmp_path, monkeypatch):
+    original, calls = state_module.save_file, []
+
+    def full(tensors, path, metadata):
+        calls.append(path)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(state_module, "save_file", full)
+    with pytest.raises(ResultsError, match=r"cannot write .*chunk-.*No space left on device"):
+        run(model, labels, state=tmp_path / "state")
+    assert len(list((tmp_path / "state").glob("chunk-*"))) >= 4
+    assert not list((tmp_path / "state").glob(".chunk*"))
+    monkeypatch.setattr(state_module, "save_file", original)
+    assert_same(run(model, labels, state=tmp_path / "state"), whole)
+
+
+def test_two_at_once_are_refused(model, labels, tmp_path):
+    def second(progress):
+        with pytest.raises(ResultsError, match="another evaluation is at work in"):
+            run(model, labels, state=tmp_path / "state")
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(model, labels, state=tmp_path / "state", on_progress=second)
+
+
+class Hungry(nn.Module):
+    """A net whose memory holds so many images and no more."""
+
+    def __init__(self, net, most, message=None):
+        super().__init__()
+        self.net, self.most, self.message = net, most, message
+
+    def forward(self, images):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory") if self.message is None else RuntimeError(self.message)
+        return self.net(images)
+
+
+@pytest.mark.parametrize("message", [None, "DefaultCPUAllocator: can't allocate memory: you tried to allocate"])
+def test_where_memory_runs_out_batches_are_halved_and_that_is_remarked(model, labels, whole, message):
+    found = run(Hungry(model, 5, message), labels, batch_size=16)
+    assert np.array_equal(found.robust, whole.robust)
+    assert found.batch_size == 4
+    assert found.remarks == tuple(f"memory ran out; the batch size was halved to {size}" for size in (8, 4))
+
+
+def test_memory_for_less_than_one_image_is_an_error(model, labels):
+    with pytest.raises(torch.OutOfMemoryError):
+        run(Hungry(model, 0), labels)
+
+
+def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(model, labels):
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run(Hungry(model, 3, "size mismatch"), labels)
+
+
+def test_a_net_that_begins_to_give_nan_ends_the_run_and_keeps_the_state(model, labels, whole, tmp_path):
+    class Later(nn.Module):
+        calls = 0
+
+        def __init__(self, net, healthy):
+            super().__init__()
+            self.net, self.healthy = net, healthy
+
+        def forward(self, images):
+            Later.calls += 1
+            return self.net(images) * (1.0 if Later.calls < self.healthy else torch.nan)
+
+        def __repr__(self):
+            return "Later"
+
+    with pytest.raises(EvaluationError, match="NaN"):
+        run(Later(model, 60), labels, state=tmp_path / "state")
+    assert list((tmp_path / "state").glob("chunk-*"))
+    Later.calls = -(10**9)
+    found = run(Later(model, 0), labels, state=tmp_path / "state")
+    assert np.array_equal(found.robust, whole.robust)
+
+
+@pytest.mark.parametrize(
+    ("shard", "engine", "message"),
+    [
+        ((2, 2), "fast", "a shard is i/k with 0 <= i < k, got 2/2"),
+        ((-1, 2), "fast", "a shard is i/k"),
+        ((30, 40), "fast", "shard 30/40 of 24 examples is empty"),
+        ((0, 2), "reference", "take the engine 'fast' for shards"),
+    ],
+)
+def test_shards_that_cannot_be_are_refused(model, labels, shard, engine, message):
+    assert engine in ENGINES
+    with pytest.raises(ValueError, match=message):
+        run(model, labels, shard=shard, engine=engine)
+
+
+ASZ = [sys.executable, "-c", "from adaptive_smoothing_zoo.cli import main; main()"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(out, *more, n=12):
+    return [*ASZ, "eval", "Demo2026Adaptive", "--dataset", "digits", "--n", str(n), "--out", str(out), *more]
+
+
+def results(out):
+    """What the run wrote, without timings."""
+    folder = Path(out) / "digits" / "Linf"
+    record = json.loads((folder / "Demo2026Adaptive.run.json").read_text())
+    del record["seconds"]
+    entry = (folder / "Demo2026Adaptive.json").read_bytes()
+    return record, entry, (folder / "Demo2026Adaptive.examples.npz").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    subprocess.run(command(tmp_path / "whole"), check=True, env=ENVIRONMENT)
+    moments, kills = random.Random(0), 0
+    while True:
+        process = subprocess.Popen(command(tmp_path / "killed"), env=ENVIRONMENT)
+        # At first as early as the import, later further on, so that it gets somewhere between two kills.
+        wait = moments.uniform(1.0, 15.0) if kills < 20 else None
+        try:
+            process.wait(wait)
+            if kills >= 20:
+                break
+            # It ended before it was killed: once more from the beginning.
+            for path in sorted((tmp_path / "killed" / "digits" / "Linf").iterdir()):
+                path.unlink()
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "killed" / "digits" / "Linf").iterdir()) == [
+        "Demo2026Adaptive.examples.npz",
+        "Demo2026Adaptive.json",
+        "Demo2026Adaptive.run.json",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_processes_of_torchrun_write_what_one_writes(tmp_path):
+    subprocess.run(command(tmp_path / "one"), check=True, env=ENVIRONMENT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    program = tmp_path / "asz.py"
+    program.write_text("from adaptive_smoothing_zoo.cli import main\nmain()\n")
+    arguments = command(tmp_path / "two")[3:]
+    subprocess.run([*torchrun, str(program), *arguments], check=True, env=ENVIRONMENT)
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_shards_of_a_job_array_and_merge_write_what_one_writes(tmp_path):
+    subprocess.run(command(tmp_path / "one"), check=True, env=ENVIRONMENT)
+    for i in (1, 0):
+        subprocess.run(command(tmp_path / "two", "--shard", f"{i}/2"), check=True, env=ENVIRONMENT)
+    arguments = ["merge", "Demo2026Adaptive", "--dataset", "digits", "--n", "12", "--out", str(tmp_path / "two")]
+    subprocess.run([*ASZ, *arguments], check=True, env=ENVIRONMENT)
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    assert one[1:] == two[1:]
+    assert {key for key in one[0] if one[0][key] != two[0][key]} <= {"batch_size"}
+
+
+def test_sigterm_ends_it_like_ctrl_c_and_it_goes_on(tmp_path):
+    process = subprocess.Popen(command(tmp_path), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "digits" / "Linf" / "Demo2026Adaptive.state"
+    deadline = time.monotonic() + 120
+    while not list(state.glob("chunk-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "what is finished is kept; the same command goes on from there" in err
+    assert list(state.glob("chunk-*"))
