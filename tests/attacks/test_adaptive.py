@@ -1,0 +1,117 @@
+"""The attacks adapted to a mix: verdicts known in closed form, and a mix that only they can break."""
+
+import pytest
+import torch
+from linear_mixes import EPS, SHAPE, a_linear_mix, a_lured_mix, distance
+from torch import nn
+
+from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials
+
+IMAGES = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
+GRAY = 0.5 + 0.01 * torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(3))
+CPU = torch.device("cpu")
+
+
+def an_engine(model, norm="Linf", eps=EPS, batch_size=5, seed=4, **settings):
+    engine = AdaptiveEngine(model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=CPU, **settings)
+    engine.iterations = 30  # enough for these mixes
+    return engine
+
+
+def candidates(engine, name, images, labels, indices=None):
+    """One candidate per image."""
+    indices = torch.arange(len(labels)) if indices is None else indices
+    found = torch.full_like(images, torch.nan)
+    for positions, points in engine.attack(name, images, labels, indices):
+        assert found[positions].isnan().all()
+        found[positions] = points
+    return found
+
+
+NAMES = [*ADAPTIVE_ATTACKS, "apgd-ce-rob", "apgd-t-std", "apgd-ce-surrogate"]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize(
+    ("name", "constant"), [*((name, None) for name in NAMES), ("apgd-ce-lowering", 0.7), ("apgd-t-pinned", 0.7)]
+)
+def test_verdicts_on_a_linear_mix_are_the_closed_form_s(name, constant, norm):
+    model = a_linear_mix(constant=constant)
+    labels = model(IMAGES).argmax(1)
+    exact = distance(model, IMAGES, labels, norm)
+    eps = float(exact.median())  # the box is out of reach
+    found = candidates(an_engine(model, norm, eps, surrogate=model.std_model), name, IMAGES, labels)
+    check_adversarials(IMAGES, found, torch.arange(12), norm, eps)
+    broken = model(found).argmax(1) != labels
+    assert torch.equal(broken, (found != IMAGES).flatten(1).any(1))  # a candidate is adversarial or the image itself
+    if name.startswith("apgd-t-") and name != "apgd-t-lowering":  # the others may climb toward another class, or alpha
+        clear = (exact - eps).abs() > 0.01 * eps
+        assert torch.equal(broken[clear], (exact < eps)[clear])
+    else:
+        assert not broken[exact > eps].any()
+        assert broken.any()
+
+
+@pytest.mark.parametrize("name", ADAPTIVE_ATTACKS)
+def test_batch_size_order_and_company_change_nothing(name):
+    model = a_linear_mix()
+    labels, indices = model(IMAGES).argmax(1), torch.arange(100, 112)
+    eps = float(distance(model, IMAGES, labels, "Linf").quantile(0.7))
+    expected = candidates(an_engine(model, eps=eps, batch_size=12), name, IMAGES, labels, indices)
+    shuffled = torch.randperm(12)
+    for batch_size, chosen in ((3, torch.arange(12)), (12, shuffled), (5, shuffled[:7])):
+        engine = an_engine(model, eps=eps, batch_size=batch_size)
+        found = candidates(engine, name, IMAGES[chosen], labels[chosen], indices[chosen])
+        torch.testing.assert_close(found, expected[chosen], rtol=0, atol=1e-5)
+    other = candidates(an_engine(model, eps=eps, batch_size=12, seed=5), name, IMAGES, labels, indices)
+    assert not torch.equal(other, expected)
+
+
+def test_adaptive_attacks_break_what_the_gradient_of_the_mix_leads_away_from():
+    model, labels = a_lured_mix(), torch.zeros(5, dtype=torch.int64)
+    assert (model(GRAY).argmax(1) == 0).all()
+    for name, breaks in (("apgd-ce-mix", False), ("apgd-ce-rob", False), *((name, True) for name in ADAPTIVE_ATTACKS)):
+        found = candidates(an_engine(model), name, GRAY, labels)
+        assert ((found != GRAY).flatten(1).any(1) == breaks).all()
+        if name.endswith("lowering"):
+            assert (model.alpha_of(found) < 0.1).all()
+            assert (model.alpha_of(GRAY) > 0.7).all()
+
+
+def test_a_view_proposes_and_the_mix_decides():
+    # Alpha cannot fall below 0.7, where h alone decides: nothing breaks the mix, though the pinned g would be broken.
+    model, labels = a_lured_mix(alpha_min=0.7), torch.zeros(5, dtype=torch.int64)
+    surrogate = MixedClassifier(model.std_model, model.rob_model, 0.0).eval()
+    engine = an_engine(model, surrogate=surrogate)
+    for name in (*ADAPTIVE_ATTACKS, "apgd-ce-surrogate", "apgd-t-std"):
+        assert torch.equal(candidates(engine, name, GRAY, labels), GRAY)
+    assert (candidates(an_engine(surrogate), "apgd-ce-mix", GRAY, labels) != GRAY).flatten(1).any(1).all()
+
+
+def test_each_attack_differentiates_what_its_name_says(monkeypatch):
+    from adaptive_smoothing_zoo.attacks import adaptive
+
+    seen = []
+
+    def remember(view, images):
+        seen.append(view)
+        return view
+
+    monkeypatch.setattr(adaptive, "prepare", remember)
+    model, labels = a_linear_mix(), torch.zeros(12, dtype=torch.int64)
+    stand_in = nn.Identity()
+    engine = an_engine(model, surrogate=stand_in)
+    engine.iterations = 1
+    for name in ("apgd-ce-lowering", "apgd-ce-pinned", "apgd-ce-gray_box", "apgd-ce-mix"):
+        next(iter(engine.attack(name, IMAGES, labels, torch.arange(12))))
+    assert [type(view).__name__ for view in seen] == ["WithAlphaLoss", "MixedClassifier", "GrayBox", "MixedClassifier"]
+    assert seen[1].alpha.alpha_min == seen[1].alpha.alpha_max == 0.2
+    assert seen[3] is model
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "fab-t-mix", "apgd-ce-surrogate", "apgd-ce-gray"])
+def test_an_attack_that_does_not_exist_is_refused(name):
+    with pytest.raises(ValueError, match="no attack"):
+        next(iter(an_engine(a_linear_mix()).attack(name, IMAGES, torch.zeros(12, dtype=torch.int64), torch.arange(12))))
