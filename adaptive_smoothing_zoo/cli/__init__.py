@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import torch
@@ -106,6 +106,7 @@ def info_command(name: str, dataset: str, threat_model: str) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--engine", default="fast", show_default=True, help="fast, or reference: pyautoattack")
+@click.option("--quick", is_flag=True, help="a few steps only: an upper bound on the robust accuracy, written nowhere")
 @click.option("--shard", default=None, help="i/k, 0 <= i < k: only every k-th example from the i-th; see asz merge")
 @click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
@@ -121,6 +122,7 @@ def eval_command(
     device: str,
     seed: int,
     engine: str,
+    quick: bool,
     shard: str | None,
     channels_last: bool,
     data_dir: str | None,
@@ -152,16 +154,22 @@ def eval_command(
     entry = model.entry
     examples = load_data(dataset, data_dir=data_dir).first(n)
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    settings: dict[str, Any] = {
+        "norm": threat_model,
+        "eps": parse_eps(eps or entry.eps),
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    if quick:
+        _screen(model, examples, {**settings, "device": chosen, "channels_last": channels_last})
+        return
     state = state_path(out, entry, part)
     with progress_bar() as on_progress, told_how_to_go_on():
         evaluation = evaluate(
             model,
             examples.images,
             examples.labels,
-            norm=threat_model,
-            eps=parse_eps(eps or entry.eps),
-            seed=seed,
-            batch_size=batch_size,
+            **settings,
             device=chosen,
             engine=engine,
             channels_last=channels_last,
@@ -215,6 +223,22 @@ def merge_command(
     _write_and_tell(out, model.entry, evaluation, examples, model, eps, source_commit())
     for state in states:
         remove_state(state)
+
+
+def _screen(model: Triplet, examples: Examples, settings: dict[str, Any]) -> None:
+    """A screening, told and not written."""
+    from tqdm import tqdm
+
+    from adaptive_smoothing_zoo.evaluation.screening import STEPS, TARGETS, screen
+
+    with tqdm(total=len(examples), unit="point") as bar:
+        found = screen(model, examples.images, examples.labels, on_progress=bar.update, **settings)
+    click.echo(
+        f"clean            {100 * found.clean_accuracy:6.2f} %\n"
+        f"robust, at most  {100 * found.upper_bound:6.2f} % ({len(examples)} examples; APGD-T, {TARGETS} targets of "
+        f"{STEPS} steps; {found.passes} passes)\n"
+        "This is a screening, not the standard protocol: nothing was written."
+    )
 
 
 def _write_and_tell(
@@ -304,6 +328,87 @@ def adapt_command(
     for attack, accuracy in found.accuracy_after.items():
         click.echo(f"{f'after {attack}':24}{100 * accuracy:6.2f} %")
     click.echo(f"wrote {path}")
+
+
+@asz.command("validate")
+@click.argument("name")
+@dataset_option
+@click.option("--n", type=int, default=100, show_default=True, help="take the first N test examples; 0 for all")
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
+@click.option("--only", multiple=True, help="a check to make, may be repeated; all if not given")
+@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=None, help="of asz eval, to compare; OUT if not given"
+)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+def validate_command(
+    name: str,
+    dataset: str,
+    threat_model: str,
+    n: int,
+    batch_size: int,
+    device: str,
+    seed: int,
+    channels_last: bool,
+    only: tuple[str, ...],
+    data_dir: str | None,
+    model_dir: str | None,
+    results: Path | None,
+    out: Path,
+) -> None:
+    """Check whether attacks on a triplet can be trusted, and write a report.
+
+    Exit code 1 if a check fails.
+    """
+    from adaptive_smoothing_zoo.cli.progress import check_bar
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.evaluation.validation import RecordedRun, validate
+    from adaptive_smoothing_zoo.publishing.results import check_writable, source_commit
+    from adaptive_smoothing_zoo.publishing.validation import make_validation, recorded_run, write_validation
+    from adaptive_smoothing_zoo.zoo.entry import parse_eps
+    from adaptive_smoothing_zoo.zoo.loading import load_model
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+    chosen = pick_device(device)
+    check_writable(out, find_entry(name, dataset, threat_model))
+    _check_model_dir(model_dir, find_entry(name, dataset, threat_model))
+    commit = source_commit()
+    model = load_model(name, model_dir, dataset, threat_model, device=chosen)
+    entry, everything = model.entry, load_data(dataset, data_dir=data_dir)
+    examples = everything.first(n or None)
+    found = recorded_run(results or out, entry, model, everything, len(examples))
+    recorded = found if isinstance(found, RecordedRun) else None
+    click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    if not isinstance(found, RecordedRun):
+        click.echo(f"nothing to compare with: {found}")
+    with check_bar() as on_progress:
+        findings = validate(
+            model,
+            examples.images,
+            examples.labels,
+            norm=threat_model,
+            eps=parse_eps(entry.eps),
+            seed=seed,
+            batch_size=batch_size,
+            device=chosen,
+            channels_last=channels_last,
+            recorded=recorded,
+            only=only or None,
+            on_progress=on_progress,
+        )
+    validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
+    path = write_validation(out, entry, validation)
+    for result in validation.checks:
+        click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
+    click.echo(f"wrote {path}")
+    if validation.failed:
+        click.echo(f"{len(validation.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
+        sys.exit(1)
 
 
 @asz.command("leaderboard")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from adaptive_smoothing_zoo.evaluation import Progress
+from adaptive_smoothing_zoo.evaluation.validation import CheckProgress
 
 
 @contextmanager
@@ -25,5 +26,19 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
                 f"{progress.attack} {progress.done}/{progress.total}" if progress.total else progress.attack
             )
             bar.set_postfix_str(f"{progress.robust} points still robust")
+
+        yield show
+
+
+@contextmanager
+def check_bar() -> Iterator[Callable[[CheckProgress], None]]:
+    """A bar that counts the checks of a validation and shows which one runs."""
+    with tqdm(total=1, unit="check", bar_format="{l_bar}{bar}| {n}/{total} {elapsed}{postfix}") as bar:
+
+        def show(progress: CheckProgress) -> None:
+            bar.total, bar.n = progress.total, progress.done
+            bar.set_description(progress.check, refresh=False)
+            bar.set_postfix_str(f"{progress.passes} passes", refresh=False)
+            bar.update(0)
 
         yield show
