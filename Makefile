@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= results
 
-.PHONY: demo test test-slow test-newest-timm lint digits figures clean
+.PHONY: demo test test-slow test-fuzz test-newest-timm lint digits figures clean
 
 demo: $(VENV)/.installed ## attack the embedded digits triplet by the standard protocol and write its entry
-	$(BIN)/asz eval Demo2026Adaptive --dataset digits --batch-size 360 --out $(OUT)
+	$(BIN)/asz eval Demo2026Adaptive --dataset digits --out $(OUT) --compare-with eval/results
 	$(BIN)/asz leaderboard $(OUT)
 
 test: lint ## lint, type check, tests
@@ -15,6 +15,9 @@ test: lint ## lint, type check, tests
 
 test-slow: $(VENV)/.installed ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-fuzz: $(VENV)/.installed ## damaged files, strange inputs, wrong command lines: a few minutes
+	$(BIN)/python -m pytest -m fuzz tests/fuzz
 
 test-newest-timm: ## the core with the newest timm, in an environment without RobustBench (which pins an older one)
 	$(PYTHON) -m venv $(VENV)-newest-timm

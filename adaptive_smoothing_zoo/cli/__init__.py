@@ -109,6 +109,7 @@ def info_command(name: str, dataset: str, threat_model: str) -> None:
 @click.option("--quick", is_flag=True, help="a few steps only: an upper bound on the robust accuracy, written nowhere")
 @click.option("--shard", default=None, help="i/k, 0 <= i < k: only every k-th example from the i-th; see asz merge")
 @click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
+@click.option("--compare-with", type=click.Path(path_type=Path), help="results of an earlier run; the record tells")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
@@ -125,6 +126,7 @@ def eval_command(
     quick: bool,
     shard: str | None,
     channels_last: bool,
+    compare_with: Path | None,
     data_dir: str | None,
     model_dir: str | None,
     out: Path,
@@ -139,7 +141,13 @@ def eval_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.evaluation.state import remove_state
-    from adaptive_smoothing_zoo.publishing.results import check_writable, source_commit, state_path
+    from adaptive_smoothing_zoo.publishing.results import (
+        agreement,
+        check_writable,
+        read_record,
+        source_commit,
+        state_path,
+    )
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -148,6 +156,8 @@ def eval_command(
     part = distributed.shard_of(shard)
     entry = find_entry(name, dataset, threat_model)
     check_writable(out, entry)
+    if compare_with is not None:
+        read_record(compare_with, entry)  # now rather than after hours
     _check_model_dir(model_dir, entry)
     commit = source_commit()  # now: the checkout may move on during a long run
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
@@ -186,7 +196,8 @@ def eval_command(
     elif part[1] > 1:
         click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
         return
-    _write_and_tell(out, entry, evaluation, examples, model, eps, commit)
+    remarks = () if compare_with is None else (agreement(compare_with, entry, evaluation, examples),)
+    _write_and_tell(out, entry, evaluation, examples, model, eps, commit, remarks)
     remove_state(state)
 
 
@@ -249,17 +260,18 @@ def _write_and_tell(
     model: Triplet,
     eps: str | None,
     commit: str | None,
+    remarks: tuple[str, ...] = (),
 ) -> None:
     from adaptive_smoothing_zoo.publishing.results import make_record, write_results
 
-    record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit)
+    record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit, remarks=remarks)
     path = write_results(out, entry, evaluation, examples, record)
     for attack, accuracy in evaluation.accuracy_after.items():
         label = "clean" if attack == "clean" else f"after {attack}"
         click.echo(f"{label:16}{100 * accuracy:6.2f} %")
     for warning in evaluation.warnings:
         click.echo(f"AutoAttack warns: {warning}", err=True)
-    for remark in evaluation.remarks:
+    for remark in record.remarks:
         click.echo(remark, err=True)
     click.echo(f"wrote {path}")
 

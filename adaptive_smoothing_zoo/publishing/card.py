@@ -155,6 +155,7 @@ def _results(entry: Entry, record: RunRecord | None) -> str:
         f"{record.batch_size}, {record.device_name}, {record.dtype}, TF32 {'on' if record.tf32 else 'off'}. "
         f"Data: {record.data}. Versions: {versions}."
     )
+    parts += [f"{remark[0].upper()}{remark[1:]}." for remark in record.remarks]
     if record.warnings:
         quoted = "\n".join(f"> {warning}" for warning in record.warnings)
         parts.append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,7 +25,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.files import write_text, write_with
-from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry
+from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, percent
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
@@ -93,12 +94,14 @@ def make_record(
     *,
     eps: str | None = None,
     commit: str | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> RunRecord:
     """Everything about a run that a reader needs to trust it or to repeat it.
 
     Args:
         eps: as text, if it is not the entry's own.
         commit: what ``source_commit`` said when the run began.
+        remarks: beside the evaluation's own.
     """
     return RunRecord(
         model=entry.name,
@@ -126,7 +129,7 @@ def make_record(
         accuracy_after=evaluation.accuracy_after,
         broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
         warnings=evaluation.warnings,
-        remarks=evaluation.remarks,
+        remarks=(*evaluation.remarks, *remarks),
         versions=installed_versions(),
         commit=commit,
         seconds={name: round(value, 2) for name, value in evaluation.seconds.items()},
@@ -166,6 +169,29 @@ def shard_states(out: Path, entry: Entry) -> list[Path]:
     if not found:
         raise ResultsError(f"there are no shards of {entry.key} in {path.parent}; run asz eval --shard i/k for each i")
     return found
+
+
+def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Examples) -> str:
+    """By how much an evaluation agrees with a recorded one of the same triplet on the same data, in one sentence.
+
+    Raises:
+        ResultsError: there is no such record, or it is of other data.
+    """
+    record = read_record(results, entry)
+    if record.data_sha256 != tensors_sha256({"images": examples.images, "labels": examples.labels}):
+        raise ResultsError(f"the run of {entry.key} recorded in {results} is of other data: {record.data}")
+    path = results_path(results, entry).with_suffix(".examples.npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            recorded = arrays["robust"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"{path} is missing or damaged: {error}") from error
+    same = int((recorded == evaluation.robust).sum())
+    ours, theirs = (percent(float(robust.mean())) for robust in (evaluation.robust, recorded))
+    return (
+        f"the verdicts of {evaluation.engine} (seed {evaluation.seed}) equal those of {record.engine} (seed "
+        f"{record.seed}) on {same} of {len(recorded)} examples; robust accuracy {ours} % and {theirs} %"
+    )
 
 
 def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> Path:

@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, render
 from adaptive_smoothing_zoo.publishing.results import (
+    agreement,
     make_record,
     read_record,
     results_path,
@@ -45,6 +46,8 @@ def an_evaluation(**changes):
         "warnings": (),
         "deterministic": True,
         "seconds": {"apgd-ce": 1.234},
+        "remarks": (),
+        "points": np.arange(8),
         "engine": "pyautoattack 0.2.0",
         "norm": "Linf",
         "eps": 0.2,
@@ -74,6 +77,24 @@ def test_results_come_back_as_written(tmp_path):
         "Demo2026Adaptive.run.json",
         "Demo2026Adaptive.examples.npz",
     }
+
+
+def test_agreement_counts_equal_verdicts(tmp_path):
+    write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, a_record())
+    robust = an_evaluation().robust.copy()
+    robust[[0, 5]] ^= True
+    other = an_evaluation(robust=robust, engine="fast 1", seed=3)
+    assert agreement(tmp_path, MODEL.entry, other, EXAMPLES) == (
+        "the verdicts of fast 1 (seed 3) equal those of pyautoattack 0.2.0 (seed 0) on 6 of 8 examples; "
+        "robust accuracy 50.00 % and 50.00 %"
+    )
+    record = make_record(MODEL.entry, other, EXAMPLES, MODEL, remarks=("Something to say",))
+    assert "Something to say." in model_card(MODEL.entry, record)
+    with pytest.raises(ResultsError, match="is of other data"):
+        agreement(tmp_path, MODEL.entry, other, replace(EXAMPLES, labels=EXAMPLES.labels.flip(0)))
+    results_path(tmp_path, MODEL.entry).with_suffix(".examples.npz").write_bytes(b"PK")
+    with pytest.raises(ResultsError, match=r"examples\.npz is missing or damaged"):
+        agreement(tmp_path, MODEL.entry, other, EXAMPLES)
 
 
 def test_writing_the_same_results_twice_gives_the_same_bytes(tmp_path):
