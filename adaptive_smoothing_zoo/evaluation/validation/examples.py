@@ -18,7 +18,7 @@ GROUP = "examples"
     rule="All pixels are finite and in [0, 1], and none leaves the ball by more than 1e-6.",
 )
 def ball_and_box(subject: Subject) -> Outcome:
-    broken = subject.broken.nonzero().squeeze(1)
+    broken = _broken(subject)
     if len(broken) == 0:
         return not_applicable("no attack found an adversarial example")
     examples = subject.adversarials[broken]
@@ -41,8 +41,9 @@ def float64_verdicts(subject: Subject) -> Outcome:
     exact = subject.double
     if isinstance(exact, str):
         return not_applicable(exact)
-    images = torch.cat([subject.images, subject.adversarials[subject.broken]])
-    labels = torch.cat([subject.labels, subject.labels[subject.broken]])
+    broken = _broken(subject)
+    images = torch.cat([subject.images, subject.adversarials[broken]])
+    labels = torch.cat([subject.labels, subject.labels[broken]])
     single = subject.fooled(images, labels)
     with torch.no_grad():
         logits = torch.cat([exact(batch.double()) for batch in images.split(subject.batch_size)])
@@ -62,7 +63,7 @@ def float64_verdicts(subject: Subject) -> Outcome:
     rule="At most 10 % of them (or one) become harmless: the model is not broken by fractions of a gray level alone.",
 )
 def eight_bits(subject: Subject) -> Outcome:
-    broken = subject.broken.nonzero().squeeze(1)
+    broken = _broken(subject)
     if len(broken) == 0:
         return not_applicable("no attack found an adversarial example")
     rounded = (subject.adversarials[broken] * 255.0).round() / 255.0
@@ -90,9 +91,10 @@ def eight_bits(subject: Subject) -> Outcome:
 def recorded_run(subject: Subject) -> Outcome:
     if subject.recorded is None:
         return not_applicable("no recorded run of these weights at this radius on these points")
+    broken = _broken(subject)
     robust = torch.from_numpy(subject.recorded.robust)
     here = robust[: len(subject)].to(subject.device)
-    new = int((here & subject.broken).sum())
+    new = int(here[broken].sum())
     missed = int((~here & ~subject.broken).sum())
     measured = {
         "recorded_points": len(robust),
@@ -107,3 +109,9 @@ def recorded_run(subject: Subject) -> Outcome:
         measured=measured,
         found=f"{new} of the {int(here.sum())} points that AutoAttack calls robust were broken.",
     )
+
+
+def _broken(subject: Subject) -> torch.Tensor:
+    """Indices of the points that some check broke; the white box is made if no check has asked for it."""
+    _ = subject.white_box
+    return subject.broken.nonzero().squeeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ ALPHA_RULE = "It breaks at most 0.3 % of the points, or one, not broken before; 
 def alpha_not_saturated(subject: Subject) -> Outcome:
     model = _mix(subject)
     assert isinstance(model.alpha, AdaptiveAlpha)
+    _ = subject.white_box  # whose adversarial examples are looked at
     clean = _alpha_logits(subject, model, subject.images)
     attacked = _alpha_logits(subject, model, subject.adversarials[subject.broken])
     subject.series["alpha"] = tuple(
@@ -95,7 +97,7 @@ def alpha_lowered(subject: Subject) -> Outcome:
 @check(
     group=GROUP,
     needs="mix",
-    what="APGD on the margin of h's probabilities alone. Where h puts another class ahead by more than "
+    what="APGD on each loss of h alone. Where h puts another class ahead by more than "
     "(1 - alpha_min) / alpha_min the mix must be wrong, and where it puts the label ahead by more it must be right, "
     "whatever g says. Looked at: every point on the way, and every adversarial example of any check.",
     rule="No exception to either: one would be a bug. And at most 1 % of the points (or one) that h alone still "
@@ -107,33 +109,43 @@ def margin_bound(subject: Subject) -> Outcome:
     if alpha_min <= 0.5:
         return not_applicable(f"the bound says nothing about alpha_min = {alpha_min:g}, which is not above 1/2")
     bound = (1.0 - alpha_min) / alpha_min
-    h, labels, exceptions = pin_alpha(model, 1.0), subject.labels[subject.correct], 0
-    lowest = torch.full((len(labels),), torch.inf, device=subject.device)
+    h, labels, exceptions = pin_alpha(model, 1.0), subject.labels, 0
+    lowest = torch.full((len(subject),), torch.inf, device=subject.device)
 
-    def judge(points: Tensor, log_rob: Tensor, rows: Tensor) -> Tensor:
+    def look(left: Tensor, points: Tensor, log_rob: Tensor, rows: Tensor) -> Tensor:
         nonlocal exceptions
+        examples = left[rows]
         with torch.no_grad():
-            wrong = misclassified(model(points), labels[rows])
+            wrong = misclassified(model(points), labels[examples])
         subject.spend(len(points))
-        lead = margin(log_rob.exp(), labels[rows])
-        lowest[rows] = torch.minimum(lowest[rows], lead)
+        lead = margin(log_rob.exp(), labels[examples])
+        lowest[examples] = torch.minimum(lowest[examples], lead)
         exceptions += int(((lead < -bound - SLACK) & ~wrong).sum() + ((lead > bound + SLACK) & wrong).sum())
         return wrong
 
-    loss = subject.losses["probability"]
-    attacked = subject.apgd(subject.correct, loss, name="h alone", model=h, judge=judge, stop=False)
-    attacked = subject.enter(subject.correct, attacked)
+    fell = torch.zeros(len(subject), dtype=torch.bool, device=subject.device)
+    for name, loss in subject.losses.items():
+        left = subject.correct[lowest[subject.correct] > bound]
+        attacked = subject.apgd(
+            left,
+            loss,
+            name=f"h alone {name}",
+            model=h,
+            judge=partial(look, left),
+            stop=False,
+        )
+        fell[left] |= subject.enter(left, attacked).found
     broken = subject.broken.nonzero().squeeze(1)
     if len(broken):
         lead = margin(subject.logits(subject.adversarials[broken], h).exp(), subject.labels[broken])
         exceptions += int((lead > bound + SLACK).sum())
-    weak = int(((lowest > bound) & subject.broken[subject.correct]).sum())
+    weak = int(((lowest > bound) & subject.broken).sum())
     measured = {
         "bound": bound,
         "exceptions": exceptions,
-        "accuracy": subject.accuracy(attacked.found),
+        "accuracy": subject.accuracy(fell[subject.correct]),
         "certainly_broken": int((lowest < -bound).sum()),
-        "protected_by_h": int((lowest > bound).sum()),
+        "protected_by_h": int((lowest[subject.correct] > bound).sum()),
         "protected_by_h_yet_broken": weak,
     }
     return Outcome(

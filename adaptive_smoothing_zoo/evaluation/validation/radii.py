@@ -99,14 +99,13 @@ def noise_is_weaker(subject: Subject) -> Outcome:
     rule="Each leaves no higher accuracy than the one before it, but for 1 % or one point.",
 )
 def more_steps_are_stronger(subject: Subject) -> Outcome:
-    found = [_pgd(subject, steps) for steps in (1, 10, 40)]
-    curve = [subject.accuracy(broken) for broken in (*found, subject.white_box_found)]
+    broken = [_pgd(subject, steps) for steps in (1, 10, 40)]
+    curve = [subject.accuracy(points) for points in (*broken, subject.white_box_found)]
     measured = dict(zip(("one_step", "pgd_10", "pgd_40", "white_box"), curve, strict=True))
     rise = max(b - a for a, b in pairwise(curve))
     passed = round(rise * len(subject)) <= allowed(len(subject), 0.01)
-    return Outcome(
-        passed=passed, measured=measured, found="accuracies: " + ", ".join(f"{100 * value:.1f} %" for value in curve)
-    )
+    found = f"accuracies of {', '.join(f'{100 * value:.1f} %' for value in curve)}, in this order."
+    return Outcome(passed=passed, measured=measured, found=found)
 
 
 @check(

@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.evaluation.validation.subject import Subject
 
 GROUP = "strength"
 INNER = 0.5  # radius of the inner ball, in radii of the ball
+AGREEMENT = 0.04  # of accuracy: what single runs from one start differ by
 SATURATION = 0.15  # of accuracy: how far cross-entropy may lag behind
 
 
@@ -20,7 +21,7 @@ SATURATION = 0.15  # of accuracy: how far cross-entropy may lag behind
     group=GROUP,
     what="APGD on cross-entropy, DLR, margin, margin of probabilities and cross-entropy of scaled logits, and toward "
     "each of the three likeliest classes; together they are the white box of the other checks.",
-    rule="The best of them is within 1.5 % (or one point) of all together, and the cross-entropy within 15 % of the "
+    rule="The best of them is within 4 % (or one point) of all together, and the cross-entropy within 15 % of the "
     "best: a gap there is the mark of a saturated softmax.",
 )
 def losses_agree(subject: Subject) -> Outcome:
@@ -28,7 +29,7 @@ def losses_agree(subject: Subject) -> Outcome:
     accuracies = {name: subject.accuracy(attacked.found) for name, attacked in subject.white_box.items()}
     together, best = subject.accuracy(union), min(accuracies.values())
     gap, lag = best - together, accuracies["ce"] - best
-    passed = round(gap * n) <= allowed(n, 0.015) and round(lag * n) <= allowed(n, SATURATION)
+    passed = round(gap * n) <= allowed(n, AGREEMENT) and round(lag * n) <= allowed(n, SATURATION)
     measured = {**accuracies, "union": together}
     found = (
         f"all together leave {100 * together:.1f} %, the best alone {100 * gap:.1f} % more; the cross-entropy lags "
@@ -65,8 +66,8 @@ def loss_curves_are_flat(subject: Subject) -> Outcome:
 
 @check(
     group=GROUP,
-    what="The points with the smallest margins among those that neither the white box nor the recorded run, if there is "
-    "one, has broken, attacked with more steps, from several starts, on the margin and toward each of the three "
+    what="The points with the smallest margins among those that neither the white box nor the recorded run, if there "
+    "is one, has broken, attacked with more steps, from several starts, on the margin and toward each of the three "
     "likeliest classes.",
     rule="At most 0.2 % of the points (or one) fall; 2 % if there is no recorded run and the white box stands alone.",
 )

@@ -1,0 +1,128 @@
+"""Setting D: what it starts from, what it finds, and that nothing it says is better than the standard run."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials
+from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
+from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
+
+IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
+GRAY = 0.5 + 0.01 * torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+EVERYWHERE = np.ones(6, dtype=bool)
+
+
+def test_what_the_standard_run_broke_stays_broken_and_the_closed_form_holds_for_the_rest():
+    model = a_linear_mix(classes=4)
+    labels = model(IMAGES).argmax(1)
+    labels[0] = (labels[0] + 1) % 4
+    exact = distance(model, IMAGES, labels, "Linf")
+    eps = float(exact[1:].median())
+    standard = evaluate(model, IMAGES, labels, eps=eps, engine="fast")
+    assert 0 < standard.robust.sum() < 11
+    found = evaluate_adaptive(model, IMAGES, labels, standard, eps=eps)
+    assert not found.robust[~standard.robust].any()
+    clear = (exact - eps).abs() > 1e-3
+    np.testing.assert_array_equal(found.robust[clear], (exact > eps)[clear].numpy())
+    assert list(found.accuracy_after) == ["standard", *ADAPTIVE_ATTACKS]
+    assert found.standard_accuracy == standard.robust_accuracy
+    assert found.robust_accuracy == found.accuracy_after[ADAPTIVE_ATTACKS[-1]] == found.robust.mean()
+    # A standard run that missed what it should have broken is put right.
+    lax = replace(standard, robust=standard.clean_correct)
+    again = evaluate_adaptive(model, IMAGES, labels, lax, eps=eps)
+    np.testing.assert_array_equal(again.robust[clear], (exact > eps)[clear].numpy())
+    np.testing.assert_array_equal(again.broken_by != "", standard.clean_correct & ~again.robust)
+    assert set(again.seconds) == set(ADAPTIVE_ATTACKS)
+
+
+def test_points_that_a_plain_attack_leaves_fall_to_the_adaptive_ones_with_verified_examples():
+    model, labels = a_lured_mix(), torch.zeros(6, dtype=torch.int64)
+    seen = []
+    plain = evaluate_adaptive(model, GRAY, labels, EVERYWHERE, eps=EPS, attacks=["apgd-ce-mix", "apgd-ce-rob"])
+    assert plain.robust.all()
+    mask = plain.robust.copy()
+    mask[2] = False
+    found = evaluate_adaptive(model, GRAY, labels, mask, eps=EPS, batch_size=3, on_progress=seen.append)
+    assert not found.robust.any()
+    assert found.broken_by.tolist() == ["apgd-ce-lowering"] * 2 + [""] + ["apgd-ce-lowering"] * 3
+    adversarials = torch.from_numpy(found.adversarials)
+    check_adversarials(GRAY, adversarials, torch.arange(6), "Linf", EPS)
+    assert ((model(adversarials).argmax(1) != 0).numpy() == mask).all()
+    assert torch.equal(adversarials[2], GRAY[2])
+    assert found.accuracy_after == {"standard": 5 / 6} | dict.fromkeys(ADAPTIVE_ATTACKS, 0.0)
+    assert [(progress.done, progress.total, progress.robust) for progress in seen] == [(3, 5, 2), (5, 5, 0)]
+    assert mask[0]  # what was given is left alone
+
+
+def test_the_same_seed_gives_the_same_result_whatever_the_batch_size_and_the_model_is_put_back():
+    model, labels = a_lured_mix().train().requires_grad_(True), torch.zeros(6, dtype=torch.int64)
+    runs = [
+        evaluate_adaptive(model, GRAY, labels, EVERYWHERE, eps=EPS, batch_size=size, seed=seed)
+        for size, seed in ((2, 0), (6, 0), (6, 1))
+    ]
+    np.testing.assert_allclose(runs[0].adversarials, runs[1].adversarials, rtol=0, atol=1e-6)
+    assert not np.array_equal(runs[1].adversarials, runs[2].adversarials)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_surrogate_is_attacked_through_where_there_is_one():
+    model, labels = a_lured_mix(), torch.zeros(6, dtype=torch.int64)
+    options = {"eps": EPS, "surrogate": model.std_model}
+    found = evaluate_adaptive(model, GRAY, labels, EVERYWHERE, **options)
+    assert list(found.accuracy_after) == ["standard", *ADAPTIVE_ATTACKS, *SURROGATE_ATTACKS]
+    alone = evaluate_adaptive(model, GRAY, labels, EVERYWHERE, attacks=["apgd-t-surrogate"], **options)
+    assert (alone.broken_by == "apgd-t-surrogate").all()
+
+
+def test_radius_zero_breaks_nothing():
+    model, labels = a_lured_mix(), torch.zeros(6, dtype=torch.int64)
+    found = evaluate_adaptive(model, GRAY, labels, EVERYWHERE, eps=0.0)
+    assert found.robust.all()
+    assert np.array_equal(found.adversarials, GRAY.numpy())
+
+
+@pytest.mark.parametrize(
+    ("robust", "options", "message"),
+    [
+        (np.ones(5, dtype=bool), {}, "6 examples need a verdict each"),
+        (np.ones(6), {}, "6 examples need a verdict each"),
+        (EVERYWHERE, {"norm": "L1"}, "norm must be"),
+        (EVERYWHERE, {"eps": float("nan")}, "finite number"),
+        (EVERYWHERE, {"batch_size": 0}, "batch size at least 1"),
+        (EVERYWHERE, {"attacks": ["apgd-ce-surrogate"]}, "no attack"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(robust, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_adaptive(a_lured_mix(), GRAY, torch.zeros(6, dtype=torch.int64), robust, **({"eps": EPS} | options))
+
+
+def test_verdicts_of_another_model_or_another_radius_are_refused():
+    model, labels = a_lured_mix(), torch.ones(6, dtype=torch.int64)
+    with pytest.raises(EvaluationError, match="misclassifies image 0 without an attack"):
+        evaluate_adaptive(model, GRAY, labels, EVERYWHERE, eps=EPS)
+    standard = evaluate(model, GRAY, labels, eps=0.01, engine="fast")
+    with pytest.raises(ValueError, match=r"about Linf 0\.01, not Linf 0\.1"):
+        evaluate_adaptive(model, GRAY, labels, standard, eps=EPS)
+
+
+def test_a_shipped_triplet_goes_through():
+    model, examples = load_model("Demo2026Adaptive", dataset="digits"), load_data("digits").first(8)
+    robust = (model(examples.images).argmax(1) == examples.labels).numpy()
+    attacks = [name for name in ADAPTIVE_ATTACKS if "apgd-ce" in name]
+    found = evaluate_adaptive(model, examples.images, examples.labels, robust, eps=0.2, attacks=attacks)
+    assert found.robust_accuracy < found.standard_accuracy
+    assert found.engine.startswith("adaptive")
