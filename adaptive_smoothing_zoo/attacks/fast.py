@@ -46,6 +46,7 @@ class FastEngine:
     Attributes:
         asked: by attack, points that the prepared model was asked about so far. For each, APGD takes a pass forward
             and backward, FAB a pass forward as well, and Square a pass forward only.
+        flat: by attack, indices of points at which a targeted attack began with a gradient of zero, and found nothing.
         prepared: the model as the attacks see it; None before the first attack.
         bounds: how Square asks a mix, which it then does not run as a whole (see ``BoundedMargins``); on CPUs only,
             since each question makes the host wait for the device.
@@ -63,11 +64,12 @@ class FastEngine:
         num_classes: int,
         device: torch.device,
     ) -> None:
-        self.name = f"fast {VERSION}"
+        self.name = self.full_name()
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.batch_size, self.device = batch_size, device
         self.num_targets = min(9, num_classes - 1)
         self.asked = dict.fromkeys(STANDARD_ATTACKS, 0)
+        self.flat: dict[str, set[int]] = {attack: set() for attack in STANDARD_ATTACKS}
         self.iterations, self.queries = 100, QUERIES
         # Its checks of the model are AutoAttack's own, and are asked in its words.
         self._reference = ReferenceEngine(
@@ -77,15 +79,18 @@ class FastEngine:
         self.bounds: BoundedMargins | None = None
         self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
 
+    @staticmethod
+    def full_name() -> str:
+        """What carries out the attacks, with its version."""
+        return f"fast {VERSION}"
+
     def check(self, images: Tensor, labels: Tensor) -> None:
         """AutoAttack's own checks of the model; they speak through warnings."""
         self._reference.check(images, labels)
 
-    def check_square(self, accuracy_after: dict[str, float]) -> None:
-        """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do."""
-        self._reference.check_square(accuracy_after)
-
-    def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def attack(
+        self, name: str, images: Tensor, labels: Tensor, indices: Tensor, done: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack correctly classified points; yield (positions, candidates) as points are finished, each once.
 
         A candidate is a verified adversarial example, or the image itself.
@@ -95,8 +100,11 @@ class FastEngine:
             images: (N, channels, H, W) in [0, 1].
             labels: (N,).
             indices: (N,) of the points in the dataset.
+            done: (N,) bool, points to leave out; none if None.
         """
         self.prepare(images)
+        todo = torch.arange(len(labels)) if done is None else (~done).nonzero().squeeze(1)
+        images, labels, indices = images[todo], labels[todo], indices[todo]
         assert self.prepared is not None
         runs = _Runs(self, name, images, labels, indices)
         pool = Pool(
@@ -111,14 +119,12 @@ class FastEngine:
         )
         for finished in pool:
             kept = images[finished.points] if finished.adversarials is None else finished.adversarials
-            yield finished.points, kept.to(images.device)
+            if name.endswith("-t"):
+                self.flat[name] |= set(indices[sorted(pool.flat)].tolist())
+            yield todo[finished.points], kept.to(images.device)
         self.asked[name] += pool.asked
         if pool.lost:
             logging.getLogger(LOGGER).warning(LOST_GRADIENT)
-        if pool.flat and name.endswith("-t"):
-            logging.getLogger(LOGGER).warning(
-                "%s began with a gradient of zero at %d points, where it can find nothing", name, len(pool.flat)
-            )
 
     def prepare(self, images: Tensor) -> None:
         """Make the model ready, unless that is done, with some images of the kind to come."""

@@ -133,7 +133,14 @@ def _move(perturbation: Tensor, direction: Tensor, step: Tensor, radius: Tensor,
     """One step along the direction, back into the ball."""
     if norm == "Linf":
         return (perturbation + step * direction.sign()).clamp(-radius, radius)
-    return _shorten(perturbation + step * direction / _l2(direction).clamp(min=1e-12), radius)
+    return _shorten(perturbation + step * _unit(direction), radius)
+
+
+def _unit(direction: Tensor) -> Tensor:
+    """The direction at an l_2 norm of 1; zero stays zero. Its squares may be beyond what its number format holds."""
+    largest = direction.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+    direction = direction / torch.where(largest > 0, largest, 1.0)
+    return direction / _l2(direction).clamp(min=1e-12)
 
 
 def _shorten(perturbation: Tensor, radius: Tensor) -> Tensor:

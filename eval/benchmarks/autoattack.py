@@ -111,10 +111,14 @@ def _time_in_net(engine: FastEngine, device: torch.device) -> Iterator[list[floa
     forward = net.forward
     whole = timed(loss_and_gradient)
     net.forward = lambda images: (forward if images.requires_grad else timed(forward))(images)  # type: ignore[method-assign]
+    bounds = engine.bounds
+    if bounds is not None:
+        engine.bounds = timed(bounds)  # type: ignore[assignment]
     apgd.loss_and_gradient = fab.loss_and_gradient = whole  # type: ignore[assignment]
     try:
         yield seconds
     finally:
+        engine.bounds = bounds
         apgd.loss_and_gradient = fab.loss_and_gradient = loss_and_gradient
         del net.forward
 
@@ -242,6 +246,11 @@ def main(
             f"fast is {seconds_of_all / whole:.2f} times as fast"
         )
     passes = plain + gradients
+    if fast.bounds is not None:
+        points, std, mixing = fast.bounds.asked, fast.bounds.std_runs, fast.bounds.mixing_runs
+        click.echo(
+            f"Square: g ran for {std / points:.0%} of {points} points, the mixing network for {mixing / points:.0%}"
+        )
     click.echo(
         f"bare pass per image, forward / with gradient: {1e3 * forward:.3f} / {1e3 * both:.3f} ms as it is, "
         f"{1e3 * fast_forward:.3f} / {1e3 * fast_both:.3f} ms prepared\n"

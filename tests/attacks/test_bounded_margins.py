@@ -64,17 +64,17 @@ def test_square_goes_the_same_way_with_and_without_bounds_one_by_one_or_many_at_
     labels = model(images).argmax(1)
     eps = {"Linf": 0.12, "L2": 0.6}[norm]
     keys = run_keys(0, "square", 0, torch.arange(12))
-    squares = KeyedSquares(0, "square", (1, 8, 8), norm, torch.device("cpu"), queries=150)
+    squares = KeyedSquares(0, "square", (1, 8, 8), norm, torch.device("cpu"), queries=60)
     ends = []
     for ask, batch_size in ((None, 1), (None, 70), (bounded_margins(model), 1), (bounded_margins(model), 90)):
-        attack = Square("square", norm=norm, eps=eps, draw=squares, queries=150, ask=ask, batch_size=batch_size)
+        attack = Square("square", norm=norm, eps=eps, draw=squares, queries=60, ask=ask, batch_size=batch_size)
         state = attack.start(images, labels, labels, keys, squares.start(keys))
         asked = 0
         while not bool((state.found | state.exhausted).all()):
             asked += attack.step(state, model)
         ends.append(state)
         if batch_size == 1:
-            assert asked == 12 * 151
+            assert asked == 12 * 61
     assert 0 < int(ends[0].found.sum()) < 12
     for end in ends[1:]:
         assert torch.equal(end.found, ends[0].found)

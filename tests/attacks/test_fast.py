@@ -47,7 +47,7 @@ def test_verdicts_agree_with_the_closed_form_on_a_linear_net(norm):
 
 
 def _engine(model, norm, eps, batch_size, seed=4, num_classes=5):
-    return FastEngine(
+    engine = FastEngine(
         model,
         norm=norm,
         eps=eps,
@@ -56,6 +56,8 @@ def _engine(model, norm, eps, batch_size, seed=4, num_classes=5):
         num_classes=num_classes,
         device=torch.device("cpu"),
     )
+    engine.queries = 500
+    return engine
 
 
 class Smooth(nn.Module):
