@@ -71,7 +71,9 @@ def render(folder: Path) -> tuple[str, str]:
     """
     tables: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.glob("*/*/*.json")):
-        if path.name.endswith((".run.json", ".curve.json", ".verify.json", ".adaptive.json", ".validation.json")):
+        if path.name.endswith(
+            (".run.json", ".curve.json", ".verify.json", ".adaptive.json", ".validation.json", "agreement.json")
+        ):
             continue
         row = _row(path)
         tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}, eps {row['eps']}", []).append(row)
