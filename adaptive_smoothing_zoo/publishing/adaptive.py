@@ -14,14 +14,14 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.adaptive import STANDARD, AdaptiveEvaluation
 from adaptive_smoothing_zoo.files import file_sha256, write_text
-from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import (
     RunRecord,
     device_name,
     installed_versions,
+    read_verdicts,
     results_path,
     tensors_sha256,
-    write_leaderboard_entry,
+    verdicts_path,
 )
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
@@ -63,20 +63,9 @@ class AdaptiveRecord:
     seconds: dict[str, float]
 
     @property
-    def external(self) -> float | None:
-        """The accuracy for a leaderboard entry's ``external``, or None if the attacks broke nothing."""
-        return self.robust_accuracy if self.robust_accuracy < self.standard_accuracy else None
-
-    @property
-    def remark(self) -> str:
-        """What a leaderboard entry's footnote says of it."""
-        count = sum(len(indices) for indices in self.fallen.values())
-        if count == 0:
-            return f"Adaptive AutoAttack ({len(self.attacks)} attacks more) broke no further example."
-        return (
-            f"{percent(self.robust_accuracy)}% robust accuracy is due to adaptive AutoAttack, which broke {count} of "
-            f"the {round(self.standard_accuracy * self.n)} examples that the standard attacks left."
-        )
+    def all_fallen(self) -> frozenset[int]:
+        """Indices of the examples that the standard attacks left and these broke."""
+        return frozenset(index for indices in self.fallen.values() for index in indices)
 
 
 PROTOCOL = "adaptive AutoAttack"
@@ -94,15 +83,7 @@ def standard_verdicts(
         raise ResultsError(f"the recorded run of {entry.key} was made with other weights; run asz eval again")
     if record.data_sha256 != tensors_sha256({"images": examples.images, "labels": examples.labels}):
         raise ResultsError(f"the recorded run of {entry.key} took other examples: {record.n} of {record.data}")
-    path = _verdicts_path(out, entry)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            robust: np.ndarray = arrays["robust"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ResultsError(f"{path} does not hold the verdicts of asz eval: {error}") from error
-    if robust.shape != (record.n,) or robust.dtype != np.bool_ or robust.mean() != record.robust_accuracy:
-        raise ResultsError(f"{path} does not belong to the run record beside it; run asz eval again")
-    return robust
+    return read_verdicts(out, entry, record)
 
 
 def make_adaptive_record(
@@ -127,7 +108,7 @@ def make_adaptive_record(
         data=standard.data,
         data_sha256=standard.data_sha256,
         weights_sha256=standard.weights_sha256,
-        verdicts_sha256=file_sha256(_verdicts_path(out, entry)),
+        verdicts_sha256=file_sha256(verdicts_path(out, entry)),
         seed=found.seed,
         batch_size=found.batch_size,
         device=found.device,
@@ -148,29 +129,16 @@ def make_adaptive_record(
     )
 
 
-def write_adaptive(out: Path, entry: Entry, standard: RunRecord, record: AdaptiveRecord) -> Path:
-    """Write the record, tell the leaderboard entry beside it (``external``, footnote), and return the record's path."""
-    path = _record_path(out, entry)
-    write_text(path, json.dumps(to_json(record), indent=2) + "\n")
-    write_leaderboard_entry(out, entry, standard)
-    add_to_leaderboard_entry(results_path(out, entry), record)
-    return path
-
-
-def add_to_leaderboard_entry(path: Path, record: AdaptiveRecord) -> None:
-    """Add ``external`` and the remark to a leaderboard entry that knows of the standard run alone."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data["footnote"] = f"{data['footnote']} {record.remark}".strip()
-    if record.external is not None:
-        data["external"] = percent(record.external)
-    write_text(path, json.dumps(data, indent=2) + "\n")
+def write_adaptive(out: Path, entry: Entry, record: AdaptiveRecord) -> None:
+    """Write the record, whole or not at all."""
+    write_text(_record_path(out, entry), json.dumps(to_json(record), indent=2) + "\n")
 
 
 def read_adaptive_record(out: Path, entry: Entry) -> AdaptiveRecord | None:
     """The record of adaptive attacks of a triplet under ``out``, or None if there is none.
 
     Raises:
-        ResultsError: the file is damaged, or started from other verdicts than those beside it.
+        ResultsError: the file is damaged, or of another triplet.
     """
     path = _record_path(out, entry)
     if not path.exists():
@@ -179,15 +147,10 @@ def read_adaptive_record(out: Path, entry: Entry) -> AdaptiveRecord | None:
         record = parse(AdaptiveRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
         raise ResultsError(f"{path} is not a record of adaptive attacks: {error}") from error
-    verdicts = _verdicts_path(out, entry)
-    if not verdicts.exists() or record.verdicts_sha256 != file_sha256(verdicts):
-        raise ResultsError(f"{path} started from other verdicts than {verdicts.name}; run asz adapt again")
+    if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
+        raise ResultsError(f"{path} records {record.model} on {record.dataset} {record.threat_model}, not {entry.key}")
     return record
 
 
 def _record_path(out: Path, entry: Entry) -> Path:
     return results_path(out, entry).with_suffix(".adaptive.json")
-
-
-def _verdicts_path(out: Path, entry: Entry) -> Path:
-    return results_path(out, entry).with_suffix(".examples.npz")

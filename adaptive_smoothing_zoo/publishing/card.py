@@ -1,6 +1,10 @@
 """Model cards: made from the entry and the recorded results, never by hand."""
 
+from collections import Counter
+
+from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
+from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import (
@@ -16,18 +20,20 @@ from adaptive_smoothing_zoo.zoo.entry import (
 )
 
 
-def model_card(entry: Entry, record: RunRecord | None, curve: ConstantCurve | None = None) -> str:
+def model_card(entry: Entry, evidence: Evidence | None, curve: ConstantCurve | None = None) -> str:
     """The card's Markdown, with the front matter that the Hugging Face Hub reads.
 
     Args:
-        record: the recorded run, or None if there is none; the card then says that nothing was measured.
+        evidence: all that is recorded of the entry, or None if nothing is; the card then says so.
         curve: what constant alphas reach with the same g and h, if that was measured.
     """
+    record = None if evidence is None else evidence.run
     sections = [
         _front_matter(entry, record),
         f"# {entry.name} ({entry.dataset}, {entry.threat_model}, eps {entry.eps})\n\n{entry.description}",
         f"## What it computes\n\n{_composition(entry)}",
         f"## Results\n\n{_results(entry, record)}",
+        *([] if evidence is None else [f"## Stronger attacks and checks\n\n{_scrutiny(evidence)}"]),
         *(
             [f"## Beside constant alphas\n\n{_comparison(record, curve)}"]
             if record is not None and curve is not None and matches(curve, record)
@@ -165,6 +171,51 @@ def _results(entry: Entry, record: RunRecord | None) -> str:
     else:
         parts.append("AutoAttack's own checks raised no flag.")
     return "\n\n".join(parts)
+
+
+def _scrutiny(evidence: Evidence) -> str:
+    parts = []
+    if evidence.failed_checks:
+        names = ", ".join(evidence.failed_checks)
+        parts.append(f"**The robust accuracy is not to be trusted as it stands**: asz validate failed in {names}.")
+    parts.append(_adaptive(evidence.adaptive))
+    parts.append(_validation(evidence))
+    if evidence.broken:
+        parts.append(
+            f"Best known robust accuracy: **{percent(evidence.best_known)} %**. AutoAttack left "
+            f"{round(evidence.run.robust_accuracy * evidence.run.n)} of {evidence.run.n} examples standing; "
+            f"{len(evidence.broken)} of them fell to what is named here."
+        )
+    return "\n\n".join(parts)
+
+
+def _adaptive(record: AdaptiveRecord | None) -> str:
+    if record is None:
+        return "Attacks adapted to the mix (`asz adapt`) were not run; they must be expected to lower the accuracy."
+    rows = [
+        f"| {name if name == 'standard' else f'and {name}'} | {percent(value)} |"
+        for name, value in record.accuracy_after.items()
+    ]
+    table = "\n".join(["| attacks | accuracy, % |", "| --- | --- |", *rows])
+    return (
+        f"Attacks adapted to the mix, on the examples that the standard attacks left (`asz adapt`, seed {record.seed}, "
+        f"{record.device_name}):\n\n{table}"
+    )
+
+
+def _validation(evidence: Evidence) -> str:
+    validation = evidence.validation
+    if validation is None:
+        return "Whether the number can be trusted was not checked (`asz validate`)."
+    verdicts = Counter(result.verdict for result in validation.checks)
+    found = (
+        f"`asz validate` on the first {validation.n} examples: {verdicts['passed']} checks passed, "
+        f"{verdicts['failed']} failed, {verdicts['not applicable']} did not apply"
+    )
+    if validation.recorded_n is not None:
+        found += f"; its attacks broke {len(validation.newly_broken)} examples that AutoAttack had left"
+    failures = [f"- {result.name}: {result.found} Expected: {result.rule}" for result in validation.failed]
+    return "\n".join([f"{found}.", *(["", *failures] if failures else [])])
 
 
 def _comparison(record: RunRecord, curve: ConstantCurve) -> str:

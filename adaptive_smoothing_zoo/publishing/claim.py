@@ -2,15 +2,16 @@
 
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
-from adaptive_smoothing_zoo.publishing.results import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 
 
-def claim(entry: Entry, record: RunRecord, checkpoint: str, weights_sha256: str) -> str:
+def claim(entry: Entry, evidence: Evidence, checkpoint: str, weights_sha256: str) -> str:
     """The submission's text.
 
     Args:
+        evidence: all that is recorded of the entry.
         checkpoint: where reviewers get weights and code, a link.
         weights_sha256: of the weights that ``load_model`` gives (``tensors_sha256`` of the state dict), which must be
             those that were evaluated.
@@ -18,7 +19,7 @@ def claim(entry: Entry, record: RunRecord, checkpoint: str, weights_sha256: str)
     Raises:
         ResultsError: the run is not one that a leaderboard may be told of; the message lists every reason.
     """
-    reasons = []
+    record, reasons = evidence.run, []
     if not record.is_full_standard_run:
         whole = f"{record.test_set_size}" if record.test_set_size else "the official test set in its order"
         reasons.append(
@@ -32,6 +33,8 @@ def claim(entry: Entry, record: RunRecord, checkpoint: str, weights_sha256: str)
         reasons.append("two passes over the same images gave different logits; the rules ask for a deterministic model")
     if parse_eps(record.eps) != entry.eps_value:
         reasons.append(f"its eps was {record.eps}, the entry's is {entry.eps}")
+    if evidence.failed_checks:
+        reasons.append(f"asz validate failed in {', '.join(evidence.failed_checks)}: the number is not to be trusted")
     if entry.dataset not in ("cifar10", "cifar100"):
         reasons.append(f"RobustBench has no leaderboard for {entry.dataset}")
     if reasons:
@@ -61,9 +64,11 @@ def claim(entry: Entry, record: RunRecord, checkpoint: str, weights_sha256: str)
             f"- eps: {record.eps}",
             f"- Clean accuracy: {percent(record.clean_accuracy)}%",
             f"- Robust accuracy: {percent(record.robust_accuracy)}%",
+            *([f"- Best known robust accuracy: {percent(evidence.best_known)}%"] if evidence.broken else []),
             f"- Additional data: {str(entry.additional_data).lower()}",
             f"- Evaluation method: {evaluation}",
             f"- Warnings of AutoAttack: {warned}",
+            *(f"- Remark: {remark}" for remark in evidence.remarks),
             f"- Checkpoint and code: {checkpoint}",
             "",
             "### Model Zoo",

@@ -13,7 +13,8 @@ from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
-from adaptive_smoothing_zoo.publishing.results import RunRecord, read_record, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.evidence import read_evidence
+from adaptive_smoothing_zoo.publishing.results import RunRecord, record_path, tensors_sha256
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE, Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
@@ -52,16 +53,17 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
         ResultsError: the run that is recorded there was one of other weights, or is damaged.
     """
     results, entry = Path(results), model.entry
-    path = results_path(results, entry).with_suffix(".run.json")
+    path = record_path(results, entry)
     if not path.exists():
         return model_card(entry, None), None
-    record = read_record(results, entry)
+    evidence = read_evidence(results, entry)
+    record = evidence.run
     if record.weights_sha256 != tensors_sha256(model.state_dict()):
         raise ResultsError(
             f"{path} records an evaluation of other weights than these of {entry.key}; evaluate these (asz eval), or "
             "name a folder without results for it"
         )
-    return model_card(entry, record, read_curve(results, entry)), record
+    return model_card(entry, evidence, read_curve(results, entry)), record
 
 
 def export_files(entry: Entry) -> set[str]:

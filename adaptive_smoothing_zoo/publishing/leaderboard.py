@@ -29,7 +29,13 @@ def percent(fraction: float) -> str:
 
 
 def leaderboard_entry(
-    entry: Entry, clean: float, robust: float, *, eps: str | None = None, remarks: Sequence[str] = ()
+    entry: Entry,
+    clean: float,
+    robust: float,
+    *,
+    eps: str | None = None,
+    remarks: Sequence[str] = (),
+    external: float | None = None,
 ) -> dict[str, Any]:
     """The JSON object that RobustBench's ``model_info`` folder holds for a model.
 
@@ -37,11 +43,11 @@ def leaderboard_entry(
         clean, robust: measured accuracies, fractions.
         eps: as text, if it is not the entry's own.
         remarks: sentences on this run that the footnote must hold.
+        external: the best known robust accuracy, a fraction, if other attacks than AutoAttack made it lower.
 
     Accuracies are strings in percent with two decimals; ``reported`` is what the authors published, or else what was
-    measured; there is no key ``external``, which is for a stronger attack's result (see
-    :mod:`adaptive_smoothing_zoo.publishing.adaptive`). ``unreliable`` is a judgement that RobustBench's maintainers
-    make; it starts as false.
+    measured; the key ``external`` exists only if a stronger attack's result is known. ``unreliable`` is a judgement
+    that RobustBench's maintainers make; it starts as false.
     """
     return {
         "link": entry.paper.link,
@@ -58,6 +64,7 @@ def leaderboard_entry(
         "autoattack_acc": percent(robust),
         "footnote": " ".join([entry.footnote, *remarks]).strip(),
         "unreliable": False,
+        **({} if external is None else {"external": percent(external)}),
     }
 
 

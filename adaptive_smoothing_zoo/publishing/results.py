@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.files import write_text, write_with
-from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, percent
+from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
@@ -64,6 +64,7 @@ class RunRecord:
     broken_by: dict[str, int]
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    failed_checks: tuple[str, ...] = ()  # of asz validate on these weights: reasons not to trust the robust accuracy
     versions: dict[str, str]
     commit: str | None  # of the package's source, if it runs from a checkout
     seconds: dict[str, float]
@@ -152,6 +153,16 @@ def results_path(out: Path, entry: Entry) -> Path:
     return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
 
 
+def record_path(out: Path, entry: Entry) -> Path:
+    """Where the record of a triplet's evaluation stands."""
+    return results_path(out, entry).with_suffix(".run.json")
+
+
+def verdicts_path(out: Path, entry: Entry) -> Path:
+    """Where the verdicts on the single examples stand."""
+    return results_path(out, entry).with_suffix(".examples.npz")
+
+
 def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path:
     """The folder in which an unfinished evaluation of a triplet (or a shard of one) keeps its state."""
     which = "" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
@@ -180,12 +191,7 @@ def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Exa
     record = read_record(results, entry)
     if record.data_sha256 != tensors_sha256({"images": examples.images, "labels": examples.labels}):
         raise ResultsError(f"the run of {entry.key} recorded in {results} is of other data: {record.data}")
-    path = results_path(results, entry).with_suffix(".examples.npz")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            recorded = arrays["robust"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ResultsError(f"{path} is missing or damaged: {error}") from error
+    recorded = read_verdicts(results, entry, record)
     same = int((recorded == evaluation.robust).sum())
     ours, theirs = (percent(float(robust.mean())) for robust in (evaluation.robust, recorded))
     return (
@@ -194,13 +200,14 @@ def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Exa
     )
 
 
-def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> Path:
-    """Write the three files, each whole or not at all, and return the leaderboard entry's path.
+def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> None:
+    """Write the run record and the verdicts, each whole or not at all.
+
+    The leaderboard entry is for :func:`adaptive_smoothing_zoo.publishing.evidence.update_entry` to write.
 
     Raises:
         ResultsError: they cannot be written.
     """
-    path = results_path(out, entry)
     arrays: dict[str, Any] = {
         "index": np.arange(len(evaluation)),
         "label": examples.labels.numpy(),
@@ -208,21 +215,13 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
         "robust": evaluation.robust,
         "broken_by": evaluation.broken_by,
     }
-    write_with(path.with_suffix(".examples.npz"), lambda temporary: np.savez_compressed(temporary, **arrays))
-    write_text(path.with_suffix(".run.json"), json.dumps(to_json(record), indent=2) + "\n")
-    write_leaderboard_entry(out, entry, record)
-    return path
+    write_with(verdicts_path(out, entry), lambda temporary: np.savez_compressed(temporary, **arrays))
+    write_record(out, entry, record)
 
 
-def write_leaderboard_entry(out: Path, entry: Entry, record: RunRecord) -> None:
-    """Write the leaderboard entry that follows from a run record."""
-    remarks = []
-    if not record.is_full_standard_run:
-        remarks.append(f"Not the whole test set: {record.n} examples.")
-    if record.warnings:
-        remarks.append("AutoAttack's own checks raised a flag in this evaluation; see the model card.")
-    data = leaderboard_entry(entry, record.clean_accuracy, record.robust_accuracy, eps=record.eps, remarks=remarks)
-    write_text(results_path(out, entry), json.dumps(data, indent=2) + "\n")
+def write_record(out: Path, entry: Entry, record: RunRecord) -> None:
+    """Write a run record."""
+    write_text(record_path(out, entry), json.dumps(to_json(record), indent=2) + "\n")
 
 
 def read_record(out: Path, entry: Entry) -> RunRecord:
@@ -231,7 +230,7 @@ def read_record(out: Path, entry: Entry) -> RunRecord:
     Raises:
         ResultsError: there is none, or it is damaged, or it is of another triplet.
     """
-    path = results_path(out, entry).with_suffix(".run.json")
+    path = record_path(out, entry)
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         record = parse(RunRecord, data, str(path))
@@ -243,6 +242,23 @@ def read_record(out: Path, entry: Entry) -> RunRecord:
     if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
         raise ResultsError(f"{path} records {record.model} on {record.dataset} {record.threat_model}, not {entry.key}")
     return record
+
+
+def read_verdicts(out: Path, entry: Entry, record: RunRecord) -> np.ndarray:
+    """Which examples a recorded run left standing, (N,) bool.
+
+    Raises:
+        ResultsError: they are missing, damaged or of another run.
+    """
+    path = verdicts_path(out, entry)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            robust: np.ndarray = arrays["robust"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"{path} is missing or damaged: {error}; run asz eval again") from error
+    if robust.shape != (record.n,) or robust.dtype != np.bool_ or robust.mean() != record.robust_accuracy:
+        raise ResultsError(f"{path} does not belong to the run record beside it; run asz eval again")
+    return robust
 
 
 def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:

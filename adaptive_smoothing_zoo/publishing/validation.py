@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.validation import Findings, RecordedRun, Validation, read_validation
+from adaptive_smoothing_zoo.evaluation.validation import Findings, RecordedRun, Validation
 from adaptive_smoothing_zoo.evaluation.validation.figures import write_figure
 from adaptive_smoothing_zoo.evaluation.validation.report import to_markdown, to_text
 from adaptive_smoothing_zoo.files import write_text, write_with
-from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import (
-    RunRecord,
     device_name,
     installed_versions,
     read_record,
+    read_verdicts,
     results_path,
     tensors_sha256,
 )
@@ -53,15 +49,7 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
     first = examples.first(record.n)
     if record.data_sha256 != tensors_sha256({"images": first.images, "labels": first.labels}):
         return "the recorded run took other examples"
-    verdicts = path.with_suffix(".examples.npz")
-    try:
-        with np.load(verdicts, allow_pickle=False) as arrays:
-            robust: np.ndarray = arrays["robust"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ResultsError(f"{verdicts} does not hold the verdicts of asz eval: {error}") from error
-    if robust.shape != (record.n,) or robust.dtype != np.bool_ or robust.mean() != record.robust_accuracy:
-        raise ResultsError(f"{verdicts} does not belong to the run record beside it; run asz eval again")
-    return RecordedRun(robust=robust)
+    return RecordedRun(robust=read_verdicts(out, entry, record), data_sha256=record.data_sha256)
 
 
 def make_validation(
@@ -99,6 +87,7 @@ def make_validation(
         clean_accuracy=findings.clean_accuracy,
         accuracy=findings.accuracy,
         recorded_n=None if recorded is None else len(recorded.robust),
+        recorded_data_sha256=None if recorded is None else recorded.data_sha256,
         recorded_accuracy=None if recorded is None else float(recorded.robust.mean()),
         newly_broken=tuple(np.flatnonzero(newly).tolist()),
         checks=findings.checks,
@@ -132,56 +121,3 @@ def write_validation(out: Path, entry: Entry, validation: Validation) -> Path:
 def validation_path(out: Path, entry: Entry) -> Path:
     """Where the record of a validation stands, beside the other results."""
     return results_path(out, entry).with_suffix(".validation.json")
-
-
-def read_validation_of(out: Path, entry: Entry, record: RunRecord) -> Validation | None:
-    """The validation recorded beside a run, if it is about the same weights and radius; None if there is none.
-
-    Raises:
-        ResultsError: the file is damaged.
-    """
-    path = validation_path(out, entry)
-    if not path.exists():
-        return None
-    validation = read_validation(path)
-    same = validation.weights_sha256 == record.weights_sha256 and parse_eps(validation.eps) == parse_eps(record.eps)
-    return validation if same else None
-
-
-def remarks(validation: Validation) -> list[str]:
-    """What a leaderboard entry's footnote, a run record and a card must say of a validation; nothing if all is well."""
-    said = []
-    if validation.failed:
-        names = ", ".join(result.name for result in validation.failed)
-        said.append(f"The robust accuracy is not to be trusted as it stands: asz validate failed in {names}.")
-    if validation.newly_broken and validation.union_accuracy is not None:
-        said.append(
-            f"{percent(validation.union_accuracy)}% robust accuracy is due to the attacks of asz validate, which broke "
-            f"{len(validation.newly_broken)} of the examples that AutoAttack left, looking at the first {validation.n}."
-        )
-    return said
-
-
-def external(record: RunRecord, broken: Iterable[int]) -> str | None:
-    """The best known robust accuracy for a leaderboard entry's ``external``, in percent; None if AutoAttack's is it.
-
-    Args:
-        record: of the AutoAttack run.
-        broken: indices of points that it calls robust and other attacks broke: ``Validation.newly_broken``, and those
-            of ``AdaptiveRecord.fallen``. Duplicates count once.
-    """
-    count = len(set(broken))
-    return percent((round(record.robust_accuracy * record.n) - count) / record.n) if count else None
-
-
-def add_to_leaderboard_entry(path: Path, record: RunRecord, validation: Validation, also: Iterable[int] = ()) -> None:
-    """Add the remarks and ``external`` to a leaderboard entry that does not know of the validation yet.
-
-    Args:
-        also: indices that adaptive attacks broke, see ``external``.
-    """
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data["footnote"] = " ".join([data["footnote"], *remarks(validation)]).strip()
-    if (best := external(record, [*validation.newly_broken, *also])) is not None:
-        data["external"] = best
-    write_text(path, json.dumps(data, indent=2) + "\n")

@@ -15,6 +15,7 @@ from adaptive_smoothing_zoo.evaluation import Evaluation
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
+from adaptive_smoothing_zoo.publishing.evidence import Evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, render
 from adaptive_smoothing_zoo.publishing.results import (
     agreement,
@@ -64,9 +65,14 @@ def a_record(entry=MODEL.entry, **changes):
     return replace(make_record(entry, an_evaluation(), EXAMPLES, MODEL), **changes)
 
 
+def publish(folder, record=None):
+    write_results(folder, MODEL.entry, an_evaluation(), EXAMPLES, record or a_record())
+    return update_entry(folder, MODEL.entry)
+
+
 def test_results_come_back_as_written(tmp_path):
     record = a_record()
-    path = write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, record)
+    path = publish(tmp_path, record)
     assert path == tmp_path / "digits" / "Linf" / "Demo2026Adaptive.json"
     assert read_record(tmp_path, MODEL.entry) == record
     arrays = np.load(path.with_suffix(".examples.npz"))
@@ -80,7 +86,7 @@ def test_results_come_back_as_written(tmp_path):
 
 
 def test_agreement_counts_equal_verdicts(tmp_path):
-    write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, a_record())
+    publish(tmp_path)
     robust = an_evaluation().robust.copy()
     robust[[0, 5]] ^= True
     other = an_evaluation(robust=robust, engine="fast 1", seed=3)
@@ -89,7 +95,7 @@ def test_agreement_counts_equal_verdicts(tmp_path):
         "robust accuracy 50.00 % and 50.00 %"
     )
     record = make_record(MODEL.entry, other, EXAMPLES, MODEL, remarks=("Something to say",))
-    assert "Something to say." in model_card(MODEL.entry, record)
+    assert "Something to say." in model_card(MODEL.entry, Evidence(run=record))
     with pytest.raises(ResultsError, match="is of other data"):
         agreement(tmp_path, MODEL.entry, other, replace(EXAMPLES, labels=EXAMPLES.labels.flip(0)))
     results_path(tmp_path, MODEL.entry).with_suffix(".examples.npz").write_bytes(b"PK")
@@ -100,7 +106,7 @@ def test_agreement_counts_equal_verdicts(tmp_path):
 def test_writing_the_same_results_twice_gives_the_same_bytes(tmp_path):
     contents = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        path = write_results(folder, MODEL.entry, an_evaluation(), EXAMPLES, a_record())
+        path = publish(folder)
         contents.append([file.read_bytes() for file in sorted(path.parent.iterdir())])
     assert contents[0] == contents[1]
 
@@ -156,7 +162,7 @@ def test_an_empty_folder_has_no_leaderboard(tmp_path):
 
 
 def test_a_claim_holds_what_the_form_asks_for():
-    text = claim(CIFAR_ENTRY, a_record(CIFAR_ENTRY), "https://example.org/weights", WEIGHTS)
+    text = claim(CIFAR_ENTRY, Evidence(run=a_record(CIFAR_ENTRY)), "https://example.org/weights", WEIGHTS)
     for line in (
         "[New Model] <Demo2026Adaptive>",
         "- Dataset: cifar10",
@@ -187,11 +193,11 @@ def test_a_claim_holds_what_the_form_asks_for():
 )
 def test_a_run_that_is_not_the_full_protocol_cannot_be_claimed(entry, changes, message):
     with pytest.raises(ResultsError, match=message):
-        claim(entry, a_record(entry, **changes), "https://example.org", WEIGHTS)
+        claim(entry, Evidence(run=a_record(entry, **changes)), "https://example.org", WEIGHTS)
 
 
 def test_a_card_has_front_matter_that_parses_and_says_what_was_measured():
-    text = model_card(MODEL.entry, a_record())
+    text = model_card(MODEL.entry, Evidence(run=a_record()))
     front = yaml.safe_load(text.split("---")[1])
     assert front["library_name"] == "adaptive-smoothing-zoo"
     assert front["license"] == "mit"
@@ -242,19 +248,19 @@ def test_the_curve_is_read_at_equal_robustness():
 @pytest.mark.parametrize(("clean", "expected"), [(0.95, "5.00 points above"), (0.85, "5.00 points below")])
 def test_a_card_says_by_how_much_the_mix_beats_or_misses_the_constant_alphas(clean, expected):
     curve = a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5))
-    text = model_card(MODEL.entry, a_record(clean_accuracy=clean, robust_accuracy=0.5), curve)
+    text = model_card(MODEL.entry, Evidence(run=a_record(clean_accuracy=clean, robust_accuracy=0.5)), curve)
     assert expected in text
 
 
 def test_a_curve_of_other_settings_is_not_set_beside_the_run():
     curve = replace(a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5)), seed=1)
-    assert "Beside constant alphas" not in model_card(MODEL.entry, a_record(), curve)
+    assert "Beside constant alphas" not in model_card(MODEL.entry, Evidence(run=a_record()), curve)
 
 
 def test_results_that_are_missing_damaged_or_of_another_model_are_named(tmp_path):
     with pytest.raises(ResultsError, match="run asz eval"):
         read_record(tmp_path, MODEL.entry)
-    path = write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, a_record())
+    path = publish(tmp_path)
     record_path = path.with_suffix(".run.json")
     good = record_path.read_text()
     for content in ("", "[]", good.replace('"seed"', '"sead"'), good[:200]):
@@ -268,7 +274,7 @@ def test_results_that_are_missing_damaged_or_of_another_model_are_named(tmp_path
 
 
 def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
-    write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, a_record(test_set_size=9))
+    publish(tmp_path, a_record(test_set_size=9))
     entry = json.loads(results_path(tmp_path, MODEL.entry).read_text())
     assert "Not the whole test set: 8 examples." in entry["footnote"]
     assert "Not the whole test set" in render(tmp_path)[1]
@@ -276,10 +282,10 @@ def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
 
 def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
     record = a_record(warnings=("Square Attack has decreased the robust accuracy of 1.00%.",))
-    write_results(tmp_path, MODEL.entry, an_evaluation(), EXAMPLES, record)
+    publish(tmp_path, record)
     footnote = json.loads(results_path(tmp_path, MODEL.entry).read_text())["footnote"]
     assert "raised a flag" in footnote
-    card = model_card(MODEL.entry, record)
+    card = model_card(MODEL.entry, Evidence(run=record))
     assert "> Square Attack has decreased" in card
     assert "upper bound" in card
-    assert "raised no flag" in model_card(MODEL.entry, a_record())
+    assert "raised no flag" in model_card(MODEL.entry, Evidence(run=a_record()))

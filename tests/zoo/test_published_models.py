@@ -8,7 +8,8 @@ import torch
 from adaptive_smoothing_zoo import AdaptiveAlpha, Triplet, load_model
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
-from adaptive_smoothing_zoo.publishing.results import read_record, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.evidence import read_evidence
+from adaptive_smoothing_zoo.publishing.results import read_record, record_path, results_path, tensors_sha256
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
 ROOT = Path(__file__).parents[2]
@@ -66,10 +67,10 @@ def test_its_recorded_results_are_of_these_weights(model):
 
 @pytest.mark.parametrize("entry", list_models(), ids=lambda entry: entry.key)
 def test_its_card_is_what_the_entry_and_the_results_make(entry):
-    measured = results_path(RESULTS, entry).with_suffix(".run.json").exists()
-    record = read_record(RESULTS, entry) if measured else None
+    evidence = read_evidence(RESULTS, entry) if record_path(RESULTS, entry).exists() else None
+    assert evidence is None or evidence.stale == ()
     card = (ROOT / "model_cards" / f"{entry.key}.md").read_text()
-    assert card == model_card(entry, record, read_curve(RESULTS, entry))
+    assert card == model_card(entry, evidence, read_curve(RESULTS, entry))
 
 
 @pytest.mark.slow

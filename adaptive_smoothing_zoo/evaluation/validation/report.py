@@ -45,7 +45,8 @@ class Validation:
     Attributes:
         n: examples; the first n of the data.
         clean_accuracy, accuracy: before any attack, and after those of all checks.
-        recorded_n, recorded_accuracy: of the recorded AutoAttack run of these weights, if there is one.
+        recorded_n, recorded_accuracy, recorded_data_sha256: of the recorded AutoAttack run of these weights, if there
+            is one.
         newly_broken: indices of points that run calls robust and some check broke.
         budget: what the checks could spend.
         series: curves and samples behind the figures: ``loss_<name>`` (mean loss of surviving points, per step),
@@ -68,6 +69,7 @@ class Validation:
     accuracy: float
     recorded_n: int | None
     recorded_accuracy: float | None
+    recorded_data_sha256: str | None = None
     newly_broken: tuple[int, ...]
     checks: tuple[CheckResult, ...]
     budget: dict[str, int]

@@ -59,9 +59,11 @@ class RecordedRun:
 
     Attributes:
         robust: (M,) bool, M >= N: its verdicts on all of its points, of which the first N are those under validation.
+        data_sha256: of all its points, if it is known.
     """
 
     robust: np.ndarray
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +255,7 @@ class Subject:
     def targeted(self, points: Tensor, *, name: str, steps: int | None = None) -> Attacked:
         """APGD toward the likeliest wrong classes, one after the other; the history is that of the first."""
         order = self.clean_logits[points].argsort(dim=1, descending=True)
-        wrong = order[order != self.labels[points, None]].view(len(points), -1)
+        wrong = order[order != self.labels[points, None]].view(len(points), self.num_classes - 1)
         runs = [self.apgd(points, target_gap, name=f"{name} 0", steps=steps, targets=wrong[:, 0])]
         found, adversarials, margins = runs[0].found.clone(), runs[0].adversarials.clone(), runs[0].margins.clone()
         for rank in range(1, min(TARGETS, wrong.shape[1])):

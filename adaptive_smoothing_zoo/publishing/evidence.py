@@ -1,0 +1,156 @@
+"""All that was recorded of a triplet's robustness, taken together: AutoAttack, adaptive attacks, validation.
+
+Leaderboard entry, claim and card speak from here, so that none of them can know of one record and not of another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_smoothing_zoo.evaluation.validation import Validation, read_validation
+from adaptive_smoothing_zoo.files import file_sha256, write_text
+from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord, read_adaptive_record
+from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, percent
+from adaptive_smoothing_zoo.publishing.results import (
+    RunRecord,
+    read_record,
+    read_verdicts,
+    results_path,
+    verdicts_path,
+    write_record,
+)
+from adaptive_smoothing_zoo.publishing.validation import validation_path
+from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was recorded of one triplet with one set of weights, at one radius.
+
+    Attributes:
+        run: the AutoAttack run.
+        adaptive: the adaptive attacks on what that run left standing, or None.
+        validation: the checks of whether its number can be trusted, or None.
+        broken: indices of the examples that AutoAttack left standing and that another attack broke.
+        stale: why records that lie there were left aside, a sentence each.
+    """
+
+    run: RunRecord
+    adaptive: AdaptiveRecord | None = None
+    validation: Validation | None = None
+    broken: frozenset[int] = frozenset()
+    stale: tuple[str, ...] = ()
+
+    @property
+    def failed_checks(self) -> tuple[str, ...]:
+        """Names of the checks that failed: reasons not to trust the robust accuracy."""
+        return () if self.validation is None else tuple(result.name for result in self.validation.failed)
+
+    @property
+    def best_known(self) -> float:
+        """The share of examples that no recorded attack broke."""
+        return (round(self.run.robust_accuracy * self.run.n) - len(self.broken)) / self.run.n
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the footnote of a leaderboard entry; nothing if there is nothing to add to AutoAttack."""
+        said = []
+        if not self.run.is_full_standard_run:
+            said.append(f"Not the whole test set: {self.run.n} examples.")
+        if self.run.warnings:
+            said.append("AutoAttack's own checks raised a flag in this evaluation; see the model card.")
+        if self.failed_checks:
+            names = ", ".join(self.failed_checks)
+            said.append(f"The robust accuracy is not to be trusted as it stands: asz validate failed in {names}.")
+        if self.broken:
+            said.append(
+                f"{percent(self.best_known)}% robust accuracy is due to {' and '.join(self._stronger())}, which broke "
+                f"{len(self.broken)} of the {round(self.run.robust_accuracy * self.run.n)} examples that AutoAttack "
+                "left."
+            )
+        return tuple(said)
+
+    def _stronger(self) -> list[str]:
+        """The attacks to which ``broken`` is due."""
+        names = []
+        if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
+            names.append("adaptive AutoAttack")
+        if self.validation is not None and set(self.validation.newly_broken) & self.broken:
+            names.append("the attacks of asz validate")
+        return names
+
+
+def read_evidence(out: Path, entry: Entry) -> Evidence:
+    """Whatever is recorded of a triplet under ``out``; at least a run of AutoAttack.
+
+    Records of adaptive attacks and of a validation count if they are about the run beside them: its weights, its
+    radius, its examples and, for adaptive attacks, its very verdicts.
+
+    Raises:
+        ResultsError: there is no run, or a file is damaged.
+    """
+    run = read_record(out, entry)
+    adaptive, validation, stale = read_adaptive_record(out, entry), _read_validation(out, entry), []
+    verdicts = verdicts_path(out, entry)
+    if adaptive is not None and adaptive.verdicts_sha256 != _sha256_of(verdicts):
+        adaptive = None
+        stale.append(f"the recorded adaptive attacks started from other verdicts than {verdicts}; run asz adapt again")
+    if validation is not None and (why := _why_apart(validation, run)):
+        validation = None
+        stale.append(
+            f"the recorded validation was made {why} than the run in {verdicts.parent}; run asz validate again"
+        )
+    broken: set[int] = set()
+    if adaptive is not None:
+        broken |= adaptive.all_fallen
+    if validation is not None and validation.newly_broken:
+        robust = read_verdicts(out, entry, run)
+        broken |= {index for index in validation.newly_broken if index < len(robust) and robust[index]}
+    return Evidence(run=run, adaptive=adaptive, validation=validation, broken=frozenset(broken), stale=tuple(stale))
+
+
+def update_entry(out: Path, entry: Entry) -> Path:
+    """Bring the run record and the leaderboard entry up to all the evidence; the entry's path.
+
+    To be called whenever a record was written.
+
+    Raises:
+        ResultsError: a record is missing or damaged, or a file cannot be written.
+    """
+    evidence = read_evidence(out, entry)
+    run = dataclasses.replace(evidence.run, failed_checks=evidence.failed_checks)
+    if run != evidence.run:
+        write_record(out, entry, run)
+    data = leaderboard_entry(
+        entry,
+        run.clean_accuracy,
+        run.robust_accuracy,
+        eps=run.eps,
+        remarks=evidence.remarks,
+        external=evidence.best_known if evidence.broken else None,
+    )
+    path = results_path(out, entry)
+    write_text(path, json.dumps(data, indent=2) + "\n")
+    return path
+
+
+def _read_validation(out: Path, entry: Entry) -> Validation | None:
+    path = validation_path(out, entry)
+    return read_validation(path) if path.exists() else None
+
+
+def _why_apart(validation: Validation, run: RunRecord) -> str | None:
+    if validation.weights_sha256 != run.weights_sha256:
+        return "with other weights"
+    if parse_eps(validation.eps) != parse_eps(run.eps):
+        return f"at another eps, {validation.eps},"
+    if validation.newly_broken and validation.recorded_data_sha256 != run.data_sha256:
+        return "on other examples"
+    return None
+
+
+def _sha256_of(path: Path) -> str | None:
+    return file_sha256(path) if path.exists() else None
