@@ -28,5 +28,9 @@ class ResultsError(ZooError, ValueError):
     """Recorded results that are missing, damaged, or not fit for what is asked of them."""
 
 
+class TrainingError(ZooError, RuntimeError):
+    """A training that cannot go on."""
+
+
 class HubError(ZooError, RuntimeError):
     """What the Hugging Face Hub does not take, or the way to it that is closed."""

@@ -46,8 +46,11 @@ class FastEngine:
     Attributes:
         asked: by attack, points that the prepared model was asked about so far. For each, APGD takes a pass forward
             and backward, FAB a pass forward as well, and Square a pass forward only.
+        answered: by attack, points whose answer the attack has used. Square need not ask about all of them anew if the
+            model answers the same twice (see there); on CPUs only, as ``bounds``.
         flat: by attack, indices of points at which a targeted attack began with a gradient of zero, and found nothing.
         prepared: the model as the attacks see it; None before the first attack.
+        deterministic: whether it gave some images the same logits twice, bit for bit; False before that.
         bounds: how Square asks a mix, which it then does not run as a whole (see ``BoundedMargins``); on CPUs only,
             since each question makes the host wait for the device.
         iterations, queries: of APGD and FAB, and of Square, per run; the protocol's. Other numbers are for timings.
@@ -69,6 +72,7 @@ class FastEngine:
         self.batch_size, self.device = batch_size, device
         self.num_targets = min(9, num_classes - 1)
         self.asked = dict.fromkeys(STANDARD_ATTACKS, 0)
+        self.answered = dict.fromkeys(STANDARD_ATTACKS, 0)
         self.flat: dict[str, set[int]] = {attack: set() for attack in STANDARD_ATTACKS}
         self.iterations, self.queries = 100, QUERIES
         # Its checks of the model are AutoAttack's own, and are asked in its words.
@@ -76,6 +80,7 @@ class FastEngine:
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, num_classes=num_classes, device=device
         )
         self.prepared: nn.Module | None = None
+        self.deterministic = False
         self.bounds: BoundedMargins | None = None
         self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
 
@@ -123,13 +128,17 @@ class FastEngine:
                 self.flat[name] |= set(indices[sorted(pool.flat)].tolist())
             yield todo[finished.points], kept.to(images.device)
         self.asked[name] += pool.asked
+        self.answered[name] += int(runs.attack.answered) if isinstance(runs.attack, Square) else pool.asked
         if pool.lost:
             logging.getLogger(LOGGER).warning(LOST_GRADIENT)
 
     def prepare(self, images: Tensor) -> None:
         """Make the model ready, unless that is done, with some images of the kind to come."""
         if self.prepared is None:
-            self.prepared = prepare(self.model, images[:8].to(self.device))
+            some = images[:8].to(self.device)
+            self.prepared = prepare(self.model, some)
+            with torch.no_grad():
+                self.deterministic = torch.equal(self.prepared(some), self.prepared(some))
             if self.device.type == "cpu":
                 self.bounds = bounded_margins(getattr(self.prepared, "model", self.prepared))
 
@@ -166,6 +175,7 @@ class _Runs:
         if self.name == "fab-t":
             return FAB(self.name, norm=norm, eps=eps, steps=steps)
         if self.squares is not None:
+            looks_back = self.engine.deterministic and self.engine.device.type == "cpu"
             return Square(
                 self.name,
                 norm=norm,
@@ -174,6 +184,7 @@ class _Runs:
                 queries=self.engine.queries,
                 ask=self.engine.bounds,
                 batch_size=self.engine.batch_size,
+                twins=self.squares.twins if looks_back else None,
             )
         raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {self.name!r}")
 

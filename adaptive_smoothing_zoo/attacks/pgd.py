@@ -26,6 +26,7 @@ def pgd(
     restarts: int = 1,
     loss: Loss = cross_entropy,
     keep: Literal["last", "best"] = "last",
+    start: Tensor | None = None,
     generator: torch.Generator | None = None,
     seed: int | None = None,
     indices: Tensor | None = None,
@@ -46,6 +47,8 @@ def pgd(
         restarts: runs, from one random start each.
         loss: what to increase.
         keep: "last" iterate of a run, or the "best" of all its points, its start among them.
+        start: (N, channels, H, W) what to add to the images at the beginning, cut to the ball; instead of a random
+            start.
         generator: source of the random starts, which then depend on the batch.
         seed: source of random starts that belong to examples, whatever the batch; instead of ``generator``.
         indices: (N,) the examples' places in their data set, of which the starts depend with ``seed``; 0, 1, ... if
@@ -57,14 +60,17 @@ def pgd(
         points are misclassified: ask the model.
 
     Raises:
-        ValueError: an unknown norm or ``keep``, restarts without a random start, or two sources of randomness.
+        ValueError: an unknown norm or ``keep``, restarts without a random start, a start beside a random one, or two
+            sources of randomness.
     """
     _check(norm, keep, random_start, restarts, generator, seed)
+    if start is not None and random_start:
+        raise ValueError("a run begins at random or where start says, not both")
     radius, step, decay = (_per_example(value, images) for value in (eps, step_size, momentum))
     has_momentum = isinstance(momentum, Tensor) or momentum != 0.0
     best = _Best(images, labels)
     for restart in range(restarts):
-        perturbation = torch.zeros_like(images)
+        perturbation = torch.zeros_like(images) if start is None else _into_ball(start, radius, norm)
         if random_start and seed is not None:
             places = torch.arange(len(labels)) if indices is None else indices
             perturbation = _keyed_start(images, radius, norm, run_keys(seed, "pgd", restart, places))
@@ -131,9 +137,12 @@ def _check(
 
 def _move(perturbation: Tensor, direction: Tensor, step: Tensor, radius: Tensor, norm: str) -> Tensor:
     """One step along the direction, back into the ball."""
-    if norm == "Linf":
-        return (perturbation + step * direction.sign()).clamp(-radius, radius)
-    return _shorten(perturbation + step * _unit(direction), radius)
+    away = step * (direction.sign() if norm == "Linf" else _unit(direction))
+    return _into_ball(perturbation + away, radius, norm)
+
+
+def _into_ball(perturbation: Tensor, radius: Tensor, norm: str) -> Tensor:
+    return perturbation.clamp(-radius, radius) if norm == "Linf" else _shorten(perturbation, radius)
 
 
 def _unit(direction: Tensor) -> Tensor:

@@ -67,6 +67,9 @@ class KeyedSquares:
         norm: "Linf" or "L2".
         device: where to draw.
         queries: how many changes there are.
+
+    Attributes:
+        twins: (queries,) see ``Square``.
     """
 
     def __init__(
@@ -91,6 +94,18 @@ class KeyedSquares:
         self._transposed = (draws[:, 4] > 0.5).to(device)
         self._signs = torch.where(draws[:, 5:] < 0.5, -1.0, 1.0).to(device)
         self._size, self._places = size.to(device), places
+        self.twins = self._twins()
+
+    def _twins(self) -> Tensor:
+        """(queries,) for each change the number of the last one before it that is the same in all runs, or -1."""
+        twins = torch.full_like(self._size, -1)
+        if self.norm == "Linf":  # in l_2 each run has signs of its own
+            last: dict[tuple[float, ...], int] = {}
+            parts = (self._size[:, None], *(self._places[name][:, None] for name in ("top", "left")), self._signs)
+            for number, change in enumerate(torch.cat(parts, dim=1).tolist()):
+                twins[number] = last.get(tuple(change), -1)
+                last[tuple(change)] = number
+        return twins
 
     def start(self, keys: Tensor) -> Tensor:
         """The pattern at which each run starts, (N, channels, H, W)."""

@@ -2,6 +2,9 @@
 
 A network trained against one attack learns that attack. Radius, number of steps, momentum and the weight of the part
 that pulls alpha down are therefore random; all of them belong to the seed and to the example's index, not to the batch.
+
+Where ``model`` is a faster stand-in for the model (in bfloat16, say), ``judge`` is the model itself: the stand-in
+proposes, and what fooled and what did not is the judge's word.
 """
 
 from __future__ import annotations
@@ -23,28 +26,47 @@ _ALL = -1  # the "index" of what all examples share
 
 @dataclass(frozen=True, kw_only=True)
 class Randomization:
-    """What is drawn. The defaults are the final paper's.
+    """What is drawn. The defaults are the authors' for APGD (``randomized_attack_settings`` in their configurations).
 
     Attributes:
         radius_factor: of the nominal radius, uniform, per example.
         steps: degrees of freedom of the chi-square distribution of the number of steps, which is also its mean; one
-            number per call, so that a batch ends together.
-        budget: factor on the number of steps, for machines that cannot afford the paper's.
+            number per run, so that a batch ends together. The authors have 75 for APGD and 20 for PGD.
+        budget: factor on the number of steps, for machines that cannot afford the authors'.
+        reach: of PGD, how many radii its steps are long together; each has ``reach / steps`` radii.
         momentum: of PGD, uniform, per example.
         alpha_weight: w of ``(1 - w) loss + w BCE(alpha_logit, 1)``, uniform, per example. None for a model that gives
             logits alone; with a range the model must be a view ``WithAlphaLoss``.
+
+    Raises:
+        ValueError: a range that is reversed or leaves what it may be, or a number that is not positive.
     """
 
     radius_factor: tuple[float, float] = (0.4, 1.1)
     steps: int = 75
     budget: float = 1.0
+    reach: float = 5.0
     momentum: tuple[float, float] = (0.0, 0.9)
     alpha_weight: tuple[float, float] | None = (0.0, 0.4)
 
-    def draw_steps(self, seed: int) -> int:
-        """The number of steps of the call with this seed, at least 1."""
-        normals = normal_images(run_keys(seed, "steps", 0, torch.tensor([_ALL])), (self.steps,))
+    def __post_init__(self) -> None:
+        _check_range("radius_factor", self.radius_factor, 0.0, float("inf"))
+        _check_range("momentum", self.momentum, 0.0, 1.0)
+        if self.alpha_weight is not None:
+            _check_range("alpha_weight", self.alpha_weight, 0.0, 1.0)
+        for name in ("steps", "budget", "reach"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} of a randomized attack must be positive, got {getattr(self, name)}")
+
+    def draw_steps(self, seed: int, rank: int = 0) -> int:
+        """The number of steps of this run of the call with this seed, at least 1."""
+        normals = normal_images(run_keys(seed, "steps", rank, torch.tensor([_ALL])), (self.steps,))
         return max(1, round(self.budget * float((normals.double() ** 2).sum())))
+
+
+def _check_range(name: str, bounds: tuple[float, float], least: float, most: float) -> None:
+    if not least <= bounds[0] <= bounds[1] <= most:
+        raise ValueError(f"{name} of a randomized attack must be a range inside [{least}, {most}], got {bounds}")
 
 
 def randomized_pgd(
@@ -59,7 +81,7 @@ def randomized_pgd(
     indices: Tensor | None = None,
     settings: Randomization | None = None,
 ) -> Tensor:
-    """PGD from a random start with steps of 2.5 radii over their number, so that every point of the ball is in reach.
+    """PGD from a random start whose steps together are ``reach`` radii long (settings A and B of 000, section 4.2).
 
     Args:
         model: a mix, or a view of one; see ``Randomization.alpha_weight``.
@@ -89,7 +111,7 @@ def randomized_pgd(
         images,
         labels,
         eps=radius,
-        step_size=2.5 / steps * radius,
+        step_size=settings.reach / steps * radius,
         steps=steps,
         norm=norm,
         momentum=_draw(settings.momentum, seed, "momentum", indices, images),
@@ -111,12 +133,17 @@ def randomized_apgd(
     targets: int = 9,
     indices: Tensor | None = None,
     settings: Randomization | None = None,
+    judge: Model | None = None,
+    ranking: Tensor | None = None,
 ) -> Tensor:
     """APGD on the cross-entropy, and then, where that fails, on the targeted DLR loss toward likely wrong classes.
 
     Args:
         targets: wrong classes to try; fewer if there are not so many, and 0 for the cross-entropy alone.
-        model, images, labels, eps, seed, norm, indices, settings: as for ``randomized_pgd``; ``momentum`` is not used.
+        judge: images to logits; who says what fooled the model, ``model`` itself if None.
+        ranking: the wrong classes of each image from likely to unlikely (``rank_classes``), if they are known.
+        model, images, labels, eps, seed, norm, indices, settings: as for ``randomized_pgd``; ``momentum`` and ``reach``
+            are not used.
 
     Returns:
         (N, channels, H, W), inside balls of up to ``max(radius_factor) * eps`` and the box. From the first run that
@@ -135,7 +162,9 @@ def randomized_apgd(
     weight = None
     if settings.alpha_weight is not None:
         weight = _draw(settings.alpha_weight, seed, "alpha weight", indices, images)
-    ranking = _rank_classes(model, images, labels, logits_only=weight is None)
+    if ranking is None:
+        with torch.no_grad():
+            ranking = rank_classes(_logits(model(images), weight), labels)
     found = images.clone()
     left = torch.arange(len(labels), device=images.device)
     for rank in range(-1, min(targets, ranking.shape[1])):  # -1 is the cross-entropy
@@ -145,14 +174,64 @@ def randomized_apgd(
         if weight is not None:
             loss = lowering_alpha(loss, weight[left])
         attack = _APGDWithRadii(norm=norm, radius=radius[left], loss=loss, steps=steps)
-        keys = run_keys(seed, "apgd", rank + 1, indices[left.cpu()]).to(images.device)
-        noise = (uniform_images if norm == "Linf" else normal_images)(keys, images.shape[1:]).to(images.dtype)
+        noise = _noise(run_keys(seed, "apgd", rank + 1, indices[left.cpu()]), norm, images)
         goal = labels[left] if rank < 0 else ranking[left, rank]
-        points, fooled = _run(attack, attack.start(images[left], labels[left], goal, noise), model)
+        points, fooled = _run(attack, attack.start(images[left], labels[left], goal, noise), model, judge)
         taken = fooled | (rank < 0)
         found[left[taken]] = points[taken]
         left = left[~fooled]
     return found
+
+
+def every_randomized_apgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    seed: int,
+    norm: str = "Linf",
+    targets: int = 9,
+    indices: Tensor | None = None,
+    settings: Randomization | None = None,
+    judge: Model | None = None,
+    ranking: Tensor | None = None,
+) -> Tensor:
+    """APGD on the cross-entropy and on the targeted DLR loss toward each likely wrong class, whether one fools or not.
+
+    This is what the authors train on (setting C of 000, section 4.2): every run of every image, each with a radius, a
+    number of steps and a weight of alpha's part of its own.
+
+    Args:
+        model, images, labels, eps, seed, norm, targets, indices, settings, judge, ranking: as for ``randomized_apgd``.
+
+    Returns:
+        (runs, N, channels, H, W): the cross-entropy's run first. Of each the point of highest loss, or the first
+        misclassified one if that is not.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    settings = settings or Randomization()
+    indices = torch.arange(len(labels)) if indices is None else indices.cpu()
+    if ranking is None:
+        with torch.no_grad():
+            ranking = rank_classes(_logits(model(images), settings.alpha_weight), labels)
+    runs = []
+    for rank in range(1 + min(targets, ranking.shape[1])):  # 0 is the cross-entropy
+        loss: TargetedLoss = losses.cross_entropy if rank == 0 else targeted_dlr
+        if settings.alpha_weight is not None:
+            loss = lowering_alpha(loss, _draw(settings.alpha_weight, seed, "alpha weight", indices, images, rank))
+        attack = _APGDWithRadii(
+            norm=norm,
+            radius=(eps * _draw(settings.radius_factor, seed, "radius", indices, images, rank)).view(-1, 1, 1, 1),
+            loss=loss,
+            steps=settings.draw_steps(seed, rank),
+        )
+        goal = labels if rank == 0 else ranking[:, rank - 1]
+        noise = _noise(run_keys(seed, "apgd", rank, indices), norm, images)
+        runs.append(_run(attack, attack.start(images, labels, goal, noise), model, judge)[0])
+    return torch.stack(runs)
 
 
 class _APGDWithRadii(APGD):
@@ -173,26 +252,37 @@ class _APGDWithRadii(APGD):
         return project(points, images, self.radius, self.norm)
 
 
-def _run(attack: APGD, state: APGDState, model: Model) -> tuple[Tensor, Tensor]:
+def _run(attack: APGD, state: APGDState, model: Model, judge: Model | None) -> tuple[Tensor, Tensor]:
     """All steps of one run per example: its point (see ``randomized_apgd``), and whether it is misclassified."""
     for _ in range(attack.steps + 1):
         attack.step(state, model)
     with torch.no_grad():
-        wrong = model(state.best_points).argmax(dim=1) != state.labels
-    points = torch.where((state.found & ~wrong).view(-1, 1, 1, 1), state.adversarials, state.best_points)
-    return points, state.found | wrong
+        wrong = (judge or model)(state.best_points).argmax(dim=1) != state.labels
+        other = state.found & ~wrong
+        if judge is not None and bool(other.any()):
+            other[other.clone()] = judge(state.adversarials[other]).argmax(dim=1) != state.labels[other]
+    points = torch.where(other.view(-1, 1, 1, 1), state.adversarials, state.best_points)
+    return points, other | wrong
 
 
-@torch.no_grad()
-def _rank_classes(model: Model, images: Tensor, labels: Tensor, *, logits_only: bool) -> Tensor:
+def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """The wrong classes from likely to unlikely, (N, C - 1)."""
-    output = model(images)
-    order = (output if logits_only else output[:, :-1]).argsort(dim=1, descending=True)
+    order = logits.argsort(dim=1, descending=True)
     return order[order != labels[:, None]].view(len(labels), -1)
 
 
-def _draw(bounds: tuple[float, float], seed: int, what: str, indices: Tensor, images: Tensor) -> Tensor:
+def _logits(output: Tensor, alpha_weight: object) -> Tensor:
+    """The logits in a model's output, behind which a view ``WithAlphaLoss`` has one column more."""
+    return output if alpha_weight is None else output[:, :-1]
+
+
+def _noise(keys: Tensor, norm: str, images: Tensor) -> Tensor:
+    drawn = (uniform_images if norm == "Linf" else normal_images)(keys.to(images.device), images.shape[1:])
+    return drawn.to(images.dtype)
+
+
+def _draw(bounds: tuple[float, float], seed: int, what: str, indices: Tensor, images: Tensor, rank: int = 0) -> Tensor:
     """(N,) uniform between the bounds, one number per example."""
     low, high = bounds
-    draws = uniform(run_keys(seed, what, 0, indices), torch.tensor(0))
+    draws = uniform(run_keys(seed, what, rank, indices), torch.tensor(0))
     return (low + (high - low) * draws).to(images.device, images.dtype)

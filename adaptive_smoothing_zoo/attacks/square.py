@@ -15,6 +15,7 @@ from adaptive_smoothing_zoo.attacks.state import State
 
 QUERIES = 5000
 MOST_AHEAD = 8  # changes of one run that are tried at once
+LOOK_AHEAD = 32  # for each of these, changes that are looked at for ones worth trying
 P_INIT = 0.8  # share of the pixels that the first squares cover
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # changes after which the share is halved
 
@@ -28,12 +29,14 @@ class SquareState(State):
         query: (N,) the next one; 0 asks about the start, each other one about a change.
         best: (N, channels, H, W) the point with the lowest margin so far.
         best_margin: (N,) the margin there.
+        best_query: (N,) the query that asked about it.
     """
 
     keys: Tensor
     query: Tensor
     best: Tensor
     best_margin: Tensor
+    best_query: Tensor
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,14 @@ class Square:
         ask: a way to margins that is shorter than the model's logits, if there is one.
         batch_size: most points to ask about at once, if the runs are fewer.
         queries: changes tried per run; a run asks the model once more than that.
+        twins: (queries,) for each change the number of the last one before it that is the same in all runs, -1 if
+            there is none. If given, a model that answers the same twice is taken for granted, and not asked about a
+            point that it has been asked about: one that a change leaves where it is, or whose change has been tried on
+            the best point. Small images have few changes, and most of the queries are such. Looking for them makes
+            the host wait for the device.
+
+    Attributes:
+        answered: queries of all runs so far, whether the model had to be asked or not.
 
     Points are those of pyautoattack 0.2.0 for the same random numbers.
     """
@@ -87,9 +98,11 @@ class Square:
         queries: int = QUERIES,
         ask: Ask | None = None,
         batch_size: int = 1,
+        twins: Tensor | None = None,
     ) -> None:
         self.name, self.norm, self.eps, self.draw, self.queries = name, norm, eps, draw, queries
-        self.ask, self.batch_size = ask, batch_size
+        self.ask, self.batch_size, self.twins = ask, batch_size, twins
+        self.answered = torch.zeros((), dtype=torch.int64)
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, pattern: Tensor) -> SquareState:
         """Begin at the image plus a pattern that fills the ball: see ``stripes`` (l_inf) and ``tiles`` (l_2)."""
@@ -109,6 +122,7 @@ class Square:
             query=torch.zeros_like(labels),
             best=points,
             best_margin=images.new_full((len(labels),), torch.inf),
+            best_query=torch.zeros_like(labels),
         )
 
     @torch.no_grad()
@@ -119,23 +133,56 @@ class Square:
         those behind the first that does are made anew, from the better point, in the next step. What a run goes
         through does not depend on how many are tried at once.
         """
-        n, ahead = len(state), min(max(self.batch_size // len(state), 1), MOST_AHEAD)
-        queries = (state.query[:, None] + torch.arange(ahead, device=state.query.device)).flatten()
-        rows = torch.arange(n, device=queries.device).repeat_interleave(ahead)
-        points = self._points(state, rows, queries)
-        worth = state.best_margin.clamp(min=1e-30)  # a margin counts if it is the lowest yet or not above zero
+        ahead = min(max(self.batch_size // len(state), 1), MOST_AHEAD)
         over = state.found | state.exhausted
-        counts = ~over[rows] & (queries <= self.queries)
-        margins = self._margins(model, points, state.labels[rows], torch.where(counts, worth[rows], -torch.inf))
-        helps = (counts & ((margins < state.best_margin[rows]) | (margins <= 0.0))).view(n, ahead)
-        any_helps, first = helps.max(dim=1)
-        chosen = torch.arange(n, device=first.device) * ahead + first
-        state.best_margin = torch.where(any_helps, margins[chosen], state.best_margin)
-        state.best = torch.where(any_helps.view(-1, 1, 1, 1), points[chosen], state.best)
-        state.meet(state.best, any_helps & (state.best_margin <= 0.0))
-        state.query = (state.query + torch.where(any_helps, first + 1, ahead)).clamp(max=self.queries + 1)
+        rows, queries, points, after = self._next(state, over, ahead)
+        if len(rows):
+            after = self._keep_first_that_helps(state, model, rows, queries, points, after)
+        after = torch.where(over, state.query, after.clamp(max=self.queries + 1))
+        self.answered = self.answered.to(after.device) + (after - state.query).sum()
+        state.query = after
         state.exhausted = state.query > self.queries
-        return n * ahead
+        return len(rows)
+
+    def _keep_first_that_helps(
+        self, state: SquareState, model: Model, rows: Tensor, queries: Tensor, points: Tensor, after: Tensor
+    ) -> Tensor:
+        """Ask about the points, and return each run's next query: that behind the first that helps, or ``after``."""
+        best_margin = state.best_margin[rows]
+        counts = ~(state.found | state.exhausted)[rows] & (queries <= self.queries)
+        worth = best_margin.clamp(min=1e-30)  # a margin counts if it is the lowest yet or not above zero
+        margins = self._margins(model, points, state.labels[rows], torch.where(counts, worth, -torch.inf))
+        helps = counts & ((margins < best_margin) | (margins <= 0.0))
+        places = torch.arange(len(rows), device=rows.device)
+        none = torch.full_like(after, len(rows))
+        first = none.scatter_reduce(0, rows, torch.where(helps, places, len(rows)), "amin")
+        any_helps, first = first < len(rows), first.clamp(max=len(rows) - 1)
+        state.best_margin = torch.where(any_helps, margins[first], state.best_margin)
+        state.best = torch.where(any_helps.view(-1, 1, 1, 1), points[first], state.best)
+        state.best_query = torch.where(any_helps, queries[first], state.best_query)
+        state.meet(state.best, any_helps & (state.best_margin <= 0.0))
+        return torch.where(any_helps, queries[first] + 1, after)
+
+    def _next(self, state: SquareState, over: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Up to ``ahead`` queries of every run: rows (M,), queries (M,), points; and the query after them, (N,)."""
+        device = state.query.device
+        if self.twins is None:
+            rows = torch.arange(len(state), device=device).repeat_interleave(ahead)
+            queries = (state.query[:, None] + torch.arange(ahead, device=device)).flatten()
+            return rows, queries, self._points(state, rows, queries), state.query + ahead
+        # Candidates, more than are wanted, without those whose change has been tried on the best point.
+        window = state.query[:, None] + torch.arange(LOOK_AHEAD * ahead, device=device)
+        twins = self.twins[(window - 1).clamp(0, self.queries - 1)] + 1
+        open_ = ~over[:, None] & (window <= self.queries) & (twins <= state.best_query[:, None])
+        wanted, after = _first(open_, window, 2 * ahead)
+        rows, columns = wanted.nonzero(as_tuple=True)
+        points = self._points(state, rows, window[rows, columns])
+        # And without those that are the best point.
+        wanted[rows, columns] = (points != state.best[rows]).flatten(1).any(dim=1) | (window[rows, columns] == 0)
+        chosen, after = _first(wanted, window, ahead, after)
+        kept = chosen[rows, columns]
+        rows, columns = rows[kept], columns[kept]
+        return rows, window[rows, columns], points[kept], after
 
     def _points(self, state: SquareState, rows: Tensor, queries: Tensor) -> Tensor:
         """What each query of the runs in these rows asks about: the start, or the best point with a change."""
@@ -170,6 +217,21 @@ class Square:
         new = new / (1e-12 + _plane_norm(new)) * (unused / channels + window_energy).sqrt()
         away = torch.where(inside, new, away.masked_fill(inside_2, 0.0))
         return (images + self.eps * normalized(away, "L2")).clamp(0.0, 1.0)
+
+
+def _first(wanted: Tensor, queries: Tensor, most: int, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The first wanted queries of every row, and the query behind them: ``end``, unless some are left for later.
+
+    Args:
+        wanted: (N, W) bool.
+        queries: (N, W), rising by one.
+        most: how many.
+        end: (N,) the query behind all, if it is not that behind the last column.
+    """
+    rank = wanted.cumsum(dim=1)
+    end = queries[:, -1] + 1 if end is None else end
+    later = torch.where(wanted & (rank > most), queries, torch.iinfo(queries.dtype).max).amin(dim=1)
+    return wanted & (rank <= most), torch.minimum(later, end)
 
 
 def square_size(query: int, height: int, width: int, norm: str) -> int:

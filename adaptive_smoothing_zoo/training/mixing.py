@@ -1,19 +1,77 @@
-"""Training of the mixing network on clean and attacked images, g and h frozen (000, section 4; 003, supplement)."""
+"""Training of the mixing network on clean and attacked images, g and h frozen (000, sections 4 and 5.2; 003, B).
 
-import logging
+The constants' defaults are the papers' where they agree, and else those of the authors' configuration files.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
-from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.training.base_nets import augment
+from adaptive_smoothing_zoo.attacks.random_streams import run_keys
+from adaptive_smoothing_zoo.attacks.randomized import (
+    Randomization,
+    every_randomized_apgd,
+    randomized_apgd,
+    randomized_pgd,
+    rank_classes,
+)
+from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
+from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
+from adaptive_smoothing_zoo.mix import mix
+from adaptive_smoothing_zoo.training.base_nets import autocast, batch_of_round, check_batch
+from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
+from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
+from adaptive_smoothing_zoo.training.keeping import Keeper, fingerprint
+from adaptive_smoothing_zoo.training.loop import OnProgress, Optimization, fit
+from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingAttack:
+    """The attack that gives the attacked half of the images (000, section 4.2).
+
+    Attributes:
+        setting: "A", PGD without the gradient of the mixing network (gray box); "B", PGD with it (white box); "C",
+            APGD with it, on the cross-entropy and on the targeted DLR loss.
+        eps, norm: nominal radius, in pixel units, and "Linf" or "L2".
+        randomization: what is drawn for each example. The authors have 20 steps for A and B and 75 for C. In A alpha
+            has no gradient, so nothing pulls it down.
+        targets: of C, wrong classes to attack toward; fewer if there are not so many.
+        every_run: of C, whether every run gives an image to train on (1 + ``targets`` of them, as the authors have it)
+            or only the first that fools the mix, which costs less.
+
+    Raises:
+        ValueError: an unknown setting or norm, or numbers that make no attack.
+    """
+
+    setting: Literal["A", "B", "C"] = "B"
+    eps: float
+    norm: Literal["Linf", "L2"] = "Linf"
+    randomization: Randomization = field(default_factory=lambda: Randomization(steps=20))
+    targets: int = 9
+    every_run: bool = True
+
+    def __post_init__(self) -> None:
+        if self.setting not in ("A", "B", "C"):
+            raise ValueError(f"the setting of an attack is 'A', 'B' or 'C', got {self.setting!r}")
+        if self.norm not in ("Linf", "L2"):
+            raise ValueError(f"the norm must be 'Linf' or 'L2', got {self.norm!r}")
+        if not 0.0 < self.eps < float("inf"):
+            raise ValueError(f"eps of the training attack must be positive, got {self.eps}")
+        if self.targets < 0:
+            raise ValueError(f"targets must not be negative, got {self.targets}")
+
+    def runs(self, num_classes: int) -> int:
+        """How many attacked images each image gives."""
+        return 1 + min(self.targets, num_classes - 1) if self.setting == "C" and self.every_run else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,37 +79,52 @@ class MixingTraining:
     """Everything that decides how a mixing network is trained.
 
     Attributes:
-        epochs, batch_size, learning_rate, weight_decay, gradient_clip: AdamW, an exponential-free linear warm-up over
-            the first 1/25 of the steps, cosine decay to zero.
-        c_ce, c_bce, c_prod: the composite loss, c_ce CE + c_bce BCE + c_prod CE BCE per example. Table SM2 of 003
-            finds (0, 1.5, 0.2) best.
-        eps: nominal radius of the l_inf attack, in pixel units; each example's is eps times a factor drawn uniformly
-            from ``radius_factor``.
-        attack_steps, attack_step_size: white-box PGD from a random start; the step is relative to the radius.
-        alpha_weight: upper end of the uniformly drawn weight w of the part of the attack that pulls alpha down:
-            (1 - w) CE(mix) + w BCE(alpha, 1).
-        clamp: limit of the raw network output, in batch standard deviations around the batch mean.
-        padding, flip: augmentation, as in :class:`BaseNetTraining`.
-        seed: of shuffling, augmentation and attack.
+        epochs, batch_size: an epoch leaves out what does not fill a batch, other examples each time.
+        attack, loss: see their classes.
+        learning_rate, weight_decay: of AdamW, with :func:`adaptive_smoothing_zoo.training.schedule.cosine`. The authors
+            have 1e-4, and 5e-5 for their largest triplets.
+        gradient_clip, ema_decay: as in :class:`adaptive_smoothing_zoo.training.loop.Optimization`.
+        steps: optimizer steps on the images of a batch, clean and attacked in equal number. The authors have 1 for one
+            run per image, and 5 for ten.
+        accumulation: passes (per process) in a step, whose gradients are added up; each has its own batch statistics.
+        logit_scale, logit_bias: of alpha_logit in training and its attacks, where alpha has the range (0, 1).
+        clamp: limit of the raw network output in training, in batch standard deviations around the batch mean.
+        padding, flip: augmentation, as in :class:`adaptive_smoothing_zoo.training.base_nets.BaseNetTraining`.
+        seed: of shuffling, augmentation and attack; of the weights only in a recipe.
+        bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last. What
+            fools the mix, and the features and probabilities of g and h that the network learns from, stay float32.
+        channels_last: that memory format also without bfloat16.
     """
 
     epochs: int
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    attack: TrainingAttack
+    loss: CompositeLoss = field(default_factory=CompositeLoss)
+    learning_rate: float = 1e-4
     weight_decay: float = 1e-5
-    gradient_clip: float = 10.0
-    c_ce: float = 0.0
-    c_bce: float = 1.5
-    c_prod: float = 0.2
-    eps: float
-    radius_factor: tuple[float, float] = (0.4, 1.1)
-    attack_steps: int = 10
-    attack_step_size: float = 0.25
-    alpha_weight: float = 0.4
-    clamp: float = 0.6
+    gradient_clip: float | None = 10.0
+    ema_decay: float = 0.0
+    steps: int = 1
+    accumulation: int = 1
+    logit_scale: float = 2.0
+    logit_bias: float = 0.4
+    clamp: float | None = 0.6
     padding: int = 0
     flip: bool = False
     seed: int = 0
+    bfloat16: bool = False
+    channels_last: bool = False
+
+    @property
+    def optimization(self) -> Optimization:
+        return Optimization(
+            optimizer="adamw",
+            learning_rate=self.learning_rate,
+            schedule="cosine",
+            weight_decay=self.weight_decay,
+            gradient_clip=self.gradient_clip,
+            ema_decay=self.ema_decay,
+        )
 
 
 def train_mixing_network(
@@ -60,110 +133,253 @@ def train_mixing_network(
     labels: Tensor,
     settings: MixingTraining,
     *,
-    on_epoch: Callable[[int, float], None] | None = None,
+    workers: Workers | None = None,
+    folder: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_progress: OnProgress | None = None,
 ) -> MixedClassifier:
-    """Train the mixing network of ``model`` in place; g and h stay as they are.
-
-    Half of each batch is attacked (pseudo-label 1: use h), half is clean (pseudo-label 0: use g). Training and its
-    attacks use the range (0, 1) of alpha; the model's own range is put back at the end, and the model returned in
-    eval mode.
-
-    Raises:
-        ValueError: the model has a constant alpha.
-    """
-    alpha = model.alpha
-    if not isinstance(alpha, AdaptiveAlpha):
-        raise ValueError("the model has a constant alpha; there is no mixing network to train")
-    own_range = alpha.alpha_min, alpha.alpha_max
-    alpha.set_range(0.0, 1.0)
-    model.eval().requires_grad_(False)
-    parameters = list(alpha.requires_grad_(True).parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    total = settings.epochs * -(-len(labels) // settings.batch_size)
-    warm_up = max(1, total // 25)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1e-2, 1.0, warm_up),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, total - warm_up)),
-        ],
-        [warm_up],
-    )
-    generator = torch.Generator(device=images.device).manual_seed(settings.seed)
-    for epoch in range(settings.epochs):
-        losses = []
-        for chosen in torch.randperm(len(labels), generator=generator, device=images.device).split(settings.batch_size):
-            clean = augment(images[chosen], settings.padding, settings.flip, generator)
-            attacked = _attack(model, clean, labels[chosen], settings, generator)
-            batch, truth = torch.cat([clean, attacked]), labels[chosen].repeat(2)
-            use_rob = torch.cat([torch.zeros(len(chosen)), torch.ones(len(chosen))]).to(images.device)
-            alpha.train()
-            alpha.clamp = settings.clamp
-            loss = composite_loss(*_mix_and_alpha_logit(model, batch), truth, use_rob, settings).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
-            optimizer.step()
-            schedule.step()
-            alpha.eval()
-            alpha.clamp = None
-            losses.append(loss.detach())
-        mean_loss = float(torch.stack(losses).mean())
-        logger.info("epoch %d of %d: loss %.4f", epoch + 1, settings.epochs, mean_loss)
-        if on_epoch is not None:
-            on_epoch(epoch, mean_loss)
-    alpha.set_range(*own_range)
-    return model.eval().requires_grad_(False)
-
-
-def composite_loss(
-    log_mix: Tensor, alpha_logit: Tensor, labels: Tensor, use_rob: Tensor, settings: MixingTraining
-) -> Tensor:
-    """c_ce CE + c_bce BCE + c_prod CE BCE for each example, (N,).
+    """Train the mixing network of ``model`` in place; g, h and the range, scale and bias of alpha stay as they are.
 
     Args:
-        log_mix: (N, C) log-probabilities of the mix.
-        alpha_logit: (N,).
-        labels: (N,) classes.
-        use_rob: (N,) pseudo-labels of alpha, 1 for attacked inputs, 0 for clean ones.
+        model: with an :class:`AdaptiveAlpha`.
+        images: (N, channels, H, W) in [0, 1].
+        labels: (N,).
+        workers: the processes that do it and their device; this process, on the images' device, if None.
+        folder: where checkpoints and a log are kept. A training that was interrupted goes on from there.
+        checkpoint_seconds: time between two checkpoints.
+        on_progress: told of every finished round.
+
+    Returns:
+        The model, in eval mode and frozen.
+
+    Raises:
+        ValueError: the model has a constant alpha, the batch cannot be split as asked or is larger than the data, or
+            setting C meets fewer than 4 classes.
+        ResultsError: the folder belongs to another training.
+        TrainingError: the loss is not finite.
     """
-    ce = F.cross_entropy(log_mix, labels, reduction="none")
-    bce = F.binary_cross_entropy_with_logits(alpha_logit, use_rob, reduction="none")
-    return settings.c_ce * ce + settings.c_bce * bce + settings.c_prod * ce * bce
+    workers = workers or find_workers(images.device)
+    if not isinstance(model.alpha, AdaptiveAlpha):
+        raise ValueError("the model has a constant alpha; there is no mixing network to train")
+    model.check_mixes("train_mixing_network")
+    model.to(workers.device).eval().requires_grad_(False)
+    if settings.bfloat16 or settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    keeper = None
+    if folder is not None:
+        binding = {
+            "settings": asdict(settings),
+            "data": fingerprint(images, labels),
+            "std_model": fingerprint(model.std_model),
+            "rob_model": fingerprint(model.rob_model),
+            "initial_weights": fingerprint(model.alpha),
+            "taps": [model.alpha.std_taps, model.alpha.rob_taps],
+            "maps": [repr(model.std_map), repr(model.rob_map)],
+        }
+        keeper = Keeper(folder, binding, checkpoint_seconds)
+    task = MixingTask(model, images, labels, settings, workers)
+    model.alpha.requires_grad_(True)
+    fit(task, settings.optimization, workers=workers, keeper=keeper, on_progress=on_progress)
+    return model.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def _attack(
-    model: MixedClassifier, images: Tensor, labels: Tensor, settings: MixingTraining, generator: torch.Generator
-) -> Tensor:
-    """White-box PGD with a radius and a weight of the alpha-lowering part drawn for each example."""
-    low, high = settings.radius_factor
-    draws = torch.rand(2, len(labels), generator=generator, device=images.device)
-    radius = settings.eps * (low + (high - low) * draws[0])
-    weight = settings.alpha_weight * draws[1]
+@dataclass
+class BaseOutputs:
+    """What frozen g and h say of N images; the fields are tensors, or lists of tensors, with N rows."""
 
-    def both(batch: Tensor) -> Tensor:
-        log_mix, alpha_logit = _mix_and_alpha_logit(model, batch)
-        return torch.cat([log_mix, alpha_logit.unsqueeze(1)], dim=1)
+    log_std: Tensor  # (N, C) log-probabilities
+    log_rob: Tensor
+    std_maps: list[Tensor]
+    rob_maps: list[Tensor]
 
-    def loss(output: Tensor, truth: Tensor) -> Tensor:
-        log_mix, alpha_logit = output[:, :-1], output[:, -1]
-        # BCE of alpha with label 1; increasing it lowers alpha, toward g.
-        return (1 - weight) * cross_entropy(log_mix, truth) + weight * F.softplus(-alpha_logit)
+    def rows(self, chosen: Tensor) -> BaseOutputs:
+        return BaseOutputs(
+            self.log_std[chosen],
+            self.log_rob[chosen],
+            [feature_map[chosen] for feature_map in self.std_maps],
+            [feature_map[chosen] for feature_map in self.rob_maps],
+        )
 
-    return pgd(
-        both,
-        images,
-        labels,
-        eps=radius,
-        step_size=settings.attack_step_size * radius,
-        steps=settings.attack_steps,
-        random_start=True,
-        loss=loss,
-        generator=generator,
+    @staticmethod
+    def join(parts: list[BaseOutputs]) -> BaseOutputs:
+        return BaseOutputs(
+            torch.cat([part.log_std for part in parts]),
+            torch.cat([part.log_rob for part in parts]),
+            [torch.cat(maps) for maps in zip(*(part.std_maps for part in parts), strict=True)],
+            [torch.cat(maps) for maps in zip(*(part.rob_maps for part in parts), strict=True)],
+        )
+
+
+@dataclass
+class MixingPart:
+    """Clean and attacked images in equal number, as g and h see them; labels and pseudo-labels (N,)."""
+
+    outputs: BaseOutputs
+    labels: Tensor
+    use_rob: Tensor
+
+
+class MixingTask:
+    """See :class:`adaptive_smoothing_zoo.training.loop.Task`.
+
+    A round takes a batch of images, attacks them, and lets g and h look at every clean and attacked image once. In
+    training and in its attacks alpha has the range (0, 1), so that an attack can use all of the network.
+    """
+
+    learner: AdaptiveAlpha
+
+    def __init__(
+        self, model: MixedClassifier, images: Tensor, labels: Tensor, settings: MixingTraining, workers: Workers
+    ) -> None:
+        assert isinstance(model.alpha, AdaptiveAlpha)
+        self.images, self.labels, self.settings, self.workers = images, labels, settings, workers
+        # The network with its batch norm is the model's own; scale, bias, range and clamp around it are training's.
+        self.learner = _alpha_in_training(model.alpha, settings, clamp=settings.clamp)
+        attacked_alpha = _alpha_in_training(model.alpha, settings, clamp=None)
+        self.model = MixedClassifier(
+            model.std_model, model.rob_model, attacked_alpha, std_map=model.std_map, rob_map=model.rob_map
+        )
+        with torch.no_grad():
+            classes = self.model.eval()(images[:1].to(workers.device)).shape[1]
+        if settings.attack.setting == "C" and classes < 4:
+            raise ValueError(f"setting C needs the targeted DLR loss, and that at least 4 classes; there are {classes}")
+        self.runs = settings.attack.runs(classes)
+        check_batch(len(labels), settings.batch_size, workers.size)
+        share = settings.batch_size // workers.size
+        if self.runs * share % (settings.steps * settings.accumulation):
+            raise ValueError(
+                f"{self.runs * share} attacked images per process cannot be split into {settings.steps} steps of "
+                f"{settings.accumulation} equal passes; change batch_size, steps or accumulation"
+            )
+        self.seed, self.steps = settings.seed, settings.steps
+        self.rounds = settings.epochs * (len(labels) // settings.batch_size)
+
+    def round(self, number: int) -> tuple[list[list[MixingPart]], dict[str, Tensor]]:
+        seed = derived_seed(self.seed, "round", number)
+        chosen = self.workers.share(batch_of_round(self.seed, number, len(self.labels), self.settings.batch_size))
+        images, labels = self._batch(chosen, seed)
+        clean = self._outputs(images)
+        self.learner.eval()
+        attacked = self._outputs(self._attack(images, labels, clean, chosen, seed))
+        measured = self._measure(clean, attacked, labels)
+        if self.runs > 1:
+            count = (self.runs - 1) * self.settings.batch_size
+            others = permutation(seed, "more clean images", 0, max(len(self.labels), count)) % len(self.labels)
+            more_images, more_labels = self._batch(self.workers.share(others[:count]), seed)
+            clean = BaseOutputs.join([clean, self._outputs(more_images)])
+            clean_labels, attacked_labels = torch.cat([labels, more_labels]), labels.repeat(self.runs)
+        else:
+            clean_labels = attacked_labels = labels
+        parts = [
+            _part(clean.rows(some), clean_labels[some], attacked.rows(others), attacked_labels[others])
+            for some, others in zip(self._split(seed, "clean"), self._split(seed, "attacked"), strict=True)
+        ]
+        each = self.settings.accumulation
+        return [parts[i : i + each] for i in range(0, len(parts), each)], measured
+
+    def losses(self, learner: Callable[..., Tensor], part: MixingPart) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = part.outputs
+        with autocast(self.workers.device, self.settings.bfloat16):
+            alpha_logit = learner(outputs.std_maps, outputs.rob_maps)
+        log_mix = self._mix(outputs, alpha_logit)
+        losses = self.settings.loss(log_mix, alpha_logit, part.labels, part.use_rob)
+        half = len(losses) // 2
+        alpha = alpha_logit.detach().sigmoid()
+        return losses, {"alpha_clean": alpha[:half].mean(), "alpha_attacked": alpha[half:].mean()}
+
+    def _batch(self, chosen: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Augmented images and labels, on the device."""
+        images = self.images[chosen].to(self.workers.device)
+        keys = run_keys(seed, "augment", 0, chosen)
+        images = augment(images, self.settings.padding, self.settings.flip, keys)
+        return images, self.labels[chosen].to(self.workers.device)
+
+    @torch.no_grad()
+    def _outputs(self, images: Tensor) -> BaseOutputs:
+        """Of g and h, in float32; so many images at a time as are attacked at a time."""
+        alpha, parts = self.learner, []
+        for batch in images.split(self.settings.batch_size // self.workers.size):
+            batch = self._laid_out(batch)
+            std_logits, std_maps = run_base_net(self.model.std_model, batch, alpha.std_taps)
+            rob_logits, rob_maps = run_base_net(self.model.rob_model, batch, alpha.rob_taps)
+            log_std = F.log_softmax(self.model.std_map(std_logits), dim=1)
+            log_rob = F.log_softmax(self.model.rob_map(rob_logits), dim=1)
+            parts.append(BaseOutputs(log_std, log_rob, std_maps, rob_maps))
+        return BaseOutputs.join(parts)
+
+    def _attack(self, images: Tensor, labels: Tensor, clean: BaseOutputs, indices: Tensor, seed: int) -> Tensor:
+        """(runs * N, channels, H, W), run after run."""
+        attack, randomization = self.settings.attack, self.settings.attack.randomization
+        if attack.setting == "A":
+            randomization = replace(randomization, alpha_weight=None)
+        view: GrayBox | WithAlphaLoss | MixedClassifier = GrayBox(self.model)
+        if attack.setting != "A":
+            view = self.model if randomization.alpha_weight is None else WithAlphaLoss(self.model)
+
+        def run(batch: Tensor) -> Tensor:
+            with autocast(self.workers.device, self.settings.bfloat16):
+                return view(self._laid_out(batch)).float()  # type: ignore[no-any-return]
+
+        options = {"eps": attack.eps, "norm": attack.norm, "seed": seed, "indices": indices, "settings": randomization}
+        if attack.setting != "C":
+            return randomized_pgd(run, images, labels, **options)  # type: ignore[arg-type]
+        with torch.no_grad():
+            ranking = rank_classes(self._mix(clean, self._alpha_logit(clean)), labels)
+
+        def judge(batch: Tensor) -> Tensor:
+            return self.model(self._laid_out(batch))  # type: ignore[no-any-return]
+
+        options |= {"targets": attack.targets, "ranking": ranking, "judge": judge if self.settings.bfloat16 else None}
+        if attack.every_run:
+            return every_randomized_apgd(run, images, labels, **options).flatten(0, 1)  # type: ignore[arg-type]
+        return randomized_apgd(run, images, labels, **options)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _measure(self, clean: BaseOutputs, attacked: BaseOutputs, labels: Tensor) -> dict[str, Tensor]:
+        """Accuracies of the mix as the attack saw it, in float32."""
+        right = self._mix(clean, self._alpha_logit(clean)).argmax(dim=1) == labels
+        stands = self._mix(attacked, self._alpha_logit(attacked)).argmax(dim=1).view(-1, len(labels)) == labels
+        return {"accuracy_clean": right.float().mean(), "accuracy_attacked": stands.all(dim=0).float().mean()}
+
+    def _alpha_logit(self, outputs: BaseOutputs) -> Tensor:
+        alpha = self.model.alpha
+        assert isinstance(alpha, AdaptiveAlpha)
+        return alpha(outputs.std_maps, outputs.rob_maps)  # type: ignore[no-any-return]
+
+    def _mix(self, outputs: BaseOutputs, alpha_logit: Tensor) -> Tensor:
+        return mix(outputs.log_std, outputs.log_rob, *self.learner.log_weights_at(alpha_logit.unsqueeze(1)))
+
+    def _split(self, seed: int, what: str) -> tuple[Tensor, ...]:
+        """Which rows go into which part; of several runs in random order, so that no part has one image's alone."""
+        count = self.runs * self.settings.batch_size // self.workers.size
+        order = torch.arange(count)
+        if self.runs > 1:
+            order = permutation(seed, f"{what} rows of worker {self.workers.rank}", 0, count)
+        parts = self.settings.steps * self.settings.accumulation
+        return tuple(order[i::parts].to(self.workers.device) for i in range(parts))
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        if self.settings.bfloat16 or self.settings.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+
+def _part(clean: BaseOutputs, clean_labels: Tensor, attacked: BaseOutputs, attacked_labels: Tensor) -> MixingPart:
+    use_rob = torch.cat([torch.zeros_like(clean.log_std[:, 0]), torch.ones_like(attacked.log_std[:, 0])])
+    return MixingPart(BaseOutputs.join([clean, attacked]), torch.cat([clean_labels, attacked_labels]), use_rob)
+
+
+def _alpha_in_training(alpha: AdaptiveAlpha, settings: MixingTraining, *, clamp: float | None) -> AdaptiveAlpha:
+    """The same network and batch norm with training's scale, bias and range."""
+    other = AdaptiveAlpha(
+        alpha.mixing_network,
+        alpha_min=0.0,
+        alpha_max=1.0,
+        logit_scale=settings.logit_scale,
+        logit_bias=settings.logit_bias,
+        std_taps=alpha.std_taps,
+        rob_taps=alpha.rob_taps,
+        clamp=clamp,
     )
-
-
-def _mix_and_alpha_logit(model: MixedClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the mix and alpha_logit, from one pass."""
-    features = model.forward_features(images)
-    return model.forward_head(features), features[:, -1]
+    other.norm = alpha.norm
+    return other

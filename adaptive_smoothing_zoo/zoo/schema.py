@@ -1,14 +1,35 @@
 """From JSON to typed, frozen dataclasses and back, refusing what is unknown, missing or of the wrong type."""
 
 import dataclasses
+import json
 import math
+import reprlib
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError
 
 T = TypeVar("T")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: it cannot be read or is no JSON. Python reads more than JSON: NaN, infinities and halves of
+            characters, which could not be written again, are refused too.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+    return data
 
 
 def parse(cls: type[T], data: Any, where: str) -> T:
@@ -30,7 +51,7 @@ def parse(cls: type[T], data: Any, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(fields)}")
+        raise ConfigError(f"{where}: unknown key {shown(unknown[0])}; known keys: {', '.join(fields)}")
     missing = [
         name
         for name, field in fields.items()
@@ -78,7 +99,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return parse(typing.cast(type, hint), value, where)
     if origin is typing.Literal:
         if value not in arguments:
-            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {shown(value)}")
         return value
     if hint is float and type(value) in (int, float):
         return _finite(value, where)
@@ -96,7 +117,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     kinds = {typing.get_args(typing.get_type_hints(option)["kind"])[0]: option for option in options}
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"{where}: 'kind' must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
+        raise ConfigError(f"{where}: 'kind' must be one of {', '.join(map(repr, kinds))}, got {shown(kind)}")
     return parse(kinds[kind], value, where)
 
 
@@ -106,9 +127,18 @@ def _finite(value: int | float, where: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ConfigError(f"{where}: expected a finite number, got {value}")
+        raise ConfigError(f"{where}: expected a finite number, got {shown(value)}")
     return number
 
 
+def shown(value: Any) -> str:
+    """A value in a message: its repr, cut short in the middle."""
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100
+
+
 def _kind(value: Any) -> str:
-    return f"{type(value).__name__} {value!r}" if not isinstance(value, (dict, list)) else type(value).__name__
+    return f"{type(value).__name__} {shown(value)}" if not isinstance(value, (dict, list)) else type(value).__name__
