@@ -75,6 +75,16 @@ class SmoothedClassifier(nn.Module):
             smoothed = self._smooth(g, h, self._trust(points, g, h, keep_graph))
         return smoothed if keep_graph else smoothed.detach()
 
+    def trust_of(self, images: Tensor) -> Tensor:
+        """R_i at (N, channels, H, W) images in [0, 1]: (N, C), or (N, 1) where it is the same for all classes."""
+        check_image_tensor(images)
+        if self.trust == "one":
+            return torch.ones_like(images.flatten(1)[:, :1])
+        with torch.enable_grad():
+            points = images.detach().requires_grad_()
+            g, h = self._output(self.std_model, points), self._output(self.rob_model, points)
+            return self._trust(points, g, h, keep_graph=False)
+
     def _output(self, net: nn.Module, images: Tensor) -> Tensor:
         """g or h as the formula takes it; log-probabilities in the space of probabilities."""
         logits: Tensor = net(images)

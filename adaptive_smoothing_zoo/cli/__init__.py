@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import torch
 
+from adaptive_smoothing_zoo.cli.experiments import experiment_command
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import WeightsError, ZooError
 from adaptive_smoothing_zoo.files import write_text
@@ -625,3 +626,6 @@ def convert_command(
     files = {"std_model": std_model, "rob_model": rob_model} | ({} if alpha is None else {"alpha": alpha})
     convert_triplet(entry, files).save_pretrained(folder, shard_size)
     click.echo(f"wrote {folder}")
+
+
+asz.add_command(experiment_command)

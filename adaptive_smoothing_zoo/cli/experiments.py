@@ -1,0 +1,76 @@
+"""``asz experiment``: the papers' figures and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+NAMES = ("trust-options", "alpha-sweep", "attack-target", "margins")
+
+
+@click.command("experiment")
+@click.argument("names", nargs=-1, required=True, type=click.Choice([*NAMES, "all"]))
+@click.option("--model", default="Demo2026Adaptive", show_default=True, help="the triplet whose g and h are taken")
+@click.option("--dataset", default="digits", show_default=True, help="of the triplet")
+@click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
+@click.option("--n", type=int, default=100, show_default=True, help="take the first N test examples; 0 for all")
+@click.option("--steps", type=int, default=None, help="of PGD; the paper's if not given")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
+@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/experiments"), show_default=True)
+def experiment_command(
+    names: tuple[str, ...],
+    model: str,
+    dataset: str,
+    threat_model: str,
+    n: int,
+    steps: int | None,
+    seed: int,
+    batch_size: int,
+    device: str,
+    data_dir: str | None,
+    model_dir: str | None,
+    out: Path,
+) -> None:
+    """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
+
+    An interrupted experiment goes on after the last row that was measured.
+    """
+    from tqdm import tqdm
+
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.experiments import EXPERIMENTS, Bench
+    from adaptive_smoothing_zoo.experiments.run import files_of, run
+    from adaptive_smoothing_zoo.publishing.results import source_commit
+    from adaptive_smoothing_zoo.zoo.loading import load_model
+
+    for name, value in (("n", n), ("steps", steps or 0), ("batch-size", batch_size - 1)):
+        if value < 0:
+            raise click.BadParameter(f"--{name} is too small")
+    commit, chosen = source_commit(), pick_device(device)
+    triplet = load_model(model, model_dir, dataset, threat_model, device=chosen)
+    examples = load_data(dataset, data_dir=data_dir).first(n or None)
+    for name in NAMES if "all" in names else dict.fromkeys(names):
+        experiment = EXPERIMENTS[name]
+        bench = Bench(
+            model=triplet,
+            images=examples.images,
+            labels=examples.labels,
+            norm=threat_model,
+            eps=triplet.entry.eps_value,
+            steps=steps or experiment.steps,
+            seed=seed,
+            batch_size=batch_size,
+            device=chosen,
+        )
+        with tqdm(total=len(experiment.cases()), desc=name, unit="row") as bar:
+            for _, table in run(experiment, triplet.entry, bench, examples, out, commit=commit):
+                bar.n = len(table.rows)
+                bar.refresh()
+        files = files_of(experiment, triplet.entry, out)
+        click.echo(f"wrote {files.page}")

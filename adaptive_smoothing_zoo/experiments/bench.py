@@ -1,0 +1,74 @@
+"""What experiments are made of: one mix, some examples, and a PGD attack on any net in the mix's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.attacks.views import pin_alpha
+from adaptive_smoothing_zoo.classifier import MixedClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A mix under experiment, and the attack that the papers' figures use: PGD on the cross-entropy.
+
+    Attributes:
+        model: in eval mode and frozen, on ``device``; experiments use its g, h and logit maps, and put constants in the
+            place of its alpha.
+        images, labels: (N, channels, H, W) float32 in [0, 1] and (N,) int64, on the CPU.
+        norm, eps: the ball.
+        steps: of PGD, each 2.5 / steps of the radius long (Madry et al. 2018), from a random start.
+        seed: of the starts, which belong to examples.
+        batch_size, device: how it is computed.
+        on_batch: called with the number of examples of each batch that is done.
+    """
+
+    model: MixedClassifier
+    images: Tensor
+    labels: Tensor
+    norm: str
+    eps: float
+    steps: int
+    seed: int
+    batch_size: int
+    device: torch.device
+    on_batch: Callable[[int], None] = lambda count: None
+
+    def mix(self, alpha: float) -> MixedClassifier:
+        """g and h with a constant alpha."""
+        return pin_alpha(self.model, alpha)
+
+    def attack(self, target: nn.Module, steps: int | None = None) -> Tensor:
+        """The examples after PGD on ``target``: (N, channels, H, W), on the CPU."""
+        number = self.steps if steps is None else steps
+        found = []
+        for indices in torch.arange(len(self.labels)).split(self.batch_size):
+            points = pgd(
+                target,
+                self.images[indices].to(self.device),
+                self.labels[indices].to(self.device),
+                eps=self.eps,
+                step_size=2.5 * self.eps / number,
+                steps=number,
+                norm=self.norm,
+                random_start=True,
+                seed=self.seed,
+                indices=indices,
+            )
+            found.append(points.cpu())
+            self.on_batch(len(indices))
+        return torch.cat(found)
+
+    def logits(self, net: nn.Module, images: Tensor) -> Tensor:
+        """A net's output at all images, (N, C), on the CPU."""
+        with torch.no_grad():
+            return torch.cat([net(batch.to(self.device)).cpu() for batch in images.split(self.batch_size)])
+
+    def accuracy(self, net: nn.Module, images: Tensor) -> float:
+        """The share of images that a net classifies correctly."""
+        return float((self.logits(net, images).argmax(dim=1) == self.labels).double().mean())

@@ -1,0 +1,139 @@
+"""An experiment's data: rows that are measured one by one, kept on disk as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+
+Case = dict[str, str]  # numbers as text, so that a case is the same on disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was measured in one case.
+
+    Attributes:
+        case: what tells the row from the others.
+        values: numbers by name; accuracies are fractions.
+    """
+
+    case: Case
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What an experiment measured, on what and with what.
+
+    Attributes:
+        experiment, model, dataset, threat_model, eps, n, steps, seed: what decides the rows.
+        data, data_sha256, weights_sha256: the examples, and the base nets and alpha.
+        device, versions, commit: with what; rows that were measured later may have other ones.
+        rows: in the order of the experiment's cases.
+    """
+
+    experiment: str
+    model: str
+    dataset: str
+    threat_model: str
+    eps: str
+    n: int
+    steps: int
+    seed: int
+    data: str
+    data_sha256: str
+    weights_sha256: str
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+    rows: tuple[Row, ...] = ()
+
+    def where(self, **wanted: str) -> Iterator[Row]:
+        """The rows whose cases hold these values, in order."""
+        return (row for row in self.rows if all(row.case.get(key) == value for key, value in wanted.items()))
+
+    def curve(self, x: str, y: str, **wanted: str) -> tuple[list[float], list[float]]:
+        """Two columns of the rows that ``where`` gives; each a name in the case or in the values."""
+        rows = list(self.where(**wanted))
+        return [_number(row, x) for row in rows], [_number(row, y) for row in rows]
+
+
+def complete(
+    table: Table, cases: list[Case], measure: Callable[[Case], dict[str, float]], path: Path
+) -> Iterator[tuple[Row, Table]]:
+    """Measure the cases that the file does not hold yet; the file is written after each.
+
+    Args:
+        table: without rows.
+        cases: all of the experiment's.
+        measure: what a case gives.
+        path: of the JSON file.
+
+    Yields:
+        Each new row, and the table so far.
+
+    Raises:
+        ResultsError: the file holds something else, damaged data, or was measured on or with something else.
+    """
+    known = read_table(path) if path.exists() else table
+    _check_same(known, table, path)
+    rows = {_key(row.case): row for row in known.rows}
+    for case in cases:
+        if _key(case) in rows:
+            continue
+        row = Row(case=case, values=measure(case))
+        rows[_key(case)] = row
+        table = replace(table, rows=tuple(rows[_key(each)] for each in cases if _key(each) in rows))
+        write_text(path, json.dumps(to_json(table), indent=2) + "\n")
+        yield row, table
+
+
+def read_table(path: Path) -> Table:
+    """What a file holds.
+
+    Raises:
+        ResultsError: it is missing, damaged or something else.
+    """
+    try:
+        return parse(Table, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError:
+        raise ResultsError(f"there is no {path}; run asz experiment") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        raise ResultsError(f"{path} does not hold an experiment's data: {error}") from error
+
+
+_BINDING = (
+    "experiment",
+    "model",
+    "dataset",
+    "threat_model",
+    "eps",
+    "n",
+    "steps",
+    "seed",
+    "data_sha256",
+    "weights_sha256",
+)
+
+
+def _check_same(known: Table, table: Table, path: Path) -> None:
+    for name in _BINDING:
+        if getattr(known, name) != getattr(table, name):
+            raise ResultsError(
+                f"{path} was measured with {name} {getattr(known, name)}, not {getattr(table, name)}; name another "
+                "--out, or move it away"
+            )
+
+
+def _key(case: Case) -> str:
+    return json.dumps(case, sort_keys=True)
+
+
+def _number(row: Row, name: str) -> float:
+    return row.values[name] if name in row.values else float(row.case[name])

@@ -1,0 +1,141 @@
+"""Clean against attacked accuracy for the four R_i of eq. (3), with probabilities and with logits."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.experiments.bench import Bench
+from adaptive_smoothing_zoo.experiments.experiment import Experiment
+from adaptive_smoothing_zoo.experiments.table import Case, Table
+from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS, SmoothedClassifier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Odds alpha / (1 - alpha) of h at a typical image. R_i may be of any size, so r is these odds over R's median.
+ODDS = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 1000.0)
+LABELS = {
+    "one": "$R_i = 1$",
+    "std_gradient": r"$R_i = \|\nabla g_i\|$",
+    "max_gradient": r"$R_i = \|\nabla \max_j g_j\|$",
+    "gradient_ratio": r"$R_i = \|\nabla g_i\| / \|\nabla h_i\|$",
+}
+
+
+def cases() -> list[Case]:
+    return [
+        {"trust": trust, "space": space, "odds": f"{odds:g}"}
+        for trust in TRUST_OPTIONS
+        for space in SPACES
+        for odds in ODDS
+    ]
+
+
+def measure(bench: Bench, case: Case) -> dict[str, float]:
+    """Clean and attacked accuracy of one form at one ratio r; the attack passes through R_i as well."""
+    odds = float(case["odds"])
+    form = partial(_smoothed, bench, trust=case["trust"], space=case["space"])
+    size = _median_trust(bench, form(ratio=1.0))
+    smoothed = form(ratio=odds / size)
+    return {
+        "ratio": odds / size,
+        "clean": bench.accuracy(smoothed, bench.images),
+        "attacked": bench.accuracy(smoothed, bench.attack(smoothed)),
+    }
+
+
+def draw(table: Table, figure: Figure) -> None:
+    axes = figure.subplots()
+    for trust, label in LABELS.items():
+        (line,) = axes.plot(*_curve(table, trust, "probabilities"), ".-", label=f"{label}, probabilities")
+        axes.plot(*_curve(table, trust, "logits"), ".:", color=line.get_color(), label=f"{label}, logits")
+    axes.set_xlabel("accuracy under PGD, %")
+    axes.set_ylabel("clean accuracy, %")
+    axes.legend(fontsize="small")
+
+
+def summary(table: Table) -> str:
+    """What each form has left of h's attacked accuracy at the highest clean accuracy, by one number per curve."""
+    lines = [
+        "The area under the curve of the best attacked accuracy at a clean accuracy or more, between h's and g's clean "
+        "accuracies, as a share of the ideal (h's attacked accuracy throughout):",
+        "",
+        "| R_i | probabilities | logits |",
+        "| --- | --- | --- |",
+    ]
+    for trust in TRUST_OPTIONS:
+        lines.append(f"| {trust} | {area(table, trust, 'probabilities'):.2f} | {area(table, trust, 'logits'):.2f} |")
+    best = max((area(table, trust, space), trust, space) for trust in TRUST_OPTIONS for space in SPACES)
+    return "\n".join([*lines, "", f"The best is R_i = {best[1]} with {best[2]}."])
+
+
+def agreement(table: Table) -> str:
+    """Is the form of the mixed classifier the best one?"""
+    areas = {(trust, space): area(table, trust, space) for trust in TRUST_OPTIONS for space in SPACES}
+    chosen = areas["one", "probabilities"]
+    better = [f"R_i = {trust} with {space}" for (trust, space), value in areas.items() if value > chosen]
+    if not better:
+        return "yes: no form is better than R_i = 1 with probabilities."
+    lead = max(areas.values()) - chosen
+    return f"no: {', '.join(better)} had a larger area, by up to {lead:.2f}; see n for what that may mean."
+
+
+def area(table: Table, trust: str, space: str) -> float:
+    """Mean over clean accuracies between h's and g's of the best attacked accuracy there or above, over h's."""
+    points = list(zip(*table.curve("clean", "attacked", trust=trust, space=space), strict=True))
+    ends = [row.values for row in table.where(trust="one", space="probabilities")]
+    low, high, ideal = ends[-1]["clean"], ends[0]["clean"], ends[-1]["attacked"]
+    if not (high > low and ideal > 0):
+        return float("nan")
+    grid = torch.linspace(low, high, 101, dtype=torch.float64).tolist()
+    best = [max((attacked for clean, attacked in points if clean >= level), default=0.0) for level in grid]
+    return sum(best) / len(best) / ideal
+
+
+def _curve(table: Table, trust: str, space: str) -> tuple[list[float], list[float]]:
+    attacked, clean = table.curve("attacked", "clean", trust=trust, space=space)
+    return [100 * value for value in attacked], [100 * value for value in clean]
+
+
+def _smoothed(bench: Bench, *, trust: str, space: str, ratio: float) -> SmoothedClassifier:
+    """Eq. (3) with a bench's g and h, their logits taken through the mix's own maps."""
+    model = bench.model
+    std_model, rob_model = _Mapped(model.std_model, model.std_map), _Mapped(model.rob_model, model.rob_map)
+    return SmoothedClassifier(std_model, rob_model, trust=trust, ratio=ratio, space=space, norm=bench.norm).eval()
+
+
+class _Mapped(nn.Module):
+    def __init__(self, net: nn.Module, logit_map: nn.Module) -> None:
+        super().__init__()
+        self.net, self.logit_map = net, logit_map
+
+    def forward(self, images: Tensor) -> Tensor:
+        mapped: Tensor = self.logit_map(self.net(images))
+        return mapped
+
+
+def _median_trust(bench: Bench, smoothed: SmoothedClassifier) -> float:
+    """The median of R_i of the likeliest class of g over the clean images; 1 where that is 0."""
+    logits = bench.logits(bench.mix(0.0), bench.images)
+    parts = [smoothed.trust_of(batch.to(bench.device)).cpu() for batch in bench.images.split(bench.batch_size)]
+    trust = torch.cat(parts).expand(-1, logits.shape[1])
+    median = float(trust.gather(1, logits.argmax(dim=1, keepdim=True)).quantile(0.5))
+    return median if median > 0 else 1.0
+
+
+TRUST_OPTIONS_EXPERIMENT = Experiment(
+    name="trust-options",
+    question="Which R_i, and probabilities or logits, gives the best trade-off?",
+    paper="000 and 001 Fig. 1 (PGD-10, l_inf; variations with PGD-20 and with l_2 in the appendix): R_i = 1 with "
+    "probabilities.",
+    steps=10,
+    cases=cases,
+    measure=measure,
+    draw=draw,
+    summary=summary,
+    agreement=agreement,
+)

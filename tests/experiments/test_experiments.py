@@ -1,0 +1,280 @@
+"""Experiments: rows against direct computation, tables that outlive an interruption, pages that follow from them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.cli import asz
+from adaptive_smoothing_zoo.cli.experiments import NAMES
+from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.experiments import (
+    EXPERIMENTS,
+    Bench,
+    Row,
+    Table,
+    alpha_sweep,
+    attack_target,
+    margins,
+    trust_options,
+)
+from adaptive_smoothing_zoo.experiments.run import files_of, publish, run
+from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS
+
+MODEL = load_model("Demo2026Adaptive", dataset="digits")
+EXAMPLES = load_data("digits").first(12)
+
+
+def a_bench(**changes):
+    settings = {
+        "model": MODEL,
+        "images": EXAMPLES.images,
+        "labels": EXAMPLES.labels,
+        "norm": "Linf",
+        "eps": 0.2,
+        "steps": 5,
+        "seed": 0,
+        "batch_size": 5,
+        "device": torch.device("cpu"),
+    }
+    return Bench(**(settings | changes))
+
+
+def a_table(experiment, *rows):
+    return Table(
+        experiment=experiment,
+        model="Demo2026Adaptive",
+        dataset="digits",
+        threat_model="Linf",
+        eps="1/5",
+        n=100,
+        steps=5,
+        seed=0,
+        data="nothing",
+        data_sha256="0",
+        weights_sha256="0",
+        device="none",
+        versions={},
+        commit=None,
+        rows=tuple(Row(case=case, values=values) for case, values in rows),
+    )
+
+
+def accuracy(logits):
+    return float((logits.argmax(1) == EXAMPLES.labels).double().mean())
+
+
+def test_the_attack_is_pgd_whose_starts_belong_to_examples():
+    bench = a_bench()
+    expected = pgd(
+        MODEL,
+        EXAMPLES.images,
+        EXAMPLES.labels,
+        eps=0.2,
+        step_size=0.1,
+        steps=5,
+        random_start=True,
+        seed=0,
+    )
+    torch.testing.assert_close(bench.attack(MODEL), expected)
+    torch.testing.assert_close(a_bench(batch_size=12).attack(MODEL), expected)
+    assert not torch.equal(a_bench(seed=1).attack(MODEL), expected)
+
+
+@pytest.mark.parametrize(("target", "alpha"), [("clean", "0.5"), ("std", "0.9"), ("rob", "0.2"), ("mix", "0.7")])
+def test_a_row_of_the_alpha_sweep_is_the_accuracy_of_that_mix_after_that_attack(target, alpha):
+    bench = a_bench()
+    measured = EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})
+    attacked = {"clean": None, "std": MODEL.std_model, "rob": MODEL.rob_model, "mix": bench.mix(0.7)}[target]
+    points = EXAMPLES.images if attacked is None else bench.attack(attacked)
+    assert measured == {"accuracy": accuracy(MODEL.sweep(points, [float(alpha)])[0])}
+
+
+def test_at_its_ends_the_attacked_alpha_is_g_alone_and_h_alone():
+    for logit, net in (("-inf", MODEL.std_model), ("inf", MODEL.rob_model)):
+        points = a_bench().attack(net)
+        expected = {"std": accuracy(MODEL.std_model(points)), "rob": accuracy(MODEL.rob_model(points))}
+        assert EXPERIMENTS["attack-target"].measure(a_bench(), {"alpha_logit": logit}) == expected
+
+
+def test_gaps_are_those_of_the_two_largest_probabilities():
+    measured = EXPERIMENTS["margins"].measure(a_bench(), {"net": "rob", "images": "attacked"})
+    probabilities = MODEL.rob_model(a_bench().attack(MODEL.rob_model)).double().softmax(1).detach().numpy()
+    ordered = np.sort(probabilities, axis=1)
+    gap, correct = ordered[:, -1] - ordered[:, -2], probabilities.argmax(1) == EXAMPLES.labels.numpy()
+    assert 0 < correct.sum() < 12
+    assert (measured["correct"], measured["incorrect"]) == (correct.sum(), (~correct).sum())
+    for name, mask in (("correct", correct), ("incorrect", ~correct)):
+        np.testing.assert_allclose(measured[f"mean_{name}"], gap[mask].mean(), rtol=1e-5)
+        np.testing.assert_allclose(measured[f"median_{name}"], np.median(gap[mask]), rtol=1e-5)
+
+
+def test_gaps_of_no_predictions_are_left_out():
+    measured = EXPERIMENTS["margins"].measure(a_bench(steps=20), {"net": "std", "images": "attacked"})
+    assert measured["correct"] == 0.0
+    assert "mean_correct" not in measured
+    table = a_table("margins", ({"net": "std", "images": "attacked"}, measured))
+    assert "| g, attacked | 0 | 12," in margins.summary(table)
+
+
+def test_r_of_1_with_probabilities_is_the_mix_with_the_same_odds():
+    measure = EXPERIMENTS["trust-options"].measure
+    found = measure(a_bench(), {"trust": "one", "space": "probabilities", "odds": "3"})
+    assert found["ratio"] == 3.0
+    mix = a_bench().mix(0.75)
+    assert found["clean"] == accuracy(mix(EXAMPLES.images))
+    assert found["attacked"] == accuracy(mix(a_bench().attack(mix)))
+
+
+@pytest.mark.parametrize("trust", TRUST_OPTIONS)
+@pytest.mark.parametrize("space", SPACES)
+def test_without_odds_every_form_is_g_and_with_great_odds_every_form_is_nearly_h(trust, space):
+    bench = a_bench(images=EXAMPLES.images[:4], labels=EXAMPLES.labels[:4], steps=2)
+    measure = EXPERIMENTS["trust-options"].measure
+    case = {"trust": trust, "space": space}
+    g = measure(bench, {**case, "odds": "0"})
+    assert g == {"ratio": 0.0, "clean": bench.accuracy(bench.mix(0.0), bench.images), "attacked": g["attacked"]}
+    assert g["attacked"] == bench.accuracy(bench.mix(0.0), bench.attack(bench.mix(0.0)))
+    h = measure(bench, {**case, "odds": "1e9"})
+    assert h["clean"] == bench.accuracy(bench.mix(1.0), bench.images)
+
+
+class Steep(nn.Module):
+    """Two logits whose gradient has a known l_1 norm."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, images):
+        mean = images.flatten(1).mean(1)
+        return torch.stack([self.slope * mean, 0 * mean], dim=1)
+
+
+def test_the_ratio_is_the_odds_over_the_median_trust():
+    bench = a_bench(model=MixedClassifier(Steep(4.0), Steep(2.0), 0.5).eval(), labels=EXAMPLES.labels % 2)
+    measure = EXPERIMENTS["trust-options"].measure
+    for trust, median in (("std_gradient", 4.0), ("max_gradient", 4.0), ("gradient_ratio", 2.0)):
+        found = measure(bench, {"trust": trust, "space": "logits", "odds": "3"})
+        assert found["ratio"] == pytest.approx(3.0 / median, rel=1e-5)
+
+
+def test_the_area_is_the_mean_of_a_staircase():
+    def rows(trust, space, points):
+        return [({"trust": trust, "space": space, "odds": str(i)}, values) for i, values in enumerate(points)]
+
+    ends = {"clean": 1.0, "attacked": 0.0}, {"clean": 0.8, "attacked": 0.5}
+    corner = {"clean": 0.9, "attacked": 0.4}
+    table = a_table(
+        "trust-options",
+        *rows("one", "probabilities", [ends[0], corner, ends[1]]),
+        *(
+            row
+            for trust in TRUST_OPTIONS
+            for space in SPACES
+            for row in rows(trust, space, ends)
+            if (trust, space) != ("one", "probabilities")
+        ),
+    )
+    grid = np.linspace(0.8, 1.0, 101)
+    expected = np.where(grid <= 0.8, 0.5, np.where(grid <= 0.9, 0.4, 0.0)).mean() / 0.5
+    assert trust_options.area(table, "one", "probabilities") == pytest.approx(expected, abs=0.01)
+    assert trust_options.area(table, "one", "logits") < 0.02
+    assert trust_options.agreement(table).startswith("yes")
+    assert "The best is R_i = one with probabilities." in trust_options.summary(table)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "yes"),
+        ({"mix": (0.0, 0.0, 0.1, 0.5), "std": (0, 0, 0, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0.3, 0, 0, 0.1), "rob": (0.9, 0.9, 0.9, 0.5)}, "no"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0, 0.7), "rob": (0.2, 0.9, 0.9, 0.5)}, "no"),
+    ],
+)
+def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
+    accuracies = {**accuracies, "clean": (0.9, 0.9, 0.8, 0.7)}
+    rows = [
+        ({"target": target, "alpha": alpha}, {"accuracy": float(value)})
+        for target, values in accuracies.items()
+        for alpha, value in zip(("0", "0.45", "0.55", "1"), values, strict=True)
+    ]
+    table = a_table("alpha-sweep", *rows)
+    assert alpha_sweep.agreement(table).startswith(f"{verdict}:")
+    assert "90.0% at 0 over 80.0% at 0.55 to 70.0% at 1" in alpha_sweep.summary(table)
+
+
+@pytest.mark.parametrize(
+    ("against_g", "against_h", "verdict"),
+    [((0.0, 0.8), (0.9, 0.5), "yes"), ((0.0, 0.8), (0.4, 0.5), "in part"), ((0.1, 0.1), (0.9, 0.5), "no")],
+)
+def test_the_targets_agreement_follows_from_its_ends(against_g, against_h, verdict):
+    rows = [("-inf", against_g), ("0", (0.2, 0.6)), ("inf", against_h)]
+    table = a_table("attack-target", *(({"alpha_logit": a}, {"std": g, "rob": h}) for a, (g, h) in rows))
+    assert attack_target.agreement(table).startswith(f"{verdict}:")
+
+
+def test_an_interrupted_experiment_measures_only_what_is_missing(tmp_path):
+    calls = []
+    whole = EXPERIMENTS["margins"]
+
+    def counted(bench, case):
+        calls.append(case)
+        return whole.measure(bench, case)
+
+    experiment = replace(whole, measure=counted)
+    rows = run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path)
+    next(rows)
+    next(rows)
+    rows.close()
+    path = files_of(experiment, MODEL.entry, tmp_path).data
+    assert len(json.loads(path.read_text())["rows"]) == 2
+    with pytest.raises(ResultsError, match="does not hold all rows"):
+        publish(experiment, MODEL.entry, tmp_path)
+    list(run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+    assert calls == whole.cases()
+    list(run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+    assert calls == whole.cases()
+    page = files_of(experiment, MODEL.entry, tmp_path).page.read_text()
+    assert "**Agreement:** " in page
+    assert "The first 12 examples of scikit-learn" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"steps": 6}, "steps 5, not 6"), ({"seed": 3}, "seed 0, not 3")], ids=["steps", "seed"]
+)
+def test_a_file_of_other_settings_is_not_gone_on_with(changes, named, tmp_path):
+    list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+    with pytest.raises(ResultsError, match=f"was measured with {named}; name another --out"):
+        list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(**changes), EXAMPLES, tmp_path))
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = files_of(EXPERIMENTS["margins"], MODEL.entry, tmp_path).data
+    path.parent.mkdir()
+    path.write_text('{"rows": ')
+    with pytest.raises(ResultsError, match="does not hold an experiment's data"):
+        list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+
+
+def test_the_command_writes_data_picture_and_page(tmp_path):
+    arguments = ["experiment", "attack-target", "margins", "--n", "8", "--steps", "2", "--device", "cpu", "--out"]
+    result = CliRunner().invoke(asz, [*arguments, str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    for name in ("attack-target", "margins"):
+        files = files_of(EXPERIMENTS[name], MODEL.entry, tmp_path)
+        assert str(files.page) in result.output
+        assert files.picture.read_bytes().startswith(b"\x89PNG")
+        assert files.picture.name in files.page.read_text()
+
+
+def test_the_command_knows_all_experiments():
+    assert set(NAMES) == set(EXPERIMENTS)
