@@ -78,8 +78,8 @@ ALPHA_SWEEP = Experiment(
     name="alpha-sweep",
     question="How do clean and attacked accuracy change with a constant alpha?",
     paper="000 Fig. 4, 001 Fig. 2 (PGD-20): the accuracy under the MIX attack jumps from near zero to two thirds of "
-    "h's when alpha passes 0.5, where the theorem on h's margins begins to speak; under the STD attack accuracy rises with "
-    "alpha, under the ROB attack it falls; the clean accuracy falls slowly above 0.5.",
+    "h's when alpha passes 0.5, where the theorem on h's margins begins to speak; under the STD attack accuracy rises "
+    "with alpha, under the ROB attack it falls; the clean accuracy falls slowly above 0.5.",
     steps=20,
     cases=cases,
     measure=measure,
