@@ -21,7 +21,7 @@ NAMES = ("trust-options", "alpha-sweep", "attack-target", "margins")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results/experiments"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
 def experiment_command(
     names: tuple[str, ...],
     model: str,
