@@ -2,7 +2,8 @@
 
 Every bound is wrong with at most its failure probability, for any number of independent samples n >= 1 of one
 distribution and whatever that distribution is. That speaks of one bound computed once, with n fixed beforehand: for
-several, split the failure probability; looking, and sampling on if the bound does not please, is not allowed.
+several, split the failure probability; looking, and sampling on if the bound does not please, is not allowed. Who wants
+to look asks one question only, whether the mean exceeds one number, and uses ``BettingTest``.
 """
 
 import math
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from scipy.stats import beta
 
 from adaptive_smoothing_zoo.certification.radii import Floats, Values, checked_values
@@ -17,6 +19,7 @@ from adaptive_smoothing_zoo.certification.radii import Floats, Values, checked_v
 QUANTILE_SLACK = 1e-13  # relative error of scipy's beta quantiles, with room to spare
 LARGEST_BET = 0.5  # share of the capital at stake in one sample; smaller than 1, so that no sample ruins the bettor
 BISECTIONS = 40  # leave less than 1e-12
+STAKES = 0.99 * 0.5 ** np.arange(10)  # of a capital, from nearly all of it to what tells means 1/1000 apart
 
 
 def split_failure_probability(failure_probability: float, parts: int) -> float:
@@ -136,6 +139,52 @@ def betting_upper(samples: Values, failure_probability: float) -> Floats:
     """Upper bound of the mean; what ``betting_lower`` says of 1 - samples."""
     x = checked_values(samples, "samples", 0.0, 1.0)
     return 1.0 - betting_lower(1.0 - x, failure_probability)
+
+
+class BettingTest:
+    """Do samples in [0, 1] have a mean above ``mean``? May be asked after every sample, and sampling stopped at will.
+
+    Bettors start with equal shares of a capital of 1. Each stakes a fixed part lambda of what it has left, so that a
+    sample x multiplies its share by 1 + lambda (x - mean) / mean >= 0. If the mean of x (given the samples before it)
+    is at most ``mean``, then so is the expected factor at most 1: every share, and their sum, is a nonnegative
+    supermartingale, and by Ville's inequality the sum ever reaches 1 / failure_probability with at most that
+    probability, however long sampling goes on and whatever rule ends it. For votes of 0 and 1 the sum is a likelihood
+    ratio against a mixture of larger probabilities. (Betting as in Waudby-Smith and Ramdas 2024; the mixture of stakes
+    serves where n is not known beforehand.)
+
+    Args:
+        mean: in (0, 1).
+        failure_probability: of ever saying yes although the mean is not above, in (0, 1).
+
+    Attributes:
+        exceeded: whether the samples so far, or some first part of them, say yes.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    def __init__(self, mean: float, failure_probability: float) -> None:
+        if not 0.0 < mean < 1.0:
+            raise ValueError(f"the mean to exceed must be in (0, 1), got {mean}")
+        self.mean = mean
+        # Rounding: a product of n factors is off by less than 1e-8 for every n in reach.
+        self._goal = -math.log(_checked_failure_probability(failure_probability)) + 1e-8
+        self._log_shares = np.full(len(STAKES), -math.log(len(STAKES)))
+        self.exceeded = False
+
+    def observe(self, samples: Values) -> bool:
+        """Take further samples, (n,) in the order in which they were drawn, and return ``exceeded``.
+
+        Raises:
+            ValueError: a sample outside [0, 1].
+        """
+        x = checked_values(samples, "samples", 0.0, 1.0)
+        if x.size:
+            growth = np.log1p(STAKES[:, None] * (x - self.mean) / self.mean)
+            shares = self._log_shares[:, None] + np.cumsum(growth, axis=1)
+            self._log_shares = shares[:, -1]
+            self.exceeded |= bool(logsumexp(shares, axis=0).max() >= self._goal)
+        return self.exceeded
 
 
 def _stakes(x: Floats, failure_probability: float) -> Floats:

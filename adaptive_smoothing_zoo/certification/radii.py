@@ -12,12 +12,12 @@ float64 arguments. That covers these formulas only. It does not cover what the a
 evaluated in float32 differs from the function that the theorem is about, by an amount that nothing here bounds.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import expit, logsumexp, ndtr, ndtri
 from torch import Tensor
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
@@ -25,6 +25,18 @@ from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 Floats = NDArray[np.float64]
 Values = float | Sequence[float] | NDArray[Any] | Tensor
 Alpha = Values | ConstantAlpha | AdaptiveAlpha
+Bound = Literal["theorem4", "theorem5", "sharp"]
+
+BOUNDS = ("theorem4", "theorem5", "sharp")
+"""Which theorem turns what is known of h into a radius of the mix (001, Theorems 4 and 5; 003, Theorems 1 and 2).
+
+- "theorem4": h's probabilities are Lipschitz (``lipschitz_radius``). Any norm, any h with known constants; a
+  Gaussian-smoothed h has the constant ``gaussian_lipschitz`` in l_2.
+- "theorem5": h is Gaussian-smoothed, l_2 (``smoothing_radius``).
+- "sharp": Lemma 2 of 001 with what is known of h before its probabilities are compared: for a Gaussian-smoothed h
+  ``sharp_smoothing_radius``, for an h whose logits are Lipschitz in l_2 ``lipschitz_logit_radius``. Never smaller than
+  the others, and not in the papers; the docstrings prove it.
+"""
 
 EPS = float(np.finfo(np.float64).eps)
 QUANTILE_SLACK = 8 * EPS  # relative error of scipy's ndtri, with room to spare
@@ -81,6 +93,74 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
         radius = np.where(spare > 0, _shrink(spare / slope), 0.0)
     is_top = np.arange(h.shape[-1]) == top
     return np.asarray(np.where(is_top, np.inf, radius).min(axis=-1))
+
+
+def lipschitz_logit_radius(logits: Values, alpha: Alpha, lipschitz: Values) -> Floats:
+    """l_2 radius of the mix with an h = softmax(logits) whose logits are Lipschitz; at least Theorem 4's.
+
+    Let ||z(x) - z(x')||_2 <= L ||x - x'||_2 for the logits z as a vector, y the label of h, m the least z_y - z_i, and
+    s = z_y - log sum_{i != y} exp z_i, so that h_y = 1 / (1 + exp(-s)). As functions of z, z_y - z_i has the gradient
+    e_y - e_i and s has e_y - q with the softmax q of the other logits: neither is longer than sqrt(2). At distance r
+    both m and s have therefore fallen by at most rho = sqrt(2) L r, and with P = 1 / (1 + exp(rho - s)) <= h_y
+
+        h_y - h_i >= P (1 - exp(rho - m))   since h_i = h_y exp(z_i - z_y), for rho <= m,
+        h_y - h_i >= 2 P - 1                since h_i <= 1 - h_y.
+
+    By 001, Lemma 2, the label stands while one of the two is at least (1 - alpha) / alpha; both fall with rho, and this
+    returns the r where neither is enough any more.
+
+    It is never below ``lipschitz_radius`` with the constant ``softmax_lipschitz(L)``, whose margin falls by rho / 2:
+    the first bound falls by P ((1 - P)(1 - e) + e) per unit of rho, where e = exp(rho - m) <= min(1, (1 - P) / P), and
+    that is at most 1/2. With two classes it is tight, as it is at alpha = 1, where it is the familiar m / (sqrt(2) L).
+    A large margin counts in full, which probabilities, that end at 1, cannot show.
+
+    Args:
+        logits: z(x), (..., C) with C >= 2, finite; what h's softmax is taken of.
+        alpha: as in ``lipschitz_radius``.
+        lipschitz: L > 0; one, or of the leading dimensions' shape.
+
+    Returns:
+        Radii >= 0 in l_2.
+
+    Raises:
+        ValueError: fewer than two classes, or a value outside its range.
+    """
+    z = checked_values(logits, "logits", -np.inf, np.inf)
+    if z.ndim == 0 or z.shape[-1] < 2:
+        raise ValueError(f"logits must have shape (..., classes) with at least 2 classes, got {z.shape}")
+    constant = checked_values(lipschitz, "lipschitz constants", 0.0, np.inf)
+    if (constant == 0.0).any():
+        raise ValueError("lipschitz constants of logits must be positive, got 0")
+    top = z.argmax(axis=-1)[..., None]
+    others = np.where(np.arange(z.shape[-1]) == top, -np.inf, z)
+    peak = np.take_along_axis(z, top, -1)[..., 0]
+    rounding = 8 * EPS * np.abs(z).max(axis=-1)  # of differences of logits
+    margin = peak - others.max(axis=-1) - rounding
+    log_odds = peak - logsumexp(others, axis=-1) - rounding
+    needed = margin_needed(alpha) + PROBABILITY_SLACK
+
+    def holds(rho: Floats) -> NDArray[np.bool_]:
+        with np.errstate(over="ignore"):
+            p_top = expit(log_odds - rho)
+            return np.asarray(np.maximum(2.0 * p_top - 1.0, -p_top * np.expm1(rho - margin)) >= needed)
+
+    shape = np.broadcast_shapes(margin.shape, needed.shape, constant.shape)
+    rho = _last_true(holds, np.zeros(shape), np.broadcast_to(np.maximum(margin, 0.0), shape))
+    return _shrink(rho / _up(_up(np.sqrt(2.0)) * constant))
+
+
+def softmax_lipschitz(lipschitz: Values) -> Floats:
+    """The l_2 Lipschitz constant sqrt(2) L / 4 of each softmax probability, if the logits have the constant L.
+
+    With p = softmax(z), the gradient of p_i with respect to z is p_i (e_i - p), whose square is
+    p_i^2 ((1 - p_i)^2 + sum_{j != i} p_j^2) <= 2 p_i^2 (1 - p_i)^2 <= 1/8. Two classes at 1/2 attain it. ``lipschitz``
+    is of the vector z in l_2; for softmax(t z) it is t times that of z. Rounded up.
+
+    Raises:
+        ValueError: a constant that is negative or not finite.
+    """
+    constant = checked_values(lipschitz, "lipschitz constants", 0.0, np.inf)
+    return _up(_up(np.sqrt(2.0)) / 4.0 * constant)
 
 
 def gaussian_lipschitz(sigma: Values) -> Floats:
@@ -156,14 +236,9 @@ def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha
         return np.asarray(ndtr(top - t) - ndtr(runner_up + t) >= margin)
 
     shape = np.broadcast_shapes(top.shape, runner_up.shape, margin.shape)
-    low = np.zeros(shape)
-    found = holds(low)
+    found = holds(np.zeros(shape))
     high = np.where(found, top - runner_up, 0.0) / 2.0  # there both probabilities are equal
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2.0
-        safe = holds(middle)
-        low, high = np.where(safe, middle, low), np.where(safe, high, middle)
-    sharp = np.where(found, _shrink(sigmas * low), 0.0)
+    sharp = np.where(found, _shrink(sigmas * _last_true(holds, np.zeros(shape), high)), 0.0)
     sharp = np.where(found & (p_top == 1.0), np.inf, sharp)
     return np.maximum(sharp, smoothing_radius(p_top, p_runner_up, weight, sigmas))
 
@@ -175,6 +250,42 @@ def cohen_radius(p_top_lower: Values, sigma: Values) -> Floats:
     """
     p_top = checked_values(p_top_lower, "p_top_lower", 0.0, 1.0)
     return smoothing_radius(p_top, 1.0 - p_top, 1.0, sigma)
+
+
+def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: Bound = "theorem5") -> Floats:
+    """What a Gaussian-smoothed h's probability of its label must reach for the mix to have this l_2 radius.
+
+    The inverse of the radii of ``mix_certificates``, with p_runner_up = 1 - p_top:
+
+    - "theorem4": 1 / (2 alpha) + radius / (sigma sqrt(2 pi)),
+    - "theorem5": Phi(radius / sigma) / alpha,
+    - "sharp": Phi(radius / sigma + Phi^-1(1 / (2 alpha))).
+
+    Returns:
+        Numbers in [1/2, 1), rounded up; infinite where no probability below 1 is enough.
+
+    Raises:
+        ValueError: a value outside its range, or another bound.
+    """
+    check_bound(bound)
+    r, weight = checked_values(radius, "radii", 0.0, np.inf), alpha_min_of(alpha)
+    sigmas = _checked_sigma(sigma)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = 0.5 / weight
+        if bound == "theorem4":
+            needed = half + r * gaussian_lipschitz(sigmas)
+        elif bound == "theorem5":
+            needed = ndtr(r / sigmas) / weight
+        else:
+            needed = np.where(weight == 1.0, ndtr(r / sigmas), ndtr(r / sigmas + ndtri(np.minimum(half, 1.0))))
+        needed = needed * (1.0 + 2 * PROBABILITY_SLACK)
+    return np.where((weight > 0.5) & (needed < 1.0), needed, np.inf)
+
+
+def check_bound(bound: str) -> None:
+    """Raise ValueError unless ``bound`` is one of ``BOUNDS``."""
+    if bound not in BOUNDS:
+        raise ValueError(f"the bound must be one of {', '.join(BOUNDS)}, got {bound!r}")
 
 
 def alpha_min_of(alpha: Alpha) -> Floats:
@@ -198,9 +309,19 @@ def checked_values(values: Values, what: str, low: float, high: float) -> Floats
     array = np.asarray(values, dtype=np.float64)
     wrong = ~((low <= array) & (array <= high) & np.isfinite(array))
     if wrong.any():
-        allowed = f"in [{low:g}, {high:g}]" if np.isfinite(high) else f"finite and at least {low:g}"
+        at_least = f" and at least {low:g}" if np.isfinite(low) else ""
+        allowed = f"in [{low:g}, {high:g}]" if np.isfinite(high) else f"finite{at_least}"
         raise ValueError(f"{what} must be {allowed}, got {array[wrong].flat[0]:g}")
     return array
+
+
+def _last_true(holds: Callable[[Floats], NDArray[np.bool_]], low: Floats, high: Floats) -> Floats:
+    """By bisection: points in [low, high] where ``holds``, true up to some point, is still true; ``low`` if nowhere."""
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2.0
+        true = holds(middle)
+        low, high = np.where(true, middle, low), np.where(true, high, middle)
+    return low
 
 
 def _checked_sigma(sigma: Values) -> Floats:

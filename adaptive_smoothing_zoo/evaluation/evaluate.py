@@ -17,9 +17,9 @@ from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
-from adaptive_smoothing_zoo.evaluation.precision import float32_precision
 from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
 from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, read_binding, read_chunks
+from adaptive_smoothing_zoo.precision import float32_precision
 
 PROTOCOL = "AutoAttack standard"
 FLUSH_SECONDS = 10.0

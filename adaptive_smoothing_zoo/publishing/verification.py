@@ -12,8 +12,8 @@ import torch
 
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.evaluation.precision import float32_precision
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.precision import float32_precision
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, results_path, tensors_sha256
 from adaptive_smoothing_zoo.zoo.components import load_components, pinned_source
 from adaptive_smoothing_zoo.zoo.entry import Component, Entry, Source, entry_to_text

@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine, collect_warnings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.evaluation.precision import float32_precision
+from adaptive_smoothing_zoo.precision import float32_precision
 
 PAIR = "resnet20-pair"
 BATCH_SIZES = (32, 64, 128, 256, 512)
