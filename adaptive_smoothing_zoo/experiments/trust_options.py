@@ -55,7 +55,7 @@ def draw(table: Table, figure: Figure) -> None:
         axes.plot(*_curve(table, trust, "logits"), ".:", color=line.get_color(), label=f"{label}, logits")
     axes.set_xlabel("accuracy under PGD, %")
     axes.set_ylabel("clean accuracy, %")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="lower left")
 
 
 def summary(table: Table) -> str:
