@@ -1,14 +1,15 @@
 """What the fast engine saves: AutoAttack "standard" by three routes, on the same points, one after the other.
 
-python eval/benchmarks/autoattack.py Demo2026Adaptive --dataset digits --n 100
-python eval/benchmarks/autoattack.py resnet20-pair --n 64 --scale 0.02
+    python eval/benchmarks/autoattack.py Demo2026Adaptive --dataset digits --n 64
+    python eval/benchmarks/autoattack.py resnet20-pair --n 32 --scale 0.05
 
-The routes: pyautoattack as RobustBench's ``benchmark`` calls it (batches of 32, weights not frozen by the caller);
-pyautoattack through our reference engine at the batch size that suits the model best; and the fast engine. For the
-fast engine the table also says how much of the time is spent outside the net, and how far it is from the floor: the
-passes it makes, each in the best time a bare pass of the prepared net was seen to take.
+The routes: pyautoattack as RobustBench's ``benchmark`` calls it (batches of 32, weights not frozen by the caller, clean
+accuracy before and after); pyautoattack with frozen weights in the batches that suit the model best; and the fast
+engine. For the fast engine a second table says what it was busy with, how far it is from the floor (the protocol's
+passes, each in the best time that a bare pass of the prepared net was seen to take), and what its two ways to spare
+passes save.
 
-Times are CPU seconds of this process with one thread and wall seconds otherwise: on a shared machine only the former
+Times are CPU seconds of this process with one thread, and wall seconds otherwise: on a shared machine only the former
 are worth comparing.
 """
 
@@ -16,7 +17,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
 
 import click
 import torch
@@ -27,10 +31,11 @@ from adaptive_smoothing_zoo.attacks import apgd, fab
 from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradient
 from adaptive_smoothing_zoo.attacks.prepare import prepare
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine, collect_warnings
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, collect_warnings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.precision import float32_precision
+from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions
 
 PAIR = "resnet20-pair"
 BATCH_SIZES = (32, 64, 128, 256, 512)
@@ -38,21 +43,52 @@ BATCH_SIZES = (32, 64, 128, 256, 512)
 FORWARD, BOTH = 5947, 1910
 
 
+@dataclass
+class Row:
+    """Seconds in all and of each attack, and the robust accuracy."""
+
+    seconds: float
+    parts: dict[str, float]
+    accuracy: float
+
+
+@dataclass
+class Subject:
+    """What is attacked, and where."""
+
+    name: str
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    norm: str
+    eps: float
+    device: torch.device
+    scale: float
+
+    @property
+    def iterations(self) -> int:
+        return max(2, round(100 * self.scale))
+
+    @property
+    def queries(self) -> int:
+        return max(10, round(5000 * self.scale))
+
+
 class Clock:
     """Seconds since it was made."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._read = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-        self._start = self.seconds_of_process()
+        self.read = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self._start = self._now()
 
-    def seconds_of_process(self) -> float:
+    def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return self._read()
+        return self.read()
 
     def __call__(self) -> float:
-        return self.seconds_of_process() - self._start
+        return self._now() - self._start
 
 
 def _model(name: str, dataset: str, n: int, data_dir: str | None) -> tuple[nn.Module, Tensor, Tensor, float]:
@@ -92,6 +128,90 @@ def _best_pass(model: nn.Module, images: Tensor, gradient: bool) -> tuple[float,
     return min(times)
 
 
+def _reference(subject: Subject, batch_size: int, *, as_benchmark: bool) -> Row:
+    """pyautoattack's own class on the model as it is."""
+    from pyautoattack import AutoAttack
+
+    model, images, labels = subject.model, subject.images, subject.labels
+    runner = AutoAttack(model, norm=subject.norm, eps=subject.eps, version="standard", device=subject.device)
+    for part in (runner.apgd, runner.apgd_targeted, runner.fab):
+        part.n_iter = subject.iterations
+        part.n_iter_2, part.n_iter_min, part.size_decr = (
+            max(int(share * part.n_iter), 1) for share in (0.22, 0.06, 0.03)
+        )
+    runner.square.n_queries = subject.queries
+    parts = dict.fromkeys(STANDARD_ATTACKS, 0.0)
+    attackers = (runner.apgd, runner.apgd_targeted, runner.fab, runner.square)
+    for name, attacker in zip(STANDARD_ATTACKS, attackers, strict=True):
+        attacker.perturb = _added_up(attacker.perturb, parts, name, subject.device)
+    clock = Clock(subject.device)
+    if as_benchmark:
+        _predict(model, images, batch_size)
+    adversarials, _ = runner.run_standard_evaluation(images, labels, batch_size=batch_size)
+    if as_benchmark:
+        _predict(model, images, batch_size)
+    seconds = clock()
+    return Row(seconds, parts, float((_predict(model, adversarials, batch_size) == labels).float().mean()))
+
+
+def _added_up(
+    function: Callable[..., Tensor], parts: dict[str, float], name: str, device: torch.device
+) -> Callable[..., Tensor]:
+    def call(*arguments: object, **options: object) -> Tensor:
+        clock = Clock(device)
+        result = function(*arguments, **options)
+        parts[name] += clock()
+        return result
+
+    return call
+
+
+def _engine(subject: Subject, batch_size: int, classes: int) -> FastEngine:
+    engine = FastEngine(
+        subject.model,
+        norm=subject.norm,
+        eps=subject.eps,
+        seed=0,
+        batch_size=batch_size,
+        num_classes=classes,
+        device=subject.device,
+    )
+    engine.iterations, engine.queries = subject.iterations, subject.queries
+    return engine
+
+
+def _fast(subject: Subject, engine: FastEngine) -> tuple[Row, float, Tensor]:
+    """The row, the seconds in the net, and the points that were left for Square."""
+    model, images, labels = subject.model, subject.images, subject.labels
+    parts = {}
+    clock = Clock(subject.device)
+    engine.check(images, labels)
+    engine.prepare(images)
+    robust = _predict(model, images, engine.batch_size) == labels
+    left = robust
+    with _time_in_net(engine, subject.device) as in_net:
+        for name in STANDARD_ATTACKS:
+            left = robust.nonzero().squeeze(1)
+            part = Clock(subject.device)
+            robust = _attack(subject, engine, name, robust)
+            parts[name] = part()
+    return Row(clock(), parts, float(robust.float().mean())), sum(in_net), left
+
+
+def _attack(subject: Subject, engine: FastEngine, name: str, robust: Tensor) -> Tensor:
+    """Which points are robust after one more attack."""
+    left, robust = robust.nonzero().squeeze(1), robust.clone()
+    for positions, candidates in engine.attack(name, subject.images[left], subject.labels[left], left):
+        predicted = _predict(subject.model, candidates, engine.batch_size)
+        robust[left[positions]] = predicted == subject.labels[left[positions]]
+    return robust
+
+
+@torch.no_grad()
+def _predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([model(batch).argmax(1) for batch in images.split(batch_size)])
+
+
 @contextmanager
 def _time_in_net(engine: FastEngine, device: torch.device) -> Iterator[list[float]]:
     """Collect the seconds spent in passes of the prepared model, forward and backward."""
@@ -106,69 +226,36 @@ def _time_in_net(engine: FastEngine, device: torch.device) -> Iterator[list[floa
 
         return call
 
-    net = engine.prepared
+    net, bounds = engine.prepared, engine.bounds
     assert net is not None
-    forward = net.forward
-    whole = timed(loss_and_gradient)
-    net.forward = lambda images: (forward if images.requires_grad else timed(forward))(images)  # type: ignore[method-assign]
-    bounds = engine.bounds
-    if bounds is not None:
-        engine.bounds = timed(bounds)  # type: ignore[assignment]
-    apgd.loss_and_gradient = fab.loss_and_gradient = whole  # type: ignore[assignment]
-    try:
+    forward, whole = net.forward, timed(loss_and_gradient)
+    with ExitStack() as stack:
+        for module in (apgd, fab):
+            stack.enter_context(patch.object(module, "loss_and_gradient", whole))
+        # Passes with a gradient are timed as a whole.
+        quick = timed(forward)
+        stack.enter_context(patch.object(net, "forward", lambda x: (forward if x.requires_grad else quick)(x)))
+        if bounds is not None:
+            stack.enter_context(patch.object(engine, "bounds", timed(bounds)))
         yield seconds
-    finally:
-        engine.bounds = bounds
-        apgd.loss_and_gradient = fab.loss_and_gradient = loss_and_gradient
-        del net.forward
 
 
-def _shorten(engine: ReferenceEngine, scale: float) -> None:
-    """Give pyautoattack's attacks a share of their iterations, for timings of nets that are slow."""
-    parts = engine._autoattack
-    for part in (parts.apgd, parts.apgd_targeted, parts.fab):
-        part.n_iter = _iterations(scale)
-        part.n_iter_2, part.n_iter_min, part.size_decr = (
-            max(int(share * part.n_iter), 1) for share in (0.22, 0.06, 0.03)
-        )
-    parts.square.n_queries = _queries(scale)
-
-
-def _iterations(scale: float) -> int:
-    return max(2, round(100 * scale))
-
-
-def _queries(scale: float) -> int:
-    return max(10, round(5000 * scale))
-
-
-def _protocol(
-    attack: Callable[[str, Tensor, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]],
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    device: torch.device,
-) -> tuple[dict[str, float], float]:
-    """Seconds of each attack on the points that are left, and the accuracy in the end."""
-    seconds = {}
-    robust = _predict(model, images) == labels
-    for name in STANDARD_ATTACKS:
-        left = robust.nonzero().squeeze(1)
-        clock = Clock(device)
-        if len(left):
-            for positions, candidates in attack(name, images[left], labels[left], left):
-                robust[left[positions]] = _predict(model, candidates) == labels[left[positions]]
-        seconds[name] = clock()
-    return seconds, float(robust.float().mean())
-
-
-@torch.no_grad()
-def _predict(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([model(batch).argmax(1) for batch in images.split(256)])
+def _square_without(subject: Subject, engine: FastEngine, left: Tensor, *, bounds: bool, twins: bool) -> float:
+    """Seconds of Square on the points left for it, with only some of the ways to spare passes."""
+    alone = _engine(subject, engine.batch_size, engine.num_targets + 1)
+    alone.num_targets = engine.num_targets
+    alone.prepare(subject.images)
+    alone.bounds = alone.bounds if bounds else None
+    alone.deterministic = alone.deterministic and twins
+    robust = torch.zeros(len(subject.labels), dtype=torch.bool, device=left.device)
+    robust[left] = True
+    clock = Clock(subject.device)
+    _attack(subject, alone, "square", robust)
+    return clock()
 
 
 @click.command()
-@click.argument("model", default="Demo2026Adaptive")
+@click.argument("name", default="Demo2026Adaptive")
 @click.option("--dataset", default="digits", show_default=True)
 @click.option("--data-dir", default=None)
 @click.option("--n", type=int, default=64, show_default=True)
@@ -176,11 +263,12 @@ def _predict(model: nn.Module, images: Tensor) -> Tensor:
 @click.option("--eps", type=float, default=None, help="The radius, if not the model's own.")
 @click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Share of the protocol's iterations to time.")
+@click.option("--spared", is_flag=True, help="Also time Square without what spares it passes.")
 @click.option("--skip-defaults", is_flag=True, help="Leave out the run in batches of 32.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Append the tables to this file.")
 def main(
-    model: str,
+    name: str,
     dataset: str,
     data_dir: str | None,
     n: int,
@@ -188,75 +276,95 @@ def main(
     eps: float | None,
     threads: int,
     device: str,
-    seed: int,
     scale: float,
+    spared: bool,
     skip_defaults: bool,
+    out: Path | None,
 ) -> None:
     torch.set_num_threads(threads)
     place = torch.device(device)
-    net, images, labels, radius = _model(model, dataset, n, data_dir)
+    model, images, labels, radius = _model(name, dataset, n, data_dir)
     radius = radius if eps is None else eps
-    net, images, labels = net.to(place).eval(), images.to(place), labels.to(place)
-    classes = net(images[:1]).shape[1]
-    common = {"norm": norm, "eps": radius, "seed": seed, "num_classes": classes, "device": place}
+    subject = Subject(name, model.to(place).eval(), images.to(place), labels.to(place), norm, radius, place, scale)
+    with torch.no_grad():
+        classes = subject.model(subject.images[:1]).shape[1]
+    lines: list[str] = []
+
+    def say(line: str = "") -> None:
+        lines.append(line)
+        click.echo(line)
+
+    kind = "CPU seconds" if Clock(place).read is time.process_time else "wall seconds"
+    versions = installed_versions()
+    say(f"## {name}, {n} points, {norm} {radius:g}")
+    say()
+    say(
+        f"{device_name(device)}, {kind}; torch {versions['torch']}, pyautoattack {versions['pyautoattack']}; "
+        f"{subject.iterations} iterations of APGD and FAB, {subject.queries} queries of Square."
+    )
+    say()
+    say("| route | " + " | ".join(("all", *STANDARD_ATTACKS)) + " | robust, % | fast is faster by |")
+    say("| --- " * (len(STANDARD_ATTACKS) + 4) + "|")
+
+    def tell(what: str, row: Row, ratio: float | None) -> None:
+        times = " | ".join(f"{seconds:.1f}" for seconds in (row.seconds, *row.parts.values()))
+        say(f"| {what} | {times} | {100 * row.accuracy:.2f} | {'' if ratio is None else f'{ratio:.2f}'} |")
+
     with float32_precision(False), collect_warnings():
-        rows = {}
+        fast_forward, fast_size = _best_pass(prepare(subject.model, subject.images[:8]), subject.images, False)
+        engine = _engine(subject, min(n, fast_size), classes)
+        fast, in_net, left = _fast(subject, engine)
+        assert engine.prepared is not None
+        fast_forward = min(fast_forward, _best_pass(engine.prepared, subject.images, False)[0])
+        fast_both, _ = _best_pass(engine.prepared, subject.images, True)
+        tell(f"fast, batches of {engine.batch_size}", fast, None)
         if not skip_defaults:
-            # RobustBench hands over the model as it was loaded and measures accuracy before and after.
-            engine = ReferenceEngine(net, batch_size=32, **common)
-            _shorten(engine, scale)
-            clock = Clock(place)
-            for _ in range(2):
-                _predict(net, images)
-            seconds, accuracy = _protocol(engine.attack, net, images, labels, place)
-            rows["pyautoattack, batches of 32"] = clock(), seconds, accuracy
-        net.requires_grad_(False)
-        forward, forward_size = _best_pass(net, images, False)
-        both, both_size = _best_pass(net, images, True)
-        best_size = forward_size if FORWARD * forward > BOTH * both else both_size
-        engine = ReferenceEngine(net, batch_size=min(best_size, n), **common)
-        _shorten(engine, scale)
-        clock = Clock(place)
-        seconds, accuracy = _protocol(engine.attack, net, images, labels, place)
-        rows[f"pyautoattack, batches of {min(best_size, n)}"] = clock(), seconds, accuracy
-        fast_size = min(n, _best_pass(prepare(net, images[:8]), images, False)[1])
-        fast = FastEngine(net, batch_size=fast_size, **common)
-        fast.iterations, fast.queries = _iterations(scale), _queries(scale)
-        clock = Clock(place)
-        fast.prepare(images)
-        with _time_in_net(fast, place) as in_net:
-            seconds, accuracy = _protocol(fast.attack, net, images, labels, place)
-        whole = clock()
-        rows[f"fast, batches of {fast_size}"] = whole, seconds, accuracy
-        assert fast.prepared is not None
-        fast_forward, _ = _best_pass(fast.prepared, images, False)
-        fast_both, _ = _best_pass(fast.prepared, images, True)
-    asked = fast.asked
-    gradients = asked["apgd-ce"] + asked["apgd-t"] + asked["fab-t"]
-    plain = asked["fab-t"] + asked["square"]
+            row = _reference(subject, 32, as_benchmark=True)
+            tell("`robustbench.benchmark`'s defaults, batches of 32", row, row.seconds / fast.seconds)
+        subject.model.requires_grad_(False)
+        forward, forward_size = _best_pass(subject.model, subject.images, False)
+        both, both_size = _best_pass(subject.model, subject.images, True)
+        best_size = min(n, forward_size if FORWARD * forward > BOTH * both else both_size)
+        row = _reference(subject, best_size, as_benchmark=False)
+        tell(f"pyautoattack, batches of {best_size}", row, row.seconds / fast.seconds)
+        square = {
+            what: _square_without(subject, engine, left, bounds=bounds, twins=twins)
+            for what, bounds, twins in (
+                ("", True, True),
+                ("bounds", False, True),
+                ("looking back", True, False),
+                ("either", False, False),
+            )
+            if spared
+        }
+    protocol = engine.answered
+    gradients = protocol["apgd-ce"] + protocol["apgd-t"] + protocol["fab-t"]
+    plain = protocol["fab-t"] + protocol["square"]
+    asked = sum(engine.asked.values()) + engine.asked["fab-t"]
     floor = gradients * fast_both + plain * fast_forward
-    kind = "CPU seconds" if clock._read is time.process_time else "wall seconds"
-    click.echo(
-        f"{model}, {n} points, {norm} {radius:g}, {threads} threads, {device}, share of iterations {scale:g}; {kind}"
+    say()
+    say("| fast engine | |")
+    say("| --- | --- |")
+    say(f"| passes of the protocol, of these with a gradient | {plain + gradients}, {gradients} |")
+    say(f"| passes made | {asked}, {asked / fast.seconds:.0f} a second |")
+    say(
+        f"| bare pass per image, forward / with gradient | {1e3 * forward:.3f} / {1e3 * both:.3f} ms as the model is, "
+        f"{1e3 * fast_forward:.3f} / {1e3 * fast_both:.3f} ms prepared |"
     )
-    for what, (seconds_of_all, parts, accuracy) in rows.items():
-        split = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
-        click.echo(
-            f"{what:34} {seconds_of_all:8.1f} s  ({split})  accuracy {100 * accuracy:.2f} %  "
-            f"fast is {seconds_of_all / whole:.2f} times as fast"
+    say(f"| time outside the net | {100 * (1 - in_net / fast.seconds):.1f} % |")
+    say(f"| time over (passes of the protocol x best bare pass) | {fast.seconds / floor:.2f} |")
+    if engine.bounds is not None:
+        bounds = engine.bounds
+        say(
+            f"| Square: passes asked for, g and the mixing network ran for | {engine.asked['square']} of "
+            f"{protocol['square']}, {bounds.std_runs}, {bounds.mixing_runs} |"
         )
-    passes = plain + gradients
-    if fast.bounds is not None:
-        points, std, mixing = fast.bounds.asked, fast.bounds.std_runs, fast.bounds.mixing_runs
-        click.echo(
-            f"Square: g ran for {std / points:.0%} of {points} points, the mixing network for {mixing / points:.0%}"
-        )
-    click.echo(
-        f"bare pass per image, forward / with gradient: {1e3 * forward:.3f} / {1e3 * both:.3f} ms as it is, "
-        f"{1e3 * fast_forward:.3f} / {1e3 * fast_both:.3f} ms prepared\n"
-        f"fast: {passes} passes ({gradients} of them with a gradient), {passes / whole:.0f} a second, "
-        f"{100 * (1 - sum(in_net) / whole):.1f} % of the time outside the net, {whole / floor:.2f} times the floor"
-    )
+    for what, seconds in square.items():
+        say(f"| Square {'alone' if not what else f'without {what}'} | {seconds:.1f} s |")
+    say()
+    if out is not None:
+        with out.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

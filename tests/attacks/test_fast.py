@@ -111,7 +111,8 @@ def test_gradients_that_lead_nowhere_are_told_of():
     engine = _engine(Flat(), "Linf", 0.1, 14, num_classes=4)
     with collect_warnings() as found:
         assert not _attack(engine, "apgd-t", IMAGES, labels, torch.arange(14))
-    assert found == ["apgd-t began with a gradient of zero at 14 points, where it can find nothing"]
+    assert not found
+    assert engine.flat["apgd-t"] == set(range(14))  # from which an evaluation makes one warning for all points
 
     class Lost(torch.autograd.Function):
         @staticmethod
