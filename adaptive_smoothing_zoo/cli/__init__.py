@@ -142,6 +142,7 @@ def eval_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.evaluation.state import remove_state
+    from adaptive_smoothing_zoo.publishing.evidence import check_records
     from adaptive_smoothing_zoo.publishing.results import (
         agreement,
         check_writable,
@@ -157,6 +158,7 @@ def eval_command(
     part = distributed.shard_of(shard)
     entry = find_entry(name, dataset, threat_model)
     check_writable(out, entry)
+    check_records(out, entry)
     if compare_with is not None:
         read_record(compare_with, entry)  # now rather than after hours
     _check_model_dir(model_dir, entry)

@@ -112,6 +112,16 @@ def read_evidence(out: Path, entry: Entry) -> Evidence:
     return Evidence(run=run, adaptive=adaptive, validation=validation, broken=frozenset(broken), stale=tuple(stale))
 
 
+def check_records(out: Path, entry: Entry) -> None:
+    """Find out before a long run whether the records beside its results can be read.
+
+    Raises:
+        ResultsError: one is damaged.
+    """
+    read_adaptive_record(out, entry)
+    _read_validation(out, entry)
+
+
 def update_entry(out: Path, entry: Entry) -> Path:
     """Bring the run record and the leaderboard entry up to all the evidence; the entry's path.
 

@@ -14,7 +14,7 @@ from adaptive_smoothing_zoo.evaluation.validation.report import to_text
 from adaptive_smoothing_zoo.publishing.adaptive import make_adaptive_record, write_adaptive
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
-from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
+from adaptive_smoothing_zoo.publishing.evidence import check_records, read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.results import read_record, write_results
 from adaptive_smoothing_zoo.publishing.validation import validation_path
@@ -201,6 +201,8 @@ def test_a_damaged_record_is_named(kind, folder):
     path.write_text(path.read_text()[:100])
     with pytest.raises(ResultsError, match=rf"{kind}\.json is not"):
         read_evidence(folder, ENTRY)
+    with pytest.raises(ResultsError, match=rf"{kind}\.json is not"):
+        check_records(folder, ENTRY)
     path.write_text("{}")
     with pytest.raises(ResultsError, match="missing key"):
         update_entry(folder, ENTRY)
