@@ -16,10 +16,13 @@ from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.certification.radii import (
     cohen_radius,
     gaussian_lipschitz,
+    lipschitz_logit_radius,
     lipschitz_radius,
     margin_needed,
     sharp_smoothing_radius,
     smoothing_radius,
+    softmax_lipschitz,
+    vote_needed,
 )
 
 ALPHAS = st.floats(0.5, 1.0)
@@ -441,3 +444,169 @@ def test_the_lemma_holds_for_the_mixed_classifier_itself():
 def test_values_outside_their_ranges_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---- Lipschitz logits
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+@st.composite
+def logits(draw, classes=None, size=8.0):
+    count = classes or draw(st.integers(2, 12))
+    return np.array(draw(st.lists(st.floats(-size, size), min_size=count, max_size=count)))
+
+
+@given(logits(), st.floats(0.55, 1.0), st.floats(0.1, 10.0), SEEDS)
+@settings(deadline=None)
+def test_no_move_of_the_logits_inside_the_radius_loses_the_margin(z, alpha, constant, seed):
+    """The worst moves are searched for by random directions and by following the gradient of the worst margin."""
+    radius = float(lipschitz_logit_radius(z, alpha, constant))
+    top, rng = int(z.argmax()), np.random.default_rng(seed)
+    if radius == 0:
+        return
+    moves = rng.normal(size=(50, len(z)))
+    moves[:, top] -= 2.0 * rng.random(50)
+    for i in range(len(z)):
+        if i != top:
+            moves = np.vstack([moves, np.eye(len(z))[i] - np.eye(len(z))[top]])
+    for _ in range(30):  # along the gradient of p_top - p_runner_up, from everywhere
+        moves *= constant * radius / np.linalg.norm(moves, axis=1, keepdims=True)
+        p = softmax(z + moves)
+        worst_margin_of_each = p[:, [top]] - np.where(np.arange(len(z)) == top, -np.inf, p)
+        other = np.nanargmin(np.where(np.arange(len(z)) == top, np.nan, worst_margin_of_each), axis=1)
+        rows = np.arange(len(moves))
+        margins = p[:, top] - p[rows, other]
+        assert (margins >= (1 - alpha) / alpha - 1e-9).all()
+        gradient = -(p * margins[:, None])
+        gradient[rows, top] += p[:, top]
+        gradient[rows, other] -= p[rows, other]
+        moves = (
+            moves - 0.5 * gradient / np.linalg.norm(gradient, axis=1, keepdims=True).clip(1e-300) * constant * radius
+        )
+
+
+@given(logits(classes=2), st.floats(0.51, 1.0), st.floats(0.1, 10.0))
+def test_with_two_classes_the_logit_radius_is_the_largest(z, alpha, constant):
+    """h_y = 1 / (1 + exp(-m)) falls to 1 / (2 alpha) where m has fallen to the log of the odds of that."""
+    gap = abs(z[0] - z[1])
+    needed = -np.log(2 * alpha - 1)
+    expected = max(0.0, gap - needed) / (np.sqrt(2) * constant)
+    found = float(lipschitz_logit_radius(z, alpha, constant))
+    assert found <= expected * (1 + 1e-12)
+    assert found == pytest.approx(expected, abs=1e-9 / (2 * alpha - 1) / constant)
+
+
+@given(logits(), st.floats(0.1, 10.0))
+def test_at_alpha_1_the_logit_radius_is_the_margin_over_root_2(z, constant):
+    second, first = np.sort(z)[-2:]
+    expected = (first - second) / (np.sqrt(2) * constant)
+    found = float(lipschitz_logit_radius(z, 1.0, constant))
+    assert found <= expected
+    assert found == pytest.approx(expected, abs=1e-9 / constant)
+
+
+@given(logits(size=30.0), ALPHAS, st.floats(0.1, 10.0))
+def test_the_logit_radius_is_at_least_theorem_4s(z, alpha, constant):
+    theorem = lipschitz_radius(softmax(z), alpha, softmax_lipschitz(constant))
+    assert lipschitz_logit_radius(z, alpha, constant) >= theorem * (1 - 1e-9) - 1e-12
+
+
+def test_softmax_probabilities_have_the_constant_and_attain_it():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20_000, 6)) * rng.exponential(3.0, size=(20_000, 1))
+    p = softmax(z)
+    gradients = p[:, :, None] * (np.eye(6) - p[:, None, :])  # of p_i with respect to z
+    longest = np.linalg.norm(gradients, axis=2).max()
+    assert longest <= softmax_lipschitz(1.0)
+    halves = np.array([0.0, 0.0, -60.0, -60.0, -60.0, -60.0])
+    attained = softmax(halves)[0] * np.linalg.norm(np.eye(6)[0] - softmax(halves))
+    assert attained == pytest.approx(float(softmax_lipschitz(1.0)), rel=1e-12)
+    assert softmax_lipschitz(3.0) == pytest.approx(3 * np.sqrt(2) / 4)
+
+
+def test_logit_radii_broadcast_over_alphas_and_certify_nothing_for_alpha_up_to_one_half():
+    z = np.array([[3.0, 0.0, 0.0], [0.0, 5.0, 4.9]])
+    radii = lipschitz_logit_radius(z, np.array([[0.5], [0.8], [1.0]]), 1.0)
+    assert radii.shape == (3, 2)
+    assert (radii[0] == 0).all()
+    assert radii[1, 0] > 0 == radii[1, 1] < radii[2, 1]
+    np.testing.assert_allclose(radii[2], [3 / np.sqrt(2), 0.1 / np.sqrt(2)], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0], 0.8, 1.0), "at least 2 classes"),
+        (([1.0, np.nan], 0.8, 1.0), "logits must be finite, got nan"),
+        (([1.0, 0.0], 0.8, 0.0), "must be positive"),
+        (([1.0, 0.0], 1.8, 1.0), "alpha must be"),
+    ],
+)
+def test_logits_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lipschitz_logit_radius(*arguments)
+
+
+# ---- what a vote must reach
+
+
+@pytest.mark.parametrize("bound", ["theorem4", "theorem5", "sharp"])
+@given(st.floats(0.51, 1.0), st.floats(0.05, 2.0), st.floats(0.001, 3.0))
+def test_the_vote_needed_gives_the_radius_and_less_does_not(bound, alpha, sigma, times):
+    radius = times * sigma
+    p = float(vote_needed(radius, alpha, sigma, bound=bound))
+
+    def radius_at(p):
+        if bound == "theorem4":
+            return float(lipschitz_radius([p, 1 - p], alpha, gaussian_lipschitz(sigma)))
+        return float({"theorem5": smoothing_radius, "sharp": sharp_smoothing_radius}[bound](p, 1 - p, alpha, sigma))
+
+    if np.isinf(p):
+        assert radius_at(1 - 1e-9) < radius * (1 + 1e-6)
+    else:
+        assert 0.5 <= p < 1
+        slope = sigma / norm.pdf(norm.ppf(min(p, 1 - 1e-12)))  # of the quantile, for what rounding of p does
+        assert radius_at(p) == pytest.approx(radius, abs=1e-12 * slope + 1e-12)
+        assert radius_at(p - 1e-6) < radius
+
+
+def test_the_vote_needed_is_rounded_up():
+    with mpmath.workdps(40):
+        for alpha in (0.6, 0.8, 0.95, 1.0):
+            for times in (0.1, 0.5, 1.0):
+                a, t = mpmath.mpf(alpha), mpmath.mpf(times)
+                exact = {
+                    "theorem4": 1 / (2 * a) + t / mpmath.sqrt(2 * mpmath.pi),
+                    "theorem5": mpmath.ncdf(t) / a,
+                    "sharp": mpmath.ncdf(t + mpmath.sqrt(2) * mpmath.erfinv(1 / a - 1)),
+                }
+                for bound, value in exact.items():
+                    found = float(vote_needed(times, alpha, 1.0, bound=bound))
+                    assert value <= found <= value * (1 + mpmath.mpf("1e-13")) or (value >= 1 and np.isinf(found))
+
+
+def test_the_vote_needed_refuses_what_is_unknown_and_no_vote_is_enough_for_a_small_alpha():
+    assert np.isinf(vote_needed(0.1, [0.0, 0.3, 0.5], 0.25)).all()
+    with pytest.raises(ValueError, match="the bound must be one of theorem4, theorem5, sharp"):
+        vote_needed(0.1, 0.8, 0.25, bound="theorem6")
+
+
+# ---- which bound is larger
+
+
+@given(st.floats(0.501, 1.0), st.floats(0.501, 0.999999))
+def test_no_bound_for_a_smoothed_h_exceeds_the_sharp_one(alpha, p):
+    sharp = float(sharp_smoothing_radius(p, 1 - p, alpha, 1.0))
+    assert float(smoothing_radius(p, 1 - p, alpha, 1.0)) <= sharp
+    assert float(lipschitz_radius([p, 1 - p], alpha, gaussian_lipschitz(1.0))) <= sharp + 1e-12
+
+
+def test_theorem_5_is_larger_than_theorem_4_with_the_papers_constant_but_not_with_the_best_one():
+    p, alpha = 0.999, 0.6
+    theorem5 = float(smoothing_radius(p, 1 - p, alpha, 1.0))
+    assert float(lipschitz_radius([p, 1 - p], alpha, 2 * gaussian_lipschitz(1.0))) < theorem5
+    assert float(lipschitz_radius([p, 1 - p], alpha, gaussian_lipschitz(1.0))) > theorem5
