@@ -34,3 +34,9 @@ class TrainingError(ZooError, RuntimeError):
 
 class HubError(ZooError, RuntimeError):
     """What the Hugging Face Hub does not take, or the way to it that is closed."""
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, in one line that fits into a message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."

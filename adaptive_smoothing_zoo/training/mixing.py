@@ -5,14 +5,13 @@ The constants' defaults are the papers' where they agree, and else those of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
@@ -277,7 +276,7 @@ class MixingTask:
         each = self.settings.accumulation
         return [parts[i : i + each] for i in range(0, len(parts), each)], measured
 
-    def losses(self, learner: Callable[..., Tensor], part: MixingPart) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, learner: nn.Module, part: MixingPart) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = part.outputs
         with autocast(self.workers.device, self.settings.bfloat16):
             alpha_logit = learner(outputs.std_maps, outputs.rob_maps)
@@ -320,9 +319,10 @@ class MixingTask:
             with autocast(self.workers.device, self.settings.bfloat16):
                 return view(self._laid_out(batch)).float()  # type: ignore[no-any-return]
 
-        options = {"eps": attack.eps, "norm": attack.norm, "seed": seed, "indices": indices, "settings": randomization}
+        options: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm, "seed": seed, "indices": indices}
+        options["settings"] = randomization
         if attack.setting != "C":
-            return randomized_pgd(run, images, labels, **options)  # type: ignore[arg-type]
+            return randomized_pgd(run, images, labels, **options)
         with torch.no_grad():
             ranking = rank_classes(self._mix(clean, self._alpha_logit(clean)), labels)
 
@@ -331,8 +331,8 @@ class MixingTask:
 
         options |= {"targets": attack.targets, "ranking": ranking, "judge": judge if self.settings.bfloat16 else None}
         if attack.every_run:
-            return every_randomized_apgd(run, images, labels, **options).flatten(0, 1)  # type: ignore[arg-type]
-        return randomized_apgd(run, images, labels, **options)  # type: ignore[arg-type]
+            return every_randomized_apgd(run, images, labels, **options).flatten(0, 1)
+        return randomized_apgd(run, images, labels, **options)
 
     @torch.no_grad()
     def _measure(self, clean: BaseOutputs, attacked: BaseOutputs, labels: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,163 @@
+"""A training on disk: its newest state, from which it goes on bit for bit, and its log.
+
+Nothing random is in the state, since whatever is drawn depends on the seed and on the round alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.files import write_text, write_with
+
+CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "log.csv"
+
+# How much of the time may go into writing checkpoints.
+_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state that was read.
+
+    Attributes:
+        rounds: how many are done.
+        tensors: of the learner, its average and the optimizer.
+        workers: how many processes had made it.
+    """
+
+    rounds: int
+    tensors: dict[str, Tensor]
+    workers: int
+
+
+class Keeper:
+    """Writes the state of a training to a folder, and the log beside it.
+
+    Args:
+        folder: made if it does not exist.
+        binding: what the training is: its settings, its data, the frozen nets. JSON values.
+        seconds: a checkpoint is written when this much time has passed since the last one, or more if writing takes
+            long; 0 writes one after every round.
+    """
+
+    def __init__(self, folder: Path, binding: Mapping[str, Any], seconds: float = 60.0) -> None:
+        self.folder, self.seconds = folder, seconds
+        self.binding = json.loads(json.dumps(dict(binding)))
+        self._written_at = time.monotonic()
+        self._writing_takes = 0.0
+        self._columns: list[str] = []
+
+    def read(self) -> Kept | None:
+        """The newest state, or None if there is none yet.
+
+        Raises:
+            ResultsError: it belongs to another training, or is damaged.
+        """
+        path = self.folder / CHECKPOINT_FILE
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+            tensors = {key: value.clone() for key, value in load_file(path).items()}
+            rounds, workers, binding = int(about["rounds"]), int(about["workers"]), about["binding"]
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise ResultsError(f"{path} is damaged ({error}); delete it to begin the training again") from error
+        for key in sorted(binding.keys() | self.binding.keys()):
+            if (theirs := binding.get(key)) != (ours := self.binding.get(key)):
+                raise ResultsError(
+                    f"{path} belongs to another training: its {_difference(key, theirs, ours)}. Delete it to begin "
+                    "again, or train with its settings"
+                )
+        return Kept(rounds, tensors, workers)
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._written_at >= max(self.seconds, self._writing_takes / _SHARE)
+
+    def write(self, rounds: int, tensors: Mapping[str, Tensor], workers: int) -> None:
+        """Put a state in the place of the last one.
+
+        Raises:
+            ResultsError: it cannot be written; the last one is still there.
+        """
+        started = time.monotonic()
+        path = self.folder / CHECKPOINT_FILE
+        about = json.dumps({"rounds": rounds, "workers": workers, "binding": self.binding})
+        state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        try:
+            write_with(path, lambda temporary: save_file(state, temporary, metadata={"about": about}))
+        except SafetensorError as error:
+            raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+        self._written_at = time.monotonic()
+        self._writing_takes = self._written_at - started
+
+    def begin_log(self, rounds: int) -> None:
+        """Drop what the log says of rounds that will be done again."""
+        path = self.folder / LOG_FILE
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and rounds else []
+        kept = [line for i, line in enumerate(lines) if i == 0 or _is_done(line, lines[0], rounds)]
+        write_text(path, "".join(kept))
+        self._columns = kept[0].strip().split(",") if kept else []
+
+    def log(self, row: Mapping[str, int | float]) -> None:
+        """Add a row; the first one decides the columns, and its first column is the round."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not self._columns:
+            self._columns = list(row)
+            writer.writerow(self._columns)
+        writer.writerow([_short(row[column]) for column in self._columns])
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The rows of a training's log."""
+    with (folder / LOG_FILE).open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def fingerprint(*values: Tensor | nn.Module) -> str:
+    """SHA-256 of tensors, and of the names, shapes and values of modules' tensors."""
+    digest = sha256()
+    for value in values:
+        for name, tensor in value.state_dict().items() if isinstance(value, nn.Module) else [("", value)]:
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _short(value: int | float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _is_done(line: str, header: str, rounds: int) -> bool:
+    """Whether this is a whole row (a killed process may leave half of one) of a round that is done."""
+    first = line.split(",", 1)[0]
+    whole = line.endswith("\n") and line.count(",") == header.count(",")
+    return whole and first.isdecimal() and int(first) <= rounds
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    """The first thing that is not the same, by its dotted name."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                return _difference(f"{key}.{name}", theirs.get(name), ours.get(name))
+    return f"{key} is {theirs!r}, this one's is {ours!r}"
