@@ -212,5 +212,5 @@ def test_a_record_of_another_triplet_is_refused(folder):
     add_adaptive(folder, 1)
     path = folder / "digits" / "Linf" / f"{ENTRY.name}.adaptive.json"
     path.write_text(path.read_text().replace(ENTRY.name, "Other2026Model"))
-    with pytest.raises(ResultsError, match="records .*Other2026Model"):
+    with pytest.raises(ResultsError, match=r"records .*Other2026Model"):
         read_evidence(folder, replace(ENTRY))
