@@ -21,6 +21,13 @@ def float32_precision(tf32: bool) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+def tf32_allowed() -> bool:
+    """Whether matrix products or convolutions of float32 on CUDA may be rounded to TF32 at present."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # a look at allow_tf32 may then be an error
+        return any(getattr(owner, name) == rounded != exact for owner, name, exact, rounded in _new_settings())
+    return any(getattr(owner, name) for owner, name, _, _ in _old_settings())
+
+
 def _new_settings() -> list[tuple[Any, str, str, str]]:
     """Owner, attribute, its value for float32, its value for TF32. The CPU has no TF32 and stays exact."""
     cuda = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]

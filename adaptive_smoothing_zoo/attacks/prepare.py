@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
+from adaptive_smoothing_zoo.precision import tf32_allowed
 
 # Of the largest logit: how far apart two orders of summation may be. TF32 has 10 bits of mantissa, float32 23.
 TOLERANCE, TOLERANCE_TF32 = 1e-4, 2e-2
@@ -135,8 +136,8 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _agree(model: nn.Module, prepared: nn.Module, images: Tensor) -> bool:
     expected, found = model(images), prepared(images)
-    tf32 = images.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-    tolerance = (TOLERANCE_TF32 if tf32 else TOLERANCE) * expected.abs().max().clamp(min=1.0)
+    relative = TOLERANCE_TF32 if images.is_cuda and tf32_allowed() else TOLERANCE
+    tolerance = relative * expected.abs().max().clamp(min=1.0)
     return bool((expected - found).abs().max() <= tolerance)
 
 

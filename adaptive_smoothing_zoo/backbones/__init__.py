@@ -1,6 +1,6 @@
 """Base nets: everything that can serve as g or h, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -8,13 +8,35 @@ from torch import nn
 from adaptive_smoothing_zoo.backbones.base import BaseNet
 from adaptive_smoothing_zoo.backbones.bit_resnet import BiTResNet
 from adaptive_smoothing_zoo.backbones.dm_wide_resnet import DMWideResNet
+from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
+from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.backbones.ra_wide_resnet import RaWideResNet
 from adaptive_smoothing_zoo.backbones.resnet import preact_resnet18, resnet18, resnet20, wide_resnet
 from adaptive_smoothing_zoo.backbones.small_cnn import SmallCNN
 
+
+def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **arguments: Any) -> GaussianSmoothed:
+    """A :class:`GaussianSmoothed` base net, described by data.
+
+    Args:
+        base: the net that votes: "architecture", a key of ``ARCHITECTURES``, and "arguments" (optional).
+        num_classes: of the base net.
+        arguments: of :class:`GaussianSmoothed`.
+
+    Raises:
+        ValueError: a base that is not described so.
+    """
+    if not isinstance(base, Mapping) or "architecture" not in base or set(base) - {"architecture", "arguments"}:
+        raise ValueError(f"'base' must hold 'architecture' and, optionally, 'arguments', got {base!r}")
+    net = build(base["architecture"], num_classes=num_classes, **base.get("arguments", {}))
+    return GaussianSmoothed(net, **arguments)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bit_resnet": BiTResNet,
     "dm_wide_resnet": DMWideResNet,
+    "gaussian_smoothed": gaussian_smoothed,
+    "lipschitz": LipschitzNet,
     "preact_resnet18": preact_resnet18,
     "ra_wide_resnet": RaWideResNet,
     "resnet18": resnet18,

@@ -1,15 +1,19 @@
-"""A net smoothed by Gaussian noise, as a net: the mean of its probabilities over a fixed bank of noise."""
+"""A net smoothed by Gaussian noise, as a net: the mean of its votes over a fixed bank of noise."""
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NOISES_AT_ONCE = 8  # images times this are one pass of the base net
+LOG_NONE = -87.0  # the logarithm of nearly the smallest float32; votes that nobody gave have it, to stay finite
+
 
 class GaussianSmoothed(nn.Module):
-    """``log(mean over m noises of softmax(base(x + sigma * noise)))``.
+    """``log(mean over m noises of vote(base(x + sigma * noise)))``, the vote a softmax or the one-hot argmax.
 
     Args:
         base: images (N, channels, H, W) to logits (N, C).
@@ -17,33 +21,66 @@ class GaussianSmoothed(nn.Module):
         image_shape: (channels, H, W).
         num_noises: m, size of the bank.
         seed: of the bank.
+        votes: "soft" (softmax) or "hard" (argmax, through which no gradient flows).
 
     Raises:
-        ValueError: sigma or m out of range.
+        ValueError: sigma or m out of range, or other votes.
 
-    The bank is drawn once and kept with the weights, so the net is a deterministic function with gradients. It is an
-    approximation of the smoothed net, whose mean is over all noise: certificates (``certification``) are about the
-    latter, and hold for this one only as far as m samples tell.
+    The bank is drawn once and kept with the weights, so the net is a deterministic function. It is an approximation of
+    the smoothed net, whose mean is over all noise: certificates (``certification``) are about the latter, and hold for
+    this one only as far as m samples tell.
     """
 
     noise: Tensor
 
     def __init__(
-        self, base: nn.Module, *, sigma: float, image_shape: Sequence[int], num_noises: int = 100, seed: int = 0
+        self,
+        base: nn.Module,
+        *,
+        sigma: float,
+        image_shape: Sequence[int],
+        num_noises: int = 100,
+        seed: int = 0,
+        votes: Literal["soft", "hard"] = "soft",
     ) -> None:
         super().__init__()
         if not 0.0 < sigma < math.inf:
             raise ValueError(f"sigma must be positive and finite, got {sigma}")
         if num_noises < 1:
             raise ValueError(f"at least 1 noise is needed, got {num_noises}")
-        self.base, self.sigma = base, float(sigma)
-        generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("noise", torch.randn((num_noises, *image_shape), generator=generator))
+        if votes not in ("soft", "hard"):
+            raise ValueError(f"votes must be 'soft' or 'hard', got {votes!r}")
+        self.base, self.sigma, self.votes = base, float(sigma), votes
+        generator = torch.Generator("cpu").manual_seed(seed)
+        bank = torch.randn((num_noises, *image_shape), generator=generator, device="cpu")
+        self.register_buffer("noise", bank.to(torch.get_default_device()))
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.base.num_classes)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) images in [0, 1] -> (N, C) log-probabilities; m passes of ``base``."""
-        votes = [F.log_softmax(self.base(images + self.sigma * noise), dim=1) for noise in self.noise]
-        return torch.stack(votes).logsumexp(dim=0) - math.log(len(self.noise))
+        """(N, channels, H, W) images in [0, 1] -> (N, C) log-probabilities; m passes of ``base``.
+
+        Raises:
+            ValueError: images of another shape than the noise.
+        """
+        if images.ndim != 4 or images.shape[1:] != self.noise.shape[1:]:
+            raise ValueError(
+                f"images must have shape (N, {', '.join(map(str, self.noise.shape[1:]))}), got {tuple(images.shape)}"
+            )
+        sums = []
+        for noise in self.noise.split(NOISES_AT_ONCE):
+            copies = (images.unsqueeze(1) + self.sigma * noise).flatten(0, 1)
+            sums.append(self._votes(self.base(copies)).unflatten(0, (-1, len(noise))).logsumexp(dim=1))
+        return torch.stack(sums).logsumexp(dim=0) - math.log(len(self.noise))
+
+    def _votes(self, logits: Tensor) -> Tensor:
+        """Logarithms of the votes, (B, C)."""
+        if self.votes == "soft":
+            return F.log_softmax(logits, dim=1)
+        none = torch.full_like(logits, LOG_NONE)
+        return none.scatter(1, logits.argmax(dim=1, keepdim=True), 0.0)
 
     def extra_repr(self) -> str:
-        return f"sigma={self.sigma}, num_noises={len(self.noise)}"
+        return f"sigma={self.sigma}, num_noises={len(self.noise)}, votes={self.votes}"

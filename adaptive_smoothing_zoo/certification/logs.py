@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from adaptive_smoothing_zoo.certification.radii import EPS, PROBABILITY_SLACK, Alpha, Floats, Values, alpha_min_of
-from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.certification.radii import (
+    EPS,
+    PROBABILITY_SLACK,
+    Alpha,
+    Bound,
+    Floats,
+    Values,
+    alpha_min_of,
+    check_bound,
+    gaussian_lipschitz,
+    lipschitz_radius,
+)
+from adaptive_smoothing_zoo.errors import ResultsError, reason
 from adaptive_smoothing_zoo.files import write_text
 
 ABSTAIN = -1
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # time may be missing in others' files
-HEADER = "\t".join(COLUMNS) + "\n"
+LONGEST = timedelta.max.total_seconds()
 TIME = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # as str(timedelta) writes it
 
 
@@ -33,6 +44,7 @@ class Certificates:
         radius: (N,) float64 >= 0, in units of the images: no smaller perturbation changes the prediction.
         correct: (N,) bool, prediction == label.
         seconds: (N,) float64, time spent; NaN if unknown.
+        samples: (N,) int64, noisy images classified; 0 if there were none, or if nobody counted (also if not given).
 
     Raises:
         ValueError: arrays of different lengths, or values that contradict each other or these ranges.
@@ -44,10 +56,13 @@ class Certificates:
     radius: Floats
     correct: NDArray[np.bool_]
     seconds: Floats
+    samples: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         kinds: dict[str, type] = {"radius": np.float64, "seconds": np.float64, "correct": np.bool_}
-        for name in ("index", "label", "prediction", "radius", "correct", "seconds"):
+        if len(self.samples) == 0:
+            object.__setattr__(self, "samples", np.zeros(len(self.index)))
+        for name in ("index", "label", "prediction", "radius", "correct", "seconds", "samples"):
             array: NDArray[Any] = np.array(getattr(self, name), dtype=kinds.get(name, np.int64))
             if array.shape != (len(self.index),):
                 raise ValueError(f"{name} must have shape ({len(self.index)},), got {array.shape}")
@@ -60,7 +75,8 @@ class Certificates:
             (~(self.radius >= 0), "a radius that is negative or not a number"),
             ((self.prediction == ABSTAIN) & (self.radius > 0), "a radius though nothing was predicted"),
             (self.correct != (self.prediction == self.label), "a correctness that contradicts label and prediction"),
-            (self.seconds < 0, "a negative time"),
+            ((self.seconds < 0) | (self.seconds > LONGEST), "a time that is negative or beyond all calendars"),
+            (self.samples < 0, "a negative number of samples"),
         ):
             if wrong.any():
                 raise ValueError(f"example {self.index[wrong][0]} has {what}")
@@ -104,34 +120,39 @@ class Certificates:
         Raises:
             ResultsError: it cannot be written.
         """
-        write_text(path, HEADER + "".join(format_row(self, i) for i in range(len(self))))
+        write_text(path, header(COLUMNS) + "".join(format_row(self, i) for i in range(len(self))))
 
     def _check_not_empty(self) -> None:
         if len(self) == 0:
             raise ValueError("there are no certificates to average")
 
 
-def format_row(certificates: Certificates, i: int) -> str:
+def header(columns: tuple[str, ...]) -> str:
+    """The first line of a log, with its end of line."""
+    return "\t".join(columns) + "\n"
+
+
+def format_row(certificates: Certificates, i: int, columns: tuple[str, ...] = COLUMNS) -> str:
     """The line of the i-th certificate, with its end of line."""
     seconds = float(certificates.seconds[i])
-    return "\t".join(
-        (
-            str(certificates.index[i]),
-            str(certificates.label[i]),
-            str(certificates.prediction[i]),
-            repr(float(certificates.radius[i])),
-            str(int(certificates.correct[i])),
-            str(timedelta(seconds=seconds)) if np.isfinite(seconds) else "nan",
-        )
-    ) + "\n"  # fmt: skip
+    values = {
+        "idx": str(certificates.index[i]),
+        "label": str(certificates.label[i]),
+        "predict": str(certificates.prediction[i]),
+        "radius": repr(float(certificates.radius[i])),
+        "correct": str(int(certificates.correct[i])),
+        "time": str(timedelta(seconds=seconds)) if np.isfinite(seconds) else "nan",
+        "samples": str(certificates.samples[i]),
+    }
+    return "\t".join(values[name] for name in columns) + "\n"
 
 
 def read_log(path: str | Path) -> Certificates:
     """Read a certification log in the format of Cohen et al. 2019, which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss). Columns are found by name; further ones are ignored, as are empty lines and the style
-    of line ends.
+    time (seconds, or h:mm:ss) and samples. Columns are found by name; further ones are ignored, as are empty lines and
+    the style of line ends.
 
     Raises:
         ResultsError: the file cannot be read, or a line is damaged; the message names the line.
@@ -166,8 +187,9 @@ def parse_log(text: str, where: str) -> Certificates:
 
 
 def certificates_of(rows: list[tuple[Any, ...]]) -> Certificates:
-    """Certificates from tuples in the order of the columns."""
-    index, label, prediction, radius, correct, seconds = zip(*rows, strict=True) if rows else ((),) * len(COLUMNS)
+    """Certificates from tuples in the order of the columns, with or without the number of samples at the end."""
+    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
+    index, label, prediction, radius, correct, seconds = columns[: len(COLUMNS)]
     return Certificates(
         index=np.array(index, dtype=np.int64),
         label=np.array(label, dtype=np.int64),
@@ -175,10 +197,11 @@ def certificates_of(rows: list[tuple[Any, ...]]) -> Certificates:
         radius=np.array(radius, dtype=np.float64),
         correct=np.array(correct, dtype=np.bool_),
         seconds=np.array(seconds, dtype=np.float64),
+        samples=np.array(columns[-1] if len(columns) > len(COLUMNS) else [], dtype=np.int64),
     )
 
 
-def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float]:
+def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float, int]:
     """The values of one line in the order of the columns, checked on their own and against each other."""
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) != len(names):
@@ -192,10 +215,11 @@ def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, 
             float(values["radius"]),
             bool(("0", "1").index(values["correct"])),
             _parse_time(values.get("time", "nan")),
+            int(values.get("samples", "0")),
         )
         certificates_of([row])
-    except ValueError as error:
-        raise ResultsError(f"{where} is damaged: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise ResultsError(f"{where} is damaged: {reason(error)}") from error
     return row
 
 
@@ -208,29 +232,32 @@ def _parse_time(text: str) -> float:
 
 
 def mix_certificates(
-    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: Literal["theorem", "sharp"] = "theorem"
+    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: Bound = "theorem5"
 ) -> Certificates:
     """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
 
     A radius r of h (Cohen et al. 2019) is sigma Phi^-1(p) for a lower bound p of its label's probability, so
     p = Phi(r / sigma); every other class has at most 1 - p. With that runner-up,
 
-    - "theorem" (001, Theorem 5): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
+    - "theorem4" (001): (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with Lip = ``gaussian_lipschitz(sigma)``. The papers
+      take twice that constant, which halves the radius, and then Theorem 5 is always larger; with the best constant it
+      is not where alpha is small;
+    - "theorem5" (001): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
       = sigma Phi^-1(alpha Phi(r / sigma)), because the second argument is 1 - alpha p;
     - "sharp" (``sharp_smoothing_radius``): r - sigma Phi^-1(1 / (2 alpha)), because h_y >= 1 / (2 alpha) implies the
       margin h_y - h_i >= 2 h_y - 1 >= (1 - alpha) / alpha, and at distance t Phi^-1(h_y) has fallen by at most
-      t / sigma. Never smaller, and tight.
+      t / sigma. Never smaller than either, and tight.
 
     Args:
         certificates: of h alone, with radii that were computed so (with p_runner_up = 1 - p_top).
         alpha: one number in [0, 1], or an alpha module, whose alpha_min counts.
         sigma: of the noise behind ``certificates``, in units of the images.
-        bound: which of the two.
+        bound: which of the three.
 
     Returns:
         The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: the mix
         predicts something there, which h's log does not tell. Certified accuracy at 0 is therefore the limit at
-        radii just above 0, not the mix's clean accuracy. For alpha = 1 nothing changes.
+        radii just above 0, not the mix's clean accuracy. For alpha = 1 nothing changes, but by Theorem 4.
 
     Raises:
         ValueError: several alphas, or a value outside its range.
@@ -245,25 +272,25 @@ def mix_certificates(
         raise ValueError(f"mix_certificates takes one alpha, got shape {weight.shape}; call it for each")
     if not 0.0 < sigma < np.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    if bound not in ("theorem", "sharp"):
-        raise ValueError(f"the bound must be 'theorem' or 'sharp', got {bound!r}")
+    check_bound(bound)
     radius = certificates.radius
-    if weight == 1.0:
+    if weight == 1.0 and bound != "theorem4":
         return certificates
+    p_top = np.maximum(ndtr(radius / sigma) - PROBABILITY_SLACK, 0.0)
     if weight <= 0.5:
         mixed = np.zeros_like(radius)
-    elif bound == "sharp":
-        mixed = radius - sigma * ndtri(0.5 / weight)
+    elif bound == "theorem4":
+        mixed = lipschitz_radius(np.stack([p_top, 1.0 - p_top], axis=1), weight, gaussian_lipschitz(sigma))
+    elif bound == "theorem5":
+        mixed = sigma * ndtri(weight * p_top)
     else:
-        mixed = sigma * ndtri(weight * np.maximum(ndtr(radius / sigma) - PROBABILITY_SLACK, 0.0))
+        mixed = radius - sigma * ndtri(0.5 / weight)
     # Rounded down: a quantile near 0 has an absolute error, one far away a relative one.
-    mixed = np.maximum(mixed - 16 * EPS * (radius + sigma), 0.0)
-    prediction = np.where(mixed > 0, certificates.prediction, ABSTAIN)
-    return Certificates(
-        index=certificates.index,
-        label=certificates.label,
-        prediction=prediction,
-        radius=mixed,
-        correct=prediction == certificates.label,
-        seconds=certificates.seconds,
-    )
+    slack = 16 * EPS * (np.where(np.isfinite(radius), radius, 0.0) + sigma)
+    return with_radii(certificates, np.where(radius > 0, np.maximum(mixed - slack, 0.0), 0.0))
+
+
+def with_radii(certificates: Certificates, radius: Floats) -> Certificates:
+    """The same predictions with other radii; where a radius is 0, none."""
+    prediction = np.where(radius > 0, certificates.prediction, ABSTAIN)
+    return replace(certificates, prediction=prediction, radius=radius, correct=prediction == certificates.label)

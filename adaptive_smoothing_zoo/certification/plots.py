@@ -2,59 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from adaptive_smoothing_zoo.certification.logs import Certificates, mix_certificates
+from adaptive_smoothing_zoo.certification.radii import Bound
 
 
-def plot_certified_curves(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CertifiedCurve:
+    """One curve of a figure.
+
+    Attributes:
+        label: in the legend.
+        certificates: whose certified accuracy it shows.
+        jumps: whether the classifier gets examples right that it cannot certify, as a mix does.
+        clean_accuracy: of a classifier that jumps, on the same examples, a fraction; None if it is not known.
+        baseline: drawn with a broken line.
+    """
+
+    label: str
+    certificates: Certificates
+    jumps: bool = False
+    clean_accuracy: float | None = None
+    baseline: bool = False
+
+
+def mix_curves(
     certificates: Certificates,
-    alphas: Sequence[float],
+    alphas: Iterable[float],
     sigma: float,
     *,
-    clean_accuracy: Mapping[float, float] | None = None,
-    bound: Literal["theorem", "sharp"] = "theorem",
-    axes: Any = None,
-) -> Any:
-    """Draw certified accuracy against l_2 radius for mixes with one smoothed h (001 and 003, certified curves).
+    bounds: Sequence[Bound] = ("theorem5",),
+    name: str = "",
+) -> list[CertifiedCurve]:
+    """A curve for each mix with one Gaussian-smoothed h, and each bound, from the certificates of h alone.
+
+    Args:
+        certificates: of h, as from ``read_log`` or ``certify``.
+        alphas: in [0, 1]; 1 is h alone, which has no jump.
+        sigma: of the noise behind them, in units of the images.
+        bounds: as in ``mix_certificates``.
+        name: before the alpha in the legend.
+
+    Raises:
+        ValueError: values out of range.
+    """
+    return [
+        CertifiedCurve(
+            label=", ".join([*([name] if name else []), rf"$\alpha$ = {alpha:g}", bound]),
+            certificates=mix_certificates(certificates, alpha, sigma, bound=bound),
+            jumps=alpha < 1.0,
+        )
+        for alpha in alphas
+        for bound in bounds
+    ]
+
+
+def plot_certified_curves(curves: Sequence[CertifiedCurve], *, axes: Any = None) -> Any:
+    """Draw certified accuracy against l_2 radius (001 and 003, certified curves).
 
     A curve shows, at each radius, the share of examples certified correct with at least that radius. A mix classifies
     examples correctly that it cannot certify, so its curve jumps at radius 0: the open circle is the limit at radii
-    above 0, the dot at 0 is the clean accuracy, where it is given. h alone (alpha = 1) has no jump.
+    above 0, the dot at 0 is the clean accuracy, where it is known.
 
     Args:
-        certificates: of h alone, as from ``read_log`` or ``certify``.
-        alphas: one curve each, in [0, 1].
-        sigma: of the noise behind them, in units of the images.
-        clean_accuracy: of mixes with some of the alphas, fractions; measured on the same examples.
-        bound: as in ``mix_certificates``.
         axes: matplotlib axes to draw into; new ones if None.
 
     Returns:
         The axes; their figure is ``axes.figure``.
 
     Raises:
-        ValueError: no alphas, or values out of range.
+        ValueError: no curves, or one without examples.
         ImportError: matplotlib is not installed (it comes with the "evaluation" extra).
     """
-    if not alphas:
-        raise ValueError("certified curves need at least one alpha")
+    if not curves:
+        raise ValueError("there are no certified curves to draw")
     if axes is None:
         from matplotlib.figure import Figure  # a figure of its own needs no display and leaves pyplot's state alone
 
         axes = Figure(layout="constrained").subplots()
-    for alpha in alphas:
-        mixed = mix_certificates(certificates, alpha, sigma, bound=bound)
-        radii, shares = certified_curve(mixed)
-        (line,) = axes.plot(radii, shares, drawstyle="steps-pre", label=rf"$\alpha$ = {alpha:g}")
-        if alpha < 1.0:
+    for curve in curves:
+        radii, shares = certified_curve(curve.certificates)
+        style = {"drawstyle": "steps-pre", "linestyle": "--" if curve.baseline else "-"}
+        (line,) = axes.plot(radii, shares, label=curve.label, **style)
+        if curve.jumps:
             marker = {"marker": "o", "linestyle": "none", "color": line.get_color(), "clip_on": False, "zorder": 3}
             axes.plot([0.0], [shares[0]], markerfacecolor="white", **marker)
-            if clean_accuracy is not None and alpha in clean_accuracy:
-                axes.plot([0.0], [clean_accuracy[alpha]], **marker)
+            if curve.clean_accuracy is not None:
+                axes.plot([0.0], [curve.clean_accuracy], **marker)
     axes.set_xlabel(r"$\ell_2$ radius")
     axes.set_ylabel("certified accuracy")
     axes.set_xlim(left=0.0)

@@ -15,9 +15,12 @@ from torch import nn
 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.certification.bounds import betting_lower
-from adaptive_smoothing_zoo.certification.certify import Noise, certify, model_sha256
+from adaptive_smoothing_zoo.certification.certify import certify
+from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
 from adaptive_smoothing_zoo.certification.logs import read_log
+from adaptive_smoothing_zoo.certification.sampling import Noise, model_sha256
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.precision import float32_precision, tf32_allowed
 
 SIGMA = 0.3
 CPU = torch.device("cpu")
@@ -216,6 +219,9 @@ def test_a_log_is_the_result_and_a_finished_run_is_not_done_again(tmp_path):
     assert seen == []
     equal(again, result)
     np.testing.assert_allclose(again.seconds, result.seconds, atol=1e-6)
+    assert (again.samples == 170).all()
+    assert (result.samples == 170).all()
+    assert path.read_text().splitlines()[0].split("\t") == ["idx", "label", "predict", "radius", "correct", "time"]
 
 
 @pytest.mark.parametrize("batch_size", [64, 500])  # one image at a time, and several in a batch
@@ -263,6 +269,62 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     np.testing.assert_array_equal(resumed.seconds[: len(done)], done.seconds)
 
 
+def test_without_times_the_same_run_gives_the_same_bytes_also_when_it_was_interrupted(tmp_path):
+    whole, part = tmp_path / "whole.tsv", tmp_path / "part.tsv"
+    for path in (whole, part):
+        certify(Pixels(), IMAGES, LABELS, log=path, times=False, **SETTINGS)
+    assert part.read_bytes() == whole.read_bytes()
+    part.write_bytes(part.read_bytes()[:100])
+    certify(Pixels(), IMAGES, LABELS, log=part, times=False, **SETTINGS)
+    assert part.read_bytes() == whole.read_bytes()
+    assert settings_path(part).read_bytes() == settings_path(whole).read_bytes()
+    assert np.isnan(read_log(whole).seconds).all()
+
+
+def test_two_processes_do_not_write_one_log(tmp_path):
+    path = tmp_path / "log.tsv"
+    script = SCRIPT.format(tests=os.path.dirname(__file__), path=str(path))
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 60
+        while not path.exists() or len(path.read_text().splitlines()) < 2:
+            assert process.poll() is None, "the run ended too early"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        before = path.read_bytes()
+        with pytest.raises(ResultsError, match="another process is writing"):
+            certify(Pixels(), IMAGES, LABELS, log=path, fold=False, **SETTINGS)
+        assert path.read_bytes() == before
+    finally:
+        process.kill()
+        process.wait()
+    certify(Pixels(), IMAGES, LABELS, log=path, fold=False, **SETTINGS)  # the lock went with its owner
+
+
+def test_an_error_lets_go_of_the_log(tmp_path):
+    path = tmp_path / "log.tsv"
+    with pytest.raises(EvaluationError, match="NaN"):
+        certify(Broken(), IMAGES, LABELS, log=path, fold=False, **{**SETTINGS, "sigma": 2.0})
+    with pytest.raises(ResultsError, match=r"other settings: sigma was 2\.0"):
+        certify(Pixels(), IMAGES, LABELS, log=path, fold=False, **SETTINGS)
+
+
+def test_products_are_exact_and_the_log_says_so(tmp_path):
+    seen = []
+
+    class Watching(Pixels):
+        def forward(self, images):
+            seen.append(tf32_allowed())
+            return super().forward(images)
+
+    with float32_precision(tf32=True):
+        certify(Watching(), IMAGES, LABELS, log=tmp_path / "log.tsv", **SETTINGS)
+        assert tf32_allowed()
+    assert set(seen) == {False}
+    assert read_settings(tmp_path / "log.tsv")["tf32"] is False
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -298,7 +360,7 @@ def test_logs_that_cannot_be_continued_are_refused(tmp_path):
     with pytest.raises(ResultsError, match="line 5"):
         certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
     path.with_name("log.tsv.json").write_text("{")
-    with pytest.raises(ResultsError, match="cannot read"):
+    with pytest.raises(ResultsError, match="cannot read the settings"):
         certify(Pixels(), IMAGES, LABELS, log=path, **SETTINGS)
     path.with_name("log.tsv.json").write_text("[]")
     with pytest.raises(ResultsError, match="does not hold the settings"):

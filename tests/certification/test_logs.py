@@ -11,8 +11,18 @@ from scipy.stats import norm
 
 from adaptive_smoothing_zoo.alpha import ConstantAlpha
 from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of, mix_certificates, read_log
-from adaptive_smoothing_zoo.certification.plots import certified_curve, plot_certified_curves
-from adaptive_smoothing_zoo.certification.radii import sharp_smoothing_radius, smoothing_radius
+from adaptive_smoothing_zoo.certification.plots import (
+    CertifiedCurve,
+    certified_curve,
+    mix_curves,
+    plot_certified_curves,
+)
+from adaptive_smoothing_zoo.certification.radii import (
+    gaussian_lipschitz,
+    lipschitz_radius,
+    sharp_smoothing_radius,
+    smoothing_radius,
+)
 from adaptive_smoothing_zoo.errors import ResultsError
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/certify"
@@ -159,9 +169,14 @@ def test_certificates_are_read_only_and_consistent():
 def test_a_mixs_radius_is_the_closed_form_with_the_rest_for_the_runner_up(alpha, sigma, quantile):
     p_top = norm.cdf(quantile)
     h = some(radius=[quantile * sigma], prediction=[1], label=[1])
-    for bound, formula in (("theorem", smoothing_radius), ("sharp", sharp_smoothing_radius)):
+    expected_radii = {
+        "theorem4": lipschitz_radius([p_top, 1 - p_top], alpha, gaussian_lipschitz(sigma)),
+        "theorem5": smoothing_radius(p_top, 1 - p_top, alpha, sigma),
+        "sharp": sharp_smoothing_radius(p_top, 1 - p_top, alpha, sigma),
+    }
+    for bound, expected in expected_radii.items():
         mixed = mix_certificates(h, alpha, sigma, bound=bound)
-        expected = float(formula(p_top, 1 - p_top, alpha, sigma))
+        expected = float(expected)
         assert mixed.radius[0] == pytest.approx(expected, abs=1e-9)
         assert mixed.prediction[0] == (1 if mixed.radius[0] > 0 else -1)
 
@@ -172,13 +187,13 @@ def test_a_mixs_radius_is_rounded_down(alpha, sigma, quantile):
     h = some(radius=[quantile * sigma], prediction=[1], label=[1])
     with mpmath.workdps(40):
         a, s, r = mpmath.mpf(alpha), mpmath.mpf(sigma), mpmath.mpf(float(h.radius[0]))
-        theorem = mpmath.mpf(float(mix_certificates(h, alpha, sigma, bound="theorem").radius[0]))
+        theorem = mpmath.mpf(float(mix_certificates(h, alpha, sigma, bound="theorem5").radius[0]))
         sharp = mpmath.mpf(float(mix_certificates(h, alpha, sigma, bound="sharp").radius[0]))
         assert theorem == 0 or mpmath.ncdf(theorem / s) <= a * mpmath.ncdf(r / s)
         assert sharp == 0 or mpmath.ncdf((r - sharp) / s) >= 1 / (2 * a)
 
 
-@pytest.mark.parametrize("bound", ["theorem", "sharp"])
+@pytest.mark.parametrize("bound", ["theorem4", "theorem5", "sharp"])
 @given(st.floats(0.51, 1.0), st.floats(0.1, 2.0), st.floats(0.51, 0.9999))
 def test_no_shift_inside_a_mixs_radius_changes_its_label(bound, alpha, sigma, p_top):
     """h votes by half-spaces (the worst case for h), g always for the other class."""
@@ -209,6 +224,8 @@ def test_a_mix_by_simulation():
 def test_mixes_of_a_log():
     h = some()
     assert mix_certificates(h, 1.0, 0.5) is h
+    by_theorem4 = mix_certificates(h, 1.0, 0.5, bound="theorem4").radius
+    np.testing.assert_allclose(by_theorem4, (norm.cdf(h.radius / 0.5) - 0.5) * 0.5 * np.sqrt(2 * np.pi), atol=1e-12)
     np.testing.assert_array_equal(mix_certificates(h, 0.5, 0.5).prediction, -1)
     mixed = mix_certificates(h, ConstantAlpha(0.8), 0.5)
     np.testing.assert_allclose(mixed.radius, np.maximum(0.5 * norm.ppf(0.8 * norm.cdf(h.radius / 0.5)), 0), rtol=1e-9)
@@ -243,16 +260,33 @@ def test_the_curve_has_its_corners_where_certificates_end():
 
 def test_certified_curves_are_drawn_with_the_jump_at_zero(tmp_path):
     pytest.importorskip("matplotlib")
-    axes = plot_certified_curves(some(), [1.0, 0.8], 0.5, clean_accuracy={0.8: 0.75})
-    h, mixed, limit, clean = axes.lines
     mixed_certificates = mix_certificates(some(), 0.8, 0.5)
+    curves = [
+        CertifiedCurve(label="h", certificates=some(), baseline=True),
+        CertifiedCurve(label="mix", certificates=mixed_certificates, jumps=True, clean_accuracy=0.75),
+    ]
+    axes = plot_certified_curves(curves)
+    h, mixed, limit, clean = axes.lines
     np.testing.assert_array_equal(h.get_ydata(), [0.5, 0.5, 0.25, 0.0])
+    assert (h.get_linestyle(), mixed.get_linestyle()) == ("--", "-")
     np.testing.assert_array_equal(mixed.get_xdata()[:-1], [0.0, *np.sort(mixed_certificates.radius[[0, 2]])])
     assert (limit.get_xdata(), limit.get_ydata(), limit.get_markerfacecolor()) == ([0.0], [0.5], "white")
     assert (clean.get_xdata(), clean.get_ydata()) == ([0.0], [0.75])
     assert clean.get_markerfacecolor() == mixed.get_color()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [r"$\alpha$ = 1", r"$\alpha$ = 0.8"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["h", "mix"]
     axes.figure.savefig(tmp_path / "curves.png")
-    assert plot_certified_curves(some(), [0.9], 0.5, axes=axes) is axes
-    with pytest.raises(ValueError, match="at least one alpha"):
-        plot_certified_curves(some(), [], 0.5)
+    assert plot_certified_curves(curves, axes=axes) is axes
+    with pytest.raises(ValueError, match="no certified curves"):
+        plot_certified_curves([])
+
+
+def test_curves_of_mixes_are_one_for_each_alpha_and_bound():
+    curves = mix_curves(some(), [1.0, 0.8], 0.5, bounds=("theorem5", "sharp"), name="h")
+    assert [(curve.label, curve.jumps) for curve in curves] == [
+        (r"h, $\alpha$ = 1, theorem5", False),
+        (r"h, $\alpha$ = 1, sharp", False),
+        (r"h, $\alpha$ = 0.8, theorem5", True),
+        (r"h, $\alpha$ = 0.8, sharp", True),
+    ]
+    expected = mix_certificates(some(), 0.8, 0.5, bound="sharp").radius
+    np.testing.assert_array_equal(curves[3].certificates.radius, expected)

@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.evaluation.state import read_binding
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.results import read_record
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
@@ -121,7 +122,7 @@ def test_configs_without_the_zoo_describe_what_they_load(saved, tmp_path):
         with restored(tmp_path / "folder", saved) as folder:
             damage(folder / "config.json", rng)
             loaded, error = attempt(Triplet.from_pretrained, folder)
-            if error is None:
+            if error is None and np.prod(loaded.entry.image_shape, dtype=float) < 1e6:
                 with torch.no_grad():
                     output = attempt(loaded, torch.rand(2, *loaded.entry.image_shape))[0]
                 assert output is None or output.shape == (2, loaded.entry.num_classes), number
@@ -319,10 +320,11 @@ def test_run_records_cards_and_claims(tmp_path):
         accepted += 1
         assert 0.0 <= record.robust_accuracy <= record.clean_accuracy <= 1.0, number
         assert record.n >= 1, number
-        card, error = attempt(model_card, entry, record)
+        card, error = attempt(model_card, entry, Evidence(run=record))
         assert error is None, (number, error)
-        assert "nan" not in card.lower().replace("finance", ""), number
-        _, error = attempt(claim, claimable, record, "https://example.org", "1" * 64)
+        assert "nan %" not in card.lower(), number
+        assert "| nan" not in card.lower(), number
+        _, error = attempt(claim, claimable, Evidence(run=record), "https://example.org", "1" * 64)
         assert error is None or isinstance(error, ZooError), number
     assert 0 < accepted < 700
 
@@ -443,7 +445,6 @@ def test_certification_logs(tmp_path):
         if error is not None:
             assert isinstance(error, ZooError), (number, repr(error))
             continue
-        assert np.isfinite(found.radius).all(), number
         assert (found.radius >= 0).all(), number
         assert ((found.prediction == found.label) == found.correct).all(), number
         again = tmp_path / "again.tsv"
@@ -457,17 +458,22 @@ def test_journals(tmp_path):
     folder, original = tmp_path / "journal", tmp_path / "original"
     settings = {"sigma": 0.25, "n": 100, "model_sha256": "0" * 64}
     one = Certificates(index=[0], label=[3], prediction=[3], radius=[0.5], correct=[True], seconds=[1.0])
-    journal = Journal(original / "log.tsv", settings)
-    journal.append(one)
-    journal.append(replace(one, index=np.array([4])))
+    with Journal(original / "log.tsv", settings) as journal:
+        journal.append(one)
+        journal.append(replace(one, index=np.array([4])))
+
+    def opened(path):
+        with Journal(path, settings) as journal:
+            return journal.done
+
     for number, rng in cases("journals", 400):
         with restored(folder, original):
             changed = rng.choice(sorted(folder.iterdir()))
             damage(changed, rng)
-            found, error = attempt(Journal, folder / "log.tsv", settings)
+            found, error = attempt(opened, folder / "log.tsv")
             assert error is None or isinstance(error, ZooError), (number, repr(error))
             if error is None:
-                assert len(found.done) <= 3, number
+                assert len(found) <= 3, number
 
 
 def test_npz_data(tmp_path):
@@ -524,9 +530,9 @@ def strange_array(array, rng):
     return rng.choice(ways)()
 
 
-WRN = BaseNetConfig(
-    architecture="ra_wide_resnet", arguments={"depth": 10, "width": 1, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-)
+CONSTANTS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+RA_WRN = {"stem_width": 4, "depths": [1, 1, 1], "widths": [4, 8, 16], **CONSTANTS}
+DM_WRN = {"depth": 10, "width": 1, "activation": "silu", **CONSTANTS}
 
 
 @pytest.fixture(scope="module")
@@ -597,15 +603,12 @@ def test_checkpoints_with_strange_content():
     torch.manual_seed(0)
     nets = {
         "small_cnn": ({"widths": [2, 3]}, build("small_cnn", widths=(2, 3), num_classes=4)),
-        "ra_wide_resnet": (WRN.arguments, build("ra_wide_resnet", num_classes=4, **WRN.arguments)),
+        "ra_wide_resnet": (RA_WRN, build("ra_wide_resnet", num_classes=4, **RA_WRN)),
         "bit_resnet": (
             {"depth": [1, 1, 1, 1], "width": 1, "image_size": 32},
             build("bit_resnet", num_classes=4, depth=[1, 1, 1, 1], width=1, image_size=32),
         ),
-        "dm_wide_resnet": (
-            WRN.arguments | {"activation": "silu"},
-            build("dm_wide_resnet", num_classes=4, **WRN.arguments, activation="silu"),
-        ),
+        "dm_wide_resnet": (DM_WRN, build("dm_wide_resnet", num_classes=4, **DM_WRN)),
     }
     mixing = meta_triplet(find_entry(NAME, DATASET, "Linf")).alpha
     keys = [

@@ -1,0 +1,138 @@
+"""A net that cannot move its logits farther than its image was moved, in l_2: orthogonal layers and sorting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
+
+GRAM_SLACK = 1e-10  # more than float64 rounds off a Gram matrix of a few thousand orthonormal rows
+
+
+class LipschitzNet(BaseNet):
+    """Logits z with ``||z(x) - z(x')||_2 <= lipschitz * ||x - x'||_2`` for all images, the logits taken as a vector.
+
+    Pixels are gathered into patches; then, per stage, an orthogonal matrix on the channels of each position and a sort
+    of pairs of channels; then the average over positions and an orthogonal matrix to the logits. With one patch as
+    large as the image this is a multilayer perceptron.
+
+    Args:
+        widths: channels per stage, even; one stage or more.
+        patch: side of the square of pixels that becomes one position; image sides are its multiples. Every stage but
+            the first does the same with 2 x 2 positions if ``halve``.
+        halve: whether they do.
+        num_classes: length of the logits.
+        mean, std: see :class:`BaseNet`.
+
+    Raises:
+        ValueError: a width that is odd.
+
+    Feature maps: the output of each stage. The constant, layer by layer (all norms l_2, over all entries of a map):
+
+    - (x - mean) / std: 1 / min(std).
+    - Pixels to patches: 1, since entries change their places only.
+    - A matrix W on the channels of each position: ||W||, because the squares of the positions add up. ||W|| = 1 if rows
+      or columns are orthonormal.
+    - A bias: 1, a shift.
+    - max and min of pairs (Anil et al. 2019, arXiv:1811.05381, GroupSort of size 2): 1. Of all ways to pair the entries
+      of two vectors, that of equal ranks has the least sum of squared differences.
+    - The average over P positions: 1 / sqrt(P), by Cauchy and Schwarz; counted as 1.
+
+    ``lipschitz`` multiplies these for the weights that are there, whatever they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] = (256, 256, 256),
+        patch: int = 8,
+        halve: bool = False,
+        num_classes: int = 10,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__(mean, std)
+        if odd := [width for width in widths if width % 2]:
+            raise ValueError(f"channels are sorted in pairs, so widths must be even, got {odd[0]}")
+        self.stem = nn.PixelUnshuffle(patch)
+        inputs = [len(mean) * patch**2, *(width * (4 if halve else 1) for width in widths[:-1])]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *([nn.PixelUnshuffle(2)] if halve and i > 0 else []), ChannelMatrix(channels, width), PairSort()
+            )
+            for i, (channels, width) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.final = nn.Identity()
+        self.head = nn.Linear(widths[-1], num_classes)
+        self.feature_info = stage_info(widths, [patch * (2**i if halve else 1) for i in range(len(widths))])
+        for layer in self.linear_layers():
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.linear_layers())).bias.dtype  # the weight may be computed at every look
+
+    @property
+    def lipschitz(self) -> float:
+        """The constant of the logits, proven for the weights as they are; computed in float64, rounded up."""
+        constant = 1.0 / float(self.std.double().min())
+        for layer in self.linear_layers():
+            constant *= spectral_norm_bound(layer.weight)
+        return constant * (1.0 + 1e-12)
+
+    def linear_layers(self) -> Iterator[nn.Linear]:
+        """The layers with weights, in their order."""
+        yield from (module for module in self.stages.modules() if isinstance(module, nn.Linear))
+        if isinstance(self.head, nn.Linear):
+            yield self.head
+
+    def parametrize(self) -> LipschitzNet:
+        """Make every weight a function of free parameters whose value is always orthogonal, for training."""
+        for layer in self.linear_layers():
+            if not is_parametrized(layer):
+                orthogonal(layer, orthogonal_map="cayley")
+        return self
+
+    @torch.no_grad()
+    def freeze(self) -> LipschitzNet:
+        """Make every weight a plain one again: the orthogonal matrix nearest to what it is, up to float32 rounding."""
+        for layer in self.linear_layers():
+            if is_parametrized(layer):
+                remove_parametrizations(layer, "weight", leave_parametrized=True)
+            u, _, v = torch.linalg.svd(layer.weight.double(), full_matrices=False)
+            layer.weight.copy_(u @ v)
+        return self
+
+
+class ChannelMatrix(nn.Linear):
+    """A linear layer on the channels of each position: (N, in, h, w) to (N, out, h, w)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.weight[:, :, None, None], self.bias)
+
+
+class PairSort(nn.Module):
+    """The larger of channels i and i + C / 2 becomes channel i, the smaller one i + C / 2."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, second = features.chunk(2, dim=1)
+        return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], dim=1)
+
+
+@torch.no_grad()
+def spectral_norm_bound(weight: Tensor) -> float:
+    """A proven upper bound of a matrix' largest singular value: sqrt(1 + ||G - I||_F), G the smaller Gram matrix.
+
+    ||W||^2 = ||G|| <= ||I|| + ||G - I||. Off by about half of what the matrix lacks to orthogonality.
+    """
+    matrix = weight.double()
+    gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+    excess = torch.linalg.matrix_norm(gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    return float((1.0 + excess * (1.0 + GRAM_SLACK) + GRAM_SLACK).sqrt())

@@ -1,0 +1,170 @@
+"""Is the radius at least r? Sampling that stops as soon as the answer is known, with the same guarantee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.certification.bounds import (
+    BettingTest,
+    betting_lower,
+    clopper_pearson_lower,
+    split_failure_probability,
+)
+from adaptive_smoothing_zoo.certification.certify import check_numbers
+from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
+from adaptive_smoothing_zoo.certification.radii import Alpha, Bound, Floats, vote_needed
+from adaptive_smoothing_zoo.certification.running import run_certification
+from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Votes
+
+
+def certify_at_radius(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    radius: float,
+    sigma: float,
+    alpha: Alpha = 1.0,
+    bound: Bound = "theorem5",
+    n0: int = 100,
+    n: int = 100_000,
+    failure_probability: float = 0.001,
+    miss_probability: float = 0.001,
+    votes: Votes = "hard",
+    log: str | Path | None = None,
+    **settings: Any,
+) -> Certificates:
+    """Find the images at which a smoothed classifier, or a mix with it, has an l_2 radius of at least ``radius``.
+
+    n0 samples choose a class, as in ``certify``. The question is then whether its mean vote p exceeds what the radius
+    needs, ``q = vote_needed(radius, alpha, sigma, bound)``. Samples are drawn until one of two tests by betting
+    (``BettingTest``) answers, p > q or p < q, or until there are n; then a bound on p from all n is compared with q.
+    Most images are far from q, and few samples tell.
+
+    Why a certificate is wrong with at most ``failure_probability``: suppose p <= q. There are two ways to be certified.
+    The test of p > q is told to err with at most half of that, at whatever number of samples it is asked. The bound at
+    the end comes from a number of samples that was fixed beforehand; it too is above q with at most half of that, were
+    it computed always, and it is computed less often. By the union bound both together have at most the whole. When to
+    look, and when the other test gives up, only removes chances to be certified. The samples that choose the class
+    are not used again.
+
+    Args:
+        model, images, labels, sigma, n0, votes, log: as in ``certify``.
+        radius: >= 0, in units of the images.
+        alpha, bound: as in ``mix_certificates``, for a mix with the smoothed ``model`` as its h; 1 for h alone.
+        n: samples for the question, at most.
+        failure_probability: of each certificate, in (0, 1).
+        miss_probability: with which an image with p >= q may be given up before n samples, in (0, 1).
+        settings: further arguments of ``certify``.
+
+    Returns:
+        Prediction and ``radius`` where that is certified, -1 and 0 elsewhere; ``samples`` tells what it took. The
+        certified accuracy at ``radius`` is meaningful, average radii are not. Logs have a column ``samples`` more.
+
+    Raises:
+        ValueError: no vote could certify the radius, or what ``certify`` refuses.
+        EvaluationError, ResultsError: as ``certify``.
+    """
+    needed = float(vote_needed(radius, alpha, sigma, bound=bound))
+    if not needed < 1.0:
+        raise ValueError(f"by {bound} no vote, however clear, certifies the radius {radius:g} for alpha {alpha}")
+    rule = AtRadius(
+        radius=float(radius),
+        needed=needed,
+        n=n,
+        failure_probability=failure_probability,
+        miss_probability=miss_probability,
+        votes=votes,
+    )
+    return run_certification(model, images, labels, rule, sigma=sigma, n0=n0, votes=votes, log=log, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtRadius:
+    """Votes until it is known whether their mean exceeds ``needed``, n at most."""
+
+    radius: float
+    needed: float
+    n: int
+    failure_probability: float
+    miss_probability: float
+    votes: Votes
+
+    columns: ClassVar[tuple[str, ...]] = (*COLUMNS, "samples")
+
+    def __post_init__(self) -> None:
+        check_numbers(self.n, self.failure_probability)
+        if not 0.0 < self.miss_probability < 1.0:
+            raise ValueError(f"the miss probability must be in (0, 1), got {self.miss_probability}")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "radius": self.radius,
+            "vote_needed": self.needed,
+            "n_at_most": self.n,
+            "failure_probability": self.failure_probability,
+            "miss_probability": self.miss_probability,
+        }
+
+    def group_size(self, batch_size: int) -> int:
+        return max(1, batch_size // NOISE_BLOCK)
+
+    def certify(self, copies: Copies, tops: Tensor) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+        (classes,) = copies.fetch(tops)
+        questions = [Question(self) for _ in classes]
+        undecided = list(range(len(questions)))
+        while undecided:
+            count = questions[undecided[0]].next_look()
+            (votes,) = copies.fetch(copies.votes(tops, count, undecided))
+            for k, new in zip(undecided, votes, strict=True):
+                questions[k].observe(new)
+            undecided = [k for k in undecided if questions[k].answer is None]
+        yes = np.array([bool(question.answer) for question in questions])
+        samples = np.array([question.seen for question in questions])
+        return np.where(yes, classes, ABSTAIN).astype(np.int64), np.where(yes, self.radius, 0.0), samples
+
+
+class Question:
+    """Does the mean vote for one image's class exceed what is needed?
+
+    Attributes:
+        seen: votes so far.
+        answer: None as long as more votes are wanted.
+    """
+
+    def __init__(self, rule: AtRadius) -> None:
+        self._rule = rule
+        self._share = split_failure_probability(rule.failure_probability, 2)
+        self._above = BettingTest(rule.needed, self._share)
+        self._below = BettingTest(1.0 - rule.needed, rule.miss_probability)
+        self._votes: list[Floats] = []
+        self.seen = 0
+        self.answer: bool | None = None
+
+    def next_look(self) -> int:
+        """How many votes to take before the tests are asked again: a block, later a quarter of what was seen."""
+        count = NOISE_BLOCK * max(1, self.seen // NOISE_BLOCK // 4)
+        return min(count, self._rule.n - self.seen)
+
+    def observe(self, votes: Floats) -> None:
+        """Take the next votes, in [0, 1], in the order in which they were drawn."""
+        self._votes.append(votes)
+        self.seen += len(votes)
+        if self._above.observe(votes):
+            self.answer = True
+        elif self._below.observe(1.0 - votes):
+            self.answer = False
+        elif self.seen == self._rule.n:
+            self.answer = bool(self._lower_bound() >= self._rule.needed)
+
+    def _lower_bound(self) -> Floats:
+        votes = np.concatenate(self._votes)
+        if self._rule.votes == "soft":
+            return betting_lower(votes, self._share)
+        return clopper_pearson_lower(votes.sum(), len(votes), self._share)

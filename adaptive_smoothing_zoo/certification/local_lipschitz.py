@@ -1,0 +1,129 @@
+"""An estimate, and no more, of how steep h's probabilities are near an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.certification.radii import Floats, lipschitz_radius
+from adaptive_smoothing_zoo.classifier import MixedClassifier
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalLipschitzEstimate:
+    """What an ascent found in the balls around N images. No certificate follows from it.
+
+    Attributes:
+        eps, norm: radius of the balls and their norm.
+        probabilities: (N, C), h(x).
+        constants: (N, C), estimates of Lip^x(h_i) from below: how far h_y (y the label of h) was seen to fall, or
+            another h_i to rise, within the ball, divided by eps.
+        estimated_radius: (N,), 001, eq. (5) with these estimates; it means something up to eps only.
+        estimated_robust: (N,) bool, whether ``estimated_radius`` is at least eps.
+    """
+
+    eps: float
+    norm: str
+    probabilities: Floats
+    constants: Floats
+    estimated_radius: Floats
+    estimated_robust: NDArray[np.bool_]
+
+
+def estimate_local_lipschitz(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    eps: float,
+    norm: str = "Linf",
+    alpha: float = 1.0,
+    steps: int = 20,
+    restarts: int = 2,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> LocalLipschitzEstimate:
+    """Estimate the local Lipschitz constants of h's probabilities by projected gradient ascent.
+
+    The relaxed statement (001, after Theorem 4): let y be the label of h at x, and suppose that for all perturbations d
+    of norm at most eps
+
+        h_y(x) - h_y(x + d) <= eps Lip^x(h_y)   and   h_i(x + d) - h_i(x) <= eps Lip^x(h_i) for all i != y,
+
+    and that the radius of eq. (5) with these constants is at least eps. Then the mix has the label y within eps. The
+    smallest such constants are maxima over the ball. An ascent finds points of the ball, so what it returns is at most
+    these maxima: constants too small, radii too large, and "robust" where a better ascent might say otherwise. (The
+    idea of estimating them so is that of Yang et al. 2020, arXiv:2003.02460, for logits.)
+
+    Args:
+        model: h, images to logits (N, C); or a :class:`MixedClassifier`, of which ``rob_model``, ``rob_map`` and
+            alpha_min are taken.
+        images: (N, channels, H, W) in [0, 1]; perturbed images stay in that box.
+        eps: radius, > 0.
+        norm: "Linf" or "L2".
+        alpha: of the mix with h, where ``model`` is h itself.
+        steps, restarts: of each ascent; there is one for every image and class.
+        seed: of the random starts.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    if not eps > 0.0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    h = model
+    if isinstance(model, MixedClassifier):
+        h, alpha = nn.Sequential(model.rob_model, model.rob_map), model.alpha.alpha_min
+    found = [
+        _rises(h, batch, eps, norm, steps, restarts, seed, start)
+        for start, batch in zip(range(0, len(images), batch_size), images.split(batch_size), strict=True)
+    ]
+    probabilities = torch.cat([p for p, _ in found]).cpu().numpy()
+    constants = torch.cat([rise for _, rise in found]).cpu().numpy() / eps
+    radius = lipschitz_radius(probabilities, alpha, constants)
+    return LocalLipschitzEstimate(
+        eps=float(eps),
+        norm=norm,
+        probabilities=probabilities,
+        constants=constants,
+        estimated_radius=radius,
+        estimated_robust=radius >= eps,
+    )
+
+
+def _rises(
+    h: nn.Module, images: Tensor, eps: float, norm: str, steps: int, restarts: int, seed: int, first: int
+) -> tuple[Tensor, Tensor]:
+    """h(x) and how far each class' probability was moved against the label, (N, C) each, in float64."""
+    with torch.no_grad():
+        before = h(images).double().softmax(dim=1)
+    count, classes = before.shape
+    which = torch.arange(classes, device=images.device).repeat(count)
+    label = before.argmax(dim=1).repeat_interleave(classes)
+    sign = torch.where(which == label, -1.0, 1.0)
+
+    def moved(output: Tensor, _: Tensor) -> Tensor:
+        return sign * output.softmax(dim=1).gather(1, which[:, None]).squeeze(1)
+
+    points = pgd(
+        h,
+        images.repeat_interleave(classes, dim=0),
+        torch.full_like(which, -1),  # no label: only the loss tells which point is best
+        eps=eps,
+        step_size=2.5 * eps / steps,
+        steps=steps,
+        norm=norm,
+        random_start=True,
+        restarts=restarts,
+        loss=moved,
+        keep="best",
+        seed=seed,
+        indices=torch.arange(first * classes, (first + count) * classes),
+    )
+    with torch.no_grad():
+        after = h(points).double().softmax(dim=1).gather(1, which[:, None]).view(count, classes)
+    rises = sign.view(count, classes) * (after - before)
+    return before, rises.clamp(min=0.0)

@@ -1,0 +1,232 @@
+"""Noisy copies of images, each image with a stream of noise of its own, and what a net votes for on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.prepare import prepare
+from adaptive_smoothing_zoo.certification.radii import Floats
+from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.errors import EvaluationError
+
+NOISE_BLOCK = 128  # noise images drawn at once; the numbers depend on it
+Votes = Literal["hard", "soft"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing:
+    """Which smoothed classifier is sampled, and how; see ``certify``.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    sigma: float
+    votes: Votes
+    seed: int
+    batch_size: int
+    device: torch.device
+    fold: bool
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma < np.inf:
+            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        if self.batch_size < 1:
+            raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
+        if self.votes not in ("hard", "soft"):
+            raise ValueError(f"votes must be 'hard' or 'soft', got {self.votes!r}")
+        if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"certification computes in float32, bfloat16 or float16, not in {self.dtype}")
+
+
+class Sampler:
+    """A net and the images that it is asked about.
+
+    Args:
+        model: images (N, channels, H, W) to logits (N, C), C >= 2; on the device, in eval mode.
+        images, labels: (N, channels, H, W) float32 in [0, 1], (N,) int64.
+        places: (N,) dataset indices.
+        smoothing: the classifier.
+        on_samples: told how many noisy copies a pass has classified.
+
+    Raises:
+        EvaluationError: the model's output is not (N, C).
+        ValueError: a label that is none of C classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        places: NDArray[np.int64],
+        smoothing: Smoothing,
+        on_samples: Callable[[int], None],
+    ) -> None:
+        self.images, self.labels, self.places = images.detach(), labels.detach().cpu(), places
+        self.smoothing, self.on_samples = smoothing, on_samples
+        self._model_sha256 = model_sha256(model)
+        with torch.no_grad():
+            some = self.images[:8].to(smoothing.device)
+            logits = model(some)
+            if logits.ndim != 2 or logits.shape[1] < 2:
+                raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
+            self.classes = int(logits.shape[1])
+            check_examples(self.images, self.labels, self.classes)
+            self.net = prepare(model, some) if smoothing.fold else model
+        self.batch = torch.empty((smoothing.batch_size, *images.shape[1:]), device=smoothing.device)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the votes, as JSON values."""
+        smoothing = self.smoothing
+        on_cpu = smoothing.device.type == "cpu"
+        return {
+            "sigma": float(smoothing.sigma),
+            "seed": smoothing.seed,
+            "votes": smoothing.votes,
+            "fold": smoothing.fold,
+            "dtype": str(smoothing.dtype).removeprefix("torch."),
+            "tf32": False,
+            "noise": "cpu" if on_cpu else torch.cuda.get_device_name(smoothing.device),
+            "examples": len(self.places),
+            "model_sha256": self._model_sha256,
+            "data_sha256": _sha256(
+                self.images.cpu().contiguous().numpy(), self.labels.numpy(), self.places.astype(np.int64)
+            ),
+        }
+
+    def copies_of(self, members: range) -> Copies:
+        """The noisy copies of the images at these positions, from the beginning of their streams."""
+        return Copies(self, members)
+
+
+class Copies:
+    """Noisy copies of a group of G images; every call goes on where the streams of noise have been left."""
+
+    def __init__(self, sampler: Sampler, members: range) -> None:
+        self._sampler, self._smoothing = sampler, sampler.smoothing
+        self._places = sampler.places[members.start : members.stop]
+        self._images = sampler.images[members.start : members.stop].to(self._smoothing.device)
+        self._noises = [
+            Noise(self._smoothing.seed, int(place), self._images.shape[1:], self._smoothing.device)
+            for place in self._places
+        ]
+        self._broken = torch.zeros((), dtype=torch.bool, device=self._smoothing.device)
+
+    def choose(self, count: int) -> Tensor:
+        """The class with the largest mean vote of ``count`` copies of each image, (G,), on the device."""
+        size, classes = len(self._images), self._sampler.classes
+        votes = torch.empty((size * count, classes), dtype=torch.float64, device=self._images.device)
+        for start, stop, logits in self._classify(range(size), count):
+            soft = self._smoothing.votes == "soft"
+            votes[start:stop] = logits.float().softmax(1) if soft else F.one_hot(logits.argmax(1), classes)
+        return votes.view(size, count, classes).sum(dim=1).argmax(dim=1)
+
+    def votes(self, tops: Tensor, count: int, members: Sequence[int] | None = None) -> Tensor:
+        """The votes for the classes ``tops`` (G,) of ``count`` copies of the images ``members`` (all if None).
+
+        (len(members), count) float32 on the device, in [0, 1]; hard votes are 0 or 1.
+        """
+        chosen = range(len(self._images)) if members is None else members
+        found = torch.empty(len(chosen) * count, device=self._images.device)
+        wanted = tops[list(chosen)].repeat_interleave(count)
+        for start, stop, logits in self._classify(chosen, count):
+            label = wanted[start:stop]
+            if self._smoothing.votes == "soft":
+                found[start:stop] = logits.float().softmax(dim=1).gather(1, label[:, None]).squeeze(1).clamp(max=1.0)
+            else:
+                found[start:stop] = logits.argmax(dim=1) == label
+        return found.view(len(chosen), count)
+
+    def fetch(self, *tensors: Tensor) -> list[Floats]:
+        """Tensors of the device as float64 arrays, in one transfer.
+
+        Raises:
+            EvaluationError: the net has given NaN for a copy.
+        """
+        packed = torch.cat([*(tensor.double().flatten() for tensor in tensors), self._broken.double()[None]])
+        values = packed.cpu().numpy()
+        if values[-1]:
+            raise EvaluationError(
+                f"the model gives NaN for a noisy copy of one of the examples {self._places[0]} to "
+                f"{self._places[-1]}; no vote would mean anything"
+            )
+        ends = np.cumsum([tensor.numel() for tensor in tensors])
+        parts = np.split(values[:-1], ends[:-1])
+        return [part.reshape(tuple(tensor.shape)) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def _classify(self, members: Sequence[int], count: int) -> Iterator[tuple[int, int, Tensor]]:
+        """The logits of ``count`` copies of each image, in batches that cross images: from, to, (B, C)."""
+        total, batch_size = len(members) * count, self._smoothing.batch_size
+        for start in range(0, total, batch_size):
+            stop = min(start + batch_size, total)
+            batch = self._sampler.batch[: stop - start]
+            for k in range(start // count, (stop - 1) // count + 1):
+                part = batch[max(k * count - start, 0) : (k + 1) * count - start]
+                self._noises[members[k]].add_to(self._images[members[k]], self._smoothing.sigma, part)
+            logits = self._sampler.net(batch)
+            self._broken |= logits.isnan().any()
+            yield start, stop, logits
+            self._sampler.on_samples(stop - start)
+
+
+class Noise:
+    """A stream of standard normal images that depends on the seed, the dataset index and the kind of device alone.
+
+    Numbers are drawn in blocks of one size, because what a generator gives depends on how much is asked for at once.
+    """
+
+    def __init__(self, seed: int, index: int, shape: Sequence[int], device: torch.device) -> None:
+        key = int.from_bytes(sha256(f"{seed} {index}".encode()).digest()[:8], "big") >> 1
+        self._generator = torch.Generator(device).manual_seed(key)
+        self._block = torch.empty((NOISE_BLOCK, *shape), device=device)
+        self._used = NOISE_BLOCK
+
+    def add_to(self, image: Tensor, sigma: float, out: Tensor) -> None:
+        """Write image + sigma * noise for the next ``len(out)`` noise images, (K, channels, H, W), into ``out``."""
+        filled = 0
+        while filled < len(out):
+            if self._used == NOISE_BLOCK:
+                torch.randn(self._block.shape, generator=self._generator, out=self._block)
+                self._used = 0
+            count = min(len(out) - filled, NOISE_BLOCK - self._used)
+            noise = self._block[self._used : self._used + count]
+            torch.add(image, noise, alpha=sigma, out=out[filled : filled + count])
+            self._used += count
+            filled += count
+
+
+def model_sha256(model: nn.Module) -> str:
+    """A digest of a model's structure and state; what neither ``repr`` nor ``state_dict`` shows is not seen."""
+    structure = re.sub(
+        r" at 0x[0-9a-f]+", "", f"{type(model).__qualname__}\n{model!r}"
+    )  # addresses differ between runs
+    digest = sha256(structure.encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            value = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        else:
+            value = repr(value).encode()
+        digest.update(value)
+    return digest.hexdigest()
+
+
+def _sha256(*arrays: NDArray[Any]) -> str:
+    digest = sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
