@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import torch
 
+from adaptive_smoothing_zoo.cli.certification import certify_command, plot_command
 from adaptive_smoothing_zoo.cli.experiments import experiment_command
 from adaptive_smoothing_zoo.cli.interruption import Terminated
+from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
 from adaptive_smoothing_zoo.errors import WeightsError, ZooError
 from adaptive_smoothing_zoo.files import write_text
 
@@ -48,18 +50,6 @@ def dataset_option(function: Callable[..., None]) -> Callable[..., None]:
     """The options that, with a name, choose a triplet."""
     function = click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")(function)
     return click.option("--dataset", default="cifar10", show_default=True, help="of the triplet")(function)
-
-
-def _check_model_dir(model_dir: str | None, entry: Entry) -> None:
-    """A folder that a user names must be the one that is used; ``load_model`` would look elsewhere."""
-    from adaptive_smoothing_zoo.zoo.components import robustbench_file
-    from adaptive_smoothing_zoo.zoo.loading import local_folder
-    from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE
-
-    if model_dir is None or local_folder(Path(model_dir), entry) is not None:
-        return
-    if not any(robustbench_file(Path(model_dir), entry, part) for part in entry.weights.components):
-        raise WeightsError(f"there is no {CONFIG_FILE} of {entry.key} in {model_dir}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -161,7 +151,7 @@ def eval_command(
     check_records(out, entry)
     if compare_with is not None:
         read_record(compare_with, entry)  # now rather than after hours
-    _check_model_dir(model_dir, entry)
+    check_model_dir(model_dir, entry)
     commit = source_commit()  # now: the checkout may move on during a long run
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     entry = model.entry
@@ -324,7 +314,7 @@ def adapt_command(
     chosen = pick_device(device)
     entry = find_entry(name, dataset, threat_model)
     record = read_record(results, entry)
-    _check_model_dir(model_dir, entry)
+    check_model_dir(model_dir, entry)
     commit = source_commit()
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     examples = load_data(dataset, data_dir=data_dir).first(record.n)
@@ -402,7 +392,7 @@ def validate_command(
 
     chosen = pick_device(device)
     check_writable(out, find_entry(name, dataset, threat_model))
-    _check_model_dir(model_dir, find_entry(name, dataset, threat_model))
+    check_model_dir(model_dir, find_entry(name, dataset, threat_model))
     commit = source_commit()
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     entry, everything = model.entry, load_data(dataset, data_dir=data_dir)
@@ -482,6 +472,7 @@ def claim_command(name: str, dataset: str, threat_model: str, results: Path, che
 def card_command(name: str, dataset: str, threat_model: str, results: Path, out: Path) -> None:
     """Write a triplet's model card from its entry and its recorded results, if there are any."""
     from adaptive_smoothing_zoo.publishing.card import model_card
+    from adaptive_smoothing_zoo.publishing.certification import read_certification
     from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence
     from adaptive_smoothing_zoo.publishing.results import record_path
@@ -493,7 +484,8 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
     for why in evidence.stale if evidence else ():
         click.echo(f"left aside: {why}", err=True)
     path = out / f"{entry.key}.md"
-    write_text(path, model_card(entry, evidence, read_curve(results, entry)))
+    certification = read_certification(results, entry)
+    write_text(path, model_card(entry, evidence, read_curve(results, entry), certification))
     click.echo(f"wrote {path}" + ("" if measured else f"; no results for {entry.key} in {results}"))
 
 
@@ -518,7 +510,7 @@ def export_command(
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    _check_model_dir(model_dir, find_entry(name, dataset, threat_model))
+    check_model_dir(model_dir, find_entry(name, dataset, threat_model))
     model = load_model(name, model_dir, dataset, threat_model)
     card, record = card_of(model, results)
     export(model, folder, card=card, max_shard_size=shard_size)
@@ -573,7 +565,7 @@ def verify_command(
 
     chosen = pick_device(device)
     entry = find_entry(name, dataset, threat_model)
-    _check_model_dir(model_dir, entry)
+    check_model_dir(model_dir, entry)
     examples = load_data(dataset, data_dir=data_dir).first(n or None)
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     files = verification.original_files(model.entry, Path(model_dir) if model_dir else None)
@@ -630,4 +622,6 @@ def convert_command(
     click.echo(f"wrote {folder}")
 
 
+asz.add_command(certify_command)
 asz.add_command(experiment_command)
+asz.add_command(plot_command)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord
+from adaptive_smoothing_zoo.publishing.certification import CertificationRecord, certificates_section
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
@@ -20,12 +21,18 @@ from adaptive_smoothing_zoo.zoo.entry import (
 )
 
 
-def model_card(entry: Entry, evidence: Evidence | None, curve: ConstantCurve | None = None) -> str:
+def model_card(
+    entry: Entry,
+    evidence: Evidence | None,
+    curve: ConstantCurve | None = None,
+    certification: CertificationRecord | None = None,
+) -> str:
     """The card's Markdown, with the front matter that the Hugging Face Hub reads.
 
     Args:
         evidence: all that is recorded of the entry, or None if nothing is; the card then says so.
         curve: what constant alphas reach with the same g and h, if that was measured.
+        certification: the certificates of the triplet, if there are some.
     """
     record = None if evidence is None else evidence.run
     sections = [
@@ -39,7 +46,7 @@ def model_card(entry: Entry, evidence: Evidence | None, curve: ConstantCurve | N
             if record is not None and curve is not None and matches(curve, record)
             else []
         ),
-        "## Certified radii\n\nnone: h carries no certificate, so neither does the mix.",
+        f"## Certified radii\n\n{_certificates(entry, certification)}",
         f"## How it was made\n\n{entry.training or 'See the paper.'}",
         *([f"## Where the weights are\n\n{_sources(entry)}"] if entry.weights.components else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
@@ -235,6 +242,14 @@ def _comparison(record: RunRecord, curve: ConstantCurve) -> str:
         f"alphas has a clean accuracy of {percent(reached)} % (linear between neighbouring alphas); this model has "
         f"{percent(record.clean_accuracy)} %, {verdict} it. One example is {100 / curve.n:.2f} points."
     )
+
+
+def _certificates(entry: Entry, record: CertificationRecord | None) -> str:
+    if record is not None:
+        return certificates_section(record)
+    if entry.rob_model.architecture in ("gaussian_smoothed", "lipschitz"):
+        return "Not computed here (`asz certify`); h is of a kind that has certificates."
+    return "none: h carries no certificate, so neither does the mix."
 
 
 def _sources(entry: Entry) -> str:
