@@ -58,7 +58,8 @@ class AdaptiveEngine:
         surrogate: what the triplet's authors attack in its place; needed for attacks of that name.
 
     Attributes:
-        iterations: of a run; the protocol's 100. Other numbers are for tests.
+        iterations: of a run; the protocol's 100. Other numbers are for tests and for choosing alpha.
+        targets: the most wrong classes that are tried; the protocol's 9. Likewise.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class AdaptiveEngine:
         self.name = f"adaptive {VERSION}"
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.batch_size, self.device, self.surrogate = batch_size, device, surrogate
-        self.iterations = 100
+        self.iterations, self.targets = 100, 9
 
     def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack correctly classified points; yield (positions, candidates) batch by batch.
@@ -160,4 +161,4 @@ class AdaptiveEngine:
             return [(0, labels)]
         order = self.model(images).argsort(dim=1, descending=True)
         wrong = order[order != labels[:, None]].view(len(labels), -1)
-        return [(rank, wrong[:, rank]) for rank in range(min(9, wrong.shape[1]))]
+        return [(rank, wrong[:, rank]) for rank in range(min(self.targets, wrong.shape[1]))]

@@ -15,6 +15,7 @@ from adaptive_smoothing_zoo.cli.certification import certify_command, plot_comma
 from adaptive_smoothing_zoo.cli.experiments import experiment_command
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
+from adaptive_smoothing_zoo.cli.training import train_command
 from adaptive_smoothing_zoo.errors import WeightsError, ZooError
 from adaptive_smoothing_zoo.files import write_text
 
@@ -625,3 +626,4 @@ def convert_command(
 asz.add_command(certify_command)
 asz.add_command(experiment_command)
 asz.add_command(plot_command)
+asz.add_command(train_command)

@@ -80,14 +80,15 @@ class Keeper:
         for key in sorted(binding.keys() | self.binding.keys()):
             if (theirs := binding.get(key)) != (ours := self.binding.get(key)):
                 raise ResultsError(
-                    f"{path} belongs to another training: its {_difference(key, theirs, ours)}. Delete it to begin "
+                    f"{path} belongs to another training: its {difference(key, theirs, ours)}. Delete it to begin "
                     "again, or train with its settings"
                 )
         return Kept(rounds, tensors, workers)
 
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() - self._written_at >= max(self.seconds, self._writing_takes / _SHARE)
+        patience = max(self.seconds, self._writing_takes / _SHARE) if self.seconds else 0.0
+        return time.monotonic() - self._written_at >= patience
 
     def write(self, rounds: int, tensors: Mapping[str, Tensor], workers: int) -> None:
         """Put a state in the place of the last one.
@@ -154,10 +155,10 @@ def _is_done(line: str, header: str, rounds: int) -> bool:
     return whole and first.isdecimal() and int(first) <= rounds
 
 
-def _difference(key: str, theirs: Any, ours: Any) -> str:
+def difference(key: str, theirs: Any, ours: Any) -> str:
     """The first thing that is not the same, by its dotted name."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in sorted(theirs.keys() | ours.keys()):
             if theirs.get(name) != ours.get(name):
-                return _difference(f"{key}.{name}", theirs.get(name), ours.get(name))
+                return difference(f"{key}.{name}", theirs.get(name), ours.get(name))
     return f"{key} is {theirs!r}, this one's is {ours!r}"

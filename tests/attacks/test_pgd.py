@@ -376,3 +376,21 @@ def test_an_unknown_norm_is_refused(norm):
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         pgd(linear_net(), random_images(), LABELS, eps=0.1, step_size=0.1, steps=1, **settings)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_run_begins_where_it_is_told_to_inside_the_ball(norm):
+    images = torch.full((3, 1, 2, 2), 0.5)
+    start = torch.tensor([0.01, 0.05, 0.3]).view(3, 1, 1, 1).expand(3, 1, 2, 2).clone()
+
+    def model(points):
+        return points.flatten(1)
+
+    labels = torch.zeros(3, dtype=torch.int64)
+    begun = pgd(model, images, labels, eps=0.1, step_size=0.0, steps=1, norm=norm, start=start) - images
+    if norm == "Linf":
+        torch.testing.assert_close(begun, start.clamp(max=0.1))
+    else:
+        torch.testing.assert_close(begun, torch.tensor([0.01, 0.05, 0.05]).view(3, 1, 1, 1).expand(3, 1, 2, 2))
+    with pytest.raises(ValueError, match="not both"):
+        pgd(model, images, labels, eps=0.1, step_size=0.0, steps=1, norm=norm, start=start, random_start=True)

@@ -23,7 +23,7 @@ CPU = Workers(torch.device("cpu"))
 
 
 def test_all_kinds_of_training_learn_and_the_same_seed_gives_the_same_net():
-    common = {"epochs": 15, "batch_size": 16, "learning_rate": 0.05}
+    common = {"epochs": 10, "batch_size": 16, "learning_rate": 0.05}
     pgd = {"eps": 0.05, "attack_steps": 2, "attack_step_size": 0.03}
     for settings in (
         BaseNetTraining(**common),

@@ -53,7 +53,7 @@ def test_the_network_learns_to_tell_attacked_from_clean_and_everything_else_stay
         model,
         IMAGES,
         LABELS,
-        settings(epochs=12, batch_size=32, attack=attack, steps=steps, learning_rate=1e-3),
+        settings(epochs=6 if steps > 1 else 12, batch_size=32, attack=attack, steps=steps, learning_rate=1e-3),
         on_progress=lambda progress: rows.append(progress.measured),
     )
     assert rows[-1]["loss"] < 0.85 * rows[0]["loss"]
@@ -88,7 +88,7 @@ def test_the_first_step_is_the_formula_s():
     assert torch.equal(part.use_rob, torch.tensor([0.0, 1.0]).repeat_interleave(half))
     rows = []
     train_mixing_network(model, images, LABELS, chosen_settings, on_progress=lambda p: rows.append(p.measured))
-    assert rows[0]["loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert rows[0]["loss"] == pytest.approx(loss.item(), rel=1e-6)
     assert rows[0]["gradient_norm"] == pytest.approx(float(norm), rel=1e-6)
     rate = 1e-4 * (1 - torch.tensor(-1.0).exp())  # one step: the cosine is 1, the warm-up's period is 1
     clipped = [gradient * min(1.0, 10.0 / float(norm)) for gradient in gradients]
@@ -162,9 +162,9 @@ def test_an_attack_belongs_to_the_example_and_the_round_not_to_the_batch(nets):
 
 @pytest.mark.parametrize("attack", [{"setting": "B"}, {"setting": "C"}])
 def test_an_interrupted_training_goes_on_bit_for_bit_from_any_round(tmp_path, attack):
-    chosen = settings(epochs=2, attack=attack, padding=1, flip=True, ema_decay=0.9, steps=2, accumulation=2)
+    chosen = settings(epochs=1, attack=attack, padding=1, flip=True, ema_decay=0.9, steps=2, accumulation=2)
     whole = train_mixing_network(a_mix(), IMAGES, LABELS, chosen, folder=tmp_path / "whole")
-    for stop in (1, 4, 7, 8):
+    for stop in (1, 3, 4):
         options = {"folder": tmp_path / str(stop), "checkpoint_seconds": 0.0}
 
         def interrupt(progress, stop=stop):

@@ -1,0 +1,237 @@
+"""Recipes: trainings as data files (TOML), complete in themselves; a variant is a base and a few lines.
+
+A recipe trains a base net, or makes a triplet: g and h from somewhere, an alpha that is constant or learned, and the
+rule by which its numbers are chosen. What depends on the machine (device, data folder, where results go) is not in it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from adaptive_smoothing_zoo.data import NUM_CLASSES
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
+from adaptive_smoothing_zoo.training.choose import Choice
+from adaptive_smoothing_zoo.training.mixing import MixingTraining
+from adaptive_smoothing_zoo.zoo.entry import (
+    AdaptiveAlphaConfig,
+    BaseNetConfig,
+    ConstantAlphaConfig,
+    Paper,
+    ScaleConfig,
+    parse_eps,
+)
+from adaptive_smoothing_zoo.zoo.schema import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Which examples are learned from, and which are held out for the choice of alpha. Test examples are neither.
+
+    Attributes:
+        dataset: whose training split is used.
+        hold_out_every: every k-th training example, beginning with the first, is held out, from base nets, too (so
+            that classes stay balanced in files that are sorted by class); 0 for none. Digits have a validation split
+            for this and take no number.
+    """
+
+    dataset: str
+    hold_out_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dataset not in NUM_CLASSES:
+            raise ValueError(f"unknown dataset {self.dataset!r}; known: {', '.join(sorted(NUM_CLASSES))}")
+        if self.dataset == "digits" and self.hold_out_every:
+            raise ValueError("digits have a validation split; hold_out_every must be 0")
+        if self.hold_out_every < 0 or self.hold_out_every == 1:
+            raise ValueError(f"hold_out_every must be 0 or at least 2, got {self.hold_out_every}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseNetRecipe:
+    """A base net, trained from random weights that ``training.seed`` draws."""
+
+    kind: Literal["base_net"] = "base_net"
+    data: TrainingData
+    net: BaseNetConfig
+    training: BaseNetTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedNet:
+    """A base net whose weights a dependency ships."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str  # a key of zoo.base_nets.BASE_NETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedNet:
+    """A base net from another recipe's run beside this one's; trained first if it is not there."""
+
+    kind: Literal["recipe"] = "recipe"
+    recipe: str  # file, relative to this recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletNet:
+    """A part of another triplet with the same data set and threat model."""
+
+    kind: Literal["triplet"] = "triplet"
+    name: str  # of the triplet
+    part: Literal["std_model", "rob_model"]
+
+
+NetSource = PretrainedNet | TrainedNet | TripletNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryText:
+    """What an entry says for people."""
+
+    name: str  # NameYearFirstword, with an optional _suffix
+    description: str
+    architecture: str  # as a leaderboard shows it
+    paper: Paper
+    additional_data: bool = False
+    footnote: str = ""
+    training: str = ""  # how g and h came to be; what this recipe did is added
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletRecipe:
+    """g, h and alpha.
+
+    Attributes:
+        data: what the mixing network learns from, and what alpha is chosen on.
+        threat_model, eps: of the entry and of the choice; also of the training attack where that says nothing else.
+        std_model, rob_model: where g and h are from.
+        std_map, rob_map: logit scales.
+        alpha: as in an entry; with ``choice``, its numbers (range, scale, bias, or constant) are only the first ones.
+        training: of the mixing network, if alpha has one.
+        choice: how alpha's numbers are chosen on held-out examples.
+        half: round all weights (but those that a dependency ships) to half precision, before what follows uses them, so
+            that they can be stored in it.
+        entry: what the entry says for people.
+
+    Raises:
+        ValueError: a mixing network without a training, or the other way round.
+    """
+
+    kind: Literal["triplet"] = "triplet"
+    data: TrainingData
+    threat_model: Literal["Linf", "L2"] = "Linf"
+    eps: str
+    std_model: NetSource
+    rob_model: NetSource
+    std_map: ScaleConfig = field(default_factory=ScaleConfig)
+    rob_map: ScaleConfig = field(default_factory=ScaleConfig)
+    alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
+    training: MixingTraining | None = None
+    choice: Choice | None = None
+    half: bool = False
+    entry: EntryText
+
+    def __post_init__(self) -> None:
+        parse_eps(self.eps)
+        if (self.training is None) == isinstance(self.alpha, AdaptiveAlphaConfig):
+            raise ValueError("a recipe has a 'training' if and only if its alpha is adaptive")
+
+
+Recipe = BaseNetRecipe | TripletRecipe
+_KINDS: dict[str, type[BaseNetRecipe] | type[TripletRecipe]] = {"base_net": BaseNetRecipe, "triplet": TripletRecipe}
+
+
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    A file may begin with ``base = "other.toml"``: it is then that recipe with what it says itself in its place. Radii
+    and other numbers may be fractions in quotes, "8/255".
+
+    Args:
+        path: of a TOML file.
+        changes: ``key=value`` with dotted keys and TOML values (or bare words), like ``training.seed=1``.
+
+    Raises:
+        ConfigError: no such file, not TOML, or not a recipe; the message names file and key.
+    """
+    data = _read(path, ())
+    for change in changes:
+        key, sign, value = change.partition("=")
+        if not sign or not all(key.split(".")):
+            raise ConfigError(f"a change to a recipe is key=value, as training.epochs=3, got {change!r}")
+        _merge(data, _nested(key.split("."), _value(value)), change)
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigError(f"{path}: 'kind' must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
+    training = data.get("training")
+    if isinstance(training, dict):
+        data["training"] = training = _with_numbers(training)
+        if kind == "triplet" and isinstance(attack := training.setdefault("attack", {}), dict):
+            attack.setdefault("eps", _number(data.get("eps")))
+            attack.setdefault("norm", data.get("threat_model", "Linf"))
+    return parse(_KINDS[kind], data, str(path))
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: 'base' must name a file, got {base!r}")
+    other = (path.parent / base).resolve()
+    if other in (path.resolve(), *above):
+        raise ConfigError(f"{path}: its base {base} is based on it")
+    merged = _read(other, (path.resolve(), *above))
+    _merge(merged, data, str(path))
+    return merged
+
+
+def _merge(onto: dict[str, Any], data: Mapping[str, Any], where: str) -> None:
+    """Put values in the place of others, table by table; a table of another kind takes the whole place."""
+    for key, value in data.items():
+        old = onto.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+            _merge(old, value, where)
+        elif isinstance(old, dict) and not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key!r} is a table, not {value!r}")
+        else:
+            onto[key] = value
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def _with_numbers(value: Any) -> Any:
+    """The same with fractions in place of their texts."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and "/" in value:
+        return parse_eps(value)
+    return value

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.training.composite_loss import LOSSES
+from adaptive_smoothing_zoo.training.recipe import BaseNetRecipe, TrainedNet, TripletNet, TripletRecipe, read_recipe
+from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+RECIPES = Path(__file__).parents[2] / "eval" / "recipes"
+SMALL = """
+kind = "base_net"
+data = { dataset = "digits" }
+net = { architecture = "small_cnn", arguments = { widths = [4, 8] } }
+training = { epochs = 1, eps = "8/255" }
+"""
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_ours_is_complete(path):
+    recipe = read_recipe(path)
+    if isinstance(recipe, BaseNetRecipe):
+        build(recipe.net.architecture, num_classes=10, **recipe.net.arguments)
+        return
+    for source in (recipe.std_model, recipe.rob_model):
+        if isinstance(source, TrainedNet):
+            assert read_recipe(path.parent / source.recipe).data == recipe.data
+        elif isinstance(source, TripletNet):
+            find_entry(source.name, recipe.data.dataset, recipe.threat_model)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "dataset"),
+    [
+        ("cifar100_edm", "Bai2023Improving_edm", "cifar100"),
+        ("cifar10_edm", "Bai2023Improving_edm", "cifar10"),
+        ("cifar100_trades", "Bai2023Improving_trades", "cifar100"),
+    ],
+)
+def test_recipes_of_published_triplets_have_their_entry_s_numbers_and_their_authors_settings(file, name, dataset):
+    recipe, entry = read_recipe(RECIPES / f"{file}.toml"), find_entry(name, dataset, "Linf")
+    assert (recipe.alpha, recipe.std_map, recipe.rob_map) == (entry.alpha, entry.std_map, entry.rob_map)
+    assert recipe.eps == entry.eps
+    assert recipe.choice is None
+    training = recipe.training
+    assert training.loss == LOSSES[f"{name}, {dataset}"]
+    assert training.learning_rate == (1e-4 if "trades" in name else 5e-5)
+    assert (training.epochs, training.steps, training.accumulation, training.weight_decay) == (3, 5, 4, 1e-5)
+    assert (training.logit_scale, training.logit_bias, training.clamp, training.gradient_clip) == (2.0, 0.4, 0.6, 10.0)
+    attack = training.attack
+    assert (attack.setting, attack.targets, attack.every_run, attack.eps) == ("C", 9, True, 8 / 255)
+    drawn = attack.randomization
+    assert (drawn.radius_factor, drawn.steps, drawn.alpha_weight, drawn.budget) == ((0.4, 1.1), 75, (0.0, 0.4), 1.0)
+
+
+def test_a_variant_is_a_base_and_what_it_changes(tmp_path):
+    (tmp_path / "base.toml").write_text(SMALL)
+    (tmp_path / "variant.toml").write_text('base = "base.toml"\ntraining = { epochs = 3, seed = 1 }\n')
+    variant = read_recipe(tmp_path / "variant.toml", ["training.batch_size=32", "net.architecture=resnet20"])
+    assert (variant.training.epochs, variant.training.seed, variant.training.batch_size) == (3, 1, 32)
+    assert variant.training.eps == 8 / 255
+    assert variant.net.architecture == "resnet20"
+    assert variant.net.arguments == {"widths": [4, 8]}
+
+
+def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
+    constant, adaptive = (read_recipe(RECIPES / f"digits_{name}.toml") for name in ("constant", "adaptive"))
+    assert constant.alpha.kind == "constant"
+    assert adaptive.alpha.kind == "adaptive"
+    assert constant.training is None
+    assert isinstance(adaptive, TripletRecipe)
+    assert adaptive.training.attack.eps == 0.2  # the recipe's own
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "message"),
+    [
+        (None, [], "there is no recipe"),
+        ("a = ", [], "not a TOML file"),
+        ("kind = 'net'", [], "'kind' must be one of 'base_net', 'triplet', got 'net'"),
+        (SMALL, ["training.epoch=1"], "unknown key 'epoch'"),
+        (SMALL, ["training.epochs=many"], "epochs: expected int, got str 'many'"),
+        (SMALL, ["training=1"], "'training' is a table"),
+        (SMALL, ["training.eps=1/0"], "eps must be a number or a fraction"),
+        (SMALL, ["epochs"], "key=value"),
+        (SMALL, [".=1"], "key=value"),
+        (SMALL, ["data.dataset=mnist"], "unknown dataset 'mnist'"),
+        (SMALL, ["data.hold_out_every=10"], "digits have a validation split"),
+        (SMALL, ["training.noise_factor=2.0", "training.eps=0.0"], "need a radius"),
+        ("base = 3", [], "must name a file"),
+        ("base = 'recipe.toml'", [], "is based on it"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said(tmp_path, text, changes, message):
+    path = tmp_path / "recipe.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(path, changes)
+
+
+def test_a_mixing_network_needs_a_training_and_a_constant_none():
+    with pytest.raises(ConfigError, match="if and only if its alpha is adaptive"):
+        read_recipe(RECIPES / "digits_constant.toml", ["training.epochs=1"])
