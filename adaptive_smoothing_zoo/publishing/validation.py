@@ -12,7 +12,8 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.evaluation.validation import Findings, RecordedRun, Validation
 from adaptive_smoothing_zoo.evaluation.validation.figures import write_figure
 from adaptive_smoothing_zoo.evaluation.validation.report import to_markdown, to_text
-from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
+from adaptive_smoothing_zoo.publishing.adaptive import read_adaptive_record
 from adaptive_smoothing_zoo.publishing.results import (
     device_name,
     installed_versions,
@@ -20,12 +21,13 @@ from adaptive_smoothing_zoo.publishing.results import (
     read_verdicts,
     results_path,
     tensors_sha256,
+    verdicts_path,
 )
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 
 
 def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
-    """The verdicts of a recorded run on the first examples, or why there are none to compare with.
+    """The verdicts of a recorded run and of recorded adaptive attacks, or why there are none to compare with.
 
     Args:
         out: where results are recorded.
@@ -49,7 +51,11 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
     first = examples.first(record.n)
     if record.data_sha256 != tensors_sha256({"images": first.images, "labels": first.labels}):
         return "the recorded run took other examples"
-    return RecordedRun(robust=read_verdicts(out, entry, record), data_sha256=record.data_sha256)
+    robust, fallen = read_verdicts(out, entry, record), frozenset[int]()
+    adaptive = read_adaptive_record(out, entry)
+    if adaptive is not None and adaptive.verdicts_sha256 == file_sha256(verdicts_path(out, entry)):
+        fallen = adaptive.all_fallen
+    return RecordedRun(robust=robust, fallen=tuple(sorted(fallen)), data_sha256=record.data_sha256)
 
 
 def make_validation(

@@ -84,31 +84,34 @@ def eight_bits(subject: Subject) -> Outcome:
 
 @check(
     group=GROUP,
-    what="The points that the recorded AutoAttack run calls robust against those that some check broke.",
-    rule="At most 0.3 % of them (or one) were broken; else AutoAttack's figure is too high, and the union of both "
-    "is the adaptive one.",
+    what="The points that the recorded attacks, AutoAttack and then the adaptive ones if they are recorded, left "
+    "standing, against those that some check broke.",
+    rule="At most 0.3 % of the points (or one) were newly broken; else the recorded figure is too high, and the union "
+    "is the best known one.",
 )
 def recorded_run(subject: Subject) -> Outcome:
-    if subject.recorded is None:
+    recorded = subject.recorded
+    if recorded is None:
         return not_applicable("no recorded run of these weights at this radius on these points")
-    broken = _broken(subject)
-    robust = torch.from_numpy(subject.recorded.robust)
-    here = robust[: len(subject)].to(subject.device)
-    new = int(here[broken].sum())
-    missed = int((~here & ~subject.broken).sum())
+    _ = subject.white_box
+    n, broken = len(subject), subject.broken
+    robust, standing = (torch.from_numpy(points).to(subject.device) for points in (recorded.robust, recorded.standing))
+    new, beyond_autoattack = int((standing[:n] & broken).sum()), int((robust[:n] & broken).sum())
+    missed = int((~standing[:n] & ~broken)[subject.correct].sum())
     measured = {
         "recorded_points": len(robust),
-        "recorded_accuracy": float(robust.double().mean()),
-        "accuracy_here": float(here.double().mean()),
+        "autoattack_accuracy": float(robust.double().mean()),
+        "recorded_accuracy": float(standing.double().mean()),
+        "union_accuracy": (int(standing.sum()) - new) / len(robust),
         "newly_broken": new,
+        "broken_that_autoattack_left": beyond_autoattack,
         "not_broken_here": missed,
-        "union_accuracy": (int(robust.sum()) - new) / len(robust),
     }
-    return Outcome(
-        passed=new <= allowed(len(subject), 0.003),
-        measured=measured,
-        found=f"{new} of the {int(here.sum())} points that AutoAttack calls robust were broken.",
+    found = (
+        f"{new} of the {int(standing[:n].sum())} points still standing were broken, {beyond_autoattack} of the "
+        f"{int(robust[:n].sum())} that AutoAttack had left."
     )
+    return Outcome(passed=new <= allowed(n, 0.003), measured=measured, found=found)
 
 
 def _broken(subject: Subject) -> torch.Tensor:

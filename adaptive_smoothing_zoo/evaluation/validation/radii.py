@@ -14,6 +14,7 @@ from adaptive_smoothing_zoo.evaluation.validation.subject import Subject, with_f
 
 GROUP = "radii"
 GRID = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the radius
+RISE = 0.002  # of accuracy: where a weaker attack may be luckier
 
 
 @check(
@@ -49,7 +50,7 @@ def unbounded_radius(subject: Subject) -> Outcome:
 @check(
     group=GROUP,
     what=f"APGD on the margin at {', '.join(f'{factor:g}' for factor in GRID)} times the radius.",
-    rule="Accuracy never rises by more than 1 % or one point, and falls over the whole grid.",
+    rule="Accuracy never rises by more than 0.2 % or one point, and falls over the whole grid.",
 )
 def monotone_accuracy(subject: Subject) -> Outcome:
     curve = [len(subject.correct) / len(subject)]
@@ -66,7 +67,7 @@ def monotone_accuracy(subject: Subject) -> Outcome:
     rise = max(b - a for a, b in pairwise(curve))
     n = len(subject)
     measured = {f"at_{factor:g}": value for factor, value in zip((0.0, *GRID), curve, strict=True)}
-    passed = round(rise * n) <= allowed(n, 0.01) and curve[-1] < curve[0]
+    passed = round(rise * n) <= allowed(n, RISE) and curve[-1] < curve[0]
     found = f"the largest rise from one radius to the next is {100 * max(rise, 0.0):.1f} %."
     return Outcome(passed=passed, measured=measured | {"largest_rise": rise}, found=found)
 
@@ -74,36 +75,46 @@ def monotone_accuracy(subject: Subject) -> Outcome:
 @check(
     group=GROUP,
     what="Random points of the ball, half of them on its surface, against the white box (APGD on each loss).",
-    rule="They break no point that the white box does not.",
+    rule="They break no point that the white box does not. (How many they break is a matter of the radius.)",
 )
 def noise_is_weaker(subject: Subject) -> Outcome:
-    points = subject.correct
-    attacked, wrong = subject.white_box_found, torch.zeros(len(points), dtype=torch.bool, device=subject.device)
-    for number in range(subject.budget.noises):
-        noisy = subject.noise(points, number + 1, on_the_surface=number % 2 == 1)
-        wrong |= subject.candidates(points, noisy).found
+    points, draws = subject.correct, subject.budget.noises
+    attacked = subject.white_box_found
+    broken = [
+        subject.candidates(points, subject.noise(points, number + 1, on_the_surface=number % 2 == 1)).found
+        for number in range(draws)
+    ]
+    wrong = torch.stack(broken).any(dim=0)
     missed = int((wrong & ~attacked).sum())
+    inside, on_the_surface = (
+        sum(subject.accuracy(found) for found in some) / len(some) for some in (broken[::2], broken[1::2])
+    )
     measured = {
-        "accuracy_under_noise": subject.accuracy(wrong),
+        "accuracy_inside": inside,
+        "accuracy_on_the_surface": on_the_surface,
+        "accuracy_under_all_noise": subject.accuracy(wrong),
         "accuracy_under_attack": subject.accuracy(attacked),
         "missed_by_the_white_box": missed,
     }
-    found = f"noise broke {int(wrong.sum())} points, {missed} of them not broken by the white box."
+    found = (
+        f"one random point leaves {100 * inside:.1f} %, all {draws} leave {100 * subject.accuracy(wrong):.1f} %, the "
+        f"white box {100 * subject.accuracy(attacked):.1f} %; it missed {missed} points that noise broke."
+    )
     return Outcome(passed=missed == 0, measured=measured, found=found)
 
 
 @check(
     group=GROUP,
-    what="One step of the sign of the gradient (l_2: of the gradient), PGD with 10 and with 40 steps, all on the "
+    what="One step of the sign of the gradient (l_2: of the gradient), PGD with 10 and with 100 steps, all on the "
     "margin, and the white box.",
-    rule="Each leaves no higher accuracy than the one before it, but for 1 % or one point.",
+    rule="Each leaves no higher accuracy than the one before it, but for 0.2 % or one point.",
 )
 def more_steps_are_stronger(subject: Subject) -> Outcome:
-    broken = [_pgd(subject, steps) for steps in (1, 10, 40)]
+    broken = [_pgd(subject, steps) for steps in (1, 10, 100)]
     curve = [subject.accuracy(points) for points in (*broken, subject.white_box_found)]
-    measured = dict(zip(("one_step", "pgd_10", "pgd_40", "white_box"), curve, strict=True))
+    measured = dict(zip(("one_step", "pgd_10", "pgd_100", "white_box"), curve, strict=True))
     rise = max(b - a for a, b in pairwise(curve))
-    passed = round(rise * len(subject)) <= allowed(len(subject), 0.01)
+    passed = round(rise * len(subject)) <= allowed(len(subject), RISE)
     found = f"accuracies of {', '.join(f'{100 * value:.1f} %' for value in curve)}, in this order."
     return Outcome(passed=passed, measured=measured, found=found)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import pick_device, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import ready
 from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS, Check, Outcome, not_applicable
 from adaptive_smoothing_zoo.evaluation.validation.report import CheckResult, Verdict
 from adaptive_smoothing_zoo.evaluation.validation.subject import Budget, RecordedRun, Subject
@@ -103,7 +104,8 @@ def validate(
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         channels_last: keep convolution weights in that memory format: faster for wide nets on CPUs.
         budget: what to spend; the default's if None.
-        recorded: an AutoAttack run on the same weights whose first points these are, to compare with.
+        recorded: an AutoAttack run on the same weights whose first points these are, to compare with, and what
+            adaptive attacks did after it.
         only: names of the checks to make, in the order of ``CHECKS``; all if None.
         on_progress: called before each check and as passes are spent.
 

@@ -9,31 +9,43 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.losses import norm_of
 from adaptive_smoothing_zoo.evaluation.validation.check import Outcome, allowed, check, not_applicable
-from adaptive_smoothing_zoo.evaluation.validation.subject import Subject
+from adaptive_smoothing_zoo.evaluation.validation.subject import TARGETS, Subject
 
 GROUP = "strength"
 INNER = 0.5  # radius of the inner ball, in radii of the ball
-AGREEMENT = 0.04  # of accuracy: what single runs from one start differ by
-SATURATION = 0.15  # of accuracy: how far cross-entropy may lag behind
+AGREEMENT = 0.015  # of accuracy: what other losses may find that other starts of one loss do not
+# Of accuracy: how far the cross-entropy may lag behind that of scaled logits. One start more or less makes a difference
+# of up to 0.02 on a hundred points, either way; a softmax that has saturated costs the cross-entropy nearly everything.
+# Behind the best loss it lags by 0.02 to 0.07 in published evaluations of honest nets, which proves nothing.
+SATURATION = 0.05
+CANDIDATES = 100  # likeliest wrong classes whose boundaries' distances are compared
 
 
 @check(
     group=GROUP,
-    what="APGD on cross-entropy, DLR, margin, margin of probabilities and cross-entropy of scaled logits, and toward "
-    "each of the three likeliest classes; together they are the white box of the other checks.",
-    rule="The best of them is within 4 % (or one point) of all together, and the cross-entropy within 15 % of the "
-    "best: a gap there is the mark of a saturated softmax.",
+    what="APGD on cross-entropy, DLR, margin, margin of probabilities and cross-entropy of scaled logits, each from "
+    "several starts, and toward each of the likeliest classes; together they are the white box of the other checks.",
+    rule="At equal effort the loss makes no difference: the best one from all its starts is within 1.5 % (or one "
+    "point) of one start of each loss together. And the cross-entropy is within 5 % of that of scaled logits: a gap "
+    "there is the mark of a saturated softmax.",
 )
 def losses_agree(subject: Subject) -> Outcome:
-    n, union = len(subject), subject.white_box_found
+    n = len(subject)
     accuracies = {name: subject.accuracy(attacked.found) for name, attacked in subject.white_box.items()}
-    together, best = subject.accuracy(union), min(accuracies.values())
-    gap, lag = best - together, accuracies["ce"] - best
+    singles = {name: subject.accuracy(attacked.found) for name, attacked in subject.single_runs.items()}
+    each_once = subject.accuracy(torch.stack([attacked.found for attacked in subject.single_runs.values()]).any(dim=0))
+    gap, lag = min(accuracies[name] for name in singles) - each_once, accuracies["ce"] - accuracies["scaled-ce"]
     passed = round(gap * n) <= allowed(n, AGREEMENT) and round(lag * n) <= allowed(n, SATURATION)
-    measured = {**accuracies, "union": together}
+    measured = {
+        **accuracies,
+        **{f"{name}_from_one_start": value for name, value in singles.items()},
+        "each_loss_from_one_start": each_once,
+        "union": subject.accuracy(subject.white_box_found),
+    }
     found = (
-        f"all together leave {100 * together:.1f} %, the best alone {100 * gap:.1f} % more; the cross-entropy lags "
-        f"{100 * lag:.1f} % behind the best."
+        f"the best loss leaves {100 * min(accuracies.values()):.1f} %, one start of each together "
+        f"{100 * each_once:.1f} %, everything together {100 * measured['union']:.1f} %; the cross-entropy lags "
+        f"{100 * lag:.1f} % behind that of scaled logits."
     )
     return Outcome(passed=passed, measured=measured, found=found)
 
@@ -67,27 +79,48 @@ def loss_curves_are_flat(subject: Subject) -> Outcome:
 @check(
     group=GROUP,
     what="The points with the smallest margins among those that neither the white box nor the recorded run, if there "
-    "is one, has broken, attacked with more steps, from several starts, on the margin and toward each of the three "
-    "likeliest classes.",
-    rule="At most 0.2 % of the points (or one) fall; 2 % if there is no recorded run and the white box stands alone.",
+    "is one, has broken, attacked with more steps: on the margin of logits and of probabilities, from as "
+    "many new starts, and toward each of the likeliest classes.",
+    rule="At most 0.2 % of the points (or one) fall.",
 )
 def survivors_withstand_more(subject: Subject) -> Outcome:
     chosen = _closest(subject)
     if len(chosen) == 0:
         return not_applicable("nothing is left standing")
     budget, left = subject.budget, chosen
-    for restart in range(budget.restarts):
-        attacked = subject.apgd(
-            left, subject.losses["cw"], name="survivors", steps=budget.long_steps, restart=restart + 1
-        )
-        left = left[~attacked.found]
+    for name in ("cw", "probability"):
+        for restart in range(budget.restarts):
+            run = f"survivors {name}"
+            attacked = subject.apgd(left, subject.losses[name], name=run, steps=budget.long_steps, restart=restart)
+            left = left[~attacked.found]
     left = left[~subject.targeted(left, name="survivors", steps=budget.long_steps).found]
     broken = len(chosen) - len(left)
     measured = {"attacked": len(chosen), "broken": broken, "steps": budget.long_steps, "restarts": budget.restarts}
     return Outcome(
-        passed=broken <= allowed(len(subject), 0.02 if subject.recorded is None else 0.002),
+        passed=broken <= allowed(len(subject), 0.002),
         measured=measured,
         found=f"{broken} of the {len(chosen)} closest survivors fell.",
+    )
+
+
+@check(
+    group=GROUP,
+    what="Where there are more wrong classes than a targeted attack tries: APGD toward those whose boundaries are the "
+    "closest by linear extrapolation, instead of the likeliest (Melamed et al. 2024, MALT).",
+    rule="It breaks at most 0.1 % of the points, or one, not broken before.",
+)
+def closest_targets(subject: Subject) -> Outcome:
+    wrong = subject.num_classes - 1
+    if wrong <= TARGETS:
+        return not_applicable(f"targeted attacks try all {wrong} wrong classes")
+    left = subject.left
+    if len(left) == 0:
+        return not_applicable("nothing is left standing")
+    broken = int(subject.toward(left, _closest_classes(subject, left), name="closest").found.sum())
+    return Outcome(
+        passed=broken <= allowed(len(subject), 0.001),
+        measured={"attacked": len(left), "broken": broken},
+        found=f"{broken} of the {len(left)} points fell that the white box and the recorded run (if any) had left.",
     )
 
 
@@ -194,6 +227,27 @@ def _search(subject: Subject, points: Tensor, surface: Tensor, direction: Tensor
         reached = torch.where(better, score, reached)
         best = torch.where(better.view(-1, 1, 1, 1), moved, best)
     return reached
+
+
+def _closest_classes(subject: Subject, points: Tensor) -> Tensor:
+    """(N, TARGETS), of the likeliest wrong classes those with the closest boundaries, the closest first.
+
+    The distance is that of a linear net: the gap between the logits over the dual norm of its gradient.
+    """
+    parts = []
+    for chosen in points.split(subject.batch_size):
+        images, labels = subject.images[chosen].requires_grad_(), subject.labels[chosen, None]
+        with torch.enable_grad():
+            logits = subject.model(images)
+            order = logits.detach().argsort(dim=1, descending=True)
+            likely = order[order != labels].view(len(chosen), -1)[:, :CANDIDATES]
+            gaps = logits.gather(1, labels) - logits.gather(1, likely)
+        slopes = [torch.autograd.grad(gap.sum(), images, retain_graph=True)[0].flatten(1) for gap in gaps.unbind(dim=1)]
+        order_of_dual = 1 if subject.norm == "Linf" else 2
+        sizes = torch.stack([torch.linalg.vector_norm(slope, ord=order_of_dual, dim=1) for slope in slopes], dim=1)
+        parts.append(likely.gather(1, (gaps.detach() / sizes).argsort(dim=1)[:, :TARGETS]))
+        subject.spend(len(chosen) * (1 + likely.shape[1]))
+    return torch.cat(parts)
 
 
 def _closest(subject: Subject) -> Tensor:

@@ -21,7 +21,7 @@ from adaptive_smoothing_zoo.attacks.state import State
 
 # Points asked about, what the differentiated model said, and their rows among the points attacked -> found (N,).
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
-TARGETS = 3  # wrong classes that a targeted attack tries
+TARGETS = 9  # most wrong classes that a targeted attack tries, as in AutoAttack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,9 @@ class Budget:
 
     Attributes:
         steps: of an APGD run.
+        restarts: random starts for each loss.
         grid_steps: of an APGD run at each radius of the grid.
-        long_steps, restarts, survivors: of the runs on the points that came closest to being broken, and how many.
+        long_steps, survivors: of the runs on the points that came closest to being broken, and how many these are.
         queries: of the Square attack.
         noises: points of the ball drawn at random, per image.
         directions: along which a gradient is compared with differences, per image.
@@ -40,12 +41,12 @@ class Budget:
         search: random changes that move it outward, per image.
     """
 
-    steps: int = 50
+    steps: int = 100
+    restarts: int = 5
     grid_steps: int = 20
-    long_steps: int = 150
-    restarts: int = 3
+    long_steps: int = 300
     survivors: int = 20
-    queries: int = 500
+    queries: int = 1000
     noises: int = 50
     directions: int = 5
     planted: int = 30
@@ -59,11 +60,20 @@ class RecordedRun:
 
     Attributes:
         robust: (M,) bool, M >= N: its verdicts on all of its points, of which the first N are those under validation.
+        fallen: indices of those that recorded adaptive attacks broke after it.
         data_sha256: of all its points, if it is known.
     """
 
     robust: np.ndarray
+    fallen: tuple[int, ...] = ()
     data_sha256: str | None = None
+
+    @property
+    def standing(self) -> np.ndarray:
+        """(M,) bool, neither the run nor the adaptive attacks broke the point."""
+        standing = self.robust.copy()
+        standing[list(self.fallen)] = False
+        return standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,14 @@ class Attacked:
     adversarials: Tensor
     history: Tensor
     margins: Tensor
+
+    def joined_by(self, other: Attacked, rows: Tensor) -> Attacked:
+        """This attack and then another one on some rows; the history stays this one's."""
+        found, adversarials, margins = self.found.clone(), self.adversarials.clone(), self.margins.clone()
+        found[rows] |= other.found
+        adversarials[rows[other.found]] = other.adversarials[other.found]
+        margins[rows] = torch.minimum(margins[rows], other.margins)
+        return Attacked(found=found, adversarials=adversarials, history=self.history, margins=margins)
 
 
 class Subject:
@@ -189,10 +207,24 @@ class Subject:
         return self.correct[~self.broken[self.correct]]
 
     @cached_property
+    def single_runs(self) -> dict[str, Attacked]:
+        """APGD with the model's own gradient on the points of ``correct``, by loss, from one start each."""
+        return {name: self.apgd(self.correct, loss, name=name) for name, loss in self.losses.items()}
+
+    @cached_property
     def white_box(self) -> dict[str, Attacked]:
-        """APGD with the model's own gradient on the points of ``correct``, by loss; the yardstick for other attacks."""
-        attacks = {name: self.apgd(self.correct, loss, name=name) for name, loss in self.losses.items()}
+        """The same from all starts, and targeted attacks; together the yardstick for other attacks."""
+        attacks = {name: self._restarted(name, attacked) for name, attacked in self.single_runs.items()}
         return attacks | {"targeted": self.targeted(self.correct, name="targeted")}
+
+    def _restarted(self, name: str, first: Attacked) -> Attacked:
+        """A single run of a loss on the points of ``correct``, and its further starts on what each one left."""
+        attacked = first
+        for restart in range(1, self.budget.restarts):
+            left = (~attacked.found).nonzero().squeeze(1)
+            again = self.apgd(self.correct[left], self.losses[name], name=name, restart=restart)
+            attacked = attacked.joined_by(again, left)
+        return attacked
 
     @property
     def white_box_found(self) -> Tensor:
@@ -201,11 +233,11 @@ class Subject:
 
     @property
     def left(self) -> Tensor:
-        """Indices of the points that neither the white box nor, if there is one, the recorded run broke."""
+        """Indices of the points that neither the white box nor the recorded attacks, if there are any, broke."""
         points = self.correct[~self.white_box_found]
         if self.recorded is None:
             return points
-        return points[torch.from_numpy(self.recorded.robust).to(self.device)[points]]
+        return points[torch.from_numpy(self.recorded.standing).to(self.device)[points]]
 
     def apgd(
         self,
@@ -253,18 +285,19 @@ class Subject:
         return self.enter(points, attacked) if judge is None and radius == self.eps else attacked
 
     def targeted(self, points: Tensor, *, name: str, steps: int | None = None) -> Attacked:
-        """APGD toward the likeliest wrong classes, one after the other; the history is that of the first."""
+        """APGD toward the likeliest wrong classes, one after the other on the points that are left."""
         order = self.clean_logits[points].argsort(dim=1, descending=True)
         wrong = order[order != self.labels[points, None]].view(len(points), self.num_classes - 1)
-        runs = [self.apgd(points, target_gap, name=f"{name} 0", steps=steps, targets=wrong[:, 0])]
-        found, adversarials, margins = runs[0].found.clone(), runs[0].adversarials.clone(), runs[0].margins.clone()
-        for rank in range(1, min(TARGETS, wrong.shape[1])):
-            rows = (~found).nonzero().squeeze(1)
-            run = self.apgd(points[rows], target_gap, name=f"{name} {rank}", steps=steps, targets=wrong[rows, rank])
-            adversarials[rows[run.found]] = run.adversarials[run.found]
-            margins[rows] = torch.minimum(margins[rows], run.margins)
-            found[rows[run.found]] = True
-        return Attacked(found=found, adversarials=adversarials, history=runs[0].history, margins=margins)
+        return self.toward(points, wrong[:, :TARGETS], name=name, steps=steps)
+
+    def toward(self, points: Tensor, classes: Tensor, *, name: str, steps: int | None = None) -> Attacked:
+        """APGD on the gap to each of some wrong classes, (N, K), one after the other on the points that are left."""
+        attacked = self.apgd(points, target_gap, name=f"{name} 0", steps=steps, targets=classes[:, 0])
+        for rank in range(1, classes.shape[1]):
+            left = (~attacked.found).nonzero().squeeze(1)
+            run = self.apgd(points[left], target_gap, name=f"{name} {rank}", steps=steps, targets=classes[left, rank])
+            attacked = attacked.joined_by(run, left)
+        return attacked
 
     def square(self, points: Tensor) -> Attacked:
         """The Square attack; what it finds goes into the ledger."""

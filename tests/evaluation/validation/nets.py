@@ -1,16 +1,20 @@
-"""Nets built to fool an evaluation, made of honest ones."""
+"""Nets built to fool an evaluation, made of honest ones; and examples to attack them on."""
 
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.attacks.views import pin_alpha
 from adaptive_smoothing_zoo.data import load_data
 
 EPS = 0.2
 
 
 def examples(n):
-    return load_data("digits").first(n)
+    """The first digits, as (images, labels)."""
+    found = load_data("digits").first(n)
+    return found.images, found.labels
 
 
 def triplet(name="Demo2026Adaptive"):
@@ -53,18 +57,41 @@ class Around(nn.Module):
         return self.net(images)
 
 
+def quantized(images):
+    return (images * 20).round() / 20
+
+
 class Quantized(Around):
     """Shattered gradients: rounding has none."""
 
     def forward(self, images):
-        return self.net((images * 20).round() / 20)
+        return self.net(quantized(images))
+
+
+class Rippled(Around):
+    """Shattered gradients: a ripple on every pixel, too small to matter but steep."""
+
+    def forward(self, images):
+        return self.net(images + 0.01 * torch.sin(4e3 * images))
 
 
 class QuantizedWithBorrowedGradient(Around):
     """The gradient of another function: that of the net without the rounding, which is coarse enough to matter."""
 
     def forward(self, images):
-        return self.net(images + ((images * 20).round() / 20 - images).detach())
+        return self.net(images + (quantized(images) - images).detach())
+
+
+class GradientAtHomeOnly(Around):
+    """A gradient at the clean images alone."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.register_buffer("known", images)
+
+    def forward(self, images):
+        away = (images[:, None] - self.known[None]).abs().flatten(2).amax(2).amin(1)
+        return self.net(torch.where((away == 0).view(-1, 1, 1, 1), images, images.detach()))
 
 
 class TwoFaced(Around):
@@ -106,8 +133,8 @@ class DoubleMinded(Around):
 class Fortress(Around):
     """Gives the clean answer for whatever comes: no attack succeeds, however much room it has."""
 
-    def __init__(self, images, net=None):
-        super().__init__(net)
+    def __init__(self, images):
+        super().__init__()
         self.register_buffer("known", images)
 
     def forward(self, images):
@@ -118,7 +145,7 @@ class Fortress(Around):
 class Retreating(Around):
     """Gives the clean answer to all that is far from every clean image, where attacks at a large radius begin."""
 
-    def __init__(self, images, radius):
+    def __init__(self, images, radius=1.5 * EPS):
         super().__init__()
         self.register_buffer("known", images)
         self.radius = radius
@@ -135,6 +162,90 @@ class Fragile(Around):
 
     def forward(self, images):
         levels = images * 255
-        off = (levels - levels.round()).abs().amax(dim=(1, 2, 3)) > 1e-3
+        off = (levels - levels.round()).abs().amax(dim=(1, 2, 3)) > 1e-2
         logits = self.net(images)
         return torch.where(off[:, None], logits.roll(1, dims=1), logits)
+
+
+class _QuantizedMix(MixedClassifier):
+    def forward(self, images):
+        return super().forward(quantized(images))
+
+
+def quantized_mix():
+    """A mix that hides the gradients of its nets, as if mixing had made it robust."""
+    model = pin_alpha(triplet("Demo2026Constant"))
+    model.__class__ = _QuantizedMix
+    return model
+
+
+class _FollowsStandardNet(MixedClassifier):
+    def forward(self, images):
+        return pin_alpha(self, 0.0)(images)
+
+
+def follows_standard_net():
+    """Says that h has the last word and lets g have it."""
+    model = pin_alpha(triplet("Demo2026Constant"))
+    model.__class__ = _FollowsStandardNet
+    return model
+
+
+class FarClass(nn.Module):
+    """Twelve classes; only the least likely one can be reached, and all the gradients of the others lead away from it.
+
+    Label 0 has logit 0. Ten classes follow closely, hardly move, and rather fall where the right half of the image
+    gets brighter. The last one is far behind and rises fast with that half: it leads from a rise by ``reach`` on.
+    """
+
+    reach = 0.15
+
+    def forward(self, images):
+        right = images[..., images.shape[-1] // 2 :].mean(dim=(1, 2, 3)) - 0.5
+        close = [-1.0 - 0.01 * k - 0.1 * right for k in range(10)]
+        return torch.stack([0.0 * right, *close, 30.0 * (right / self.reach - 1.0)], dim=1)
+
+
+def even_images(n):
+    """Images around 0.5, all of label 0 for :class:`FarClass`."""
+    ramp = torch.linspace(-0.05, 0.05, 64).view(1, 1, 8, 8)
+    images = 0.5 + ramp * torch.linspace(-1, 1, n).view(n, 1, 1, 1)
+    return images, torch.zeros(n, dtype=torch.int64)
+
+
+class _Halves(nn.Module):
+    """Three classes by the brightness of the left half; its feature maps are the image itself."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images):
+        first = self.logits(left_of(images))
+        return torch.stack([first, -first, -10.0 + 0.0 * first], dim=1)
+
+    def forward_intermediates(self, images, indices):
+        return images, [images for _ in indices]
+
+    def forward_head(self, images):
+        return self(images)
+
+
+class _LeftAlpha(AdaptiveAlpha):
+    def forward(self, std_maps, rob_maps):
+        return 10.0 * left_of(std_maps[0])
+
+
+def left_of(images):
+    return images[..., : images.shape[-1] // 2].mean(dim=(1, 2, 3)) - 0.5
+
+
+def misleading_alpha():
+    """A mix whose own gradient leads to where alpha is high and h, though unsure, is right.
+
+    g falls where the left half gets darker by 0.1, and there alpha is low; but before it falls it is so certain that
+    more of h looks better to an attack, and h counts for more where the left half is brighter.
+    """
+    std_model = _Halves(lambda left: 100.0 * (left + 0.1))
+    rob_model = _Halves(lambda left: 0.15 + 0.01 * left)
+    return MixedClassifier(std_model, rob_model, _LeftAlpha(nn.Identity(), alpha_min=0.0, alpha_max=1.0))
