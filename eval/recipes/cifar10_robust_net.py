@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.keeping import read_log
 
 ARCHITECTURE = {
     "architecture": "resnet18",
@@ -45,14 +46,7 @@ def main(data: str | None, out: Path) -> None:
     torch.manual_seed(SETTINGS.seed)
     net = build(**ARCHITECTURE)
     start = time.time()
-    losses: list[float] = []
-
-    def report(epoch: int, loss: float) -> None:
-        losses.append(loss)
-        click.echo(f"epoch {epoch + 1} of {SETTINGS.epochs}: loss {loss:.4f}, {time.time() - start:.0f} s")
-
-    out.mkdir(parents=True, exist_ok=True)
-    train_base_net(net, examples.images, examples.labels, SETTINGS, on_epoch=report, checkpoint=out / "checkpoint.pt")
+    train_base_net(net, examples.images, examples.labels, SETTINGS, folder=out)
     weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
     save_file({key: value.contiguous() for key, value in weights.items()}, out / "rob_model.safetensors")
     record = {
@@ -60,7 +54,7 @@ def main(data: str | None, out: Path) -> None:
         "settings": asdict(SETTINGS),
         "data": examples.source,
         "torch": torch.__version__,
-        "losses": losses,
+        "losses": [row["loss"] for row in read_log(out)],
         "seconds": round(time.time() - start),
     }
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")

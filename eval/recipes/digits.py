@@ -21,11 +21,12 @@ from torch import Tensor, nn
 import adaptive_smoothing_zoo
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork, load_model
 from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd
+from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
-from adaptive_smoothing_zoo.training.mixing import MixingTraining, train_mixing_network
+from adaptive_smoothing_zoo.training.mixing import MixingTraining, TrainingAttack, train_mixing_network
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
@@ -46,7 +47,8 @@ STD_TRAINING = BaseNetTraining(epochs=40, batch_size=64, learning_rate=0.05, pad
 ROB_TRAINING = BaseNetTraining(
     epochs=60, batch_size=64, learning_rate=0.05, eps=0.3, attack_steps=7, attack_step_size=0.1
 )
-MIXING_TRAINING = MixingTraining(epochs=30, batch_size=64, eps=EPS_VALUE, padding=1)
+MIXING_ATTACK = TrainingAttack(setting="B", eps=EPS_VALUE, randomization=Randomization(steps=10))
+MIXING_TRAINING = MixingTraining(epochs=30, batch_size=64, learning_rate=1e-3, attack=MIXING_ATTACK, padding=1)
 PLANES = (32, 48, 64)
 KEPT = 0.95  # the share of h's robust accuracy that the mix must keep on the validation split
 
@@ -202,7 +204,7 @@ def save(out: Path, name: str, model: MixedClassifier, alpha: ConstantAlphaConfi
             f"{ROB_TRAINING.eps}), "
             + (
                 f"the mixing network on clean and attacked images ({MIXING_TRAINING.epochs} epochs, white-box "
-                f"PGD-{MIXING_TRAINING.attack_steps} that also lowers alpha), "
+                f"PGD-{MIXING_ATTACK.randomization.steps} that also lowers alpha), "
                 if adaptive
                 else ""
             )
