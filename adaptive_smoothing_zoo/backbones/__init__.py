@@ -11,7 +11,7 @@ from adaptive_smoothing_zoo.backbones.dm_wide_resnet import DMWideResNet
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.backbones.ra_wide_resnet import RaWideResNet
-from adaptive_smoothing_zoo.backbones.resnet import preact_resnet18, resnet18, resnet20, wide_resnet
+from adaptive_smoothing_zoo.backbones.resnet import preact_resnet18, resnet18, resnet20, resnet110, wide_resnet
 from adaptive_smoothing_zoo.backbones.small_cnn import SmallCNN
 
 
@@ -41,6 +41,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "ra_wide_resnet": RaWideResNet,
     "resnet18": resnet18,
     "resnet20": resnet20,
+    "resnet110": resnet110,
     "small_cnn": SmallCNN,
     "wide_resnet": wide_resnet,
 }

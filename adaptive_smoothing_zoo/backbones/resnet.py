@@ -121,6 +121,15 @@ def resnet20(
     )
 
 
+def resnet110(
+    *, width: int = 16, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
+) -> ResNet:
+    """ResNet-110 for 32x32 images, usual in randomized smoothing: three stages of 18 blocks."""
+    return ResNet(
+        depths=(18, 18, 18), widths=[width * 2**i for i in range(3)], num_classes=num_classes, mean=mean, std=std
+    )
+
+
 def wide_resnet(
     *,
     depth: int,

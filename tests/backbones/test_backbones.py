@@ -17,6 +17,7 @@ SMALL = {
     "ra_wide_resnet": {"stem_width": 4, "depths": (1, 2, 1), "widths": (4, 8, 12)},
     "resnet18": {"width": 4},
     "resnet20": {"width": 4},
+    "resnet110": {"width": 2},
     "small_cnn": {"widths": (4, 8, 12), "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "wide_resnet": {"depth": 10, "width": 1},
 }
@@ -103,6 +104,11 @@ def test_resnet20_has_its_published_number_of_parameters_up_to_its_projections()
     # The shortcuts of He et al. (2016) have no parameters; ours project twice, with batch norm.
     projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
     assert parameters_of("resnet20", num_classes=10) - projections == 269_722
+
+
+def test_resnet110_has_its_published_number_of_parameters_up_to_its_projections():
+    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert parameters_of("resnet110", num_classes=10) - projections == 1_727_962
 
 
 def test_a_resnet_halves_the_resolution_in_every_stage_but_the_first():

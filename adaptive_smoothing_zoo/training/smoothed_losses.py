@@ -1,0 +1,314 @@
+"""Losses for nets to be smoothed by Gaussian noise: Gaussian, Stability, SmoothAdv, MACER, Consistency, SmoothMix.
+
+Notation: x an image, y its label, delta_1 to delta_m its noise, drawn from N(0, sigma^2 I); F the net's probabilities,
+F_i = F(x + delta_i); Fhat(x) = mean_i F_i the smoothed net's; CE the cross-entropy, KL the divergence, H the entropy.
+Every loss has its constants as attributes. Their defaults are 004's for MNIST, from the list of experiments beside its
+authors' code (github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, projections, modes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Net = Callable[[Tensor], Tensor]
+"""Images (B, channels, H, W) to logits (B, C)."""
+
+
+@dataclass(kw_only=True)
+class NoisyBatch:
+    """What a loss is taken of.
+
+    Attributes:
+        images: x, (N, channels, H, W) in [0, 1].
+        labels: y, (N,) int64.
+        noise: delta, (N, m, channels, H, W), of standard deviation ``sigma``.
+        mixing: lambda of SmoothMix, (N,) in [0, 1/2).
+        sigma: of the noise.
+        strength: in [0, 1], how far the warm-up is.
+        start: what takes the place of x: x itself, or an attacked image.
+        adversary: SmoothMix's far adversarial example; None for the other losses.
+    """
+
+    images: Tensor
+    labels: Tensor
+    noise: Tensor
+    mixing: Tensor
+    sigma: float
+    strength: float
+    start: Tensor
+    adversary: Tensor | None = None
+
+
+class SmoothedLoss:
+    """A loss, and the attack that it needs, if any.
+
+    Attributes:
+        noises: m, noisy copies of each image.
+    """
+
+    noises: int
+
+    def strength(self, epoch: int) -> float:
+        """In [0, 1]: what the warm-up multiplies in an epoch, counted from 0."""
+        return 1.0
+
+    def attack(self, net: Net, batch: NoisyBatch) -> None:
+        """Put attacked images into the batch. Called with the net in eval mode."""
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        """The loss of each example, (N,). Called with the net in train mode."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianLoss(SmoothedLoss):
+    """mean_i CE(F_i, y) (Cohen et al. 2019, arXiv:1902.02918; 004, eq. 4)."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    noises: int = 1
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        return natural_losses(noisy_logits(net, batch.start, batch.noise), batch.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityLoss(SmoothedLoss):
+    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; 004, section 4).
+
+    The clean prediction F(x) learns from both terms.
+
+    Attributes:
+        weight: of the second term.
+    """
+
+    kind: Literal["stability"] = "stability"
+    noises: int = 1
+    weight: float = 2.0
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        clean = net(batch.start)
+        noisy = noisy_logits(net, batch.start, batch.noise).log_softmax(dim=2)
+        stability = -(clean.softmax(dim=1).unsqueeze(1) * noisy).sum(dim=2).mean(dim=1)
+        return F.cross_entropy(clean, batch.labels, reduction="none") + self.weight * stability
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothAdvLoss(SmoothedLoss):
+    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; 004, eq. 6).
+
+    xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
+    same noise.
+
+    Attributes:
+        eps: radius of the ball, in pixel units.
+        steps: T.
+        warm_up: epochs in which the radius grows to ``eps``.
+    """
+
+    kind: Literal["smoothadv"] = "smoothadv"
+    noises: int = 4
+    eps: float = 1.0
+    steps: int = 10
+    warm_up: int = 10
+
+    def strength(self, epoch: int) -> float:
+        return warmed_up(epoch, self.warm_up)
+
+    def attack(self, net: Net, batch: NoisyBatch) -> None:
+        eps = batch.strength * self.eps
+        iterates = ascent(net, batch, 2.0 * eps / self.steps, eps)
+        *_, batch.start = islice(iterates, self.steps)
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        return natural_losses(noisy_logits(net, batch.start, batch.noise), batch.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacerLoss(SmoothedLoss):
+    """-log Fhat_y(x) + weight * sigma/2 * max(margin - xi, 0) * [y is the top class].
+
+    Zhai et al. 2020 (arXiv:2001.02378). xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
+    softmax(inverse_temperature * logits_i): so sigma/2 * xi is the certified radius of a net with sharper votes. An xi
+    that is not finite counts as large.
+
+    Attributes:
+        inverse_temperature: beta in the paper.
+        margin: gamma in the paper.
+        weight: lambda in the paper; the authors of 004 have 6 where sigma is 1.
+        deferred: epochs at the beginning without the second term.
+    """
+
+    kind: Literal["macer"] = "macer"
+    noises: int = 16
+    inverse_temperature: float = 16.0
+    margin: float = 8.0
+    weight: float = 16.0
+    deferred: int = 30
+
+    def strength(self, epoch: int) -> float:
+        return float(epoch >= self.deferred)
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        logits = noisy_logits(net, batch.start, batch.noise)
+        natural = F.nll_loss(log_smoothed(logits), batch.labels, reduction="none")
+        if batch.strength == 0.0:
+            return natural
+        # In float64, because a quantile of a probability near 1 needs its distance from 1.
+        votes = (self.inverse_temperature * logits.double()).softmax(dim=2).mean(dim=1)
+        top, classes = votes.topk(2, dim=1)
+        inside = (top > 0.0) & (top < 1.0)
+        quantiles = torch.special.ndtri(torch.where(inside, top, 0.5))  # the gradient of an infinite one would be NaN
+        missing = (self.margin - (quantiles[:, 0] - quantiles[:, 1])).clamp(min=0.0)
+        counted = inside.all(dim=1) & (classes[:, 0] == batch.labels)
+        hinge = torch.where(counted, missing, 0.0).to(natural.dtype)
+        return natural + batch.strength * self.weight * batch.sigma / 2.0 * hinge
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyLoss(SmoothedLoss):
+    """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)).
+
+    Jeong and Shin 2020 (arXiv:2006.04062).
+
+    Attributes:
+        weight: lambda in the paper; the authors of 004 have 10 where sigma is 0.25 and else 5 for MNIST.
+        entropy_weight: eta in the paper.
+    """
+
+    kind: Literal["consistency"] = "consistency"
+    noises: int = 2
+    weight: float = 5.0
+    entropy_weight: float = 0.5
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        logits = noisy_logits(net, batch.start, batch.noise)
+        smoothed = log_smoothed(logits)
+        divergence = kl_divergence(smoothed.unsqueeze(1), logits.log_softmax(dim=2)).mean(dim=1)
+        entropy = -(smoothed.exp() * smoothed).sum(dim=1)
+        natural = natural_losses(logits, batch.labels)
+        return natural + self.weight * divergence + self.entropy_weight * entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothMixLoss(SmoothedLoss):
+    """mean_i CE(F_i, y) + weight * mean_i KL(y_mix || F(x_mix + delta_i)) * [y is Fhat(x)'s top class].
+
+    004, eq. 8 to 11. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C, where x_T is
+    ``steps`` gradient steps of length ``step_size`` up -log Fhat_y from x, bound by the box [0, 1] alone. With
+    ``one_step`` the first of these steps takes the place of x in all of this but the attack.
+
+    Eq. 10 has a cross-entropy, which is this divergence plus the entropy of y_mix, and no factor for correct examples.
+    Both are as in the authors' code, which made their published nets, and so are the warm-up and the gradient, which
+    goes through y_mix, too.
+
+    Attributes:
+        step_size: alpha in the paper, l_2, in pixel units.
+        steps: T; the paper has 2, 4 and 8 for MNIST where sigma is 0.25, 0.5 and 1.
+        weight: eta in the paper.
+        one_step: "+ One-step adversary".
+        warm_up: epochs in which ``weight`` grows, and with it the length to which the one step is cut.
+    """
+
+    kind: Literal["smoothmix"] = "smoothmix"
+    noises: int = 4
+    step_size: float = 1.0
+    steps: int = 2
+    weight: float = 5.0
+    one_step: bool = False
+    warm_up: int = 10
+
+    def strength(self, epoch: int) -> float:
+        return warmed_up(epoch, self.warm_up)
+
+    def attack(self, net: Net, batch: NoisyBatch) -> None:
+        iterates = list(islice(ascent(net, batch, self.step_size, None), self.steps))
+        batch.adversary = iterates[-1]
+        if self.one_step:
+            batch.start = into_ball(iterates[0], batch.images, batch.strength * self.step_size)
+
+    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
+        assert batch.adversary is not None
+        logits = noisy_logits(net, batch.start, batch.noise)
+        smoothed = log_smoothed(logits).exp()
+        mixing = batch.mixing.to(smoothed.dtype)
+        mixed = torch.lerp(batch.start, batch.adversary, mixing.view(-1, 1, 1, 1))
+        target = torch.lerp(smoothed, torch.full_like(smoothed, 1.0 / smoothed.shape[1]), mixing.view(-1, 1))
+        found = noisy_logits(net, mixed, batch.noise).log_softmax(dim=2)
+        # A class of probability zero has no part in the sum, and must have none in its gradient.
+        log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
+        divergence = (target.unsqueeze(1) * (log_target.unsqueeze(1) - found)).sum(dim=2).mean(dim=1)
+        correct = smoothed.argmax(dim=1) == batch.labels
+        return natural_losses(logits, batch.labels) + batch.strength * self.weight * correct * divergence
+
+
+AnySmoothedLoss = GaussianLoss | StabilityLoss | SmoothAdvLoss | MacerLoss | ConsistencyLoss | SmoothMixLoss
+
+
+def noisy_logits(net: Net, images: Tensor, noise: Tensor) -> Tensor:
+    """Logits (N, m, C) of images (N, channels, H, W) under each noise (N, m, channels, H, W), in one pass."""
+    logits: Tensor = net((images.unsqueeze(1) + noise).flatten(0, 1))
+    return logits.unflatten(0, noise.shape[:2])  # type: ignore[no-any-return]
+
+
+def log_smoothed(logits: Tensor) -> Tensor:
+    """log Fhat (N, C), from logits (N, m, C)."""
+    return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
+
+
+def natural_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """mean_i CE(F_i, y) (N,), from logits (N, m, C)."""
+    repeated = labels.unsqueeze(1).expand(-1, logits.shape[1])
+    return F.cross_entropy(logits.transpose(1, 2), repeated, reduction="none").mean(dim=1)
+
+
+def kl_divergence(expected: Tensor, found: Tensor) -> Tensor:
+    """KL(expected || found) of log-probabilities over the last dimension."""
+    return (expected.exp() * (expected - found)).sum(dim=-1)
+
+
+def warmed_up(epoch: int, epochs: int) -> float:
+    """A linear rise to 1 over the first epochs."""
+    return min(1.0, (epoch + 1) / max(1, epochs))
+
+
+def ascent(net: Net, batch: NoisyBatch, step_size: float, eps: float | None) -> Iterator[Tensor]:
+    """Points ever further up -log Fhat_y, in the box and in the l_2 ball of radius ``eps`` around x (004, eq. 8).
+
+    Each step goes ``step_size`` along the gradient; where that is zero, nowhere.
+    """
+    points = batch.images
+    while True:
+        points = points.detach().requires_grad_()
+        with torch.enable_grad():
+            smoothed = log_smoothed(noisy_logits(net, points, batch.noise))
+            loss = F.nll_loss(smoothed, batch.labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, points)
+        points = (points.detach() + step_size * unit(gradient)).clamp(0, 1)
+        if eps is not None:
+            points = into_ball(points, batch.images, eps)
+        yield points
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """Each example's gradient at l_2 length 1, however small it was; zero stays zero."""
+    tiny = torch.finfo(gradient.dtype).tiny
+    flat = gradient.flatten(1)
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=tiny)  # its squares would vanish before it does
+    length: Tensor = flat.norm(dim=1, keepdim=True)
+    return (flat / length.clamp(min=tiny)).view(gradient.shape)
+
+
+def into_ball(points: Tensor, center: Tensor, radius: float) -> Tensor:
+    """The nearest points of the l_2 balls around ``center``."""
+    away = (points - center).flatten(1)
+    length: Tensor = away.norm(dim=1, keepdim=True)
+    factor = radius / length.clamp(min=max(radius, torch.finfo(points.dtype).tiny))
+    return center + (factor * away).view(points.shape)

@@ -1,0 +1,160 @@
+"""The trainer of nets to be smoothed: keyed noise, resumption, what the losses are given."""
+
+import pytest
+import torch
+from quadrants import IMAGES, LABELS, a_net, log_without_times, same_tensors
+from torch import nn
+
+from adaptive_smoothing_zoo.certification import certify
+from adaptive_smoothing_zoo.training.base_nets import batch_of_round
+from adaptive_smoothing_zoo.training.schedule import thirds
+from adaptive_smoothing_zoo.training.smoothed import SmoothedTask, SmoothedTraining, train_smoothed_net
+from adaptive_smoothing_zoo.training.smoothed_losses import (
+    ConsistencyLoss,
+    GaussianLoss,
+    MacerLoss,
+    SmoothAdvLoss,
+    SmoothMixLoss,
+    StabilityLoss,
+)
+from adaptive_smoothing_zoo.training.workers import Workers
+
+CPU = Workers(torch.device("cpu"))
+LOSSES = {
+    "gaussian": GaussianLoss(),
+    "stability": StabilityLoss(),
+    "smoothadv": SmoothAdvLoss(noises=2, eps=0.25, steps=2, warm_up=2),
+    "macer": MacerLoss(noises=4, deferred=5, weight=2.0),
+    "consistency": ConsistencyLoss(),
+    "smoothmix": SmoothMixLoss(noises=2, step_size=0.25, warm_up=2),
+    "smoothmix, one step": SmoothMixLoss(noises=2, step_size=0.25, warm_up=2, one_step=True),
+}
+
+
+def settings(**changes):
+    values = {"sigma": 0.25, "epochs": 15, "batch_size": 16, "learning_rate": 0.05, "schedule": "triangle"}
+    return SmoothedTraining(**(values | changes))
+
+
+def a_task(workers=CPU, net=None, **changes):
+    return SmoothedTask(net or a_net(), IMAGES, LABELS, settings(**changes), workers)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_gives_nets_that_certify_and_the_same_seed_the_same_net(name):
+    training = settings(loss=LOSSES[name])
+    nets = [train_smoothed_net(a_net(), IMAGES, LABELS, training) for _ in range(2)]
+    assert same_tensors(*nets)
+    assert not nets[0].training
+    certificates = certify(nets[0], IMAGES, LABELS, sigma=0.25, n=200, failure_probability=0.01)
+    assert certificates.certified_accuracy(0.25) > 0.9  # chance is 0.25
+
+
+def test_an_interrupted_training_goes_on_to_the_same_net(tmp_path):
+    training = settings(loss=LOSSES["smoothmix, one step"], epochs=3, padding=1, flip=True)
+    whole = train_smoothed_net(a_net(), IMAGES, LABELS, training, folder=tmp_path / "whole")
+
+    def interrupt(progress):
+        if progress.round == 6:
+            raise KeyboardInterrupt
+
+    options = {"folder": tmp_path / "parts", "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train_smoothed_net(a_net(), IMAGES, LABELS, training, on_progress=interrupt, **options)
+    rounds = []
+    resumed = train_smoothed_net(
+        a_net(), IMAGES, LABELS, training, on_progress=lambda progress: rounds.append(progress.round), **options
+    )
+    assert rounds[-1] == 12
+    assert len(rounds) < 12
+    assert same_tensors(whole, resumed)
+    assert log_without_times(tmp_path / "parts") == log_without_times(tmp_path / "whole")
+
+
+def test_noise_and_mixing_belong_to_the_example_and_the_round():
+    loss = SmoothMixLoss(noises=3, steps=1)
+    ((whole,),), _ = a_task(loss=loss, batch_size=32).round(0)
+    chosen = batch_of_round(0, 0, 64, 32)
+    assert torch.equal(whole.labels, LABELS[chosen])
+    ((half,),), _ = a_task(loss=loss, batch_size=16).round(0)
+    assert torch.equal(half.noise, whole.noise[:16])
+    assert torch.equal(half.mixing, whole.mixing[:16])
+    (parts,), _ = a_task(loss=loss, batch_size=32, accumulation=4).round(0)
+    for i, part in enumerate(parts):
+        for name in ("images", "labels", "noise", "mixing", "start"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[i::4])
+        torch.testing.assert_close(part.adversary, whole.adversary[i::4])
+    second = Workers(CPU.device)
+    second.rank, second.size = 1, 2
+    ((share,),), _ = a_task(second, loss=loss, batch_size=32).round(0)
+    assert torch.equal(share.noise, whole.noise[1::2])
+    ((later,),), _ = a_task(loss=loss, batch_size=32).round(1)
+    assert not torch.equal(later.noise, whole.noise)
+    assert not torch.equal(whole.noise[:, 0], whole.noise[:, 1])
+
+
+def test_noise_is_normal_with_the_deviation_asked_for_and_mixing_uniform_below_a_half():
+    ((part,),), _ = a_task(batch_size=64, sigma=0.5, loss=GaussianLoss(noises=20)).round(0)
+    values = part.noise.flatten()  # 81,920 of them
+    assert part.noise.shape == (64, 20, 1, 8, 8)
+    assert values.mean().abs() < 0.01
+    assert values.std() == pytest.approx(0.5, abs=0.005)
+    assert (values.abs() < 0.5).double().mean() == pytest.approx(0.6827, abs=0.007)
+    draws = torch.cat([a_task(batch_size=64).round(number)[0][0][0].mixing for number in range(20)])
+    assert 0 <= draws.min() < 0.02
+    assert 0.48 < draws.max() < 0.5
+    assert draws.mean() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["smoothadv", "smoothmix"])
+def test_attacks_meet_the_net_in_eval_mode_and_leave_it_as_it_was(name):
+    net = a_net().train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    task = a_task(net=net, loss=LOSSES[name])
+    ((part,),), _ = task.round(5)  # a second epoch, fully warm
+    moved = part.start if name == "smoothadv" else part.adversary
+    assert ((moved - part.images).flatten(1).norm(dim=1) > 0.2).all()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    net.train()
+    losses, _ = task.losses(net, part)
+    assert losses.shape == (16,)
+    assert not torch.equal(net.state_dict()["stages.0.1.running_mean"], before["stages.0.1.running_mean"])
+
+
+def test_a_batch_in_two_passes_gives_the_gradient_of_the_whole_where_no_batch_norm_sees_it():
+    nets = []
+    for accumulation in (1, 4):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()
+        training = settings(epochs=2, accumulation=accumulation, loss=LOSSES["smoothmix"])
+        nets.append(train_smoothed_net(net, IMAGES.double(), LABELS, training))
+    torch.testing.assert_close(nets[0][1].weight, nets[1][1].weight)
+
+
+def test_bfloat16_training_runs_and_leaves_float32_weights():
+    net = train_smoothed_net(a_net(), IMAGES, LABELS, settings(epochs=1, bfloat16=True, loss=LOSSES["macer"]))
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+
+
+def test_thirds_are_torch_s_steps():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    expected = torch.optim.lr_scheduler.MultiStepLR(optimizer, [30, 60], gamma=0.1)
+    for step in range(90):
+        assert thirds(step, 90) == pytest.approx(expected.get_last_lr()[0])
+        optimizer.step()
+        expected.step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigma": 0.0}, "sigma must be positive"),
+        ({"schedule": "none"}, "no schedule 'none'"),
+        ({"loss": GaussianLoss(noises=0)}, "at least one noise"),
+        ({"loss": SmoothMixLoss(steps=0)}, "at least one step"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
