@@ -125,7 +125,8 @@ class APGD:
 
     def _check_progress(self, state: APGDState, gradient: Tensor) -> Tensor:
         """At a checkpoint: halve the step size and return to the best point if progress stalls (conditions 1 and 2)."""
-        window = self._window.to(state.labels.device, non_blocking=True)[state.iteration]
+        self._window = self._window.to(state.labels.device)  # copied once
+        window = self._window[state.iteration]
         here = window > 0
         too_few = state.increases <= RHO * window
         no_better = ~state.halved & (state.checked_loss >= state.best_loss)

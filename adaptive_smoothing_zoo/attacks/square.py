@@ -304,7 +304,7 @@ def _inside(top: Tensor, left: Tensor, size: Tensor, images: Tensor) -> Tensor:
 
 def _placed_pattern(change: Changes, images: Tensor) -> Tensor:
     """(N, 1, H, W) each run's pattern in its square, whatever around it."""
-    table = _pattern_table(min(images.shape[2:])).to(images)
+    table = _pattern_table(min(images.shape[2:]), images.device, images.dtype)
     rows = (torch.arange(images.shape[2], device=images.device) - change.top[:, None]).clamp(0, table.shape[1] - 1)
     columns = (torch.arange(images.shape[3], device=images.device) - change.left[:, None]).clamp(0, table.shape[2] - 1)
     rows, columns = rows[:, :, None], columns[:, None, :]
@@ -314,12 +314,12 @@ def _placed_pattern(change: Changes, images: Tensor) -> Tensor:
 
 
 @cache
-def _pattern_table(largest: int) -> Tensor:
+def _pattern_table(largest: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(largest + 1, largest, largest): the pattern of each size in the upper left corner, zero around it."""
     table = torch.zeros(largest + 1, largest, largest, dtype=torch.float64)
     for side in range(1, largest + 1):
         table[side, :side, :side] = pattern(side)
-    return table
+    return table.to(device, dtype)
 
 
 def _plane_norm(planes: Tensor) -> Tensor:
