@@ -35,7 +35,7 @@ class LipschitzNet(BaseNet):
 
     Feature maps: the output of each stage. The constant, layer by layer (all norms l_2, over all entries of a map):
 
-    - (x - mean) / std: 1 / min(std).
+    - (x - mean) / std: 1 / min |std|.
     - Pixels to patches: 1, since entries change their places only.
     - A matrix W on the channels of each position: ||W||, because the squares of the positions add up. ||W|| = 1 if rows
       or columns are orthonormal.
@@ -82,7 +82,7 @@ class LipschitzNet(BaseNet):
     @property
     def lipschitz(self) -> float:
         """The constant of the logits, proven for the weights as they are; computed in float64, rounded up."""
-        constant = 1.0 / float(self.std.double().min())
+        constant = float(1.0 / self.std.double().abs().min())
         for layer in self.linear_layers():
             constant *= spectral_norm_bound(layer.weight)
         return constant * (1.0 + 1e-12)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,8 +46,8 @@ def certify_at_radius(
 
     n0 samples choose a class, as in ``certify``. The question is then whether its mean vote p exceeds what the radius
     needs, ``q = vote_needed(radius, alpha, sigma, bound)``. Samples are drawn until one of two tests by betting
-    (``BettingTest``) answers, p > q or p < q, or until there are n; then a bound on p from all n is compared with q.
-    Most images are far from q, and few samples tell.
+    (``BettingTest``) answers, that p > q or that all n samples would hardly show it, or until there are n; then a bound
+    on p from all n is compared with q. Most images are far from q, and few samples tell.
 
     Why a certificate is wrong with at most ``failure_probability``: suppose p <= q. There are two ways to be certified.
     The test of p > q is told to err with at most half of that, at whatever number of samples it is asked. The bound at
@@ -60,7 +62,8 @@ def certify_at_radius(
         alpha, bound: as in ``mix_certificates``, for a mix with the smoothed ``model`` as its h; 1 for h alone.
         n: samples for the question, at most.
         failure_probability: of each certificate, in (0, 1).
-        miss_probability: with which an image with p >= q may be given up before n samples, in (0, 1).
+        miss_probability: with which an image may be given up before n samples although p is at least what all n would
+            have to show at the end, in (0, 1). No part of the guarantee.
         settings: further arguments of ``certify``.
 
     Returns:
@@ -103,6 +106,26 @@ class AtRadius:
         if not 0.0 < self.miss_probability < 1.0:
             raise ValueError(f"the miss probability must be in (0, 1), got {self.miss_probability}")
 
+    @property
+    def share(self) -> float:
+        """The failure probability of each of the two ways to a certificate."""
+        return split_failure_probability(self.failure_probability, 2)
+
+    @cached_property
+    def hopeless(self) -> float:
+        """With a mean vote below this, all n samples would hardly pass at the end; at least ``needed``.
+
+        For hard votes the share of n that just passes. For soft votes, which pass with less, ``needed`` itself.
+        """
+        if self.votes == "soft":
+            return self.needed
+        passing = bisect_left(range(self.n + 1), True, key=self._passes)
+        return passing / self.n if passing < self.n else self.needed
+
+    def _passes(self, votes: int) -> bool:
+        """Whether so many hard votes of n pass at the end."""
+        return bool(clopper_pearson_lower(votes, self.n, self.share) >= self.needed)
+
     def settings(self) -> dict[str, Any]:
         return {
             "radius": self.radius,
@@ -140,9 +163,8 @@ class Question:
 
     def __init__(self, rule: AtRadius) -> None:
         self._rule = rule
-        self._share = split_failure_probability(rule.failure_probability, 2)
-        self._above = BettingTest(rule.needed, self._share)
-        self._below = BettingTest(1.0 - rule.needed, rule.miss_probability)
+        self._above = BettingTest(rule.needed, rule.share)
+        self._below = BettingTest(1.0 - rule.hopeless, rule.miss_probability)
         self._votes: list[Floats] = []
         self.seen = 0
         self.answer: bool | None = None
@@ -161,10 +183,11 @@ class Question:
         elif self._below.observe(1.0 - votes):
             self.answer = False
         elif self.seen == self._rule.n:
-            self.answer = bool(self._lower_bound() >= self._rule.needed)
+            every = np.concatenate(self._votes)
+            soft = self._rule.votes == "soft"
+            bound = betting_lower if soft else _clopper_pearson_of
+            self.answer = bool(bound(every, self._rule.share) >= self._rule.needed)
 
-    def _lower_bound(self) -> Floats:
-        votes = np.concatenate(self._votes)
-        if self._rule.votes == "soft":
-            return betting_lower(votes, self._share)
-        return clopper_pearson_lower(votes.sum(), len(votes), self._share)
+
+def _clopper_pearson_of(votes: Floats, failure_probability: float) -> Floats:
+    return clopper_pearson_lower(votes.sum(), len(votes), failure_probability)

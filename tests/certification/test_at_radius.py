@@ -165,16 +165,36 @@ def test_a_question_is_answered_falsely_as_rarely_as_it_says(votes):
 def test_clear_votes_are_answered_early_and_close_ones_at_the_end():
     rng = np.random.default_rng(3)
     seen = {}
-    for p in (0.2, 0.79, 0.8, 0.81, 0.99):
+    for p in (0.2, 0.78, 0.808, 0.84, 0.99):  # 0.809 is what 20,000 votes would have to show
         question = Question(rule(0.8, n=20_000, failure=0.001, miss=0.001))
         while question.answer is None:
             question.observe((rng.random(question.next_look()) < p).astype(float))
         seen[p] = question.seen
-        if p not in (0.79, 0.8, 0.81):
+        if p != 0.808:
             assert question.answer == (p > 0.8)
     assert seen[0.2] == seen[0.99] == 128
-    assert seen[0.8] == 20_000
-    assert min(seen[0.79], seen[0.81]) > 2000
+    assert 500 < seen[0.78] < seen[0.808]
+    assert 500 < seen[0.84] < seen[0.808]
+    assert seen[0.808] == 20_000
+
+
+def test_an_image_is_given_up_where_all_samples_would_hardly_pass():
+    n = 500
+    hard = rule(0.8, n=n, failure=0.02)
+    passing = round(hard.hopeless * n)
+    assert hard.hopeless > 0.8
+    assert clopper_pearson_lower(passing, n, 0.01) >= 0.8 > clopper_pearson_lower(passing - 1, n, 0.01)
+    assert rule(0.8, n=n, votes="soft").hopeless == 0.8
+    assert rule(0.999, n=10).hopeless == 0.999  # nothing passes
+
+    # With p as large as that, hardly anybody is given up: 10 % may be, and then half would have passed.
+    rng, given_up, runs = np.random.default_rng(5), 0, 400
+    for _ in range(runs):
+        question = Question(rule(0.8, n=n, failure=0.02, miss=0.1))
+        while question.answer is None:
+            question.observe((rng.random(question.next_look()) < hard.hopeless).astype(float))
+        given_up += question.answer is False and question.seen < n
+    assert given_up <= binom.isf(1e-6, runs, 0.1)
 
 
 def test_looks_are_whole_blocks_until_the_last():
