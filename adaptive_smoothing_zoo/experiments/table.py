@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
@@ -28,27 +29,21 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class Measured:
     """What an experiment measured, on what and with what.
 
     Attributes:
-        experiment, model, dataset, threat_model, eps, n, steps, seed: what decides the rows.
-        data, data_sha256, weights_sha256: the examples, and the base nets and alpha.
+        experiment, dataset, n: which, and on how many examples.
+        data, data_sha256: the examples.
         device, versions, commit: with what; rows that were measured later may have other ones.
         rows: in the order of the experiment's cases.
     """
 
     experiment: str
-    model: str
     dataset: str
-    threat_model: str
-    eps: str
     n: int
-    steps: int
-    seed: int
     data: str
     data_sha256: str
-    weights_sha256: str
     device: str
     versions: dict[str, str]
     commit: str | None
@@ -64,9 +59,29 @@ class Table:
         return [_number(row, x) for row in rows], [_number(row, y) for row in rows]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table(Measured):
+    """What an experiment on a triplet measured.
+
+    Attributes:
+        model, threat_model, eps, steps, seed: what else decides the rows.
+        weights_sha256: of the base nets and alpha.
+    """
+
+    model: str
+    threat_model: str
+    eps: str
+    steps: int
+    seed: int
+    weights_sha256: str
+
+
+AnyTable = TypeVar("AnyTable", bound=Measured)
+
+
 def complete(
-    table: Table, cases: list[Case], measure: Callable[[Case], dict[str, float]], path: Path
-) -> Iterator[tuple[Row, Table]]:
+    table: AnyTable, cases: list[Case], measure: Callable[[Case], dict[str, float]], path: Path
+) -> Iterator[tuple[Row, AnyTable]]:
     """Measure the cases that the file does not hold yet; the file is written after each.
 
     Args:
@@ -81,7 +96,7 @@ def complete(
     Raises:
         ResultsError: the file holds something else, damaged data, or was measured on or with something else.
     """
-    known = read_table(path) if path.exists() else table
+    known = read_measured(path, type(table)) if path.exists() else table
     _check_same(known, table, path)
     rows = {_key(row.case): row for row in known.rows}
     for case in cases:
@@ -95,35 +110,32 @@ def complete(
 
 
 def read_table(path: Path) -> Table:
+    """What a file of an experiment on a triplet holds; see ``read_measured``."""
+    return read_measured(path, Table)
+
+
+def read_measured(path: Path, kind: type[AnyTable]) -> AnyTable:
     """What a file holds.
+
+    Args:
+        kind: of the experiment's table.
 
     Raises:
         ResultsError: it is missing, damaged or something else.
     """
     try:
-        return parse(Table, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse(kind, json.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise ResultsError(f"there is no {path}; run asz experiment") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
         raise ResultsError(f"{path} does not hold an experiment's data: {error}") from error
 
 
-_BINDING = (
-    "experiment",
-    "model",
-    "dataset",
-    "threat_model",
-    "eps",
-    "n",
-    "steps",
-    "seed",
-    "data_sha256",
-    "weights_sha256",
-)
+_MAY_DIFFER = ("data", "device", "versions", "commit", "rows")
 
 
-def _check_same(known: Table, table: Table, path: Path) -> None:
-    for name in _BINDING:
+def _check_same(known: Measured, table: Measured, path: Path) -> None:
+    for name in (field.name for field in fields(table) if field.name not in _MAY_DIFFER):
         if getattr(known, name) != getattr(table, name):
             raise ResultsError(
                 f"{path} was measured with {name} {getattr(known, name)}, not {getattr(table, name)}; name another "

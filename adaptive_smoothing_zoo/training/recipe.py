@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose import Choice
 from adaptive_smoothing_zoo.training.mixing import MixingTraining
+from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
@@ -62,6 +63,19 @@ class BaseNetRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmoothedNetRecipe:
+    """A base net that will be smoothed by Gaussian noise, trained from random weights that ``training.seed`` draws."""
+
+    kind: Literal["smoothed_net"] = "smoothed_net"
+    data: TrainingData
+    net: BaseNetConfig
+    training: SmoothedTraining
+
+
+NetRecipe = BaseNetRecipe | SmoothedNetRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainedNet:
     """A base net whose weights a dependency ships."""
 
@@ -78,15 +92,26 @@ class TrainedNet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedSmoothedNet:
+    """The smoothed version of a net that another recipe trains for it, like :class:`TrainedNet`."""
+
+    kind: Literal["smoothed"] = "smoothed"
+    recipe: str  # file, relative to this recipe
+    num_noises: int = 100  # size of the bank of noise
+    votes: Literal["soft", "hard"] = "soft"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TripletNet:
-    """A part of another triplet with the same data set and threat model."""
+    """A part of another triplet with the same data set."""
 
     kind: Literal["triplet"] = "triplet"
     name: str  # of the triplet
     part: Literal["std_model", "rob_model"]
+    threat_model: Literal["Linf", "L2"] | None = None  # of that triplet; this recipe's if None
 
 
-NetSource = PretrainedNet | TrainedNet | TripletNet
+NetSource = PretrainedNet | TrainedNet | TrainedSmoothedNet | TripletNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +168,12 @@ class TripletRecipe:
             raise ValueError("a recipe has a 'training' if and only if its alpha is adaptive")
 
 
-Recipe = BaseNetRecipe | TripletRecipe
-_KINDS: dict[str, type[BaseNetRecipe] | type[TripletRecipe]] = {"base_net": BaseNetRecipe, "triplet": TripletRecipe}
+Recipe = BaseNetRecipe | SmoothedNetRecipe | TripletRecipe
+_KINDS: dict[str, type[BaseNetRecipe] | type[SmoothedNetRecipe] | type[TripletRecipe]] = {
+    "base_net": BaseNetRecipe,
+    "smoothed_net": SmoothedNetRecipe,
+    "triplet": TripletRecipe,
+}
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
@@ -29,14 +30,18 @@ from adaptive_smoothing_zoo.training.loop import OnProgress
 from adaptive_smoothing_zoo.training.mixing import train_mixing_network
 from adaptive_smoothing_zoo.training.recipe import (
     BaseNetRecipe,
+    NetRecipe,
     NetSource,
     PretrainedNet,
     Recipe,
+    SmoothedNetRecipe,
     TrainedNet,
+    TrainedSmoothedNet,
     TrainingData,
     TripletRecipe,
     read_recipe,
 )
+from adaptive_smoothing_zoo.training.smoothed import train_smoothed_net
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS, load_base_net
 from adaptive_smoothing_zoo.zoo.entry import (
@@ -96,7 +101,7 @@ def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pa
         ValueError: data that do not fit, or settings that do not fit the data.
     """
     with _owned(out, recipe, machine.workers) as finished:
-        if isinstance(recipe, BaseNetRecipe):
+        if isinstance(recipe, NetRecipe):
             return _read_net(out, recipe) if finished else _make_net(recipe, out, machine)
         return Triplet.from_pretrained(out) if finished else _make_triplet(recipe, out, machine, beside)
 
@@ -169,20 +174,11 @@ def _owned(out: Path, recipe: Recipe, workers: Workers) -> Iterator[bool]:
     yield workers.from_first((out / RECORD_FILE).is_file())
 
 
-def _make_net(recipe: BaseNetRecipe, out: Path, machine: Machine) -> nn.Module:
+def _make_net(recipe: NetRecipe, out: Path, machine: Machine) -> nn.Module:
     examples, _ = training_examples(recipe.data, machine.data_dir)
     machine.on_stage(f"{recipe.net.architecture} on {len(examples)} examples ({examples.source})")
     started = time.monotonic()
-    net = train_base_net(
-        _new_net(recipe),
-        examples.images,
-        examples.labels,
-        recipe.training,
-        workers=machine.workers,
-        folder=out,
-        checkpoint_seconds=machine.checkpoint_seconds,
-        on_progress=machine.on_progress,
-    ).requires_grad_(False)
+    net = _train(recipe, examples, out, machine).requires_grad_(False)
     if machine.workers.is_first:
         sha256 = write_safetensors(out / WEIGHTS_FILE, net.state_dict())
         _finish(out, machine, started, {"examples": len(examples), "data": examples.source, "weights_sha256": sha256})
@@ -190,14 +186,27 @@ def _make_net(recipe: BaseNetRecipe, out: Path, machine: Machine) -> nn.Module:
     return net.cpu().to(memory_format=torch.contiguous_format)
 
 
-def _read_net(out: Path, recipe: BaseNetRecipe) -> nn.Module:
+def _train(recipe: NetRecipe, examples: Examples, out: Path, machine: Machine) -> nn.Module:
+    data = _new_net(recipe), examples.images, examples.labels
+    options: dict[str, Any] = {
+        "workers": machine.workers,
+        "folder": out,
+        "checkpoint_seconds": machine.checkpoint_seconds,
+        "on_progress": machine.on_progress,
+    }
+    if isinstance(recipe, SmoothedNetRecipe):
+        return train_smoothed_net(*data, recipe.training, **options)
+    return train_base_net(*data, recipe.training, **options)
+
+
+def _read_net(out: Path, recipe: NetRecipe) -> nn.Module:
     net = _new_net(recipe)
     sha256 = json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))["weights_sha256"]
     load_strictly(net, read_safetensors(out / WEIGHTS_FILE, sha256), recipe.net.architecture)
     return net.eval().requires_grad_(False)
 
 
-def _new_net(recipe: BaseNetRecipe) -> nn.Module:
+def _new_net(recipe: NetRecipe) -> nn.Module:
     with _seeded(recipe.training.seed):
         return build(recipe.net.architecture, num_classes=NUM_CLASSES[recipe.data.dataset], **recipe.net.arguments)
 
@@ -287,19 +296,37 @@ def _find_net(
         known = BASE_NETS[source.name]
         arguments = {key: value for key, value in known.arguments.items() if key != "num_classes"}
         return net, BaseNetConfig(architecture=known.architecture, arguments=arguments, pretrained=source.name)
-    if isinstance(source, TrainedNet):
+    if isinstance(source, (TrainedNet, TrainedSmoothedNet)):
         path = beside / source.recipe
         other = read_recipe(path)
-        if not isinstance(other, BaseNetRecipe):
-            raise ValueError(f"{path} is not the recipe of a base net")
+        wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
+        if not isinstance(other, wanted):
+            raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
         if other.data != recipe.data:
             raise ValueError(
                 f"{path} has other data ({other.data}) than the triplet ({recipe.data}); what is held out must be held "
                 "out from both"
             )
-        return run_recipe(other, out.parent / path.stem, machine, beside=path.parent), other.net
-    triplet = load_model(source.name, dataset=recipe.data.dataset, threat_model=recipe.threat_model)
+        net = run_recipe(other, out.parent / path.stem, machine, beside=path.parent)
+        if isinstance(source, TrainedSmoothedNet) and isinstance(other, SmoothedNetRecipe):
+            return _smoothed(net, other, source)
+        return net, other.net
+    threat_model = source.threat_model or recipe.threat_model
+    triplet = load_model(source.name, dataset=recipe.data.dataset, threat_model=threat_model)
     return getattr(triplet, source.part), getattr(triplet.entry, source.part)
+
+
+def _smoothed(net: nn.Module, recipe: SmoothedNetRecipe, source: TrainedSmoothedNet) -> tuple[nn.Module, BaseNetConfig]:
+    """The smoothed version of a net that was trained for it."""
+    arguments: dict[str, Any] = {
+        "sigma": recipe.training.sigma,
+        "image_shape": list(IMAGE_SHAPE[recipe.data.dataset]),
+        "num_noises": source.num_noises,
+        "votes": source.votes,
+    }
+    base = {"architecture": recipe.net.architecture, "arguments": recipe.net.arguments}
+    config = BaseNetConfig(architecture="gaussian_smoothed", arguments={"base": base, **arguments})
+    return GaussianSmoothed(net, **arguments).eval().requires_grad_(False), config
 
 
 def _entry(

@@ -27,7 +27,7 @@ def test_every_recipe_of_ours_is_complete(path):
         if isinstance(source, TrainedNet):
             assert read_recipe(path.parent / source.recipe).data == recipe.data
         elif isinstance(source, TripletNet):
-            find_entry(source.name, recipe.data.dataset, recipe.threat_model)
+            find_entry(source.name, recipe.data.dataset, source.threat_model or recipe.threat_model)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
     [
         (None, [], "there is no recipe"),
         ("a = ", [], "not a TOML file"),
-        ("kind = 'net'", [], "'kind' must be one of 'base_net', 'triplet', got 'net'"),
+        ("kind = 'net'", [], "'kind' must be one of 'base_net', 'smoothed_net', 'triplet', got 'net'"),
         (SMALL, ["training.epoch=1"], "unknown key 'epoch'"),
         (SMALL, ["training.epochs=many"], "epochs: expected int, got str 'many'"),
         (SMALL, ["training=1"], "'training' is a table"),
