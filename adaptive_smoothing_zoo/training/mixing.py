@@ -28,6 +28,7 @@ from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.training.base_nets import autocast, batch_of_round, check_batch
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
+from adaptive_smoothing_zoo.training.frozen import faster_copy
 from adaptive_smoothing_zoo.training.keeping import Keeper, fingerprint
 from adaptive_smoothing_zoo.training.loop import OnProgress, Optimization, fit
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
@@ -92,6 +93,7 @@ class MixingTraining:
         seed: of shuffling, augmentation and attack; of the weights only in a recipe.
         bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last. What
             fools the mix, and the features and probabilities of g and h that the network learns from, stay float32.
+            (In float32, too, gradients go through copies of g and h that differ by rounding, and the mix is the judge.)
         channels_last: that memory format also without bfloat16.
     """
 
@@ -238,8 +240,10 @@ class MixingTask:
         self.model = MixedClassifier(
             model.std_model, model.rob_model, attacked_alpha, std_map=model.std_map, rob_map=model.rob_map
         )
+        self.model.eval()
+        self.attacked = self._faster_model(images[:2].to(workers.device))
         with torch.no_grad():
-            classes = self.model.eval()(images[:1].to(workers.device)).shape[1]
+            classes = self.model(images[:1].to(workers.device)).shape[1]
         if settings.attack.setting == "C" and classes < 4:
             raise ValueError(f"setting C needs the targeted DLR loss, and that at least 4 classes; there are {classes}")
         self.runs = settings.attack.runs(classes)
@@ -306,14 +310,25 @@ class MixingTask:
             parts.append(BaseOutputs(log_std, log_rob, std_maps, rob_maps))
         return BaseOutputs.join(parts)
 
+    def _faster_model(self, images: Tensor) -> MixedClassifier:
+        """What the attacks' gradients go through: the model, with copies of g and h that are faster."""
+        model, alpha = self.model, self.learner
+        std_model = faster_copy(model.std_model, images, alpha.std_taps)
+        rob_model = faster_copy(model.rob_model, images, alpha.rob_taps)
+        if self.settings.bfloat16 or self.settings.channels_last:
+            for net in (std_model, rob_model):
+                net.to(memory_format=torch.channels_last)
+        attacked = MixedClassifier(std_model, rob_model, model.alpha, std_map=model.std_map, rob_map=model.rob_map)
+        return attacked.eval()
+
     def _attack(self, images: Tensor, labels: Tensor, clean: BaseOutputs, indices: Tensor, seed: int) -> Tensor:
         """(runs * N, channels, H, W), run after run."""
         attack, randomization = self.settings.attack, self.settings.attack.randomization
         if attack.setting == "A":
             randomization = replace(randomization, alpha_weight=None)
-        view: GrayBox | WithAlphaLoss | MixedClassifier = GrayBox(self.model)
+        view: GrayBox | WithAlphaLoss | MixedClassifier = GrayBox(self.attacked)
         if attack.setting != "A":
-            view = self.model if randomization.alpha_weight is None else WithAlphaLoss(self.model)
+            view = self.attacked if randomization.alpha_weight is None else WithAlphaLoss(self.attacked)
 
         def run(batch: Tensor) -> Tensor:
             with autocast(self.workers.device, self.settings.bfloat16):
@@ -329,7 +344,7 @@ class MixingTask:
         def judge(batch: Tensor) -> Tensor:
             return self.model(self._laid_out(batch))  # type: ignore[no-any-return]
 
-        options |= {"targets": attack.targets, "ranking": ranking, "judge": judge if self.settings.bfloat16 else None}
+        options |= {"targets": attack.targets, "ranking": ranking, "judge": judge}
         if attack.every_run:
             return every_randomized_apgd(run, images, labels, **options).flatten(0, 1)
         return randomized_apgd(run, images, labels, **options)
