@@ -82,6 +82,7 @@ def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_
                 seed=seed,
                 batch_size=batch_size,
                 device=chosen,
+                engine="reference",
                 on_progress=on_progress,
             )
         point = CurvePoint(alpha=alpha, clean=evaluation.clean_accuracy, robust=evaluation.robust_accuracy)

@@ -89,7 +89,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
-    engine: str = "reference",
+    engine: str = "fast",
     tf32: bool = False,
     channels_last: bool = False,
     state: str | Path | None = None,
@@ -112,8 +112,8 @@ def evaluate(
         batch_size: most points per batch; what the device's memory holds if None. Halved where memory runs out. The
             reference engine's random numbers depend on it, the fast engine's do not.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
-        engine: "reference", pyautoattack itself; or "fast", the same attacks organized for throughput, with random
-            numbers that belong to each example.
+        engine: "fast", AutoAttack's attacks organized for throughput, with random numbers that belong to each example;
+            or "reference", pyautoattack itself.
         tf32: let CUDA round float32 products to TF32. Off, whatever torch's global setting is, unless asked for.
         channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
             and up to twice as fast for wide nets on CPUs.

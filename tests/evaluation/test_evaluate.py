@@ -35,8 +35,9 @@ class Linear(nn.Module):
         return torch.where(size > 0, gaps / size, torch.inf).amin(1)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_autoattack_agrees_with_the_closed_form_on_a_linear_net(norm):
+def test_autoattack_agrees_with_the_closed_form_on_a_linear_net(norm, engine):
     model = Linear()
     labels = model(IMAGES).argmax(1)
     labels[0] = (labels[0] + 1) % 4
@@ -44,7 +45,7 @@ def test_autoattack_agrees_with_the_closed_form_on_a_linear_net(norm):
     eps = float(distance[1:].median())  # about half of the points are robust; the box [0, 1] is out of reach
     assert eps < 0.2
     clear = (distance - eps).abs() > 1e-3  # points on the very boundary may go either way
-    result = evaluate(model, IMAGES, labels, norm=norm, eps=eps, batch_size=7)
+    result = evaluate(model, IMAGES, labels, norm=norm, eps=eps, batch_size=7, engine=engine)
     np.testing.assert_array_equal(result.robust[clear], (distance > eps)[clear].numpy())
     assert result.broken_by[0] == "clean"
     assert not result.clean_correct[0]
@@ -57,7 +58,7 @@ def test_verdicts_equal_pyautoattacks_own_run():
     model = Linear(classes=10).requires_grad_(False)
     labels = model(IMAGES).argmax(1)
     eps = float(model.distance(IMAGES, labels, "Linf").median())
-    ours = evaluate(model, IMAGES, labels, eps=eps, seed=7, batch_size=5)
+    ours = evaluate(model, IMAGES, labels, eps=eps, seed=7, batch_size=5, engine="reference")
     attack = AutoAttack(model, norm="Linf", eps=eps, seed=7, version="standard", device="cpu")
     adversarials, _ = attack.run_standard_evaluation(IMAGES, labels, batch_size=5)
     theirs = (model(adversarials).argmax(1) == labels).numpy()
@@ -66,16 +67,17 @@ def test_verdicts_equal_pyautoattacks_own_run():
     np.testing.assert_array_equal(ours.adversarials, adversarials.numpy())
 
 
-def test_the_same_seed_gives_the_same_result_and_the_global_generator_is_left_alone():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_seed_gives_the_same_result_and_the_global_generator_is_left_alone(engine):
     model = Linear(classes=10)
     labels = model(IMAGES).argmax(1)
     eps = float(model.distance(IMAGES, labels, "Linf").median())
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first = evaluate(model, IMAGES, labels, eps=eps)
+    first = evaluate(model, IMAGES, labels, eps=eps, engine=engine)
     assert torch.equal(torch.rand(3), expected)
-    second = evaluate(model, IMAGES, labels, eps=eps)
+    second = evaluate(model, IMAGES, labels, eps=eps, engine=engine)
     assert set(first.broken_by) != {""}
     np.testing.assert_array_equal(first.adversarials, second.adversarials)
     np.testing.assert_array_equal(first.broken_by, second.broken_by)
@@ -272,10 +274,11 @@ def test_training_mode_and_trainable_weights_come_back():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_progress_ends_with_nothing_left():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_progress_ends_with_nothing_left(engine):
     model = Linear()
     seen = []
-    evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.05, batch_size=5, on_progress=seen.append)
+    evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.05, batch_size=5, engine=engine, on_progress=seen.append)
     assert [p.attack for p in seen if p.total == 0] == ["clean", *STANDARD_ATTACKS]
     assert seen[-1].passes_left == 0
     assert all(b.passes_done >= a.passes_done for a, b in pairwise(seen))
