@@ -50,7 +50,7 @@ def main(
     examples, found = load_data(dataset, data_dir=data_dir), {}
     for bound, of in record.bounds.items():
         log = read_log(certification_path(results, model.entry, "x").with_name(of.log))
-        found[bound] = attack(model, examples.images[log.index], log, radii or (0.1, 0.25, 0.5), seed)
+        found[bound] = attack(model, examples.images[log.index.tolist()], log, radii or (0.1, 0.25, 0.5), seed)
         click.echo(f"{bound}: {found[bound]}")
     about = {
         "model": name,
@@ -80,9 +80,9 @@ def attack(
     for radius in radii:
         reach = certificates.radius >= radius
         if reach.any():
-            labels = torch.from_numpy(certificates.prediction[reach])
+            labels = torch.tensor(certificates.prediction[reach])
             held = evaluate(
-                model, images[torch.from_numpy(reach)], labels, norm="L2", eps=radius, seed=seed, engine="fast"
+                model, images[torch.tensor(reach)], labels, norm="L2", eps=radius, seed=seed, engine="fast"
             ).robust
             counts[f"AutoAttack, {radius:g}"], broken[f"AutoAttack, {radius:g}"] = reach, int((~held).sum())
     return {name: {"attacked": int(counts[name].sum()), "broken": broken[name]} for name in counts}

@@ -52,7 +52,9 @@ def test_embedded_weights_are_safetensors_and_small():
     assert sum(file.stat().st_size for file in files) < 14_000_000
 
 
-@pytest.mark.parametrize("lower", ["classifier", "alpha", "mixing_network", "logit_maps", "backbones", "attacks"])
+@pytest.mark.parametrize(
+    "lower", ["classifier", "alpha", "mixing_network", "logit_maps", "backbones", "attacks", "certification"]
+)
 def test_lower_layers_import_nothing_from_above(lower):
     package = ROOT / "adaptive_smoothing_zoo"
     files = list((package / lower).glob("*.py")) or [package / f"{lower}.py"]

@@ -60,12 +60,10 @@ class LipschitzNet(BaseNet):
         super().__init__(mean, std)
         if odd := [width for width in widths if width % 2]:
             raise ValueError(f"channels are sorted in pairs, so widths must be even, got {odd[0]}")
-        self.stem = nn.PixelUnshuffle(patch)
+        self.stem = Patches(patch)
         inputs = [len(mean) * patch**2, *(width * (4 if halve else 1) for width in widths[:-1])]
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                *([nn.PixelUnshuffle(2)] if halve and i > 0 else []), ChannelMatrix(channels, width), PairSort()
-            )
+            nn.Sequential(*([Patches(2)] if halve and i > 0 else []), ChannelMatrix(channels, width), PairSort())
             for i, (channels, width) in enumerate(zip(inputs, widths, strict=True))
         )
         self.final = nn.Identity()
@@ -109,6 +107,29 @@ class LipschitzNet(BaseNet):
             u, _, v = torch.linalg.svd(layer.weight.double(), full_matrices=False)
             layer.weight.copy_(u @ v)
         return self
+
+
+class Patches(nn.Module):
+    """The pixels of each square become the channels of one position: (N, C, H, W) to (N, C s^2, H / s, W / s).
+
+    ``nn.PixelUnshuffle`` does the same, but not to a batch of no images.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Raises ValueError where H or W is no multiple of the side."""
+        n, channels, height, width = features.shape
+        side = self.side
+        if height % side or width % side:
+            raise ValueError(f"maps of {height} x {width} do not fall into patches of {side} x {side}")
+        squares = features.reshape(n, channels, height // side, side, width // side, side)
+        return squares.permute(0, 1, 3, 5, 2, 4).reshape(n, channels * side**2, height // side, width // side)
+
+    def extra_repr(self) -> str:
+        return str(self.side)
 
 
 class ChannelMatrix(nn.Linear):

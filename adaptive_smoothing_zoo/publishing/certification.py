@@ -1,8 +1,8 @@
 """The record of a certification beside the logs, and what a model card says of it.
 
-Under ``OUT/<dataset>/<threat model>/``. The certificates of a triplet itself are ``<NAME>.certified.json`` (the record)
-and ``<NAME>.certified-<bound>.tsv``, one log for each bound. What was sampled for them, and certificates of the
-smoothed versions of other nets, are named after net, sigma and votes: ``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
+Under ``OUT/<dataset>/<threat model>/certificates/``. The certificates of a triplet itself are ``<NAME>.certified.json``
+(the record) and ``<NAME>.certified-<bound>.tsv``, one log for each bound. What was sampled for them, and what is said
+of smoothed versions of other nets, is named after net, sigma and votes: ``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class CertificationRecord:
 
 def certification_path(out: Path, entry: Entry, name: str) -> Path:
     """Where a file of a triplet's certification stands."""
-    return results_path(out, entry).with_name(f"{entry.name}.{name}")
+    return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
 def stem_of(part: str, smoothing: str | None) -> str:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
-from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet, PairSort, spectral_norm_bound
+from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet, PairSort, Patches, spectral_norm_bound
 
 SHAPES = {
     "perceptron": ({"widths": (32, 24), "patch": 4, "num_classes": 5}, (1, 4, 4)),
@@ -137,6 +137,15 @@ def test_without_a_head_the_features_keep_the_constant():
     net.reset_classifier(0)
     assert net.lipschitz == pytest.approx(1.0, rel=1e-5)
     assert net(torch.rand(2, *shape, dtype=torch.float64)).shape == (2, 24)
+
+
+def test_patches_are_those_of_pixel_unshuffle_also_of_no_images():
+    features = torch.rand(2, 3, 8, 12)
+    for side in (1, 2, 4):
+        assert torch.equal(Patches(side)(features), nn.PixelUnshuffle(side)(features))
+    assert Patches(4)(features[:0]).shape == (0, 48, 2, 3)
+    with pytest.raises(ValueError, match="8 x 12 do not fall into patches of 5 x 5"):
+        Patches(5)(features)
 
 
 def test_an_odd_width_is_refused():

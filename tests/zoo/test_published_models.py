@@ -7,6 +7,7 @@ import torch
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, Triplet, load_model
 from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.certification import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
 from adaptive_smoothing_zoo.publishing.results import read_record, record_path, results_path, tensors_sha256
@@ -59,8 +60,14 @@ def test_saving_and_loading_changes_no_bit(model, tmp_path):
 
 
 def test_its_recorded_results_are_of_these_weights(model):
+    weights = tensors_sha256(model.state_dict())
+    certification = read_certification(RESULTS, model.entry)
+    if certification is not None:
+        assert certification.weights_sha256 == weights
+    if certification is not None and not record_path(RESULTS, model.entry).exists():
+        return  # certified, and not attacked by the standard protocol: its card says so
     record = read_record(RESULTS, model.entry)
-    assert record.weights_sha256 == tensors_sha256(model.state_dict())
+    assert record.weights_sha256 == weights
     assert record.robust_accuracy <= record.clean_accuracy
     assert results_path(RESULTS, model.entry).exists()
 
@@ -70,7 +77,7 @@ def test_its_card_is_what_the_entry_and_the_results_make(entry):
     evidence = read_evidence(RESULTS, entry) if record_path(RESULTS, entry).exists() else None
     assert evidence is None or evidence.stale == ()
     card = (ROOT / "model_cards" / f"{entry.key}.md").read_text()
-    assert card == model_card(entry, evidence, read_curve(RESULTS, entry))
+    assert card == model_card(entry, evidence, read_curve(RESULTS, entry), read_certification(RESULTS, entry))
 
 
 @pytest.mark.slow

@@ -1,0 +1,231 @@
+"""``asz certify`` and ``asz plot certified`` as a user meets them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import adaptive_smoothing_zoo.cli as cli
+from adaptive_smoothing_zoo.certification import mix_certificates, read_log
+
+H = ("Demo2026Constant", "--dataset", "digits", "--part", "rob_model", "--sigma", 0.25)
+FEW = ("--n", 300, "--n-examples", 4)
+LIPSCHITZ = ("Demo2026Lipschitz", "--dataset", "digits")
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of ``asz`` in this process."""
+    old = sys.argv
+    sys.argv = ["asz", *map(str, arguments)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as error:
+        code = error.code
+    finally:
+        sys.argv = old
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def certified(capsys, out, *arguments):
+    """The folder of a run that must succeed, and what it said."""
+    code, text, err = run(capsys, "certify", *arguments, "--out", out)
+    assert code == 0, err
+    (folder,) = (out / "digits").glob("*/certificates")
+    return folder, text
+
+
+def test_a_smoothed_net_is_certified_with_log_and_record(capsys, tmp_path):
+    folder, text = certified(capsys, tmp_path, *H, *FEW)
+    name = "Demo2026Constant.rob_model.smoothed-0.25-hard"
+    log, record = read_log(folder / f"{name}.tsv"), json.loads((folder / f"{name}.json").read_text())
+    assert log.index.tolist() == [0, 1, 2, 3]
+    cohen = record["bounds"]["cohen"]
+    assert cohen["log"] == f"{name}.tsv"
+    assert cohen["average_radius"] == log.average_certified_radius()
+    np.testing.assert_array_equal(cohen["certified_accuracy"], log.certified_accuracy(record["radii"]))
+    assert record["sampling"]["n"] == 300
+    assert record["sampling"]["mean_samples"] == 400
+    assert (record["part"], record["smoothed"], record["norm"]) == ("rob_model", True, "L2")
+    assert "cohen: Cohen, Rosenfeld and Kolter 2019" in text
+    again, _ = certified(capsys, tmp_path, *H, *FEW)  # nothing is done again
+    assert read_log(again / f"{name}.tsv").seconds.tolist() == log.seconds.tolist()
+
+
+def test_skipping_takes_every_kth_example_of_the_data_set(capsys, tmp_path):
+    folder, _ = certified(capsys, tmp_path / "a", *H, "--n", 100, "--skip", 100, "--seed", 3)
+    log = read_log(folder / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv")
+    assert log.index.tolist() == [0, 100, 200, 300]
+    fewer, _ = certified(capsys, tmp_path / "b", *H, "--n", 100, "--skip", 100, "--n-examples", 2, "--seed", 3)
+    part = read_log(fewer / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv")
+    assert part.index.tolist() == [0, 100]
+    np.testing.assert_array_equal(part.radius, log.radius[:2])
+
+
+def test_one_radius_takes_fewer_samples(capsys, tmp_path):
+    settings = ("--n", 5000, "--n-examples", 4)
+    folder, text = certified(capsys, tmp_path, *H, *settings, "--radius", 0.1)
+    name = "Demo2026Constant.rob_model.smoothed-0.25-hard-at-0.1"
+    record, log = json.loads((folder / f"{name}.json").read_text()), read_log(folder / f"{name}.tsv")
+    assert record["radii"] == [0.1]
+    assert record["bounds"]["cohen"]["average_radius"] is None
+    assert record["sampling"]["mean_samples"] == log.samples.mean() < 2500
+    assert "noisy images for each example" in text
+    assert set(log.radius.tolist()) <= {0.0, 0.1}
+
+
+def test_a_triplet_with_a_lipschitz_net_is_certified_by_both_bounds(capsys, tmp_path):
+    folder, text = certified(capsys, tmp_path, *LIPSCHITZ, "--n-examples", 40)
+    record = json.loads((folder / "Demo2026Lipschitz.certified.json").read_text())
+    logs = {bound: read_log(folder / of["log"]) for bound, of in record["bounds"].items()}
+    assert list(logs) == ["theorem4", "sharp"]
+    assert (logs["sharp"].radius >= logs["theorem4"].radius).all()
+    assert record["sampling"] is None
+    assert record["clean_accuracy"] > 0.9
+    assert record["logits_lipschitz"] == pytest.approx(3.0, rel=1e-5)
+    assert "> 0" in text
+    assert "never smaller than theirs" in text
+
+    alone, _ = certified(capsys, tmp_path / "h", *LIPSCHITZ, "--part", "rob_model", "--n-examples", 40)
+    of_h = read_log(alone / "Demo2026Lipschitz.rob_model.certified-sharp.tsv")
+    assert (of_h.radius >= logs["sharp"].radius).all()
+    one, _ = certified(capsys, tmp_path / "one", *LIPSCHITZ, "--bound", "sharp", "--n-examples", 5)
+    assert list(json.loads((one / "Demo2026Lipschitz.certified.json").read_text())["bounds"]) == ["sharp"]
+
+    where = ("--dataset", "digits", "--threat-model", "L2", "--results", tmp_path)
+    code, _, _ = run(capsys, "card", "Demo2026Lipschitz", *where, "--out", tmp_path / "cards")
+    card = (tmp_path / "cards" / "Demo2026Lipschitz-digits-L2.md").read_text()
+    assert code == 0
+    assert "| l_2 radius | > 0 |" in card
+    assert "proven layer by layer" in card
+
+
+SCRIPT = "import sys; from adaptive_smoothing_zoo.cli import main; sys.argv = {argv!r}; main()"
+
+
+def test_after_a_kill_the_same_command_writes_the_very_same_files(capsys, tmp_path):
+    settings = ("--n", 3000, "--n-examples", 20, "--no-times")
+    argv = ["asz", "certify", *map(str, (*H, *settings)), "--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "killed" / "digits" / "Linf" / "certificates" / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(argv=argv)],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not log.exists() or len(log.read_text().splitlines()) < 4:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(read_log(log)) < 20
+    certified(capsys, tmp_path / "killed", *H, *settings)
+    whole, _ = certified(capsys, tmp_path / "whole", *H, *settings)
+    for path in whole.glob("*.tsv*"):
+        assert (log.parent / path.name).read_bytes() == path.read_bytes()
+    assert len(read_log(log)) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Demo2026Constant", "--dataset", "digits"), "nothing is known that certifies a SmallCNN; give a sigma"),
+        (("Demo2026Constnt", "--dataset", "digits"), "did you mean Demo2026Constant"),
+        ((*H, "--skip", 0), "--skip must be at least 1"),
+        ((*H, "--n-examples", 1000), "n must be between 1 and the 359"),
+        ((*H, "--n", 0, "--n-examples", 1), "n must be at least 1"),
+        ((*H, "--bound", "sharp"), "the bound sharp does not apply here; those that do: none, but Cohen's own"),
+        ((*H, "--radius", 9, "--n-examples", 1), "no vote, however clear"),
+        ((*H, "--failure-probability", 2, "--n-examples", 1), "failure probability"),
+        ((*H, "--batch-size", 0, "--n-examples", 1), "batch size must be at least 1"),
+        ((*LIPSCHITZ, "--radius", 0.5), "leave the radius away"),
+        ((*LIPSCHITZ, "--bound", "theorem5"), "the bound theorem5 does not apply here; those that do: theorem4, sharp"),
+        ((*LIPSCHITZ, "--threat-model", "Linf"), "it exists for digits/L2"),
+        ((*LIPSCHITZ, "--part", "std_model"), "certifies a SmallCNN; give a sigma"),
+    ],
+)
+def test_what_a_user_gets_wrong_ends_with_one_sentence_and_code_2(capsys, tmp_path, arguments, message):
+    code, _, err = run(capsys, "certify", *arguments, "--out", tmp_path)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_log_of_other_settings_is_refused(capsys, tmp_path):
+    certified(capsys, tmp_path, *H, *FEW)
+    code, _, err = run(capsys, "certify", *H, "--n", 400, "--n-examples", 4, "--out", tmp_path)
+    assert code == 2
+    assert "was made with other settings: n was 300 and is now 400" in err
+
+
+# ---- pictures
+
+
+def curves_of(monkeypatch):
+    """What is drawn, kept for a look."""
+    import adaptive_smoothing_zoo.certification as certification
+
+    drawn, draw = [], certification.plot_certified_curves
+    monkeypatch.setattr(
+        certification,
+        "plot_certified_curves",
+        lambda curves, **options: drawn.extend(curves) or draw(curves, **options),
+    )
+    return drawn
+
+
+def test_logs_are_drawn_as_mixes_and_baselines(capsys, tmp_path, monkeypatch):
+    drawn = curves_of(monkeypatch)
+    folder, _ = certified(capsys, tmp_path, *H, *FEW)
+    log = folder / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv"
+    picture = tmp_path / "picture.svg"
+    mixes = ("--alpha", 0.9, "--alpha", 1, "--bound", "theorem5", "--bound", "sharp")
+    code, out, _ = run(capsys, "plot", "certified", log, *mixes, "--baseline", log, "--title", "h", "--out", picture)
+    assert code == 0
+    assert f"wrote {picture}" in out
+    assert picture.read_text().startswith("<?xml")
+    assert [(curve.jumps, curve.baseline) for curve in drawn] == [(True, False)] * 2 + [(False, False)] * 2 + [
+        (False, True)
+    ]
+    expected = mix_certificates(read_log(log), 0.9, 0.25, bound="sharp").radius
+    np.testing.assert_array_equal(drawn[1].certificates.radius, expected)
+
+    foreign = tmp_path / "foreign.tsv"
+    foreign.write_bytes(log.read_bytes())
+    code, _, err = run(capsys, "plot", "certified", foreign, "--out", picture)
+    assert code == 2
+    assert "say --sigma" in err
+    assert run(capsys, "plot", "certified", foreign, "--sigma", 0.25, "--out", picture)[0] == 0
+    code, _, err = run(capsys, "plot", "certified", foreign, log, foreign, "--sigma", 1, "--sigma", 2, "--out", picture)
+    assert code == 2
+    assert "one for each of 3, not 2" in err
+    code, _, err = run(capsys, "plot", "certified", "--out", picture)
+    assert code == 2
+    assert "no certified curves" in err
+
+
+def test_triplets_are_drawn_with_their_clean_accuracy(capsys, tmp_path, monkeypatch):
+    drawn = curves_of(monkeypatch)
+    certified(capsys, tmp_path, *LIPSCHITZ, "--n-examples", 30)
+    where = ("--triplet", "Demo2026Lipschitz", "--dataset", "digits", "--results", tmp_path)
+    code, _, _ = run(capsys, "plot", "certified", *where, "--out", tmp_path / "a.png")
+    assert code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert [curve.label.split(", ")[1] for curve in drawn] == ["theorem4", "sharp"]
+    assert all(curve.jumps and curve.clean_accuracy > 0.9 for curve in drawn)
+    code, _, err = run(capsys, "plot", "certified", *where, "--bound", "theorem5", "--out", tmp_path / "b.png")
+    assert code == 2
+    assert "was certified by theorem4, sharp, not by theorem5" in err
+    nowhere = ("--triplet", "Demo2026Lipschitz", "--dataset", "digits", "--results", tmp_path / "none")
+    code, _, err = run(capsys, "plot", "certified", *nowhere, "--out", tmp_path / "b.png")
+    assert code == 2
+    assert "run asz certify" in err
