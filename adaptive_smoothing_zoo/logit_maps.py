@@ -15,16 +15,16 @@ class Scale(nn.Module):
     The result is therefore finite for any finite logits.
 
     Args:
-        scale: the factor, t_g or t_h of the method; finite and > 0.
+        scale: the factor, t_g or t_h of the method; > 0 and at most 3.4e38.
 
     Raises:
-        ValueError: the scale is not a finite positive number.
+        ValueError: the scale is not a positive number that float32 holds.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        if not 0.0 < scale < float("inf"):
-            raise ValueError(f"a logit scale must be a finite positive number, got {scale}")
+        if not 0.0 < scale <= _LARGEST[4]:
+            raise ValueError(f"a logit scale must be a finite positive number that float32 holds, got {scale}")
         self.scale = float(scale)
 
     def forward(self, logits: Tensor) -> Tensor:

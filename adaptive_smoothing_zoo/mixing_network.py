@@ -40,8 +40,8 @@ class MixingNetwork(nn.Module):
         super().__init__()
         if version not in (3, 4):
             raise ValueError(f"the mixing network has versions 3 and 4, got {version}")
-        if len(planes) != 3:
-            raise ValueError(f"the mixing network has three groups, got planes={tuple(planes)}")
+        if len(planes) != 3 or min(planes) < 1:
+            raise ValueError(f"the mixing network has three groups of channels, got planes={tuple(planes)}")
         if version == 3 and second_channels != planes[0]:
             raise ValueError(
                 f"version 3 adds the second feature maps ({second_channels} channels) to the output of group 0 "

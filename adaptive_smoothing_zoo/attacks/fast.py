@@ -135,7 +135,7 @@ class FastEngine:
     def prepare(self, images: Tensor) -> None:
         """Make the model ready, unless that is done, with some images of the kind to come."""
         if self.prepared is None:
-            some = images[:8].to(self.device)
+            some = images[: min(8, self.batch_size)].to(self.device)
             self.prepared = prepare(self.model, some)
             with torch.no_grad():
                 self.deterministic = torch.equal(self.prepared(some), self.prepared(some))

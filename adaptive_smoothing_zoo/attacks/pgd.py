@@ -1,5 +1,6 @@
 """Projected gradient descent on a loss, in an l_inf or l_2 ball and the box [0, 1] (Madry et al. 2018)."""
 
+from math import inf
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient
 from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
+from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 
 __all__ = ["cross_entropy", "pgd", "project"]
 
@@ -41,7 +43,7 @@ def pgd(
         step_size: length of a step in the same norm, one for all or (N,).
         steps: number of gradient steps.
         norm: "Linf" or "L2".
-        momentum: decay in [0, 1) of the sum of past gradients, each divided by its l_1 norm, that a step follows (Dong
+        momentum: decay in [0, 1] of the sum of past gradients, each divided by its l_1 norm, that a step follows (Dong
             et al. 2018, arXiv:1710.06081), one for all or (N,). 0 follows the gradient.
         random_start: begin at a point of the ball drawn uniformly (l_inf) or uniformly in direction and radius (l_2).
         restarts: runs, from one random start each.
@@ -60,12 +62,20 @@ def pgd(
         points are misclassified: ask the model.
 
     Raises:
-        ValueError: an unknown norm or ``keep``, restarts without a random start, a start beside a random one, or two
-            sources of randomness.
+        ValueError: images, labels or numbers of a wrong shape, kind or range; an unknown norm or ``keep``, restarts
+            without a random start, a start beside a random one, or two sources of randomness.
     """
-    _check(norm, keep, random_start, restarts, generator, seed)
+    _check(norm, keep, steps, random_start, restarts, generator, seed)
     if start is not None and random_start:
         raise ValueError("a run begins at random or where start says, not both")
+    check_image_tensor(images)
+    for name, numbers in (("labels", labels), ("indices", indices)):
+        if numbers is not None or name == "labels":
+            _check_numbers(name, numbers, len(images))
+    if labels.device != images.device:
+        raise ValueError(f"labels on {labels.device} do not fit images on {images.device}")
+    for name, value, most in (("eps", eps, inf), ("step_size", step_size, inf), ("momentum", momentum, 1.0)):
+        _check_range(name, value, most, len(images))
     radius, step, decay = (_per_example(value, images) for value in (eps, step_size, momentum))
     has_momentum = isinstance(momentum, Tensor) or momentum != 0.0
     best = _Best(images, labels)
@@ -123,16 +133,43 @@ class _Best:
 
 
 def _check(
-    norm: str, keep: str, random_start: bool, restarts: int, generator: torch.Generator | None, seed: int | None
+    norm: str,
+    keep: str,
+    steps: int,
+    random_start: bool,
+    restarts: int,
+    generator: torch.Generator | None,
+    seed: int | None,
 ) -> None:
     if norm not in ("Linf", "L2"):
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
     if restarts < 1 or (restarts > 1 and not random_start):
         raise ValueError(f"restarts must be at least 1, and more need random_start=True; got {restarts}")
     if generator is not None and seed is not None:
         raise ValueError("random starts come from a generator or from a seed, not from both")
+
+
+def _check_numbers(name: str, numbers: object, count: int) -> None:
+    if not isinstance(numbers, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(numbers).__name__}")
+    if numbers.dtype != torch.int64 or numbers.shape != (count,):
+        raise ValueError(f"{name} must be int64 ({count},), got {numbers.dtype} {tuple(numbers.shape)}")
+
+
+def _check_range(name: str, value: float | Tensor, most: float, count: int) -> None:
+    """A finite number of 0 to ``most``, or one per example; unread on an accelerator, which one would have to await."""
+    if isinstance(value, Tensor):
+        if value.ndim > 1 or value.numel() not in (1, count):
+            raise ValueError(f"{name} must be one number or ({count},), got shape {tuple(value.shape)}")
+        fine = value.device.type != "cpu" or bool(((value >= 0) & (value <= most) & (value < inf)).all())
+    else:
+        fine = 0.0 <= value <= most and value < inf
+    if not fine:
+        raise ValueError(f"{name} must be finite, at least 0 and at most {most:g}, got {value}")
 
 
 def _move(perturbation: Tensor, direction: Tensor, step: Tensor, radius: Tensor, norm: str) -> Tensor:

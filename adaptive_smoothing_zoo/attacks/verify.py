@@ -17,18 +17,50 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
     Kernels, and with them the last bits of the logits, depend on the shape of a batch; one shape gives one verdict.
 
     Raises:
-        EvaluationError: the model's output is not one number per class, or is NaN somewhere.
+        EvaluationError: the model's output is not one float32 number per class, or is NaN or infinity somewhere.
     """
     labels = []
     for batch in images.split(batch_size):
         filled = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), *batch.shape[1:])])
-        logits = model(filled.to(device))[: len(batch)]
-        if logits.ndim != 2:
-            raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
-        if bool(torch.isnan(logits).any()):
-            raise EvaluationError("the model gives NaN for some image; no verdict on it would mean anything")
+        logits = model(filled.to(device))
+        check_logits(logits, batch_size)
+        logits = logits[: len(batch)]
+        if not bool((logits < torch.inf).all()):
+            raise EvaluationError("the model gives NaN or infinity for some image; a verdict on it would mean nothing")
         labels.append(logits.argmax(dim=1).to(images.device))
     return torch.cat(labels)
+
+
+def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> int:
+    """How many classes a model has, from its answer to the first image, which attacks must be able to use.
+
+    Raises:
+        EvaluationError: the output is not one float32 number per class, or has no gradient.
+    """
+    with torch.enable_grad():
+        logits = model(images[:1].to(device, copy=True).requires_grad_())
+    check_logits(logits, 1)
+    if not logits.requires_grad:
+        raise EvaluationError("the model's output has no gradient with respect to the image, which attacks need")
+    return logits.shape[1]
+
+
+def check_logits(logits: object, count: int) -> None:
+    """Check what a model gives for ``count`` images; the values are not read.
+
+    Raises:
+        EvaluationError: it is not one float32 number per image and class.
+    """
+    if not isinstance(logits, Tensor):
+        raise EvaluationError(f"the model's output must be a torch.Tensor, got {type(logits).__name__}")
+    if logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] == 0:
+        raise EvaluationError(
+            f"the model's output must have shape (N, classes), got {tuple(logits.shape)} for {count} images"
+        )
+    if logits.dtype != torch.float32 or logits.layout != torch.strided or logits.is_meta:
+        raise EvaluationError(
+            f"the model's output must be float32, got {logits.dtype}, {logits.layout}, on {logits.device}"
+        )
 
 
 def check_adversarials(originals: Tensor, adversarials: Tensor, indices: Tensor, norm: str, eps: float) -> None:

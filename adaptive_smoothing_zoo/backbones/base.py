@@ -199,8 +199,17 @@ def stage_info(channels: Sequence[int], reductions: Sequence[int]) -> list[dict[
 
 
 def check_image_tensor(images: Tensor) -> None:
-    """Raise ValueError unless ``images`` is a float tensor (N, channels, H, W); its values are not read."""
-    if images.ndim != 4:
+    """Refuse what is no float tensor (N, channels, H, W) with pixels; its values are not read.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape, layout or number format.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
+    if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(f"images must have shape (N, channels, H, W), got {tuple(images.shape)}")
-    if not images.is_floating_point():
+    if images.layout != torch.strided:
+        raise ValueError(f"images must be a dense tensor, got {images.layout}")
+    if images.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"images must be floating-point in [0, 1], got {images.dtype}; divide 8-bit images by 255")

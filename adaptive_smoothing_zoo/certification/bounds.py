@@ -30,7 +30,7 @@ def split_failure_probability(failure_probability: float, parts: int) -> float:
     Raises:
         ValueError: a probability not in (0, 1), or fewer than one part.
     """
-    if parts < 1:
+    if not 1 <= parts < math.inf:
         raise ValueError(f"a failure probability is split over at least 1 part, got {parts}")
     return _checked_failure_probability(failure_probability) / parts
 
@@ -50,7 +50,8 @@ def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: f
     """
     k, n = _checked_counts(votes, samples)
     failure = _checked_failure_probability(failure_probability)
-    bound = beta.ppf(failure, np.maximum(k, 1.0), n - k + 1.0)
+    # Where SciPy finds no quantile (of probabilities like 1e-300), the bound that always holds.
+    bound = np.nan_to_num(beta.ppf(failure, np.maximum(k, 1.0), n - k + 1.0), nan=0.0)
     return np.where(k == 0, 0.0, bound * (1.0 - QUANTILE_SLACK))
 
 
@@ -58,7 +59,7 @@ def clopper_pearson_upper(votes: Values, samples: Values, failure_probability: f
     """Upper bound of a probability; what ``clopper_pearson_lower`` says of the other votes. 1 if all voted for it."""
     k, n = _checked_counts(votes, samples)
     failure = _checked_failure_probability(failure_probability)
-    bound = beta.isf(failure, k + 1.0, np.maximum(n - k, 1.0))
+    bound = np.nan_to_num(beta.isf(failure, k + 1.0, np.maximum(n - k, 1.0)), nan=1.0)
     return np.where(k == n, 1.0, np.minimum(bound * (1.0 + QUANTILE_SLACK), 1.0))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,12 +72,15 @@ class Journal:
             ResultsError: they cannot be written.
         """
         lines = "".join(format_row(certificates, i, self._columns) for i in range(len(certificates)))
+        before = self.path.stat().st_size
         try:
             with self.path.open("ab") as file:
                 file.write(lines.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with suppress(OSError):  # if it stays, the next run cuts it off
+                os.truncate(self.path, before)
             raise ResultsError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def _open(self) -> None:
@@ -111,7 +115,7 @@ class Journal:
         except OSError as error:
             raise ResultsError(f"cannot read {self.path}: {error.strerror or error}") from error
         complete = content.rfind(b"\n") + 1
-        if complete < len(content):
+        if 0 < complete < len(content):  # without any line it is no log of ours, whose first line comes with the file
             _logger.warning("the last line of %s was half written; its example is done again", self.path)
             os.truncate(self.path, complete)
 

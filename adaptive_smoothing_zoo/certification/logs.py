@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
+from torch import Tensor
 
 from adaptive_smoothing_zoo.certification.radii import (
     EPS,
@@ -63,7 +64,7 @@ class Certificates:
         if len(self.samples) == 0:
             object.__setattr__(self, "samples", np.zeros(len(self.index)))
         for name in ("index", "label", "prediction", "radius", "correct", "seconds", "samples"):
-            array: NDArray[Any] = np.array(getattr(self, name), dtype=kinds.get(name, np.int64))
+            array = _exactly(getattr(self, name), kinds.get(name, np.int64), name)
             if array.shape != (len(self.index),):
                 raise ValueError(f"{name} must have shape ({len(self.index)},), got {array.shape}")
             array.setflags(write=False)
@@ -125,6 +126,19 @@ class Certificates:
     def _check_not_empty(self) -> None:
         if len(self) == 0:
             raise ValueError("there are no certificates to average")
+
+
+def _exactly(values: Any, kind: type, name: str) -> NDArray[Any]:
+    """A new array of a kind of numbers, if the values are such."""
+    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    try:
+        array: NDArray[Any] = given.astype(kind)
+        exact = bool(((array == given) | (array != array)).all())
+    except (OverflowError, TypeError) as error:
+        raise ValueError(f"{name} must be numbers of the kind {kind.__name__}: {reason(error)}") from None
+    if not exact or given.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers of the kind {kind.__name__}, got {given.dtype} with others")
+    return array
 
 
 def header(columns: tuple[str, ...]) -> str:

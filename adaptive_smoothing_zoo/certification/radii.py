@@ -58,7 +58,7 @@ def margin_needed(alpha: Alpha) -> Floats:
         ValueError: alpha outside [0, 1].
     """
     weight = alpha_min_of(alpha)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return np.where(weight == 1.0, 0.0, _up((1.0 - weight) / weight))
 
 
@@ -206,7 +206,7 @@ def smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alph
     high = np.where(pure, p_runner_up, np.minimum(_up(_up(weight * p_runner_up) + (1.0 - weight)), 1.0))
     with np.errstate(invalid="ignore"):  # infinity minus infinity, where nothing is certified
         distance = _quantile_below(low) - _quantile_above(high)
-    return np.where((low > high) & (distance > 0.0), _shrink(sigmas / 2.0 * distance), 0.0)
+    return np.where((low > high) & (distance > 0.0), _shrink(sigmas * (distance / 2.0)), 0.0)
 
 
 def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alpha, sigma: Values) -> Floats:
@@ -305,7 +305,9 @@ def checked_values(values: Values, what: str, low: float, high: float) -> Floats
         ValueError: one is outside [low, high] or not finite; ``what`` names them.
     """
     if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
+        values = values.detach().cpu().numpy() if values.itemsize >= 4 else values.detach().cpu().double().numpy()
+    if np.iscomplexobj(values):
+        raise ValueError(f"{what} must be real numbers")
     array = np.asarray(values, dtype=np.float64)
     wrong = ~((low <= array) & (array <= high) & np.isfinite(array))
     if wrong.any():

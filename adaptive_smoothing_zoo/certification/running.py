@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.certification.logs import Certificates, certificates
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Smoothing, Votes
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.precision import float32_precision
 
 
@@ -82,14 +83,16 @@ def run_certification(
 ) -> Certificates:
     """Apply a rule to every image; see ``certify`` for the arguments."""
     check_examples(images, labels)
-    places = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
+    places = np.arange(len(images)) if indices is None else np.asarray(indices)
+    if places.dtype.kind not in "iu":
+        raise ValueError(f"dataset indices must be whole numbers, got {places.dtype}")
     if places.shape != (len(images),):
         raise ValueError(f"{len(images)} images need as many indices, got {places.shape}")
     if len(np.unique(places)) < len(images) or (places < 0).any():
         raise ValueError("dataset indices must be different numbers >= 0")
     if n0 < 1:
         raise ValueError(f"n0 must be at least 1, got {n0}")
-    where = _device_of(model) if device is None else torch.device(device)
+    where = _device_of(model) if device is None else known_device(device)
     smoothing = Smoothing(
         sigma=sigma,
         votes=votes,

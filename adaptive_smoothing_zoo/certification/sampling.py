@@ -202,7 +202,7 @@ class Noise:
                 self._used = 0
             count = min(len(out) - filled, NOISE_BLOCK - self._used)
             noise = self._block[self._used : self._used + count]
-            torch.add(image, noise, alpha=sigma, out=out[filled : filled + count])
+            torch.add(image, noise, alpha=float(sigma), out=out[filled : filled + count])
             self._used += count
             filled += count
 

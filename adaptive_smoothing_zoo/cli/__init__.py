@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from adaptive_smoothing_zoo.cli.certification import certify_command, plot_command
 from adaptive_smoothing_zoo.cli.experiments import experiment_command
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
 from adaptive_smoothing_zoo.cli.training import train_command
-from adaptive_smoothing_zoo.errors import WeightsError, ZooError
+from adaptive_smoothing_zoo.devices import is_out_of_memory
+from adaptive_smoothing_zoo.errors import WeightsError, ZooError, reason
 from adaptive_smoothing_zoo.files import write_text
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ RESULTS = Path("results")
 def main() -> None:
     """Run a command; what a user can put right ends with one sentence and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need be no text
     try:
         asz(standalone_mode=False)
     except click.exceptions.Abort:
@@ -42,8 +46,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (ZooError, ValueError, OSError, ModuleNotFoundError, torch.OutOfMemoryError) as error:
+    except (ZooError, ValueError, OSError, ModuleNotFoundError) as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        click.echo(f"Error: memory ran out: {reason(error)}", err=True)
         sys.exit(2)
 
 

@@ -49,10 +49,16 @@ def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = Non
     """Refuse images and labels that an evaluation cannot be trusted on.
 
     Raises:
+        TypeError: something else than tensors.
         ValueError: with one sentence that names the first thing found wrong: no examples, shape, dtype, a value that
             is not finite or outside [0, 1], labels of another length or dtype or outside [0, num_classes).
     """
-    if images.ndim != 4:
+    for tensor, name in ((images, "images"), (labels, "labels")):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"{name} must be a dense tensor with values, got {tensor.layout} on {tensor.device}")
+    if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(f"images must have shape (N, channels, H, W), got {tuple(images.shape)}")
     if len(images) == 0:
         raise ValueError("there are no images to evaluate")

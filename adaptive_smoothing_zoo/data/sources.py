@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from adaptive_smoothing_zoo.data.examples import Examples, check_examples
+from adaptive_smoothing_zoo.errors import reason
 
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 IMAGE_SHAPE = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "digits": (1, 8, 8)}
@@ -80,7 +81,7 @@ def _npz(path: Path, dataset: str) -> Examples:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
     except Exception as error:  # a damaged header makes NumPy's parser raise almost anything, SyntaxError included
-        raise ValueError(f"{path} is not an .npz file with 'images' and 'labels': {error}") from error
+        raise ValueError(f"{path} is not an .npz file with 'images' and 'labels': {reason(error)}") from error
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
             f"'images' in {path} must be uint8 of shape (N, H, W, channels), got {images.dtype} {images.shape}"

@@ -14,8 +14,9 @@ from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, pick_device, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, ready
 
 STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
 

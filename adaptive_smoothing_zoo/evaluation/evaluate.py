@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.reference import check_square, collect_warnings
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
@@ -132,7 +134,8 @@ def evaluate(
     """
     check_examples(images, labels)
     chosen_device = pick_device(device)
-    _check_settings(norm, eps, batch_size, engine, shard)
+    eps, seed = float(eps), index(seed)  # NumPy's numbers cannot be written to the state
+    check_settings(norm, eps, batch_size, engine, shard)
     images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
     ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]])
     if len(ledger.points) == 0:
@@ -267,28 +270,10 @@ def _data_sha256(images: Tensor, labels: Tensor) -> str:
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; for None or "auto", CUDA if there is one and the CPU if not.
-
-    Raises:
-        ValueError: not a device, or CUDA where there is none.
-    """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; use auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but this machine has no usable CUDA device; use cpu")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {device!r}; this machine has {torch.cuda.device_count()} CUDA devices")
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not supported; use auto, cpu or cuda")
-    return chosen
-
-
-def _check_settings(norm: str, eps: float, batch_size: int | None, engine: str, shard: tuple[int, int]) -> None:
+def check_settings(
+    norm: str, eps: float, batch_size: int | None, engine: str = "fast", shard: tuple[int, int] = (0, 1)
+) -> None:
+    """Raise ValueError for what no evaluation can be made with."""
     if norm not in ("Linf", "L2"):
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if not 0.0 <= eps < float("inf"):

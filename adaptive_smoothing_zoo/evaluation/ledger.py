@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.errors import ResultsError
 
 CLEAN = "clean"  # the stage before any attack, and what "broke" a point that was misclassified without one
 VERIFIED = "verified"  # the stage after all attacks: every adversarial example was checked once more
+STAGES = (CLEAN, *STANDARD_ATTACKS, VERIFIED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,29 @@ class Chunk:
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the parts have their types and fit each other; a file may hold anything."""
+        fallen = int((~self.held).sum()) if self.held.dtype == torch.bool else -1
+        texts = (*self.warnings, *self.remarks)
+        for fine, what in (
+            (self.stage in STAGES, "stage"),
+            (_are_indices(self.indices), "indices"),
+            (self.held.dtype == torch.bool and self.held.shape == self.indices.shape, "held"),
+            (self.adversarials.dtype == torch.float32 and self.adversarials.ndim == 4, "adversarials"),
+            (len(self.adversarials) == (fallen if self.stage in STANDARD_ATTACKS else 0), "adversarials"),
+            (_are_indices(self.flat), "flat"),
+            (type(self.deterministic) is bool, "deterministic"),
+            (type(self.seconds) in (int, float) and 0.0 <= self.seconds < float("inf"), "seconds"),
+            (type(self.batch_size) is int and self.batch_size >= 0, "batch_size"),
+            (all(type(text) is str for text in texts), "warnings or remarks"),
+        ):
+            if not fine:
+                raise ValueError(f"a chunk's {what} cannot be what they are")
+
+
+def _are_indices(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.int64 and tensor.ndim == 1 and bool((tensor >= 0).all())
+
 
 class Ledger:
     """The points of an evaluation and what has become of them.
@@ -56,7 +81,7 @@ class Ledger:
         n = len(images)
         self.points = points
         self.adversarials = images.clone()
-        self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in (CLEAN, *STANDARD_ATTACKS, VERIFIED)}
+        self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in STAGES}
         self.correct = torch.zeros(n, dtype=torch.bool)
         self.broken = {attack: torch.zeros(n, dtype=torch.bool) for attack in STANDARD_ATTACKS}
         self.flat: dict[str, set[int]] = {attack: set() for attack in STANDARD_ATTACKS}
@@ -67,7 +92,14 @@ class Ledger:
         self._remarks: list[str] = []
 
     def add(self, chunk: Chunk) -> None:
-        """Take in what a chunk says. A chunk that says nothing new changes nothing."""
+        """Take in what a chunk says. A chunk that says nothing new changes nothing.
+
+        Raises:
+            ResultsError: it is about points or images that these data do not have.
+        """
+        n, shape = len(self.adversarials), self.adversarials.shape[1:]
+        if bool((chunk.indices >= n).any() | (chunk.flat >= n).any()) or chunk.adversarials.shape[1:] != shape:
+            raise ResultsError(f"what is known of {chunk.stage} is about other data than {n} images {tuple(shape)}")
         self.done[chunk.stage][chunk.indices] = True
         if chunk.stage == VERIFIED:
             self.batch_size = max(self.batch_size, chunk.batch_size)

@@ -18,8 +18,9 @@ from adaptive_smoothing_zoo.attacks.reference import (
     ReferenceEngine,
     collect_warnings,
 )
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import is_out_of_memory
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, VERIFIED, Chunk, Ledger
 from adaptive_smoothing_zoo.evaluation.state import RunState, empty_images
@@ -237,7 +238,7 @@ class Run:
             try:
                 return work()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or self.batch_size == 1:
+                if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -259,15 +260,12 @@ class Run:
     def _predict(self, images: Tensor) -> Tensor:
         return predict(self.model, images, self.batch_size, self.device)
 
-    @torch.no_grad()
     def _count_classes(self) -> int:
-        logits = self.model(self.images[:1].to(self.device))
-        if logits.ndim != 2:
-            raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
-        if logits.shape[1] < 4:
-            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {logits.shape[1]}")
-        check_examples(self.images, self.labels, logits.shape[1])
-        return int(logits.shape[1])
+        classes = count_classes(self.model, self.images, self.device)
+        if classes < 4:
+            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}")
+        check_examples(self.images, self.labels, classes)
+        return classes
 
     def _check_gradients(self, correct: Tensor) -> None:
         """Refuse a model whose gradient overflows: AutoAttack would stand still there and call the points robust."""
@@ -307,9 +305,3 @@ class Run:
                 passes_left=passes_left,
             )
         )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch has a class for it on GPUs, and on CPUs a sentence."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text

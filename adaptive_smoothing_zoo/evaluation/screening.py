@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.fast import FastEngine
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import pick_device
+from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
-from adaptive_smoothing_zoo.evaluation.evaluate import pick_device, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import check_settings, ready
 
 TARGETS, STEPS = 3, 20  # of the protocol's 9 and 100
 
@@ -70,12 +72,15 @@ def screen(
     """
     check_examples(images, labels)
     chosen = pick_device(device)
+    check_settings(norm, eps, batch_size)
     images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
     with ready(model, chosen, tf32=False, channels_last=channels_last):
         size = min(batch_size or largest_batch_size(model, images, chosen), len(labels))
+        classes = count_classes(model, images, chosen)
+        if classes < 4:
+            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}")
+        check_examples(images, labels, classes)
         correct = predict(model, images, size, chosen) == labels
-        with torch.no_grad():
-            classes = model(images[:1].to(chosen)).shape[1]
         engine = FastEngine(model, norm=norm, eps=eps, seed=seed, batch_size=size, num_classes=classes, device=chosen)
         engine.iterations, engine.num_targets = STEPS, min(TARGETS, classes - 1)
         points = correct.nonzero().squeeze(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.files import write_text, write_with
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ class Binding:
     channels_last: bool
     device: str
     shard: str
+
+    def __post_init__(self) -> None:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", self.shard)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise ValueError(f"a shard is i/k with 0 <= i < k, got {shown(self.shard)}")
 
 
 class RunState:
@@ -124,10 +130,10 @@ def read_binding(folder: Path) -> Binding:
     """
     path = folder / "binding.json"
     try:
-        return parse(Binding, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse(Binding, read_json(path), str(path))
     except FileNotFoundError:
         raise ResultsError(f"{folder} holds no state of an evaluation: there is no binding.json") from None
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+    except ConfigError as error:
         raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to begin again") from error
 
 
@@ -179,10 +185,10 @@ def _read(path: Path) -> Chunk:
         values = json.loads(about)
         values["warnings"], values["remarks"] = tuple(values["warnings"]), tuple(values["remarks"])
         return Chunk(**tensors, **values)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ResultsError):
             raise
-        raise ResultsError(f"{path} is damaged: {error}") from error
+        raise ResultsError(f"{path} is damaged: {reason(error)}") from error
 
 
 def _plain_fields() -> list[Field[Any]]:

@@ -24,7 +24,7 @@ from adaptive_smoothing_zoo.publishing.results import (
     verdicts_path,
 )
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +144,12 @@ def read_adaptive_record(out: Path, entry: Entry) -> AdaptiveRecord | None:
     if not path.exists():
         return None
     try:
-        record = parse(AdaptiveRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        record = parse(AdaptiveRecord, read_json(path), str(path))
+    except ConfigError as error:
         raise ResultsError(f"{path} is not a record of adaptive attacks: {error}") from error
     if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
-        raise ResultsError(f"{path} records {record.model} on {record.dataset} {record.threat_model}, not {entry.key}")
+        recorded = shown(f"{record.model}-{record.dataset}-{record.threat_model}")
+        raise ResultsError(f"{path} records {recorded}, not {entry.key}")
     return record
 
 

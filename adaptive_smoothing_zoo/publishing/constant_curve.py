@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.results import RunRecord, results_path
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.schema import parse
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,6 @@ def read_curve(out: Path, entry: Entry) -> ConstantCurve | None:
     if not path.exists():
         return None
     try:
-        curve = parse(ConstantCurve, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        return parse(ConstantCurve, read_json(path), str(path))
+    except ConfigError as error:
         raise ResultsError(f"{path} is not a curve of constant alphas: {error}") from error
-    return curve

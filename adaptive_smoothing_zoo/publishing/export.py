@@ -169,10 +169,9 @@ def _complete_folder(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         try:
             filled.rename(folder)
-        except OSError:
-            if old.exists():
+        finally:
+            if old.exists() and not folder.exists():
                 old.rename(folder)
-            raise
     except OSError as error:
         raise ResultsError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:

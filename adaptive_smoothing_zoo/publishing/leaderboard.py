@@ -1,13 +1,13 @@
 """Leaderboard entries in RobustBench's format, and pages made of them."""
 
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.errors import ResultsError, reason
+from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+from adaptive_smoothing_zoo.zoo.schema import read_json, shown
 
 # Columns of the page: heading, and what stands in it.
 _COLUMNS = (
@@ -95,26 +95,38 @@ def render(folder: Path) -> tuple[str, str]:
 
 def _row(path: Path) -> dict[str, str]:
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = read_json(path)
         best = entry.get("external", entry["autoattack_acc"])
         row = {
             "method": path.stem,
             "title": entry["name"],
             "link": entry["link"],
             "footnote": entry.get("footnote") or "",
-            "eps": str(entry["eps"]),
-            "clean": f"{float(entry['clean_acc']):.2f}",
-            "autoattack": f"{float(entry['autoattack_acc']):.2f}",
-            "best": f"{float(best):.2f}",
-            "extra": "yes" if entry["additional_data"] else "no",
+            "eps": _radius(entry["eps"]),
+            "clean": _percentage(entry["clean_acc"]),
+            "autoattack": _percentage(entry["autoattack_acc"]),
+            "best": _percentage(best),
+            "extra": {True: "yes", False: "no"}[entry["additional_data"]],
             "architecture": entry["architecture"],
             "venue": entry["venue"],
         }
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} is not a leaderboard entry: {type(error).__name__} {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{path} is not a leaderboard entry: {type(error).__name__} {reason(error)}") from error
     if not all(isinstance(value, str) for value in row.values()):
         raise ResultsError(f"{path} is not a leaderboard entry: a text is not a string")
-    return row
+    return {key: " ".join(value.split()) for key, value in row.items()}
+
+
+def _radius(value: Any) -> str:
+    parse_eps(str(value))
+    return str(value)
+
+
+def _percentage(value: Any) -> str:
+    """RobustBench's entries hold percentages as texts or as numbers."""
+    if isinstance(value, bool) or not 0.0 <= float(value) <= 100.0:
+        raise ValueError(f"a percentage must be in [0, 100], got {shown(value)}")
+    return f"{float(value):.2f}"
 
 
 def _html(tables: dict[str, list[dict[str, str]]]) -> str:

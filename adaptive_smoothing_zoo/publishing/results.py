@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import zipfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from torch import nn
 
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
-from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class RunRecord:
     test_set_size: int | None  # examples in the official test set, if these are its first n in its order
     data: str
     data_sha256: str  # of the images' and labels' bytes
+    verdicts_sha256: str | None = None  # of the file of verdicts; None if that was not noted
     weights_sha256: str  # of the state dict's bytes
     seed: int
     batch_size: int
@@ -215,8 +216,9 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
         "robust": evaluation.robust,
         "broken_by": evaluation.broken_by,
     }
-    write_with(verdicts_path(out, entry), lambda temporary: np.savez_compressed(temporary, **arrays))
-    write_record(out, entry, record)
+    path = verdicts_path(out, entry)
+    write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+    write_record(out, entry, replace(record, verdicts_sha256=file_sha256(path)))
 
 
 def write_record(out: Path, entry: Entry, record: RunRecord) -> None:
@@ -232,16 +234,34 @@ def read_record(out: Path, entry: Entry) -> RunRecord:
     """
     path = record_path(out, entry)
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-        record = parse(RunRecord, data, str(path))
-        parse_eps(record.eps)
+        record = parse(RunRecord, read_json(path), str(path))
+        _check_numbers(record)
     except FileNotFoundError:
         raise ResultsError(f"there are no results for {entry.key}: {path} does not exist; run asz eval") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+    except ConfigError as error:
         raise ResultsError(f"{path} is not a run record: {error}") from error
     if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
-        raise ResultsError(f"{path} records {record.model} on {record.dataset} {record.threat_model}, not {entry.key}")
+        recorded = shown(f"{record.model}-{record.dataset}-{record.threat_model}")
+        raise ResultsError(f"{path} records {recorded}, not {entry.key}")
     return record
+
+
+def _check_numbers(record: RunRecord) -> None:
+    """Raise ConfigError unless the numbers of a record can be, and agree with each other."""
+    parse_eps(record.eps)
+    if record.n < 1:
+        raise ConfigError(f"'n' must be at least 1, got {record.n}")
+    if not 0.0 <= record.robust_accuracy <= record.clean_accuracy <= 1.0:
+        raise ConfigError(
+            "accuracies are fractions, the robust one at most the clean one, got "
+            f"{record.robust_accuracy} and {record.clean_accuracy}"
+        )
+    after = tuple(record.accuracy_after.values())
+    falls = all(a >= b for a, b in pairwise(after))
+    if not falls or after[:1] != (record.clean_accuracy,) or after[-1] != record.robust_accuracy:
+        raise ConfigError("'accuracy_after' must fall from the clean accuracy to the robust one")
+    if sum(record.broken_by.values()) != record.n - round(record.n * record.robust_accuracy):
+        raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
 
 def read_verdicts(out: Path, entry: Entry, record: RunRecord) -> np.ndarray:
@@ -254,9 +274,11 @@ def read_verdicts(out: Path, entry: Entry, record: RunRecord) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             robust: np.ndarray = arrays["robust"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ResultsError(f"{path} is missing or damaged: {error}; run asz eval again") from error
-    if robust.shape != (record.n,) or robust.dtype != np.bool_ or robust.mean() != record.robust_accuracy:
+    except Exception as error:  # a damaged header makes NumPy's parser raise almost anything
+        raise ResultsError(f"{path} is missing or damaged: {reason(error)}; run asz eval again") from error
+    belongs = record.verdicts_sha256 in (None, file_sha256(path))
+    fits = robust.shape == (record.n,) and robust.dtype == np.bool_ and robust.mean() == record.robust_accuracy
+    if not (belongs and fits):
         raise ResultsError(f"{path} does not belong to the run record beside it; run asz eval again")
     return robust
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import mixing_network_keys
 from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
-from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.errors import WeightsError, reason
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors
 
@@ -75,7 +75,7 @@ def convert_base_net(
     """
     state = _unnest(checkpoint, what)
     if state.keys() == net.state_dict().keys():
-        converted = dict(state)
+        converted = state
     elif config.architecture not in CONVERTERS:
         raise WeightsError(f"{what} does not have our keys, and there is no key table for {config.architecture!r}")
     else:
@@ -87,49 +87,70 @@ def convert_base_net(
 def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what: str) -> dict[str, Tensor]:
     """A mixing network's checkpoint (``model`` and ``bn``) under our keys; ``alpha`` is what the result fits."""
     if checkpoint.keys() == alpha.state_dict().keys():
-        return dict(checkpoint)
+        converted = _tensors(checkpoint, what)
+        check_fit(alpha, converted, f"the mixing network ({what})")
+        return converted
     inner = checkpoint.get("state_dict", checkpoint)
-    if not (isinstance(inner, Mapping) and isinstance(inner.get("model"), Mapping) and "bn" in inner):
+    network, norm = (inner.get(name) if isinstance(inner, Mapping) else None for name in ("model", "bn"))
+    if not (isinstance(network, Mapping) and isinstance(norm, Mapping)):
         raise WeightsError(
             f"{what} is no mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
         )
-    converted = mixing_network_keys.from_foreign(inner["model"], inner["bn"])
+    converted = mixing_network_keys.from_foreign(_tensors(network, what), _tensors(norm, what))
     check_fit(alpha, converted, f"the mixing network ({what})")
     return converted
 
 
-def _from_bit(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    if any(isinstance(value, np.ndarray) for value in state.values()):
-        return bit_resnet.from_npz(state)
+def _from_bit(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    if any("/" in key for key in state):  # as the names of TensorFlow's variables, in the authors' .npz files
+        return bit_resnet.from_npz({key: value.numpy() for key, value in state.items()})
     return bit_resnet.from_foreign(state)
 
 
-def _from_dm(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def _from_dm(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return dm_wide_resnet.from_foreign(state, mean=arguments["mean"], std=arguments["std"])
 
 
-def _from_ra(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     constants = {name: arguments[name] for name in ("mean", "std") if name in arguments}
     return ra_wide_resnet.from_foreign(state, **constants)
 
 
-CONVERTERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Tensor]]] = {
+CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]] = {
     "bit_resnet": _from_bit,
     "dm_wide_resnet": _from_dm,
     "ra_wide_resnet": _from_ra,
 }
 
 
-def _unnest(checkpoint: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+def _unnest(checkpoint: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
     for key in NESTINGS:
         if isinstance(inner := checkpoint.get(key), Mapping):
             return _unnest(inner, what)
-    if not checkpoint or not all(isinstance(value, (Tensor, np.ndarray)) for value in checkpoint.values()):
+    return _tensors(checkpoint, what)
+
+
+def _tensors(checkpoint: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
+    """The checkpoint, if it is nothing but names of tensors or arrays of numbers; as tensors."""
+    if not checkpoint or not all(
+        isinstance(key, str) and isinstance(value, (Tensor, np.ndarray)) for key, value in checkpoint.items()
+    ):
         raise WeightsError(
             f"{what} holds no weights: it has {_listed(checkpoint)}, not tensors alone or below "
             f"one of {', '.join(NESTINGS)}"
         )
-    return checkpoint
+    return {key: _tensor(value, f"{key!r} in {what}") for key, value in checkpoint.items()}
+
+
+def _tensor(value: Tensor | np.ndarray, what: str) -> Tensor:
+    if isinstance(value, np.ndarray):
+        try:
+            value = torch.from_numpy(value)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"{what} holds no numbers that PyTorch knows: {reason(error)}") from None
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+        raise WeightsError(f"{what} is no plain tensor of real numbers: {value.dtype}, {value.layout}, {value.device}")
+    return value
 
 
 def _listed(checkpoint: Mapping[str, Any]) -> str:
@@ -141,16 +162,16 @@ def _read_zip(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise WeightsError(f"{path} is truncated: its end is missing; delete it and get it again") from None
+    except Exception:  # the end of the file, where the names are, is missing or damaged
+        raise WeightsError(f"{path} is truncated or damaged at its end; delete it and get it again") from None
     if any(name.endswith("data.pkl") for name in names):
         return _torch_load(path, mmap=True)
     if names and all(name.endswith(".npy") for name in names):
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-            raise WeightsError(f"{path} is a damaged .npz file: {error}") from error
+        except Exception as error:  # a damaged header makes NumPy's parser raise almost anything
+            raise WeightsError(f"{path} is a damaged .npz file: {reason(error)}") from error
         if wrong := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
             raise WeightsError(f"{path} is a damaged .npz file: {wrong[0]} is no array")
         return found
@@ -171,13 +192,13 @@ def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {asked_for[1]}" if asked_for else "it is no pickle of such things"
+        why = f"it asks for {asked_for[1]}" if asked_for else "it is no pickle of such things"
         raise WeightsError(
             f"{path} was refused: reading it would run code, or it is damaged. Only tensors, numbers and plain "
-            f"containers are read; {reason}"
+            f"containers are read; {why}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is a damaged or truncated PyTorch file: {error}; get it again") from error
+    except Exception as error:  # so does a damaged pickle
+        raise WeightsError(f"{path} is a damaged or truncated PyTorch file: {reason(error)}; get it again") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
     return dict(content)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from adaptive_smoothing_zoo.alpha import check_alpha
 from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,19 +187,19 @@ class Weights:
 
     def __post_init__(self) -> None:
         if self.embedded is not None and re.fullmatch(r"[\w.-]+\.safetensors", self.embedded) is None:
-            raise ConfigError(f"'embedded' must be the bare name of a .safetensors file, got {self.embedded!r}")
+            raise ConfigError(f"'embedded' must be the bare name of a .safetensors file, got {shown(self.embedded)}")
         _check_sha256(self.sha256)
         for name, sha256 in self.shards.items():
             if re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
-                raise ConfigError(f"a shard must be the bare name of a .safetensors file, got {name!r}")
+                raise ConfigError(f"a shard must be the bare name of a .safetensors file, got {shown(name)}")
             _check_sha256(sha256)
         if unknown := sorted(set(self.components) - set(PARTS)):
-            raise ConfigError(f"unknown component {unknown[0]!r}; the parts of a triplet are {', '.join(PARTS)}")
+            raise ConfigError(f"unknown component {shown(unknown[0])}; the parts of a triplet are {', '.join(PARTS)}")
 
 
 def _check_sha256(value: str | None) -> None:
     if value is not None and re.fullmatch(r"[0-9a-f]{64}", value) is None:
-        raise ConfigError(f"'sha256' must be 64 lower-case hexadecimal digits, got {value!r}")
+        raise ConfigError(f"'sha256' must be 64 lower-case hexadecimal digits, got {shown(value)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,7 +253,13 @@ class Entry:
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", self.name) is None:
-            raise ConfigError(f"a model name has letters, digits and '_.+-' only, got {self.name!r}")
+            raise ConfigError(f"a model name has letters, digits and '_.+-' only, got {shown(self.name)}")
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.dataset) is None:  # it names a folder of results
+            raise ConfigError(f"a data set's name has letters, digits, '_' and '-' only, got {shown(self.dataset)}")
+        if self.num_classes < 2:
+            raise ConfigError(f"'num_classes' must be at least 2, got {self.num_classes}")
+        if min(self.image_shape) < 1:
+            raise ConfigError(f"'image_shape' must have positive numbers, got {self.image_shape}")
         parse_eps(self.eps)
 
     @property
@@ -299,11 +305,13 @@ def parse_eps(text: str) -> float:
         ConfigError: not a finite number >= 0.
     """
     try:
+        if re.search(r"e[+-]?[\d_]{4}", text, re.IGNORECASE):  # a fraction would be made of numbers of that length
+            raise ValueError("the exponent is too large")
         value = float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ConfigError(f"eps must be a number or a fraction like 8/255, got {text!r}") from None
+        raise ConfigError(f"eps must be a number or a fraction like 8/255, got {shown(text)}") from None
     if value < 0:
-        raise ConfigError(f"eps must not be negative, got {text!r}")
+        raise ConfigError(f"eps must not be negative, got {shown(text)}")
     return value
 
 
@@ -314,12 +322,9 @@ def read_entry(path: Path) -> Entry:
         ConfigError: not JSON, or not an entry; the message names the file and the key.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return parse(Entry, read_json(path), str(path))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from error
-    return parse(Entry, data, str(path))
 
 
 def entry_to_text(entry: Entry) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo.components import load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
@@ -60,8 +61,10 @@ def load_model(
     Raises:
         UnknownModelError: the zoo has no such triplet; the message lists what exists.
         WeightsError: the weights are not to be found, damaged, or do not fit.
+        ValueError: the machine has no such device, or inference is not in such a dtype.
     """
     entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
+    device = None if device is None else known_device(device)
     if custom_checkpoint:
         state = read_safetensors(Path(custom_checkpoint), device=device)
         return load_triplet(entry.self_contained(), state, device, dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.schema import shown
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def list_models(dataset: str | None = None, threat_model: str | None = None) -> 
         known = sorted({str(getattr(entry, field)) for entry in _all_entries()})
         if wanted not in known:
             what = field.replace("_", " ")
-            raise UnknownModelError(f"no models for {what} {wanted!r}; the zoo has {', '.join(known)}")
+            raise UnknownModelError(f"no models for {what} {shown(wanted)}; the zoo has {', '.join(known)}")
         entries = [entry for entry in entries if getattr(entry, field) == wanted]
     return entries
 
@@ -61,7 +62,7 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
     ]
     names = [entry.name for entry in candidates]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    message = f"no model {name!r} for {dataset} {threat_model}"
+    message = f"no model {shown(name)} for {dataset} {threat_model}"
     if elsewhere:
         message += f"; it exists for {', '.join(elsewhere)}"
     elif near:

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.errors import ConfigError, reason
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+        raise ConfigError(f"{path} is not a JSON file: {reason(error)}") from error
     return data
 
 

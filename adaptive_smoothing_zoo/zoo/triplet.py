@@ -12,7 +12,8 @@ from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
 from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.devices import known_device
+from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.inference import to_dtype
 from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
@@ -63,8 +64,8 @@ class Triplet(MixedClassifier):
                 channels = len(net.mean) if isinstance(net, BaseNet) else entry.image_shape[0]
                 if channels != entry.image_shape[0]:
                     raise ValueError(f"{name} takes {channels} channels, image_shape says {entry.image_shape[0]}")
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise ConfigError(f"the entry of {entry.key} cannot be built: {error}") from error
+        except (ValueError, RuntimeError, IndexError, TypeError, OverflowError) as error:
+            raise ConfigError(f"the entry of {entry.key} cannot be built: {reason(error)}") from error
         self.entry = entry
 
     @property
@@ -148,6 +149,7 @@ class Triplet(MixedClassifier):
         Raises:
             ConfigError, WeightsError: the files do not say or hold what they must; nothing is loaded in part.
         """
+        device = None if device is None else known_device(device)
         if Path(folder_or_repo).is_dir():
             folder = Path(folder_or_repo)
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.errors import ResultsError, WeightsError
+from adaptive_smoothing_zoo.errors import ResultsError, WeightsError, reason
 from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Write tensors to a safetensors file and return its SHA-256."""
+    """Write tensors to a safetensors file and return its SHA-256.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})}))
+    try:
+        write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})}))
+    except SafetensorError as error:  # also where the disk is full
+        raise ResultsError(f"cannot write {path}: {reason(error)}") from error
     return file_sha256(path)
 
 
@@ -133,7 +140,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Raise WeightsError unless ``state`` has exactly the keys and shapes of ``module``."""
+    """Raise WeightsError unless ``state`` has exactly the keys, shapes and kinds of numbers of ``module``."""
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
@@ -141,10 +148,20 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None
         for key in sorted(own.keys() & state.keys())
         if state[key].shape != own[key].shape
     ]
+    kinds = [
+        f"{key} is {state[key].dtype}, not {own[key].dtype}"
+        for key in sorted(own.keys() & state.keys())
+        if state[key].is_floating_point() != own[key].is_floating_point() or state[key].is_complex()
+    ]
     problems = [
         f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for kind, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+            ("of another kind of number", kinds),
+        )
         if keys
     ]
     if problems:
-        raise WeightsError(f"the weights do not fit {what}; {'; '.join(problems)}")
+        raise WeightsError(f"the weights do not fit {what}; {'; '.join(problems)[:1000]}")

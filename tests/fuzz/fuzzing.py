@@ -26,6 +26,7 @@ STRANGE_TEXTS = (
     "-1",
     "<b>",
     "|",
+    "one\ntwo",
     "\ud800",
 )
 
@@ -146,14 +147,24 @@ def restored(folder, copy_of):
 
 def attempt(function, *arguments, **settings):
     """What a call returns and None, or None and its refusal. Any other exception is the case's failure."""
+    return _attempt(REFUSALS, function, arguments, settings)
+
+
+def attempt_call(function, *arguments, **settings):
+    """The same of a function of the library, which may refuse an argument of a wrong type by a TypeError."""
+    return _attempt((*REFUSALS, TypeError), function, arguments, settings)
+
+
+def _attempt(refusals, function, arguments, settings):
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
             return function(*arguments, **settings), None
-        except REFUSALS as error:
+        except refusals as error:
             refusal = error
     assert str(refusal).strip(), f"{type(refusal).__name__} without a word"
-    assert len(str(refusal)) < 5000, "a message of that length is no sentence"
+    given = sum(len(value) for value in (*arguments, *settings.values()) if isinstance(value, str))
+    assert len(str(refusal)) < 3000 + 3 * given, "a message of that length is no sentence"
     return None, refusal
 
 
@@ -168,11 +179,11 @@ def snapshot(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and not path.name.endswith(".lock")
     }
 
 
 def assert_no_leftovers(folder):
     """No temporary file of ours is below the folder."""
-    left = [path for path in folder.rglob(".*") if path.name != ".lock"]
+    left = [path for path in folder.rglob(".*") if not path.name.endswith(".lock")]
     assert not left, left

@@ -12,6 +12,7 @@ from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import Evaluation
+from adaptive_smoothing_zoo.files import file_sha256
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
@@ -23,6 +24,7 @@ from adaptive_smoothing_zoo.publishing.results import (
     read_record,
     results_path,
     tensors_sha256,
+    verdicts_path,
     write_results,
 )
 
@@ -74,7 +76,8 @@ def test_results_come_back_as_written(tmp_path):
     record = a_record()
     path = publish(tmp_path, record)
     assert path == tmp_path / "digits" / "Linf" / "Demo2026Adaptive.json"
-    assert read_record(tmp_path, MODEL.entry) == record
+    verdicts_sha256 = file_sha256(verdicts_path(tmp_path, MODEL.entry))
+    assert read_record(tmp_path, MODEL.entry) == replace(record, verdicts_sha256=verdicts_sha256)
     arrays = np.load(path.with_suffix(".examples.npz"))
     assert sorted(arrays) == ["broken_by", "clean_correct", "index", "label", "robust"]
     np.testing.assert_array_equal(arrays["robust"], an_evaluation().robust)
@@ -268,7 +271,7 @@ def test_results_that_are_missing_damaged_or_of_another_model_are_named(tmp_path
         with pytest.raises(ResultsError, match=r"run\.json"):
             read_record(tmp_path, MODEL.entry)
     record_path.write_text(good.replace("Demo2026Adaptive", "Other2026Model"))
-    with pytest.raises(ResultsError, match="records Other2026Model"):
+    with pytest.raises(ResultsError, match="records 'Other2026Model-digits-Linf'"):
         read_record(tmp_path, MODEL.entry)
     assert results_path(tmp_path, MODEL.entry) == path
 

@@ -65,11 +65,11 @@ SOURCES = (
 ENTRIES = st.builds(
     Entry,
     name=st.from_regex(r"[A-Za-z][A-Za-z0-9_.+-]*", fullmatch=True),
-    dataset=st.text(),
+    dataset=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True),
     threat_model=st.sampled_from(["Linf", "L2"]),
     eps=st.sampled_from(["8/255", "0.5", "0", "1e-3"]),
     description=st.text(),
-    num_classes=st.integers(1, 1000),
+    num_classes=st.integers(2, 1000),
     image_shape=st.tuples(*[st.integers(1, 500)] * 3),
     std_model=NETS,
     rob_model=NETS,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 Verdict = Literal["passed", "failed", "not applicable"]
 
@@ -107,10 +107,10 @@ def read_validation(path: Path) -> Validation:
         ResultsError: it is missing, damaged or not the record of a validation.
     """
     try:
-        return parse(Validation, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse(Validation, read_json(path), str(path))
     except FileNotFoundError:
         raise ResultsError(f"there is no validation {path}; run asz validate") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+    except ConfigError as error:
         raise ResultsError(f"{path} is not the record of a validation: {error}") from error
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import pick_device, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import ready
 from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS, Check, Outcome, not_applicable
 from adaptive_smoothing_zoo.evaluation.validation.report import CheckResult, Verdict
 from adaptive_smoothing_zoo.evaluation.validation.subject import Budget, RecordedRun, Subject

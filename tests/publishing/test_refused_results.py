@@ -1,0 +1,121 @@
+"""Results that contradict themselves or belong to another run, and exports that are interrupted."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_publishing import EXAMPLES, MODEL, a_record, an_evaluation
+
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.evidence import update_entry
+from adaptive_smoothing_zoo.publishing.export import export
+from adaptive_smoothing_zoo.publishing.hub import check_export
+from adaptive_smoothing_zoo.publishing.leaderboard import render
+from adaptive_smoothing_zoo.publishing.results import (
+    read_record,
+    read_verdicts,
+    record_path,
+    verdicts_path,
+    write_results,
+)
+
+ENTRY = MODEL.entry
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_results(tmp_path, ENTRY, an_evaluation(), EXAMPLES, a_record())
+    update_entry(tmp_path, ENTRY)
+    return tmp_path
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clean_accuracy": 7.0}, "accuracies are fractions"),
+        ({"robust_accuracy": -0.5}, "accuracies are fractions"),
+        ({"robust_accuracy": 0.625}, "'accuracy_after' must fall"),
+        ({"accuracy_after": {}}, "'accuracy_after' must fall"),
+        ({"accuracy_after": {"clean": 0.875, "a": 0.25, "b": 0.5}}, "'accuracy_after' must fall"),
+        ({"broken_by": {"clean": 1}}, "'broken_by' does not add up"),
+        ({"n": 0}, "'n' must be at least 1"),
+        ({"eps": "1e999999999"}, "eps must be a number"),
+        ({"model": "x" * 5000}, "records 'xxx"),
+    ],
+)
+def test_a_record_whose_numbers_cannot_be_is_refused(folder, changes, message):
+    assert read_record(folder, ENTRY).n == 8
+    change(record_path(folder, ENTRY), **changes)
+    with pytest.raises(ResultsError, match=message) as refusal:
+        read_record(folder, ENTRY)
+    assert len(str(refusal.value)) < 1000
+
+
+def test_verdicts_of_another_run_are_refused_though_as_many_points_are_robust(folder, tmp_path_factory):
+    """As they stand there when a process dies between writing the one and the other."""
+    record = read_record(folder, ENTRY)
+    assert read_verdicts(folder, ENTRY, record).tolist() == [True] * 4 + [False] * 4
+    other = tmp_path_factory.mktemp("other")
+    robust = np.array([False, True, True, True, True, False, False, False])
+    write_results(other, ENTRY, an_evaluation(robust=robust), EXAMPLES, a_record())
+    verdicts_path(folder, ENTRY).write_bytes(verdicts_path(other, ENTRY).read_bytes())
+    with pytest.raises(ResultsError, match="does not belong to the run record"):
+        read_verdicts(folder, ENTRY, record)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", np.arange(3).tobytes(), b"\x93NUMPY\x01\x00v\x00{'descr': '<i8'"])
+def test_damaged_verdicts_are_refused(folder, content):
+    record = read_record(folder, ENTRY)
+    verdicts_path(folder, ENTRY).write_bytes(content)
+    with pytest.raises(ResultsError, match="missing or damaged"):
+        read_verdicts(folder, ENTRY, record)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clean_acc": "101"},
+        {"clean_acc": "nan"},
+        {"autoattack_acc": True},
+        {"autoattack_acc": "-1"},
+        {"external": 1e6},
+        {"additional_data": "no"},
+        {"eps": "1/0"},
+        {"eps": None},
+        {"venue": ["a list"]},
+    ],
+)
+def test_a_leaderboard_shows_percentages_and_texts(folder, changes):
+    change(folder / "digits" / "Linf" / f"{ENTRY.name}.json", **changes)
+    with pytest.raises(ResultsError, match="is not a leaderboard entry"):
+        render(folder)
+
+
+def test_a_line_break_breaks_no_table(folder):
+    rows = render(folder)[1].count("\n")
+    change(folder / "digits" / "Linf" / f"{ENTRY.name}.json", footnote="one\ntwo", venue="a\r\nb", eps="1/5\n")
+    assert render(folder)[1].count("\n") == rows
+
+
+def test_an_export_that_is_interrupted_at_its_last_step_leaves_the_earlier_one(monkeypatch, tmp_path):
+    card = "---\nlicense: mit\n---\n"
+    export(MODEL, tmp_path / "export", card=card)
+    rename, left = Path.rename, [2]
+
+    def interrupted(self, target):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(MODEL, tmp_path / "export", card=f"{card}new\n")
+    assert check_export(tmp_path / "export").key == ENTRY.key
+    assert (tmp_path / "export" / "README.md").read_text() == card
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
