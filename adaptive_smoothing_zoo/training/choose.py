@@ -46,7 +46,8 @@ class Choice:
         scales: of alpha_logit. The papers use 2 (Table SM3).
         biases: of alpha_logit, where alpha_min varies.
         alpha_mins: where the bias varies.
-        attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows.
+        attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows. Weak ones do harm: of
+            many candidates the one on which they fail by chance is chosen.
         attack_steps, attack_targets: of each run, and how many wrong classes are attacked toward. It is a screening.
         attacked_examples: how many of the held-out examples are attacked, spread evenly; all if None.
 
@@ -65,9 +66,9 @@ class Choice:
     scales: tuple[float, ...] = (2.0,)
     biases: tuple[float, ...] = (0.4,)
     alpha_mins: tuple[float, ...] = ()
-    attacks: tuple[str, ...] = ("apgd-ce-lowering", "apgd-t-pinned")
-    attack_steps: int = 20
-    attack_targets: int = 3
+    attacks: tuple[str, ...] = ("apgd-t-pinned", "apgd-ce-lowering", "apgd-t-lowering")
+    attack_steps: int = 50
+    attack_targets: int = 9
     attacked_examples: int | None = None
 
     def __post_init__(self) -> None:
@@ -130,7 +131,8 @@ class Chosen:
         clean, robust: its accuracies on the held-out examples; ``robust`` is a screening's, an upper bound.
         target: as an accuracy.
         clean_examples, robust_examples: of how many each is the share.
-        tried: every candidate that was attacked, with its clean and robust accuracy.
+        tried: every candidate that was attacked, with its clean and robust accuracy. (Under the robust rule an attack
+            ends where it is clear that the target is missed, so a robust accuracy below it is no more than a bound.)
     """
 
     candidate: Candidate
@@ -183,7 +185,8 @@ def choose_alpha(
 
     def robust(candidate: Candidate) -> float:
         if candidate not in tried:
-            found = notes.get(candidate, lambda: held.robust_accuracy(candidate))
+            enough = target if choice.rule == "robust" and candidate != _constant(1.0) else 0.0
+            found = notes.get(candidate, lambda: held.robust_accuracy(candidate, enough))
             tried[candidate] = held.clean_accuracy(candidate), found
             if on_candidate is not None:
                 on_candidate(candidate, *tried[candidate])
@@ -304,8 +307,11 @@ class _Held:
         mixed = mix(self._log_std, self._log_rob, *alpha.log_weights_at(logit.unsqueeze(1)))
         return float((mixed.argmax(dim=1) == self.labels.cpu()).double().mean())
 
-    def robust_accuracy(self, candidate: Candidate) -> float:
-        """Share of the attacked examples that every attack left right, the mix itself as judge."""
+    def robust_accuracy(self, candidate: Candidate, enough: float) -> float:
+        """Share of the attacked examples that every attack left right, the mix itself as judge.
+
+        Where it falls below ``enough``, what it has fallen to so far.
+        """
         mixed = candidate.applied_to(self.model)
         engine = AdaptiveEngine(
             mixed, norm=self.norm, eps=self.eps, seed=self.seed, batch_size=self.batch_size, device=self.device
@@ -317,6 +323,8 @@ class _Held:
             right = torch.ones(len(standing), dtype=torch.bool)
             for positions, found in engine.attack(attack, images, labels, standing) if len(standing) else ():
                 right[positions] = self._right(mixed, found, standing[positions])
+                if int(right.sum()) / len(self.attacked) < enough:
+                    return int(right.sum()) / len(self.attacked)
             standing = standing[right]
         return len(standing) / len(self.attacked)
 
@@ -335,11 +343,11 @@ class _Notes:
         self._known: dict[str, float] = {}
         if self._path is None:
             return
-        attacks = {name: getattr(choice, name) for name in ("attacks", "attack_steps", "attack_targets")}
+        names = ("rule", "target", "relative", "attacks", "attack_steps", "attack_targets")
         self._binding = json.loads(
             json.dumps(
                 {
-                    **attacks,
+                    **{name: getattr(choice, name) for name in names},
                     "eps": held.eps,
                     "norm": held.norm,
                     "seed": held.seed,
@@ -358,8 +366,8 @@ class _Notes:
                 raise ResultsError(f"{self._path} is damaged ({error}); delete it to choose again") from error
             if binding != self._binding:
                 raise ResultsError(
-                    f"{self._path} belongs to another model, other held-out examples or other attacks; delete it to "
-                    "choose again"
+                    f"{self._path} belongs to another model, other held-out examples, another rule or other attacks; "
+                    "delete it to choose again"
                 )
 
     def get(self, candidate: Candidate, measure: Callable[[], float]) -> float:

@@ -50,7 +50,7 @@ def known(std, rob, normalized=None):
 
 def robust_from(table):
     """In place of an attack: robust accuracy as a function of alpha_min."""
-    return lambda self, candidate: table(candidate)
+    return lambda self, candidate, enough: table(candidate)
 
 
 def test_the_clean_rule_takes_the_largest_alpha_that_keeps_the_clean_accuracy(monkeypatch):
@@ -132,6 +132,18 @@ def test_accuracies_are_the_model_s_own_and_its_attacked_ones_the_engine_s():
     assert (model.alpha.alpha_min, model.alpha.alpha_max) == (0.0, 1.0)
 
 
+def test_an_attack_ends_where_the_target_is_missed():
+    model = a_mix().eval().requires_grad_(False)
+    whole = Choice(rule="clean", target=0.0, first=0.7, last=0.7, attack_steps=3, attack_targets=2)
+    bound = Choice(rule="robust", target=0.9, first=0.7, last=0.7, attack_steps=3, attack_targets=2)
+    robust = choose_alpha(model, IMAGES, LABELS, whole, eps=0.05, batch_size=8).robust
+    assert robust < 0.9
+    candidates = []
+    with pytest.raises(TrainingError, match="no candidate"):
+        choose_alpha(model, IMAGES, LABELS, bound, eps=0.05, batch_size=8, on_candidate=lambda *c: candidates.append(c))
+    assert robust <= candidates[0][2] < 0.9
+
+
 def test_an_interrupted_choice_attacks_nothing_twice(tmp_path, monkeypatch):
     model, images, labels = known(torch.full((10,), 0.9), torch.linspace(0.0, 0.45, 10))
     asked = []
@@ -148,7 +160,7 @@ def test_an_interrupted_choice_attacks_nothing_twice(tmp_path, monkeypatch):
     chosen = choose_alpha(model, images, labels, choice, eps=0.1, folder=tmp_path)
     assert len(asked) == len(set(map(repr, asked)))
     assert asdict(chosen) == asdict(choose_alpha(model, images, labels, choice, eps=0.1))
-    with pytest.raises(ResultsError, match="another model, other held-out examples or other attacks"):
+    with pytest.raises(ResultsError, match="another model, other held-out examples, another rule or other attacks"):
         choose_alpha(model, images, labels, choice, eps=0.2, folder=tmp_path)
     (tmp_path / choose.CHOICE_FILE).write_text("[")
     with pytest.raises(ResultsError, match="damaged"):
