@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.evaluation.validation.subject import Subject
 GROUP = "gradients"
 STEP = 1e-6  # of the central difference, in units of pixels; float64 leaves about 9 digits of it
 CLOSE = 1e-3  # relative error
+LEVEL = 0.1  # of the gradient's length: a slope below is as good as none
 AUDITED = ("ce", "dlr", "cw")
 
 
@@ -77,8 +78,8 @@ def finite_differences(subject: Subject) -> Outcome:
         ) / (2 * STEP)
         slope = (gradient * direction.flatten(1)).sum(dim=1)
         # A direction that happens to be level has no relative error; its typical slope is the gradient's length.
-        scale = torch.maximum(difference.abs(), slope.abs()).clamp(min=1e-30) + 0.1 * gradient.norm(dim=1)
-        errors.append((difference - slope).abs() / scale)
+        scale = torch.maximum(torch.maximum(difference.abs(), slope.abs()), LEVEL * gradient.norm(dim=1))
+        errors.append((difference - slope).abs() / scale.clamp(min=1e-30))
     error = torch.stack(errors).flatten().nan_to_num(nan=1.0, posinf=1.0)
     if len(error) == 0:
         return not_applicable("no image is classified correctly")

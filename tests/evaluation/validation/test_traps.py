@@ -14,17 +14,17 @@ from adaptive_smoothing_zoo.evaluation.validation import CHECKS, Budget, Recorde
 
 N = 20
 SMALL = Budget(
-    steps=25,
+    steps=16,
     restarts=2,
     grid_steps=10,
-    long_steps=40,
+    long_steps=30,
     survivors=4,
-    queries=60,
+    queries=50,
     noises=10,
     directions=3,
     planted=8,
-    inner=30,
-    search=60,
+    inner=20,
+    search=40,
 )
 
 
