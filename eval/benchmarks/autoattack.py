@@ -330,6 +330,8 @@ def _measure(subject: Subject, turns: int, spared: bool) -> Measured:
         assert engine.prepared is not None
         prepared = prepared.best(_bare(engine.prepared, images))
         rows = {route: row.best(rows.get(route, row)) for route, row in found.items()}
+        for route, row in found.items():
+            click.echo(f"{route}: {row.seconds:.1f} s", err=True)
         for what, bounds, twins in SPARED if spared else ():
             seconds = _square_without(subject, engine, left, bounds=bounds, twins=twins)
             square[what] = min(seconds, square.get(what, seconds))
