@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
 
@@ -124,10 +124,10 @@ def read_measured(path: Path, kind: type[AnyTable]) -> AnyTable:
         ResultsError: it is missing, damaged or something else.
     """
     try:
-        return parse(kind, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return parse(kind, read_json(path), str(path))
     except FileNotFoundError:
         raise ResultsError(f"there is no {path}; run asz experiment") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+    except ConfigError as error:
         raise ResultsError(f"{path} does not hold an experiment's data: {error}") from error
 
 

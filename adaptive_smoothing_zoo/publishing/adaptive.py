@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.evaluation.adaptive import STANDARD, AdaptiveEvaluat
 from adaptive_smoothing_zoo.files import file_sha256, write_text
 from adaptive_smoothing_zoo.publishing.results import (
     RunRecord,
+    check_falling,
     device_name,
     installed_versions,
     read_verdicts,
@@ -145,12 +146,23 @@ def read_adaptive_record(out: Path, entry: Entry) -> AdaptiveRecord | None:
         return None
     try:
         record = parse(AdaptiveRecord, read_json(path), str(path))
+        _check_numbers(record)
     except ConfigError as error:
         raise ResultsError(f"{path} is not a record of adaptive attacks: {error}") from error
     if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
         recorded = shown(f"{record.model}-{record.dataset}-{record.threat_model}")
         raise ResultsError(f"{path} records {recorded}, not {entry.key}")
     return record
+
+
+def _check_numbers(record: AdaptiveRecord) -> None:
+    """Raise ConfigError unless the numbers of a record can be, and agree with each other."""
+    check_falling(record.accuracy_after, record.standard_accuracy, record.robust_accuracy)
+    fallen = [index for indices in record.fallen.values() for index in indices]
+    if record.n < 1 or len(set(fallen)) < len(fallen) or not set(fallen) <= set(range(record.n)):
+        raise ConfigError(f"'fallen' must name different examples of {record.n}")
+    if len(fallen) != round(record.n * record.standard_accuracy) - round(record.n * record.robust_accuracy):
+        raise ConfigError("'fallen' does not add up to the accuracy that was lost")
 
 
 def _record_path(out: Path, entry: Entry) -> Path:

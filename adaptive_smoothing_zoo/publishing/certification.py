@@ -91,9 +91,17 @@ class CertificationRecord:
     seconds: float
 
     def __post_init__(self) -> None:
+        if self.part not in PARTS or self.n < 1 or not 0.0 <= self.alpha_min <= 1.0:
+            raise ValueError(f"no part {self.part!r}, 'n' below 1 or 'alpha_min' outside [0, 1]")
+        if any(radius < 0.0 for radius in self.radii):
+            raise ValueError("radii must not be negative")
         for name, bound in self.bounds.items():
+            if name not in THEOREMS:
+                raise ValueError(f"no bound {name!r}; known: {', '.join(THEOREMS)}")
             if len(bound.certified_accuracy) != len(self.radii):
                 raise ValueError(f"{name} must have one certified accuracy for each of {len(self.radii)} radii")
+            if not all(0.0 <= accuracy <= 1.0 for accuracy in bound.certified_accuracy):
+                raise ValueError(f"the certified accuracies of {name} must be fractions")
 
 
 def certification_path(out: Path, entry: Entry, name: str) -> Path:

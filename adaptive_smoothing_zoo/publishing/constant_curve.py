@@ -19,6 +19,10 @@ class CurvePoint:
     clean: float
     robust: float
 
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.alpha <= 1.0 and 0.0 <= self.robust <= self.clean <= 1.0):
+            raise ValueError(f"alpha and accuracies are fractions, the robust one at most the clean one, got {self}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantCurve:

@@ -10,6 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.validation import Validation, read_validation
 from adaptive_smoothing_zoo.files import file_sha256, write_text
 from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord, read_adaptive_record
@@ -104,11 +107,13 @@ def read_evidence(out: Path, entry: Entry) -> Evidence:
             f"the recorded validation was made {why} than the run in {verdicts.parent}; run asz validate again"
         )
     broken: set[int] = set()
-    if adaptive is not None:
-        broken |= adaptive.all_fallen
-    if validation is not None and validation.newly_broken:
-        robust = read_verdicts(out, entry, run)
-        broken |= {index for index in validation.newly_broken if index < len(robust) and robust[index]}
+    fallen = frozenset() if adaptive is None else adaptive.all_fallen
+    newly = () if validation is None else validation.newly_broken
+    if fallen or newly:
+        robust = set(np.flatnonzero(read_verdicts(out, entry, run)).tolist())
+        if not fallen <= robust:
+            raise ResultsError(f"adaptive attacks of {entry.key} broke examples that {verdicts} has as broken already")
+        broken = set(fallen) | (set(newly) & robust)
     return Evidence(run=run, adaptive=adaptive, validation=validation, broken=frozenset(broken), stale=tuple(stale))
 
 

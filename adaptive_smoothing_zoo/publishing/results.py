@@ -256,12 +256,17 @@ def _check_numbers(record: RunRecord) -> None:
             "accuracies are fractions, the robust one at most the clean one, got "
             f"{record.robust_accuracy} and {record.clean_accuracy}"
         )
-    after = tuple(record.accuracy_after.values())
-    falls = all(a >= b for a, b in pairwise(after))
-    if not falls or after[:1] != (record.clean_accuracy,) or after[-1] != record.robust_accuracy:
-        raise ConfigError("'accuracy_after' must fall from the clean accuracy to the robust one")
+    check_falling(record.accuracy_after, record.clean_accuracy, record.robust_accuracy)
     if sum(record.broken_by.values()) != record.n - round(record.n * record.robust_accuracy):
         raise ConfigError("'broken_by' does not add up to the examples that are not robust")
+
+
+def check_falling(accuracy_after: dict[str, float], first: float, last: float) -> None:
+    """Raise ConfigError unless the accuracies after some attacks are fractions that fall from ``first`` to ``last``."""
+    after = tuple(accuracy_after.values())
+    falls = all(1.0 >= a >= b >= 0.0 for a, b in pairwise((*after, 0.0)))
+    if not falls or after[:1] != (first,) or after[-1] != last:
+        raise ConfigError(f"'accuracy_after' must fall from {first} to {last}")
 
 
 def read_verdicts(out: Path, entry: Entry, record: RunRecord) -> np.ndarray:

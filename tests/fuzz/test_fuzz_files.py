@@ -1,8 +1,10 @@
 """Damaged files of every kind: refused with a sentence, or what they hold is valid, and the same where it matters."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from fuzzing import HUGE, STRANGE_TEXTS, attempt, cases, damage, damaged_bytes, damaged_text, restored
 from safetensors.torch import load_file, save_file
 
+import adaptive_smoothing_zoo as zoo
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.certification.journal import Journal
@@ -18,19 +21,30 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.state import read_binding
+from adaptive_smoothing_zoo.evaluation.validation import CheckResult, Validation
+from adaptive_smoothing_zoo.evaluation.validation.report import to_text
+from adaptive_smoothing_zoo.experiments.table import Row, Table, read_table
 from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.certification import certificates_section, read_certification
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
-from adaptive_smoothing_zoo.publishing.evidence import Evidence
+from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
-from adaptive_smoothing_zoo.publishing.results import read_record
+from adaptive_smoothing_zoo.publishing.results import read_record, read_verdicts
+from adaptive_smoothing_zoo.publishing.validation import validation_path
+from adaptive_smoothing_zoo.training.keeping import Keeper
+from adaptive_smoothing_zoo.training.recipe import read_recipe
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, parse_eps, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
+from adaptive_smoothing_zoo.zoo.schema import to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import read_safetensors
 
 NAME, DATASET = "Demo2026Adaptive", "digits"
+CONSTANT = find_entry("Demo2026Constant", "digits", "Linf")
+LIPSCHITZ = find_entry("Demo2026Lipschitz", "digits", "L2")
+RECORDED = Path(zoo.__file__).parents[1] / "eval" / "results"
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -409,6 +423,139 @@ def test_curves(tmp_path):
         if curve is not None:
             _, error = attempt(curve.clean_at, 0.55)
             assert error is None, number
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """The results of this repository, with a validation and an experiment beside them."""
+    folder = tmp_path_factory.mktemp("recorded") / "results"
+    shutil.copytree(RECORDED, folder)
+    run = read_record(folder, CONSTANT)
+    same = ("model", "dataset", "threat_model", "eps", "data", "data_sha256", "weights_sha256", "device", "device_name")
+    common = {name: getattr(run, name) for name in (*same, "seed", "batch_size", "n", "clean_accuracy", "commit")}
+    check = CheckResult(
+        name="eight_bits",
+        group="examples",
+        what="x",
+        rule="y",
+        verdict="failed",
+        found="z",
+        measured={"a": 0.5},
+        passes=3,
+        seconds=1.0,
+    )
+    robust = np.flatnonzero(read_verdicts(folder, CONSTANT, run)).tolist()
+    validation = Validation(
+        **common,
+        accuracy=0.5,
+        recorded_n=run.n,
+        recorded_accuracy=run.robust_accuracy,
+        recorded_data_sha256=run.data_sha256,
+        newly_broken=tuple(robust[:2]),
+        checks=(check, replace(check, verdict="passed")),
+        budget={"steps": 3},
+        series={"alpha": ((0.5, 0.6), (0.7, 0.8))},
+        versions={"torch": "2.3"},
+    )
+    validation_path(folder, CONSTANT).write_text(to_text(validation))
+    assert read_evidence(folder, CONSTANT).broken
+    return folder
+
+
+def tell(folder):
+    """All that is told of what is recorded: page, card, certificates."""
+    evidence = read_evidence(folder, CONSTANT)
+    update_entry(folder, CONSTANT)
+    certified = read_certification(folder, LIPSCHITZ)
+    card = model_card(CONSTANT, evidence, read_curve(folder, CONSTANT))
+    return evidence, card, certificates_section(certified) if certified else ""
+
+
+def test_what_is_recorded(recorded, tmp_path):
+    """Accuracies that are shown are fractions that can be, whatever record is damaged; or the damage is told of."""
+    names = ["run.json", "adaptive.json", "validation.json", "examples.npz"]
+    files = [recorded / "digits" / "Linf" / f"{CONSTANT.name}.{name}" for name in names]
+    files.append(recorded / "digits" / "Linf" / "constant_alpha.curve.json")
+    files.append(recorded / "digits" / "L2" / "certificates" / f"{LIPSCHITZ.name}.certified.json")
+    accepted = 0
+    for number, rng in cases("recorded", 700):
+        with restored(tmp_path / "results", recorded) as folder:
+            damage(folder / rng.choice(files).relative_to(recorded), rng)
+            told, error = attempt(tell, folder)
+            assert error is None or isinstance(error, ZooError), (number, repr(error))
+            if error is not None:
+                continue
+        accepted += 1
+        evidence, card, certificates = told
+        assert 0.0 <= evidence.best_known <= evidence.run.robust_accuracy <= evidence.run.clean_accuracy <= 1.0, number
+        for text in (card, certificates):
+            numbers = [float(found) for found in re.findall(r"(-?\d+\.\d\d) ?[%|]", text)]
+            assert all(0.0 <= found <= 100.0 for found in numbers), (number, numbers)
+            assert "nan" not in re.findall(r"nan ?[%|]", text), number
+    assert 50 < accepted < 500
+
+
+def test_experiments(tmp_path):
+    rows = tuple(Row(case={"alpha": str(alpha)}, values={"clean": 0.9, "robust": alpha}) for alpha in (0.0, 0.5))
+    texts = dict.fromkeys(
+        ("experiment", "dataset", "data", "data_sha256", "device", "model", "eps", "weights_sha256"), "x"
+    )
+    table = Table(**texts, threat_model="Linf", n=5, steps=10, seed=0, versions={}, commit=None, rows=rows)
+    path = tmp_path / "table.json"
+    for number, rng in cases("experiments", 300):
+        if path.is_dir():
+            path.rmdir()
+        path.write_text(json.dumps(to_json(table)))
+        damage(path, rng)
+        found, error = attempt(read_table, path)
+        assert error is None or isinstance(error, ZooError), (number, repr(error))
+        assert error is not None or all(isinstance(row.case, dict) for row in found.rows), number
+
+
+def test_recipes(tmp_path):
+    """Recipes are read as such or refused; changes on the command line, too."""
+    originals = [path.read_bytes() for path in sorted(RECORDED.parent.glob("recipes/*.toml"))]
+    read = 0
+    for number, rng in cases("recipes", 500):
+        path = tmp_path / f"{number}.toml"
+        path.write_bytes(rng.choice(originals))
+        if rng.random() < 0.7:
+            damage(path, rng)
+        keys = ["training.epochs", "data.dataset", "kind", "training", "a.b", "", ".", "training.attack.eps", "seed"]
+        values = ["3", "-1", '"x"', "[1]", "{a=1}", "1e999", "nan", "8/255", '"8/255"', "", "9" * 300, "2020-01-01"]
+        changes = [f"{rng.choice(keys)}={rng.choice(values)}" for _ in range(rng.choice([0, 0, 1, 3]))]
+        _, error = attempt(read_recipe, path, changes)
+        assert error is None or isinstance(error, ZooError), (number, repr(error), changes)
+        read += error is None
+    assert 50 < read < 400
+
+
+def test_checkpoints_of_trainings(tmp_path):
+    """A training goes on from its own whole checkpoint or not at all."""
+    folder, original = tmp_path / "training", tmp_path / "original"
+    binding, tensors = {"epochs": 3, "data": "0" * 64}, {"weight": torch.arange(6.0)}
+    Keeper(original, binding).write(2, tensors, 1)
+    refused = 0
+    for number, rng in cases("trainings", 300):
+        with restored(folder, original):
+            (path,) = folder.iterdir()
+            content = path.read_bytes()
+            length = int.from_bytes(content[:8], "little")
+            if rng.random() < 0.5:
+                header = json.loads(content[8 : 8 + length])
+                about = json.loads(header["__metadata__"]["about"])
+                text = damaged_text(json.dumps(about).encode(), rng_of_json(rng)).decode()
+                header["__metadata__"]["about"] = text
+                new = json.dumps(header).encode()
+                damage(path, rng, len(new).to_bytes(8, "little") + new + content[8 + length :])
+            else:
+                damage(path, rng)
+            kept, error = attempt(Keeper(folder, binding).read)
+            assert error is None or isinstance(error, ZooError), (number, repr(error))
+            refused += error is not None
+            if error is None and kept is not None:
+                assert isinstance(kept.rounds, int), number
+    assert refused > 100
 
 
 def test_certification_logs(tmp_path):

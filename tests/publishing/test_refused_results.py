@@ -39,7 +39,7 @@ def change(path, **changes):
     [
         ({"clean_accuracy": 7.0}, "accuracies are fractions"),
         ({"robust_accuracy": -0.5}, "accuracies are fractions"),
-        ({"robust_accuracy": 0.625}, "'accuracy_after' must fall"),
+        ({"robust_accuracy": 0.625}, "'accuracy_after' must fall from"),
         ({"accuracy_after": {}}, "'accuracy_after' must fall"),
         ({"accuracy_after": {"clean": 0.875, "a": 0.25, "b": 0.5}}, "'accuracy_after' must fall"),
         ({"broken_by": {"clean": 1}}, "'broken_by' does not add up"),

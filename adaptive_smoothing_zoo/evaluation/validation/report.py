@@ -107,11 +107,22 @@ def read_validation(path: Path) -> Validation:
         ResultsError: it is missing, damaged or not the record of a validation.
     """
     try:
-        return parse(Validation, read_json(path), str(path))
+        validation = parse(Validation, read_json(path), str(path))
+        _check_numbers(validation)
+        return validation
     except FileNotFoundError:
         raise ResultsError(f"there is no validation {path}; run asz validate") from None
     except ConfigError as error:
         raise ResultsError(f"{path} is not the record of a validation: {error}") from error
+
+
+def _check_numbers(v: Validation) -> None:
+    """Raise ConfigError unless the numbers of a record can be."""
+    fractions = (v.accuracy, v.clean_accuracy, v.recorded_accuracy or 0.0)
+    if v.n < 1 or not all(0.0 <= fraction <= 1.0 for fraction in fractions) or v.accuracy > v.clean_accuracy:
+        raise ConfigError("'n' must be at least 1 and accuracies fractions, the attacked one at most the clean one")
+    if len(set(v.newly_broken)) < len(v.newly_broken) or not set(v.newly_broken) <= set(range(v.recorded_n or v.n)):
+        raise ConfigError("'newly_broken' must name different examples")
 
 
 def to_markdown(validation: Validation, figure: str | None = None) -> str:
