@@ -139,9 +139,10 @@ class TestFolder:
         for name in ("config.json", "model.safetensors"):
             assert (tmp_path / "again" / name).read_bytes() == (saved[1] / name).read_bytes()
 
-    def test_device_is_where_the_module_is_put(self, saved):
-        loaded = Triplet.from_pretrained(saved[1], device="meta")
-        assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"meta"}
+    @pytest.mark.parametrize(("device", "why"), [("meta", "have no values"), ("nowhere", "has no device 'nowhere'")])
+    def test_a_device_that_cannot_be_is_refused(self, saved, device, why):
+        with pytest.raises(ValueError, match=why):
+            Triplet.from_pretrained(saved[1], device=device)
 
     def test_other_weights_under_the_same_name_are_refused(self, saved, entry):
         folder = saved[1]
