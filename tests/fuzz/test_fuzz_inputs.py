@@ -47,6 +47,11 @@ DEVICES = ("cpu", "auto", "cuda", "cuda:7", "meta", "cpu:3", "", "tpu", "mps", "
 
 
 @pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # an empty text names the working folder
+
+
+@pytest.fixture(autouse=True)
 def short_attacks(monkeypatch):
     """The same machinery with fewer iterations."""
     original = FastEngine.__init__
