@@ -138,8 +138,15 @@ ORACLES = {
 }
 
 
-@pytest.mark.parametrize("name", ORACLES)
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        *((name, "Linf") for name in ORACLES),
+        ("linear_net", "L2"),
+        ("confident_net", "L2"),
+        pytest.param("autoattack_on_linear_net", "L2", marks=pytest.mark.slow),
+    ],
+)
 def test_an_attack_that_is_too_weak_is_caught_by_an_oracle(monkeypatch, name, norm):
     honest = nets.honest_net()
     assert run(honest, name, norm=norm).failed == ()
