@@ -9,28 +9,13 @@ import time
 
 import numpy as np
 import pytest
+from command_line import run
 
-import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo.certification import mix_certificates, read_log
 
 H = ("Demo2026Constant", "--dataset", "digits", "--part", "rob_model", "--sigma", 0.25)
 FEW = ("--n", 300, "--n-examples", 4)
 LIPSCHITZ = ("Demo2026Lipschitz", "--dataset", "digits")
-
-
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error of ``asz`` in this process."""
-    old = sys.argv
-    sys.argv = ["asz", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as error:
-        code = error.code
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def certified(capsys, out, *arguments):

@@ -6,24 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import run
 
-import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo.zoo.registry import list_models
-
-
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error of ``asz`` in this process."""
-    old = sys.argv
-    sys.argv = ["asz", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as error:
-        code = error.code
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_the_installed_command_runs():

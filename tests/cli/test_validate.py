@@ -1,12 +1,11 @@
 """``asz validate`` as a user meets it."""
 
 import json
-import sys
 
 import pytest
+from command_line import run
 from torch import nn
 
-import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.evaluation.validation import CHECKS, Budget, read_validation, runner
 
@@ -24,21 +23,6 @@ TINY = Budget(
     inner=4,
     search=4,
 )
-
-
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error of ``asz`` in this process."""
-    old = sys.argv
-    sys.argv = ["asz", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as error:
-        code = error.code
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_single_checks_are_told_and_nothing_is_written(capsys, tmp_path):
