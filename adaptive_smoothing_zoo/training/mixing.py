@@ -25,12 +25,12 @@ from adaptive_smoothing_zoo.attacks.randomized import (
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
 from adaptive_smoothing_zoo.mix import mix
-from adaptive_smoothing_zoo.training.base_nets import autocast, batch_of_round, check_batch
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
 from adaptive_smoothing_zoo.training.frozen import faster_copy
 from adaptive_smoothing_zoo.training.keeping import Keeper, fingerprint
 from adaptive_smoothing_zoo.training.loop import OnProgress, Optimization, fit
+from adaptive_smoothing_zoo.training.nets import autocast, batch_of_round, check_batch
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
 
@@ -89,7 +89,7 @@ class MixingTraining:
         accumulation: passes (per process) in a step, whose gradients are added up; each has its own batch statistics.
         logit_scale, logit_bias: of alpha_logit in training and its attacks, where alpha has the range (0, 1).
         clamp: limit of the raw network output in training, in batch standard deviations around the batch mean.
-        padding, flip: augmentation, as in :class:`adaptive_smoothing_zoo.training.base_nets.BaseNetTraining`.
+        padding, flip: augmentation, as in :class:`adaptive_smoothing_zoo.training.nets.NetTraining`.
         seed: of shuffling, augmentation and attack; of the weights only in a recipe.
         bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last. What
             fools the mix, and the features and probabilities of g and h that the network learns from, stay float32.

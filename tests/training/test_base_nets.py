@@ -11,11 +11,11 @@ from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.training.base_nets import (
     BaseNetTask,
     BaseNetTraining,
-    batch_of_round,
     divergence,
     train_base_net,
 )
 from adaptive_smoothing_zoo.training.draws import derived_seed
+from adaptive_smoothing_zoo.training.nets import batch_of_round
 from adaptive_smoothing_zoo.training.schedule import triangle
 from adaptive_smoothing_zoo.training.workers import Workers
 
@@ -127,7 +127,7 @@ def test_the_trades_loss_is_its_formula_in_float64():
     task = BaseNetTask(net, IMAGES.double(), LABELS, settings, CPU)
     ((part,),), _ = task.round(0)
     net.eval()
-    task._run = lambda module, images: module(images)  # in float64
+    task.run = lambda module, images: module(images)  # in float64
     losses, _ = task.losses(net, part)
     clean, attacked = net(part.clean).softmax(1), net(part.attacked).softmax(1)
     natural = -clean.log().gather(1, part.labels[:, None]).squeeze(1)

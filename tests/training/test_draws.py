@@ -2,8 +2,8 @@ import torch
 import torch.nn.functional as F
 
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
-from adaptive_smoothing_zoo.training.base_nets import batch_of_round
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
+from adaptive_smoothing_zoo.training.nets import batch_of_round
 
 
 def keys(seed, count):

@@ -9,10 +9,11 @@ from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
 from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, batch_of_round, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import read_log
 from adaptive_smoothing_zoo.training.mixing import MixingTask, MixingTraining, TrainingAttack, train_mixing_network
+from adaptive_smoothing_zoo.training.nets import batch_of_round
 from adaptive_smoothing_zoo.training.workers import Workers
 
 CPU = Workers(torch.device("cpu"))
