@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.experiment import Experiment
+from adaptive_smoothing_zoo.experiments.experiment import Experiment, verdict
 from adaptive_smoothing_zoo.experiments.table import Case, Table
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ def agreement(table: Table) -> str:
         "the accuracy under the STD attack rises with alpha": std[1.0] >= std[0.0] - slack,
         "the accuracy under the ROB attack falls with alpha": rob[1.0] <= rob[0.0] + slack,
     }
-    missing = [name for name, is_seen in seen.items() if not is_seen]
-    if not missing:
-        return f"yes: {'; '.join(seen)}."
-    found = [name for name, is_seen in seen.items() if is_seen]
-    if not found:
-        return f"no: it was not seen that {', nor that '.join(missing)}."
-    return f"in part: {'; '.join(found)}; but it was not seen that {', nor that '.join(missing)}."
+    return verdict(seen)
 
 
 def _by_alpha(table: Table, target: str) -> dict[float, float]:
@@ -83,6 +77,7 @@ ALPHA_SWEEP = Experiment(
     "h's when alpha passes 0.5, where the theorem on h's margins begins to speak; under the STD attack accuracy rises "
     "with alpha, under the ROB attack it falls; the clean accuracy falls slowly above 0.5.",
     steps=20,
+    table=Table,
     cases=cases,
     measure=measure,
     draw=draw,

@@ -85,6 +85,7 @@ ATTACK_TARGET = Experiment(
     paper="000 Fig. 2 (PGD-20): h is the better one while alpha_t <= sigmoid(5.72) = 0.9967, and g beyond, since what "
     "fools h alone hardly harms g.",
     steps=20,
+    table=Table,
     cases=cases,
     measure=measure,
     draw=draw,

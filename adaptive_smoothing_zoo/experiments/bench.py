@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ class Bench:
     batch_size: int
     device: torch.device
     on_batch: Callable[[int], None] = lambda count: None
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows beyond that, as fields of the experiment's table."""
+        return {}
 
     def mix(self, alpha: float) -> MixedClassifier:
         """g and h with a constant alpha."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from adaptive_smoothing_zoo.experiments.bench import Bench
 from adaptive_smoothing_zoo.experiments.table import Case, Table
@@ -12,9 +12,12 @@ from adaptive_smoothing_zoo.experiments.table import Case, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+AnyBench = TypeVar("AnyBench", bound=Bench)
+AnyTable = TypeVar("AnyTable", bound=Table)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Generic[AnyBench, AnyTable]):
     """One figure or table of the papers.
 
     Attributes:
@@ -22,19 +25,36 @@ class Experiment:
         question: what it asks, one sentence.
         paper: which figure or table, and what the authors found.
         steps: of PGD, as in the paper.
+        table: what its data are; the bench's ``settings`` are the fields that a plain ``Table`` has not.
         cases: the rows to be measured.
         measure: one row.
         draw: the picture, into an empty figure.
         summary: what was found, in a few lines of Markdown that follow from the table alone.
-        agreement: whether that is what the authors found, one sentence that follows from the table alone.
+        agreement: whether that is what the authors found, a few sentences that follow from the table alone.
     """
 
     name: str
     question: str
     paper: str
     steps: int
+    table: type[AnyTable]
     cases: Callable[[], list[Case]]
-    measure: Callable[[Bench, Case], dict[str, float]]
-    draw: Callable[[Table, Figure], Any]
-    summary: Callable[[Table], str]
-    agreement: Callable[[Table], str]
+    measure: Callable[[AnyBench, Case], dict[str, float]]
+    draw: Callable[[AnyTable, Figure], Any]
+    summary: Callable[[AnyTable], str]
+    agreement: Callable[[AnyTable], str]
+
+
+def verdict(seen: Mapping[str, bool]) -> str:
+    """One sentence: yes, no, or in part.
+
+    Args:
+        seen: what the authors found, each a clause that follows "that", and whether it was seen here.
+    """
+    missing = [name for name, is_seen in seen.items() if not is_seen]
+    if not missing:
+        return f"yes: {'; '.join(seen)}."
+    found = [name for name, is_seen in seen.items() if is_seen]
+    if not found:
+        return f"no: it was not seen that {', nor that '.join(missing)}."
+    return f"in part: {'; '.join(found)}; but it was not seen that {', nor that '.join(missing)}."

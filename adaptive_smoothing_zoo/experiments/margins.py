@@ -82,6 +82,7 @@ MARGINS = Experiment(
     "under attack and right: mean 0.768, median 0.933; h clean and wrong: median 0.378. h is confident where it is "
     "right under attack and not where it is wrong on clean images; on this mixing lives.",
     steps=20,
+    table=Table,
     cases=cases,
     measure=measure,
     draw=draw,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import ready
-from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.experiment import Experiment
-from adaptive_smoothing_zoo.experiments.table import Row, Table, complete, read_table
+from adaptive_smoothing_zoo.experiments.experiment import AnyBench, AnyTable, Experiment
+from adaptive_smoothing_zoo.experiments.table import Row, complete, read_measured
 from adaptive_smoothing_zoo.files import write_text, write_with
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.zoo.entry import Entry
@@ -26,15 +26,21 @@ class ExperimentFiles:
     page: Path
 
 
-def files_of(experiment: Experiment, entry: Entry, out: Path) -> ExperimentFiles:
+def files_of(experiment: Experiment[Any, Any], entry: Entry, out: Path) -> ExperimentFiles:
     """``<out>/<experiment>/<entry>.json``, ``.png`` and ``.md``."""
     folder = out / experiment.name
     return ExperimentFiles(*(folder / f"{entry.key}{suffix}" for suffix in (".json", ".png", ".md")))
 
 
 def run(
-    experiment: Experiment, entry: Entry, bench: Bench, examples: Examples, out: Path, *, commit: str | None = None
-) -> Iterator[tuple[Row, Table]]:
+    experiment: Experiment[AnyBench, AnyTable],
+    entry: Entry,
+    bench: AnyBench,
+    examples: Examples,
+    out: Path,
+    *,
+    commit: str | None = None,
+) -> Iterator[tuple[Row, AnyTable]]:
     """Measure what is not measured yet, keeping each row on disk as it comes; then draw and write the page.
 
     Args:
@@ -46,7 +52,7 @@ def run(
         ResultsError: the files there are about something else, or cannot be written.
     """
     files = files_of(experiment, entry, out)
-    table = Table(
+    table = experiment.table(
         experiment=experiment.name,
         model=entry.name,
         dataset=entry.dataset,
@@ -61,20 +67,21 @@ def run(
         device=device_name(str(bench.device)),
         versions=installed_versions(),
         commit=commit,
+        **bench.settings(),
     )
     with ready(bench.model, bench.device, False, False):
         yield from complete(table, experiment.cases(), lambda case: experiment.measure(bench, case), files.data)
     publish(experiment, entry, out)
 
 
-def publish(experiment: Experiment, entry: Entry, out: Path) -> ExperimentFiles:
+def publish(experiment: Experiment[AnyBench, AnyTable], entry: Entry, out: Path) -> ExperimentFiles:
     """Make picture and page from the data on disk.
 
     Raises:
         ResultsError: the data are missing, damaged or not all there.
     """
     files = files_of(experiment, entry, out)
-    table = read_table(files.data)
+    table = read_measured(files.data, experiment.table)
     if [row.case for row in table.rows] != experiment.cases():
         raise ResultsError(f"{files.data} does not hold all rows; run asz experiment {experiment.name} again")
     from matplotlib.figure import Figure  # a figure of its own needs no display and leaves pyplot's state alone
@@ -89,7 +96,7 @@ def publish(experiment: Experiment, entry: Entry, out: Path) -> ExperimentFiles:
     return files
 
 
-def page(experiment: Experiment, table: Table, picture: str) -> str:
+def page(experiment: Experiment[AnyBench, AnyTable], table: AnyTable, picture: str) -> str:
     """The Markdown page of an experiment: what was asked, what the authors found, what was found here."""
     versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
     return "\n".join(
@@ -108,9 +115,8 @@ def page(experiment: Experiment, table: Table, picture: str) -> str:
             "",
             f"![{experiment.name}]({picture})",
             "",
-            f"The first {table.n} examples of {table.data}; PGD with {table.steps} steps on the cross-entropy from one "
-            f"random start, seed {table.seed}; float32; {table.device}; {versions}. One example is "
-            f"{100 / table.n:.2g} points.",
+            f"The first {table.n} examples of {table.data}; {table.how()}; float32; {table.device}; {versions}. One "
+            f"example is {100 / table.n:.2g} points.",
             "",
         ]
     )

@@ -75,6 +75,10 @@ class Table(Measured):
     seed: int
     weights_sha256: str
 
+    def how(self) -> str:
+        """How it was measured, in a few words."""
+        return f"PGD with {self.steps} steps on the cross-entropy from one random start, seed {self.seed}"
+
 
 AnyTable = TypeVar("AnyTable", bound=Measured)
 

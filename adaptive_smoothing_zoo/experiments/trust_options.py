@@ -133,6 +133,7 @@ TRUST_OPTIONS_EXPERIMENT = Experiment(
     paper="000 and 001 Fig. 1 (PGD-10, l_inf; variations with PGD-20 and with l_2 in the appendix): R_i = 1 with "
     "probabilities.",
     steps=10,
+    table=Table,
     cases=cases,
     measure=measure,
     draw=draw,
