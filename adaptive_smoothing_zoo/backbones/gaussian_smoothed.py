@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.logit_maps import Scale
+
 NOISES_AT_ONCE = 8  # images times this are one pass of the base net
 LOG_NONE = -87.0  # the logarithm of nearly the smallest float32; votes that nobody gave have it, to stay finite
 
 
 class GaussianSmoothed(nn.Module):
-    """``log(mean over m noises of vote(base(x + sigma * noise)))``, the vote a softmax or the one-hot argmax.
+    """``log(mean over m noises of vote(s * base(x + sigma * noise)))``, the vote a softmax or the one-hot argmax.
 
     Args:
         base: images (N, channels, H, W) to logits (N, C).
@@ -22,9 +24,14 @@ class GaussianSmoothed(nn.Module):
         num_noises: m, size of the bank.
         seed: of the bank.
         votes: "soft" (softmax) or "hard" (argmax, through which no gradient flows).
+        logit_scale: s > 0, which soft votes know and hard ones do not. The larger, the closer soft votes are to hard
+            ones: a net whose logits are close together, as SmoothMix trains them, is certified for little without it.
+
+    Attributes:
+        voter: the net that votes, base and scale: what ``certify`` is to be given.
 
     Raises:
-        ValueError: sigma or m out of range, or other votes.
+        ValueError: sigma, m or s out of range, or other votes.
 
     The bank is drawn once and kept with the weights, so the net is a deterministic function. It is an approximation of
     the smoothed net, whose mean is over all noise: certificates (``certification``) are about the latter, and hold for
@@ -42,6 +49,7 @@ class GaussianSmoothed(nn.Module):
         num_noises: int = 100,
         seed: int = 0,
         votes: Literal["soft", "hard"] = "soft",
+        logit_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0.0 < sigma < math.inf:
@@ -51,6 +59,7 @@ class GaussianSmoothed(nn.Module):
         if votes not in ("soft", "hard"):
             raise ValueError(f"votes must be 'soft' or 'hard', got {votes!r}")
         self.base, self.sigma, self.votes = base, float(sigma), votes
+        self.logit_scale = Scale(logit_scale)
         generator = torch.Generator("cpu").manual_seed(seed)
         bank = torch.randn((num_noises, *image_shape), generator=generator, device="cpu")
         self.register_buffer("noise", bank.to(torch.get_default_device()))
@@ -58,6 +67,10 @@ class GaussianSmoothed(nn.Module):
     @property
     def num_classes(self) -> int:
         return int(self.base.num_classes)  # type: ignore[arg-type]
+
+    @property
+    def voter(self) -> nn.Module:
+        return self.base if self.logit_scale.scale == 1.0 else nn.Sequential(self.base, self.logit_scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) images in [0, 1] -> (N, C) log-probabilities; m passes of ``base``.
@@ -69,10 +82,10 @@ class GaussianSmoothed(nn.Module):
             raise ValueError(
                 f"images must have shape (N, {', '.join(map(str, self.noise.shape[1:]))}), got {tuple(images.shape)}"
             )
-        sums = []
+        sums, voter = [], self.voter
         for noise in self.noise.split(NOISES_AT_ONCE):
             copies = (images.unsqueeze(1) + self.sigma * noise).flatten(0, 1)
-            sums.append(self._votes(self.base(copies)).unflatten(0, (-1, len(noise))).logsumexp(dim=1))
+            sums.append(self._votes(voter(copies)).unflatten(0, (-1, len(noise))).logsumexp(dim=1))
         return torch.stack(sums).logsumexp(dim=0) - math.log(len(self.noise))
 
     def _votes(self, logits: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ def certify_mix(
     h = smoothed_rob_model(model)
     settings = {"sigma": h.sigma, "votes": h.votes, **settings}
     if radius is not None:
-        return certify_at_radius(h.base, images, labels, radius=radius, alpha=model.alpha, bound=bound, **settings)
-    return mix_certificates(certify(h.base, images, labels, **settings), model.alpha, h.sigma, bound=bound)
+        return certify_at_radius(h.voter, images, labels, radius=radius, alpha=model.alpha, bound=bound, **settings)
+    return mix_certificates(certify(h.voter, images, labels, **settings), model.alpha, h.sigma, bound=bound)
 
 
 def smoothed_rob_model(model: MixedClassifier) -> GaussianSmoothed:

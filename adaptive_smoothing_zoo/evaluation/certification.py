@@ -152,7 +152,7 @@ def certify_subject(
     else:
         h = smoothed_rob_model(subject.model)
         settings |= {"sigma": h.sigma, "votes": h.votes, "indices": indices, "times": times}
-        of_h = certify(h.base, images, labels, log=log(None), **settings)
+        of_h = certify(h.voter, images, labels, log=log(None), **settings)
         found = {bound: mix_certificates(of_h, subject.model.alpha, h.sigma, bound=bound) for bound in wanted}
     for bound, certificates in found.items():
         certificates.write(log(bound))

@@ -99,6 +99,7 @@ class TrainedSmoothedNet:
     recipe: str  # file, relative to this recipe
     num_noises: int = 100  # size of the bank of noise
     votes: Literal["soft", "hard"] = "soft"
+    logit_scale: float = 1.0  # of soft votes
 
 
 @dataclass(frozen=True, kw_only=True)

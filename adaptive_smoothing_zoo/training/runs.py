@@ -323,6 +323,7 @@ def _smoothed(net: nn.Module, recipe: SmoothedNetRecipe, source: TrainedSmoothed
         "image_shape": list(IMAGE_SHAPE[recipe.data.dataset]),
         "num_noises": source.num_noises,
         "votes": source.votes,
+        "logit_scale": source.logit_scale,
     }
     base = {"architecture": recipe.net.architecture, "arguments": recipe.net.arguments}
     config = BaseNetConfig(architecture="gaussian_smoothed", arguments={"base": base, **arguments})

@@ -71,6 +71,24 @@ def test_a_smoothed_half_space_is_phi():
     np.testing.assert_allclose(share, norm.cdf((IMAGES.flatten().numpy() - 0.5) / 0.3), atol=0.015)
 
 
+def test_soft_votes_know_the_scale_of_logits_and_so_does_what_is_certified():
+    torch.manual_seed(1)
+    base = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    arguments = {"sigma": 0.5, "image_shape": (1, 2, 2), "num_noises": 7, "seed": 3}
+    net, images = GaussianSmoothed(base, logit_scale=20.0, **arguments), torch.rand(5, 1, 2, 2)
+    expected = sum((20.0 * base(images + 0.5 * noise)).softmax(1) for noise in net.noise) / 7
+    torch.testing.assert_close(net(images).exp(), expected)
+    labels = torch.arange(5) % 3
+    found = certify_mix(MixedClassifier(base, net, 1.0), images, labels, n=200)
+    scaled = nn.Linear(4, 3)
+    scaled.load_state_dict({name: 20.0 * value for name, value in base[1].state_dict().items()})
+    oracle = certify(nn.Sequential(nn.Flatten(), scaled), images, labels, sigma=0.5, n=200, votes="soft")
+    np.testing.assert_allclose(found.radius, oracle.radius, atol=1e-5)
+    assert (oracle.radius > 0).any()
+    hard = [GaussianSmoothed(base, logit_scale=scale, votes="hard", **arguments)(images) for scale in (1.0, 20.0)]
+    assert torch.equal(*hard)
+
+
 def test_hard_votes_are_shares_of_argmaxes():
     torch.manual_seed(2)
     base = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -83,10 +101,16 @@ def test_hard_votes_are_shares_of_argmaxes():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"sigma": 0.0}, {"sigma": float("inf")}, {"sigma": 1.0, "num_noises": 0}, {"sigma": 1.0, "votes": "loud"}],
+    [
+        {"sigma": 0.0},
+        {"sigma": float("inf")},
+        {"sigma": 1.0, "num_noises": 0},
+        {"sigma": 1.0, "votes": "loud"},
+        {"sigma": 1.0, "logit_scale": 0.0},
+    ],
 )
 def test_a_smoothing_that_makes_no_sense_is_refused(arguments):
-    with pytest.raises(ValueError, match=r"sigma must be|at least 1 noise|votes must be"):
+    with pytest.raises(ValueError, match=r"sigma must be|at least 1 noise|votes must be|a logit scale must be"):
         GaussianSmoothed(HalfSpace(), image_shape=(1, 1, 1), **arguments)
 
 
