@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.attacks.apgd import APGD, APGDState
 from adaptive_smoothing_zoo.attacks.losses import TargetedLoss, cross_entropy, targeted_dlr
-from adaptive_smoothing_zoo.attacks.objectives import lowering_alpha
+from adaptive_smoothing_zoo.attacks.objectives import lowering_alpha, probability_margin
 from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 
-VERSION = 1  # changes when the same seed no longer gives the same candidates
+VERSION = 2  # changes when the same seed no longer gives the same candidates
 
 ADAPTIVE_ATTACKS = (
     "apgd-ce-lowering",
@@ -26,27 +26,40 @@ ADAPTIVE_ATTACKS = (
     "apgd-t-pinned",
     "apgd-ce-gray_box",
     "apgd-t-gray_box",
+    "apgd-p-nudging",
+    "apgd-t-nudging",
+    "apgd-p-lowering",
+    "apgd-p-mix",
 )
-"""Two losses through three views: with a part that pulls alpha down, alpha pinned at alpha_min, alpha detached."""
+"""Three losses through five views: the mix with a large or a small part that pulls alpha down, alpha pinned at
+alpha_min, alpha detached, and the mix itself. The small part with the margin of probabilities is the strongest."""
 
 SURROGATE_ATTACKS = ("apgd-ce-surrogate", "apgd-t-surrogate")
 """What is added where a triplet names a surrogate to attack through."""
 
-ALPHA_WEIGHT = 0.5  # w of the part that pulls alpha down
+ALPHA_WEIGHTS = {"lowering": 0.5, "nudging": 0.1}  # w of the part that pulls alpha down
 
-_LOSSES: dict[str, TargetedLoss] = {"apgd-ce": cross_entropy, "apgd-t": targeted_dlr}
+
+def _probability_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The margin of probabilities, (N,); the targets are not used."""
+    return probability_margin(logits, labels)
+
+
+_LOSSES: dict[str, TargetedLoss] = {"apgd-ce": cross_entropy, "apgd-t": targeted_dlr, "apgd-p": _probability_margin}
 
 
 class AdaptiveEngine:
     """APGD through views of a mix; every iterate is judged by the mix itself.
 
-    An attack is named by its loss and its view, ``apgd-ce-pinned``: ``apgd-ce`` is the cross-entropy, ``apgd-t`` the
-    targeted DLR loss toward up to 9 wrong classes, from the likeliest on; a view is one of ``views.VIEWS``,
-    ``lowering`` (the white box, with the loss ``(1 - w) loss + w BCE(alpha_logit, 1)`` for w = 0.5) or ``surrogate``.
-    With a constant alpha, ``lowering``, ``pinned`` and ``gray_box`` are the mix itself, attacked once more with other
-    random numbers: the same effort as against a mix whose alpha adapts.
+    An attack is named by its loss and its view, ``apgd-ce-pinned``: ``apgd-ce`` is the cross-entropy and ``apgd-p`` the
+    margin of probabilities, both from several random starts, and ``apgd-t`` the targeted DLR loss toward up to 9 wrong
+    classes, from the likeliest on; a view is one of ``views.VIEWS``, ``lowering`` or ``nudging`` (the white box, with
+    the loss ``(1 - w) loss + w BCE(alpha_logit, 1)`` for w = 0.5 or 0.1), or ``surrogate``. With a constant alpha,
+    all but the surrogate are the mix itself, attacked once more with other random numbers: the same effort as against
+    a mix whose alpha adapts.
 
-    Random numbers depend on the seed, the attack, the target's rank and the example's index alone.
+    Random numbers depend on the seed, the attack, the target's rank or the start's number, and the example's index
+    alone.
 
     Args:
         model: in eval mode and frozen, on ``device``.
@@ -60,6 +73,7 @@ class AdaptiveEngine:
     Attributes:
         iterations: of a run; the protocol's 100. Other numbers are for tests and for choosing alpha.
         targets: the most wrong classes that are tried; the protocol's 9. Likewise.
+        starts: random starts of an untargeted attack.
     """
 
     def __init__(
@@ -77,7 +91,7 @@ class AdaptiveEngine:
         self.name = f"adaptive {VERSION}"
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.batch_size, self.device, self.surrogate = batch_size, device, surrogate
-        self.iterations, self.targets = 100, 9
+        self.iterations, self.targets, self.starts = 100, 9, 5
 
     def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack correctly classified points; yield (positions, candidates) batch by batch.
@@ -106,20 +120,20 @@ class AdaptiveEngine:
         if self.surrogate is not None:
             surrogate = self.surrogate
             views["surrogate"] = lambda model: surrogate
-        if loss_name not in _LOSSES or view_name not in (*views, "lowering"):
+        if loss_name not in _LOSSES or view_name not in (*views, *ALPHA_WEIGHTS):
             raise ValueError(
-                f"no attack {name!r}; it must be one of {', '.join(_LOSSES)}, a hyphen, and one of lowering, "
-                f"{', '.join(views)}"
+                f"no attack {name!r}; it must be one of {', '.join(_LOSSES)}, a hyphen, and one of "
+                f"{', '.join((*ALPHA_WEIGHTS, *views))}"
             )
         loss = _LOSSES[loss_name]
-        if view_name != "lowering":
+        if view_name in views:
             return loss, views[view_name](self.model)
         if isinstance(self.model.alpha, AdaptiveAlpha):
-            return lowering_alpha(loss, ALPHA_WEIGHT), WithAlphaLoss(self.model)
+            return lowering_alpha(loss, ALPHA_WEIGHTS[view_name]), WithAlphaLoss(self.model)
         return loss, self.model
 
     def _perturb(self, attack: APGD, view: nn.Module, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """One batch: runs toward one target after the other on the points that still stand."""
+        """One batch: one run after the other, each on the points that still stand."""
         candidates = images.clone()
         left = torch.arange(len(labels), device=self.device)
         for targets in self._targets(attack.name, images, labels):
@@ -158,7 +172,7 @@ class AdaptiveEngine:
     def _targets(self, name: str, images: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:
         """Rank and classes (N,) of each run; the label itself for an untargeted attack, which does not read it."""
         if not name.startswith("apgd-t-"):
-            return [(0, labels)]
+            return [(start, labels) for start in range(self.starts)]
         order = self.model(images).argsort(dim=1, descending=True)
         wrong = order[order != labels[:, None]].view(len(labels), -1)
         return [(rank, wrong[:, rank]) for rank in range(min(self.targets, wrong.shape[1]))]

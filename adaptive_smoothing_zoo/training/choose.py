@@ -48,7 +48,8 @@ class Choice:
         alpha_mins: where the bias varies.
         attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows. Weak ones do harm: of
             many candidates the one on which they fail by chance is chosen.
-        attack_steps, attack_targets: of each run, and how many wrong classes are attacked toward. It is a screening.
+        attack_steps, attack_targets, attack_starts: of each run, how many wrong classes are attacked toward, and from how
+            many random starts where no class is. It is a screening.
         attacked_examples: how many of the held-out examples are attacked, spread evenly; all if None.
 
     Raises:
@@ -69,6 +70,7 @@ class Choice:
     attacks: tuple[str, ...] = ("apgd-t-pinned", "apgd-ce-lowering", "apgd-t-lowering")
     attack_steps: int = 50
     attack_targets: int = 9
+    attack_starts: int = 1
     attacked_examples: int | None = None
 
     def __post_init__(self) -> None:
@@ -316,7 +318,8 @@ class _Held:
         engine = AdaptiveEngine(
             mixed, norm=self.norm, eps=self.eps, seed=self.seed, batch_size=self.batch_size, device=self.device
         )
-        engine.iterations, engine.targets = self.choice.attack_steps, self.choice.attack_targets
+        engine.iterations, engine.starts = self.choice.attack_steps, self.choice.attack_starts
+        engine.targets = self.choice.attack_targets
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
         for attack in self.choice.attacks:
             images, labels = self.images[standing], self.labels[standing]
@@ -343,7 +346,7 @@ class _Notes:
         self._known: dict[str, float] = {}
         if self._path is None:
             return
-        names = ("rule", "target", "relative", "attacks", "attack_steps", "attack_targets")
+        names = ("rule", "target", "relative", "attacks", "attack_steps", "attack_targets", "attack_starts")
         self._binding = json.loads(
             json.dumps(
                 {

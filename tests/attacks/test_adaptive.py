@@ -7,6 +7,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 
 IMAGES = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
@@ -30,7 +31,8 @@ def candidates(engine, name, images, labels, indices=None):
     return found
 
 
-NAMES = [*ADAPTIVE_ATTACKS, "apgd-ce-rob", "apgd-t-std", "apgd-ce-surrogate"]
+NAMES = [*ADAPTIVE_ATTACKS, "apgd-ce-rob", "apgd-t-std", "apgd-p-pinned", "apgd-ce-surrogate"]
+PULLS_ALPHA = ("lowering", "nudging")
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -46,7 +48,7 @@ def test_verdicts_on_a_linear_mix_are_the_closed_form_s(name, constant, norm):
     check_adversarials(IMAGES, found, torch.arange(12), norm, eps)
     broken = model(found).argmax(1) != labels
     assert torch.equal(broken, (found != IMAGES).flatten(1).any(1))  # a candidate is adversarial or the image itself
-    if name.startswith("apgd-t-") and name != "apgd-t-lowering":  # the others may climb toward another class, or alpha
+    if name.startswith("apgd-t-") and not name.endswith(PULLS_ALPHA):  # the others may climb toward another class, or alpha
         clear = (exact - eps).abs() > 0.01 * eps
         assert torch.equal(broken[clear], (exact < eps)[clear])
     else:
@@ -72,12 +74,33 @@ def test_batch_size_order_and_company_change_nothing(name):
 def test_adaptive_attacks_break_what_the_gradient_of_the_mix_leads_away_from():
     model, labels = a_lured_mix(), torch.zeros(5, dtype=torch.int64)
     assert (model(GRAY).argmax(1) == 0).all()
-    for name, breaks in (("apgd-ce-mix", False), ("apgd-ce-rob", False), *((name, True) for name in ADAPTIVE_ATTACKS)):
+    lured = "apgd-ce-mix", "apgd-ce-rob", "apgd-p-mix", "apgd-p-nudging"  # the last one's part is too small for this mix
+    for name in {*lured, *ADAPTIVE_ATTACKS}:
         found = candidates(an_engine(model), name, GRAY, labels)
-        assert ((found != GRAY).flatten(1).any(1) == breaks).all()
+        assert ((found != GRAY).flatten(1).any(1) == (name not in lured)).all()
         if name.endswith("lowering"):
             assert (model.alpha_of(found) < 0.1).all()
             assert (model.alpha_of(GRAY) > 0.7).all()
+
+
+def test_untargeted_attacks_begin_anew_from_other_points(monkeypatch):
+    begun = []
+    start = APGD.start
+
+    def remember(attack, images, labels, targets, noise):
+        begun.append((len(labels), noise))
+        return start(attack, images, labels, targets, noise)
+
+    monkeypatch.setattr(APGD, "start", remember)
+    model = a_linear_mix()
+    labels = model(IMAGES).argmax(1)
+    engine = an_engine(model, eps=float(distance(model, IMAGES, labels, "Linf").median()), batch_size=12)
+    engine.starts = 3
+    found = candidates(engine, "apgd-p-mix", IMAGES, labels)
+    standing = int((found == IMAGES).flatten(1).all(1).sum())
+    (first, _), (second, noise), (third, other_noise) = begun
+    assert first == 12 > second >= third >= standing > 0  # what fell is left out
+    assert not torch.equal(noise[-1], other_noise[-1])
 
 
 def test_a_view_proposes_and_the_mix_decides():
