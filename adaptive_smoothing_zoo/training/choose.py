@@ -48,8 +48,8 @@ class Choice:
         alpha_mins: where the bias varies.
         attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows. Weak ones do harm: of
             many candidates the one on which they fail by chance is chosen.
-        attack_steps, attack_targets, attack_starts: of each run, how many wrong classes are attacked toward, and from how
-            many random starts where no class is. It is a screening.
+        attack_steps, attack_targets, attack_starts: of each run; how many wrong classes are attacked toward, and from
+            how many random starts where no class is. It is a screening.
         attacked_examples: how many of the held-out examples are attacked, spread evenly; all if None.
 
     Raises:

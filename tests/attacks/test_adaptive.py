@@ -48,7 +48,7 @@ def test_verdicts_on_a_linear_mix_are_the_closed_form_s(name, constant, norm):
     check_adversarials(IMAGES, found, torch.arange(12), norm, eps)
     broken = model(found).argmax(1) != labels
     assert torch.equal(broken, (found != IMAGES).flatten(1).any(1))  # a candidate is adversarial or the image itself
-    if name.startswith("apgd-t-") and not name.endswith(PULLS_ALPHA):  # the others may climb toward another class, or alpha
+    if name.startswith("apgd-t-") and not name.endswith(PULLS_ALPHA):  # others may climb toward another class, or alpha
         clear = (exact - eps).abs() > 0.01 * eps
         assert torch.equal(broken[clear], (exact < eps)[clear])
     else:
@@ -74,7 +74,7 @@ def test_batch_size_order_and_company_change_nothing(name):
 def test_adaptive_attacks_break_what_the_gradient_of_the_mix_leads_away_from():
     model, labels = a_lured_mix(), torch.zeros(5, dtype=torch.int64)
     assert (model(GRAY).argmax(1) == 0).all()
-    lured = "apgd-ce-mix", "apgd-ce-rob", "apgd-p-mix", "apgd-p-nudging"  # the last one's part is too small for this mix
+    lured = "apgd-ce-mix", "apgd-ce-rob", "apgd-p-mix", "apgd-p-nudging"  # the last one pulls too little here
     for name in {*lured, *ADAPTIVE_ATTACKS}:
         found = candidates(an_engine(model), name, GRAY, labels)
         assert ((found != GRAY).flatten(1).any(1) == (name not in lured)).all()
