@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
-NAMES = ("trust-options", "alpha-sweep", "attack-target", "margins")
+    from adaptive_smoothing_zoo.experiments import Bench, TrainingBench
+    from adaptive_smoothing_zoo.zoo.triplet import Triplet
+
+TRAINED = ("settings", "loss-ablation", "sigmoid-scale")
+NAMES = ("trust-options", "alpha-sweep", "attack-target", "margins", *TRAINED)
 SMOOTHED_METHODS = "smoothed-methods"
 
 
@@ -26,6 +32,23 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("eval/recipes/digits_adaptive_short.toml"),
+    show_default=True,
+    help="of settings, loss-ablation and sigmoid-scale: a triplet's, whose mixing network and training are taken",
+)
+@click.option(
+    "--set", "changes", multiple=True, help="key=value in that recipe's place, as training.epochs=3; repeatable"
+)
+@click.option(
+    "--apgd-steps",
+    type=int,
+    default=20,
+    show_default=True,
+    help="of the same three: length of what stands for AutoAttack and setting D; 0 for AutoAttack itself",
+)
 @click.option(
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
@@ -47,16 +70,22 @@ def experiment_command(
     device: str,
     data_dir: str | None,
     model_dir: str | None,
+    recipe: Path,
+    changes: tuple[str, ...],
+    apgd_steps: int,
     recipes: Path,
     samples: int,
     out: Path,
 ) -> None:
     """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
 
+    settings, loss-ablation and sigmoid-scale train mixing networks for that g and h by a recipe, in
+    runs/experiments. By default all is short: a recipe of few epochs, short attacks.
+
     smoothed-methods takes no triplet: it trains nets by recipes for digits, in runs/smoothed-methods, and certifies
     them (about an hour on one core; "all" leaves it out).
 
-    An interrupted experiment goes on after the last row that was measured.
+    An interrupted experiment goes on after the last row that was measured, or where its training stood.
     """
     from tqdm import tqdm
 
@@ -67,7 +96,8 @@ def experiment_command(
     from adaptive_smoothing_zoo.publishing.results import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
-    for name, value in (("n", n), ("steps", steps or 0), ("batch-size", batch_size - 1)):
+    sizes = {"n": n, "steps": steps or 0, "batch-size": batch_size - 1, "apgd-steps": apgd_steps}
+    for name, value in sizes.items():
         if value < 0:
             raise click.BadParameter(f"--{name} is too small")
     commit, chosen = source_commit(), pick_device(device)
@@ -80,23 +110,67 @@ def experiment_command(
     examples = load_data(dataset, data_dir=data_dir).first(n or None)
     for name in NAMES if "all" in names else dict.fromkeys(names):
         experiment = EXPERIMENTS[name]
-        bench = Bench(
-            model=triplet,
-            images=examples.images,
-            labels=examples.labels,
-            norm=threat_model,
-            eps=triplet.entry.eps_value,
-            steps=steps or experiment.steps,
-            seed=seed,
-            batch_size=batch_size,
-            device=chosen,
-        )
         with tqdm(total=len(experiment.cases()), desc=name, unit="row") as bar:
+            bench = Bench(
+                model=triplet,
+                images=examples.images,
+                labels=examples.labels,
+                norm=threat_model,
+                eps=triplet.entry.eps_value,
+                steps=steps or experiment.steps,
+                seed=seed,
+                batch_size=batch_size,
+                device=chosen,
+            )
+            if name in TRAINED:
+                bench = _training_bench(
+                    bench, triplet, recipe, changes, data_dir, apgd_steps or None, bar.set_postfix_str
+                )
             for _, table in run(experiment, triplet.entry, bench, examples, out, commit=commit):
                 bar.n = len(table.rows)
                 bar.refresh()
         files = files_of(experiment, triplet.entry, out)
         click.echo(f"wrote {files.page}")
+
+
+def _training_bench(
+    bench: Bench,
+    triplet: Triplet,
+    recipe: Path,
+    changes: tuple[str, ...],
+    data_dir: str | None,
+    apgd_steps: int | None,
+    on_stage: Callable[[str], None],
+) -> TrainingBench:
+    """The same bench with what the recipe says of data, mixing network and training."""
+    from dataclasses import fields
+
+    from adaptive_smoothing_zoo.experiments import TrainingBench
+    from adaptive_smoothing_zoo.training.recipe import TripletRecipe, read_recipe
+    from adaptive_smoothing_zoo.training.runs import training_examples
+    from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig
+
+    read = read_recipe(recipe, changes)
+    if not isinstance(read, TripletRecipe) or read.training is None or not isinstance(read.alpha, AdaptiveAlphaConfig):
+        raise click.UsageError(f"{recipe} is not the recipe of a triplet with a mixing network; name one with --recipe")
+    if read.data.dataset != triplet.entry.dataset:
+        raise click.UsageError(
+            f"{recipe} is about {read.data.dataset}, the triplet about {triplet.entry.dataset}; name another --recipe"
+        )
+    train, held_out = training_examples(read.data, data_dir)
+    if held_out is None:
+        raise click.UsageError(f"{recipe} holds no examples out; add --set data.hold_out_every=50")
+    return TrainingBench(
+        **{field.name: getattr(bench, field.name) for field in fields(bench)},
+        entry=triplet.entry,
+        training=read.training,
+        alpha=read.alpha,
+        train=train,
+        held_out=held_out,
+        trained=Path("runs") / "experiments" / triplet.entry.key,
+        apgd_steps=apgd_steps,
+        on_stage=on_stage,
+    )
 
 
 def _smoothed_methods(recipes: Path, n: int, samples: int, device: torch.device, out: Path, commit: str | None) -> None:

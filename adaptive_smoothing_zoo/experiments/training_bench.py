@@ -1,0 +1,333 @@
+"""What experiments on trained mixing networks are made of: networks kept on disk, and mixes of equal clean accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
+from adaptive_smoothing_zoo.experiments.bench import Bench
+from adaptive_smoothing_zoo.experiments.table import Table
+from adaptive_smoothing_zoo.publishing.results import tensors_sha256
+from adaptive_smoothing_zoo.training.choose import Choice, Chosen, choose_alpha
+from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
+from adaptive_smoothing_zoo.training.mixing import MixingTraining, train_mixing_network
+from adaptive_smoothing_zoo.training.workers import Workers
+from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
+
+T = TypeVar("T")
+
+LOWERING = ("apgd-ce-lowering", "apgd-t-lowering")  # what setting D adds to AutoAttack (000, section 4.2)
+SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD where it is short
+FINER = 50  # times as fine as the first look at shifts of alpha is the second one
+PUBLISHED_PGD_STEPS, PUBLISHED_APGD_STEPS = 20, 75  # of the papers' attacks in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTable(Table):
+    """What an experiment on trained mixing networks measured.
+
+    Attributes:
+        training: of all networks; what a case says stands in the place of setting and loss.
+        alpha: the networks' architecture and taps; its range, scale and bias are not used.
+        apgd_steps: of the APGD runs that are the settings C and D in short; None for AutoAttack itself.
+        clean_share: where between h's (0) and g's (1) clean accuracy on held-out examples all mixes are put.
+        clean_target: the accuracy that this is.
+        training_data, held_out, training_data_sha256: what the networks learned from, and what alpha was shifted on.
+    """
+
+    training: MixingTraining
+    alpha: AdaptiveAlphaConfig
+    apgd_steps: int | None
+    clean_share: float
+    clean_target: float
+    training_data: str
+    held_out: str
+    training_data_sha256: str
+
+    @property
+    def is_short(self) -> bool:
+        """Whether attacks, in training or after it, are shorter than the authors'."""
+        drawn = self.training.attack.randomization
+        return self.apgd_steps is not None or drawn.steps * drawn.budget < PUBLISHED_PGD_STEPS
+
+    def how(self) -> str:
+        """How networks were trained, mixes made comparable, and all of it measured."""
+        return f"{super().how()}. {self._training_words()} {self._attack_words()} {self._shift_words()}"
+
+    def _training_words(self) -> str:
+        training, drawn = self.training, self.training.attack.randomization
+        return (
+            f"This is the {'short' if self.is_short else 'long'} form: each mixing network is trained for "
+            f"{training.epochs} epochs of {self.training_data}, in batches of {training.batch_size}, seed "
+            f"{training.seed}, with {drawn.steps * drawn.budget:g} attack steps on average (the papers: "
+            f"{PUBLISHED_PGD_STEPS} in A and B, {PUBLISHED_APGD_STEPS} in C) and, in C, up to "
+            f"{1 + training.attack.targets} attacked images of each image (the papers: 10)."
+        )
+
+    def _attack_words(self) -> str:
+        if self.apgd_steps is None:
+            return (
+                "C is AutoAttack itself; APGD that lowers alpha, which D adds, has its two losses, 100 steps, 9 "
+                "targets and 5 starts."
+            )
+        return (
+            "C stands for AutoAttack's APGD alone, on the cross-entropy and on the targeted DLR loss, with "
+            f"{self.apgd_steps} steps, {SHORT_TARGETS} targets and {SHORT_STARTS} start; APGD that lowers alpha, which "
+            "D adds, is as short."
+        )
+
+    def _shift_words(self) -> str:
+        share = "half way" if self.clean_share == 0.5 else f"{self.clean_share:.0%} of the way"
+        return (
+            "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
+            f"constant alpha taken) with which the clean accuracy on {self.held_out}, is at least "
+            f"{self.clean_target:.2%}, {share} from h's to g's; no test example is used for this"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """A mix that was put to a clean accuracy.
+
+    Attributes:
+        model: in eval mode and frozen.
+        numbers: for the row: ``alpha``, if it is constant, or the ``bias`` of alpha_logit, and the accuracy on
+            ``held_out`` examples.
+    """
+
+    model: MixedClassifier
+    numbers: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBench(Bench):
+    """A triplet's g and h, and what mixing networks for them are made with.
+
+    Attributes:
+        entry: of the triplet.
+        training: of all networks; the radius and norm of its attack are the bench's.
+        alpha: the networks' architecture and taps.
+        train, held_out: what is learned from, and what alpha is shifted on; no test examples.
+        trained: folder for the networks and for whatever else takes long; what is there is not done again.
+        apgd_steps, clean_share: see :class:`TrainingTable`.
+        checkpoint_seconds: time between two checkpoints of a training.
+        on_stage: told, in words, of every finished round of a training and every batch of AutoAttack.
+    """
+
+    entry: Entry
+    training: MixingTraining
+    alpha: AdaptiveAlphaConfig
+    train: Examples
+    held_out: Examples
+    trained: Path
+    apgd_steps: int | None = 20
+    clean_share: float = 0.5
+    checkpoint_seconds: float = 60.0
+    on_stage: Callable[[str], None] = lambda what: None
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)  # what several rows need, by name
+
+    def __post_init__(self) -> None:
+        _check_apart(self.train, self.held_out, self.images)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "training": self.of(),
+            "alpha": self.alpha,
+            "apgd_steps": self.apgd_steps,
+            "clean_share": self.clean_share,
+            "clean_target": self.clean_target,
+            "training_data": self.train.source,
+            "held_out": self.held_out.source,
+            "training_data_sha256": self._data_sha256(),
+        }
+
+    @property
+    def clean_target(self) -> float:
+        """Accuracy on held-out examples to which all mixes are put."""
+        low, high = self._once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
+        return low + self.clean_share * (high - low)
+
+    def of(self, setting: Literal["A", "B", "C"] = "B", loss: CompositeLoss | None = None) -> MixingTraining:
+        """The training in a setting and with a loss; the recipe's loss if None.
+
+        In C, where an image gives several attacked ones, there is an optimizer step for every two of them, as the
+        authors have it (5 for 10).
+        """
+        norm: Literal["Linf", "L2"] = "L2" if self.norm == "L2" else "Linf"
+        attack = replace(self.training.attack, setting=setting, eps=self.eps, norm=norm)
+        steps = self.training.steps * max(1, attack.runs(self.entry.num_classes) // 2)
+        return replace(self.training, attack=attack, steps=steps, loss=loss or self.training.loss)
+
+    def network(self, training: MixingTraining) -> MixedClassifier:
+        """The mix with a network of that training; from disk, or as far as it is there."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(training.seed)
+            alpha = Triplet(replace(self.entry, alpha=self.alpha)).alpha
+        model, name = self.model, self._name(training)
+        mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
+        return train_mixing_network(
+            mixed,
+            self.train.images,
+            self.train.labels,
+            training,
+            workers=Workers(self.device),
+            folder=self.trained / name,
+            checkpoint_seconds=self.checkpoint_seconds,
+            on_progress=lambda done: self.on_stage(f"{name}: round {done.round} of {done.rounds}"),
+        )
+
+    def adaptive(self, training: MixingTraining, scale: float | None = None) -> Mixed:
+        """The mix with a network of that training, shifted to the clean accuracy.
+
+        Args:
+            scale: of alpha_logit; training's if None.
+        """
+        varied = Choice(
+            rule="clean",
+            target=self.clean_target,
+            vary="logit_bias",
+            first=-20.0,
+            last=20.0,
+            step=1.0,
+            widths=(1.0,),
+            scales=(training.logit_scale if scale is None else scale,),
+            alpha_mins=(0.0,),
+            attacks=(),
+        )
+        key = f"{self._name(training)}, {varied}"
+        return self._once(key, lambda: self._shifted(self.network(training), varied))
+
+    def constant(self) -> Mixed:
+        """The mix with the constant alpha of that clean accuracy."""
+        varied = Choice(
+            rule="clean", target=self.clean_target, vary="alpha_min", first=0.0, last=1.0, step=0.05, attacks=()
+        )
+        return self._once("constant", lambda: self._shifted(self.mix(0.5), varied))
+
+    def standing(self, model: MixedClassifier) -> Tensor:
+        """(N,) bool: which examples setting C leaves."""
+        return self._once(f"standing {self._hash(model)}", lambda: self._autoattack(model))
+
+    def standing_lowered(self, model: MixedClassifier, standing: Tensor) -> Tensor:
+        """(N,) bool: which of the examples that stand APGD that lowers alpha leaves; of what C leaves it leaves D."""
+        return self._attacked(model, LOWERING, standing)
+
+    def _autoattack(self, model: MixedClassifier) -> Tensor:
+        """The whole of it, or what stands for it where it is short."""
+        if self.apgd_steps is not None:
+            clean = self.logits(model, self.images).argmax(dim=1) == self.labels
+            return self._attacked(model, ("apgd-ce-mix", "apgd-t-mix"), clean)
+        evaluation = evaluate(
+            model,
+            self.images,
+            self.labels,
+            norm=self.norm,
+            eps=self.eps,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+            state=self.trained / f"autoattack_{self._hash(model)}",
+            on_progress=lambda done: self.on_stage(f"{done.attack}: {done.done} of {done.total}"),
+        )
+        return torch.from_numpy(evaluation.robust)
+
+    def _attacked(self, model: MixedClassifier, attacks: Sequence[str], standing: Tensor) -> Tensor:
+        """Which of the examples that stand still stand after these attacks, the mix itself as judge."""
+        engine = AdaptiveEngine(
+            model, norm=self.norm, eps=self.eps, seed=self.seed, batch_size=self.batch_size, device=self.device
+        )
+        if self.apgd_steps is not None:
+            engine.iterations, engine.targets, engine.starts = self.apgd_steps, SHORT_TARGETS, SHORT_STARTS
+        standing = standing.clone()
+        for attack in attacks:
+            left = standing.nonzero().squeeze(1)
+            if len(left) == 0:
+                break
+            for positions, found in engine.attack(attack, self.images[left], self.labels[left], left):
+                chosen = left[positions]
+                standing[chosen] = self.logits(model, found).argmax(dim=1) == self.labels[chosen]
+                self.on_batch(len(chosen))
+        return standing
+
+    def _shifted(self, model: MixedClassifier, coarse: Choice) -> Mixed:
+        """The model with what is chosen in coarse steps, and then in fine ones from there."""
+        start = getattr(self._chosen(model, coarse).candidate, coarse.vary)
+        fine = replace(coarse, first=start, last=min(start + coarse.step, coarse.last), step=coarse.step / FINER)
+        chosen = self._chosen(model, fine)
+        shift = {"alpha" if coarse.vary == "alpha_min" else "bias": getattr(chosen.candidate, coarse.vary)}
+        return Mixed(model=chosen.candidate.applied_to(model), numbers={**shift, "held_out": chosen.clean})
+
+    def _chosen(self, model: MixedClassifier, choice: Choice) -> Chosen:
+        return choose_alpha(
+            model,
+            self.held_out.images,
+            self.held_out.labels,
+            choice,
+            eps=self.eps,
+            norm=self.norm,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _clean(self, net: MixedClassifier) -> float:
+        logits = self.logits(net, self.held_out.images)
+        return float((logits.argmax(dim=1) == self.held_out.labels).double().mean())
+
+    def _name(self, training: MixingTraining) -> str:
+        """Of a network's folder, so that one can read it, and no other training has it."""
+        loss, data = training.loss, self._data_sha256()
+        digest = sha256(f"{training!r} {self.alpha!r} {data}".encode()).hexdigest()[:8]
+        return f"{training.attack.setting}_{loss.c_ce:g}_{loss.c_bce:g}_{loss.c_prod:g}_{digest}"
+
+    def _data_sha256(self) -> str:
+        parts = {"train": self.train, "held_out": self.held_out}
+        tensors = {f"{name}_{what}": getattr(d, what) for name, d in parts.items() for what in ("images", "labels")}
+        return self._once("data", lambda: tensors_sha256(tensors))
+
+    def _hash(self, model: MixedClassifier) -> str:
+        """Of what an evaluation's state is bound to; range, scale and bias of alpha stand in the description."""
+        data = tensors_sha256({**model.state_dict(), "images": self.images, "labels": self.labels})
+        return sha256(f"{model!r} {data} {self.norm} {self.eps} {self.seed}".encode()).hexdigest()[:12]
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` gave when this name was asked for the first time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]  # type: ignore[no-any-return]
+
+
+def noise(table: Table, accuracies: Sequence[float]) -> str:
+    """What the size of the sample lets one say of differences, and how many of these accuracies are near the best."""
+    best = max(accuracies)
+    error = 2 * (2 * best * (1 - best) / table.n) ** 0.5
+    near = sum(value > best - error for value in accuracies) - 1
+    return (
+        f"Two such accuracies on {table.n} examples each that are less than {100 * error:.1f} points apart differ by "
+        f"less than two standard errors (on the same examples that is cautious), as {near} of the "
+        f"{len(accuracies) - 1} others do from the best one; and each network was trained once."
+    )
+
+
+def _check_apart(train: Examples, held_out: Examples, images: Tensor) -> None:
+    """Refuse test examples that are training examples: a file that holds one split is given out for every split."""
+    tested = {sha256(image.numpy().tobytes()).digest() for image in images}
+    for examples in (train, held_out):
+        known = {sha256(image.numpy().tobytes()).digest() for image in examples.images}
+        if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
+            raise ResultsError(
+                f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
+                f"examples ({examples.source}); give a folder that has both splits"
+            )

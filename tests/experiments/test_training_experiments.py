@@ -1,0 +1,417 @@
+"""Experiments that train: networks that outlive an interruption, mixes of equal clean accuracy, verdicts both ways."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.views import GrayBox
+from adaptive_smoothing_zoo.cli import asz
+from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.experiments import (
+    EXPERIMENTS,
+    Row,
+    TrainingBench,
+    TrainingTable,
+    loss_ablation,
+    settings,
+    sigmoid_scale,
+)
+from adaptive_smoothing_zoo.experiments.run import files_of, page, run
+from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
+from adaptive_smoothing_zoo.training.recipe import read_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "eval" / "recipes" / "digits_adaptive_short.toml"
+MODEL = load_model("Demo2026Adaptive", dataset="digits")
+EXAMPLES, HELD_OUT = load_data("digits").first(12), load_data("digits", "validation").first(120)
+SHORTER = (
+    "training.epochs=1",
+    "training.batch_size=32",
+    "training.steps=1",
+    "training.attack.randomization.steps=1",
+    "alpha.planes=[8, 8, 8]",
+)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return a_bench(tmp_path / "trained")
+
+
+def a_bench(trained, changes=(), **others):
+    recipe = read_recipe(RECIPE, [*SHORTER, *changes])
+    fields = {
+        "model": MODEL,
+        "images": EXAMPLES.images,
+        "labels": EXAMPLES.labels,
+        "norm": "Linf",
+        "eps": 0.2,
+        "steps": 2,
+        "seed": 0,
+        "batch_size": 64,
+        "device": torch.device("cpu"),
+        "entry": MODEL.entry,
+        "training": recipe.training,
+        "alpha": recipe.alpha,
+        "train": load_data("digits", "train").first(64),
+        "held_out": HELD_OUT,
+        "trained": trained,
+        "apgd_steps": 1,
+    }
+    return TrainingBench(**(fields | others))
+
+
+def share(model, examples):
+    return float((model(examples.images).argmax(1) == examples.labels).double().mean())
+
+
+def a_table(experiment, rows, n=10_000):
+    recipe = read_recipe(RECIPE)
+    return TrainingTable(
+        experiment=experiment,
+        model="Demo2026Adaptive",
+        dataset="digits",
+        threat_model="Linf",
+        eps="1/5",
+        n=n,
+        steps=20,
+        seed=0,
+        data="nothing",
+        data_sha256="0",
+        weights_sha256="0",
+        device="none",
+        versions={},
+        commit=None,
+        training=recipe.training,
+        alpha=recipe.alpha,
+        apgd_steps=20,
+        clean_share=0.5,
+        clean_target=0.9,
+        training_data="nothing",
+        held_out="nothing",
+        training_data_sha256="0",
+        rows=tuple(Row(case=case, values=values) for case, values in rows),
+    )
+
+
+def test_mixes_have_the_clean_accuracy_half_way_and_just_that(bench):
+    ends = [share(net, HELD_OUT) for net in (MODEL.rob_model, MODEL.std_model)]
+    assert bench.clean_target == pytest.approx(sum(ends) / 2)
+    constant = bench.constant()
+    alpha = constant.numbers["alpha"]
+    accuracies = [share(bench.mix(value), HELD_OUT) for value in (alpha, alpha + 0.001)]
+    assert accuracies[0] == constant.numbers["held_out"] >= bench.clean_target > accuracies[1]
+    adaptive = bench.adaptive(bench.of("B"), scale=1.0)
+    alpha = adaptive.model.alpha
+    assert (alpha.alpha_min, alpha.alpha_max, alpha.logit_scale) == (0.0, 1.0, 1.0)
+    assert share(adaptive.model, HELD_OUT) == adaptive.numbers["held_out"] >= bench.clean_target
+    assert alpha.logit_bias == adaptive.numbers["bias"]
+    alpha.logit_bias += 0.02
+    assert share(adaptive.model, HELD_OUT) < bench.clean_target
+
+
+def test_the_choice_looks_at_no_test_example(bench, tmp_path):
+    other = a_bench(tmp_path / "trained", images=EXAMPLES.images.flip(0), labels=EXAMPLES.labels * 0)
+    assert other.constant().numbers == bench.constant().numbers
+    assert other.adaptive(other.of("B")).numbers == bench.adaptive(bench.of("B")).numbers
+
+
+def test_the_settings_differ_in_the_attack_and_in_the_steps_alone(bench):
+    trainings = {setting: bench.of(setting) for setting in "ABC"}
+    assert [training.attack.setting for training in trainings.values()] == ["A", "B", "C"]
+    assert [training.steps for training in trainings.values()] == [1, 1, 1]  # three attacked images in C
+    assert replace(trainings["A"], attack=trainings["B"].attack) == trainings["B"]
+    whole = replace(bench.training, attack=replace(bench.training.attack, targets=9))
+    assert replace(bench, training=whole).of("C").steps == 5  # ten, as the authors have it
+    assert replace(bench, eps=0.1, norm="L2").of("A").attack.eps == 0.1
+    assert replace(bench, eps=0.1, norm="L2").of("A").attack.norm == "L2"
+    assert bench.of("B", CompositeLoss(c_ce=1.0)).loss.c_ce == 1.0
+
+
+def test_rows_are_accuracies_of_the_shifted_mix_under_each_attack(bench):
+    measure = EXPERIMENTS["settings"].measure
+    mixed = bench.adaptive(bench.of("A"))
+    expected = {
+        "clean": share(mixed.model, EXAMPLES),
+        "A": share(mixed.model, replace(EXAMPLES, images=bench.attack(GrayBox(mixed.model)))),
+        "B": share(mixed.model, replace(EXAMPLES, images=bench.attack(mixed.model))),
+    }
+    found = {attack: measure(bench, {"net": "A", "attack": attack}) for attack in ["clean", "A", "B", "C", "D"]}
+    assert {attack: found[attack]["accuracy"] for attack in expected} == expected
+    assert {**found["clean"], "accuracy": 0.0} == {**mixed.numbers, "accuracy": 0.0}
+    after = [found[attack]["accuracy"] for attack in ("clean", "C", "D")]
+    assert after == sorted(after, reverse=True)
+    standing = bench.standing(mixed.model)
+    assert found["C"]["accuracy"] == float(standing.double().mean())
+    assert not bool((bench.standing_lowered(mixed.model, standing) & ~standing).any())
+    assert measure(bench, {"net": "h", "attack": "clean"}) == {"accuracy": share(MODEL.rob_model, EXAMPLES)}
+
+
+def test_longer_apgd_breaks_what_a_short_one_leaves(bench):
+    left = [int(replace(bench, apgd_steps=steps, _made={}).standing(MODEL).sum()) for steps in (1, 15)]
+    assert left[1] < left[0]
+
+
+def test_autoattack_itself_is_kept_on_disk(bench):
+    whole = replace(bench, apgd_steps=None, images=EXAMPLES.images[:3], labels=EXAMPLES.labels[:3], _made={})
+    g = whole.mix(0.0)
+    assert not bool(whole.standing(g).any())
+    (folder,) = whole.trained.glob("autoattack_*")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    assert not bool(replace(whole, _made={}).standing(g).any())
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
+
+def test_another_loss_trains_another_network_and_the_same_loss_none(bench):
+    rows = {}
+    for case in loss_ablation.cases()[1:3]:
+        rows[case["c_ce"]] = EXPERIMENTS["loss-ablation"].measure(bench, case)
+    assert len(list(bench.trained.iterdir())) == 2
+    again = replace(bench, _made={}, on_stage=lambda what: pytest.fail(f"trained again: {what}"))
+    assert EXPERIMENTS["loss-ablation"].measure(again, loss_ablation.cases()[1]) == rows["0"]
+    losses = [
+        bench.of("B", CompositeLoss(c_ce=float(ce), c_bce=float(bce), c_prod=0.0)) for ce, bce in loss_ablation.SPLITS
+    ]
+    weights = [bench.network(training).alpha.mixing_network.state_dict() for training in losses[:2]]
+    assert any(not torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    for values in rows.values():
+        assert values["lowered"] <= values["attacked"] <= values["clean"]
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(bench, tmp_path):
+    training = replace(bench.of("B"), epochs=2)  # 4 rounds
+    whole = bench.network(training)
+    rounds = []
+
+    def interrupt(what):
+        rounds.append(what)
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        a_bench(tmp_path / "other", on_stage=interrupt, checkpoint_seconds=0.0).network(training)
+    resumed = a_bench(tmp_path / "other", on_stage=rounds.append).network(training)
+    assert [what.split(": ")[1] for what in rounds] == [f"round {i} of 4" for i in (1, 2, 3, 4)]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_an_interrupted_experiment_measures_only_what_is_missing(bench, tmp_path):
+    calls = []
+    whole = EXPERIMENTS["sigmoid-scale"]
+
+    def counted(bench, case):
+        calls.append(case)
+        return whole.measure(bench, case)
+
+    experiment = replace(whole, measure=counted)
+    rows = run(experiment, MODEL.entry, bench, EXAMPLES, tmp_path)
+    next(rows)
+    next(rows)
+    rows.close()
+    list(run(experiment, MODEL.entry, bench, EXAMPLES, tmp_path))
+    assert calls == whole.cases()
+    files = files_of(experiment, MODEL.entry, tmp_path)
+    assert files.picture.read_bytes().startswith(b"\x89PNG")
+    text = files.page.read_text()
+    assert "This is the short form: each mixing network is trained for 1 epochs" in text
+    assert f"is at least {bench.clean_target:.2%}, half way from h's to g's; no test example is used for this" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "others", "named"),
+    [
+        (["training.epochs=2"], {}, "training"),
+        (["training.attack.randomization.steps=2"], {}, "training"),
+        (["training.loss.c_prod=0.1"], {}, "training"),
+        (["alpha.planes=[8, 8, 16]"], {}, "alpha"),
+        ([], {"apgd_steps": 2}, "apgd_steps 1, not 2"),
+        ([], {"apgd_steps": None}, "apgd_steps 1, not None"),
+        ([], {"clean_share": 0.25}, "clean_share"),
+        ([], {"held_out": load_data("digits", "validation").first(60)}, "clean_target"),
+        ([], {"train": load_data("digits", "train").first(96)}, "training_data_sha256"),
+        ([], {"steps": 3}, "steps 2, not 3"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, list) else None,
+)
+def test_a_file_of_other_settings_is_not_gone_on_with(changes, others, named, bench, tmp_path):
+    experiment = replace(EXPERIMENTS["settings"], measure=lambda bench, case: {"accuracy": 0.5})
+    rows = run(experiment, MODEL.entry, bench, EXAMPLES, tmp_path)
+    next(rows)
+    rows.close()
+    with pytest.raises(ResultsError, match=f"was measured with {named}"):
+        next(run(experiment, MODEL.entry, a_bench(tmp_path, changes, **others), EXAMPLES, tmp_path))
+
+
+def test_test_examples_are_not_trained_on(tmp_path):
+    with pytest.raises(ResultsError, match="of the 12 different images to be tested are among the training examples"):
+        a_bench(tmp_path, train=load_data("digits"))
+    with pytest.raises(ResultsError, match="to be tested are among the training examples"):
+        a_bench(tmp_path, held_out=load_data("digits").first(30))
+
+
+def published(dataset):
+    rows = [
+        ({"net": net, "attack": attack}, {"accuracy": value / 100, "bias": 1.0})
+        for net, values in settings.PAPER[dataset].items()
+        for attack, value in values.items()
+    ]
+    constant = [({"net": "constant", "attack": a}, {"accuracy": 0.4, "alpha": 0.9}) for a in ("clean", "B", "C")]
+    return rows + constant
+
+
+def changed(rows, net, attack, accuracy):
+    case = {"net": net, "attack": attack}
+    return [(where, {**values, "accuracy": accuracy} if where == case else values) for where, values in rows]
+
+
+@pytest.mark.parametrize("dataset", settings.PAPER)
+def test_the_published_tables_agree_with_themselves(dataset):
+    table = a_table("settings", published(dataset))
+    assert settings.agreement(table).startswith("yes: ")
+    text = settings.summary(table)
+    assert f"| C, AutoAttack | {settings.PAPER[dataset]['h']['C']:.2f} | 40.00 |" in text
+
+
+@pytest.mark.parametrize(
+    ("net", "attack", "accuracy", "missing"),
+    [
+        ("A", "A", 0.2, "not seen that each network keeps 80% of h's accuracy"),
+        ("B", "C", 0.4278, "not seen that the one trained in C is the most accurate"),
+        ("A", "D", 0.5, "not seen that the one trained in C is the most accurate"),
+        ("C", "D", 0.4177, "not seen that D takes at most a point more than C"),
+    ],
+)
+def test_settings_that_behave_otherwise_do_not_agree(net, attack, accuracy, missing):
+    text = settings.agreement(a_table("settings", changed(published("CIFAR-10"), net, attack, accuracy)))
+    assert text.startswith("in part: ")
+    assert missing in text
+
+
+def test_settings_of_which_nothing_is_seen_disagree():
+    rows = published("CIFAR-10")
+    for net, attack, accuracy in (("A", "A", 0.2), ("B", "C", 0.5), ("A", "D", 0.1)):
+        rows = changed(rows, net, attack, accuracy)
+    assert settings.agreement(a_table("settings", rows)).startswith("no: ")
+
+
+def ablation(published, constant):
+    """Rows of the loss ablation; what APGD leaves is half of what PGD leaves."""
+    rows = [({"c_ce": "constant", "c_bce": "constant", "c_prod": "constant"}, constant, "alpha")]
+    rows += [
+        ({"c_ce": ce, "c_bce": bce, "c_prod": product}, value, "bias")
+        for product, values in published.items()
+        for (ce, bce), value in zip(loss_ablation.SPLITS, values, strict=True)
+    ]
+    return [
+        (case, {"clean": 0.9, "attacked": value / 100, "lowered": value / 200, name: 1.0, "held_out": 0.9})
+        for case, value, name in rows
+    ]
+
+
+def test_the_published_ablation_agrees_with_itself():
+    table = a_table("loss-ablation", ablation(loss_ablation.PAPER, loss_ablation.PAPER_CONSTANT))
+    text = loss_ablation.agreement(table)
+    assert text.startswith("yes: ")
+    assert "The highest accuracy under PGD is 55.10 %, with c_CE, c_BCE, c_prod = 0, 1.5, 0.2" in text
+    assert "the constant alpha has 26.30 %, the networks 26.40 to 27.55 %; 12 of the 12 are better than it" in text
+    assert "| 0, 1.5, 0.2 | 90.00 | 55.10 | 27.55 | 55.1 | bias 1, 90.00 % clean" in loss_ablation.summary(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "constant", "missing"),
+    [
+        ({"0": (55.1, 52.8, 53.8, 54.4)}, 52.6, "c_CE 0, c_BCE 1.5, c_prod 0.2 is the best one"),  # equal is not best
+        ({"0": (54.5, 54.0, 54.8, 54.8)}, 52.6, "c_prod 0.1 and 0.2 are better than 0 on the mean"),
+        ({}, 52.8, "every network is better than the constant alpha"),
+    ],
+)
+def test_another_ablation_does_not_agree(changes, constant, missing):
+    text = loss_ablation.agreement(a_table("loss-ablation", ablation({**loss_ablation.PAPER, **changes}, constant)))
+    assert text.startswith("in part: ")
+    assert f"it was not seen that {missing}." in text
+
+
+def scales(published):
+    return [
+        ({"scale": scale}, {"clean": 0.9, "attacked": v / 100, "lowered": v / 200, "bias": 1.0, "held_out": 0.9})
+        for scale, v in published.items()
+    ]
+
+
+def test_the_published_scales_agree_with_themselves():
+    text = sigmoid_scale.agreement(a_table("sigmoid-scale", scales(sigmoid_scale.PAPER)))
+    assert text.startswith("yes: ")
+    assert "the best scale is 2, with 55.70 %; the four lie 0.60 points apart" in text
+    assert "as 3 of the 3 others do from the best one" in text  # so near that 10,000 examples do not tell
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"4": 55.7}, "in part: 0.5 is the worst one of the four; every scale is better than the constant alpha; but"),
+        ({"0.5": 55.6}, "in part: a scale of 2 is the best one; every scale is better than the constant alpha; but"),
+        ({"0": 55.1}, "in part: a scale of 2 is the best one; 0.5 is the worst one of the four; but"),
+        ({"0": 56.0, "0.5": 55.8}, "no: "),
+    ],
+)
+def test_other_scales_do_not_agree(changes, verdict):
+    text = sigmoid_scale.agreement(a_table("sigmoid-scale", scales({**sigmoid_scale.PAPER, **changes})))
+    assert text.startswith(verdict)
+
+
+def test_a_long_form_says_so():
+    table = a_table("settings", [])
+    long = replace(table.training.attack, randomization=replace(table.training.attack.randomization, steps=20))
+    assert table.is_short
+    assert replace(table, apgd_steps=None).is_short
+    table = replace(table, apgd_steps=None, training=replace(table.training, attack=long))
+    assert not table.is_short
+    assert "This is the long form" in table.how()
+    assert "C is AutoAttack itself" in table.how()
+
+
+def test_the_command_trains_and_writes_data_picture_and_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["experiment", "sigmoid-scale", "--n", "4", "--steps", "1", "--apgd-steps", "1", "--device", "cpu"]
+    arguments += ["--recipe", str(RECIPE), *(word for change in SHORTER for word in ("--set", change))]
+    result = CliRunner().invoke(asz, [*arguments, "--out", "out"], catch_exceptions=False)
+    assert result.exit_code == 0
+    files = files_of(EXPERIMENTS["sigmoid-scale"], MODEL.entry, Path("out"))
+    assert str(files.page) in result.output
+    assert json.loads(files.data.read_text())["training"]["epochs"] == 1
+    assert files.picture.name in files.page.read_text()
+    assert len(list(Path("runs/experiments").glob("Demo2026Adaptive-digits-Linf/B_0_1.5_0.2_*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("digits_constant", "is not the recipe of a triplet with a mixing network"),
+        ("cifar10_adaptive", "is about cifar10"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(recipe, message, tmp_path):
+    arguments = ["experiment", "settings", "--recipe", str(RECIPE.with_name(f"{recipe}.toml")), "--n", "4"]
+    result = CliRunner().invoke(asz, [*arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_pages_quote_what_was_published():
+    for name in ("settings", "loss-ablation", "sigmoid-scale"):
+        experiment = EXPERIMENTS[name]
+        rows = {
+            "settings": published("CIFAR-10"),
+            "loss-ablation": ablation(loss_ablation.PAPER, 52.6),
+            "sigmoid-scale": scales(sigmoid_scale.PAPER),
+        }[name]
+        text = page(experiment, a_table(name, rows), "picture.png")
+        assert experiment.paper in text
+        assert "**Agreement:** yes: " in text
