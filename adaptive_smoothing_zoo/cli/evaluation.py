@@ -179,13 +179,22 @@ def adapt_command(
     data_dir: str | None,
     model_dir: str | None,
 ) -> None:
-    """Attack what a recorded run of asz eval left standing, with attacks adapted to the mix."""
+    """Attack what a recorded run of asz eval left standing, with attacks adapted to the mix.
+
+    What is finished is kept beside the results: after an interruption of any kind, the same command goes on.
+    """
     from tqdm import tqdm
 
+    from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.adaptive import AdaptiveProgress, evaluate_adaptive
-    from adaptive_smoothing_zoo.publishing.adaptive import make_adaptive_record, standard_verdicts, write_adaptive
+    from adaptive_smoothing_zoo.publishing.adaptive import (
+        adaptive_state_path,
+        make_adaptive_record,
+        standard_verdicts,
+        write_adaptive,
+    )
     from adaptive_smoothing_zoo.publishing.results import read_record, source_commit
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -199,7 +208,8 @@ def adapt_command(
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     examples = load_data(dataset, data_dir=data_dir).first(record.n)
     robust = standard_verdicts(results, entry, record, model, examples)
-    with tqdm(unit="point") as bar:
+    state = adaptive_state_path(results, entry)
+    with tqdm(unit="point") as bar, told_how_to_go_on():
 
         def show(progress: AdaptiveProgress) -> None:
             bar.total, bar.n = progress.total, progress.done
@@ -216,10 +226,12 @@ def adapt_command(
             batch_size=batch_size,
             device=chosen,
             surrogate=model.surrogate() if model.entry.surrogate else None,
+            state=state,
             on_progress=show,
         )
     adaptive = make_adaptive_record(results, entry, record, found, commit=commit)
     write_adaptive(results, entry, adaptive)
+    state.unlink(missing_ok=True)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():
         click.echo(f"{f'after {attack}':24}{100 * accuracy:6.2f} %")

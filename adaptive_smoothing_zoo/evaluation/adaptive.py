@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from operator import index
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +19,8 @@ from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, ready
+from adaptive_smoothing_zoo.evaluation.adaptive_state import AdaptiveBinding, AdaptiveState, Found
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, data_sha256, model_sha256, ready
 
 STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
 
@@ -96,6 +100,7 @@ def evaluate_adaptive(
     attacks: Sequence[str] | None = None,
     tf32: bool = False,
     channels_last: bool = False,
+    state: str | Path | None = None,
     on_progress: Callable[[AdaptiveProgress], None] | None = None,
 ) -> AdaptiveEvaluation:
     """Attack what a standard evaluation left standing once more, with attacks adapted to the mix.
@@ -115,12 +120,15 @@ def evaluate_adaptive(
         attacks: which, in order, as :class:`AdaptiveEngine` names them; ``ADAPTIVE_ATTACKS`` if None, and
             ``SURROGATE_ATTACKS`` after them if there is a surrogate.
         tf32, channels_last: as in ``evaluate``.
+        state: a file in which what is found is kept after each batch, so that the same call after an interruption of
+            any kind goes on there. It stays when all is done; whoever has the results may delete it.
         on_progress: called after each batch.
 
     Raises:
         ValueError: images, labels, verdicts or settings that do not fit together.
         EvaluationError: the model misclassifies a point that the standard evaluation found robust, or an adversarial
             example does not hold what it must.
+        ResultsError: the state belongs to another evaluation, or cannot be written.
     """
     check_examples(images, labels)
     robust = _verdicts(standard, len(labels))
@@ -133,28 +141,46 @@ def evaluate_adaptive(
         )
     if attacks is None:
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
-    chosen = pick_device(device)
+    chosen, attacks = pick_device(device), tuple(attacks)
+    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
+    digest = model_sha256(model) if state is not None else ""
     with ready(model, chosen, tf32, channels_last):
         engine = AdaptiveEngine(
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=surrogate
         )
-        run = _Run(engine, images.detach().cpu().contiguous(), labels.detach().cpu(), robust, on_progress)
-        for attack in attacks:
-            run.attack(attack)
+        binding = AdaptiveBinding(
+            model_sha256=digest,
+            surrogate_sha256=model_sha256(surrogate) if state is not None and surrogate is not None else "",
+            data_sha256=data_sha256(images, labels),
+            robust_sha256=sha256(robust.numpy().tobytes()).hexdigest(),
+            attacks=attacks,
+            norm=norm,
+            eps=float(eps),
+            seed=index(seed),
+            engine=engine.name,
+            tf32=tf32 and chosen.type == "cuda",
+            channels_last=channels_last,
+            device=chosen.type,
+        )
+        kept = AdaptiveState(Path(state), binding) if state is not None else None
+        run = _Run(engine, images, labels, robust, attacks, kept, on_progress)
+        for number in range(len(attacks)):
+            run.attack(number)
         run.verify()
+    found = run.found
     return AdaptiveEvaluation(
-        robust=run.robust.numpy(),
-        broken_by=run.broken_by,
-        adversarials=run.adversarials.numpy(),
-        accuracy_after=run.accuracy_after,
-        seconds=run.seconds,
-        engine=engine.name,
+        robust=run.standing().numpy(),
+        broken_by=np.array(["", *attacks], dtype="<U32")[found.fallen_to.numpy() + 1],
+        adversarials=found.adversarials.numpy(),
+        accuracy_after=run.accuracy_after(),
+        seconds=dict(zip(attacks, found.seconds.tolist(), strict=True)),
+        engine=binding.engine,
         norm=norm,
         eps=eps,
         seed=seed,
         batch_size=batch_size,
         device=str(chosen),
-        tf32=tf32 and chosen.type == "cuda",
+        tf32=binding.tf32,
         channels_last=channels_last,
     )
 
@@ -168,14 +194,14 @@ class _Run:
         images: Tensor,
         labels: Tensor,
         robust: Tensor,
+        attacks: tuple[str, ...],
+        kept: AdaptiveState | None,
         on_progress: Callable[[AdaptiveProgress], None] | None,
     ) -> None:
         self.engine, self.images, self.labels, self.robust = engine, images, labels, robust
+        self.attacks, self.kept = attacks, kept
         self.on_progress = on_progress or (lambda progress: None)
-        self.adversarials = images.clone()
-        self.broken_by = np.full(len(labels), "", dtype="<U32")
-        self.accuracy_after = {STANDARD: float(robust.double().mean())}
-        self.seconds: dict[str, float] = {}
+        self.found = Found.nothing(images, len(attacks)) if kept is None else kept.read(images)
         points = robust.nonzero().squeeze(1)
         wrong = self._predict(images[points]) != labels[points] if len(points) else points
         if bool(wrong.any()):
@@ -184,41 +210,57 @@ class _Run:
                 "calls it robust; the evaluation belongs to another model or to other examples"
             )
 
-    def attack(self, name: str) -> None:
+    def standing(self, attacks: int | None = None) -> Tensor:
+        """(N,) bool: robust, and broken by none of the first ``attacks`` attacks (of all if None)."""
+        fallen_to = self.found.fallen_to
+        return self.robust & ((fallen_to < 0) | (fallen_to >= (len(self.attacks) if attacks is None else attacks)))
+
+    def accuracy_after(self) -> dict[str, float]:
+        """Share of points that stand after each attack, in order, "standard" first."""
+        names = (STANDARD, *self.attacks)
+        return {name: float(self.standing(number).double().mean()) for number, name in enumerate(names)}
+
+    def attack(self, number: int) -> None:
         """One attack on the points that still stand; the model decides which candidates broke theirs."""
-        points = self.robust.nonzero().squeeze(1)
-        start, done = time.perf_counter(), 0
+        name, found = self.attacks[number], self.found
+        standing = self.standing(number)
+        points = (standing & (found.finished <= number)).nonzero().squeeze(1)
         # A ball of radius zero holds nothing but the image itself.
-        if len(points) and self.engine.eps > 0:
-            attack = self.engine.attack(name, self.images[points], self.labels[points], points)
-            for positions, candidates in attack:
-                self._judge(name, points[positions], candidates)
-                done += len(positions)
-                standing = int(self.robust.sum())
-                self.on_progress(AdaptiveProgress(attack=name, done=done, total=len(points), robust=standing))
-        self.seconds[name] = time.perf_counter() - start
-        self.accuracy_after[name] = float(self.robust.double().mean())
+        if len(points) == 0 or self.engine.eps == 0:
+            return
+        begin = time.perf_counter()
+        attack = self.engine.attack(name, self.images[points], self.labels[points], points)
+        for positions, candidates in attack:
+            self._judge(number, points[positions], candidates)
+            found.finished[points[positions]] = number + 1
+            begin, elapsed = time.perf_counter(), time.perf_counter() - begin
+            found.seconds[number] += elapsed
+            if self.kept is not None:
+                self.kept.write(found)
+            done = int((standing & (found.finished > number)).sum())
+            total, robust = int(standing.sum()), int(self.standing().sum())
+            self.on_progress(AdaptiveProgress(attack=name, done=done, total=total, robust=robust))
 
     def verify(self) -> None:
         """Check every adversarial example once more, all of them together, from what will be stored."""
-        broken = torch.from_numpy(self.broken_by != "").nonzero().squeeze(1)
+        broken = (self.found.fallen_to >= 0).nonzero().squeeze(1)
         if len(broken) == 0:
             return
-        check_adversarials(self.images[broken], self.adversarials[broken], broken, self.engine.norm, self.engine.eps)
-        held = self._predict(self.adversarials[broken]) == self.labels[broken]
+        adversarials = self.found.adversarials[broken]
+        check_adversarials(self.images[broken], adversarials, broken, self.engine.norm, self.engine.eps)
+        held = self._predict(adversarials) == self.labels[broken]
         if bool(held.any()):
             raise EvaluationError(
                 f"the adversarial example for image {int(broken[held][0])} no longer changes its label when it is "
                 "classified again; the model does not answer the same twice"
             )
 
-    def _judge(self, name: str, indices: Tensor, candidates: Tensor) -> None:
+    def _judge(self, number: int, indices: Tensor, candidates: Tensor) -> None:
         fooled = self._predict(candidates) != self.labels[indices]
         winners = indices[fooled]
         check_adversarials(self.images[winners], candidates[fooled], winners, self.engine.norm, self.engine.eps)
-        self.adversarials[winners] = candidates[fooled]
-        self.robust[winners] = False
-        self.broken_by[winners.numpy()] = name
+        self.found.adversarials[winners] = candidates[fooled]
+        self.found.fallen_to[winners] = number
 
     def _predict(self, images: Tensor) -> Tensor:
         return predict(self.engine.model, images, self.engine.batch_size, self.engine.device)

@@ -141,15 +141,15 @@ def evaluate(
     if len(ledger.points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     with ExitStack() as stack:
-        model_sha256 = _model_sha256(model) if state is not None else ""
+        model_digest = model_sha256(model) if state is not None else ""
         stack.enter_context(ready(model, chosen_device, tf32, channels_last))
         if batch_size is None:
             batch_size = largest_batch_size(model, images, chosen_device)
         batch_size = min(batch_size, len(labels))
         binding = Binding(
             protocol=PROTOCOL,
-            model_sha256=model_sha256,
-            data_sha256=_data_sha256(images, labels),
+            model_sha256=model_digest,
+            data_sha256=data_sha256(images, labels),
             norm=norm,
             eps=eps,
             seed=seed,
@@ -213,7 +213,7 @@ def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evalu
 def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labels: Tensor, *, what: str) -> Evaluation:
     """The evaluation that all these chunks make together; ``what`` names their source in messages."""
     images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
-    if (found := _data_sha256(images, labels)) != binding.data_sha256:
+    if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
     ledger = merged(images, chunks)
     if not ledger.is_finished():
@@ -257,7 +257,7 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
     )
 
 
-def _model_sha256(model: nn.Module) -> str:
+def model_sha256(model: nn.Module) -> str:
     """Of weights and description: constants that are no weights stand in the description."""
     digest = sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -266,7 +266,8 @@ def _model_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _data_sha256(images: Tensor, labels: Tensor) -> str:
+def data_sha256(images: Tensor, labels: Tensor) -> str:
+    """Of their bytes."""
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -27,6 +27,11 @@ from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.files import write_text, write_with
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +83,7 @@ class RunState:
         self.folder = folder
         path = folder / "binding.json"
         if path.exists():
-            _compare(read_binding(folder), binding, folder)
+            check_same(read_binding(folder), binding, folder)
         else:
             write_text(path, json.dumps(to_json(binding), indent=2) + "\n")
 
@@ -115,7 +120,7 @@ class RunState:
         path = self.folder / f"chunk-{max(names, default=0) + 1:06}.safetensors"
         tensors = {name: getattr(chunk, name).contiguous() for name in _TENSORS}
         about = json.dumps({field.name: to_json(getattr(chunk, field.name)) for field in _plain_fields()})
-        metadata = {"about": about, "sha256": _checksum(tensors, about)}
+        metadata = {"about": about, "sha256": checksum(tensors, about)}
         try:
             write_with(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
         except SafetensorError as error:
@@ -155,13 +160,14 @@ def _chunk_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("chunk-*.safetensors"))
 
 
-def _compare(found: Binding, wanted: Binding, folder: Path) -> None:
-    for field in fields(Binding):
+def check_same(found: T, wanted: T, where: Path) -> None:
+    """Raise ResultsError unless a state belongs to what wants to go on with it; two bindings of one kind are given."""
+    for field in fields(wanted):
         theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
         if theirs != ours:
             raise ResultsError(
-                f"the state in {folder} belongs to another evaluation: its {field.name} is {theirs!r}, this one's is "
-                f"{ours!r}. Finish that one with its own settings, or delete the folder to begin again"
+                f"the state in {where} belongs to another evaluation: its {field.name} is {theirs!r}, this one's is "
+                f"{ours!r}. Finish that one with its own settings, or delete {where} to begin again"
             )
 
 
@@ -180,7 +186,7 @@ def _read(path: Path) -> Chunk:
             metadata = dict(file.metadata() or {})
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped: the file may go
         about = metadata["about"]
-        if metadata["sha256"] != _checksum(tensors, about):
+        if metadata["sha256"] != checksum(tensors, about):
             raise ResultsError(f"{path} is damaged: its checksum is wrong")
         values = json.loads(about)
         values["warnings"], values["remarks"] = tuple(values["warnings"]), tuple(values["remarks"])
@@ -195,11 +201,12 @@ def _plain_fields() -> list[Field[Any]]:
     return [field for field in fields(Chunk) if field.name not in _TENSORS]
 
 
-def _checksum(tensors: dict[str, Tensor], about: str) -> str:
+def checksum(tensors: dict[str, Tensor], about: str) -> str:
+    """Of a file's tensors and of what it says about them."""
     digest = sha256(about.encode())
-    for name in _TENSORS:
-        digest.update(repr(tuple(tensors[name].shape)).encode())
-        digest.update(tensors[name].numpy().tobytes())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -165,5 +165,10 @@ def _check_numbers(record: AdaptiveRecord) -> None:
         raise ConfigError("'fallen' does not add up to the accuracy that was lost")
 
 
+def adaptive_state_path(out: Path, entry: Entry) -> Path:
+    """The file in which an unfinished run of adaptive attacks on a triplet keeps its state."""
+    return results_path(out, entry).with_suffix(".adaptive.state")
+
+
 def _record_path(out: Path, entry: Entry) -> Path:
     return results_path(out, entry).with_suffix(".adaptive.json")

@@ -229,7 +229,7 @@ def test_states_of_evaluations(net, data, short_attacks, tmp_path):
 
 def test_chunks_that_carry_a_right_checksum_and_wrong_content(net, data, short_attacks, tmp_path):
     """A checksum says that the file is whole, not that it makes sense."""
-    from adaptive_smoothing_zoo.evaluation.state import _checksum
+    from adaptive_smoothing_zoo.evaluation.state import checksum
 
     images, labels = data
     state, original = tmp_path / "state", tmp_path / "original"
@@ -247,7 +247,7 @@ def test_chunks_that_carry_a_right_checksum_and_wrong_content(net, data, short_a
             else:
                 text, name = json.dumps(about), rng.choice(sorted(tensors))
                 tensors[name] = strange_tensor(tensors[name], rng)
-            metadata = {"about": text, "sha256": _checksum(tensors, text)}
+            metadata = {"about": text, "sha256": checksum(tensors, text)}
             save_file(tensors, path, metadata=metadata)
             for function, arguments in ((merge, ([state], images, labels)), (evaluate, (net, images, labels))):
                 settings = {"state": state, **SETTINGS} if function is evaluate else {}

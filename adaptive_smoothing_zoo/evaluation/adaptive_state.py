@@ -1,0 +1,148 @@
+"""What adaptive attacks have found so far, and the file that keeps it; it is replaced whole after every batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adaptive_smoothing_zoo.errors import ResultsError, reason
+from adaptive_smoothing_zoo.evaluation.state import check_same, checksum
+from adaptive_smoothing_zoo.files import write_with
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveBinding:
+    """What a state belongs to. Whatever decides a verdict is in here.
+
+    Attributes:
+        model_sha256, surrogate_sha256: of weights and descriptions; "" for no surrogate.
+        data_sha256: of images and labels.
+        robust_sha256: of the verdicts that the attacks start from.
+        attacks: in order.
+    """
+
+    model_sha256: str
+    surrogate_sha256: str
+    data_sha256: str
+    robust_sha256: str
+    attacks: tuple[str, ...]
+    norm: str
+    eps: float
+    seed: int
+    engine: str
+    tf32: bool
+    channels_last: bool
+    device: str
+
+
+@dataclass
+class Found:
+    """What is known of N points after some batches of some attacks.
+
+    Attributes:
+        finished: (N,) int64, how many of the attacks, from the first on, are done with the point.
+        fallen_to: (N,) int64, the number of the attack that broke the point, from 0; -1 if none has.
+        adversarials: (N, channels, H, W) float32, an adversarial example of each point that fell, else the image.
+        seconds: (number of attacks,) float64, wall time of each.
+    """
+
+    finished: Tensor
+    fallen_to: Tensor
+    adversarials: Tensor
+    seconds: Tensor
+
+    @classmethod
+    def nothing(cls, images: Tensor, attacks: int) -> Self:
+        """Before the first batch."""
+        zeros = torch.zeros(len(images), dtype=torch.int64)
+        return cls(zeros, zeros - 1, images.clone(), torch.zeros(attacks, dtype=torch.float64))
+
+
+class AdaptiveState:
+    """A file that keeps what is found.
+
+    Args:
+        path: of the file, which need not be there.
+        binding: of the evaluation that wants to go on.
+    """
+
+    def __init__(self, path: Path, binding: AdaptiveBinding) -> None:
+        self.path, self.binding = path, binding
+
+    def read(self, images: Tensor) -> Found:
+        """What the file says about these images; nothing if there is none. A damaged one is put aside.
+
+        Raises:
+            ResultsError: it belongs to another evaluation.
+        """
+        nothing = Found.nothing(images, len(self.binding.attacks))
+        if not self.path.exists():
+            return nothing
+        try:
+            binding, tensors = self._load()
+        except ResultsError as error:
+            logger.warning("%s; it is put aside, and what it said will be found out again", error)
+            self.path.rename(self.path.with_suffix(".damaged"))
+            return nothing
+        check_same(binding, self.binding, self.path)
+        _check_fit(tensors, images, len(self.binding.attacks), self.path)
+        nothing.adversarials[tensors["fallen_to"] >= 0] = tensors.pop("adversarials")
+        return Found(**tensors, adversarials=nothing.adversarials)
+
+    def write(self, found: Found) -> None:
+        """Replace the file.
+
+        Raises:
+            ResultsError: it cannot be written; the one that was there is safe.
+        """
+        tensors = {
+            "finished": found.finished,
+            "fallen_to": found.fallen_to,
+            "adversarials": found.adversarials[found.fallen_to >= 0],
+            "seconds": found.seconds,
+        }
+        about = json.dumps(to_json(self.binding))
+        metadata = {"about": about, "sha256": checksum(tensors, about)}
+        try:
+            write_with(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        except SafetensorError as error:
+            raise ResultsError(
+                f"cannot write {self.path}: {error}; free some space and run it again to go on"
+            ) from error
+
+    def _load(self) -> tuple[AdaptiveBinding, dict[str, Tensor]]:
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+            tensors = {name: tensor.clone() for name, tensor in load_file(self.path).items()}  # not mapped: it may go
+            about = metadata["about"]
+            if metadata["sha256"] != checksum(tensors, about):
+                raise ResultsError(f"{self.path} is damaged: its checksum is wrong")
+            return parse(AdaptiveBinding, json.loads(about), str(self.path)), tensors
+        except (SafetensorError, OSError, KeyError, ValueError) as error:  # ConfigError is a ValueError
+            raise ResultsError(f"{self.path} is damaged: {reason(error)}") from error
+
+
+def _check_fit(tensors: dict[str, Tensor], images: Tensor, attacks: int, path: Path) -> None:
+    """Raise ResultsError unless the tensors are those of a state of these images."""
+    n, fallen = (len(images),), int((tensors.get("fallen_to", torch.empty(0)) >= 0).sum())
+    wanted = {
+        "finished": (torch.int64, n),
+        "fallen_to": (torch.int64, n),
+        "adversarials": (torch.float32, (fallen, *images.shape[1:])),
+        "seconds": (torch.float64, (attacks,)),
+    }
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    if found != wanted or any(int(tensors[name].max()) > attacks for name in ("finished", "fallen_to")):
+        raise ResultsError(f"{path} holds no state of these {n[0]} images; delete it to begin again")
