@@ -83,7 +83,7 @@ def draw(table: TrainingTable, figure: Figure) -> None:
         axes.set_title("here" if name == "here" else f"published, {name}", fontsize="medium")
         axes.set_xlabel("attack")
     figure.axes[0].set_ylabel("accuracy, %")
-    figure.axes[0].legend(fontsize="small", loc="lower left")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
 
 
 def summary(table: TrainingTable) -> str:

@@ -32,16 +32,15 @@ def measure(bench: TrainingBench, case: Case) -> dict[str, float]:
 def draw(table: TrainingTable, figure: Figure) -> None:
     """Accuracy against scale, here and published; the constant alpha as a line."""
     here, published = figure.subplots(1, 2)
-    for name, label in (("attacked", "PGD"), ("lowered", "PGD, then APGD that lowers alpha")):
+    for name, label in (("attacked", "PGD"), ("lowered", r"then APGD that lowers $\alpha$")):
         (line,) = here.plot(SCALES, [100 * _row(table, scale).values[name] for scale in SCALES], ".-", label=label)
-        constant = 100 * _row(table, CONSTANT).values[name]
-        here.axhline(constant, color=line.get_color(), linestyle=":", label=rf"{label}, constant $\alpha$")
-    published.plot(SCALES, [PAPER[scale] for scale in SCALES], ".-", label="PGD-20")
-    published.axhline(PAPER[CONSTANT], linestyle=":", label=r"PGD-20, constant $\alpha$")
-    for axes, title in ((here, "here"), (published, "published, CIFAR-10")):
-        axes.set_xlabel(r"scale of $\alpha$'s logit")
+        here.axhline(100 * _row(table, CONSTANT).values[name], color=line.get_color(), linestyle=":")
+    published.plot(SCALES, [PAPER[scale] for scale in SCALES], ".-")
+    published.axhline(PAPER[CONSTANT], linestyle=":")
+    for axes, title in ((here, "here"), (published, "published, CIFAR-10, PGD-20")):
+        axes.set_xlabel(r"scale of $\alpha$'s logit (dotted: constant $\alpha$)")
         axes.set_title(title, fontsize="medium")
-        axes.legend(fontsize="small")
+    here.legend(fontsize="small")
     here.set_ylabel("accuracy, %, at equal clean accuracy")
 
 
