@@ -243,7 +243,7 @@ def plot_command() -> None:
 @click.option("--sigma", "sigmas", type=float, multiple=True, help="of the logs: one for all or one each, in order")
 @click.option("--alpha", "alphas", type=float, multiple=True, help="of mixes with the logs' h; 1, h alone")
 @click.option("--bound", "bounds", type=BOUND_CHOICES, multiple=True, help="for mixes and triplets, may be repeated")
-@click.option("--baseline", "baselines", type=click.Path(path_type=Path), multiple=True, help="a log, drawn as it is")
+@click.option("--baseline", "baselines", type=click.Path(path_type=Path), multiple=True, help="a log, drawn broken")
 @click.option("--triplet", "triplets", multiple=True, help="name of a triplet that asz certify has certified")
 @click.option("--dataset", default="cifar10", show_default=True, help="of the triplets")
 @click.option("--threat-model", default=None, help="of the triplets, if there are several of a name")
@@ -266,7 +266,8 @@ def plot_certified_command(
     """Draw certified accuracy against l_2 radius, from logs of smoothed classifiers and from certified triplets.
 
     Each LOG is of a smoothed h alone; every --alpha makes a mix of it. A mix is right where it cannot be certified, so
-    its curve jumps at radius 0: an open circle marks the limit, a dot the clean accuracy, where that is known. The
+    its curve jumps at radius 0: an open circle marks the limit, a dot the clean accuracy, where that is known. A
+    --baseline is drawn as it is; where theorem4 is among the bounds, by that theorem too if its noise is known. The
     format is that of the name of OUT (.png, .pdf, .svg).
     """
     from adaptive_smoothing_zoo.certification import plot_certified_curves
@@ -274,7 +275,7 @@ def plot_certified_command(
 
     curves = [curve for name in triplets for curve in triplet_curves(name, dataset, threat_model, results, bounds)]
     curves += log_curves(logs, sigmas, alphas or (1.0,), bounds or ("theorem5",))
-    curves += [_baseline(path) for path in baselines]
+    curves += [curve for path in baselines for curve in baseline_curves(path, bounds)]
     axes = plot_certified_curves(curves)
     if title:
         axes.set_title(title)
@@ -323,10 +324,17 @@ def triplet_curves(
     ]
 
 
-def _baseline(path: Path) -> CertifiedCurve:
-    from adaptive_smoothing_zoo.certification import CertifiedCurve, read_log
+def baseline_curves(path: Path, bounds: tuple[Any, ...]) -> list[CertifiedCurve]:
+    """A log as it is and, if theorem4 is wanted and the log is of a smoothed net, by that theorem with alpha = 1."""
+    from adaptive_smoothing_zoo.certification import CertifiedCurve, mix_certificates, read_log
+    from adaptive_smoothing_zoo.certification.journal import settings_path
 
-    return CertifiedCurve(label=path.stem, certificates=read_log(path), baseline=True)
+    certificates = read_log(path)
+    curves = [CertifiedCurve(label=path.stem, certificates=certificates, baseline=True)]
+    if "theorem4" in bounds and settings_path(path).exists():
+        by_theorem = mix_certificates(certificates, 1.0, _sigma_of(path), bound="theorem4")
+        curves.append(CertifiedCurve(label=f"{path.stem}, theorem4", certificates=by_theorem, baseline=True))
+    return curves
 
 
 def _sigma_of(log: Path) -> float:

@@ -363,10 +363,16 @@ def _entry(
         paper=text.paper,
         architecture=text.architecture,
         additional_data=text.additional_data,
+        number_forward_passes=_passes(std_model) + _passes(rob_model),
         footnote=text.footnote,
         training=training,
         limits=text.limits,
     )
+
+
+def _passes(net: BaseNetConfig) -> int:
+    """How many passes of a net one answer takes."""
+    return int(net.arguments["num_noises"]) if net.architecture == "gaussian_smoothed" else 1
 
 
 def _how(recipe: TripletRecipe, train: Examples, held: Examples | None, chosen: Chosen | None) -> str:

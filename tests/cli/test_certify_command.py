@@ -1,7 +1,6 @@
 """``asz certify`` and ``asz plot certified`` as a user meets them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from adaptive_smoothing_zoo.certification import mix_certificates, read_log
 H = ("Demo2026Constant", "--dataset", "digits", "--part", "rob_model", "--sigma", 0.25)
 FEW = ("--n", 300, "--n-examples", 4)
 LIPSCHITZ = ("Demo2026Lipschitz", "--dataset", "digits")
+SMOOTHED = ("Demo2026Smoothed", "--dataset", "digits")
 
 
 def certified(capsys, out, *arguments):
@@ -94,30 +94,48 @@ def test_a_triplet_with_a_lipschitz_net_is_certified_by_both_bounds(capsys, tmp_
 SCRIPT = "import sys; from adaptive_smoothing_zoo.cli import main; sys.argv = {argv!r}; main()"
 
 
-def test_after_a_kill_the_same_command_writes_the_very_same_files(capsys, tmp_path):
-    settings = ("--n", 3000, "--n-examples", 20, "--no-times")
-    argv = ["asz", "certify", *map(str, (*H, *settings)), "--out", str(tmp_path / "killed")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "killed" / "digits" / "Linf" / "certificates" / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(argv=argv)],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not log.exists() or len(log.read_text().splitlines()) < 4:
+def certified_with_a_kill(folder, log, arguments, lines):
+    """Kill ``asz certify`` once its log has so many lines, then let the same command go on; the seconds that took."""
+    argv = ["asz", "certify", *map(str, arguments), "--out", str(folder)]
+    command = [sys.executable, "-c", SCRIPT.format(argv=argv)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    start = time.monotonic()
+    process = subprocess.Popen(command, **quiet)
+    while not log.exists() or len(log.read_text().splitlines()) < lines:
         assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
+        assert time.monotonic() < start + 300
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(read_log(log)) < 20
-    certified(capsys, tmp_path / "killed", *H, *settings)
+    seconds, start = time.monotonic() - start, time.monotonic()
+    killed = len(read_log(log))
+    subprocess.run(command, check=True, **quiet)
+    assert lines - 1 <= killed < len(read_log(log))
+    return seconds + time.monotonic() - start
+
+
+def test_after_a_kill_the_same_command_writes_the_very_same_files(capsys, tmp_path):
+    settings = ("--n", 3000, "--n-examples", 20, "--no-times")
+    log = tmp_path / "killed" / "digits" / "Linf" / "certificates" / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv"
+    certified_with_a_kill(tmp_path / "killed", log, (*H, *settings), 4)
     whole, _ = certified(capsys, tmp_path / "whole", *H, *settings)
     for path in whole.glob("*.tsv*"):
         assert (log.parent / path.name).read_bytes() == path.read_bytes()
     assert len(read_log(log)) == 20
+
+
+@pytest.mark.slow
+def test_100_examples_of_the_smoothed_triplet_in_two_minutes_and_the_same_after_a_kill_half_way(capsys, tmp_path):
+    settings = ("--n", 10_000, "--n-examples", 100, "--no-times")
+    log = tmp_path / "killed" / "digits" / "L2" / "certificates" / "Demo2026Smoothed.rob_model.smoothed-0.25-soft.tsv"
+    seconds = certified_with_a_kill(tmp_path / "killed", log, (*SMOOTHED, *settings), 51)
+    assert seconds < 120, "on two cores that do nothing else"
+    whole, _ = certified(capsys, tmp_path / "whole", *SMOOTHED, *settings)
+    names = {path.name for path in whole.glob("*.tsv*")}
+    assert {f"Demo2026Smoothed.certified-{bound}.tsv" for bound in ("theorem4", "theorem5", "sharp")} < names
+    for name in names:
+        assert (log.parent / name).read_bytes() == (whole / name).read_bytes()
+    assert len(read_log(log)) == 100
 
 
 @pytest.mark.parametrize(
@@ -183,6 +201,14 @@ def test_logs_are_drawn_as_mixes_and_baselines(capsys, tmp_path, monkeypatch):
     ]
     expected = mix_certificates(read_log(log), 0.9, 0.25, bound="sharp").radius
     np.testing.assert_array_equal(drawn[1].certificates.radius, expected)
+
+    drawn.clear()
+    lipschitz = ("--bound", "theorem4", "--alpha", 0.9, "--baseline", log)
+    assert run(capsys, "plot", "certified", log, *lipschitz, "--out", picture)[0] == 0
+    assert [(curve.jumps, curve.baseline) for curve in drawn] == [(True, False), (False, True), (False, True)]
+    expected = mix_certificates(read_log(log), 1.0, 0.25, bound="theorem4").radius
+    np.testing.assert_array_equal(drawn[2].certificates.radius, expected)
+    np.testing.assert_array_equal(drawn[1].certificates.radius, read_log(log).radius)
 
     foreign = tmp_path / "foreign.tsv"
     foreign.write_bytes(log.read_bytes())

@@ -27,7 +27,7 @@ threat_model = "L2"
 eps = "1/4"
 data = { dataset = "digits" }
 std_model = { kind = "triplet", name = "Demo2026Constant", part = "std_model", threat_model = "Linf" }
-rob_model = { kind = "smoothed", recipe = "net.toml", num_noises = 5, votes = "hard" }
+rob_model = { kind = "smoothed", recipe = "net.toml", num_noises = 5, votes = "hard", logit_scale = 3 }
 alpha = { kind = "constant", value = 0.75 }
 
 [entry]
@@ -89,8 +89,9 @@ def test_a_triplet_has_the_smoothed_net_as_h(tmp_path):
     recipe = read_recipe(tmp_path / "triplet.toml")
     triplet = runs.run_recipe(recipe, tmp_path / "runs" / "triplet", runs.Machine(), beside=tmp_path)
     assert (triplet.entry.threat_model, triplet.entry.eps) == ("L2", "1/4")
+    assert triplet.entry.number_forward_passes == 6
     h, images = triplet.rob_model, load_data("digits").first(5).images
-    assert (h.sigma, len(h.noise), h.votes) == (0.25, 5, "hard")
+    assert (h.sigma, len(h.noise), h.votes, h.logit_scale.scale) == (0.25, 5, "hard", 3.0)
     net = runs.run_recipe(read_recipe(tmp_path / "net.toml"), tmp_path / "runs" / "net", runs.Machine())
     torch.testing.assert_close(h.base(images), net(images))
     votes = torch.stack([net(images + 0.25 * noise).argmax(1) for noise in h.noise])
