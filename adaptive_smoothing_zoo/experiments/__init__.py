@@ -10,7 +10,7 @@ from adaptive_smoothing_zoo.experiments.loss_ablation import LOSS_ABLATION
 from adaptive_smoothing_zoo.experiments.margins import MARGINS
 from adaptive_smoothing_zoo.experiments.settings import SETTINGS_EXPERIMENT
 from adaptive_smoothing_zoo.experiments.sigmoid_scale import SIGMOID_SCALE
-from adaptive_smoothing_zoo.experiments.table import Row, Table, complete, read_measured
+from adaptive_smoothing_zoo.experiments.table import Row, Table, complete, read_measured, read_table
 from adaptive_smoothing_zoo.experiments.training_bench import TrainingBench, TrainingTable
 from adaptive_smoothing_zoo.experiments.trust_options import TRUST_OPTIONS_EXPERIMENT
 
@@ -35,4 +35,5 @@ __all__ = [
     "TrainingTable",
     "complete",
     "read_measured",
+    "read_table",
 ]

@@ -113,6 +113,11 @@ def complete(
         yield row, table
 
 
+def read_table(path: Path) -> Table:
+    """What a file of an experiment on a triplet holds; see ``read_measured``."""
+    return read_measured(path, Table)
+
+
 def read_measured(path: Path, kind: type[AnyTable]) -> AnyTable:
     """What a file holds.
 
