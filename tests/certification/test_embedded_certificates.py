@@ -1,16 +1,24 @@
 """The embedded triplets that are certified: no attack inside a radius, on any test point; records of these weights."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.objectives import cross_entropy, cw_margin, probability_margin
 from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
-from adaptive_smoothing_zoo.certification import certify_lipschitz, margin_needed, read_log
+from adaptive_smoothing_zoo.certification import (
+    certify_lipschitz,
+    certify_mix,
+    margin_needed,
+    mix_certificates,
+    read_log,
+)
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.publishing.certification import certification_path, read_certification
 from adaptive_smoothing_zoo.publishing.results import tensors_sha256
@@ -39,8 +47,8 @@ def certificates(model, examples):
     return certify_lipschitz(model, examples.images, examples.labels, bound="sharp")
 
 
-def test_there_is_one():
-    assert "Demo2026Lipschitz" in [entry.name for entry in CERTIFIED]
+def test_there_are_two():
+    assert {"Demo2026Lipschitz", "Demo2026Smoothed"} <= {entry.name for entry in CERTIFIED}
 
 
 @pytest.mark.parametrize("entry", CERTIFIED, ids=lambda entry: entry.key)
@@ -52,6 +60,26 @@ def test_recorded_certificates_are_of_these_weights(entry):
         log = read_log(certification_path(RESULTS, entry, "x").with_name(bound.log))
         assert log.average_certified_radius() == bound.average_radius
         np.testing.assert_array_equal(log.certified_accuracy(record.radii), bound.certified_accuracy)
+
+
+@pytest.mark.parametrize("entry", CERTIFIED, ids=lambda entry: entry.key)
+def test_the_recorded_attacks_broke_no_certificate_of_these_weights(entry):
+    record = read_certification(RESULTS, entry)
+    attacked = json.loads(certification_path(RESULTS, entry, "attacked.json").read_text())
+    assert attacked["weights_sha256"] == record.weights_sha256
+    logs = [read_log(certification_path(RESULTS, entry, "x").with_name(bound.log)) for bound in record.bounds.values()]
+    reach = np.max([log.radius for log in logs], axis=0)
+    assert attacked["certified"] == (reach > 0).sum()
+    by_autoattack = {}
+    for one in attacked["attacks"]:
+        assert one["broken"] == 0
+        if one["attack"].startswith("AutoAttack"):
+            by_autoattack[float(one["attack"].split("radius ")[1])] = one["examples"]
+        else:
+            assert one["attack"].startswith("PGD")
+            assert one["examples"] == attacked["certified"]
+    assert sum(by_autoattack.values()) == (reach >= min(by_autoattack)).sum() > 0.8 * attacked["certified"]
+    assert len(attacked["attacks"]) > len(by_autoattack)
 
 
 def test_the_net_is_1_lipschitz_and_no_pair_of_test_images_says_otherwise(model, examples):
@@ -131,3 +159,61 @@ def test_inside_the_radius_h_keeps_the_margin_that_makes_g_powerless_and_outside
         assert (-probability_margin(h(inside), labels) >= needed - 1e-5).all()
         beyond, labels = attacked(h, examples, certificates, probability_margin, share=1.6)
         assert (-probability_margin(h(beyond), labels) < needed).double().mean() > 0.2
+
+
+@pytest.fixture(scope="module")
+def smoothed():
+    return load_model("Demo2026Smoothed", dataset="digits", threat_model="L2")
+
+
+@pytest.fixture(scope="module")
+def recorded(smoothed):
+    """The recorded certificates of the mix by the sharp bound, which is never smaller than the others."""
+    return read_log(certification_path(RESULTS, smoothed.entry, "certified-sharp.tsv"))
+
+
+def with_bank(model, num_noises, seed):
+    """The mix whose h averages over other noises."""
+    h = model.rob_model
+    shape = h.noise.shape[1:]
+    other = GaussianSmoothed(h.voter, sigma=h.sigma, image_shape=shape, num_noises=num_noises, seed=seed, votes=h.votes)
+    return MixedClassifier(model.std_model, other, model.alpha).eval()
+
+
+def test_certificates_of_the_smoothed_triplet_follow_from_those_of_its_h(smoothed):
+    record, h = read_certification(RESULTS, smoothed.entry), smoothed.rob_model
+    assert (record.sampling.n, record.sampling.failure_probability, record.n) == (10_000, 0.001, 359)
+    of_h = read_log(certification_path(RESULTS, smoothed.entry, f"rob_model.smoothed-{h.sigma:g}-{h.votes}.tsv"))
+    for bound in record.bounds:
+        expected = mix_certificates(of_h, smoothed.alpha, h.sigma, bound=bound)
+        log = read_log(certification_path(RESULTS, smoothed.entry, f"certified-{bound}.tsv"))
+        np.testing.assert_array_equal(log.radius, expected.radius)
+        np.testing.assert_array_equal(log.prediction, expected.prediction)
+    assert record.clean_accuracy > record.bounds["sharp"].certified_accuracy[0]  # the jump at radius 0
+
+
+def test_certifying_some_examples_again_gives_the_recorded_radii(smoothed, examples, recorded):
+    some = [0, 100, 200]
+    again = certify_mix(smoothed, examples.images[some], examples.labels[some], bound="sharp", n=10_000, indices=some)
+    np.testing.assert_allclose(again.radius, recorded.radius[some], atol=1e-4)  # kernels differ in the last bits
+    np.testing.assert_array_equal(again.prediction, recorded.prediction[some])
+
+
+def assert_pgd_breaks_nothing(attacked_model, judge, examples, certificates, loss, **strength):
+    points, labels = attacked(attacked_model, examples, certificates, loss, **strength)
+    assert len(labels) > 300
+    with torch.no_grad():
+        judged = torch.cat([judge(batch).argmax(1) for batch in points.split(64)])
+    assert (judged == labels).all()
+
+
+def test_pgd_breaks_no_certified_point_of_the_smoothed_triplet(smoothed, examples, recorded):
+    judge = with_bank(smoothed, 500, 11)
+    assert_pgd_breaks_nothing(smoothed, judge, examples, recorded, cross_entropy, steps=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [cross_entropy, cw_margin, probability_margin])
+def test_pgd_through_many_noises_breaks_none_either(smoothed, examples, recorded, loss):
+    surrogate, judge = with_bank(smoothed, 128, 12), with_bank(smoothed, 10_000, 13)
+    assert_pgd_breaks_nothing(surrogate, judge, examples, recorded, loss, steps=40)
