@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.stats import norm
@@ -361,6 +361,7 @@ def radii_of(h, alpha):
 
 
 @given(st.integers(2, 5), SEEDS)
+@example(2, 8289)  # h is certain in float64, and its sharp radius infinite
 @settings(deadline=None)
 def test_radii_grow_with_alpha_and_vanish_where_nothing_is_certified(classes, seed):
     h = np.random.default_rng(seed).dirichlet(np.full(classes, 0.2))
@@ -368,7 +369,7 @@ def test_radii_grow_with_alpha_and_vanish_where_nothing_is_certified(classes, se
     gap = np.sort(h)[-1] - np.sort(h)[-2]
     for radii in radii_of(h, alphas).values():
         assert (radii >= 0).all()
-        assert (np.diff(radii) >= -1e-12).all()
+        assert (radii[1:] >= radii[:-1] - 1e-12).all()
         assert (radii[alphas <= 0.5] == 0).all()
         assert (radii[alphas <= (1 - 1e-9) / (1 + gap)] == 0).all()
         assert (radii[alphas >= (1 + 1e-9) / (1 + gap) + 1e-6] > 0).all()
