@@ -37,6 +37,7 @@ from adaptive_smoothing_zoo.publishing.certification import certification_path, 
 from adaptive_smoothing_zoo.publishing.results import installed_versions, source_commit
 from adaptive_smoothing_zoo.zoo.loading import load_model
 
+RADII = (0.001, 0.01, 0.03, 0.06, 0.1, 0.25, 0.5)  # of AutoAttack, which has one for all of its examples
 LARGER_BANK, JUDGES = 256, 10_000  # noises
 INSIDE = 1.0 - 1e-6  # float32 points of a ball of this share of a radius are inside the radius
 
@@ -75,7 +76,7 @@ class Target:
 @click.option("--dataset", required=True)
 @click.option("--threat-model", default="L2", show_default=True)
 @click.option("--results", type=click.Path(path_type=Path), default=Path("eval/results"), show_default=True)
-@click.option("--radius", "radii", type=float, multiple=True, help="for AutoAttack; 0.1, 0.25 and 0.5 if not given")
+@click.option("--radius", "radii", type=float, multiple=True, help="for AutoAttack; from 0.001 to 0.5")
 @click.option("--data-dir", default=None)
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(
@@ -97,7 +98,7 @@ def main(
     images = load_data(dataset, data_dir=data_dir).images[certificates.index[chosen].tolist()]
     labels, reach = torch.from_numpy(certificates.prediction[chosen]), certificates.radius[chosen]
     found = []
-    for attacked in attacks(model, images, labels, reach, radii or (0.1, 0.25, 0.5), seed):
+    for attacked in attacks(model, images, labels, reach, radii or RADII, seed):
         click.echo(attacked)
         found.append(attacked)
     about = {
