@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -38,7 +39,7 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
     Raises:
         ResultsError: the folder holds something else than an export of this triplet, or cannot be written.
     """
-    folder = Path(folder).resolve()
+    folder = Path(os.path.realpath(folder))  # unlike resolve(), leaves a loop of links to whoever opens it
     _check_replaceable(folder, model.entry)
     with _complete_folder(folder) as temporary:
         model.save_pretrained(temporary, max_shard_size=max_shard_size)

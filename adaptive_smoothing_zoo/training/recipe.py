@@ -6,6 +6,7 @@ rule by which its numbers are chosen. What depends on the machine (device, data 
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,10 +221,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return data
     if not isinstance(base, str):
         raise ConfigError(f"{path}: 'base' must name a file, got {base!r}")
-    other = (path.parent / base).resolve()
-    if other in (path.resolve(), *above):
+    here, other = (Path(os.path.realpath(each)) for each in (path, path.parent / base))
+    if other in (here, *above):
         raise ConfigError(f"{path}: its base {base} is based on it")
-    merged = _read(other, (path.resolve(), *above))
+    merged = _read(other, (here, *above))
     _merge(merged, data, str(path))
     return merged
 
