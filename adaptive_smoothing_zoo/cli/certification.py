@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adaptive_smoothing_zoo.cli.options import RESULTS
+
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.certification import CertifiedCurve
     from adaptive_smoothing_zoo.certification.running import OnProgress
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.zoo.entry import Entry
 
-RESULTS = Path("results")
 BOUND_CHOICES = click.Choice(["theorem4", "theorem5", "sharp"])
 
 
