@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Smoothing, Votes
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import known_device
+from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.precision import float32_precision
 
 
@@ -103,7 +104,7 @@ def run_certification(
         dtype=dtype,
     )
     report = _Report(len(places), on_progress)
-    with _ready(model, where), float32_precision(tf32=False):
+    with _ready(model, where), float32_precision(tf32=False), freed_memory_kept():
         sampler = Sampler(model, images, labels, places, smoothing, report.add)
         settings = {**sampler.settings(), "n0": n0, **rule.settings()}
         with nullcontext() if log is None else Journal(Path(log), settings, rule.columns) as journal:

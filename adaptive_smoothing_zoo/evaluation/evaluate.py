@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
 from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
 from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, read_binding, read_chunks
+from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.precision import float32_precision
 
 PROTOCOL = "AutoAttack standard"
@@ -308,7 +309,7 @@ def ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: boo
         model.to(device).eval().requires_grad_(False)
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        with float32_precision(tf32):
+        with float32_precision(tf32), freed_memory_kept():
             yield
     finally:
         if channels_last:

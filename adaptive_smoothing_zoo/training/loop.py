@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.errors import TrainingError
+from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.training.draws import derived_seed
 from adaptive_smoothing_zoo.training.keeping import Keeper, Kept
 from adaptive_smoothing_zoo.training.schedule import SCHEDULES
@@ -111,6 +112,7 @@ class Progress:
 OnProgress = Callable[[Progress], object]
 
 
+@freed_memory_kept()
 def fit(
     task: Task[Part],
     optimization: Optimization,

@@ -35,6 +35,7 @@ from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, collect_warnings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.precision import float32_precision
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions
 
@@ -311,7 +312,9 @@ def _measure(subject: Subject, turns: int, spared: bool) -> Measured:
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    bare, prepared = _bare(model, images), _bare(prepare(model, images[:8]), images)
+    bare = _bare(model, images)
+    with freed_memory_kept():
+        prepared = _bare(prepare(model, images[:8]), images)
     best_size = bare.forward_size if FORWARD * bare.forward > BOTH * bare.gradient else bare.gradient_size
     best_size, fast_size = min(len(images), best_size), min(len(images), prepared.forward_size)
     rows: dict[str, Row] = {}
@@ -324,16 +327,18 @@ def _measure(subject: Subject, turns: int, spared: bool) -> Measured:
         model.requires_grad_(False)
         found[f"pyautoattack, batches of {best_size}"] = _reference(subject, best_size, as_benchmark=False)
         engine = _engine(subject, fast_size, classes)
-        found[f"fast, batches of {fast_size}"], share, left = _fast(subject, engine)
+        with freed_memory_kept():  # as evaluate does
+            found[f"fast, batches of {fast_size}"], share, left = _fast(subject, engine)
+            assert engine.prepared is not None
+            prepared = prepared.best(_bare(engine.prepared, images))
         outside = min(outside, share)
         bare = bare.best(_bare(model, images))
-        assert engine.prepared is not None
-        prepared = prepared.best(_bare(engine.prepared, images))
         rows = {route: row.best(rows.get(route, row)) for route, row in found.items()}
         for route, row in found.items():
             click.echo(f"{route}: {row.seconds:.1f} s", err=True)
         for what, bounds, twins in SPARED if spared else ():
-            seconds = _square_without(subject, engine, left, bounds=bounds, twins=twins)
+            with freed_memory_kept():
+                seconds = _square_without(subject, engine, left, bounds=bounds, twins=twins)
             square[what] = min(seconds, square.get(what, seconds))
     return Measured(rows, bare, prepared, outside, square, engine)
 
