@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,14 +271,23 @@ def validate_command(
 ) -> None:
     """Check whether attacks on a triplet can be trusted, and write a report, unless --only leaves checks out.
 
+    What attacks found is kept beside the results: after an interruption of any kind, the same command goes on.
+
     Exit code 1 if a check fails.
     """
+    from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import check_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.evaluation.state import remove_state
     from adaptive_smoothing_zoo.evaluation.validation import RecordedRun, validate
     from adaptive_smoothing_zoo.publishing.results import check_writable, record_path, source_commit
-    from adaptive_smoothing_zoo.publishing.validation import make_validation, recorded_run, write_validation
+    from adaptive_smoothing_zoo.publishing.validation import (
+        make_validation,
+        recorded_run,
+        validation_path,
+        write_validation,
+    )
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -294,7 +304,8 @@ def validate_command(
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
-    with check_bar() as on_progress:
+    state = None if only else validation_path(out, entry).with_suffix(".state")
+    with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
             model,
             examples.images,
@@ -307,15 +318,17 @@ def validate_command(
             channels_last=channels_last,
             recorded=recorded,
             only=only or None,
+            state=state,
             on_progress=on_progress,
         )
     for result in findings.checks:
         click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
-    if only:
+    if state is None:
         click.echo("nothing is written: these are not all checks")
     else:
         validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
         click.echo(f"wrote {write_validation(out, entry, validation)}")
+        remove_state(state)
         if record_path(out, entry).exists():
             click.echo(f"wrote {_update_entry(out, entry)}")
     if findings.failed:

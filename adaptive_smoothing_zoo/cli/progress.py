@@ -33,7 +33,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 @contextmanager
 def check_bar() -> Iterator[Callable[[CheckProgress], None]]:
     """A bar that counts the checks of a validation and shows which one runs."""
-    with tqdm(total=1, unit="check", bar_format="{l_bar}{bar}| {n}/{total} {elapsed}{postfix}") as bar:
+    with tqdm(total=1, unit="check", bar_format="{l_bar}{bar}| {n}/{total} {elapsed}{postfix}", miniters=0) as bar:
 
         def show(progress: CheckProgress) -> None:
             bar.total, bar.n = progress.total, progress.done

@@ -20,7 +20,7 @@ from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
 from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
-from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, read_binding, read_chunks
+from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, read_binding, read_chunks
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.precision import float32_precision
 
@@ -163,7 +163,7 @@ def evaluate(
         )
         kept = RunState(Path(state), binding) if state is not None else None
         if kept is not None:
-            stack.enter_context(kept.locked())
+            stack.enter_context(locked(kept.folder))
             for chunk in kept.chunks():
                 ledger.add(chunk)
         run = Run(

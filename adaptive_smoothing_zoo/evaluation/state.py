@@ -80,31 +80,8 @@ class RunState:
     """
 
     def __init__(self, folder: Path, binding: Binding) -> None:
+        bind(folder, binding)
         self.folder = folder
-        path = folder / "binding.json"
-        if path.exists():
-            check_same(read_binding(folder), binding, folder)
-        else:
-            write_text(path, json.dumps(to_json(binding), indent=2) + "\n")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes away while this one works.
-
-        Raises:
-            ResultsError: another process works with the folder.
-        """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ResultsError(
-                f"another evaluation is at work in {self.folder}; wait for it, or choose another folder"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def chunks(self) -> list[Chunk]:
         """What is known. A file that cannot be read is put aside, and its points are attacked again."""
@@ -127,15 +104,52 @@ class RunState:
             raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
 
 
+def bind(folder: Path, binding: DataclassInstance) -> None:
+    """Let a folder, made if it does not exist, belong to what ``binding`` describes.
+
+    Raises:
+        ResultsError: it belongs to something else, or cannot be read or written.
+    """
+    path = folder / "binding.json"
+    if path.exists():
+        check_same(_binding_of(type(binding), folder), binding, folder)
+    else:
+        write_text(path, json.dumps(to_json(binding), indent=2) + "\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a folder while this one works there.
+
+    Raises:
+        ResultsError: another process works with the folder.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ResultsError(
+            f"another evaluation is at work in {folder}; wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def read_binding(folder: Path) -> Binding:
     """What the state in a folder belongs to.
 
     Raises:
         ResultsError: the folder holds no state, or a damaged one.
     """
+    return _binding_of(Binding, folder)
+
+
+def _binding_of(kind: type[T], folder: Path) -> T:
     path = folder / "binding.json"
     try:
-        return parse(Binding, read_json(path), str(path))
+        return parse(kind, read_json(path), str(path))
     except FileNotFoundError:
         raise ResultsError(f"{folder} holds no state of an evaluation: there is no binding.json") from None
     except ConfigError as error:

@@ -55,6 +55,7 @@ def test_all_checks_leave_a_record_beside_the_run_and_the_entry_tells_of_failure
         assert f"{result.verdict:15}{result.name:30}" in out
         assert f"### {result.name}: {result.verdict}" in (folder / "Demo2026Constant.validation.md").read_text()
     assert (folder / "Demo2026Constant.validation.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.rglob("*.state"))
     entry = json.loads((folder / "Demo2026Constant.json").read_text())
     assert all(result.name in entry["footnote"] for result in record.failed)
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo import __version__
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import ready
+from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256, model_sha256, ready
+from adaptive_smoothing_zoo.evaluation.state import locked
 from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS, Check, Outcome, not_applicable
+from adaptive_smoothing_zoo.evaluation.validation.journal import Journal, ValidationBinding
 from adaptive_smoothing_zoo.evaluation.validation.report import CheckResult, Verdict
 from adaptive_smoothing_zoo.evaluation.validation.subject import Budget, RecordedRun, Subject
 
@@ -86,6 +92,7 @@ def validate(
     budget: Budget | None = None,
     recorded: RecordedRun | None = None,
     only: Collection[str] | None = None,
+    state: str | Path | None = None,
     on_progress: Callable[[CheckProgress], None] | None = None,
 ) -> Findings:
     """Ask whether attacks on a model, AutoAttack's above all, can be trusted to find what there is to be found.
@@ -107,18 +114,37 @@ def validate(
         recorded: an AutoAttack run on the same weights whose first points these are, to compare with, and what
             adaptive attacks did after it.
         only: names of the checks to make, in the order of ``CHECKS``; all if None.
+        state: a folder in which what attacks find is kept, so that the same call after an interruption of any kind goes
+            on from there; none if None. It is not removed.
         on_progress: called before each check and as passes are spent.
 
     Raises:
         ValueError: images, labels or settings that cannot be used.
         EvaluationError: a weight is not float32, or the output is not one number per class.
+        ResultsError: the state belongs to another validation, another process works with it, or it cannot be written.
     """
     check_examples(images, labels)
     where = pick_device(device)
     _check_settings(norm, eps, batch_size, only, recorded, len(labels))
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]
     report = on_progress or (lambda progress: None)
-    with ready(model, where, False, channels_last):
+    budget = budget or Budget()
+    batch_size = min(batch_size, len(labels))
+    binding = ValidationBinding(
+        model_sha256="" if state is None else model_sha256(model),
+        data_sha256=data_sha256(images, labels),
+        standing_sha256="" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
+        norm=norm,
+        eps=float(eps),
+        seed=seed,
+        batch_size=batch_size,
+        budget=asdict(budget),
+        checks=tuple(each.name for each in chosen),
+        channels_last=channels_last,
+        device=where.type,
+        version=__version__,
+    )
+    with ready(model, where, False, channels_last), _journal(state, binding) as journal:
         _check_output(model, images, labels, where)
         subject = Subject(
             model,
@@ -127,10 +153,11 @@ def validate(
             norm=norm,
             eps=eps,
             seed=seed,
-            batch_size=min(batch_size, len(labels)),
+            batch_size=batch_size,
             device=where,
-            budget=budget or Budget(),
+            budget=budget,
             recorded=recorded,
+            journal=journal,
         )
         results = []
         for done, each in enumerate(chosen):
@@ -152,10 +179,21 @@ def validate(
     )
 
 
+@contextmanager
+def _journal(state: str | Path | None, binding: ValidationBinding) -> Iterator[Journal | None]:
+    if state is None:
+        yield None
+        return
+    journal = Journal(Path(state), binding)
+    with locked(journal.folder):
+        yield journal
+
+
 def _make(each: Check, subject: Subject) -> CheckResult:
     subject.check = each.name
-    start, passes = time.perf_counter(), subject.passes
+    start, passes, recalled = time.perf_counter(), subject.passes, subject.recalled_seconds
     outcome = _outcome(each, subject)
+    seconds = time.perf_counter() - start + subject.recalled_seconds - recalled
     return CheckResult(
         name=each.name,
         group=each.group,
@@ -165,7 +203,7 @@ def _make(each: Check, subject: Subject) -> CheckResult:
         found=outcome.found,
         measured={name: _number(value) for name, value in outcome.measured.items()},
         passes=subject.passes - passes,
-        seconds=round(time.perf_counter() - start, 2),
+        seconds=round(seconds, 2),
     )
 
 

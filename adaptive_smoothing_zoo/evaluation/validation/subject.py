@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from adaptive_smoothing_zoo.attacks.objectives import LOSSES, Loss, cross_entrop
 from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.attacks.square import Square
 from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.evaluation.validation.journal import BatchOutcome, Journal
 
 # Points asked about, what the differentiated model said, and their rows among the points attacked -> found (N,).
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -115,9 +117,11 @@ class Subject:
         device: where to compute.
         budget: see :class:`Budget`.
         recorded: a recorded evaluation of these points, if there is one.
+        journal: keeps what attacks find, and knows it again after an interruption.
 
     Attributes:
         passes: forward-equivalents spent so far, counted in images; a gradient costs as much as a forward pass.
+        recalled_seconds: what the attacks took that were made before an interruption.
         on_pass: called when passes are spent.
         check: name of the check that runs.
         broken: (N,) bool, an attack of some check found a misclassified point in the ball of radius eps.
@@ -141,11 +145,13 @@ class Subject:
         device: torch.device,
         budget: Budget,
         recorded: RecordedRun | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.images, self.labels = images.to(device).contiguous(), labels.to(device)
         self.batch_size, self.device, self.budget, self.recorded = batch_size, device, budget, recorded
-        self.passes = 0
+        self.journal = journal
+        self.passes, self.recalled_seconds = 0, 0.0
         self.on_pass: Callable[[], None] = lambda: None
         self.check = ""
         self.broken = torch.zeros(len(labels), dtype=torch.bool, device=device)
@@ -322,7 +328,37 @@ class Subject:
         self, attack: Any, state: Any, rounds: int, model: Model | None, judge: Judge | None, stop: bool
     ) -> list[Tensor]:
         """Rows of one batch, and for each whether it was found, where, its history and its lowest margin."""
-        n, rows = len(state), state.targets.clone()
+
+        def begin() -> BatchOutcome:
+            start, passes = time.perf_counter(), self.passes
+            found, adversarials, history, margins = self._attack(attack, state, rounds, model, judge, stop)
+            return BatchOutcome(
+                found=found,
+                adversarials=adversarials[found],
+                history=history,
+                margins=margins,
+                passes=self.passes - passes,
+                seconds=time.perf_counter() - start,
+            )
+
+        if self.journal is None:
+            outcome = begin()
+        else:
+            name = f"{self.check} {attack.name} {attack.eps} {rounds}"
+            outcome, known = self.journal.recall(name, state, begin)
+            if known:
+                self.recalled_seconds += outcome.seconds
+                self.spend(outcome.passes)
+        found, adversarials = outcome.found.to(self.device), state.images.clone()
+        adversarials[found] = outcome.adversarials.to(self.device)
+        history, margins = outcome.history.to(self.device), outcome.margins.to(self.device)
+        return [state.targets.clone(), found, adversarials, history, margins]
+
+    def _attack(
+        self, attack: Any, state: Any, rounds: int, model: Model | None, judge: Judge | None, stop: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Found (N,), where (N, channels, H, W), history (N, rounds) and lowest margins (N,) of one batch."""
+        n = len(state)
         found = torch.zeros(n, dtype=torch.bool, device=self.device)
         adversarials, margins = state.images.clone(), torch.full((n,), torch.inf, device=self.device)
         history = torch.full((rounds, n), torch.nan, device=self.device)
@@ -345,7 +381,7 @@ class Subject:
                 left, state = left[~hit], state.select(~hit)
                 if len(left) == 0:
                     break
-        return [rows, found, adversarials, history.T, margins]
+        return found, adversarials, history.T, margins
 
     def _judged(
         self, points: Tensor, said: Tensor, state: State, model: Model | None, judge: Judge | None

@@ -1,0 +1,140 @@
+"""The runs of a validation's attacks on disk, each in a file of its own, so that an interrupted validation goes on.
+
+The checks are made in one order, and what they draw belongs to seed and examples. So the k-th batch that is attacked is
+the same whenever the same validation is started: what came of it is kept under k. All the rest is cheap and done again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.errors import ResultsError, reason
+from adaptive_smoothing_zoo.evaluation.state import bind, checksum
+from adaptive_smoothing_zoo.files import write_with
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationBinding:
+    """What the kept runs belong to.
+
+    Attributes:
+        model_sha256: of weights and description.
+        data_sha256: of images and labels.
+        standing_sha256: of what a recorded run and the adaptive attacks after it left; "" without one.
+        checks: all that are made.
+        version: of this package, since checks change.
+    """
+
+    model_sha256: str
+    data_sha256: str
+    standing_sha256: str
+    norm: str
+    eps: float
+    seed: int
+    batch_size: int
+    budget: dict[str, int]
+    checks: tuple[str, ...]
+    channels_last: bool
+    device: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOutcome:
+    """What an attack did to a batch of N points.
+
+    Attributes:
+        found: (N,) bool.
+        adversarials: (number found, channels, H, W).
+        history: (N, rounds) the highest loss so far.
+        margins: (N,) the lowest margin met.
+        passes: forward-equivalents, counted in images.
+        seconds: wall time.
+    """
+
+    found: Tensor
+    adversarials: Tensor
+    history: Tensor
+    margins: Tensor
+    passes: int
+    seconds: float
+
+
+_TENSORS = ("found", "adversarials", "history", "margins")
+
+
+class Journal:
+    """A folder of batches that were attacked.
+
+    Args:
+        folder: made if it does not exist.
+        binding: of the validation that wants to go on.
+
+    Raises:
+        ResultsError: the folder belongs to something else, or cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, binding: ValidationBinding) -> None:
+        bind(folder, binding)
+        self.folder, self.number = folder, 0
+
+    def recall(self, name: str, start: State, attack: Callable[[], BatchOutcome]) -> tuple[BatchOutcome, bool]:
+        """What came of the next batch, and whether that was known; if not, it is attacked now, and kept.
+
+        Args:
+            name: of the attack.
+            start: where it starts.
+
+        Raises:
+            ResultsError: it cannot be written; what was written before is safe.
+        """
+        self.number += 1
+        path = self.folder / f"batch-{self.number:06}.safetensors"
+        begun = checksum({field.name: getattr(start, field.name).cpu() for field in fields(start)}, name)
+        if path.exists():
+            try:
+                return _read(path, begun), True
+            except ResultsError as error:
+                logger.warning("%s; it is put aside, and what it said will be found out again", error)
+                path.rename(path.with_suffix(".damaged"))
+        outcome = attack()
+        _write(path, begun, outcome)
+        return outcome, False
+
+
+def _write(path: Path, begun: str, outcome: BatchOutcome) -> None:
+    tensors = {name: getattr(outcome, name).cpu().contiguous() for name in _TENSORS}
+    about = json.dumps({"begun": begun, "passes": outcome.passes, "seconds": outcome.seconds})
+    metadata = {"about": about, "sha256": checksum(tensors, about)}
+    try:
+        write_with(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    except SafetensorError as error:
+        raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+
+
+def _read(path: Path, begun: str) -> BatchOutcome:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped: the file may go
+        if metadata["sha256"] != checksum(tensors, metadata["about"]):
+            raise ResultsError(f"{path} is damaged: its checksum is wrong")
+        about = json.loads(metadata["about"])
+        if about["begun"] != begun:
+            raise ResultsError(f"{path} is of another batch or another attack")
+        return BatchOutcome(**tensors, passes=about["passes"], seconds=about["seconds"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(f"{path} is damaged: {reason(error)}") from error
