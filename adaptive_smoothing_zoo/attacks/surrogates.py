@@ -27,13 +27,14 @@ class MixedNUTSSurrogate(nn.Module):
         alpha: weight of h, in [0, 1]. The authors take the best one for mixing without maps.
 
     Raises:
-        ValueError: alpha is outside [0, 1].
+        ValueError: alpha is outside [0, 1], or ``reset_classifier`` has replaced the mix.
 
     The labels are not the model's: ask the model whether a point is adversarial.
     """
 
     def __init__(self, model: MixedClassifier, alpha: float) -> None:
         super().__init__()
+        model.check_mixes("the surrogate")
         self.model = model
         self.alpha = check_alpha(alpha)
         self.plain = Scale()  # finite for any finite logits

@@ -9,6 +9,7 @@ authors' code (github.com/jh-jeong/smoothmix), which also has what equations lea
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -47,7 +48,7 @@ class NoisyBatch:
     adversary: Tensor | None = None
 
 
-class SmoothedLoss:
+class SmoothedLoss(ABC):
     """A loss, and the attack that it needs, if any.
 
     Attributes:
@@ -60,12 +61,12 @@ class SmoothedLoss:
         """In [0, 1]: what the warm-up multiplies in an epoch, counted from 0."""
         return 1.0
 
-    def attack(self, net: Net, batch: NoisyBatch) -> None:
+    def attack(self, net: Net, batch: NoisyBatch) -> None:  # noqa: B027 (most losses need none)
         """Put attacked images into the batch. Called with the net in eval mode."""
 
+    @abstractmethod
     def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         """The loss of each example, (N,). Called with the net in train mode."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

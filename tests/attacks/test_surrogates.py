@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES, MixedNUTSSurrogate
+from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale
 
@@ -87,3 +88,10 @@ def test_an_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
 def test_what_is_no_batch_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(N, channels, H, W\)"):
         surrogate()(torch.rand(2 * C, 1, 1))
+
+
+def test_a_model_that_no_longer_mixes_is_refused() -> None:
+    model = MixedClassifier(build("small_cnn", widths=(4,)), build("small_cnn", widths=(4,)), 0.9)
+    model.reset_classifier(3)
+    with pytest.raises(ValueError, match="the surrogate is about a mix"):
+        MixedNUTSSurrogate(model, ALPHA)

@@ -21,7 +21,7 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.state import read_binding
-from adaptive_smoothing_zoo.evaluation.validation import CheckResult, Validation
+from adaptive_smoothing_zoo.evaluation.validation import Budget, CheckResult, Validation, validate
 from adaptive_smoothing_zoo.evaluation.validation.report import to_text
 from adaptive_smoothing_zoo.experiments.table import Row, Table, read_table
 from adaptive_smoothing_zoo.publishing.card import model_card
@@ -255,6 +255,56 @@ def test_chunks_that_carry_a_right_checksum_and_wrong_content(net, data, short_a
                 assert error is None or isinstance(error, ZooError), number
                 if error is None:
                     assert len(found) == len(images), number
+
+
+ONE_CHECK = {"only": ["losses_agree"], "eps": 0.1, "device": "cpu", "batch_size": 3}
+FEW_STEPS = Budget(steps=3, restarts=1)
+
+
+def validated(net, images, labels, state):
+    found = validate(net, images, labels, state=state, budget=FEW_STEPS, **ONE_CHECK)
+    return found.broken.tolist(), found.adversarials.tolist(), found.checks[0].verdict, found.checks[0].passes
+
+
+def test_states_of_validations(net, data, tmp_path):
+    """A damaged state is refused, or the validation ends as if nothing had been."""
+    images, labels = data
+    state, original = tmp_path / "state", tmp_path / "original"
+    expected = validated(net, images, labels, original)
+    (original / ".lock").unlink(missing_ok=True)
+    for number, rng in cases("states of validations", 250):
+        with restored(state, original):
+            for _ in range(rng.choice([1, 1, 3])):
+                files = [path for path in sorted(state.iterdir()) if path.is_file() and path.name != ".lock"]
+                if files:
+                    damage(rng.choice(files), rng)
+            found, error = attempt(validated, net, images, labels, state)
+            assert error is None or isinstance(error, ZooError), number
+            assert error is not None or found == expected, number
+
+
+def test_batches_of_validations_that_carry_a_right_checksum_and_wrong_content(net, data, tmp_path):
+    from safetensors import safe_open
+
+    from adaptive_smoothing_zoo.evaluation.state import checksum
+
+    images, labels = data
+    state, original = tmp_path / "state", tmp_path / "original"
+    validated(net, images, labels, original)
+    for number, rng in cases("batches of validations", 250):
+        with restored(state, original):
+            path = rng.choice(sorted(state.glob("batch-*")))
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata()["about"]
+            tensors = load_file(path)
+            if rng.random() < 0.5:
+                about = damaged_text(about.encode(), rng_of_json(rng)).decode("utf-8", "replace")
+            else:
+                name = rng.choice(sorted(tensors))
+                tensors[name] = strange_tensor(tensors[name], rng)
+            save_file(tensors, path, metadata={"about": about, "sha256": checksum(tensors, about)})
+            _, error = attempt(validated, net, images, labels, state)
+            assert error is None or isinstance(error, ZooError), number
 
 
 def strange_tensor(tensor, rng):

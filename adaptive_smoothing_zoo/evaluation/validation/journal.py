@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -104,7 +105,7 @@ class Journal:
         begun = checksum({field.name: getattr(start, field.name).cpu() for field in fields(start)}, name)
         if path.exists():
             try:
-                return _read(path, begun), True
+                return _read(path, begun, start.images), True
             except ResultsError as error:
                 logger.warning("%s; it is put aside, and what it said will be found out again", error)
                 path.rename(path.with_suffix(".damaged"))
@@ -123,7 +124,7 @@ def _write(path: Path, begun: str, outcome: BatchOutcome) -> None:
         raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
 
 
-def _read(path: Path, begun: str) -> BatchOutcome:
+def _read(path: Path, begun: str, images: Tensor) -> BatchOutcome:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -133,8 +134,24 @@ def _read(path: Path, begun: str) -> BatchOutcome:
         about = json.loads(metadata["about"])
         if about["begun"] != begun:
             raise ResultsError(f"{path} is of another batch or another attack")
-        return BatchOutcome(**tensors, passes=about["passes"], seconds=about["seconds"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        outcome = BatchOutcome(**tensors, passes=int(about["passes"]), seconds=float(about["seconds"]))
+        if not _fits(outcome, images):
+            raise ResultsError(f"{path} is damaged: its numbers cannot be of {len(images)} images")
+        return outcome
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         if isinstance(error, ResultsError):
             raise
         raise ResultsError(f"{path} is damaged: {reason(error)}") from error
+
+
+def _fits(outcome: BatchOutcome, images: Tensor) -> bool:
+    n, found = len(images), outcome.found
+    shapes = (
+        found.shape == (n,) and found.dtype == torch.bool,
+        outcome.margins.shape == (n,) and outcome.margins.dtype == torch.float32,
+        outcome.history.ndim == 2 and len(outcome.history) == n and outcome.history.dtype == torch.float32,
+    )
+    if not all(shapes) or outcome.passes < 0 or not 0.0 <= outcome.seconds < float("inf"):
+        return False
+    adversarials = outcome.adversarials
+    return adversarials.shape == (int(found.sum()), *images.shape[1:]) and adversarials.dtype == images.dtype
