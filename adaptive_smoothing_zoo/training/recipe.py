@@ -39,10 +39,12 @@ class TrainingData:
         hold_out_every: every k-th training example, beginning with the first, is held out, from base nets, too (so
             that classes stay balanced in files that are sorted by class); 0 for none. Digits have a validation split
             for this and take no number.
+        learn_every: of the others every k-th one is learned from, for short forms.
     """
 
     dataset: str
     hold_out_every: int = 0
+    learn_every: int = 1
 
     def __post_init__(self) -> None:
         if self.dataset not in NUM_CLASSES:
@@ -51,6 +53,8 @@ class TrainingData:
             raise ValueError("digits have a validation split; hold_out_every must be 0")
         if self.hold_out_every < 0 or self.hold_out_every == 1:
             raise ValueError(f"hold_out_every must be 0 or at least 2, got {self.hold_out_every}")
+        if self.learn_every < 1:
+            raise ValueError(f"learn_every must be at least 1, got {self.learn_every}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,12 +138,19 @@ def training_examples(data: TrainingData, data_dir: str | None = None) -> tuple[
     """The examples to learn from, and those held out for the choice of alpha (None if there are none)."""
     examples = load_data(data.dataset, "train", data_dir=data_dir)
     if data.dataset == "digits":
-        return examples, load_data("digits", "validation")
+        return _thinned(examples, data.learn_every), load_data("digits", "validation")
     if not data.hold_out_every:
-        return examples, None
+        return _thinned(examples, data.learn_every), None
     held = torch.arange(len(examples)) % data.hold_out_every == 0
     every = f"every {data.hold_out_every}th"
-    return _some(examples, ~held, f"without {every}"), _some(examples, held, f"{every} alone")
+    others = _some(examples, ~held, f"without {every}")
+    return _thinned(others, data.learn_every), _some(examples, held, f"{every} alone")
+
+
+def _thinned(examples: Examples, every: int) -> Examples:
+    if every == 1:
+        return examples
+    return _some(examples, torch.arange(len(examples)) % every == 0, f"of these every {every}th")
 
 
 def _some(examples: Examples, chosen: Tensor, which: str) -> Examples:
@@ -303,7 +310,7 @@ def _find_net(
         wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
         if not isinstance(other, wanted):
             raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
-        if other.data != recipe.data:
+        if replace(other.data, learn_every=1) != replace(recipe.data, learn_every=1):
             raise ValueError(
                 f"{path} has other data ({other.data}) than the triplet ({recipe.data}); what is held out must be held "
                 "out from both"

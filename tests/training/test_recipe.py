@@ -87,6 +87,7 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
         (SMALL, [".=1"], "key=value"),
         (SMALL, ["data.dataset=mnist"], "unknown dataset 'mnist'"),
         (SMALL, ["data.hold_out_every=10"], "digits have a validation split"),
+        (SMALL, ["data.learn_every=0"], "learn_every must be at least 1, got 0"),
         (SMALL, ["training.noise_factor=2.0", "training.eps=0.0"], "need a radius"),
         ("base = 3", [], "must name a file"),
         ("base = 'recipe.toml'", [], "is based on it"),

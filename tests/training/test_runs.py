@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,10 @@ def test_what_is_held_out_is_in_order_balanced_and_not_learned_from(tmp_path, mo
     assert not {image.numpy().tobytes() for image in train.images} & {image.numpy().tobytes() for image in held.images}
     assert "every 4th alone" in held.source
     assert runs.training_examples(TrainingData(dataset="cifar10"), str(tmp_path / "train.npz"))[1] is None
+    few, same = runs.training_examples(replace(data, learn_every=8), str(tmp_path / "train.npz"))
+    assert torch.equal(few.images, train.images[::8])
+    assert torch.equal(same.images, held.images)
+    assert "without every 4th, of these every 8th" in few.source
 
 
 def test_base_nets_must_hold_out_the_same(recipes, tmp_path, monkeypatch):
