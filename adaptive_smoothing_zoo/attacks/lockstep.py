@@ -122,10 +122,11 @@ class _ReplayedSquares:
         return tiles(signs.to(self.device), transposed, self.height, self.width)
 
     def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
-        if int(state.query[0]) == 0:  # in lockstep all runs are at the same query; the first changes nothing
+        # In lockstep all runs are at the same query, but for those that are over and stay behind.
+        if int(state.query.max()) == 0:  # the first query changes nothing
             places = dict.fromkeys(("top", "left", "top_2", "left_2"), 0)
             return self._changes(torch.ones(self.n, self.channels), {"size": 1, "transposed": False} | places)
-        size = square_size(int(numbers[0]), self.height, self.width, self.norm)
+        size = square_size(int(numbers.max()), self.height, self.width, self.norm)
         places = {"size": size, "top": self._place(self.height - size), "left": self._place(self.width - size)}
         signs = torch.ones(self.n, self.channels)
         if self.norm == "Linf":

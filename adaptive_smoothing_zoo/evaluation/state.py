@@ -180,8 +180,8 @@ def check_same(found: T, wanted: T, where: Path) -> None:
         theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
         if theirs != ours:
             raise ResultsError(
-                f"the state in {where} belongs to another evaluation: its {field.name} is {theirs!r}, this one's is "
-                f"{ours!r}. Finish that one with its own settings, or delete {where} to begin again"
+                f"the state in {where} belongs to another evaluation: its {field.name} is {shown(theirs)}, this one's "
+                f"is {shown(ours)}. Finish that one with its own settings, or delete {where} to begin again"
             )
 
 

@@ -138,6 +138,7 @@ def shown(value: Any) -> str:
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100
+_REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 40
 
 
 def _kind(value: Any) -> str:
