@@ -24,11 +24,10 @@ def _faults_of_large_tensors(rounds: int = 20) -> int:
 
 
 def test_large_tensors_cost_their_pages_once_within_and_again_after() -> None:
-    pages = 48 * 2**20 // resource.getpagesize()
     with freed_memory_kept():
         _faults_of_large_tensors(1)
-        assert _faults_of_large_tensors() <= 2 * pages
-    assert _faults_of_large_tensors() > 10 * pages / 512  # huge pages have 512 small ones
+        within = _faults_of_large_tensors()
+    assert within < _faults_of_large_tensors() / 2  # not zero: the system may take idle pages away
 
 
 def test_the_memory_is_given_back() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def test_every_recipe_of_ours_is_complete(path):
         return
     for source in (recipe.std_model, recipe.rob_model):
         if isinstance(source, TrainedNet):
-            assert read_recipe(path.parent / source.recipe).data == recipe.data
+            learned = read_recipe(path.parent / source.recipe).data
+            assert learned == replace(recipe.data, learn_every=learned.learn_every)
         elif isinstance(source, TripletNet):
             find_entry(source.name, recipe.data.dataset, source.threat_model or recipe.threat_model)
 
