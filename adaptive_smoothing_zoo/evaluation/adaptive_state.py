@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adaptive_smoothing_zoo.errors import ResultsError, reason
-from adaptive_smoothing_zoo.evaluation.state import check_same, checksum
-from adaptive_smoothing_zoo.files import write_with
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.evaluation.checked_file import read_or_put_aside, write_checked
+from adaptive_smoothing_zoo.evaluation.state import check_same
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
 logger = logging.getLogger(__name__)
@@ -89,12 +86,10 @@ class AdaptiveState:
         nothing = Found.nothing(images, len(self.binding.attacks))
         if not self.path.exists():
             return nothing
-        try:
-            binding, tensors = self._load()
-        except ResultsError as error:
-            logger.warning("%s; it is put aside, and what it said will be found out again", error)
-            self.path.rename(self.path.with_suffix(".damaged"))
+        known = read_or_put_aside(self.path, lambda tensors, about: (self._binding(about), tensors))
+        if known is None:
             return nothing
+        binding, tensors = known
         check_same(binding, self.binding, self.path)
         _check_fit(tensors, images, len(self.binding.attacks), self.path)
         nothing.adversarials[tensors["fallen_to"] >= 0] = tensors.pop("adversarials")
@@ -112,26 +107,10 @@ class AdaptiveState:
             "adversarials": found.adversarials[found.fallen_to >= 0],
             "seconds": found.seconds,
         }
-        about = json.dumps(to_json(self.binding))
-        metadata = {"about": about, "sha256": checksum(tensors, about)}
-        try:
-            write_with(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-        except SafetensorError as error:
-            raise ResultsError(
-                f"cannot write {self.path}: {error}; free some space and run it again to go on"
-            ) from error
+        write_checked(self.path, tensors, to_json(self.binding))
 
-    def _load(self) -> tuple[AdaptiveBinding, dict[str, Tensor]]:
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-            tensors = {name: tensor.clone() for name, tensor in load_file(self.path).items()}  # not mapped: it may go
-            about = metadata["about"]
-            if metadata["sha256"] != checksum(tensors, about):
-                raise ResultsError(f"{self.path} is damaged: its checksum is wrong")
-            return parse(AdaptiveBinding, json.loads(about), str(self.path)), tensors
-        except (SafetensorError, OSError, KeyError, ValueError) as error:  # ConfigError is a ValueError
-            raise ResultsError(f"{self.path} is damaged: {reason(error)}") from error
+    def _binding(self, about: Any) -> AdaptiveBinding:
+        return parse(AdaptiveBinding, about, str(self.path))
 
 
 def _check_fit(tensors: dict[str, Tensor], images: Tensor, attacks: int, path: Path) -> None:

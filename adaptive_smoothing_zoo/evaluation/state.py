@@ -13,19 +13,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.evaluation.checked_file import read_checked, read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
-from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 if TYPE_CHECKING:
@@ -85,7 +83,7 @@ class RunState:
 
     def chunks(self) -> list[Chunk]:
         """What is known. A file that cannot be read is put aside, and its points are attacked again."""
-        return [chunk for path in _chunk_files(self.folder) if (chunk := _read_or_put_aside(path)) is not None]
+        return [chunk for path in _chunk_files(self.folder) if (chunk := read_or_put_aside(path, _chunk)) is not None]
 
     def add(self, chunk: Chunk) -> None:
         """Write one chunk.
@@ -95,13 +93,8 @@ class RunState:
         """
         names = [int(path.name[6:12]) for path in self.folder.glob("chunk-*")]
         path = self.folder / f"chunk-{max(names, default=0) + 1:06}.safetensors"
-        tensors = {name: getattr(chunk, name).contiguous() for name in _TENSORS}
-        about = json.dumps({field.name: to_json(getattr(chunk, field.name)) for field in _plain_fields()})
-        metadata = {"about": about, "sha256": checksum(tensors, about)}
-        try:
-            write_with(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-        except SafetensorError as error:
-            raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+        tensors = {name: getattr(chunk, name) for name in _TENSORS}
+        write_checked(path, tensors, {field.name: to_json(getattr(chunk, field.name)) for field in _plain_fields()})
 
 
 def bind(folder: Path, binding: DataclassInstance) -> None:
@@ -167,7 +160,7 @@ def read_chunks(folder: Path) -> list[Chunk]:
     Raises:
         ResultsError: one cannot be read.
     """
-    return [_read(path) for path in _chunk_files(folder)]
+    return [read_checked(path, _chunk) for path in _chunk_files(folder)]
 
 
 def _chunk_files(folder: Path) -> list[Path]:
@@ -185,43 +178,13 @@ def check_same(found: T, wanted: T, where: Path) -> None:
             )
 
 
-def _read_or_put_aside(path: Path) -> Chunk | None:
-    try:
-        return _read(path)
-    except ResultsError as error:
-        logger.warning("%s; it is put aside, and what it said will be found out again", error)
-        path.rename(path.with_suffix(".damaged"))
-        return None
-
-
-def _read(path: Path) -> Chunk:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped: the file may go
-        about = metadata["about"]
-        if metadata["sha256"] != checksum(tensors, about):
-            raise ResultsError(f"{path} is damaged: its checksum is wrong")
-        values = json.loads(about)
-        values["warnings"], values["remarks"] = tuple(values["warnings"]), tuple(values["remarks"])
-        return Chunk(**tensors, **values)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, ResultsError):
-            raise
-        raise ResultsError(f"{path} is damaged: {reason(error)}") from error
+def _chunk(tensors: dict[str, Any], values: Any) -> Chunk:
+    values["warnings"], values["remarks"] = tuple(values["warnings"]), tuple(values["remarks"])
+    return Chunk(**tensors, **values)
 
 
 def _plain_fields() -> list[Field[Any]]:
     return [field for field in fields(Chunk) if field.name not in _TENSORS]
-
-
-def checksum(tensors: dict[str, Tensor], about: str) -> str:
-    """Of a file's tensors and of what it says about them."""
-    digest = sha256(about.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def empty_images(images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
@@ -149,6 +150,7 @@ class Chosen:
 OnCandidate = Callable[[Candidate, float, float], object]
 
 
+@freed_memory_kept()
 def choose_alpha(
     model: MixedClassifier,
     images: Tensor,

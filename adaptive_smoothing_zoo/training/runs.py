@@ -23,7 +23,6 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.training.base_nets import train_base_net
 from adaptive_smoothing_zoo.training.choose import Candidate, Chosen, OnCandidate, choose_alpha
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, difference, read_log
@@ -101,7 +100,7 @@ def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pa
         TrainingError: a loss is not finite, or no candidate for alpha reaches the target.
         ValueError: data that do not fit, or settings that do not fit the data.
     """
-    with freed_memory_kept(), _owned(out, recipe, machine.workers) as finished:
+    with _owned(out, recipe, machine.workers) as finished:
         if isinstance(recipe, NetRecipe):
             return _read_net(out, recipe) if finished else _make_net(recipe, out, machine)
         return Triplet.from_pretrained(out) if finished else _make_triplet(recipe, out, machine, beside)

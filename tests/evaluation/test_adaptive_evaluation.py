@@ -17,7 +17,7 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
-from adaptive_smoothing_zoo.evaluation.state import checksum
+from adaptive_smoothing_zoo.evaluation.checked_file import checksum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance

@@ -18,8 +18,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.evaluation import evaluate, merge
-from adaptive_smoothing_zoo.evaluation import state as state_module
+from adaptive_smoothing_zoo.evaluation import checked_file, evaluate, merge
 from adaptive_smoothing_zoo.evaluation.run import ENGINES
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 
@@ -274,7 +273,7 @@ class TestDamage:
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(model, labels, whole, tmp_path, monkeypatch):
-    original, calls = state_module.save_file, []
+    original, calls = checked_file.save_file, []
 
     def full(tensors, path, metadata):
         calls.append(path)
@@ -282,12 +281,12 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(model, label
             raise OSError(errno.ENOSPC, "No space left on device")
         original(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(state_module, "save_file", full)
+    monkeypatch.setattr(checked_file, "save_file", full)
     with pytest.raises(ResultsError, match=r"cannot write .*chunk-.*No space left on device"):
         run(model, labels, state=tmp_path / "state")
     assert len(list((tmp_path / "state").glob("chunk-*"))) >= 4
     assert not list((tmp_path / "state").glob(".chunk*"))
-    monkeypatch.setattr(state_module, "save_file", original)
+    monkeypatch.setattr(checked_file, "save_file", original)
     assert_same(run(model, labels, state=tmp_path / "state"), whole)
 
 

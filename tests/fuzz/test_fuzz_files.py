@@ -229,7 +229,7 @@ def test_states_of_evaluations(net, data, short_attacks, tmp_path):
 
 def test_chunks_that_carry_a_right_checksum_and_wrong_content(net, data, short_attacks, tmp_path):
     """A checksum says that the file is whole, not that it makes sense."""
-    from adaptive_smoothing_zoo.evaluation.state import checksum
+    from adaptive_smoothing_zoo.evaluation.checked_file import checksum
 
     images, labels = data
     state, original = tmp_path / "state", tmp_path / "original"
@@ -286,7 +286,7 @@ def test_states_of_validations(net, data, tmp_path):
 def test_batches_of_validations_that_carry_a_right_checksum_and_wrong_content(net, data, tmp_path):
     from safetensors import safe_open
 
-    from adaptive_smoothing_zoo.evaluation.state import checksum
+    from adaptive_smoothing_zoo.evaluation.checked_file import checksum
 
     images, labels = data
     state, original = tmp_path / "state", tmp_path / "original"

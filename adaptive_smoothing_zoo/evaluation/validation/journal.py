@@ -6,23 +6,18 @@ the same whenever the same validation is started: what came of it is kept under 
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.state import State
-from adaptive_smoothing_zoo.errors import ResultsError, reason
-from adaptive_smoothing_zoo.evaluation.state import bind, checksum
-from adaptive_smoothing_zoo.files import write_with
-
-logger = logging.getLogger(__name__)
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.evaluation.checked_file import checksum, read_or_put_aside, write_checked
+from adaptive_smoothing_zoo.evaluation.state import bind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,45 +98,22 @@ class Journal:
         self.number += 1
         path = self.folder / f"batch-{self.number:06}.safetensors"
         begun = checksum({field.name: getattr(start, field.name).cpu() for field in fields(start)}, name)
-        if path.exists():
-            try:
-                return _read(path, begun, start.images), True
-            except ResultsError as error:
-                logger.warning("%s; it is put aside, and what it said will be found out again", error)
-                path.rename(path.with_suffix(".damaged"))
+
+        def understand(tensors: dict[str, Tensor], about: Any) -> BatchOutcome:
+            if about["begun"] != begun:
+                raise ResultsError(f"{path} is of another batch or another attack")
+            outcome = BatchOutcome(**tensors, passes=int(about["passes"]), seconds=float(about["seconds"]))
+            if not _fits(outcome, start.images):
+                raise ResultsError(f"{path} is damaged: its numbers cannot be of {len(start)} images")
+            return outcome
+
+        known = read_or_put_aside(path, understand) if path.exists() else None
+        if known is not None:
+            return known, True
         outcome = attack()
-        _write(path, begun, outcome)
+        tensors = {name: getattr(outcome, name) for name in _TENSORS}
+        write_checked(path, tensors, {"begun": begun, "passes": outcome.passes, "seconds": outcome.seconds})
         return outcome, False
-
-
-def _write(path: Path, begun: str, outcome: BatchOutcome) -> None:
-    tensors = {name: getattr(outcome, name).cpu().contiguous() for name in _TENSORS}
-    about = json.dumps({"begun": begun, "passes": outcome.passes, "seconds": outcome.seconds})
-    metadata = {"about": about, "sha256": checksum(tensors, about)}
-    try:
-        write_with(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    except SafetensorError as error:
-        raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
-
-
-def _read(path: Path, begun: str, images: Tensor) -> BatchOutcome:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped: the file may go
-        if metadata["sha256"] != checksum(tensors, metadata["about"]):
-            raise ResultsError(f"{path} is damaged: its checksum is wrong")
-        about = json.loads(metadata["about"])
-        if about["begun"] != begun:
-            raise ResultsError(f"{path} is of another batch or another attack")
-        outcome = BatchOutcome(**tensors, passes=int(about["passes"]), seconds=float(about["seconds"]))
-        if not _fits(outcome, images):
-            raise ResultsError(f"{path} is damaged: its numbers cannot be of {len(images)} images")
-        return outcome
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        if isinstance(error, ResultsError):
-            raise
-        raise ResultsError(f"{path} is damaged: {reason(error)}") from error
 
 
 def _fits(outcome: BatchOutcome, images: Tensor) -> bool:

@@ -128,23 +128,7 @@ def validate(
     _check_settings(norm, eps, batch_size, only, recorded, len(labels))
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]
     report = on_progress or (lambda progress: None)
-    budget = budget or Budget()
-    batch_size = min(batch_size, len(labels))
-    binding = ValidationBinding(
-        model_sha256="" if state is None else model_sha256(model),
-        data_sha256=data_sha256(images, labels),
-        standing_sha256="" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
-        norm=norm,
-        eps=float(eps),
-        seed=seed,
-        batch_size=batch_size,
-        budget=asdict(budget),
-        checks=tuple(each.name for each in chosen),
-        channels_last=channels_last,
-        device=where.type,
-        version=__version__,
-    )
-    with ready(model, where, False, channels_last), _journal(state, binding) as journal:
+    with ready(model, where, False, channels_last):
         _check_output(model, images, labels, where)
         subject = Subject(
             model,
@@ -153,17 +137,17 @@ def validate(
             norm=norm,
             eps=eps,
             seed=seed,
-            batch_size=batch_size,
+            batch_size=min(batch_size, len(labels)),
             device=where,
-            budget=budget,
+            budget=budget or Budget(),
             recorded=recorded,
-            journal=journal,
         )
         results = []
-        for done, each in enumerate(chosen):
-            subject.on_pass = _reporter(report, subject, each, done, len(chosen))
-            subject.on_pass()
-            results.append(_make(each, subject))
+        with _journal(state, subject, chosen, channels_last) as subject.journal:
+            for done, each in enumerate(chosen):
+                subject.on_pass = _reporter(report, subject, each, done, len(chosen))
+                subject.on_pass()
+                results.append(_make(each, subject))
     correct = torch.zeros(len(labels), dtype=torch.bool)
     correct[subject.correct.cpu()] = True
     return Findings(
@@ -180,10 +164,28 @@ def validate(
 
 
 @contextmanager
-def _journal(state: str | Path | None, binding: ValidationBinding) -> Iterator[Journal | None]:
+def _journal(
+    state: str | Path | None, subject: Subject, chosen: list[Check], channels_last: bool
+) -> Iterator[Journal | None]:
+    """What keeps the attacks' batches, in a folder that is locked meanwhile."""
     if state is None:
         yield None
         return
+    recorded = subject.recorded
+    binding = ValidationBinding(
+        model_sha256=model_sha256(subject.model),
+        data_sha256=data_sha256(subject.images.cpu(), subject.labels.cpu()),
+        standing_sha256="" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
+        norm=subject.norm,
+        eps=float(subject.eps),
+        seed=subject.seed,
+        batch_size=subject.batch_size,
+        budget=asdict(subject.budget),
+        checks=tuple(each.name for each in chosen),
+        channels_last=channels_last,
+        device=subject.device.type,
+        version=__version__,
+    )
     journal = Journal(Path(state), binding)
     with locked(journal.folder):
         yield journal

@@ -117,9 +117,9 @@ class Subject:
         device: where to compute.
         budget: see :class:`Budget`.
         recorded: a recorded evaluation of these points, if there is one.
-        journal: keeps what attacks find, and knows it again after an interruption.
 
     Attributes:
+        journal: keeps what attacks find, and knows it again after an interruption; None for nothing.
         passes: forward-equivalents spent so far, counted in images; a gradient costs as much as a forward pass.
         recalled_seconds: what the attacks took that were made before an interruption.
         on_pass: called when passes are spent.
@@ -145,12 +145,11 @@ class Subject:
         device: torch.device,
         budget: Budget,
         recorded: RecordedRun | None = None,
-        journal: Journal | None = None,
     ) -> None:
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.images, self.labels = images.to(device).contiguous(), labels.to(device)
         self.batch_size, self.device, self.budget, self.recorded = batch_size, device, budget, recorded
-        self.journal = journal
+        self.journal: Journal | None = None
         self.passes, self.recalled_seconds = 0, 0.0
         self.on_pass: Callable[[], None] = lambda: None
         self.check = ""

@@ -64,7 +64,7 @@ def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, whole, t
 
 def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tmp_path, monkeypatch):
     first = run(model, tmp_path / "state")
-    monkeypatch.setattr(journal, "_write", None)  # which would be called for a batch that is attacked
+    monkeypatch.setattr(journal, "write_checked", None)  # which would be called for a batch that is attacked
     again = run(model, tmp_path / "state")
     assert_same(again, whole)
     assert sum(check.seconds for check in again.checks) > 0.5 * sum(check.seconds for check in first.checks)
