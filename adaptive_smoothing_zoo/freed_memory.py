@@ -20,8 +20,8 @@ def freed_memory_kept() -> Iterator[None]:
     """Let glibc keep what is freed, and give it back afterwards; elsewhere nothing happens.
 
     PyTorch has no cache for tensors on CPUs: glibc maps a large one anew, or gives the top of the heap back with it, so
-    that each pass of a net pays for its pages once more, which takes up to a third of a pass with a gradient.
-    The numbers that come out are the same.
+    that each pass of a net pays for its pages once more, which can take as long as the pass. (Measured:
+    ``eval/benchmarks/freed_memory.py``.) The numbers that come out are the same.
 
     glibc adapts its thresholds only until they are set; after the last use they stay where that would have led: blocks
     up to 32 MiB come from the heap, of which 64 MiB are kept.
