@@ -38,7 +38,7 @@ class Choice:
     Attributes:
         rule: "clean": on each line the last candidate whose clean accuracy reaches the target, and of these the most
             robust. "robust": on each line the first whose robust accuracy does, found by halving, and of these the one
-            of highest clean accuracy.
+            of highest clean accuracy; both are taken to change in one direction along a line.
         target: an accuracy in [0, 1]; if ``relative`` a share of g's clean accuracy or of h's robust accuracy.
         relative: see ``target``.
         vary: what grows: "alpha_min", the lower end of the range (or a constant alpha itself), or "logit_bias".
@@ -204,7 +204,10 @@ def choose_alpha(
     else:
         target *= robust(_constant(1.0)) if choice.relative else 1.0
         for line in _lines(model, choice):
-            picked += _first_reaching(line, robust, target)
+            # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
+            best_clean = max(map(held.clean_accuracy, picked), default=0.0)
+            worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
+            picked += _first_reaching(line[: max(worthy, default=-1) + 1], robust, target)
     if not picked:
         raise TrainingError(
             f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out examples; "
@@ -247,16 +250,14 @@ def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
 
 def _first_reaching(line: list[Candidate], robust: Callable[[Candidate], float], target: float) -> list[Candidate]:
     """The first candidate with ``robust >= target`` if that grows along the line, else one that has it; or none."""
-    if robust(line[-1]) < target:
-        return []
-    low, high = 0, len(line) - 1  # line[high] reaches it
+    low, high = 0, len(line)  # nothing below low reaches it; line[high] does, if there is such a candidate
     while low < high:
         middle = (low + high) // 2
         if robust(line[middle]) >= target:
             high = middle
         else:
             low = middle + 1
-    return [line[high]]
+    return line[high : high + 1]
 
 
 def _constant(value: float) -> Candidate:

@@ -1,7 +1,10 @@
+import itertools
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from quadrants import IMAGES, LABELS, a_mix, a_net
 from torch import nn
 
@@ -108,6 +111,41 @@ def test_of_several_lines_the_better_by_the_other_accuracy_wins(monkeypatch):
     chosen = choose_alpha(model, images, labels, choice, eps=0.1)
     enough = [(clean, robust) for _, clean, robust in chosen.tried if robust >= 0.6]
     assert chosen.clean == max(clean for clean, _ in enough)
+
+
+@given(
+    z=st.lists(st.floats(-3, 3), min_size=8, max_size=8),
+    gains=st.lists(st.floats(-0.5, 0.5), min_size=4, max_size=4),
+    target=st.floats(0.3, 1.0),
+)
+def test_looking_only_where_a_line_can_still_win_gives_what_looking_everywhere_gives(z, gains, target):
+    model, images, labels = known(torch.full((8,), 0.9), torch.linspace(0.0, 0.45, 8), torch.tensor(z))
+    widths, biases = (0.1, 0.3), (0.0, 1.0)
+    gain = dict(zip(itertools.product(widths, biases), gains, strict=True))
+    choice = Choice(rule="robust", target=target, first=0.0, last=0.7, step=0.05, widths=widths, biases=biases)
+
+    def table(candidate):
+        return candidate.alpha_min + gain[round(candidate.alpha_max - candidate.alpha_min, 10), candidate.logit_bias]
+
+    def clean(candidate):
+        return float((candidate.applied_to(model)(images).argmax(1) == labels).double().mean())
+
+    firsts = []
+    for width, bias in gain:
+        line = [
+            Candidate(alpha_min=low, alpha_max=round(low + width, 10), logit_scale=2.0, logit_bias=bias)
+            for low in choice.values
+        ]
+        firsts += [(clean(candidate), table(candidate)) for candidate in line if table(candidate) >= target][:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose._Held, "robust_accuracy", robust_from(table))
+        if not firsts:
+            with pytest.raises(TrainingError):
+                choose_alpha(model, images, labels, choice, eps=0.1)
+            return
+        chosen = choose_alpha(model, images, labels, choice, eps=0.1)
+    assert (chosen.clean, chosen.robust) == max(firsts)
+    assert len(chosen.tried) <= 4 * 4  # of 60
 
 
 def test_accuracies_are_the_model_s_own_and_its_attacked_ones_the_engine_s():
