@@ -1,14 +1,16 @@
 """Measure what constant alphas reach with the base nets of a triplet, by the standard protocol, and draw it.
 
-    python eval/constant_curve.py Demo2026Adaptive --dataset digits --out eval/results
+    python eval/constant_curve.py Demo2026Adaptive --dataset digits --batch-size 360 --out eval/results
+    python eval/constant_curve.py Demo2026Adaptive --dataset cifar10 --n 200 --data-dir DATA --alphas 0,0.9,1 \
+        --engine fast --channels-last --out eval/results
 
 Writes ``constant_alpha.curve.json`` and ``constant_alpha.png`` beside the triplet's results. Points that the file
-already holds for the same settings are not measured again, so an interrupted run goes on where it was.
+already holds for the same settings are not measured again, nor is one that is the recorded run of a triplet with that
+constant alpha; what is known of an unfinished point is kept beside the file: an interrupted run goes on where it was.
 """
 
 import json
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import click
@@ -17,15 +19,26 @@ from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.cli.progress import progress_bar
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
+from adaptive_smoothing_zoo.evaluation.run import ENGINES
+from adaptive_smoothing_zoo.evaluation.state import remove_state
 from adaptive_smoothing_zoo.files import write_text, write_with
-from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint, curve_path, read_curve
+from adaptive_smoothing_zoo.publishing.constant_curve import (
+    ConstantCurve,
+    CurvePoint,
+    curve_path,
+    matches,
+    read_curve,
+)
 from adaptive_smoothing_zoo.publishing.results import (
     device_name,
     installed_versions,
     read_record,
+    record_path,
     results_path,
     tensors_sha256,
 )
+from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.registry import list_models
 from adaptive_smoothing_zoo.zoo.schema import to_json
 
 
@@ -35,12 +48,16 @@ from adaptive_smoothing_zoo.zoo.schema import to_json
 @click.option("--threat-model", default="Linf", show_default=True)
 @click.option("--alphas", default="0,0.5,0.6,0.7,0.75,0.8,0.85,0.9,0.95,0.99,1", show_default=True)
 @click.option("--n", type=int, default=None)
-@click.option("--batch-size", type=int, default=360, show_default=True)
+@click.option("--engine", type=click.Choice(sorted(ENGINES)), default="reference", show_default=True)
+@click.option("--batch-size", type=int, default=100, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@click.option("--channels-last", is_flag=True)
 @click.option("--data-dir", default=None)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("eval/results"), show_default=True)
-def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_dir, out) -> None:
+def main(
+    name, dataset, threat_model, alphas, n, engine, batch_size, seed, device, channels_last, data_dir, out
+) -> None:
     chosen = pick_device(device)
     model = load_model(name, dataset=dataset, threat_model=threat_model, device=chosen)
     entry = model.entry
@@ -50,7 +67,7 @@ def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_
         dataset=dataset,
         threat_model=threat_model,
         eps=entry.eps,
-        engine=f"pyautoattack {metadata.version('pyautoattack')}",
+        engine=ENGINES[engine].full_name(),
         n=len(examples),
         seed=seed,
         batch_size=min(batch_size, len(examples)),
@@ -70,8 +87,14 @@ def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_
     for alpha in sorted(float(text) for text in alphas.split(",")):
         if any(point.alpha == alpha for point in curve.points):
             continue
+        recorded = recorded_point(curve, out, entry, alpha)
+        if recorded is not None:
+            click.echo(f"alpha {alpha:g}: recorded")
+            curve = write(curve, recorded, out, entry)
+            continue
         click.echo(f"alpha {alpha:g}")
         mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
+        state = curve_path(out, entry).with_suffix(f".{alpha:g}.state")
         with progress_bar() as on_progress:
             evaluation = evaluate(
                 mixed,
@@ -82,16 +105,43 @@ def main(name, dataset, threat_model, alphas, n, batch_size, seed, device, data_
                 seed=seed,
                 batch_size=batch_size,
                 device=chosen,
-                engine="reference",
+                engine=engine,
+                channels_last=channels_last,
+                state=state,
                 on_progress=on_progress,
             )
         point = CurvePoint(alpha=alpha, clean=evaluation.clean_accuracy, robust=evaluation.robust_accuracy)
-        curve = replace(curve, points=tuple(sorted((*curve.points, point), key=lambda p: p.alpha)))
-        write_text(curve_path(out, entry), json.dumps(to_json(curve), indent=2) + "\n")
+        curve = write(curve, point, out, entry)
+        remove_state(state)
     draw(curve, out, entry)
 
 
-def draw(curve: ConstantCurve, out: Path, entry) -> None:
+def recorded_point(curve: ConstantCurve, out: Path, entry: Entry, alpha: float) -> CurvePoint | None:
+    """What a recorded run says: of a triplet with the same g, h and settings, and this alpha; None if there is none."""
+    for other in list_models(dataset=entry.dataset, threat_model=entry.threat_model):
+        constant = other.alpha.kind == "constant" and other.alpha.value == alpha
+        if not (constant and other.weights.embedded and record_path(out, other).exists()):
+            continue
+        record = read_record(out, other)
+        model = load_model(other.name, dataset=other.dataset, threat_model=other.threat_model)
+        same = (
+            tensors_sha256(model.state_dict()) == record.weights_sha256
+            and tensors_sha256(model.std_model.state_dict()) == curve.std_sha256
+            and tensors_sha256(model.rob_model.state_dict()) == curve.rob_sha256
+            and (other.std_map, other.rob_map) == (entry.std_map, entry.rob_map)
+        )
+        if same and matches(curve, record):
+            return CurvePoint(alpha=alpha, clean=record.clean_accuracy, robust=record.robust_accuracy)
+    return None
+
+
+def write(curve: ConstantCurve, point: CurvePoint, out: Path, entry: Entry) -> ConstantCurve:
+    curve = replace(curve, points=tuple(sorted((*curve.points, point), key=lambda p: p.alpha)))
+    write_text(curve_path(out, entry), json.dumps(to_json(curve), indent=2) + "\n")
+    return curve
+
+
+def draw(curve: ConstantCurve, out: Path, entry: Entry) -> None:
     """Clean against AutoAttack accuracy: the curve, and the triplet itself if its results are recorded."""
     import matplotlib
 
