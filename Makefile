@@ -33,7 +33,7 @@ digits: $(VENV)/.installed ## make the embedded digits triplets again
 	$(BIN)/python eval/recipes/digits.py
 
 figures: $(VENV)/.installed ## measure and draw the constant-alpha curve of the digits triplets
-	$(BIN)/python eval/constant_curve.py Demo2026Adaptive --dataset digits --out eval/results
+	$(BIN)/python eval/constant_curve.py Demo2026Adaptive --dataset digits --batch-size 360 --out eval/results
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
