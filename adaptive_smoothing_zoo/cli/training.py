@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="time between checkpoints")
 @click.option("--embed", is_flag=True, help="then write weights and entry into the package (for maintainers)")
+@click.option("--limit", "limits", multiple=True, help="a limit that the embedded entry names; repeatable")
 def train_command(
     recipe: Path,
     changes: tuple[str, ...],
@@ -30,6 +31,7 @@ def train_command(
     device: str,
     checkpoint_seconds: float,
     embed: bool,
+    limits: tuple[str, ...],
 ) -> None:
     """Train what RECIPE (a TOML file) describes: a base net or a triplet.
 
@@ -44,6 +46,8 @@ def train_command(
     from adaptive_smoothing_zoo.training.recipe import TripletRecipe, read_recipe
     from adaptive_smoothing_zoo.training.workers import find_workers
 
+    if limits and not embed:
+        raise click.UsageError("--limit is for the entry that --embed writes")
     read = read_recipe(recipe, changes)
     folder = out or Path("runs") / recipe.stem
     workers = find_workers(pick_device(distributed.local_device(device)))
@@ -69,7 +73,7 @@ def train_command(
         return
     click.echo(f"wrote {folder}")
     if embed and isinstance(read, TripletRecipe):
-        entry = runs.embed(folder, Path(adaptive_smoothing_zoo.__file__).parent)
+        entry = runs.embed(folder, Path(adaptive_smoothing_zoo.__file__).parent, limits)
         click.echo(f"embedded {entry.key}: {entry.weights.embedded}")
 
 

@@ -106,7 +106,7 @@ def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pa
         return Triplet.from_pretrained(out) if finished else _make_triplet(recipe, out, machine, beside)
 
 
-def embed(out: Path, package: Path) -> Entry:
+def embed(out: Path, package: Path, limits: tuple[str, ...] = ()) -> Entry:
     """Put a finished triplet into the package: its weights, in half precision if they are rounded to it, and its entry.
 
     Weights that a dependency ships are left out.
@@ -114,6 +114,7 @@ def embed(out: Path, package: Path) -> Entry:
     Args:
         out: folder of a finished run.
         package: folder that has ``pretrained`` and ``zoo/entries``.
+        limits: what the entry shall say beside the recipe's own limits; of the images that were at hand, for one.
 
     Raises:
         ResultsError: the folder holds no finished triplet.
@@ -127,7 +128,7 @@ def embed(out: Path, package: Path) -> Entry:
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     file = f"{entry.key}.safetensors"
     sha256 = write_safetensors(package / "pretrained" / file, state)
-    entry = replace(entry, weights=Weights(embedded=file, sha256=sha256))
+    entry = replace(entry, weights=Weights(embedded=file, sha256=sha256), limits=(*entry.limits, *limits))
     path = package / "zoo" / "entries" / entry.dataset / entry.threat_model / f"{entry.name}.json"
     write_text(path, entry_to_text(entry))
     return entry

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from adaptive_smoothing_zoo import Triplet, load_model
+from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.training import runs
@@ -99,7 +101,8 @@ def test_a_triplet_is_trained_with_its_base_net_chosen_saved_and_found_again(rec
         run(recipes, out, "training.epochs=2")
     # The rounded weights are the embedded ones, in half the space; the entry tells where they are.
     package = tmp_path / "package"
-    embedded = runs.embed(out, package)
+    embedded = runs.embed(out, package, ("Trained on few images.",))
+    assert embedded.limits == (*entry.limits, "Trained on few images.")
     file = package / "pretrained" / "Trial2026Triplet-digits-Linf.safetensors"
     assert file.stat().st_size < 0.6 * (out / "model.safetensors").stat().st_size
     assert {value.dtype for value in load_file(file).values()} <= {torch.float16, torch.int64}
@@ -211,3 +214,9 @@ def test_a_killed_command_goes_on_to_the_same_weights(recipes, tmp_path):
         logs = [[{**row, "seconds": 0} for row in read_log(path.parent)] for path in files]
         assert logs[0] == logs[1]
     assert Path(out / "config.json").read_text() == (tmp_path / "whole" / "trial" / "config.json").read_text()
+
+
+def test_limits_without_an_embedded_entry_are_refused(recipes):
+    result = CliRunner().invoke(asz, ["train", str(recipes / "trial.toml"), "--limit", "Trained on few images."])
+    assert result.exit_code == 2
+    assert "--limit is for the entry that --embed writes" in result.output
