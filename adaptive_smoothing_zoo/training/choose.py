@@ -26,6 +26,7 @@ from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
 CHOICE_FILE = "choice.json"
+_ROUNDING = 1e-9  # 36 of 100 are 90 % of 40 of 100, though 0.9 * 0.4 > 0.36 in floating point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +190,7 @@ def choose_alpha(
 
     def robust(candidate: Candidate) -> float:
         if candidate not in tried:
-            enough = target if choice.rule == "robust" and candidate != _constant(1.0) else 0.0
+            enough = target - _ROUNDING if choice.rule == "robust" and candidate != _constant(1.0) else 0.0
             found = notes.get(candidate, lambda: held.robust_accuracy(candidate, enough))
             tried[candidate] = held.clean_accuracy(candidate), found
             if on_candidate is not None:
@@ -200,14 +201,14 @@ def choose_alpha(
     if choice.rule == "clean":
         target *= held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0
         for line in _lines(model, choice):
-            picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target][-1:]
+            picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target - _ROUNDING][-1:]
     else:
         target *= robust(_constant(1.0)) if choice.relative else 1.0
         for line in _lines(model, choice):
             # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
             best_clean = max(map(held.clean_accuracy, picked), default=0.0)
             worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
-            picked += _first_reaching(line[: max(worthy, default=-1) + 1], robust, target)
+            picked += _first_reaching(line[: max(worthy, default=-1) + 1], robust, target - _ROUNDING)
     if not picked:
         raise TrainingError(
             f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out examples; "

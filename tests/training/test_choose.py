@@ -84,6 +84,24 @@ def test_the_robust_rule_takes_the_smallest_alpha_that_is_robust_enough_and_asks
     assert len(asked) <= 9
 
 
+def test_an_accuracy_that_equals_a_relative_target_reaches_it(monkeypatch):
+    model, images, labels = known(torch.full((10,), 0.9), torch.linspace(0.0, 0.45, 10))
+    stops = []
+
+    def table(self, candidate, enough):
+        stops.append(enough)
+        return 0.4 if candidate.alpha_min == 1.0 else 0.36 * (candidate.alpha_min >= 0.625)
+
+    monkeypatch.setattr(choose._Held, "robust_accuracy", table)
+    chosen = choose_alpha(model, images, labels, Choice(rule="robust", target=0.9, relative=True), eps=0.1)
+    assert 0.9 * 0.4 > 0.36
+    assert chosen.candidate.alpha_min == 0.63
+    assert max(stops) <= 0.36  # where attacks end early, it is below what is enough
+    monkeypatch.setattr(choose._Held, "clean_accuracy", lambda self, candidate: 0.36 if candidate.alpha_min else 0.4)
+    chosen = choose_alpha(model, images, labels, Choice(rule="clean", target=0.9, relative=True), eps=0.1)
+    assert chosen.clean == 0.36
+
+
 def test_the_bias_that_meets_a_clean_accuracy_is_the_closed_form_s(monkeypatch):
     """alpha = sigmoid(2 z + b) must stay below 1/2 - where g and h are equally sure of opposite classes - on 3 of 4."""
     z = torch.tensor([-1.0, 0.0, 0.5, 2.0])
