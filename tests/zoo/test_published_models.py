@@ -1,5 +1,6 @@
 """One sweep over every triplet whose weights are at hand."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,30 @@ def test_running_the_digits_evaluation_again_gives_the_recorded_verdicts(name, t
     recorded = np.load(results_path(RESULTS, model.entry).with_suffix(".examples.npz"))
     # Kernels differ between processors in the last bits; a verdict may turn on them, rarely.
     assert (result.robust != recorded["robust"]).mean() <= 0.01
+
+
+CIFAR10 = [entry.name for entry in EMBEDDED if entry.dataset == "cifar10"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CIFAR10)
+def test_attacking_the_first_cifar10_images_again_gives_the_recorded_verdicts(name):
+    import numpy as np
+
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import evaluate
+
+    if "ASZ_CIFAR10" not in os.environ:
+        pytest.skip("the environment variable ASZ_CIFAR10 does not say where CIFAR-10's test images are")
+    model = load_model(name, dataset="cifar10")
+    record = read_record(RESULTS, model.entry)
+    examples = load_data("cifar10", data_dir=os.environ["ASZ_CIFAR10"]).first(record.n)
+    assert tensors_sha256({"images": examples.images, "labels": examples.labels}) == record.data_sha256
+    # The noise of an example belongs to the example, so that a few can be attacked without the others.
+    assert record.engine.startswith("fast")
+    few = examples.first(6)
+    settings = {"eps": model.entry.eps_value, "seed": record.seed, "device": "cpu"}
+    result = evaluate(model, few.images, few.labels, channels_last=record.channels_last, **settings)
+    recorded = np.load(results_path(RESULTS, model.entry).with_suffix(".examples.npz"))
+    for verdict in ("clean_correct", "robust"):
+        assert (getattr(result, verdict) == recorded[verdict][:6]).all()
