@@ -50,11 +50,12 @@ def test_import_robustbench_works_after_register_in_a_fresh_interpreter():
     assert run.stdout.strip().endswith("benchmark")
 
 
-def test_robustbenchs_load_model_returns_our_module():
+@pytest.mark.parametrize("name", ["Demo2026Adaptive", "Demo2026Constant"])
+def test_robustbenchs_load_model_returns_our_module(name):
     import robustbench
 
-    theirs = robustbench.load_model("Demo2026Constant", dataset="cifar10", threat_model="Linf")
-    ours = load_model("Demo2026Constant", dataset="cifar10", threat_model="Linf")
+    theirs = robustbench.load_model(name, dataset="cifar10", threat_model="Linf")
+    ours = load_model(name, dataset="cifar10", threat_model="Linf")
     assert type(theirs) is adaptive_smoothing_zoo.Triplet
     assert theirs.entry == ours.entry
     assert not theirs.training
