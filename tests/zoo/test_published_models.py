@@ -115,8 +115,8 @@ def test_attacking_the_first_cifar10_images_again_gives_the_recorded_verdicts(na
     record = read_record(RESULTS, model.entry)
     examples = load_data("cifar10", data_dir=os.environ["ASZ_CIFAR10"]).first(record.n)
     assert tensors_sha256({"images": examples.images, "labels": examples.labels}) == record.data_sha256
-    # The noise of an example belongs to the example, so that a few can be attacked without the others.
-    assert record.engine.startswith("fast")
+    if record.engine.startswith("pyautoattack"):
+        pytest.skip("the reference's random numbers depend on a point's company: a few alone have other verdicts")
     few = examples.first(6)
     settings = {"eps": model.entry.eps_value, "seed": record.seed, "device": "cpu"}
     result = evaluate(model, few.images, few.labels, channels_last=record.channels_last, **settings)
