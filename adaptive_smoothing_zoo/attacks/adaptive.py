@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.attacks.apgd import APGD, APGDState
-from adaptive_smoothing_zoo.attacks.losses import TargetedLoss, cross_entropy, targeted_dlr
+from adaptive_smoothing_zoo.attacks.losses import TargetedLoss, cross_entropy, margin, targeted_dlr
 from adaptive_smoothing_zoo.attacks.objectives import lowering_alpha, probability_margin
-from adaptive_smoothing_zoo.attacks.prepare import prepare
+from adaptive_smoothing_zoo.attacks.prepare import prepare, rounding
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
@@ -38,6 +38,8 @@ SURROGATE_ATTACKS = ("apgd-ce-surrogate", "apgd-t-surrogate")
 """What is added where a triplet names a surrogate to attack through."""
 
 ALPHA_WEIGHTS = {"lowering": 0.5, "nudging": 0.1}  # w of the part that pulls alpha down
+
+_THE_MIX_S_LOGITS = ("mix", "gray_box", *ALPHA_WEIGHTS)  # views that differ from the mix in gradients alone
 
 
 def _probability_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -148,10 +150,18 @@ class AdaptiveEngine:
 
     def _run(self, attack: APGD, view: nn.Module, state: APGDState, left: Tensor, candidates: Tensor) -> Tensor:
         """One run per point; puts what it finds into ``candidates`` and returns the points that still stand."""
+        heard: list[Tensor] = []  # what the view said last
+
+        def overheard(points: Tensor) -> Tensor:
+            heard[:] = [view(points)]
+            return heard[0]
+
+        speaks_for_mix = attack.name.rpartition("-")[2] in _THE_MIX_S_LOGITS
         for _ in range(attack.steps + 1):
             asked = state.points
-            attack.step(state, view)
-            broken = self._broken(asked, state.labels)
+            attack.step(state, overheard)
+            doubtful = _doubtful(heard[0].detach(), state.labels) if speaks_for_mix else torch.ones_like(left).bool()
+            broken = self._broken(asked, state.labels, doubtful)
             if bool(broken.any()):
                 candidates[left[broken]] = asked[broken]
                 standing = (~broken).nonzero().squeeze(1)
@@ -161,9 +171,14 @@ class AdaptiveEngine:
         return left
 
     @torch.no_grad()
-    def _broken(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Whether the mix gives another label, also in batches of the one size in which verdicts are made."""
-        wrong: Tensor = self.model(points).argmax(dim=1) != labels
+    def _broken(self, points: Tensor, labels: Tensor, doubtful: Tensor) -> Tensor:
+        """Whether the mix gives another label, also in batches of the one size in which verdicts are made.
+
+        It is asked about the doubtful points; the others are known to be right.
+        """
+        wrong = doubtful.clone()
+        if bool(wrong.any()):
+            wrong[doubtful] = self.model(points[doubtful]).argmax(dim=1) != labels[doubtful]
         if bool(wrong.any()):
             wrong[wrong.clone()] = predict(self.model, points[wrong], self.batch_size, self.device) != labels[wrong]
         return wrong
@@ -176,3 +191,8 @@ class AdaptiveEngine:
         order = self.model(images).argsort(dim=1, descending=True)
         wrong = order[order != labels[:, None]].view(len(labels), -1)
         return [(rank, wrong[:, rank]) for rank in range(min(self.targets, wrong.shape[1]))]
+
+
+def _doubtful(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the mix might give another label, (N,) bool, by its logits up to a prepared copy's rounding (or NaN)."""
+    return ~(margin(logits, labels) > 2.0 * rounding(logits))

@@ -6,6 +6,7 @@ from linear_mixes import EPS, SHAPE, a_linear_mix, a_lured_mix, distance
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.attacks import adaptive
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
 from adaptive_smoothing_zoo.attacks.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
@@ -83,6 +84,41 @@ def test_adaptive_attacks_break_what_the_gradient_of_the_mix_leads_away_from():
             assert (model.alpha_of(GRAY) > 0.7).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypatch):
+    model = a_linear_mix()
+    labels = model(IMAGES).argmax(1)
+    eps = float(distance(model, IMAGES, labels, "Linf").median())
+    asked = []
+
+    def found():
+        asked.append(0)
+        engine = an_engine(model, eps=eps, batch_size=12, surrogate=model.std_model)
+        broken = engine._broken
+
+        def counting(points, labels, doubtful):
+            asked[-1] += int(doubtful.sum())
+            return broken(points, labels, doubtful)
+
+        engine._broken = counting
+        return candidates(engine, name, IMAGES, labels)
+
+    sparing = found()
+    monkeypatch.setattr(adaptive, "_doubtful", lambda logits, labels: torch.ones_like(labels).bool())
+    assert torch.equal(sparing, found())
+    if name.rpartition("-")[2] in ("mix", "gray_box", *PULLS_ALPHA):
+        assert 0 < asked[0] < asked[1]
+    else:  # the view's logits are not the mix's
+        assert asked[0] == asked[1]
+
+
+def test_what_the_view_does_not_know_to_rounding_the_mix_is_asked():
+    labels = torch.zeros(4, dtype=torch.int64)
+    logits = torch.tensor([[0.0, -50.0, -1e-3], [0.0, -50.0, -2e-2], [-1.0, 0.0, -50.0], [torch.nan, 0.0, 0.0]])
+    assert adaptive._doubtful(logits[:3], labels[:3]).tolist() == [True, False, True]  # 2 * 50 * 1e-4 = 0.01
+    assert adaptive._doubtful(logits, labels).all()
+
+
 def test_untargeted_attacks_begin_anew_from_other_points(monkeypatch):
     begun = []
     start = APGD.start
@@ -114,8 +150,6 @@ def test_a_view_proposes_and_the_mix_decides():
 
 
 def test_each_attack_differentiates_what_its_name_says(monkeypatch):
-    from adaptive_smoothing_zoo.attacks import adaptive
-
     seen = []
 
     def remember(view, images):
