@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.views import pin_alpha
 from adaptive_smoothing_zoo.classifier import MixedClassifier
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Bench:
     batch_size: int
     device: torch.device
     on_batch: Callable[[int], None] = lambda count: None
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)  # what several rows need, by name
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows beyond that, as fields of the experiment's table."""
@@ -77,3 +80,9 @@ class Bench:
     def accuracy(self, net: nn.Module, images: Tensor) -> float:
         """The share of images that a net classifies correctly."""
         return float((self.logits(net, images).argmax(dim=1) == self.labels).double().mean())
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` gave when this name was asked for the first time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]  # type: ignore[no-any-return]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +25,6 @@ from adaptive_smoothing_zoo.training.mixing import MixingTraining, train_mixing_
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
-
-T = TypeVar("T")
 
 LOWERING = ("apgd-ce-lowering", "apgd-t-lowering")  # what setting D adds to AutoAttack (000, section 4.2)
 SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD where it is short
@@ -136,7 +134,6 @@ class TrainingBench(Bench):
     clean_share: float = 0.5
     checkpoint_seconds: float = 60.0
     on_stage: Callable[[str], None] = lambda what: None
-    _made: dict[str, Any] = field(default_factory=dict, repr=False)  # what several rows need, by name
 
     def __post_init__(self) -> None:
         _check_apart(self.train, self.held_out, self.images)
@@ -156,7 +153,7 @@ class TrainingBench(Bench):
     @property
     def clean_target(self) -> float:
         """Accuracy on held-out examples to which all mixes are put."""
-        low, high = self._once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
+        low, high = self.once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
         return low + self.clean_share * (high - low)
 
     def of(self, setting: Literal["A", "B", "C"] = "B", loss: CompositeLoss | None = None) -> MixingTraining:
@@ -207,18 +204,18 @@ class TrainingBench(Bench):
             attacks=(),
         )
         key = f"{self._name(training)}, {varied}"
-        return self._once(key, lambda: self._shifted(self.network(training), varied))
+        return self.once(key, lambda: self._shifted(self.network(training), varied))
 
     def constant(self) -> Mixed:
         """The mix with the constant alpha of that clean accuracy."""
         varied = Choice(
             rule="clean", target=self.clean_target, vary="alpha_min", first=0.0, last=1.0, step=0.05, attacks=()
         )
-        return self._once("constant", lambda: self._shifted(self.mix(0.5), varied))
+        return self.once("constant", lambda: self._shifted(self.mix(0.5), varied))
 
     def standing(self, model: MixedClassifier) -> Tensor:
         """(N,) bool: which examples setting C leaves."""
-        return self._once(f"standing {self._hash(model)}", lambda: self._autoattack(model))
+        return self.once(f"standing {self._hash(model)}", lambda: self._autoattack(model))
 
     def standing_lowered(self, model: MixedClassifier, standing: Tensor) -> Tensor:
         """(N,) bool: which of the examples that stand APGD that lowers alpha leaves; of what C leaves it leaves D."""
@@ -295,18 +292,12 @@ class TrainingBench(Bench):
     def _data_sha256(self) -> str:
         parts = {"train": self.train, "held_out": self.held_out}
         tensors = {f"{name}_{what}": getattr(d, what) for name, d in parts.items() for what in ("images", "labels")}
-        return self._once("data", lambda: tensors_sha256(tensors))
+        return self.once("data", lambda: tensors_sha256(tensors))
 
     def _hash(self, model: MixedClassifier) -> str:
         """Of what an evaluation's state is bound to; range, scale and bias of alpha stand in the description."""
         data = tensors_sha256({**model.state_dict(), "images": self.images, "labels": self.labels})
         return sha256(f"{model!r} {data} {self.norm} {self.eps} {self.seed}".encode()).hexdigest()[:12]
-
-    def _once(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make`` gave when this name was asked for the first time."""
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]  # type: ignore[no-any-return]
 
 
 def noise(table: Table, accuracies: Sequence[float]) -> str:

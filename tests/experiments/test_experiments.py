@@ -100,6 +100,20 @@ def test_a_row_of_the_alpha_sweep_is_the_accuracy_of_that_mix_after_that_attack(
     assert measured == {"accuracy": accuracy(MODEL.sweep(points, [float(alpha)])[0])}
 
 
+def test_g_and_h_alone_are_attacked_once_for_all_alphas(monkeypatch):
+    calls = []
+    attack = Bench.attack
+    monkeypatch.setattr(Bench, "attack", lambda bench, target: calls.append(target) or attack(bench, target))
+    bench = a_bench()
+    found = {
+        (target, alpha): EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})
+        for target in ("std", "mix", "rob")
+        for alpha in ("0", "0.6", "1")
+    }
+    assert [model.alpha.alpha_min for model in calls] == [0.0, 0.6, 1.0]
+    assert found["mix", "0"] == found["std", "0"] != found["mix", "1"] == found["rob", "1"]
+
+
 def test_at_its_ends_the_attacked_alpha_is_g_alone_and_h_alone():
     for logit, net in (("-inf", MODEL.std_model), ("inf", MODEL.rob_model)):
         points = a_bench().attack(net)
