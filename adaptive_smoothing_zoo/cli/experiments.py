@@ -31,6 +31,11 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@click.option(
+    "--train-data-dir",
+    default=None,
+    help="of settings, loss-ablation and sigmoid-scale: the training examples; those of --data-dir if not given",
+)
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @click.option(
     "--recipe",
@@ -69,6 +74,7 @@ def experiment_command(
     batch_size: int,
     device: str,
     data_dir: str | None,
+    train_data_dir: str | None,
     model_dir: str | None,
     recipe: Path,
     changes: tuple[str, ...],
@@ -124,7 +130,13 @@ def experiment_command(
             )
             if name in TRAINED:
                 bench = _training_bench(
-                    bench, triplet, recipe, changes, data_dir, apgd_steps or None, bar.set_postfix_str
+                    bench,
+                    triplet,
+                    recipe,
+                    changes,
+                    train_data_dir or data_dir,
+                    apgd_steps or None,
+                    bar.set_postfix_str,
                 )
             for _, table in run(experiment, triplet.entry, bench, examples, out, commit=commit):
                 bar.n = len(table.rows)

@@ -320,5 +320,5 @@ def _check_apart(train: Examples, held_out: Examples, images: Tensor) -> None:
         if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
             raise ResultsError(
                 f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
-                f"examples ({examples.source}); give a folder that has both splits"
+                f"examples ({examples.source}); give a folder that has both splits, or --train-data-dir"
             )

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -22,6 +23,7 @@ from adaptive_smoothing_zoo.experiments import (
     settings,
     sigmoid_scale,
 )
+from adaptive_smoothing_zoo.experiments import run as run_module
 from adaptive_smoothing_zoo.experiments.run import files_of, page, run
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.recipe import read_recipe
@@ -401,6 +403,31 @@ def test_a_recipe_that_does_not_fit_is_refused(recipe, message, tmp_path):
     result = CliRunner().invoke(asz, [*arguments, "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+def test_training_examples_may_come_from_another_file_than_those_to_be_tested(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    for name, count in (("test", 4), ("train", 100)):
+        images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(count) % 10)
+    benches = []
+
+    def remember(experiment, entry, bench, *others, **named):
+        benches.append(bench)
+        return []
+
+    monkeypatch.setattr(run_module, "run", remember)
+    arguments = ["experiment", "settings", "--dataset", "cifar10", "--device", "cpu", "--n", "4"]
+    arguments += ["--recipe", str(RECIPE.with_name("cifar10_adaptive.toml")), "--data-dir", str(tmp_path / "test.npz")]
+    result = CliRunner().invoke(
+        asz, [*arguments, "--train-data-dir", str(tmp_path / "train.npz")], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    (bench,) = benches
+    assert [len(x.images) for x in (bench, bench.train, bench.held_out)] == [4, 98, 2]
+    assert "train.npz" in bench.train.source
+    refused = CliRunner().invoke(asz, arguments)
+    assert "--train-data-dir" in str(refused.exception)
 
 
 def test_pages_quote_what_was_published():
