@@ -388,9 +388,10 @@ def _how(recipe: TripletRecipe, train: Examples, held: Examples | None, chosen: 
     sentences = [recipe.entry.training] if recipe.entry.training else []
     if recipe.training is not None:
         attack, loss = recipe.training.attack, recipe.training.loss
+        epochs = f"{recipe.training.epochs} epoch{'s' if recipe.training.epochs > 1 else ''}"
         constants = f"c_CE {loss.c_ce:g}, c_BCE {loss.c_bce:g}, c_prod {loss.c_prod:g}"
         sentences.append(
-            f"Mixing network: {recipe.training.epochs} epochs on {len(train)} examples ({train.source}), attacked in "
+            f"Mixing network: {epochs} on {len(train)} examples ({train.source}), attacked in "
             f"setting {attack.setting}; loss constants {constants}."
         )
     if chosen is not None and held is not None and recipe.choice is not None:

@@ -89,7 +89,7 @@ def test_a_triplet_is_trained_with_its_base_net_chosen_saved_and_found_again(rec
     assert (made.alpha.alpha_min, made.alpha.alpha_max) == (chosen["alpha_min"], chosen["alpha_max"])
     assert "setting B" in entry.training
     assert "validation split" in entry.training
-    assert entry.training.startswith("g: by net.toml. Mixing network: 1 epochs on 1079 examples")
+    assert entry.training.startswith("g: by net.toml. Mixing network: 1 epoch on 1079 examples")
     images = load_data("digits").images[:20]
     again = Triplet.from_pretrained(out)
     assert torch.equal(again(images), made(images))
