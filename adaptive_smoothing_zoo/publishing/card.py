@@ -235,12 +235,12 @@ def _comparison(record: RunRecord, curve: ConstantCurve) -> str:
     reached = curve.clean_at(record.robust_accuracy)
     if reached is None:
         return f"{text}\n\nNo constant alpha in the table reaches this model's AutoAttack accuracy."
-    gain = 100 * (record.clean_accuracy - reached)
-    verdict = f"{gain:.2f} points above" if gain > 0 else f"{-gain:.2f} points below, or equal to,"
+    gain = round(100 * (record.clean_accuracy - reached), 2)
+    verdict = f"{abs(gain):.2f} points {'above' if gain > 0 else 'below'} it" if gain else "no more and no less"
     return (
         f"{text}\n\nAt this model's AutoAttack accuracy ({percent(record.robust_accuracy)} %) the curve of constant "
         f"alphas has a clean accuracy of {percent(reached)} % (linear between neighbouring alphas); this model has "
-        f"{percent(record.clean_accuracy)} %, {verdict} it. One example is {100 / curve.n:.2f} points."
+        f"{percent(record.clean_accuracy)} %, {verdict}. One example is {100 / curve.n:.2f} points."
     )
 
 

@@ -248,7 +248,10 @@ def test_the_curve_is_read_at_equal_robustness():
     assert a_curve((0.5, 0.7, 0.4), (1.0, 0.8, 0.6)).clean_at(0.4) == 0.8
 
 
-@pytest.mark.parametrize(("clean", "expected"), [(0.95, "5.00 points above"), (0.85, "5.00 points below")])
+@pytest.mark.parametrize(
+    ("clean", "expected"),
+    [(0.95, "5.00 points above it"), (0.85, "5.00 points below it"), (0.9, "no more and no less")],
+)
 def test_a_card_says_by_how_much_the_mix_beats_or_misses_the_constant_alphas(clean, expected):
     curve = a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5))
     text = model_card(MODEL.entry, Evidence(run=a_record(clean_accuracy=clean, robust_accuracy=0.5)), curve)
