@@ -228,6 +228,22 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
     table = a_table("alpha-sweep", *rows)
     assert alpha_sweep.agreement(table).startswith(f"{verdict}:")
     assert "90.0% at 0 over 80.0% at 0.55 to 70.0% at 1" in alpha_sweep.summary(table)
+    curves = (accuracies[target] for target in ("std", "rob", "mix"))
+    outdone = [
+        alpha
+        for alpha, std, rob, mix in zip(("0", "0.45", "0.55", "1"), *curves, strict=True)
+        if min(std, rob) < mix - 0.01
+    ]
+    assert f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" in alpha_sweep.summary(table)
+
+
+def test_the_sweep_says_nothing_of_attacks_on_one_net_where_the_one_on_the_mix_is_the_strongest():
+    rows = [
+        ({"target": target, "alpha": alpha}, {"accuracy": 0.3})
+        for target in ("clean", "std", "rob", "mix")
+        for alpha in ("0", "0.45", "0.55", "1")
+    ]
+    assert "no strong attack" not in alpha_sweep.summary(a_table("alpha-sweep", *rows))
 
 
 @pytest.mark.parametrize(
