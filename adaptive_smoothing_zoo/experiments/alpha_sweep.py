@@ -62,7 +62,7 @@ def _outdone(table: Table) -> str:
     """Where an attack on g or h alone does more harm than the one on the mix, which is no strong attack there."""
     std, rob, mix = (_by_alpha(table, target) for target in ("std", "rob", "mix"))
     least = {alpha: min(std[alpha], rob[alpha], mix[alpha]) for alpha in mix}
-    outdone = [alpha for alpha in mix if least[alpha] < mix[alpha] - 1.0 / table.n]
+    outdone = [alpha for alpha in mix if (mix[alpha] - least[alpha]) * table.n > 1.5]
     if not outdone:
         return ""
     return (

@@ -237,9 +237,9 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
     assert f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" in alpha_sweep.summary(table)
 
 
-def test_the_sweep_says_nothing_of_attacks_on_one_net_where_the_one_on_the_mix_is_the_strongest():
-    rows = [
-        ({"target": target, "alpha": alpha}, {"accuracy": 0.3})
+def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_example():
+    rows = [  # 0.29 - 0.28 > 0.01 in floating point
+        ({"target": target, "alpha": alpha}, {"accuracy": 0.28 if target == "std" else 0.29})
         for target in ("clean", "std", "rob", "mix")
         for alpha in ("0", "0.45", "0.55", "1")
     ]
