@@ -238,8 +238,8 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
 
 
 def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_example():
-    rows = [  # 0.29 - 0.28 > 0.01 in floating point
-        ({"target": target, "alpha": alpha}, {"accuracy": 0.28 if target == "std" else 0.29})
+    rows = [  # 0.06 < 0.07 - 0.01 in floating point
+        ({"target": target, "alpha": alpha}, {"accuracy": 0.06 if target == "std" else 0.07})
         for target in ("clean", "std", "rob", "mix")
         for alpha in ("0", "0.45", "0.55", "1")
     ]
