@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SPLITS = (("0", "1.5"), ("0.5", "1"), ("1", "0.5"), ("1.5", "0"))  # c_CE and c_BCE
 PRODUCTS = ("0", "0.1", "0.2")  # c_prod
+LINES = ("o-", "s--", "^:")  # of them; each shows through the next where two coincide
 CONSTANT = "constant"
 PAPER = {  # PGD-20 accuracy in %, by c_prod in the order of SPLITS
     "0": (54.5, 52.8, 53.8, 54.4),
@@ -64,8 +65,8 @@ def draw(table: TrainingTable, figure: Figure) -> None:
 
 
 def _panel(axes: Axes, title: str, attacked: dict[str, list[float]], constant: float) -> None:
-    for product, values in attacked.items():
-        axes.plot(range(len(SPLITS)), values, ".-", label=rf"$c_{{prod}} = {product}$")
+    for dashes, (product, values) in zip(LINES, attacked.items(), strict=True):
+        axes.plot(range(len(SPLITS)), values, dashes, label=rf"$c_{{prod}} = {product}$")
     axes.axhline(constant, color="grey", linestyle=":", label=r"constant $\alpha$")
     axes.set_xticks(range(len(SPLITS)), [f"{ce}, {bce}" for ce, bce in SPLITS])
     axes.set_xlabel(r"$c_{CE}$, $c_{BCE}$")
