@@ -12,7 +12,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
 
-FEW = settings(max_examples=50, deadline=None)
+FEW = settings(max_examples=50)
 RANGES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 ALPHA_LOGITS = st.floats(-60, 60)
 

@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 N, C = 3, 4
 ALPHAS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 5e-324, 1e-8, 0.5, 1 - 2**-53, 1.0]))
 SCALES = st.floats(0.1, 3.0)
@@ -245,7 +245,7 @@ class TestPredict:
         rounding = 1e-6 if output.dtype == torch.float32 else 1e-12
         assert ((labels == best.indices) | (best.values - chosen < rounding)).all()
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(
         arrays(np.float64, (8, C), elements=st.one_of(st.floats(-8, 8), st.sampled_from([0.0, 1.0]))),
         st.one_of(st.floats(0, 1), st.floats(0.5, 0.52), st.floats(0.99, 1.0), st.sampled_from([0.5, 1.0])),

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 SCALES = st.floats(1e-2, 10.0)
 
 

@@ -53,7 +53,7 @@ def probabilities(std_logits: Tensor, rob_logits: Tensor, alpha: float) -> Tenso
     return (1 - alpha) * one_hot + alpha * (SCALE * clamped.sign() * clamped.abs() ** POWER).softmax(dim=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOGITS, st.sampled_from([0.0, 0.3, 0.9, ALPHA, 1.0]))
 def test_it_is_the_formula(logits: np.ndarray, alpha: float) -> None:
     images = as_images(logits)
@@ -66,7 +66,7 @@ def test_it_is_the_formula(logits: np.ndarray, alpha: float) -> None:
     torch.testing.assert_close(found.exp(), expected.float(), rtol=1e-5, atol=1e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOGITS, st.sampled_from([0.3, 0.51, 0.7, 0.9, ALPHA]), st.booleans())
 def test_labels_are_those_of_forward(logits: np.ndarray, alpha: float, against_h: bool) -> None:
     if against_h:

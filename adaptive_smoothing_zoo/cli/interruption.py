@@ -1,11 +1,14 @@
 """What happens when somebody or something ends a long command."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import click
+
+AGAIN = 1.0  # seconds
 
 
 class Terminated(BaseException):
@@ -14,14 +17,26 @@ class Terminated(BaseException):
 
 @contextmanager
 def told_how_to_go_on() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what is finished is written, and say how to go on."""
+    """Let SIGTERM end the block as Ctrl-C does, so that what is finished is written, and say how to go on.
+
+    An exception that a signal raises is lost where it hits a destructor, or foreign code that drops errors. So an alarm
+    raises it again until it arrives.
+    """
 
     def terminate(number: int, frame: FrameType | None) -> None:
+        if sys.platform != "win32":  # has no alarm
+            signal.signal(signal.SIGALRM, terminate)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        yield
+        try:
+            yield
+        finally:
+            if sys.platform != "win32" and signal.getsignal(signal.SIGALRM) is terminate:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
     except (KeyboardInterrupt, Terminated):
         click.echo("what is finished is kept; the same command goes on from there", err=True)
         raise

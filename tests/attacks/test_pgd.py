@@ -10,7 +10,7 @@ from torch import nn
 from adaptive_smoothing_zoo.attacks.objectives import LOSSES
 from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd, project
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 SHAPE = (2, 3, 3)
 NORMS = ("Linf", "L2")
 

@@ -80,7 +80,7 @@ def test_l2_against_a_general_solver():
         assert float(move.norm()) <= np.sqrt(best.fun) + 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     spread=st.floats(0.0, 12.0),

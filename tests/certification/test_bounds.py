@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
@@ -141,7 +141,6 @@ def test_betting_is_the_literal_process(seed):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), FAILURES)
-@settings(deadline=None)
 def test_soft_bounds_are_in_order_and_symmetric(samples, failure):
     mean = float(np.mean(samples))
     for lower, upper in (
@@ -157,7 +156,6 @@ def test_soft_bounds_are_in_order_and_symmetric(samples, failure):
 
 
 @given(FAILURES, st.integers(1, 200))
-@settings(deadline=None)
 def test_soft_bounds_at_the_edges(failure, n):
     """Nothing is known from votes that are all 0; from votes that are all 1 a bound below 1 that grows with n."""
     zeros, ones = np.zeros(n), np.ones(n)

@@ -5,7 +5,7 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -83,7 +83,6 @@ def test_certified_accuracy_counts(examples):
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e6)), max_size=5))
-@settings(deadline=None)
 def test_a_log_comes_back_to_the_last_bit(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("log") / "log.tsv"
     written = certificates_of([(i, 3, 3, radius, True, seconds) for i, (radius, seconds) in enumerate(values)])

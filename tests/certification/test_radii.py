@@ -92,7 +92,7 @@ def test_lipschitz_radius_is_the_theorems_rounded_down(values, alpha):
 
 
 @given(st.integers(2, 5), st.floats(0.55, 1.0), st.floats(0.1, 10.0), SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_by_linear_programming_the_radius_is_the_largest(classes, alpha, constant, seed):
     """Over all h' within the constant of h(x) and all g: the mix's margin is >= 0 inside and can be < 0 outside."""
     rng = np.random.default_rng(seed)
@@ -136,7 +136,7 @@ def random_softmax_net(rng, norm_, dimensions, classes):
 
 
 @given(st.sampled_from([1, 2, np.inf]), st.integers(1, 6), st.integers(2, 5), st.floats(0.5, 1.0), SEEDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_perturbation_inside_the_lipschitz_radius_breaks_a_random_net(norm_, dimensions, classes, alpha, seed):
     rng = np.random.default_rng(seed)
     net, constants, weight = random_softmax_net(rng, norm_, dimensions, classes)
@@ -216,7 +216,6 @@ def test_a_half_space_attains_the_gaussian_lipschitz_constant(sigma):
 
 
 @given(st.integers(2, 5), st.floats(0.1, 3.0), SEEDS)
-@settings(deadline=None)
 def test_random_smoothed_nets_keep_to_the_gaussian_lipschitz_constant(classes, sigma, seed):
     edges, values = pieces(np.random.default_rng(seed), classes)
     x = np.linspace(-5, 5, 201)
@@ -241,7 +240,7 @@ def exact_quantile(p):
 
 
 @given(PROBABILITIES, PROBABILITIES, ALPHAS, st.floats(0.01, 10.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_smoothing_radius_is_the_theorems_rounded_down(p_top, p_runner_up, alpha, sigma):
     radius = float(smoothing_radius(p_top, p_runner_up, alpha, sigma))
     a, p, q = mpmath.mpf(alpha), mpmath.mpf(p_top), mpmath.mpf(p_runner_up)
@@ -277,7 +276,7 @@ def smoothed(edges, values, x, sigma):
 
 @pytest.mark.parametrize("bound", [smoothing_radius, sharp_smoothing_radius])
 @given(st.integers(2, 5), ALPHAS, st.floats(0.1, 3.0), SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_shift_inside_the_radius_breaks_a_random_smoothed_net(bound, classes, alpha, sigma, seed):
     rng = np.random.default_rng(seed)
     edges, values = pieces(rng, classes)
@@ -293,7 +292,6 @@ def test_no_shift_inside_the_radius_breaks_a_random_smoothed_net(bound, classes,
 
 
 @given(st.floats(0.501, 1.0), st.floats(0.55, 0.9999), st.floats(0.0, 1.0), st.floats(0.1, 3.0))
-@settings(deadline=None)
 def test_half_spaces_and_a_g_attain_the_sharp_radius(alpha, p_top, share, sigma):
     """The label holds left of a, the runner-up right of b >= a, another class between; the attack moves right."""
     p_runner_up = (1 - p_top) * share if share > 1e-3 else 1 - p_top
@@ -310,7 +308,6 @@ def test_half_spaces_and_a_g_attain_the_sharp_radius(alpha, p_top, share, sigma)
 
 
 @given(st.floats(0.500001, 1.0), st.floats(0.5, 1 - 1e-12), st.floats(1e-9, 1.0), st.floats(0.1, 3.0))
-@settings(deadline=None)
 def test_the_sharp_radius_holds_in_exact_arithmetic(alpha, p_top, share, sigma):
     """Rounding never reports more than the bound gives: at the radius the margin is still there."""
     p_runner_up = (1 - p_top) * share
@@ -362,7 +359,6 @@ def radii_of(h, alpha):
 
 @given(st.integers(2, 5), SEEDS)
 @example(2, 8289)  # h is certain in float64, and its sharp radius infinite
-@settings(deadline=None)
 def test_radii_grow_with_alpha_and_vanish_where_nothing_is_certified(classes, seed):
     h = np.random.default_rng(seed).dirichlet(np.full(classes, 0.2))
     alphas = np.linspace(0.0, 1.0, 41)
@@ -462,7 +458,6 @@ def logits(draw, classes=None, size=8.0):
 
 
 @given(logits(), st.floats(0.55, 1.0), st.floats(0.1, 10.0), SEEDS)
-@settings(deadline=None)
 def test_no_move_of_the_logits_inside_the_radius_loses_the_margin(z, alpha, constant, seed):
     """The worst moves are searched for by random directions and by following the gradient of the worst margin."""
     radius = float(lipschitz_logit_radius(z, alpha, constant))

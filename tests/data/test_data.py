@@ -155,7 +155,7 @@ class TestNpz:
         folder = tmp_path_factory.mktemp("damaged")
         return TestNpz.write(folder, compressed=True, images=IMAGES // 64, labels=LABELS)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.data())
     def test_a_damaged_file_is_refused_by_name_or_read_as_it_was(self, compressed, data):
         content = compressed.read_bytes()

@@ -31,7 +31,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
 )
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 ALPHA_RANGES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 @dataclass(frozen=True, kw_only=True)
