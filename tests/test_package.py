@@ -1,6 +1,5 @@
 import importlib.metadata
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +37,9 @@ def _seconds(module):
 
 
 def test_importing_the_package_takes_under_one_and_a_half_times_importing_torch():
-    # Interleaved, so that a busy machine slows both alike.
-    pairs = [(_seconds("adaptive_smoothing_zoo"), _seconds("torch")) for _ in range(3)]
-    ours, torch_alone = (statistics.median(column) for column in zip(*pairs, strict=True))
+    # Interleaved, so that a busy machine slows both alike; the fastest of each is the one that was disturbed least.
+    pairs = [(_seconds("adaptive_smoothing_zoo"), _seconds("torch")) for _ in range(5)]
+    ours, torch_alone = (min(column) for column in zip(*pairs, strict=True))
     assert ours < 1.5 * torch_alone
 
 
