@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
 from adaptive_smoothing_zoo.backbone_interface import TRUNKS, BackboneInterface
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
+from adaptive_smoothing_zoo.backbones.calling import number_of_classes, run_base_net
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mix import mix
 
@@ -25,8 +26,9 @@ class MixedClassifier(BackboneInterface):
             :mod:`adaptive_smoothing_zoo.logit_maps`, or a positive number (t_g, t_h) to multiply them by.
 
     Raises:
-        ValueError: alpha outside [0, 1], a scale that is not positive, or a base net without the feature maps that a
-            mixing network reads.
+        ValueError: alpha outside [0, 1], a scale that is not positive, nets with different numbers of classes (found
+            at the first pass if they do not tell before), or a base net without the feature maps that a mixing
+            network reads.
 
     The output is a log-probability vector: ``exp`` gives probabilities, and a softmax of it changes nothing.
     ``train()`` and ``eval()`` change nothing but batch norm. Robustness is a property of the attack as much as of the
@@ -50,6 +52,11 @@ class MixedClassifier(BackboneInterface):
         self.std_map = std_map if isinstance(std_map, nn.Module) else Scale(std_map)
         self.rob_map = rob_map if isinstance(rob_map, nn.Module) else Scale(rob_map)
         self.head, self.trunks = None, TRUNKS["both"]
+        counts = number_of_classes(std_model), number_of_classes(rob_model)
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"std_model has {counts[0]} classes and rob_model {counts[1]}; mix nets that have the same classes"
+            )
         if isinstance(self.alpha, AdaptiveAlpha):
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 if not (hasattr(net, "forward_intermediates") and hasattr(net, "forward_head")):
@@ -146,11 +153,3 @@ class MixedClassifier(BackboneInterface):
     def _rob(self, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
         logits, maps = run_base_net(self.rob_model, images, taps)
         return F.log_softmax(self.rob_map(logits), dim=1), maps
-
-
-def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
-    """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass."""
-    if taps is None:
-        return net(images), []
-    final, maps = net.forward_intermediates(images, list(taps))  # type: ignore[operator]
-    return net.forward_head(final), maps  # type: ignore[operator]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, log_weights_of
 from adaptive_smoothing_zoo.attacks.losses import margin
-from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 
 _SLACK = 1e-4  # covers the rounding of margins, which are gaps of log-probabilities, in float32

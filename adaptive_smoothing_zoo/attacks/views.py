@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.attacks.objectives import append_alpha_loss
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
-from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 
 
