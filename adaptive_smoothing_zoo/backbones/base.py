@@ -25,6 +25,7 @@ class BaseNet(nn.Module):
     mean: Tensor
     std: Tensor
     feature_info: list[dict[str, Any]]  # num_chs, reduction (relative to the input image), module
+    identity_ignores = ("feature_info",)  # names, which decide nothing
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
