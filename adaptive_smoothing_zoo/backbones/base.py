@@ -58,6 +58,7 @@ class BaseNet(nn.Module):
     mean: Tensor
     std: Tensor
     feature_info: list[dict[str, Any]]  # num_chs, reduction (relative to the input image), module
+    identity_ignores = ("feature_info",)  # names, which decide nothing
     takes_taps = True  # whether ``forward`` has the argument
 
     def __init_subclass__(cls, **options: Any) -> None:

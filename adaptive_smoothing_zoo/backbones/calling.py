@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from adaptive_smoothing_zoo.asking import logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps
+from adaptive_smoothing_zoo.identity import in_eval_mode
 
 _LOCK = threading.RLock()  # while a foreign net's forward is exchanged
 
@@ -19,11 +21,10 @@ def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> 
     The images stay as they are, whatever the net does to its input.
 
     Raises:
-        ValueError: the net's output is no (N, C) tensor of logits, C >= 2.
+        TypeError, ValueError: the net's output has no logits in it, or they are not (N, C), C >= 2.
     """
     wanted = None if taps is None else Taps(taps)
-    logits = call_net(net, images, wanted)
-    _check_logits(logits, images, type(net).__name__)
+    logits = _logits(call_net(net, images, wanted), images, type(net).__name__)
     return logits, [] if wanted is None else wanted.maps
 
 
@@ -41,13 +42,8 @@ def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
 
 
 def _of_no_image(net: nn.Module, images: Tensor, taps: Taps | None) -> Any:
-    training = [module for module in net.modules() if module.training]
-    net.eval()  # or the black image would enter the statistics of batch norms
-    try:
+    with in_eval_mode(net):  # or the black image would enter the statistics of batch norms
         output = _call_foreign(net, images.new_zeros((1, *images.shape[1:])), taps)
-    finally:
-        for module in training:
-            module.training = True
     if taps is not None:
         taps.maps = [feature_map[:0] for feature_map in taps.maps]
     return pytree.tree_map_only(Tensor, lambda part: part[:0], output)
@@ -86,14 +82,14 @@ def _hooks(net: nn.Module) -> Iterable[Any]:
 
 
 @torch.fx.wrap
-def _check_logits(logits: Any, images: Tensor, name: str) -> None:
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"{name} gives a {type(logits).__name__}; wrap it in a module that gives a tensor of logits")
+def _logits(output: Any, images: Tensor, name: str) -> Tensor:
+    logits = logits_of(output)
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ValueError(
             f"{name} gives {tuple(logits.shape)} for {len(images)} images; a base net gives logits (N, C), one for "
             "each of C >= 2 classes"
         )
+    return logits
 
 
 def number_of_classes(net: nn.Module) -> int | None:

@@ -49,6 +49,8 @@ class Triplet(MixedClassifier):
         ConfigError: the entry names an architecture or arguments that do not exist, or nets that do not fit together.
     """
 
+    identity_name, identity_ignores = "MixedClassifier", ("entry",)  # the entry describes, it decides nothing
+
     def __init__(self, entry: Entry) -> None:
         try:
             std_model = _build_base_net(entry.std_model, entry.num_classes)

@@ -1,0 +1,83 @@
+"""How the package asks a model for logits, whoever wrote the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+class Asked(nn.Module):
+    """Somebody else's model as the package uses it.
+
+    The model gets a copy of the images, so it may write into its input. It is never given an empty batch, which many
+    nets refuse. Of what it returns, the logits are taken (see ``logits_of``).
+
+    Args:
+        model: images (N, channels, H, W) to logits (N, C), or to something that holds them.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) images, N >= 0 -> (N, C) logits."""
+        if len(images) == 0:
+            return self._nothing(images)
+        return logits_of(self.model(images.clone()))
+
+    @torch.no_grad()
+    def _nothing(self, images: Tensor) -> Tensor:
+        """The answer to no images: that to one black image, without its row."""
+        one = logits_of(self.model(images.new_zeros((1, *images.shape[1:]))))
+        return one[:0]
+
+
+def asked(model: nn.Module) -> nn.Module:
+    """The model in a form that every part of the package can use; the package's own modules are in that form.
+
+    Raises:
+        TypeError: not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap it in a module whose forward calls it"
+        )
+    return model if is_own(model) else Asked(model)
+
+
+def is_own(module: nn.Module) -> bool:
+    """Whether a module's class is one of this package."""
+    return type(module).__module__.partition(".")[0] == _PACKAGE
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output: a tensor, ``output.logits``, ``output["logits"]``, or the first of a tuple.
+
+    Raises:
+        TypeError: none of these.
+    """
+    if not isinstance(output, Tensor):
+        if hasattr(output, "logits"):
+            output = output.logits
+        elif isinstance(output, Mapping) and "logits" in output:
+            output = output["logits"]
+        elif isinstance(output, (tuple, list)) and output:
+            output = output[0]
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model's output must be a tensor of logits, or have them as .logits, ['logits'] or first element; "
+            f"got {type(output).__name__}"
+        )
+    return output
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """A tensor's values on the CPU, contiguous and free of graphs and of inference mode; shared where possible."""
+    values = tensor.detach().cpu().contiguous()
+    return values.clone() if values.is_inference() else values
