@@ -83,9 +83,8 @@ class BaseNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The number format of the weights; normalization happens in that of ``mean`` and ``std``, if it is finer."""
-        # Not from parameters(): the replicas that nn.DataParallel makes have none.
-        weights = (getattr(module, "weight", None) for module in self.stages.modules())
-        return next(weight.dtype for weight in weights if isinstance(weight, Tensor))
+        weight = float_tensor_of(self.stages)
+        return self.mean.dtype if weight is None else weight.dtype
 
     def forward(self, images: Tensor, taps: Taps | None = None) -> Any:
         """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, what these say."""
@@ -195,9 +194,10 @@ def _as_fine_as(mean: Tensor, images: Tensor) -> Tensor:
 
 
 def float_tensor_of(module: nn.Module) -> Tensor | None:
-    """A weight or bias of the module in floating point, which tells its device and number format; None without any."""
-    # Not from parameters(): the replicas that nn.DataParallel makes have none. Quantized layers have methods instead.
-    found = (getattr(layer, name, None) for layer in module.modules() for name in ("weight", "bias"))
+    """A parameter of the module in floating point, which tells device and number format; None if it has none."""
+    # Not from parameters(): the replicas that nn.DataParallel makes have plain attributes in their place.
+    places = (place for layer in module.modules() for place in (layer._parameters, vars(layer)))
+    found = (value for place in places for value in place.values())
     return next((value for value in found if isinstance(value, Tensor) and value.is_floating_point()), None)
 
 

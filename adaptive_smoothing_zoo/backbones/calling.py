@@ -36,14 +36,14 @@ def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
     """
     if getattr(net, "takes_taps", False):  # our own nets do neither
         return net(images) if taps is None else net(images, taps=taps)
-    if isinstance(images, Tensor) and len(images) == 0:
+    if isinstance(images, Tensor) and images.shape[0] == 0:
         return _of_no_image(net, images, taps)
     return _call_foreign(net, images.clone(), taps)
 
 
 def _of_no_image(net: nn.Module, images: Tensor, taps: Taps | None) -> Any:
     with in_eval_mode(net):  # or the black image would enter the statistics of batch norms
-        output = _call_foreign(net, images.new_zeros((1, *images.shape[1:])), taps)
+        output = _call_foreign(net, torch.cat([images, images.new_zeros((1, *images.shape[1:]))]), taps)
     if taps is not None:
         taps.maps = [feature_map[:0] for feature_map in taps.maps]
     return pytree.tree_map_only(Tensor, lambda part: part[:0], output)
@@ -84,9 +84,9 @@ def _hooks(net: nn.Module) -> Iterable[Any]:
 @torch.fx.wrap
 def _logits(output: Any, images: Tensor, name: str) -> Tensor:
     logits = logits_of(output)
-    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+    if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
         raise ValueError(
-            f"{name} gives {tuple(logits.shape)} for {len(images)} images; a base net gives logits (N, C), one for "
+            f"{name} gives {tuple(logits.shape)} for {images.shape[0]} images; a base net gives logits (N, C), one for "
             "each of C >= 2 classes"
         )
     return logits
