@@ -6,7 +6,8 @@ interface of :mod:`adaptive_smoothing_zoo.backbones` (which is timm's).
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -87,7 +88,7 @@ class BackboneInterface(nn.Module):
             ValueError: an argument as said above, or images that are none.
             IndexError: a map that does not exist.
         """
-        check_image_tensor(images)
+        self.check_images(images)
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
@@ -217,6 +218,52 @@ class BackboneInterface(nn.Module):
             if net is not None and not any(parameter.requires_grad for parameter in net.parameters()):
                 net.eval()
         return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the outputs of the nets' stages alone for the backward pass, and compute the rest again: less memory.
+
+        Raises:
+            ValueError: a base net does not offer it.
+        """
+        for name, net in self._nets().items():
+            if not hasattr(net, "set_grad_checkpointing"):
+                raise ValueError(f"{name} ({type(net).__name__}) has no set_grad_checkpointing; use nets that have it")
+            net.set_grad_checkpointing(enable)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+        """From a parameter's name to its depth, for timm's layer-wise learning rates; g and h are side by side.
+
+        What belongs to neither net (the mixing network, a new head) is the last layer.
+
+        Raises:
+            ValueError: a base net does not offer it.
+        """
+        from timm.models._manipulate import group_parameters
+
+        layers: dict[str, int] = {}
+        for name, net in self._nets().items():
+            if not hasattr(net, "group_matcher"):
+                raise ValueError(f"{name} ({type(net).__name__}) has no group_matcher; use nets that have it")
+            depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
+            layers |= {f"{name}.{key}": depth for key, depth in depths.items()}
+        return lambda name: (layers.get(name, math.inf),)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers do not decay: those that the base nets name."""
+        return {
+            f"{name}.{key}"
+            for name, net in self._nets().items()
+            if hasattr(net, "no_weight_decay")
+            for key in net.no_weight_decay()
+        }
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is no float tensor (N, channels, H, W) with pixels; its values are not read.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        check_image_tensor(images)
 
     def check_mixes(self, what: str) -> None:
         """Raise ValueError if ``reset_classifier`` has replaced the mix that ``what`` is about."""

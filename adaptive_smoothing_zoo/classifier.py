@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
 from adaptive_smoothing_zoo.backbone_interface import TRUNKS, BackboneInterface
-from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.backbones.calling import number_of_classes, run_base_net
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mix import mix
@@ -70,7 +69,7 @@ class MixedClassifier(BackboneInterface):
 
         With alpha 0 or 1 everywhere only the net that counts is run. After ``reset_classifier``: the new head's logits.
         """
-        check_image_tensor(images)
+        self.check_images(images)
         if self.head is not None:
             return self.forward_head(self.forward_features(images))
         if self.alpha.alpha_max == 0.0:
@@ -91,7 +90,7 @@ class MixedClassifier(BackboneInterface):
         self.check_mixes("alpha_logit_of")
         if not isinstance(self.alpha, AdaptiveAlpha):
             raise TypeError("a constant alpha has no alpha_logit")
-        check_image_tensor(images)
+        self.check_images(images)
         std_maps = self._std(images, self.alpha.std_taps)[1]
         rob_maps = self._rob(images, self.alpha.rob_taps)[1]
         return self.alpha(std_maps, rob_maps)  # type: ignore[no-any-return]
@@ -99,7 +98,7 @@ class MixedClassifier(BackboneInterface):
     def alpha_of(self, images: Tensor) -> Tensor:
         """The weight of the robust net for each image, (N,), in [0, 1]."""
         self.check_mixes("alpha_of")
-        check_image_tensor(images)
+        self.check_images(images)
         if isinstance(self.alpha, AdaptiveAlpha):
             return self.alpha.alpha(self.alpha_logit_of(images))
         return self.alpha(images)  # type: ignore[no-any-return]
@@ -110,7 +109,7 @@ class MixedClassifier(BackboneInterface):
         The model's own alpha is not used.
         """
         self.check_mixes("sweep")
-        check_image_tensor(images)
+        self.check_images(images)
         values = [check_alpha(float(alpha)) for alpha in alphas]
         if not values:
             raise ValueError("sweep needs at least one alpha")
@@ -129,7 +128,7 @@ class MixedClassifier(BackboneInterface):
         Raises:
             ValueError: ``reset_classifier(0)`` has left no classes.
         """
-        check_image_tensor(images)
+        self.check_images(images)
         if self.head is not None and self.num_classes == 0:
             raise ValueError("reset_classifier(0) has left features and no classes to predict")
         alpha_min = self.alpha.alpha_min if self.head is None else 0.0

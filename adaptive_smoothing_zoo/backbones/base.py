@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Taps:
@@ -58,7 +59,8 @@ class BaseNet(nn.Module):
     mean: Tensor
     std: Tensor
     feature_info: list[dict[str, Any]]  # num_chs, reduction (relative to the input image), module
-    identity_ignores = ("feature_info",)  # names, which decide nothing
+    identity_ignores = ("feature_info", "grad_checkpointing")  # names and memory, which decide nothing
+    grad_checkpointing = False
     takes_taps = True  # whether ``forward`` has the argument
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -125,8 +127,9 @@ class BaseNet(nn.Module):
         images = self.resize(_as_fine_as(self.mean, images))
         features = self.stem(((images - self.mean) / self.std).to(self.dtype))
         maps = []
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
         for _, stage in zip(range(count), self.stages, strict=False):
-            features = stage(features)
+            features = checkpoint(stage, features, use_reentrant=False) if recompute else stage(features)
             maps.append(features)
         chosen = [maps[i] for i in wanted]
         return chosen if intermediates_only else (self.final(features), chosen)
@@ -142,6 +145,18 @@ class BaseNet(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         return self.head
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the outputs of the stages alone for the backward pass, and compute the rest again: less memory.
+
+        A batch norm in train mode then counts a batch twice in its running statistics, as with timm's nets.
+        """
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Depth of the parameters, for timm's layer-wise learning rates: by stage, or (not ``coarse``) by block."""
+        blocks = [] if coarse else [(r"^stages\.(\d+)\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": [*blocks, (r"^stages\.(\d+)", None), (r"^final", (99999,))]}
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a fresh one; by none at all if ``num_classes`` is 0.
