@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # of the largest answer: kernels of other devices and version
 _NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
     """Who a model is.
 
@@ -41,6 +41,8 @@ class Identity:
         sha256: of classes, settings and tensors.
         answers: one number for each of some fixed images, from the logits there. Empty if all code is known, or if the
             model does not give the same answer twice.
+
+    Two are equal if they are the same model: answers may differ by rounding.
     """
 
     sha256: str
@@ -52,6 +54,12 @@ class Identity:
             return False
         scale = max(1.0, *map(abs, (*self.answers, *other.answers)))
         return all(abs(a - b) <= _TOLERANCE * scale for a, b in zip(self.answers, other.answers, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return self.agrees(other) if isinstance(other, Identity) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
 
     def __str__(self) -> str:
         return self.sha256[:12] + (f" (answers {', '.join(f'{a:.4g}' for a in self.answers)})" if self.answers else "")

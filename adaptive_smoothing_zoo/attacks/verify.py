@@ -19,8 +19,8 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
     Raises:
         EvaluationError: the model's output is not one float32 number per class, or is NaN or infinity somewhere.
     """
-    labels = []
-    for batch in images.split(batch_size):
+    labels = [torch.empty(0, dtype=torch.int64, device=images.device)]
+    for batch in images.split(batch_size) if len(images) else ():
         filled = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), *batch.shape[1:])])
         logits = model(filled.to(device))
         check_logits(logits, batch_size)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.certification.journal import Journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Smoothing, Votes
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import known_device
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
-from adaptive_smoothing_zoo.precision import float32_precision
+from adaptive_smoothing_zoo.identity import identity_of
+from adaptive_smoothing_zoo.ready import device_of, ready
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.zoo.schema import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ class Rule(Protocol):
         """Predictions (-1 for none), radii and numbers of samples of a group whose classes ``tops`` are chosen."""
 
 
+@own_surroundings()
 def run_certification(
     model: nn.Module,
     images: Tensor,
@@ -93,7 +97,8 @@ def run_certification(
         raise ValueError("dataset indices must be different numbers >= 0")
     if n0 < 1:
         raise ValueError(f"n0 must be at least 1, got {n0}")
-    where = _device_of(model) if device is None else known_device(device)
+    images, labels = own_copy(images), own_copy(labels)
+    where = (device_of(model) or torch.device("cpu")) if device is None else known_device(device)
     smoothing = Smoothing(
         sigma=sigma,
         votes=votes,
@@ -104,9 +109,10 @@ def run_certification(
         dtype=dtype,
     )
     report = _Report(len(places), on_progress)
-    with _ready(model, where), float32_precision(tf32=False), freed_memory_kept():
-        sampler = Sampler(model, images, labels, places, smoothing, report.add)
-        settings = {**sampler.settings(), "n0": n0, **rule.settings()}
+    with ready(model, where) as net:
+        sampler = Sampler(net, images, labels, places, smoothing, report.add)
+        identity = to_json(identity_of(model, images.shape[1:]))
+        settings = {"model": identity, **sampler.settings(), "n0": n0, **rule.settings()}
         with nullcontext() if log is None else Journal(Path(log), settings, rule.columns) as journal:
             rows = {} if journal is None else _rows(journal.done, n0 + rule.n)
             groups = _open_groups(places, rule.group_size(smoothing.batch_size), rows)
@@ -180,20 +186,3 @@ class _Report:
                     done=self.done, total=self.total, samples=self.samples, samples_total=self.samples_total
                 )
             )
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
-@contextmanager
-def _ready(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model on the device and in eval mode; the mode is put back."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.to(device).eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
