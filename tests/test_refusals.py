@@ -426,7 +426,7 @@ class TestStates:
 
     @pytest.mark.parametrize("shard", ["..", "1/1", "a/b", "1", "0/0", "٠/٢"])
     def test_shards_that_are_none(self, shard):
-        fields = dict.fromkeys(("protocol", "model_sha256", "data_sha256", "norm", "engine", "device"), "x")
+        fields = dict.fromkeys(("protocol", "data_sha256", "norm", "engine", "device"), "x")
         with pytest.raises(ValueError, match="a shard is i/k"):
             Binding(**fields, eps=0.1, seed=0, batch_size=None, tf32=False, channels_last=False, shard=shard)
 

@@ -18,8 +18,9 @@ from adaptive_smoothing_zoo.certification.bounds import betting_lower
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
 from adaptive_smoothing_zoo.certification.logs import read_log
-from adaptive_smoothing_zoo.certification.sampling import Noise, model_sha256
+from adaptive_smoothing_zoo.certification.sampling import Noise
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.precision import float32_precision, tf32_allowed
 
 SIGMA = 0.3
@@ -336,7 +337,7 @@ def test_products_are_exact_and_the_log_says_so(tmp_path):
         ({"failure_probability": 0.01}, "failure_probability was"),
         ({"fold": False}, "fold was"),
         ({"dtype": torch.bfloat16}, "dtype was 'float32' and is now 'bfloat16'"),
-        ({"model": HalfSpace()}, "model_sha256 was"),
+        ({"model": HalfSpace()}, "model was"),
         ({"images": IMAGES * 0.5}, "data_sha256 was"),
         ({"labels": LABELS.flip(0)}, "data_sha256 was"),
         ({"indices": range(1, 8)}, "data_sha256 was"),
@@ -373,11 +374,11 @@ def test_logs_that_cannot_be_continued_are_refused(tmp_path):
 def test_the_digest_of_a_model_sees_weights_and_structure():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    digest = model_sha256(model)
-    assert model_sha256(nn.Sequential(model[0], nn.Tanh())) != digest
+    digest = identity_of(model)
+    assert identity_of(nn.Sequential(model[0], nn.Tanh())) != digest
     with torch.no_grad():
         model[0].bias[1] += 1e-6
-    assert model_sha256(model) != digest
+    assert identity_of(model) != digest
 
 
 # ---- what is refused

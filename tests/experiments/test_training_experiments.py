@@ -25,6 +25,7 @@ from adaptive_smoothing_zoo.experiments import (
 )
 from adaptive_smoothing_zoo.experiments import run as run_module
 from adaptive_smoothing_zoo.experiments.run import files_of, page, run
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.recipe import read_recipe
 
@@ -86,7 +87,7 @@ def a_table(experiment, rows, n=10_000):
         seed=0,
         data="nothing",
         data_sha256="0",
-        weights_sha256="0",
+        identity=Identity(sha256="0"),
         device="none",
         versions={},
         commit=None,
