@@ -52,7 +52,7 @@ class Identity:
         """Whether both are the same model; answers may differ by rounding."""
         if self.sha256 != other.sha256 or len(self.answers) != len(other.answers):
             return False
-        scale = max(1.0, *map(abs, (*self.answers, *other.answers)))
+        scale = max([1.0, *map(abs, (*self.answers, *other.answers))])
         return all(abs(a - b) <= _TOLERANCE * scale for a, b in zip(self.answers, other.answers, strict=True))
 
     def __eq__(self, other: object) -> bool:

@@ -428,7 +428,16 @@ class TestStates:
     def test_shards_that_are_none(self, shard):
         fields = dict.fromkeys(("protocol", "data_sha256", "norm", "engine", "device"), "x")
         with pytest.raises(ValueError, match="a shard is i/k"):
-            Binding(**fields, eps=0.1, seed=0, batch_size=None, tf32=False, channels_last=False, shard=shard)
+            Binding(
+                **fields,
+                model=Identity(sha256="x"),
+                eps=0.1,
+                seed=0,
+                batch_size=None,
+                tf32=False,
+                channels_last=False,
+                shard=shard,
+            )
 
     def test_numbers_of_numpy_are_written_to_a_state(self, net, tmp_path):
         settings = {"eps": np.float32(0.0), "seed": np.int64(3), "engine": "fast", "device": "cpu"}
