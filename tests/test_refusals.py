@@ -34,6 +34,7 @@ from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.evaluation.screening import screen
 from adaptive_smoothing_zoo.evaluation.state import Binding
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.zoo import weights as weights_module
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
