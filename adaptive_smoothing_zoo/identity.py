@@ -79,8 +79,9 @@ def identity_of(model: nn.Module, image_shape: Sequence[int] | None = None) -> I
     """
     if image_shape is None or not has_foreign_code(model):
         return Identity(sha256=_digest(model))
-    first, before = _answers(model, image_shape), structure_of(model)
-    second, after = _answers(model, image_shape), structure_of(model)
+    with torch.random.fork_rng(devices=[]):
+        first, before = _answers(model, image_shape), structure_of(model)
+        second, after = _answers(model, image_shape), structure_of(model)
     # What a call changes, such as a count of calls, is nothing to know a model by.
     sha256_ = _digest(model, without=_difference(before, after))
     alike = Identity(sha256="", answers=first).agrees(Identity(sha256="", answers=second))
@@ -249,7 +250,7 @@ def _answers(model: nn.Module, image_shape: Sequence[int]) -> tuple[float, ...]:
     """One number per probe image: the product of the logits there with fixed random numbers."""
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     images = probe_images(image_shape).to(device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), float32_precision(tf32=False), in_eval_mode(model):
+    with torch.no_grad(), float32_precision(tf32=False), in_eval_mode(model):
         try:
             logits = logits_of(asked(model)(images))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
