@@ -121,7 +121,7 @@ def test_what_rounding_has_put_outside_an_l2_ball_comes_back_and_nothing_else(se
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(3, *shape, generator=generator) * 0.2 + 0.4
     away = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
-    radius = min(eps, 0.1 * (images[0].numel() ** 0.5))
+    radius = min(eps, 0.03 * (images[0].numel() ** 0.5))
     unit = away / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     lengths = torch.tensor([0.5, 1.0 + 4e-6, 1.1], dtype=torch.float64).view(-1, 1, 1, 1)  # inside, rounding, outside
     candidates = (images.double() + radius * lengths * unit).float()
