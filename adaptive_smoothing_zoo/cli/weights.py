@@ -90,7 +90,7 @@ def convert_command(
     """Convert original checkpoints of a triplet's parts to FOLDER, which load_model then takes as model_dir.
 
     The files may be PyTorch's (old or new), safetensors or BiT's .npz; weights may stand below 'model', 'state_dict' or
-    'model_state_dict' and their names begin with 'module.', 'module.0.', 'model.' or 'backbone.'.
+    'model_state_dict' and their names begin with 'module.', 'module.0.', '_orig_mod.', 'model.' or 'backbone.'.
     """
     from adaptive_smoothing_zoo.zoo.components import convert_triplet
     from adaptive_smoothing_zoo.zoo.registry import find_entry
