@@ -1,6 +1,7 @@
 """Units: pixels lie in [0, 1], so radii and noises above 1 are most likely meant in steps of 1/255.
 
-The first two functions return what they find, a sentence or None; the others say it, once in a process.
+``radius_warning`` and ``noise_warning`` return what they find, a sentence or None; ``warn_of_radius`` and
+``warn_of_noise`` say it through Python's warnings, which show a sentence once unless told otherwise.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ def shortest(value: float) -> str:
 def _too_large(what: str, value: float) -> str | None:
     if not value > 1.0:
         return None
-    return f"{what} {value:g} is larger than all of pixel space, [0, 1]; did you mean {value:g}/255?"
+    meant = f"did you mean {value:g}/255?" if value <= 255.0 else "pixels are not in 0 to 255 here"
+    return f"{what} {value:g} is larger than all of pixel space, [0, 1]; {meant}"
 
 
 def _warn(sentence: str | None) -> None:
-    """Python shows a warning once for each text and line of code, and all of them come from this line."""
+    """All come from this line, because Python's filter shows a text once for each line of code."""
     if sentence is not None:
         warnings.warn(sentence, UnitsWarning, stacklevel=1)
