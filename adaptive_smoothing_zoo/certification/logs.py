@@ -255,9 +255,9 @@ def mix_certificates(
     A radius r of h (Cohen et al. 2019) is sigma Phi^-1(p) for a lower bound p of its label's probability, so
     p = Phi(r / sigma); every other class has at most 1 - p. With that runner-up,
 
-    - "theorem4" ([BAS24, Theorem 4]): (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with Lip = ``gaussian_lipschitz(sigma)``. The papers
-      take twice that constant, which halves the radius, and then Theorem 5 is always larger; with the best constant it
-      is not where alpha is small;
+    - "theorem4" ([BAS24, Theorem 4]): (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with
+      Lip = ``gaussian_lipschitz(sigma)``. The papers take twice that constant, which halves the radius, and then
+      Theorem 5 is always larger; with the best constant it is not where alpha is small;
     - "theorem5" ([BAS24, Theorem 5]): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
       = sigma Phi^-1(alpha Phi(r / sigma)), because the second argument is 1 - alpha p;
     - "sharp" (``sharp_smoothing_radius``): r - sigma Phi^-1(1 / (2 alpha)), because h_y >= 1 / (2 alpha) implies the
