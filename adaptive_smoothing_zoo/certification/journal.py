@@ -53,8 +53,10 @@ class Journal:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ResultsError(f"another process is writing {self.path}; wait for it, or choose another file") from None
-        except OSError as error:
-            raise ResultsError(f"cannot write {self.path}: {reason(error)}; choose another folder") from error
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            raise ResultsError(
+                f"cannot write and lock {self.path}: {reason(error)}; choose a folder where that is possible"
+            ) from error
         try:
             self._open()
         except BaseException:
@@ -136,7 +138,7 @@ def read_settings(log: Path) -> dict[str, Any]:
     """
     path = settings_path(log)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"cannot read the settings of {log}: {reason(error)}") from error
     if not isinstance(settings, dict):

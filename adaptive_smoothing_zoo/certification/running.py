@@ -33,7 +33,8 @@ class CertifyProgress:
 
     Attributes:
         done, total: examples that are finished, and those wanted.
-        samples, samples_total: noisy images classified in this run, and how many it can become.
+        samples, samples_total: noisy images classified in this run, and how many it will be; where sampling is
+            adaptive, at first how many it can be, then an estimate from the examples that are finished.
     """
 
     done: int
@@ -95,15 +96,17 @@ def run_certification(
         raise ValueError(f"{len(images)} images need as many indices, got {places.shape}")
     if len(np.unique(places)) < len(images) or (places < 0).any():
         raise ValueError("dataset indices must be different numbers >= 0")
-    if n0 < 1:
+    if (n0 := whole_number(n0, "n0")) < 1:
         raise ValueError(f"n0 must be at least 1, got {n0}")
     images, labels = own_copy(images), own_copy(labels)
     where = (device_of(model) or torch.device("cpu")) if device is None else known_device(device)
     smoothing = Smoothing(
         sigma=sigma,
         votes=votes,
-        seed=seed,
-        batch_size=(128 if where.type == "cpu" else 1000) if batch_size is None else batch_size,
+        seed=whole_number(seed, "the seed"),
+        batch_size=(128 if where.type == "cpu" else 1000)
+        if batch_size is None
+        else whole_number(batch_size, "the batch size"),
         device=where,
         fold=fold,
         dtype=dtype,
@@ -116,7 +119,7 @@ def run_certification(
         with nullcontext() if log is None else Journal(Path(log), settings, rule.columns) as journal:
             rows = {} if journal is None else _rows(journal.done, n0 + rule.n)
             groups = _open_groups(places, rule.group_size(smoothing.batch_size), rows)
-            report.begin(len(rows), sum(len(group) for group in groups) * (n0 + rule.n))
+            report.begin(len(rows), sum(len(group) for group in groups), n0 + rule.n)
             with torch.inference_mode(), torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
                 for group in groups:
                     found = _certify_group(sampler, rule, group, n0, times)
@@ -124,7 +127,7 @@ def run_certification(
                     if journal is not None:
                         journal.append(certificates_of(list(new.values())))
                     rows |= new
-                    report.finished(len(rows))
+                    report.finished(len(rows), len(group))
     return certificates_of([rows[int(place)] for place in places])
 
 
@@ -166,23 +169,41 @@ class _Report:
 
     def __init__(self, total: int, on_progress: OnProgress | None) -> None:
         self.total, self.on_progress = total, on_progress
-        self.done = self.samples = self.samples_total = 0
+        self.done = self.samples = 0
+        self._left = self._sampled = self._settled = 0  # examples to sample, those sampled, and the samples of these
+        self._each = 0.0  # samples that an example takes
 
-    def begin(self, done: int, samples_total: int) -> None:
-        self.done, self.samples_total = done, samples_total
+    def begin(self, done: int, left: int, each: int) -> None:
+        self.done, self._left, self._each = done, left, each
 
     def add(self, samples: int) -> None:
         self.samples += samples
         self._tell()
 
-    def finished(self, done: int) -> None:
-        self.done = done
+    def finished(self, done: int, examples: int) -> None:
+        self.done, self._settled = done, self.samples
+        self._left, self._sampled = self._left - examples, self._sampled + examples
+        self._each = self.samples / self._sampled
         self._tell()
 
     def _tell(self) -> None:
         if self.on_progress is not None:
+            expected = max(self.samples, self._settled + round(self._each * self._left))
             self.on_progress(
-                CertifyProgress(
-                    done=self.done, total=self.total, samples=self.samples, samples_total=self.samples_total
-                )
+                CertifyProgress(done=self.done, total=self.total, samples=self.samples, samples_total=expected)
             )
+
+
+def whole_number(value: Any, name: str) -> int:
+    """A number without a fraction, also one that is written as 1e3.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):  # of no number, NaN, infinity
+        number = None
+    if number is None or number != value:
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return number

@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.units import warn_of_noise
 
 NOISE_BLOCK = 128  # noise images drawn at once; the numbers depend on it
 Votes = Literal["hard", "soft"]
@@ -41,6 +42,7 @@ class Smoothing:
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma < np.inf:
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        warn_of_noise(self.sigma)
         if self.batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
         if self.votes not in ("hard", "soft"):

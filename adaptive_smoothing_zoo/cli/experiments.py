@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adaptive_smoothing_zoo.cli.options import examples_option
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,7 +27,7 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option("--model", default="Demo2026Adaptive", show_default=True, help="the triplet whose g and h are taken")
 @click.option("--dataset", default="digits", show_default=True, help="of the triplet")
 @click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
-@click.option("--n", type=int, default=100, show_default=True, help="take the first N test examples; 0 for all")
+@examples_option(100)
 @click.option("--steps", type=int, default=None, help="of PGD; the paper's if not given")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", type=int, default=128, show_default=True)

@@ -67,7 +67,8 @@ class Evidence:
         if not self.run.is_full_standard_run:
             said.append(f"Not the whole test set: {self.run.n} examples.")
         if self.run.warnings:
-            said.append("AutoAttack's own checks raised a flag in this evaluation; see the model card.")
+            flags = " ".join(f"{text.split('. ')[0].rstrip('.')}." for text in self.run.warnings)
+            said.append(f"AutoAttack's own checks raised a flag in this evaluation: {flags}")
         if self.failed_checks:
             names = ", ".join(self.failed_checks)
             said.append(f"The robust accuracy is not to be trusted as it stands: asz validate failed in {names}.")

@@ -9,6 +9,7 @@ import torch
 
 from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.zoo.checkpoints import read_triplet_state
 from adaptive_smoothing_zoo.zoo.components import load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.hub import HubOptions, NotOnHubError
@@ -48,7 +49,7 @@ def load_model(
             or RobustBench's cache folder, whose files ``<dataset>/<threat model>/<name>.pt_m0.pt`` and so on are read.
             Files that are there are used. A folder without any is no error: in RobustBench it is a cache.
         dataset, threat_model: plain strings or RobustBench's enumerations.
-        custom_checkpoint: a safetensors file with the triplet's whole state dict.
+        custom_checkpoint: a safetensors or PyTorch file with the triplet's whole state dict.
         hub_repo: a Hub repository in our format ("org/name"), used instead of all but the first two.
         revision: branch, tag or commit of the Hub repository, instead of the one that the entry pins.
         token: for the Hub, instead of the stored one.
@@ -66,7 +67,7 @@ def load_model(
     entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
     device = None if device is None else known_device(device)
     if custom_checkpoint:
-        state = read_safetensors(Path(custom_checkpoint), device=device)
+        state = read_triplet_state(Path(custom_checkpoint), device)
         return load_triplet(entry.self_contained(), state, device, dtype)
     if model_dir is not None and (folder := local_folder(Path(model_dir), entry)) is not None:
         return _checked(Triplet.from_pretrained(folder, device=device, dtype=dtype), entry, str(folder))
@@ -88,7 +89,7 @@ def load_model(
         return load_triplet(entry, state, device, dtype)
     raise WeightsError(
         f"the weights of {entry.key} are not published in a form this version can load; give a folder that "
-        "save_pretrained wrote as model_dir, or a safetensors file as custom_checkpoint"
+        "save_pretrained wrote as model_dir, or a file with the whole state dict as custom_checkpoint"
     )
 
 

@@ -1,5 +1,6 @@
 """CERTIFY against nets whose smoothed radius is known, against a literal count, and through interruptions."""
 
+import math
 import os
 import signal
 import subprocess
@@ -202,6 +203,24 @@ def test_progress_reaches_the_end():
     assert seen[-1].samples == seen[-1].samples_total == 7 * 110
     assert all(a.samples <= b.samples and a.done <= b.done for a, b in pairwise(seen))
     assert max(b.samples - a.samples for a, b in pairwise(seen)) == 50
+
+
+@pytest.mark.parametrize("votes", ["hard", "soft"])
+def test_counts_may_be_written_as_floats_without_a_fraction(tmp_path, votes):
+    whole = {"n0": 20, "n": 100, "seed": 3, "batch_size": 50}
+    floats = {name: float(value) for name, value in whole.items()}
+    runs = [
+        certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, votes=votes, log=tmp_path / "log.tsv", **counts)
+        for counts in (whole, floats)  # the second goes on with the log of the first: the settings are the same
+    ]
+    equal(*runs)
+
+
+@pytest.mark.parametrize("name", ["n0", "n", "seed", "batch_size"])
+@pytest.mark.parametrize("value", [1.5, math.nan, math.inf, "1e3", [2, 3]])
+def test_a_count_with_a_fraction_is_refused(name, value):
+    with pytest.raises(ValueError, match="must be a whole number, got"):
+        certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, **{name: value})
 
 
 # ---- logs

@@ -287,10 +287,11 @@ def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
 
 
 def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
-    record = a_record(warnings=("Square Attack has decreased the robust accuracy of 1.00%.",))
+    record = a_record(warnings=("Square Attack has decreased the robust accuracy of 1.00%. See flags_doc.md.",))
     publish(tmp_path, record)
     footnote = json.loads(results_path(tmp_path, MODEL.entry).read_text())["footnote"]
-    assert "raised a flag" in footnote
+    assert "raised a flag in this evaluation: Square Attack has decreased the robust accuracy of 1.00%." in footnote
+    assert "see" not in footnote.lower()  # a leaderboard's reader has neither card nor documents
     card = model_card(MODEL.entry, Evidence(run=record))
     assert "> Square Attack has decreased" in card
     assert "upper bound" in card
