@@ -197,7 +197,7 @@ def fill_working_folder():
             path.write_bytes(path.read_bytes()[:-20])
     Path("link").symlink_to("results")
     Path("loop").symlink_to("loop")
-    shutil.copy(Path(cli.__file__).parents[2] / "eval" / "recipes" / "digits_std.toml", "recipe.toml")
+    shutil.copy(Path(cli.__file__).parents[1] / "recipes" / "digits_std.toml", "recipe.toml")
 
 
 @pytest.fixture

@@ -1,15 +1,20 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.training.composite_loss import LOSSES
-from adaptive_smoothing_zoo.training.recipe import BaseNetRecipe, TrainedNet, TripletNet, TripletRecipe, read_recipe
+from adaptive_smoothing_zoo.training.recipe import (
+    RECIPES,
+    BaseNetRecipe,
+    TrainedNet,
+    TripletNet,
+    TripletRecipe,
+    read_recipe,
+)
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-RECIPES = Path(__file__).parents[2] / "eval" / "recipes"
 SMALL = """
 kind = "base_net"
 data = { dataset = "digits" }
@@ -91,7 +96,7 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
         (SMALL, ["data.hold_out_every=10"], "digits have a validation split"),
         (SMALL, ["data.learn_every=0"], "learn_every must be at least 1, got 0"),
         (SMALL, ["training.noise_factor=2.0", "training.eps=0.0"], "need a radius"),
-        ("base = 3", [], "must name a file"),
+        ("base = 3", [], "must name a recipe"),
         ("base = 'recipe.toml'", [], "is based on it"),
     ],
 )
