@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.training.choose import Choice
 from adaptive_smoothing_zoo.training.mixing import MixingTraining
 from adaptive_smoothing_zoo.training.nets import NetTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
+from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
@@ -93,6 +94,10 @@ class PretrainedNet:
 
     kind: Literal["pretrained"] = "pretrained"
     name: str  # a key of zoo.base_nets.BASE_NETS
+
+    def __post_init__(self) -> None:
+        if self.name not in BASE_NETS:
+            raise ValueError(f"no base net {self.name!r}; known: {', '.join(sorted(BASE_NETS))}")
 
 
 @dataclass(frozen=True, kw_only=True)
