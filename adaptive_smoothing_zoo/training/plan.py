@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.training.recipe import (
     Recipe,
     TripletNet,
     TripletRecipe,
+    in_epochs,
 )
 from adaptive_smoothing_zoo.training.runs import (
     RECORD_FILE,
@@ -42,7 +43,7 @@ class Stage:
     """A part of a plan.
 
     Attributes:
-        name: "g", "h", "mixing network", or "net" where that is all.
+        name: "g", "h", "mixing network", "alpha", or "net" or "triplet" where that is all.
         what: it, in words.
         folder: of its training; None if nothing is to be trained.
         rounds: of its training.
@@ -85,11 +86,17 @@ def make_plan(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pat
     check_folder(out, recipe)
     if isinstance(recipe, NetRecipe):
         return [_net("net", recipe, out, machine)]
+    if (out / RECORD_FILE).is_file():
+        return [Stage(name="triplet", what=recipe.entry.name, folder=out)]
     stages = [
         _part(name, source, recipe, out, machine, beside)
         for name, source in (("g", recipe.std_model), ("h", recipe.rob_model))
     ]
-    return stages if recipe.training is None else [*stages, _mixing_network(recipe, out, machine, beside)]
+    if recipe.training is not None:
+        stages.append(_mixing_network(recipe, out, machine, beside))
+    if recipe.choice is not None:
+        stages.append(Stage(name="alpha", what="chosen on held-out examples; its time is not estimated"))
+    return stages
 
 
 def pace(stage: Stage, machine: Machine) -> float:
@@ -111,7 +118,7 @@ def kept(stages: list[Stage]) -> str:
     found = [
         f"{stage.name} (trained)" if stage.is_finished else f"round {stage.kept:,} of {stage.rounds:,} of {stage.name}"
         for stage in stages
-        if stage.folder is not None and stage.kept
+        if stage.folder is not None and (stage.is_finished or stage.kept)
     ]
     return f"kept: {', '.join(found) or 'nothing yet'}; repeat the command to resume"
 
@@ -134,7 +141,7 @@ def _net(name: str, recipe: NetRecipe, folder: Path, machine: Machine) -> Stage:
     examples, _ = training_examples(recipe.data, machine.data_dir)
     return Stage(
         name=name,
-        what=f"{recipe.net.architecture}, {recipe.training.epochs} epochs",
+        what=f"{recipe.net.architecture}, {in_epochs(recipe.training)}",
         folder=folder,
         rounds=_rounds(recipe, examples),
         train=lambda on_progress: train_net_of(recipe, examples, workers=machine.workers, on_progress=on_progress),
@@ -153,7 +160,7 @@ def _mixing_network(recipe: TripletRecipe, out: Path, machine: Machine, beside: 
 
     return Stage(
         name="mixing network",
-        what=f"{settings.epochs} epochs, attacked in setting {settings.attack.setting}",
+        what=f"{in_epochs(settings)}, attacked in setting {settings.attack.setting}",
         folder=out,
         rounds=_rounds(recipe, examples),
         train=train,

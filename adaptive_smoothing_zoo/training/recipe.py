@@ -225,17 +225,18 @@ def describe(recipe: Recipe) -> str:
     """What a recipe trains, in one line."""
     data = recipe.data.dataset
     if isinstance(recipe, BaseNetRecipe):
-        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {_epochs(recipe.training)}"
+        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {in_epochs(recipe.training)}"
     if isinstance(recipe, SmoothedNetRecipe):
         loss = f"{recipe.training.loss.kind}, sigma {recipe.training.sigma:g}"
-        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {_epochs(recipe.training)}"
+        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {in_epochs(recipe.training)}"
     what = "constant alpha"
     if recipe.training is not None:
-        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {_epochs(recipe.training)}"
+        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {in_epochs(recipe.training)}"
     return f"triplet: {recipe.entry.name} on {data}, {recipe.threat_model} {recipe.eps}, {what}"
 
 
-def _epochs(training: NetTraining | MixingTraining) -> str:
+def in_epochs(training: NetTraining | MixingTraining) -> str:
+    """How long a training is, in words."""
     return f"{training.epochs} epoch{'s' if training.epochs != 1 else ''}"
 
 
