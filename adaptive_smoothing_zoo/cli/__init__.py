@@ -86,6 +86,7 @@ for command in (
     evaluation.validate_command,
     certification.certify_command,
     certification.plot_command,
+    training.recipes_command,
     training.train_command,
     experiments.experiment_command,
     publishing.leaderboard_command,
