@@ -12,6 +12,7 @@ from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 __all__ = ["cross_entropy", "pgd", "project"]
 
@@ -80,6 +81,8 @@ def pgd(
         raise ValueError(f"labels on {labels.device} do not fit images on {images.device}")
     for name, value, most in (("eps", eps, inf), ("step_size", step_size, inf), ("momentum", momentum, 1.0)):
         _check_range(name, value, most, len(images))
+    if isinstance(eps, float | int):
+        warn_of_radius(norm, eps)
     images, labels = free_of_inference_mode(images.detach()), free_of_inference_mode(labels)
     ask = model if isinstance(model, nn.Module) and is_own(model) else Asked(model)
     radius, step, decay = (_per_example(value, images) for value in (eps, step_size, momentum))

@@ -25,6 +25,7 @@ from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, r
 from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 PROTOCOL = "AutoAttack standard"
 FLUSH_SECONDS = 10.0
@@ -277,6 +278,7 @@ def check_settings(
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if not 0.0 <= eps < float("inf"):
         raise ValueError(f"eps must be a finite number >= 0, got {eps}")
+    warn_of_radius(norm, eps)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if engine not in ENGINES:

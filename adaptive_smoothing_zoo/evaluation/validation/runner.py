@@ -29,6 +29,7 @@ from adaptive_smoothing_zoo.evaluation.validation.subject import Budget, Recorde
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 VERDICTS: dict[bool | None, Verdict] = {True: "passed", False: "failed", None: "not applicable"}
 
@@ -250,6 +251,7 @@ def _check_settings(
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if not 0.0 < eps < float("inf"):
         raise ValueError(f"eps must be a finite number > 0, got {eps}")
+    warn_of_radius(norm, eps)
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if unknown := sorted(set(only or ()) - set(CHECKS)):
