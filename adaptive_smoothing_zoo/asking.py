@@ -78,6 +78,10 @@ def logits_of(output: Any) -> Tensor:
 
 
 def own_copy(tensor: Tensor) -> Tensor:
-    """A tensor's values on the CPU, contiguous and free of graphs and of inference mode; shared where possible."""
-    values = tensor.detach().cpu().contiguous()
-    return values.clone() if values.is_inference() else values
+    """A tensor's values on the CPU, contiguous, free of graphs and of inference mode; shared where possible."""
+    return free_of_inference_mode(tensor.detach().cpu().contiguous())
+
+
+def free_of_inference_mode(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if it was made in inference mode: such a one takes part in no gradient."""
+    return tensor.clone() if tensor.is_inference() else tensor

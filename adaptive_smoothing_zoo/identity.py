@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # of the largest answer: kernels of other devices and version
 _NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
     """Who a model is.
 
@@ -41,6 +41,8 @@ class Identity:
         sha256: of classes, settings and tensors.
         answers: one number for each of some fixed images, from the logits there. Empty if all code is known, or if the
             model does not give the same answer twice.
+
+    Two are equal if they are the same model: answers may differ by rounding.
     """
 
     sha256: str
@@ -50,8 +52,14 @@ class Identity:
         """Whether both are the same model; answers may differ by rounding."""
         if self.sha256 != other.sha256 or len(self.answers) != len(other.answers):
             return False
-        scale = max(1.0, *map(abs, (*self.answers, *other.answers)))
+        scale = max([1.0, *map(abs, (*self.answers, *other.answers))])
         return all(abs(a - b) <= _TOLERANCE * scale for a, b in zip(self.answers, other.answers, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return self.agrees(other) if isinstance(other, Identity) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
 
     def __str__(self) -> str:
         return self.sha256[:12] + (f" (answers {', '.join(f'{a:.4g}' for a in self.answers)})" if self.answers else "")
@@ -71,8 +79,9 @@ def identity_of(model: nn.Module, image_shape: Sequence[int] | None = None) -> I
     """
     if image_shape is None or not has_foreign_code(model):
         return Identity(sha256=_digest(model))
-    first, before = _answers(model, image_shape), structure_of(model)
-    second, after = _answers(model, image_shape), structure_of(model)
+    with torch.random.fork_rng(devices=[]):
+        first, before = _answers(model, image_shape), structure_of(model)
+        second, after = _answers(model, image_shape), structure_of(model)
     # What a call changes, such as a count of calls, is nothing to know a model by.
     sha256_ = _digest(model, without=_difference(before, after))
     alike = Identity(sha256="", answers=first).agrees(Identity(sha256="", answers=second))
@@ -241,7 +250,7 @@ def _answers(model: nn.Module, image_shape: Sequence[int]) -> tuple[float, ...]:
     """One number per probe image: the product of the logits there with fixed random numbers."""
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     images = probe_images(image_shape).to(device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), float32_precision(tf32=False), in_eval_mode(model):
+    with torch.no_grad(), float32_precision(tf32=False), in_eval_mode(model):
         try:
             logits = logits_of(asked(model)(images))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -11,14 +11,15 @@ from adaptive_smoothing_zoo.errors import WeightsError
 # Regex of a whole foreign key -> our key: a template for re.Match.expand, or a function of the match.
 KeyTable = Mapping[str, str | Callable[[re.Match[str]], str]]
 
-_PREFIXES = re.compile(r"^(?:module\.(?:0\.)?|model\.|backbone\.)+")
+_PREFIXES = re.compile(r"^(?:module\.(?:0\.)?|_orig_mod\.|model\.|backbone\.)+")
 
 
 def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str, Tensor]:
     """The same tensors under our keys.
 
-    Prefixes that wrappers leave (``module.``, ``module.0.``, ``model.``, ``backbone.``, in any combination) are
-    dropped: the first two are those of a DataParallel, and of a Sequential in one.
+    Prefixes that wrappers leave (``module.``, ``module.0.``, ``_orig_mod.``, ``model.``, ``backbone.``, in any
+    combination) are dropped: the first two are those of a DataParallel, and of a Sequential in one, the third that of
+    ``torch.compile``.
     A batch norm without ``num_batches_tracked``, as in old checkpoints, gets a zero, as PyTorch does it.
 
     Args:

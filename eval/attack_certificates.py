@@ -36,6 +36,7 @@ from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.publishing.certification import certification_path, read_certification
 from adaptive_smoothing_zoo.publishing.results import installed_versions, source_commit
 from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.schema import to_json
 
 RADII = (0.001, 0.01, 0.03, 0.06, 0.1, 0.25, 0.5)  # of AutoAttack, which has one for all of its examples
 LARGER_BANK, JUDGES = 256, 10_000  # noises
@@ -105,7 +106,7 @@ def main(
         "model": name,
         "dataset": dataset,
         "threat_model": threat_model,
-        "weights_sha256": record.weights_sha256,
+        "identity": to_json(record.identity),
         "certified": len(chosen),
         "judge": judge_of(model)[0],
         "seed": seed,

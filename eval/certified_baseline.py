@@ -27,7 +27,7 @@ from adaptive_smoothing_zoo.training.recipe import SmoothedNetRecipe, read_recip
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-RECIPE = Path(__file__).parent / "recipes" / "smoothed" / "digits_smoothmix_0.25.toml"
+RECIPE = "smoothed/digits_smoothmix_0.25"
 CLEAN_NOISES = 1000  # for the clean accuracy
 BOUNDS = ("theorem4", "theorem5", "sharp")
 

@@ -24,7 +24,7 @@ from adaptive_smoothing_zoo.publishing.results import installed_versions
 from adaptive_smoothing_zoo.training.recipe import read_recipe
 from adaptive_smoothing_zoo.training.runs import training_examples
 
-RECIPE = Path(__file__).parent / "recipes" / "cifar10_adaptive.toml"
+RECIPE = "cifar10_adaptive"
 HEAD = (
     "| clean images | n | g, % | h, % | Demo2026Constant, % | Demo2026Adaptive, % | alpha, mean | alpha_logit, mean |"
 )

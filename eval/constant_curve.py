@@ -22,6 +22,7 @@ from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
 from adaptive_smoothing_zoo.evaluation.run import ENGINES
 from adaptive_smoothing_zoo.evaluation.state import remove_state
 from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.constant_curve import (
     ConstantCurve,
     CurvePoint,
@@ -125,7 +126,7 @@ def recorded_point(curve: ConstantCurve, out: Path, entry: Entry, alpha: float) 
         record = read_record(out, other)
         model = load_model(other.name, dataset=other.dataset, threat_model=other.threat_model)
         same = (
-            tensors_sha256(model.state_dict()) == record.weights_sha256
+            identity_of(model) == record.identity
             and tensors_sha256(model.std_model.state_dict()) == curve.std_sha256
             and tensors_sha256(model.rob_model.state_dict()) == curve.rob_sha256
             and (other.std_map, other.rob_map) == (entry.std_map, entry.rob_map)

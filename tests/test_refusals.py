@@ -34,6 +34,7 @@ from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.evaluation.screening import screen
 from adaptive_smoothing_zoo.evaluation.state import Binding
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.zoo import weights as weights_module
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
@@ -426,9 +427,18 @@ class TestStates:
 
     @pytest.mark.parametrize("shard", ["..", "1/1", "a/b", "1", "0/0", "٠/٢"])
     def test_shards_that_are_none(self, shard):
-        fields = dict.fromkeys(("protocol", "model_sha256", "data_sha256", "norm", "engine", "device"), "x")
+        fields = dict.fromkeys(("protocol", "data_sha256", "norm", "engine", "device"), "x")
         with pytest.raises(ValueError, match="a shard is i/k"):
-            Binding(**fields, eps=0.1, seed=0, batch_size=None, tf32=False, channels_last=False, shard=shard)
+            Binding(
+                **fields,
+                model=Identity(sha256="x"),
+                eps=0.1,
+                seed=0,
+                batch_size=None,
+                tf32=False,
+                channels_last=False,
+                shard=shard,
+            )
 
     def test_numbers_of_numpy_are_written_to_a_state(self, net, tmp_path):
         settings = {"eps": np.float32(0.0), "seed": np.int64(3), "engine": "fast", "device": "cpu"}

@@ -4,16 +4,20 @@ from math import inf
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import Asked, free_of_inference_mode, is_own
 from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient
 from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 __all__ = ["cross_entropy", "pgd", "project"]
 
 
+@own_surroundings()
 def pgd(
     model: Model,
     images: Tensor,
@@ -36,7 +40,8 @@ def pgd(
     """Projected gradient ascent on ``loss``.
 
     Args:
-        model: images to an output whose argmax is the label, (N, C); its parameters' gradients are not touched.
+        model: images to an output whose argmax is the label, (N, C), or to one that holds it (see
+            ``asking.logits_of``); its parameters' gradients are not touched.
         images: (N, channels, H, W) in [0, 1].
         labels: (N,) the labels to move away from.
         eps: radius, one for all or (N,); in the units of the pixels.
@@ -76,6 +81,10 @@ def pgd(
         raise ValueError(f"labels on {labels.device} do not fit images on {images.device}")
     for name, value, most in (("eps", eps, inf), ("step_size", step_size, inf), ("momentum", momentum, 1.0)):
         _check_range(name, value, most, len(images))
+    if isinstance(eps, float | int):
+        warn_of_radius(norm, eps)
+    images, labels = free_of_inference_mode(images.detach()), free_of_inference_mode(labels)
+    ask = model if isinstance(model, nn.Module) and is_own(model) else Asked(model)
     radius, step, decay = (_per_example(value, images) for value in (eps, step_size, momentum))
     has_momentum = isinstance(momentum, Tensor) or momentum != 0.0
     best = _Best(images, labels)
@@ -90,7 +99,7 @@ def pgd(
         velocity = torch.zeros_like(images)
         for _ in range(steps):
             points = (images + perturbation).detach()
-            output, losses, gradient = loss_and_gradient(model, points, lambda output: loss(output, labels))
+            output, losses, gradient = loss_and_gradient(ask, points, lambda output: loss(output, labels))
             if keep == "best":
                 best.offer(points, output, losses)
             if has_momentum:
@@ -102,7 +111,7 @@ def pgd(
         if keep == "last" and restarts == 1:
             return points
         with torch.no_grad():
-            output = model(points)
+            output = ask(points)
             best.offer(points, output, loss(output, labels))
     return best.points
 

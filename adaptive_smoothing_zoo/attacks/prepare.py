@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
+from adaptive_smoothing_zoo.devices import is_out_of_memory
 from adaptive_smoothing_zoo.precision import tf32_allowed
 
 # Of the largest logit: how far apart two orders of summation may be. TF32 has 10 bits of mantissa, float32 23.
 TOLERANCE, TOLERANCE_TF32 = 1e-4, 2e-2
+
+# What a foreign net's code raises when its layers are exchanged, or when it is copied.
+_OF_FOREIGN_CODE = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, copy.Error)
 
 _logger = logging.getLogger(__name__)
 
@@ -35,19 +39,35 @@ def prepare(model: nn.Module, images: Tensor) -> nn.Module:
 
     What is adversarial should still be decided by the model, not by the copy.
     """
-    try:
-        folded = _frozen_copy(model)
+
+    def make() -> nn.Module:
+        folded = copy.deepcopy(model).eval().requires_grad_(False)
         fold_weight_standardization(folded)
         fold_batch_norms(folded, images)
-        folded.to(memory_format=torch.channels_last)
-        prepared = _ChannelsLast(folded)
-        if _agree(model, prepared, images):
-            return prepared
-        reason = "gives other logits"
-    except Exception as error:  # whatever a foreign model's code does when its layers are exchanged
-        reason = f"fails ({type(error).__name__}: {error})"
-    _logger.warning("attacks run on the model as it is, and slower, since its folded copy %s", reason)
-    return model
+        return _ChannelsLast(folded.to(memory_format=torch.channels_last))
+
+    return same_or_original(model, make, lambda net: [net(images)])
+
+
+def same_or_original(
+    net: nn.Module, make: Callable[[], nn.Module], outputs: Callable[[nn.Module], Sequence[Tensor]]
+) -> nn.Module:
+    """What ``make`` makes of a net if it gives the net's outputs up to rounding, else the net itself, and a warning."""
+    with torch.no_grad():
+        expected = outputs(net)
+        try:
+            made = make()
+            found = outputs(made)
+        except _OF_FOREIGN_CODE as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"fails ({type(error).__name__}: {error})"
+        else:
+            if all(_agree(mine, its) for mine, its in zip(expected, found, strict=True)):
+                return made
+            reason = "gives other outputs"
+    _logger.warning("attacks run on %s as it is, and slower, since its folded copy %s", type(net).__name__, reason)
+    return net
 
 
 def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
@@ -129,20 +149,14 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
     conv.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)
 
 
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def _agree(expected: Tensor, found: Tensor) -> bool:
+    return expected.shape == found.shape and bool((expected - found).abs().max() <= rounding(expected))
 
 
-@torch.no_grad()
-def _agree(model: nn.Module, prepared: nn.Module, images: Tensor) -> bool:
-    expected, found = model(images), prepared(images)
-    return bool((expected - found).abs().max() <= rounding(expected))
-
-
-def rounding(logits: Tensor) -> Tensor:
-    """How far a prepared copy's logits (N, C) may be from the model's, a scalar."""
-    relative = TOLERANCE_TF32 if logits.is_cuda and tf32_allowed() else TOLERANCE
-    return relative * logits.detach().abs().max().clamp(min=1.0)
+def rounding(outputs: Tensor) -> Tensor:
+    """How far a prepared copy's outputs, logits (N, C) or feature maps, may be from the model's, a scalar."""
+    relative = TOLERANCE_TF32 if outputs.is_cuda and tf32_allowed() else TOLERANCE
+    return relative * outputs.detach().abs().max().clamp(min=1.0)
 
 
 class _ChannelsLast(nn.Module):

@@ -44,7 +44,7 @@ def signs(keys: Tensor, counters: Tensor) -> Tensor:
 def uniform_images(keys: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """(N, *shape) float32, uniform in [-1, 1)."""
     counters = torch.arange(math.prod(shape), device=keys.device)
-    return (2.0 * uniform(keys[:, None], counters) - 1.0).float().view(-1, *shape)
+    return (2.0 * uniform(keys[:, None], counters) - 1.0).float().view(len(keys), *shape)
 
 
 def normal_images(keys: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
@@ -52,7 +52,7 @@ def normal_images(keys: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     draws = uniform(keys[:, None], torch.arange(2 * count, device=keys.device))
     radius = (-2.0 * torch.log1p(-draws[:, :count])).sqrt()
-    return (radius * torch.cos(2.0 * math.pi * draws[:, count:])).float().view(-1, *shape)
+    return (radius * torch.cos(2.0 * math.pi * draws[:, count:])).float().view(len(keys), *shape)
 
 
 class KeyedSquares:
@@ -112,10 +112,10 @@ class KeyedSquares:
         channels, height, width = self.shape
         if self.norm == "Linf":
             counters = torch.arange(channels * width, device=keys.device)
-            return stripes(signs(keys[:, None], counters).view(-1, channels, width), height)
+            return stripes(signs(keys[:, None], counters).view(len(keys), channels, width), height)
         _, _, rows, columns = tile_grid(height, width)
         counters = torch.arange(channels * rows * columns, device=keys.device)
-        chosen = signs(keys[:, None], counters).view(-1, channels, rows, columns)
+        chosen = signs(keys[:, None], counters).view(len(keys), channels, rows, columns)
         # Counters from below, where no query comes.
         transposed = bits(self._shared_key, -1 - torch.arange(rows * columns, device=keys.device)) < 0
         return tiles(chosen, transposed.view(rows, columns), height, width)

@@ -133,7 +133,7 @@ class Square:
         those behind the first that does are made anew, from the better point, in the next step. What a run goes
         through does not depend on how many are tried at once.
         """
-        ahead = min(max(self.batch_size // len(state), 1), MOST_AHEAD)
+        ahead = min(max(self.batch_size // max(len(state), 1), 1), MOST_AHEAD)
         over = state.found | state.exhausted
         rows, queries, points, after = self._next(state, over, ahead)
         if len(rows):
@@ -249,9 +249,13 @@ def stripes(signs: Tensor, height: int) -> Tensor:
 
 
 def tile_grid(height: int, width: int) -> tuple[int, int, int, int]:
-    """Side of the tiles of the l_2 start, the row and column where they begin, and how many there are each way."""
-    side = height // 5
-    begin = (height - 5 * side) // 2
+    """Side of the tiles of the l_2 start, the row and column where they begin, and how many there are each way.
+
+    An image narrower than a tile has none, and starts from itself. One lower than 5 pixels has tiles of one pixel,
+    where the authors' code divides by zero.
+    """
+    side = max(height // 5, 1)
+    begin = max((height - 5 * side) // 2, 0)
     return side, begin, height // side, width // side
 
 

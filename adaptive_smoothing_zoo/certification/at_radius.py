@@ -21,7 +21,7 @@ from adaptive_smoothing_zoo.certification.bounds import (
 from adaptive_smoothing_zoo.certification.certify import check_numbers
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
 from adaptive_smoothing_zoo.certification.radii import Alpha, Bound, Floats, vote_needed
-from adaptive_smoothing_zoo.certification.running import run_certification
+from adaptive_smoothing_zoo.certification.running import run_certification, whole_number
 from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Votes
 
 
@@ -80,7 +80,7 @@ def certify_at_radius(
     rule = AtRadius(
         radius=float(radius),
         needed=needed,
-        n=n,
+        n=whole_number(n, "n"),
         failure_probability=failure_probability,
         miss_probability=miss_probability,
         votes=votes,

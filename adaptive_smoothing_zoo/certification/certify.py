@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.certification.bounds import betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
 from adaptive_smoothing_zoo.certification.radii import Floats, cohen_radius
-from adaptive_smoothing_zoo.certification.running import OnProgress, run_certification
+from adaptive_smoothing_zoo.certification.running import OnProgress, run_certification, whole_number
 from adaptive_smoothing_zoo.certification.sampling import Copies, Votes
 
 
@@ -50,7 +50,7 @@ def certify(
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
         sigma: standard deviation of the noise, > 0, in units of pixels in [0, 1].
-        n0, n: samples for the choice and for the bound, >= 1.
+        n0, n: samples for the choice and for the bound, whole numbers >= 1.
         failure_probability: of each certificate, in (0, 1), over the noise.
         batch_size: noisy images per pass; images share batches where n is smaller. If None, 128 on the CPU, where more
             leave its caches, and 1000 elsewhere.
@@ -91,7 +91,7 @@ def certify(
         model,
         images,
         labels,
-        FixedNumber(sigma=sigma, n=n, failure_probability=failure_probability, votes=votes),
+        FixedNumber(sigma=sigma, n=whole_number(n, "n"), failure_probability=failure_probability, votes=votes),
         sigma=sigma,
         n0=n0,
         votes=votes,

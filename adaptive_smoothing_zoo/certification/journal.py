@@ -13,8 +13,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adaptive_smoothing_zoo.certification.logs import COLUMNS, Certificates, format_row, header, read_log
-from adaptive_smoothing_zoo.errors import ResultsError, reason
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import Identity
+from adaptive_smoothing_zoo.zoo.schema import parse
 
 _logger = logging.getLogger(__name__)
 
@@ -51,8 +53,10 @@ class Journal:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ResultsError(f"another process is writing {self.path}; wait for it, or choose another file") from None
-        except OSError as error:
-            raise ResultsError(f"cannot write {self.path}: {reason(error)}; choose another folder") from error
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            raise ResultsError(
+                f"cannot write and lock {self.path}: {reason(error)}; choose a folder where that is possible"
+            ) from error
         try:
             self._open()
         except BaseException:
@@ -100,7 +104,8 @@ class Journal:
 
     def _check_settings(self) -> None:
         before = read_settings(self.path)
-        differing = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
+        names = {**before, **self._settings}
+        differing = [name for name in names if not _alike(name, before.get(name), self._settings.get(name))]
         if differing:
             name = differing[0]
             was, now = (_short(repr(settings.get(name))) for settings in (before, self._settings))
@@ -133,12 +138,22 @@ def read_settings(log: Path) -> dict[str, Any]:
     """
     path = settings_path(log)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"cannot read the settings of {log}: {reason(error)}") from error
     if not isinstance(settings, dict):
         raise ResultsError(f"{path} does not hold the settings of a certification")
     return settings
+
+
+def _alike(name: str, before: Any, now: Any) -> bool:
+    """Whether a setting is the same; a model's answers may differ by rounding."""
+    if name != "model" or before is None:
+        return bool(before == now)
+    try:
+        return parse(Identity, before, "model") == parse(Identity, now, "model")
+    except ConfigError:
+        return False
 
 
 def _short(text: str) -> str:

@@ -165,20 +165,22 @@ def read_log(path: str | Path) -> Certificates:
     """Read a certification log in the format of Cohen et al. 2019, which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss) and samples. Columns are found by name; further ones are ignored, as are empty lines and
-    the style of line ends.
+    time (seconds, or h:mm:ss) and samples. Columns are found by name; further ones are ignored, as are empty lines, the
+    style of line ends and a byte-order mark.
 
     Raises:
-        ResultsError: the file cannot be read, or a line is damaged; the message names the line.
+        ResultsError: there is no such file, it cannot be read, or a line is damaged; the message names the line.
 
     Published logs give radii to three digits, so a radius in them may be up to half a unit of the third digit too
     large. Those that this package writes are exact.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ResultsError(f"there is no certification log {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"cannot read the certification log {path}: {error}") from error
+        raise ResultsError(f"cannot read the certification log {path}: {reason(error)}") from error
     return parse_log(text, str(path))
 
 
@@ -253,10 +255,10 @@ def mix_certificates(
     A radius r of h (Cohen et al. 2019) is sigma Phi^-1(p) for a lower bound p of its label's probability, so
     p = Phi(r / sigma); every other class has at most 1 - p. With that runner-up,
 
-    - "theorem4" (001): (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with Lip = ``gaussian_lipschitz(sigma)``. The papers
-      take twice that constant, which halves the radius, and then Theorem 5 is always larger; with the best constant it
-      is not where alpha is small;
-    - "theorem5" (001): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
+    - "theorem4" ([BAS24, Theorem 4]): (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with
+      Lip = ``gaussian_lipschitz(sigma)``. The papers take twice that constant, which halves the radius, and then
+      Theorem 5 is always larger; with the best constant it is not where alpha is small;
+    - "theorem5" ([BAS24, Theorem 5]): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
       = sigma Phi^-1(alpha Phi(r / sigma)), because the second argument is 1 - alpha p;
     - "sharp" (``sharp_smoothing_radius``): r - sigma Phi^-1(1 / (2 alpha)), because h_y >= 1 / (2 alpha) implies the
       margin h_y - h_i >= 2 h_y - 1 >= (1 - alpha) / alpha, and at distance t Phi^-1(h_y) has fallen by at most

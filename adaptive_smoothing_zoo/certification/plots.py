@@ -63,14 +63,16 @@ def mix_curves(
 
 
 def plot_certified_curves(curves: Sequence[CertifiedCurve], *, axes: Any = None) -> Any:
-    """Draw certified accuracy against l_2 radius (001 and 003, certified curves).
+    """Draw certified accuracy against l_2 radius ([BAS24] and [BAKS24, supp.], certified curves).
 
     A curve shows, at each radius, the share of examples certified correct with at least that radius. A mix classifies
     examples correctly that it cannot certify, so its curve jumps at radius 0: the open circle is the limit at radii
-    above 0, the dot at 0 is the clean accuracy, where it is known.
+    above 0, the dot at 0 is the clean accuracy, where it is known. The number of examples stands on the axis, or in the
+    legend where curves differ in it.
 
     Args:
-        axes: matplotlib axes to draw into; new ones if None.
+        axes: matplotlib axes to draw into, with their legend where it hides least; if None, new ones, with the figure's
+            legend below them.
 
     Returns:
         The axes; their figure is ``axes.figure``.
@@ -81,24 +83,30 @@ def plot_certified_curves(curves: Sequence[CertifiedCurve], *, axes: Any = None)
     """
     if not curves:
         raise ValueError("there are no certified curves to draw")
-    if axes is None:
+    own = axes is None
+    if own:
         from matplotlib.figure import Figure  # a figure of its own needs no display and leaves pyplot's state alone
 
-        axes = Figure(layout="constrained").subplots()
+        axes = Figure(figsize=(6.4, 4.4 + 0.22 * len(curves)), layout="constrained").subplots()
+    numbers = {len(curve.certificates) for curve in curves}
     for curve in curves:
         radii, shares = certified_curve(curve.certificates)
         style = {"drawstyle": "steps-pre", "linestyle": "--" if curve.baseline else "-"}
-        (line,) = axes.plot(radii, shares, label=curve.label, **style)
+        label = curve.label if len(numbers) == 1 else f"{curve.label}, n = {len(curve.certificates)}"
+        (line,) = axes.plot(radii, shares, label=label, **style)
         if curve.jumps:
             marker = {"marker": "o", "linestyle": "none", "color": line.get_color(), "clip_on": False, "zorder": 3}
             axes.plot([0.0], [shares[0]], markerfacecolor="white", **marker)
             if curve.clean_accuracy is not None:
                 axes.plot([0.0], [curve.clean_accuracy], **marker)
     axes.set_xlabel(r"$\ell_2$ radius")
-    axes.set_ylabel("certified accuracy")
+    axes.set_ylabel("certified accuracy" + (f" (n = {numbers.pop()})" if len(numbers) == 1 else ""))
     axes.set_xlim(left=0.0)
     axes.set_ylim(0.0, 1.0)
-    axes.legend()
+    if own:
+        axes.figure.legend(loc="outside lower center")
+    else:
+        axes.legend()
     return axes
 
 

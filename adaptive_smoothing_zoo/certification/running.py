@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.certification.journal import Journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Smoothing, Votes
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import known_device
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
-from adaptive_smoothing_zoo.precision import float32_precision
+from adaptive_smoothing_zoo.identity import identity_of
+from adaptive_smoothing_zoo.ready import device_of, ready
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.zoo.schema import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class CertifyProgress:
 
     Attributes:
         done, total: examples that are finished, and those wanted.
-        samples, samples_total: noisy images classified in this run, and how many it can become.
+        samples, samples_total: noisy images classified in this run, and how many it will be; where sampling is
+            adaptive, at first how many it can be, then an estimate from the examples that are finished.
     """
 
     done: int
@@ -63,6 +67,7 @@ class Rule(Protocol):
         """Predictions (-1 for none), radii and numbers of samples of a group whose classes ``tops`` are chosen."""
 
 
+@own_surroundings()
 def run_certification(
     model: nn.Module,
     images: Tensor,
@@ -91,26 +96,30 @@ def run_certification(
         raise ValueError(f"{len(images)} images need as many indices, got {places.shape}")
     if len(np.unique(places)) < len(images) or (places < 0).any():
         raise ValueError("dataset indices must be different numbers >= 0")
-    if n0 < 1:
+    if (n0 := whole_number(n0, "n0")) < 1:
         raise ValueError(f"n0 must be at least 1, got {n0}")
-    where = _device_of(model) if device is None else known_device(device)
+    images, labels = own_copy(images), own_copy(labels)
+    where = (device_of(model) or torch.device("cpu")) if device is None else known_device(device)
     smoothing = Smoothing(
         sigma=sigma,
         votes=votes,
-        seed=seed,
-        batch_size=(128 if where.type == "cpu" else 1000) if batch_size is None else batch_size,
+        seed=whole_number(seed, "the seed"),
+        batch_size=(128 if where.type == "cpu" else 1000)
+        if batch_size is None
+        else whole_number(batch_size, "the batch size"),
         device=where,
         fold=fold,
         dtype=dtype,
     )
     report = _Report(len(places), on_progress)
-    with _ready(model, where), float32_precision(tf32=False), freed_memory_kept():
-        sampler = Sampler(model, images, labels, places, smoothing, report.add)
-        settings = {**sampler.settings(), "n0": n0, **rule.settings()}
+    with ready(model, where) as net:
+        sampler = Sampler(net, images, labels, places, smoothing, report.add)
+        identity = to_json(identity_of(model, images.shape[1:]))
+        settings = {"model": identity, **sampler.settings(), "n0": n0, **rule.settings()}
         with nullcontext() if log is None else Journal(Path(log), settings, rule.columns) as journal:
             rows = {} if journal is None else _rows(journal.done, n0 + rule.n)
             groups = _open_groups(places, rule.group_size(smoothing.batch_size), rows)
-            report.begin(len(rows), sum(len(group) for group in groups) * (n0 + rule.n))
+            report.begin(len(rows), sum(len(group) for group in groups), n0 + rule.n)
             with torch.inference_mode(), torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
                 for group in groups:
                     found = _certify_group(sampler, rule, group, n0, times)
@@ -118,7 +127,7 @@ def run_certification(
                     if journal is not None:
                         journal.append(certificates_of(list(new.values())))
                     rows |= new
-                    report.finished(len(rows))
+                    report.finished(len(rows), len(group))
     return certificates_of([rows[int(place)] for place in places])
 
 
@@ -160,40 +169,41 @@ class _Report:
 
     def __init__(self, total: int, on_progress: OnProgress | None) -> None:
         self.total, self.on_progress = total, on_progress
-        self.done = self.samples = self.samples_total = 0
+        self.done = self.samples = 0
+        self._left = self._sampled = self._settled = 0  # examples to sample, those sampled, and the samples of these
+        self._each = 0.0  # samples that an example takes
 
-    def begin(self, done: int, samples_total: int) -> None:
-        self.done, self.samples_total = done, samples_total
+    def begin(self, done: int, left: int, each: int) -> None:
+        self.done, self._left, self._each = done, left, each
 
     def add(self, samples: int) -> None:
         self.samples += samples
         self._tell()
 
-    def finished(self, done: int) -> None:
-        self.done = done
+    def finished(self, done: int, examples: int) -> None:
+        self.done, self._settled = done, self.samples
+        self._left, self._sampled = self._left - examples, self._sampled + examples
+        self._each = self.samples / self._sampled
         self._tell()
 
     def _tell(self) -> None:
         if self.on_progress is not None:
+            expected = max(self.samples, self._settled + round(self._each * self._left))
             self.on_progress(
-                CertifyProgress(
-                    done=self.done, total=self.total, samples=self.samples, samples_total=self.samples_total
-                )
+                CertifyProgress(done=self.done, total=self.total, samples=self.samples, samples_total=expected)
             )
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
+def whole_number(value: Any, name: str) -> int:
+    """A number without a fraction, also one that is written as 1e3.
 
-
-@contextmanager
-def _ready(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model on the device and in eval mode; the mode is put back."""
-    training = [module for module in model.modules() if module.training]
+    Raises:
+        ValueError: it is none.
+    """
     try:
-        model.to(device).eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):  # of no number, NaN, infinity
+        number = None
+    if number is None or number != value:
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +17,7 @@ from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.units import warn_of_noise
 
 NOISE_BLOCK = 128  # noise images drawn at once; the numbers depend on it
 Votes = Literal["hard", "soft"]
@@ -42,6 +42,7 @@ class Smoothing:
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma < np.inf:
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        warn_of_noise(self.sigma)
         if self.batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
         if self.votes not in ("hard", "soft"):
@@ -76,7 +77,6 @@ class Sampler:
     ) -> None:
         self.images, self.labels, self.places = images.detach(), labels.detach().cpu(), places
         self.smoothing, self.on_samples = smoothing, on_samples
-        self._model_sha256 = model_sha256(model)
         with torch.no_grad():
             some = self.images[:8].to(smoothing.device)
             logits = model(some)
@@ -100,7 +100,6 @@ class Sampler:
             "tf32": False,
             "noise": "cpu" if on_cpu else torch.cuda.get_device_name(smoothing.device),
             "examples": len(self.places),
-            "model_sha256": self._model_sha256,
             "data_sha256": _sha256(
                 self.images.cpu().contiguous().numpy(), self.labels.numpy(), self.places.astype(np.int64)
             ),
@@ -205,23 +204,6 @@ class Noise:
             torch.add(image, noise, alpha=float(sigma), out=out[filled : filled + count])
             self._used += count
             filled += count
-
-
-def model_sha256(model: nn.Module) -> str:
-    """A digest of a model's structure and state; what neither ``repr`` nor ``state_dict`` shows is not seen."""
-    structure = re.sub(
-        r" at 0x[0-9a-f]+", "", f"{type(model).__qualname__}\n{model!r}"
-    )  # addresses differ between runs
-    digest = sha256(structure.encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            value = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        else:
-            value = repr(value).encode()
-        digest.update(value)
-    return digest.hexdigest()
 
 
 def _sha256(*arrays: NDArray[Any]) -> str:

@@ -10,7 +10,7 @@ import click
 
 from adaptive_smoothing_zoo.cli import certification, evaluation, experiments, publishing, training, weights
 from adaptive_smoothing_zoo.cli.interruption import Terminated
-from adaptive_smoothing_zoo.cli.options import dataset_option
+from adaptive_smoothing_zoo.cli.options import dataset_option, units_told
 from adaptive_smoothing_zoo.devices import is_out_of_memory
 from adaptive_smoothing_zoo.errors import ZooError, reason
 
@@ -22,7 +22,8 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the name of a file need be no text
     try:
-        asz(standalone_mode=False)
+        with units_told():
+            asz(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -85,6 +86,7 @@ for command in (
     evaluation.validate_command,
     certification.certify_command,
     certification.plot_command,
+    training.recipes_command,
     training.train_command,
     experiments.experiment_command,
     publishing.leaderboard_command,

@@ -32,15 +32,31 @@ BOUND_CHOICES = click.Choice(["theorem4", "theorem5", "sharp"])
     show_default=True,
     help="the mix, or one of its nets alone",
 )
-@click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise (Cohen et al.)")
+@click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise ([CRK19])")
 @click.option("--votes", type=click.Choice(["hard", "soft"]), default=None, help="of the smoothed version; hard")
 @click.option("--bound", "bounds", type=BOUND_CHOICES, multiple=True, help="may be repeated; all that apply")
 @click.option("--radius", type=float, default=None, help="only whether this radius is certified: far fewer samples")
-@click.option("--n0", type=int, default=100, show_default=True, help="samples that choose the class")
-@click.option("--n", type=int, default=100_000, show_default=True, help="samples for the bound, at most")
+@click.option(
+    *("--n0-samples", "--n0", "n0"),
+    type=int,
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="number of noise samples for each image that choose its class",
+)
+@click.option(
+    *("--n-samples", "--n", "n"),
+    type=int,
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    help="number of noise samples for each image that bound its class's probability, at most; of images: --n-examples",
+)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
-@click.option("--n-examples", type=int, default=None, help="take the first N; all if not given")
-@click.option("--skip", type=int, default=1, show_default=True, help="take every K-th test example")
+@click.option(
+    "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
+)
+@click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
 @click.option("--batch-size", type=int, default=None, help="noisy images per pass")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
@@ -88,8 +104,10 @@ def certify_command(
     from adaptive_smoothing_zoo.evaluation.certification import certify_subject, subject_of
     from adaptive_smoothing_zoo.publishing import certification as records
     from adaptive_smoothing_zoo.publishing.results import check_writable, source_commit
+    from adaptive_smoothing_zoo.units import warn_of_noise
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
+    warn_of_noise(0.0 if sigma is None else sigma)
     chosen = pick_device(device)
     entry = entry_of(name, dataset, threat_model)
     check_writable(out, entry)
@@ -119,7 +137,7 @@ def certify_command(
         "device": chosen,
         "dtype": getattr(torch, dtype),
     }
-    with sampling_bar() as on_progress, told_how_to_go_on():
+    with sampling_bar(subject.sigma is not None) as on_progress, told_how_to_go_on():
         found = certify_subject(
             subject,
             examples.images,
@@ -165,8 +183,8 @@ def certify_command(
         seconds=time.monotonic() - start,
     )
     path = records.write_certification(records.certification_path(out, entry, f"{stem}{at}.json"), record)
-    for row in records.table_of(record):
-        click.echo(f"{row[0]:12}" + "".join(f"{value:>9}" for value in row[1:]))
+    for line in aligned(records.table_of(record)):
+        click.echo(line)
     for bound in found:
         click.echo(f"{bound}: {records.THEOREMS[bound]}")
     if record.sampling is not None:
@@ -204,23 +222,31 @@ def choose_examples(examples: Examples, n: int | None, skip: int) -> tuple[Examp
     return every.first(n), places[:n]
 
 
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right, two spaces between them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+
+
 @contextmanager
-def sampling_bar() -> Iterator[OnProgress]:
-    """A bar that counts noisy images, of which the number is known, or is a limit where sampling is adaptive."""
+def sampling_bar(shown: bool) -> Iterator[OnProgress]:
+    """A bar that counts noisy images, of which the number is known, or is estimated where sampling is adaptive."""
     from tqdm import tqdm
 
     from adaptive_smoothing_zoo.certification import CertifyProgress
 
     layout = "{l_bar}{bar}| {elapsed} < {remaining}{postfix}"
-    with tqdm(total=1, bar_format=layout) as bar:
+    with tqdm(total=1, bar_format=layout, disable=not shown) as bar:
 
         def show(progress: CertifyProgress) -> None:
-            bar.total, bar.n = max(1, progress.samples_total), progress.samples
+            bar.total = max(1, progress.samples_total)
+            bar.n = progress.samples
             bar.set_description(f"{progress.done}/{progress.total} examples", refresh=False)
             bar.set_postfix_str(f"{progress.samples:,} noisy images", refresh=False)
             bar.update(0)
 
         yield show
+        bar.n = bar.total or 0
 
 
 def _accuracy(model: Any, examples: Examples, device: Any) -> float:
@@ -294,8 +320,9 @@ def log_curves(
         raise click.UsageError(f"give one --sigma for all logs or one for each of {len(logs)}, not {len(sigmas)}")
     curves = []
     for i, path in enumerate(logs):
+        certificates = read_log(path)
         sigma = sigmas[i if len(sigmas) > 1 else 0] if sigmas else _sigma_of(path)
-        curves += mix_curves(read_log(path), alphas, sigma, bounds=bounds, name=path.stem)
+        curves += mix_curves(certificates, alphas, sigma, bounds=bounds, name=path.stem)
     return curves
 
 

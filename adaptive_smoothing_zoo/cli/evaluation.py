@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
-from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option
+from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option, examples_option
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.data import Examples
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("name")
 @dataset_option
 @click.option("--eps", default=None, help="radius, as 8/255 or 0.5; the entry's if not given")
-@click.option("--n", type=int, default=None, help="take the first N test examples; all if not given")
+@examples_option(None)
 @click.option("--batch-size", type=int, default=None, help="most points per pass; what memory holds if not given")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -71,10 +71,12 @@ def eval_command(
         source_commit,
         state_path,
     )
+    from adaptive_smoothing_zoo.units import warn_of_radius
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
+    warn_of_radius(threat_model, parse_eps(eps or "0"))
     chosen = pick_device(distributed.local_device(device))
     part = distributed.shard_of(shard)
     entry = find_entry(name, dataset, threat_model)
@@ -128,7 +130,7 @@ def eval_command(
 @click.command("merge")
 @click.argument("name")
 @dataset_option
-@click.option("--n", type=int, default=None, help="as in the shards")
+@examples_option(None, "number of test images, as in the shards")
 @click.option("--eps", default=None, help="as in the shards")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="as in the shards")
@@ -245,7 +247,7 @@ def adapt_command(
 @click.command("validate")
 @click.argument("name")
 @dataset_option
-@click.option("--n", type=int, default=100, show_default=True, help="take the first N test examples; 0 for all")
+@examples_option(100)
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adaptive_smoothing_zoo.cli.options import examples_option
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,7 +27,7 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option("--model", default="Demo2026Adaptive", show_default=True, help="the triplet whose g and h are taken")
 @click.option("--dataset", default="digits", show_default=True, help="of the triplet")
 @click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
-@click.option("--n", type=int, default=100, show_default=True, help="take the first N test examples; 0 for all")
+@examples_option(100)
 @click.option("--steps", type=int, default=None, help="of PGD; the paper's if not given")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", type=int, default=128, show_default=True)
@@ -39,8 +41,7 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("eval/recipes/digits_adaptive_short.toml"),
+    default="digits_adaptive_short",
     show_default=True,
     help="of settings, loss-ablation and sigmoid-scale: a triplet's, whose mixing network and training are taken",
 )
@@ -57,9 +58,8 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option(
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("eval/recipes/smoothed"),
-    show_default=True,
-    help="of smoothed-methods",
+    default=None,
+    help="of smoothed-methods: a folder of digits_<method>_<sigma>.toml; the package's if not given",
 )
 @click.option("--samples", type=int, default=1000, show_default=True, help="of smoothed-methods, for a certificate")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
@@ -76,10 +76,10 @@ def experiment_command(
     data_dir: str | None,
     train_data_dir: str | None,
     model_dir: str | None,
-    recipe: Path,
+    recipe: str,
     changes: tuple[str, ...],
     apgd_steps: int,
-    recipes: Path,
+    recipes: Path | None,
     samples: int,
     out: Path,
 ) -> None:
@@ -148,7 +148,7 @@ def experiment_command(
 def _training_bench(
     bench: Bench,
     triplet: Triplet,
-    recipe: Path,
+    recipe: str,
     changes: tuple[str, ...],
     data_dir: str | None,
     apgd_steps: int | None,
@@ -185,11 +185,15 @@ def _training_bench(
     )
 
 
-def _smoothed_methods(recipes: Path, n: int, samples: int, device: torch.device, out: Path, commit: str | None) -> None:
+def _smoothed_methods(
+    recipes: Path | None, n: int, samples: int, device: torch.device, out: Path, commit: str | None
+) -> None:
     from tqdm import tqdm
 
     from adaptive_smoothing_zoo.experiments import smoothed_methods
+    from adaptive_smoothing_zoo.training.recipe import RECIPES
 
+    recipes = recipes or RECIPES / "smoothed"
     trained = Path("runs") / SMOOTHED_METHODS
     bench = smoothed_methods.MethodsBench(recipes=recipes, trained=trained, n=n or None, samples=samples, device=device)
     with tqdm(total=len(smoothed_methods.cases()), desc=SMOOTHED_METHODS, unit="row") as bar:

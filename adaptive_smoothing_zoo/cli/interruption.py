@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,7 +16,9 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def told_how_to_go_on() -> Iterator[None]:
+def told_how_to_go_on(
+    sentence: Callable[[], str] = lambda: "what is finished is kept; the same command goes on from there",
+) -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that what is finished is written, and say how to go on.
 
     An exception that a signal raises is lost where it hits a destructor, or foreign code that drops errors. So an alarm
@@ -38,7 +40,7 @@ def told_how_to_go_on() -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
     except (KeyboardInterrupt, Terminated):
-        click.echo("what is finished is kept; the same command goes on from there", err=True)
+        click.echo(sentence(), err=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -32,16 +32,16 @@ def leaderboard_command(folder: Path, out: Path | None) -> None:
 @click.option("--checkpoint", required=True, help="link to weights and code, for the reviewers")
 def claim_command(name: str, dataset: str, threat_model: str, results: Path, checkpoint: str) -> None:
     """Write the text of a RobustBench submission from recorded results."""
+    from adaptive_smoothing_zoo.identity import identity_of
     from adaptive_smoothing_zoo.publishing.claim import claim
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-    from adaptive_smoothing_zoo.publishing.results import tensors_sha256
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     entry = find_entry(name, dataset, threat_model)
     evidence = read_evidence(results, entry)
-    weights = load_model(name, dataset=dataset, threat_model=threat_model).state_dict()
-    click.echo(claim(entry, evidence, checkpoint, tensors_sha256(weights)))
+    model = load_model(name, dataset=dataset, threat_model=threat_model)
+    click.echo(claim(entry, evidence, checkpoint, identity_of(model, entry.image_shape)))
 
 
 @click.command("card")
@@ -52,20 +52,24 @@ def claim_command(name: str, dataset: str, threat_model: str, results: Path, che
 def card_command(name: str, dataset: str, threat_model: str, results: Path, out: Path) -> None:
     """Write a triplet's model card from its entry and its recorded results, if there are any."""
     from adaptive_smoothing_zoo.publishing.card import model_card
-    from adaptive_smoothing_zoo.publishing.certification import read_certification
-    from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+    from adaptive_smoothing_zoo.publishing.certification import certification_path
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence
+    from adaptive_smoothing_zoo.publishing.export import card_of
     from adaptive_smoothing_zoo.publishing.results import record_path
+    from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     entry = find_entry(name, dataset, threat_model)
     measured = record_path(results, entry).exists()
-    evidence = read_evidence(results, entry) if measured else None
-    for why in evidence.stale if evidence else ():
-        click.echo(f"left aside: {why}", err=True)
     path = out / f"{entry.key}.md"
-    certification = read_certification(results, entry)
-    write_text(path, model_card(entry, evidence, read_curve(results, entry), certification))
+    if measured or certification_path(results, entry, "certified.json").exists():
+        # Results are shown of the model that they were measured on, so it is loaded.
+        text, _ = card_of(load_model(name, dataset=dataset, threat_model=threat_model), results)
+        for why in read_evidence(results, entry).stale if measured else ():
+            click.echo(f"left aside: {why}", err=True)
+    else:
+        text = model_card(entry, None)
+    write_text(path, text)
     click.echo(f"wrote {path}" + ("" if measured else f"; no results for {entry.key} in {results}"))
 
 

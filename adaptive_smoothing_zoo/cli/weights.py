@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
-from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option
+from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option, examples_option
 from adaptive_smoothing_zoo.errors import WeightsError
 
 
 @click.command("verify")
 @click.argument("name")
 @dataset_option
-@click.option("--n", type=int, default=1000, show_default=True, help="take the first N test examples; 0 for all")
+@examples_option(1000)
 @click.option("--batch-size", type=int, default=100, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
@@ -90,7 +90,7 @@ def convert_command(
     """Convert original checkpoints of a triplet's parts to FOLDER, which load_model then takes as model_dir.
 
     The files may be PyTorch's (old or new), safetensors or BiT's .npz; weights may stand below 'model', 'state_dict' or
-    'model_state_dict' and their names begin with 'module.', 'module.0.', 'model.' or 'backbone.'.
+    'model_state_dict' and their names begin with 'module.', 'module.0.', '_orig_mod.', 'model.' or 'backbone.'.
     """
     from adaptive_smoothing_zoo.zoo.components import convert_triplet
     from adaptive_smoothing_zoo.zoo.registry import find_entry

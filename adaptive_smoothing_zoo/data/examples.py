@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.units import pixels_hint, shortest
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
@@ -63,8 +65,7 @@ def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = Non
     if len(images) == 0:
         raise ValueError("there are no images to evaluate")
     if images.dtype != torch.float32:
-        hint = "; divide 8-bit images by 255" if images.dtype == torch.uint8 else ""
-        raise ValueError(f"images must be float32 in [0, 1], got {images.dtype}{hint}")
+        raise ValueError(f"images must be float32 in [0, 1], got {images.dtype}{_dtype_hint(images)}")
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     if not bool(finite.all()):
         raise ValueError(f"image {int((~finite).nonzero()[0])} has a pixel that is NaN or infinite")
@@ -72,7 +73,10 @@ def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = Non
     if not bool(inside.all()):
         i = int((~inside).nonzero()[0])
         low, high = float(images[i].min()), float(images[i].max())
-        raise ValueError(f"image {i} has values in [{low:g}, {high:g}]; pixels must lie in [0, 1]")
+        raise ValueError(
+            f"image {i} has values in [{shortest(low)}, {shortest(high)}]; pixels must lie in [0, 1]"
+            f"{pixels_hint(float(images.min()), float(images.max()))}"
+        )
     if labels.shape != (len(images),):
         raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
@@ -82,3 +86,13 @@ def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = Non
         if bool(outside.any()):
             i = int(outside.nonzero()[0])
             raise ValueError(f"label {int(labels[i])} of image {i} is not in 0..{num_classes - 1}")
+
+
+def _dtype_hint(images: Tensor) -> str:
+    """How images of another kind of number become float32 in [0, 1]."""
+    if images.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        return "; divide 8-bit images by 255"
+    if images.dtype not in (torch.float64, torch.float16, torch.bfloat16):
+        return ""
+    low, high = float(images.min()), float(images.max())
+    return pixels_hint(low, high) if low < 0.0 or high > 1.0 else ""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
 from adaptive_smoothing_zoo.classifier import MixedClassifier
@@ -20,7 +21,10 @@ from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.adaptive_state import AdaptiveBinding, AdaptiveState, Found
-from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, data_sha256, model_sha256, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, data_sha256
+from adaptive_smoothing_zoo.identity import identity_of
+from adaptive_smoothing_zoo.ready import ready
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 
 STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
 
@@ -85,6 +89,7 @@ class AdaptiveEvaluation:
         return float(self.robust.mean())
 
 
+@own_surroundings()
 def evaluate_adaptive(
     model: MixedClassifier,
     images: Tensor,
@@ -130,6 +135,8 @@ def evaluate_adaptive(
             example does not hold what it must.
         ResultsError: the state belongs to another evaluation, or cannot be written.
     """
+    if not isinstance(model, MixedClassifier):
+        raise TypeError(f"adaptive attacks are about a MixedClassifier, got {type(model).__name__}; use evaluate")
     check_examples(images, labels)
     robust = _verdicts(standard, len(labels))
     if isinstance(standard, Evaluation) and (standard.norm, standard.eps) != (norm, eps):
@@ -142,15 +149,15 @@ def evaluate_adaptive(
     if attacks is None:
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
     chosen, attacks = pick_device(device), tuple(attacks)
-    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
-    digest = model_sha256(model) if state is not None else ""
-    with ready(model, chosen, tf32, channels_last):
+    images, labels = own_copy(images), own_copy(labels)
+    with ready(model, chosen, tf32=tf32, channels_last=channels_last):
         engine = AdaptiveEngine(
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=surrogate
         )
+        shape = images.shape[1:]
         binding = AdaptiveBinding(
-            model_sha256=digest,
-            surrogate_sha256=model_sha256(surrogate) if state is not None and surrogate is not None else "",
+            model=identity_of(model, shape),
+            surrogate=None if surrogate is None else identity_of(surrogate, shape),
             data_sha256=data_sha256(images, labels),
             robust_sha256=sha256(robust.numpy().tobytes()).hexdigest(),
             attacks=attacks,

@@ -13,6 +13,7 @@ from torch import Tensor
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.checked_file import read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.evaluation.state import check_same
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
 logger = logging.getLogger(__name__)
@@ -23,14 +24,14 @@ class AdaptiveBinding:
     """What a state belongs to. Whatever decides a verdict is in here.
 
     Attributes:
-        model_sha256, surrogate_sha256: of weights and descriptions; "" for no surrogate.
+        model, surrogate: who they are; None for no surrogate.
         data_sha256: of images and labels.
         robust_sha256: of the verdicts that the attacks start from.
         attacks: in order.
     """
 
-    model_sha256: str
-    surrogate_sha256: str
+    model: Identity
+    surrogate: Identity | None
     data_sha256: str
     robust_sha256: str
     attacks: tuple[str, ...]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from operator import index
@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.attacks.reference import check_square, collect_warnings
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
-from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
 from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
 from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, read_binding, read_chunks
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
-from adaptive_smoothing_zoo.precision import float32_precision
+from adaptive_smoothing_zoo.identity import Identity, identity_of
+from adaptive_smoothing_zoo.ready import ready
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 PROTOCOL = "AutoAttack standard"
 FLUSH_SECONDS = 10.0
@@ -82,6 +85,7 @@ class Evaluation:
         return float(self.robust.mean())
 
 
+@own_surroundings()
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -102,11 +106,13 @@ def evaluate(
 ) -> Evaluation:
     """Run AutoAttack "standard" (APGD-CE, APGD-T, FAB-T, Square), each attack on the points that are still robust.
 
-    The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards.
+    The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards. In which
+    grad mode, default dtype or default device it is called makes no difference.
 
     Args:
-        model: images in [0, 1] to logits (N, C), differentiable, with at least 4 classes (a loss of the protocol
-            needs them; with fewer than 10, all wrong classes are targets instead of the standard's 9).
+        model: any module from images in [0, 1] to logits (N, C), or to an output that has them as ``.logits``,
+            ``["logits"]`` or first element; differentiable, with at least 4 classes (a loss of the protocol needs
+            them; with fewer than 10, all wrong classes are targets instead of the standard's 9).
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
         norm: "Linf" or "L2".
@@ -129,6 +135,7 @@ def evaluate(
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
+        TypeError: the model is no module, or its output holds no logits.
         EvaluationError: a weight is not float32, the model gives NaN or has a gradient that is not finite, or an
             adversarial example does not hold what it must.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
@@ -137,19 +144,19 @@ def evaluate(
     chosen_device = pick_device(device)
     eps, seed = float(eps), index(seed)  # NumPy's numbers cannot be written to the state
     check_settings(norm, eps, batch_size, engine, shard)
-    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
+    images, labels = own_copy(images), own_copy(labels)
     ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]])
     if len(ledger.points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     with ExitStack() as stack:
-        model_digest = model_sha256(model) if state is not None else ""
-        stack.enter_context(ready(model, chosen_device, tf32, channels_last))
+        net = stack.enter_context(ready(model, chosen_device, tf32=tf32, channels_last=channels_last))
+        identity = identity_of(model, images.shape[1:]) if state is not None else Identity(sha256="")
         if batch_size is None:
-            batch_size = largest_batch_size(model, images, chosen_device)
+            batch_size = largest_batch_size(net, images, chosen_device)
         batch_size = min(batch_size, len(labels))
         binding = Binding(
             protocol=PROTOCOL,
-            model_sha256=model_digest,
+            model=identity,
             data_sha256=data_sha256(images, labels),
             norm=norm,
             eps=eps,
@@ -167,7 +174,7 @@ def evaluate(
             for chunk in kept.chunks():
                 ledger.add(chunk)
         run = Run(
-            model,
+            net,
             images,
             labels,
             norm=norm,
@@ -213,7 +220,7 @@ def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evalu
 
 def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labels: Tensor, *, what: str) -> Evaluation:
     """The evaluation that all these chunks make together; ``what`` names their source in messages."""
-    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
+    images, labels = own_copy(images), own_copy(labels)
     if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
     ledger = merged(images, chunks)
@@ -258,15 +265,6 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
     )
 
 
-def model_sha256(model: nn.Module) -> str:
-    """Of weights and description: constants that are no weights stand in the description."""
-    digest = sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def data_sha256(images: Tensor, labels: Tensor) -> str:
     """Of their bytes."""
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
@@ -280,6 +278,7 @@ def check_settings(
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if not 0.0 <= eps < float("inf"):
         raise ValueError(f"eps must be a finite number >= 0, got {eps}")
+    warn_of_radius(norm, eps)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if engine not in ENGINES:
@@ -288,33 +287,3 @@ def check_settings(
         raise ValueError(f"a shard is i/k with 0 <= i < k, got {shard[0]}/{shard[1]}")
     if shard[1] > 1 and engine == "reference":
         raise ValueError("the reference's random numbers depend on a point's batch; take the engine 'fast' for shards")
-
-
-@contextmanager
-def ready(model: nn.Module, device: torch.device, tf32: bool, channels_last: bool) -> Iterator[None]:
-    """The model on the device, in eval mode, frozen, in the precision asked for; all but the device is put back.
-
-    Raises:
-        EvaluationError: a weight is not float32.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
-            raise EvaluationError(
-                f"evaluation is in float32, but the weight {name} is {parameter.dtype}; load the model in float32 "
-                "(model.float() keeps what rounding has done to the weights)"
-            )
-    training = [module for module in model.modules() if module.training]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        model.to(device).eval().requires_grad_(False)
-        if channels_last:
-            model.to(memory_format=torch.channels_last)
-        with float32_precision(tf32), freed_memory_kept():
-            yield
-    finally:
-        if channels_last:
-            model.to(memory_format=torch.contiguous_format)
-        for module in training:
-            module.training = True
-        for parameter in trainable:
-            parameter.requires_grad_(True)

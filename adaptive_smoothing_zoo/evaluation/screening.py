@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
-from adaptive_smoothing_zoo.evaluation.evaluate import check_settings, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import check_settings
+from adaptive_smoothing_zoo.ready import ready
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 
 TARGETS, STEPS = 3, 20  # of the protocol's 9 and 100
 
@@ -47,6 +50,7 @@ class Screening:
         return float(self.standing.mean())
 
 
+@own_surroundings()
 def screen(
     model: nn.Module,
     images: Tensor,
@@ -73,8 +77,8 @@ def screen(
     check_examples(images, labels)
     chosen = pick_device(device)
     check_settings(norm, eps, batch_size)
-    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu()
-    with ready(model, chosen, tf32=False, channels_last=channels_last):
+    images, labels = own_copy(images), own_copy(labels)
+    with ready(model, chosen, channels_last=channels_last) as model:
         size = min(batch_size or largest_batch_size(model, images, chosen), len(labels))
         classes = count_classes(model, images, chosen)
         if classes < 4:

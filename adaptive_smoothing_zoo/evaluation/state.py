@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.checked_file import read_checked, read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ class Binding:
     """What a state belongs to. Whatever decides a verdict is in here.
 
     Attributes:
-        model_sha256: of the model's weights and of its description, which names the constants that are no weights.
+        model: who the model is.
         data_sha256: of images and labels.
         batch_size: where verdicts depend on it (the reference engine), else None.
         shard: "i/k".
     """
 
     protocol: str
-    model_sha256: str
+    model: Identity
     data_sha256: str
     norm: str
     eps: float

@@ -9,11 +9,12 @@ from typing import Any
 
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.evaluate import ready
 from adaptive_smoothing_zoo.experiments.experiment import AnyBench, AnyTable, Experiment
 from adaptive_smoothing_zoo.experiments.table import Row, complete, read_measured
 from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, tensors_sha256
+from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
@@ -63,13 +64,13 @@ def run(
         seed=bench.seed,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
-        weights_sha256=tensors_sha256(bench.model.state_dict()),
+        identity=identity_of(bench.model, examples.images.shape[1:]),
         device=device_name(str(bench.device)),
         versions=installed_versions(),
         commit=commit,
         **bench.settings(),
     )
-    with ready(bench.model, bench.device, False, False):
+    with ready(bench.model, bench.device):
         yield from complete(table, experiment.cases(), lambda case: experiment.measure(bench, case), files.data)
     publish(experiment, entry, out)
 

@@ -225,7 +225,7 @@ def page(table: MethodsTable, picture: str) -> str:
             "Stability and Gaussian, but for MACER behind all at sigma 1.",
             "",
             f"**Here:** a small CNN on 8x8 digits, mean of {len(SEEDS)} seeds, the papers' constants with half their "
-            "lengths, nothing tuned (`eval/recipes/smoothed`).",
+            "lengths, nothing tuned (recipes `smoothed/digits_*`, with Nesterov momentum).",
             "",
             summary(table),
             "",

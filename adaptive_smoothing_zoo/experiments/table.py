@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
@@ -65,7 +66,7 @@ class Table(Measured):
 
     Attributes:
         model, threat_model, eps, steps, seed: what else decides the rows.
-        weights_sha256: of the base nets and alpha.
+        identity: who the model is.
     """
 
     model: str
@@ -73,7 +74,7 @@ class Table(Measured):
     eps: str
     steps: int
     seed: int
-    weights_sha256: str
+    identity: Identity
 
     def how(self) -> str:
         """How it was measured, in a few words."""

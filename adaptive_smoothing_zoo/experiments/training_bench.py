@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.experiments.table import Table
 from adaptive_smoothing_zoo.publishing.results import tensors_sha256
 from adaptive_smoothing_zoo.training.choose import Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
 from adaptive_smoothing_zoo.training.mixing import MixingTraining, train_mixing_network
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
@@ -132,7 +133,7 @@ class TrainingBench(Bench):
     trained: Path
     apgd_steps: int | None = 20
     clean_share: float = 0.5
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     on_stage: Callable[[str], None] = lambda what: None
 
     def __post_init__(self) -> None:

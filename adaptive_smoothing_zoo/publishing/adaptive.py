@@ -14,6 +14,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.adaptive import STANDARD, AdaptiveEvaluation
 from adaptive_smoothing_zoo.files import file_sha256, write_text
+from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.publishing.results import (
     RunRecord,
     check_falling,
@@ -46,7 +47,7 @@ class AdaptiveRecord:
     n: int
     data: str
     data_sha256: str
-    weights_sha256: str
+    identity: Identity
     verdicts_sha256: str  # of the standard run's .examples.npz
     seed: int
     batch_size: int
@@ -78,10 +79,10 @@ def standard_verdicts(
     """Which examples a recorded standard run left standing, (N,) bool.
 
     Raises:
-        ResultsError: the run was about other weights or other examples, or its verdicts are missing or damaged.
+        ResultsError: the run was about another model or other examples, or its verdicts are missing or damaged.
     """
-    if record.weights_sha256 != tensors_sha256(model.state_dict()):
-        raise ResultsError(f"the recorded run of {entry.key} was made with other weights; run asz eval again")
+    if record.identity != identity_of(model, examples.images.shape[1:]):
+        raise ResultsError(f"the recorded run of {entry.key} was made with another model; run asz eval again")
     if record.data_sha256 != tensors_sha256({"images": examples.images, "labels": examples.labels}):
         raise ResultsError(f"the recorded run of {entry.key} took other examples: {record.n} of {record.data}")
     return read_verdicts(out, entry, record)
@@ -108,7 +109,7 @@ def make_adaptive_record(
         n=len(found),
         data=standard.data,
         data_sha256=standard.data_sha256,
-        weights_sha256=standard.weights_sha256,
+        identity=standard.identity,
         verdicts_sha256=file_sha256(verdicts_path(out, entry)),
         seed=found.seed,
         batch_size=found.batch_size,

@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, results_path, tensors_sha256
 from adaptive_smoothing_zoo.zoo.entry import Entry
@@ -82,7 +83,7 @@ class CertificationRecord:
     test_set_size: int | None
     data: str
     data_sha256: str
-    weights_sha256: str
+    identity: Identity
     batch_size: int | None
     device: str
     device_name: str
@@ -169,7 +170,7 @@ def make_certification_record(
         test_set_size=examples.test_set_size,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
-        weights_sha256=tensors_sha256(model.state_dict()),
+        identity=identity_of(model, examples.images.shape[1:]),
         batch_size=batch_size,
         device=device,
         device_name=device_name(device),

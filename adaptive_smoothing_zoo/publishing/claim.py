@@ -2,19 +2,19 @@
 
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 
 
-def claim(entry: Entry, evidence: Evidence, checkpoint: str, weights_sha256: str) -> str:
+def claim(entry: Entry, evidence: Evidence, checkpoint: str, identity: Identity) -> str:
     """The submission's text.
 
     Args:
         evidence: all that is recorded of the entry.
         checkpoint: where reviewers get weights and code, a link.
-        weights_sha256: of the weights that ``load_model`` gives (``tensors_sha256`` of the state dict), which must be
-            those that were evaluated.
+        identity: of the model that ``load_model`` gives, which must be the one that was evaluated.
 
     Raises:
         ResultsError: the run is not one that a leaderboard may be told of; the message lists every reason.
@@ -27,8 +27,8 @@ def claim(entry: Entry, evidence: Evidence, checkpoint: str, weights_sha256: str
             f"TF32 {'on' if record.tf32 else 'off'}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32 on "
             f"all of the test set ({whole})"
         )
-    if record.weights_sha256 != weights_sha256:
-        reasons.append("the weights that were evaluated are not those that load_model gives")
+    if record.identity != identity:
+        reasons.append("the model that was evaluated is not the one that load_model gives")
     if not record.deterministic:
         reasons.append("two passes over the same images gave different logits; the rules ask for a deterministic model")
     if parse_eps(record.eps) != entry.eps_value:

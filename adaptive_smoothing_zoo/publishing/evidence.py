@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.validation import Validation, read_validation
 from adaptive_smoothing_zoo.files import file_sha256, write_text
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord, read_adaptive_record
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, percent
 from adaptive_smoothing_zoo.publishing.results import (
     RunRecord,
     read_record,
     read_verdicts,
+    record_path,
     results_path,
     verdicts_path,
     write_record,
@@ -31,7 +34,7 @@ from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was recorded of one triplet with one set of weights, at one radius.
+    """What was recorded of one model, at one radius.
 
     Attributes:
         run: the AutoAttack run.
@@ -64,7 +67,8 @@ class Evidence:
         if not self.run.is_full_standard_run:
             said.append(f"Not the whole test set: {self.run.n} examples.")
         if self.run.warnings:
-            said.append("AutoAttack's own checks raised a flag in this evaluation; see the model card.")
+            flags = " ".join(f"{text.split('. ')[0].rstrip('.')}." for text in self.run.warnings)
+            said.append(f"AutoAttack's own checks raised a flag in this evaluation: {flags}")
         if self.failed_checks:
             names = ", ".join(self.failed_checks)
             said.append(f"The robust accuracy is not to be trusted as it stands: asz validate failed in {names}.")
@@ -86,18 +90,32 @@ class Evidence:
         return names
 
 
-def read_evidence(out: Path, entry: Entry) -> Evidence:
+def read_evidence(out: Path, entry: Entry, model: nn.Module | None = None) -> Evidence:
     """Whatever is recorded of a triplet under ``out``; at least a run of AutoAttack.
 
-    Records of adaptive attacks and of a validation count if they are about the run beside them: its weights, its
+    Records of adaptive attacks and of a validation count if they are about the run beside them: its model, its
     radius, its examples and, for adaptive attacks, its very verdicts.
 
+    Args:
+        model: if given, the run must have been made with it.
+
     Raises:
-        ResultsError: there is no run, or a file is damaged.
+        ResultsError: there is no run, it is another model's, or a file is damaged.
     """
     run = read_record(out, entry)
+    if model is not None and run.identity != identity_of(model, entry.image_shape):
+        raise ResultsError(
+            f"{record_path(out, entry)} records an evaluation of another model than this {entry.key}: other weights, "
+            "another alpha or other maps; evaluate this one (asz eval), or name a folder without results for it"
+        )
     adaptive, validation, stale = read_adaptive_record(out, entry), _read_validation(out, entry), []
     verdicts = verdicts_path(out, entry)
+    if adaptive is not None and adaptive.identity != run.identity:
+        adaptive = None
+        stale.append(
+            f"the recorded adaptive attacks were made with another model than the run in {verdicts.parent}; "
+            "run asz adapt again"
+        )
     if adaptive is not None and adaptive.verdicts_sha256 != _sha256_of(verdicts):
         adaptive = None
         stale.append(f"the recorded adaptive attacks started from other verdicts than {verdicts}; run asz adapt again")
@@ -158,8 +176,8 @@ def _read_validation(out: Path, entry: Entry) -> Validation | None:
 
 
 def _why_apart(validation: Validation, run: RunRecord) -> str | None:
-    if validation.weights_sha256 != run.weights_sha256:
-        return "with other weights"
+    if validation.identity != run.identity:
+        return "with another model"
     if parse_eps(validation.eps) != parse_eps(run.eps):
         return f"at another eps, {validation.eps},"
     if validation.newly_broken and validation.recorded_data_sha256 != run.data_sha256:

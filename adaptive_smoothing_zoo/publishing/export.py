@@ -12,11 +12,12 @@ from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-from adaptive_smoothing_zoo.publishing.results import RunRecord, record_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.results import RunRecord, record_path
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
@@ -53,27 +54,19 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
     """A triplet's model card and the recorded run it tells of, None if ``results`` has none.
 
     Raises:
-        ResultsError: the run that is recorded there was one of other weights, or is damaged.
+        ResultsError: the run that is recorded there was one of another model, or is damaged.
     """
     results, entry = Path(results), model.entry
-    weights = tensors_sha256(model.state_dict())
     certification = read_certification(results, entry)
-    if certification is not None and certification.weights_sha256 != weights:
+    if certification is not None and certification.identity != identity_of(model, entry.image_shape):
         raise ResultsError(
-            f"the certificates of {entry.key} in {results} are of other weights than these; certify these (asz "
+            f"the certificates of {entry.key} in {results} are of another model than this; certify this one (asz "
             "certify), or name a folder without results for it"
         )
-    path = record_path(results, entry)
-    if not path.exists():
+    if not record_path(results, entry).exists():
         return model_card(entry, None, None, certification), None
-    evidence = read_evidence(results, entry)
-    record = evidence.run
-    if record.weights_sha256 != weights:
-        raise ResultsError(
-            f"{path} records an evaluation of other weights than these of {entry.key}; evaluate these (asz eval), or "
-            "name a folder without results for it"
-        )
-    return model_card(entry, evidence, read_curve(results, entry), certification), record
+    evidence = read_evidence(results, entry, model)
+    return model_card(entry, evidence, read_curve(results, entry), certification), evidence.run
 
 
 def export_files(entry: Entry) -> set[str]:

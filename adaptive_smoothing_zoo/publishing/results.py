@@ -25,6 +25,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
+from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
@@ -50,7 +51,7 @@ class RunRecord:
     data: str
     data_sha256: str  # of the images' and labels' bytes
     verdicts_sha256: str | None = None  # of the file of verdicts; None if that was not noted
-    weights_sha256: str  # of the state dict's bytes
+    identity: Identity  # who the model is
     seed: int
     batch_size: int
     device: str
@@ -65,7 +66,7 @@ class RunRecord:
     broken_by: dict[str, int]
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
-    failed_checks: tuple[str, ...] = ()  # of asz validate on these weights: reasons not to trust the robust accuracy
+    failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
     versions: dict[str, str]
     commit: str | None  # of the package's source, if it runs from a checkout
     seconds: dict[str, float]
@@ -117,7 +118,7 @@ def make_record(
         test_set_size=examples.test_set_size,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
-        weights_sha256=tensors_sha256(model.state_dict()),
+        identity=identity_of(model, examples.images.shape[1:]),
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
         device=evaluation.device,

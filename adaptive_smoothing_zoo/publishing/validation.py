@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.evaluation.validation import Findings, RecordedRun, 
 from adaptive_smoothing_zoo.evaluation.validation.figures import write_figure
 from adaptive_smoothing_zoo.evaluation.validation.report import to_markdown, to_text
 from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.adaptive import read_adaptive_record
 from adaptive_smoothing_zoo.publishing.results import (
     device_name,
@@ -31,7 +32,7 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
 
     Args:
         out: where results are recorded.
-        model: must have the recorded weights.
+        model: must be the recorded one.
         examples: all of the data; the recorded run must have taken the first of them.
         n: examples to be validated; the recorded run must cover them.
 
@@ -44,8 +45,8 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
     record = read_record(out, entry)
     if parse_eps(record.eps) != parse_eps(entry.eps):
         return f"the recorded run has eps {record.eps}, not {entry.eps}"
-    if record.weights_sha256 != tensors_sha256(model.state_dict()):
-        return "the recorded run was made with other weights"
+    if record.identity != identity_of(model, examples.images.shape[1:]):
+        return "the recorded run was made with another model"
     if not n <= record.n <= len(examples):
         return f"the recorded run has {record.n} examples, this validation {n} of {len(examples)}"
     first = examples.first(record.n)
@@ -85,7 +86,7 @@ def make_validation(
         n=n,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
-        weights_sha256=tensors_sha256(model.state_dict()),
+        identity=identity_of(model, examples.images.shape[1:]),
         seed=seed,
         batch_size=findings.batch_size,
         device=findings.device,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.training.frozen import to_train_mode
 from adaptive_smoothing_zoo.training.nets import NetTask, NetTraining, TrainingOptions, train_net
 
 TRADES_NOISE = 0.001  # standard deviation of what TRADES starts its attack with, in pixel units
@@ -60,6 +61,17 @@ class BaseNetTraining(NetTraining):
         if self.attack_mode not in ("train", "eval"):
             raise ValueError(f"attack_mode must be 'train' or 'eval', got {self.attack_mode!r}")
 
+    @property
+    def method(self) -> str:
+        """What this training is called."""
+        if self.eps == 0.0:
+            return "standard"
+        if self.noise_factor:
+            return "N-FGSM"
+        if self.trades_beta:
+            return "TRADES"
+        return "FGSM-RS" if self.attack_steps == 1 else f"PGD-{self.attack_steps}"
+
 
 def train_base_net(
     net: nn.Module, images: Tensor, labels: Tensor, settings: BaseNetTraining, **options: Unpack[TrainingOptions]
@@ -100,7 +112,9 @@ class BaseNetTask(NetTask[BaseNetTraining]):
 
     def _attack(self, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
         settings = self.settings
-        self.learner.train(settings.attack_mode == "train")
+        self.learner.eval()
+        if settings.attack_mode == "train":
+            to_train_mode(self.learner)
 
         def run(batch: Tensor) -> Tensor:
             return self.run(self.learner, batch)

@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.mix import mix
+from adaptive_smoothing_zoo.training.frozen import frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
 CHOICE_FILE = "choice.json"
@@ -169,7 +170,7 @@ def choose_alpha(
     """Find range, scale and bias of an adaptive alpha, or the value of a constant one. The model is left as it is.
 
     Args:
-        model: in eval mode and frozen, on ``device``; its own range, scale and bias (or constant) do not matter.
+        model: on ``device``; its own range, scale and bias (or constant) do not matter.
         images: (N, channels, H, W) in [0, 1], held-out training examples.
         labels: (N,).
         eps, norm: of the attacks.
@@ -184,47 +185,48 @@ def choose_alpha(
         ResultsError: the folder belongs to another choice.
     """
     device = device or images.device
-    held = _Held(model, images, labels, choice, eps=eps, norm=norm, seed=seed, batch_size=batch_size, device=device)
-    notes = _Notes(folder, choice, held)
-    tried: dict[Candidate, tuple[float, float]] = {}
+    with frozen(model):
+        held = _Held(model, images, labels, choice, eps=eps, norm=norm, seed=seed, batch_size=batch_size, device=device)
+        notes = _Notes(folder, choice, held)
+        tried: dict[Candidate, tuple[float, float]] = {}
 
-    def robust(candidate: Candidate) -> float:
-        if candidate not in tried:
-            enough = target - _ROUNDING if choice.rule == "robust" and candidate != _constant(1.0) else 0.0
-            found = notes.get(candidate, lambda: held.robust_accuracy(candidate, enough))
-            tried[candidate] = held.clean_accuracy(candidate), found
-            if on_candidate is not None:
-                on_candidate(candidate, *tried[candidate])
-        return tried[candidate][1]
+        def robust(candidate: Candidate) -> float:
+            if candidate not in tried:
+                enough = target - _ROUNDING if choice.rule == "robust" and candidate != _constant(1.0) else 0.0
+                found = notes.get(candidate, lambda: held.robust_accuracy(candidate, enough))
+                tried[candidate] = held.clean_accuracy(candidate), found
+                if on_candidate is not None:
+                    on_candidate(candidate, *tried[candidate])
+            return tried[candidate][1]
 
-    target, picked = choice.target, []
-    if choice.rule == "clean":
-        target *= held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0
-        for line in _lines(model, choice):
-            picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target - _ROUNDING][-1:]
-    else:
-        target *= robust(_constant(1.0)) if choice.relative else 1.0
-        for line in _lines(model, choice):
-            # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
-            best_clean = max(map(held.clean_accuracy, picked), default=0.0)
-            worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
-            picked += _first_reaching(line[: max(worthy, default=-1) + 1], robust, target - _ROUNDING)
-    if not picked:
-        raise TrainingError(
-            f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out examples; "
-            "lower the target, or let alpha vary further"
+        target, picked = choice.target, []
+        if choice.rule == "clean":
+            target *= held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0
+            for line in _lines(model, choice):
+                picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target - _ROUNDING][-1:]
+        else:
+            target *= robust(_constant(1.0)) if choice.relative else 1.0
+            for line in _lines(model, choice):
+                # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
+                best_clean = max(map(held.clean_accuracy, picked), default=0.0)
+                worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
+                picked += _first_reaching(line[: max(worthy, default=-1) + 1], robust, target - _ROUNDING)
+        if not picked:
+            raise TrainingError(
+                f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out "
+                "examples; lower the target, or let alpha vary further"
+            )
+        worth = {candidate: (held.clean_accuracy(candidate), robust(candidate)) for candidate in picked}
+        best = max(picked, key=lambda candidate: worth[candidate][:: 1 if choice.rule == "robust" else -1])
+        return Chosen(
+            candidate=best,
+            clean=worth[best][0],
+            robust=worth[best][1],
+            target=target,
+            clean_examples=len(labels),
+            robust_examples=len(held.attacked),
+            tried=tuple((candidate, *accuracies) for candidate, accuracies in tried.items()),
         )
-    worth = {candidate: (held.clean_accuracy(candidate), robust(candidate)) for candidate in picked}
-    best = max(picked, key=lambda candidate: worth[candidate][:: 1 if choice.rule == "robust" else -1])
-    return Chosen(
-        candidate=best,
-        clean=worth[best][0],
-        robust=worth[best][1],
-        target=target,
-        clean_examples=len(labels),
-        robust_examples=len(held.attacked),
-        tried=tuple((candidate, *accuracies) for candidate, accuracies in tried.items()),
-    )
 
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:

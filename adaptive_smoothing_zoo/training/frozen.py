@@ -1,19 +1,17 @@
-"""Frozen base nets for the attacks in training: the same function, computed faster."""
+"""Frozen nets in training: they stay as they are, and attacks get the same function, computed faster."""
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.prepare import TOLERANCE, TOLERANCE_TF32, fold_batch_norms
+from adaptive_smoothing_zoo.attacks.prepare import fold_batch_norms, same_or_original
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
-
-logger = logging.getLogger(__name__)
 
 
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
@@ -25,27 +23,62 @@ def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> n
         images: some images of the kind it will see, (N, channels, H, W), on its device.
         taps: the feature maps that count.
     """
-    try:
+
+    def make() -> nn.Module:
         folded = copy.deepcopy(net)
         fold_weight_standardization(folded)
         fold_batch_norms(folded, images)
-        if _agree(net, folded, images, taps):
-            return folded
-        reason = "gives other outputs"
-    except Exception as error:  # whatever a foreign net's code does when its layers are exchanged
-        reason = f"fails ({type(error).__name__}: {error})"
-    logger.warning("attacks run on %s as it is, and slower, since its folded copy %s", type(net).__name__, reason)
-    return net
+        return folded
+
+    def outputs(net: nn.Module) -> list[Tensor]:
+        logits, maps = run_base_net(net, images, taps)
+        return [logits, *maps]
+
+    return same_or_original(net, make, outputs)
+
+
+@contextmanager
+def frozen(*nets: nn.Module) -> Iterator[None]:
+    """Nets in eval mode and without gradients within the block, and then as they were.
+
+    Modes, requires_grad and buffers are put back, module by module, also what a net's own code writes into its buffers.
+    """
+    modules = [module for net in nets for module in net.modules()]
+    modes = [(module, module.training) for module in modules]
+    learning = [(value, value.requires_grad) for net in nets for value in net.parameters()]
+    buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
+    values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
+    for net in nets:
+        net.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, learns in learning:
+            parameter.requires_grad_(learns)
+        for (module, name, buffer), value in zip(buffers, values, strict=True):
+            _put_back(module, name, buffer, value)
 
 
 @torch.no_grad()
-def _agree(net: nn.Module, folded: nn.Module, images: Tensor, taps: Sequence[int] | None) -> bool:
-    tf32 = images.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-    tolerance = TOLERANCE_TF32 if tf32 else TOLERANCE
-    pairs = zip(_outputs(net, images, taps), _outputs(folded, images, taps), strict=True)
-    return all(bool((mine - its).abs().max() <= tolerance * mine.abs().max().clamp(min=1.0)) for mine, its in pairs)
+def _put_back(module: nn.Module, name: str, buffer: Tensor | None, value: Tensor | None) -> None:
+    """Let a module have a buffer again, with the value that it had."""
+    if buffer is not None and value is not None and not torch.equal(buffer, value):
+        buffer.copy_(value)
+    module._buffers[name] = buffer
 
 
-def _outputs(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> list[Tensor]:
-    logits, maps = run_base_net(net, images, taps)
-    return [logits, *maps]
+def frozen_parts(net: nn.Module) -> list[nn.Module]:
+    """The largest parts of a net that have parameters, of which none learns."""
+    learns = [parameter.requires_grad for parameter in net.parameters()]
+    if learns and not any(learns):
+        return [net]
+    return [part for child in net.children() for part in frozen_parts(child)]
+
+
+def to_train_mode(net: nn.Module) -> None:
+    """Put a net into train mode, but for its frozen parts: their batch norms and dropout do not learn either."""
+    net.train()
+    for part in frozen_parts(net):
+        part.eval()

@@ -8,8 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +27,8 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.files import write_text, write_with
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "log.csv"
+
+CHECKPOINT_SECONDS = 10.0  # time between two checkpoints
 
 # How much of the time may go into writing checkpoints.
 _SHARE = 0.05
@@ -54,11 +59,13 @@ class Keeper:
             long; 0 writes one after every round.
     """
 
-    def __init__(self, folder: Path, binding: Mapping[str, Any], seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, binding: Mapping[str, Any], seconds: float = CHECKPOINT_SECONDS) -> None:
         self.folder, self.seconds = folder, seconds
         self.binding = json.loads(json.dumps(dict(binding)))
         self._written_at = time.monotonic()
         self._writing_takes = 0.0
+        self._unwritten: tuple[int, dict[str, Tensor]] | None = None  # a finished round that is not on the disk
+        self._workers = 1
         self._columns: list[str] = []
 
     def read(self) -> Kept | None:
@@ -85,6 +92,24 @@ class Keeper:
                 )
         return Kept(rounds, tensors, workers)
 
+    @contextmanager
+    def last_finished(self, workers: int) -> Iterator[None]:
+        """Write the last finished round, whatever ends the block: an error, Ctrl-C, SIGTERM."""
+        self._workers = workers
+        try:
+            yield
+        finally:
+            if self._unwritten is not None:
+                with signals_wait():
+                    self.write(*self._unwritten, workers)
+
+    def finished(self, rounds: int, tensors: Mapping[str, Tensor], *, last: bool) -> None:
+        """Take note of a finished round: on the disk if it is the last one or time for a checkpoint, else in memory."""
+        due = last or self.is_due()
+        self._unwritten = rounds, dict(tensors) if due else {key: value.clone() for key, value in tensors.items()}
+        if due:
+            self.write(*self._unwritten, self._workers)
+
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         patience = max(self.seconds, self._writing_takes / _SHARE) if self.seconds else 0.0
@@ -103,7 +128,8 @@ class Keeper:
         try:
             write_with(path, lambda temporary: save_file(state, temporary, metadata={"about": about}))
         except SafetensorError as error:
-            raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+            raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to resume") from error
+        self._unwritten = None
         self._written_at = time.monotonic()
         self._writing_takes = self._written_at - started
 
@@ -125,6 +151,31 @@ class Keeper:
         writer.writerow([_short(row[column]) for column in self._columns])
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(text.getvalue())
+
+
+def rounds_kept(folder: Path) -> int:
+    """How many rounds a folder's checkpoint holds; 0 where there is none, or none that can be read."""
+    try:
+        with safe_open(folder / CHECKPOINT_FILE, framework="pt") as file:
+            return int(json.loads(file.metadata()["about"])["rounds"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return 0
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and alarms wait until a short block is done; whoever uses it ends afterwards anyway."""
+    if threading.current_thread() is not threading.main_thread():  # it alone gets them
+        yield
+        return
+    names = ("SIGINT", "SIGTERM", "SIGALRM")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no alarm
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.errors import TrainingError
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.training.draws import derived_seed
+from adaptive_smoothing_zoo.training.frozen import to_train_mode
 from adaptive_smoothing_zoo.training.keeping import Keeper, Kept
 from adaptive_smoothing_zoo.training.schedule import SCHEDULES
 from adaptive_smoothing_zoo.training.workers import Workers
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
 Optimizer = Literal["adamw", "sgd"]
+Momentum = Literal["nesterov", "plain"]
 
 
 class Task(Protocol, Generic[Part]):
@@ -62,7 +64,8 @@ class Optimization:
     """How weights change.
 
     Attributes:
-        optimizer: "adamw", or "sgd" with Nesterov momentum 0.9.
+        optimizer: "adamw", or "sgd" with momentum 0.9.
+        momentum: of "sgd": "nesterov", or "plain".
         learning_rate: the schedule's peak.
         schedule: a key of ``SCHEDULES``.
         weight_decay: of that optimizer's kind.
@@ -72,6 +75,7 @@ class Optimization:
     """
 
     optimizer: Optimizer
+    momentum: Momentum = "nesterov"
     learning_rate: float
     schedule: str
     weight_decay: float
@@ -81,6 +85,8 @@ class Optimization:
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"the optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
+        if self.momentum not in ("nesterov", "plain"):
+            raise ValueError(f"the momentum must be 'nesterov' or 'plain', got {self.momentum!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"no schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
         if not 0.0 <= self.ema_decay < 1.0:
@@ -88,10 +94,13 @@ class Optimization:
 
     def make(self, learner: nn.Module) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise ValueError("all parameters are frozen; call requires_grad_(True) on what is to be trained")
         if self.optimizer == "adamw":
             return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        nesterov = self.momentum == "nesterov"
         return torch.optim.SGD(
-            parameters, lr=self.learning_rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
+            parameters, lr=self.learning_rate, momentum=0.9, nesterov=nesterov, weight_decay=self.weight_decay
         )
 
 
@@ -123,9 +132,10 @@ def fit(
 ) -> None:
     """Train ``task.learner`` in place.
 
-    With a keeper, a training that was interrupted in any way goes on from its newest checkpoint and ends with the same
+    With a keeper, a training that was interrupted in any way resumes from its newest checkpoint and ends with the same
     weights, bit for bit on the same machine with as many threads and processes. (On a GPU some operations, like the
-    gradient of an image's resizing, have no deterministic form; then the weights agree up to rounding.)
+    gradient of an image's resizing, have no deterministic form; then the weights agree up to rounding.) Whatever
+    exception ends it, the last finished round is kept.
 
     Raises:
         ResultsError: the keeper's folder belongs to another training.
@@ -135,34 +145,55 @@ def fit(
     average = _Average(learner, optimization.ema_decay) if optimization.ema_decay else None
     kept = workers.from_first(keeper.read() if keeper is not None and workers.is_first else None)
     done = 0 if kept is None else _restore(kept, workers, learner, optimizer, average)
-    if keeper is not None and workers.is_first:
+    if workers.is_first and keeper is not None:
         keeper.begin_log(done)
+    else:
+        keeper = None  # the first process writes for all
     wrapped = workers.wrap(learner)
-    total = task.rounds * task.steps
-    for number in range(done, task.rounds):
-        started = time.monotonic()
-        meter = _Meter()
-        with _reproducible(derived_seed(task.seed, f"worker {workers.rank}", number), workers.device):
-            steps, of_the_round = task.round(number)
-            meter.add(of_the_round)
-            for i, parts in enumerate(steps):
-                step = number * task.steps + i
-                rate = optimization.learning_rate * SCHEDULES[optimization.schedule](step, total)
-                _step(task, wrapped, parts, optimizer, rate, optimization.gradient_clip, workers, meter)
-                if average is not None:
-                    average.update(step)
-        measured = meter.means(workers)
-        _check_finite(measured["loss"], number)
-        row = {"round": number + 1, "learning_rate": rate, **measured, "seconds": time.monotonic() - started}
-        if keeper is not None and workers.is_first:
-            keeper.log(row)
-            if keeper.is_due() or number + 1 == task.rounds:
-                keeper.write(number + 1, _tensors(learner, optimizer, average), workers.size)
-        if on_progress is not None:
-            on_progress(Progress(round=number + 1, rounds=task.rounds, measured=row))
+    finished = keeper.last_finished(workers.size) if keeper is not None else nullcontext()
+    with finished:
+        for number in range(done, task.rounds):
+            started = time.monotonic()
+            measured = _round(task, wrapped, optimizer, optimization, average, workers, number)
+            row = {"round": number + 1, **measured, "seconds": time.monotonic() - started}
+            if keeper is not None:
+                keeper.log(row)
+                keeper.finished(number + 1, _tensors(learner, optimizer, average), last=number + 1 == task.rounds)
+            if on_progress is not None:
+                on_progress(Progress(round=number + 1, rounds=task.rounds, measured=row))
     if average is not None:
         average.take_place()
     workers.wait()
+
+
+def _round(
+    task: Task[Part],
+    wrapped: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    optimization: Optimization,
+    average: _Average | None,
+    workers: Workers,
+    number: int,
+) -> dict[str, float]:
+    """Do a round; returns what was measured of it.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    meter = _Meter()
+    with _reproducible(derived_seed(task.seed, f"worker {workers.rank}", number), workers.device):
+        steps, of_the_round = task.round(number)
+        meter.add(of_the_round)
+        for i, parts in enumerate(steps):
+            step = number * task.steps + i
+            factor = SCHEDULES[optimization.schedule](step, task.rounds * task.steps)
+            rate = optimization.learning_rate * factor
+            _step(task, wrapped, parts, optimizer, rate, optimization.gradient_clip, workers, meter)
+            if average is not None:
+                average.update(step)
+    measured = meter.means(workers)
+    _check_finite(measured["loss"], number)
+    return {"learning_rate": rate, **measured}
 
 
 def _step(
@@ -179,7 +210,7 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    task.learner.train()
+    to_train_mode(task.learner)
     for i, part in enumerate(parts):
         last = i + 1 == len(parts)
         with nullcontext() if last else workers.unsynchronized(wrapped):
@@ -245,7 +276,7 @@ def _restore(
     """Put everything back as it was; returns how many rounds are done."""
     if kept.workers != workers.size:
         logger.warning(
-            "%d processes go on with what %d had begun: the weights will not be the same bit for bit",
+            "%d processes resume what %d had begun: the weights will not be the same bit for bit",
             workers.size,
             kept.workers,
         )
@@ -262,7 +293,7 @@ def _restore(
     if average is not None:
         for name, value in parts["average"].items():
             average.tensors[name].copy_(value)
-    logger.info("going on after round %d", kept.rounds)
+    logger.info("resuming after round %d", kept.rounds)
     return kept.rounds
 
 

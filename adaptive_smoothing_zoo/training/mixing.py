@@ -28,8 +28,8 @@ from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
-from adaptive_smoothing_zoo.training.frozen import faster_copy
-from adaptive_smoothing_zoo.training.keeping import Keeper, fingerprint
+from adaptive_smoothing_zoo.training.frozen import faster_copy, frozen
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, Keeper, fingerprint
 from adaptive_smoothing_zoo.training.loop import OnProgress, Optimization, fit
 from adaptive_smoothing_zoo.training.nets import autocast, batch_of_round, check_batch
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
@@ -137,7 +137,7 @@ def train_mixing_network(
     *,
     workers: Workers | None = None,
     folder: Path | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_progress: OnProgress | None = None,
 ) -> MixedClassifier:
     """Train the mixing network of ``model`` in place; g, h and the range, scale and bias of alpha stay as they are.
@@ -147,12 +147,13 @@ def train_mixing_network(
         images: (N, channels, H, W) in [0, 1].
         labels: (N,).
         workers: the processes that do it and their device; this process, on the images' device, if None.
-        folder: where checkpoints and a log are kept. A training that was interrupted goes on from there.
+        folder: where checkpoints and a log are kept. A training that was interrupted resumes from there.
         checkpoint_seconds: time between two checkpoints.
         on_progress: told of every finished round.
 
     Returns:
-        The model, in eval mode and frozen.
+        The model: alpha in eval mode and frozen, g and h with the modes and requires_grad that they had; call
+        ``eval()`` if theirs is not.
 
     Raises:
         ValueError: the model has a constant alpha, the batch cannot be split as asked or is larger than the data, or
@@ -164,9 +165,7 @@ def train_mixing_network(
     if not isinstance(model.alpha, AdaptiveAlpha):
         raise ValueError("the model has a constant alpha; there is no mixing network to train")
     model.check_mixes("train_mixing_network")
-    model.to(workers.device).eval().requires_grad_(False)
-    if settings.bfloat16 or settings.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.to(workers.device)
     keeper = None
     if folder is not None:
         binding = {
@@ -179,10 +178,17 @@ def train_mixing_network(
             "maps": [repr(model.std_map), repr(model.rob_map)],
         }
         keeper = Keeper(folder, binding, checkpoint_seconds)
-    task = MixingTask(model, images, labels, settings, workers)
-    model.alpha.requires_grad_(True)
-    fit(task, settings.optimization, workers=workers, keeper=keeper, on_progress=on_progress)
-    return model.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    with frozen(model.std_model, model.rob_model, model.std_map, model.rob_map):
+        model.alpha.eval().requires_grad_(True)
+        if settings.bfloat16 or settings.channels_last:
+            model.to(memory_format=torch.channels_last)
+        task = MixingTask(model, images, labels, settings, workers)
+        try:
+            fit(task, settings.optimization, workers=workers, keeper=keeper, on_progress=on_progress)
+        finally:
+            model.to(memory_format=torch.contiguous_format)
+            model.alpha.eval().requires_grad_(False)
+    return model
 
 
 @dataclass

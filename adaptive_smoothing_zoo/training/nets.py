@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
-from adaptive_smoothing_zoo.training.keeping import Keeper, fingerprint
-from adaptive_smoothing_zoo.training.loop import OnProgress, Optimization, Task, fit
+from adaptive_smoothing_zoo.training.frozen import frozen, frozen_parts
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, Keeper, fingerprint
+from adaptive_smoothing_zoo.training.loop import Momentum, OnProgress, Optimization, Task, fit
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetTraining:
-    """Settings of a training by SGD with Nesterov momentum 0.9.
+    """Settings of a training by SGD with momentum 0.9.
 
     Attributes:
         epochs, batch_size: an epoch leaves out what does not fill a batch, other examples each time.
-        learning_rate, schedule, weight_decay, gradient_clip, ema_decay: as in
+        learning_rate, momentum, schedule, weight_decay, gradient_clip, ema_decay: as in
             :class:`adaptive_smoothing_zoo.training.loop.Optimization`.
         padding: images are padded by this many pixels and cropped at random.
         flip: images are mirrored with probability 1/2.
@@ -39,6 +40,7 @@ class NetTraining:
     epochs: int
     batch_size: int = 128
     learning_rate: float = 0.1
+    momentum: Momentum = "nesterov"
     schedule: str = "triangle"
     weight_decay: float = 5e-4
     padding: int = 0
@@ -56,6 +58,7 @@ class NetTraining:
     def optimization(self) -> Optimization:
         return Optimization(
             optimizer="sgd",
+            momentum=self.momentum,
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             weight_decay=self.weight_decay,
@@ -115,17 +118,17 @@ def train_net(
     *,
     workers: Workers | None = None,
     folder: Path | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_progress: OnProgress | None = None,
 ) -> nn.Module:
     """Train ``net`` in place on images (N, channels, H, W) in [0, 1] and labels (N,); returned in eval mode.
 
-    The same inputs, settings and machine give the same net.
+    The same inputs, settings and machine give the same net. Parts without a parameter that learns stay as they are.
 
     Args:
         make_task: the kind of training.
         workers: the processes that do it and their device; this process, on the images' device, if None.
-        folder: where checkpoints and a log are kept. A training that was interrupted goes on from there.
+        folder: where checkpoints and a log are kept. A training that was interrupted resumes from there.
         checkpoint_seconds: time between two checkpoints.
         on_progress: told of every finished step.
 
@@ -147,7 +150,8 @@ def train_net(
             "initial_weights": fingerprint(net),
         }
         keeper = Keeper(folder, binding, checkpoint_seconds)
-    fit(task, settings.optimization, workers=workers, keeper=keeper, on_progress=on_progress)
+    with frozen(*frozen_parts(net)):
+        fit(task, settings.optimization, workers=workers, keeper=keeper, on_progress=on_progress)
     return net.eval()
 
 

@@ -6,6 +6,7 @@ rule by which its numbers are chosen. What depends on the machine (device, data 
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose import Choice
 from adaptive_smoothing_zoo.training.mixing import MixingTraining
+from adaptive_smoothing_zoo.training.nets import NetTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
+from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
@@ -28,6 +31,11 @@ from adaptive_smoothing_zoo.zoo.entry import (
     parse_eps,
 )
 from adaptive_smoothing_zoo.zoo.schema import parse
+
+logger = logging.getLogger(__name__)
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"  # those of the package
+_FORMER = "eval/recipes/"  # where they were when they were found by path alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +95,17 @@ class PretrainedNet:
     kind: Literal["pretrained"] = "pretrained"
     name: str  # a key of zoo.base_nets.BASE_NETS
 
+    def __post_init__(self) -> None:
+        if self.name not in BASE_NETS:
+            raise ValueError(f"no base net {self.name!r}; known: {', '.join(sorted(BASE_NETS))}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNet:
     """A base net from another recipe's run beside this one's; trained first if it is not there."""
 
     kind: Literal["recipe"] = "recipe"
-    recipe: str  # file, relative to this recipe
+    recipe: str  # see find_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +113,7 @@ class TrainedSmoothedNet:
     """The smoothed version of a net that another recipe trains for it, like :class:`TrainedNet`."""
 
     kind: Literal["smoothed"] = "smoothed"
-    recipe: str  # file, relative to this recipe
+    recipe: str  # see find_recipe
     num_noises: int = 100  # size of the bank of noise
     votes: Literal["soft", "hard"] = "soft"
     logit_scale: float = 1.0  # of soft votes
@@ -182,19 +194,66 @@ _KINDS: dict[str, type[BaseNetRecipe] | type[SmoothedNetRecipe] | type[TripletRe
 }
 
 
-def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name: a path, or the name of a recipe of the package, as ``list_recipes`` has it, with or without ".toml".
+        beside: the folder to which a path is relative.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if os.path.isfile(beside / name):
+        return beside / name
+    packaged = Path(name).as_posix().rpartition(_FORMER)[2].removesuffix(".toml")
+    path = RECIPES / f"{packaged}.toml"
+    if not path.is_relative_to(RECIPES) or ".." in path.parts or not os.path.isfile(path):
+        raise ConfigError(f"there is no recipe {beside / name}; asz recipes lists those of the package")
+    if _FORMER in Path(name).as_posix():
+        logger.warning("the path %s is deprecated: this recipe is part of the package, as %s", name, packaged)
+    return path
+
+
+def list_recipes() -> list[str]:
+    """The names of the package's recipes."""
+    paths = (path.relative_to(RECIPES).with_name(path.name.removesuffix(".toml")) for path in RECIPES.rglob("*.toml"))
+    return sorted((path.as_posix() for path in paths), key=lambda name: ("/" in name, name))
+
+
+def describe(recipe: Recipe) -> str:
+    """What a recipe trains, in one line."""
+    data = recipe.data.dataset
+    if isinstance(recipe, BaseNetRecipe):
+        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {in_epochs(recipe.training)}"
+    if isinstance(recipe, SmoothedNetRecipe):
+        loss = f"{recipe.training.loss.kind}, sigma {recipe.training.sigma:g}"
+        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {in_epochs(recipe.training)}"
+    what = "constant alpha"
+    if recipe.training is not None:
+        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {in_epochs(recipe.training)}"
+    return f"triplet: {recipe.entry.name} on {data}, {recipe.threat_model} {recipe.eps}, {what}"
+
+
+def in_epochs(training: NetTraining | MixingTraining) -> str:
+    """How long a training is, in words."""
+    return f"{training.epochs} epoch{'s' if training.epochs != 1 else ''}"
+
+
+def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
     A file may begin with ``base = "other.toml"``: it is then that recipe with what it says itself in its place. Radii
     and other numbers may be fractions in quotes, "8/255".
 
     Args:
-        path: of a TOML file.
+        name: of a TOML file, see :func:`find_recipe`.
         changes: ``key=value`` with dotted keys and TOML values (or bare words), like ``training.seed=1``.
 
     Raises:
         ConfigError: no such file, not TOML, or not a recipe; the message names file and key.
     """
+    path = find_recipe(name)
     data = _read(path, ())
     for change in changes:
         key, sign, value = change.partition("=")
@@ -216,16 +275,14 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no recipe {path}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     base = data.pop("base", None)
     if base is None:
         return data
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: 'base' must name a file, got {base!r}")
-    here, other = (Path(os.path.realpath(each)) for each in (path, path.parent / base))
+        raise ConfigError(f"{path}: 'base' must name a recipe, got {base!r}")
+    here, other = (Path(os.path.realpath(each)) for each in (path, find_recipe(base, path.parent)))
     if other in (here, *above):
         raise ConfigError(f"{path}: its base {base} is based on it")
     merged = _read(other, (here, *above))

@@ -1,4 +1,4 @@
-"""Carrying out a recipe: from data to weights in a folder, going on after any interruption.
+"""Carrying out a recipe: from data to weights in a folder; runs resume after any interruption.
 
 The folder of a base net gets ``model.safetensors`` and ``training.json``. That of a triplet gets ``config.json`` as
 well, so that ``Triplet.from_pretrained`` reads it, and ``entry.json``, the entry as the zoo would have it.
@@ -10,9 +10,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.training.base_nets import train_base_net
 from adaptive_smoothing_zoo.training.choose import Candidate, Chosen, OnCandidate, choose_alpha
-from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, difference, read_log
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, CHECKPOINT_SECONDS, difference, read_log
 from adaptive_smoothing_zoo.training.loop import OnProgress
 from adaptive_smoothing_zoo.training.mixing import train_mixing_network
+from adaptive_smoothing_zoo.training.nets import TrainingOptions
 from adaptive_smoothing_zoo.training.recipe import (
     BaseNetRecipe,
     NetRecipe,
@@ -38,7 +39,9 @@ from adaptive_smoothing_zoo.training.recipe import (
     TrainedNet,
     TrainedSmoothedNet,
     TrainingData,
+    TripletNet,
     TripletRecipe,
+    find_recipe,
     read_recipe,
 )
 from adaptive_smoothing_zoo.training.smoothed import train_smoothed_net
@@ -54,11 +57,12 @@ from adaptive_smoothing_zoo.zoo.entry import (
     read_entry,
 )
 from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.registry import find_entry
 from adaptive_smoothing_zoo.zoo.schema import to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read_safetensors, write_safetensors
 
-RECORD_FILE, ENTRY_FILE = "training.json", "entry.json"
+RECIPE_FILE, RECORD_FILE, ENTRY_FILE = "recipe.json", "training.json", "entry.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class Machine:
 
     workers: Workers = field(default_factory=lambda: Workers(torch.device("cpu")))
     data_dir: str | None = None
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     about: Mapping[str, Any] = field(default_factory=dict)
     on_stage: Callable[[str], object] = lambda what: None
     on_progress: OnProgress | None = None
@@ -89,7 +93,8 @@ def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pa
 
     Args:
         out: folder of the results.
-        beside: folder of the recipe; recipes that it names are relative to it, and their results go beside ``out``.
+        beside: folder of the recipe, where recipes that it names are looked for first (then in the package); their
+            results go next to ``out``.
 
     Returns:
         The base net or the :class:`Triplet`, in eval mode and frozen.
@@ -165,21 +170,29 @@ def _owned(out: Path, recipe: Recipe, workers: Workers) -> Iterator[bool]:
     Raises:
         ResultsError: it is another recipe's.
     """
-    path, mine = out / "recipe.json", json.loads(json.dumps(to_json(recipe)))
     if workers.is_first:
-        if path.exists():
-            try:
-                theirs = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
-            if theirs != mine:
-                raise ResultsError(
-                    f"{out} belongs to another recipe: its {difference('recipe', theirs, mine)}. Choose another folder "
-                    "with --out, or delete this one to begin again"
-                )
-        else:
-            write_text(path, json.dumps(mine, indent=2) + "\n")
+        check_folder(out, recipe)
+        if not (out / RECIPE_FILE).exists():
+            write_text(out / RECIPE_FILE, json.dumps(to_json(recipe), indent=2) + "\n")
     yield workers.from_first((out / RECORD_FILE).is_file())
+
+
+def check_folder(out: Path, recipe: Recipe) -> None:
+    """Raise ResultsError if a folder is another recipe's."""
+    path, mine = out / RECIPE_FILE, json.loads(json.dumps(to_json(recipe)))
+    if not path.exists():
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
+    if isinstance(theirs, dict) and theirs.get("kind") != "triplet" and isinstance(theirs.get("training"), dict):
+        theirs["training"].setdefault("momentum", "nesterov")  # what it was before there was a choice
+    if theirs != mine:
+        raise ResultsError(
+            f"{out} belongs to another recipe: its {difference('recipe', theirs, mine)}. Choose another folder "
+            "with --out, or delete this one to begin again"
+        )
 
 
 def _make_net(recipe: NetRecipe, out: Path, machine: Machine) -> nn.Module:
@@ -189,19 +202,26 @@ def _make_net(recipe: NetRecipe, out: Path, machine: Machine) -> nn.Module:
     net = _train(recipe, examples, out, machine).requires_grad_(False)
     if machine.workers.is_first:
         sha256 = write_safetensors(out / WEIGHTS_FILE, net.state_dict())
-        _finish(out, machine, started, {"examples": len(examples), "data": examples.source, "weights_sha256": sha256})
+        found = {"examples": len(examples), "data": examples.source, "weights_sha256": sha256}
+        _finish(out, machine, started, found | {"optimization": asdict(recipe.training.optimization)})
     machine.workers.wait()
     return net.cpu().to(memory_format=torch.contiguous_format)
 
 
 def _train(recipe: NetRecipe, examples: Examples, out: Path, machine: Machine) -> nn.Module:
+    return train_net_of(
+        recipe,
+        examples,
+        workers=machine.workers,
+        folder=out,
+        checkpoint_seconds=machine.checkpoint_seconds,
+        on_progress=machine.on_progress,
+    )
+
+
+def train_net_of(recipe: NetRecipe, examples: Examples, **options: Unpack[TrainingOptions]) -> nn.Module:
+    """Train a recipe's net from its first weights."""
     data = _new_net(recipe), examples.images, examples.labels
-    options: dict[str, Any] = {
-        "workers": machine.workers,
-        "folder": out,
-        "checkpoint_seconds": machine.checkpoint_seconds,
-        "on_progress": machine.on_progress,
-    }
     if isinstance(recipe, SmoothedNetRecipe):
         return train_smoothed_net(*data, recipe.training, **options)
     return train_base_net(*data, recipe.training, **options)
@@ -220,11 +240,10 @@ def _new_net(recipe: NetRecipe) -> nn.Module:
 
 
 def _make_triplet(recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> Triplet:
-    std_model, std_config = _find_net(recipe.std_model, recipe, out, machine, beside)
-    rob_model, rob_config = _find_net(recipe.rob_model, recipe, out, machine, beside)
-    entry = _entry(recipe, std_config, rob_config)
-    with _seeded(0 if recipe.training is None else recipe.training.seed):
-        triplet = Triplet(entry)
+    std_model = _find_net(recipe.std_model, recipe, out, machine, beside)
+    rob_model = _find_net(recipe.rob_model, recipe, out, machine, beside)
+    triplet = new_triplet(recipe, beside)
+    std_config, rob_config = triplet.entry.std_model, triplet.entry.rob_model
     load_strictly(triplet.std_model, std_model.state_dict(), "std_model")
     load_strictly(triplet.rob_model, rob_model.state_dict(), "rob_model")
     triplet = triplet.to(machine.workers.device).eval().requires_grad_(False)
@@ -295,47 +314,82 @@ def _apply(triplet: Triplet, candidate: Candidate) -> None:
         triplet.alpha = ConstantAlpha(candidate.alpha_min)
 
 
-def _find_net(
-    source: NetSource, recipe: TripletRecipe, out: Path, machine: Machine, beside: Path
-) -> tuple[nn.Module, BaseNetConfig]:
-    """A base net on the CPU, and what an entry says of it."""
+def new_triplet(recipe: TripletRecipe, beside: Path) -> Triplet:
+    """A recipe's triplet: g and h with any weights, the mixing network with its first ones."""
+    std_config, rob_config = (net_config(source, recipe, beside) for source in (recipe.std_model, recipe.rob_model))
+    with _seeded(0 if recipe.training is None else recipe.training.seed):
+        return Triplet(_entry(recipe, std_config, rob_config))
+
+
+def net_config(source: NetSource, recipe: TripletRecipe, beside: Path) -> BaseNetConfig:
+    """What an entry says of a base net; its weights need not exist."""
     if isinstance(source, PretrainedNet):
-        net = load_base_net(source.name)
         known = BASE_NETS[source.name]
         arguments = {key: value for key, value in known.arguments.items() if key != "num_classes"}
-        return net, BaseNetConfig(architecture=known.architecture, arguments=arguments, pretrained=source.name)
-    if isinstance(source, (TrainedNet, TrainedSmoothedNet)):
-        path = beside / source.recipe
-        other = read_recipe(path)
-        wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
-        if not isinstance(other, wanted):
-            raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
-        if replace(other.data, learn_every=1) != replace(recipe.data, learn_every=1):
-            raise ValueError(
-                f"{path} has other data ({other.data}) than the triplet ({recipe.data}); what is held out must be held "
-                "out from both"
-            )
-        net = run_recipe(other, out.parent / path.stem, machine, beside=path.parent)
-        if isinstance(source, TrainedSmoothedNet) and isinstance(other, SmoothedNetRecipe):
-            return _smoothed(net, other, source)
-        return net, other.net
-    threat_model = source.threat_model or recipe.threat_model
-    triplet = load_model(source.name, dataset=recipe.data.dataset, threat_model=threat_model)
-    return getattr(triplet, source.part), getattr(triplet.entry, source.part)
+        return BaseNetConfig(architecture=known.architecture, arguments=arguments, pretrained=source.name)
+    if isinstance(source, TripletNet):
+        threat_model = source.threat_model or recipe.threat_model
+        entry = find_entry(source.name, recipe.data.dataset, threat_model)
+        config: BaseNetConfig = getattr(entry, source.part)
+        return config
+    _, other = recipe_of(source, recipe, beside)
+    if isinstance(source, TrainedSmoothedNet) and isinstance(other, SmoothedNetRecipe):
+        base = {"architecture": other.net.architecture, "arguments": other.net.arguments}
+        arguments = {"base": base, **_smoothing(other, source)}
+        return BaseNetConfig(architecture="gaussian_smoothed", arguments=arguments)
+    return other.net
 
 
-def _smoothed(net: nn.Module, recipe: SmoothedNetRecipe, source: TrainedSmoothedNet) -> tuple[nn.Module, BaseNetConfig]:
-    """The smoothed version of a net that was trained for it."""
-    arguments: dict[str, Any] = {
+def recipe_of(source: TrainedNet | TrainedSmoothedNet, recipe: TripletRecipe, beside: Path) -> tuple[Path, NetRecipe]:
+    """The recipe that trains a net, and its file.
+
+    Raises:
+        ConfigError: there is none.
+        ValueError: it trains another kind of net, or with other data.
+    """
+    path = find_recipe(source.recipe, beside)
+    other = read_recipe(path)
+    wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
+    if not isinstance(other, wanted):
+        raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
+    if replace(other.data, learn_every=1) != replace(recipe.data, learn_every=1):
+        raise ValueError(
+            f"{path} has other data ({other.data}) than the triplet ({recipe.data}); what is held out must be held "
+            "out from both"
+        )
+    return path, other
+
+
+def _find_net(source: NetSource, recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> nn.Module:
+    """A base net on the CPU, trained first if it must be."""
+    if isinstance(source, PretrainedNet):
+        return load_base_net(source.name)
+    if isinstance(source, TripletNet):
+        threat_model = source.threat_model or recipe.threat_model
+        triplet = load_model(source.name, dataset=recipe.data.dataset, threat_model=threat_model)
+        net: nn.Module = getattr(triplet, source.part)
+        return net
+    path, other = recipe_of(source, recipe, beside)
+    net = run_recipe(other, folder_of(path, out), machine, beside=path.parent)
+    if isinstance(source, TrainedSmoothedNet) and isinstance(other, SmoothedNetRecipe):
+        return GaussianSmoothed(net, **_smoothing(other, source)).eval().requires_grad_(False)
+    return net
+
+
+def folder_of(path: Path, out: Path) -> Path:
+    """Where the results of a recipe go that another one names, whose results go to ``out``."""
+    return out.parent / path.name.removesuffix(".toml")
+
+
+def _smoothing(recipe: SmoothedNetRecipe, source: TrainedSmoothedNet) -> dict[str, Any]:
+    """How a net that was trained for it is smoothed."""
+    return {
         "sigma": recipe.training.sigma,
         "image_shape": list(IMAGE_SHAPE[recipe.data.dataset]),
         "num_noises": source.num_noises,
         "votes": source.votes,
         "logit_scale": source.logit_scale,
     }
-    base = {"architecture": recipe.net.architecture, "arguments": recipe.net.arguments}
-    config = BaseNetConfig(architecture="gaussian_smoothed", arguments={"base": base, **arguments})
-    return GaussianSmoothed(net, **arguments).eval().requires_grad_(False), config
 
 
 def _entry(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform
+from adaptive_smoothing_zoo.training.loop import Momentum
 from adaptive_smoothing_zoo.training.nets import NetTask, NetTraining, TrainingOptions, train_net
 from adaptive_smoothing_zoo.training.smoothed_losses import AnySmoothedLoss, GaussianLoss, NoisyBatch
 
@@ -22,6 +23,8 @@ class SmoothedTraining(NetTraining):
         loss: which, and its constants.
         batch_size: images, not noisy copies of them, are counted. (The authors of 004 count copies: their batch of 256
             is 64 images where m is 4.)
+        momentum: plain, as the authors' code has it. (What the package embeds and records was trained with Nesterov's,
+            which the recipes for digits therefore name.)
 
     Raises:
         ValueError: an unknown schedule, a sigma that is not positive, or a loss without noise or steps.
@@ -29,6 +32,7 @@ class SmoothedTraining(NetTraining):
 
     sigma: float
     loss: AnySmoothedLoss = field(default_factory=GaussianLoss)
+    momentum: Momentum = "plain"
     weight_decay: float = 1e-4
     schedule: str = "thirds"
 

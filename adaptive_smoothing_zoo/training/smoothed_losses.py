@@ -144,7 +144,8 @@ class MacerLoss(SmoothedLoss):
         inverse_temperature: beta in the paper.
         margin: gamma in the paper.
         weight: lambda in the paper; the authors of 004 have 6 where sigma is 1.
-        deferred: epochs at the beginning without the second term.
+        deferred: epochs at the beginning without the second term. The authors' code leaves it out while ``epoch <= 30``
+            (where they first lower the learning rate), and counts epochs from 0: that makes 31.
     """
 
     kind: Literal["macer"] = "macer"
@@ -152,7 +153,7 @@ class MacerLoss(SmoothedLoss):
     inverse_temperature: float = 16.0
     margin: float = 8.0
     weight: float = 16.0
-    deferred: int = 30
+    deferred: int = 31
 
     def strength(self, epoch: int) -> float:
         return float(epoch >= self.deferred)

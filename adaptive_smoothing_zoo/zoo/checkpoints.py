@@ -5,9 +5,9 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,28 +16,37 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo import mixing_network_keys
 from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError, reason
-from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
-from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors
+from adaptive_smoothing_zoo.zoo.entry import PARTS, BaseNetConfig
+from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors, readable
 
 logger = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+# What DataParallel, torch.compile and an attribute put before every key of a net.
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 # Keys under which training scripts keep the weights, in the order in which they are looked for.
 NESTINGS = ("state_dict", "model_state_dict", "model")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, device: str | torch.device | None = None) -> dict[str, Any]:
     """What a checkpoint file holds: keys to tensors, possibly nested.
 
     Reads PyTorch files (new and old format), safetensors, and .npz; told apart by content, never by name.
+
+    Args:
+        device: where to put the tensors of a safetensors file; those of other files stand on the CPU.
 
     Raises:
         WeightsError: no such file; a web page, an archive, a truncated or a foreign file; or a pickle that would have
             to run code, which is refused.
     """
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}")
-    with path.open("rb") as file:
-        head = file.read(512)
+    with readable(path):
+        if not path.is_file():
+            raise WeightsError(f"there is no checkpoint {path}")
+        with path.open("rb") as file:
+            head = file.read(512)
     if not head:
         raise WeightsError(f"{path} is empty; delete it and get it again")
     start = head.lstrip().lower()
@@ -51,9 +60,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if head.startswith(b"\x80\x02"):
         return _torch_load(path, mmap=False)
     if head[8:9] == b"{":
-        return dict(read_safetensors(path))
-    if tarfile.is_tarfile(path):
-        raise WeightsError(f"{path} is a tar archive, not a checkpoint; unpack it and give the file inside")
+        return dict(read_safetensors(path, device=device))
+    with readable(path):
+        if tarfile.is_tarfile(path):
+            raise WeightsError(f"{path} is a tar archive, not a checkpoint; unpack it and give the file inside")
     raise WeightsError(
         f"{path} is no checkpoint in a known format (PyTorch, safetensors, .npz); it begins with {head[:16]!r}"
     )
@@ -65,7 +75,8 @@ def convert_base_net(
     """A base net's checkpoint under our keys.
 
     Args:
-        checkpoint: as ``read_checkpoint`` gives it, or already in our keys.
+        checkpoint: as ``read_checkpoint`` gives it; with foreign keys or with ours, these also behind prefixes of
+            wrappers (``WRAPPERS``) that every key has.
         config: the base net's; its architecture decides which key table applies.
         net: that base net (on any device, also meta), which the result fits exactly.
         what: the checkpoint's name, for messages.
@@ -73,9 +84,9 @@ def convert_base_net(
     Raises:
         WeightsError: the checkpoint is of another net.
     """
-    state = _unnest(checkpoint, what)
-    if state.keys() == net.state_dict().keys():
-        converted = state
+    state, own = _unnest(checkpoint, what), net.state_dict().keys()
+    if (unwrapped := without_wrappers(state, lambda keys: keys == own)) is not None:
+        converted = unwrapped
     elif config.architecture not in CONVERTERS:
         raise WeightsError(f"{what} does not have our keys, and there is no key table for {config.architecture!r}")
     else:
@@ -86,8 +97,9 @@ def convert_base_net(
 
 def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what: str) -> dict[str, Tensor]:
     """A mixing network's checkpoint (``model`` and ``bn``) under our keys; ``alpha`` is what the result fits."""
-    if checkpoint.keys() == alpha.state_dict().keys():
-        converted = _tensors(checkpoint, what)
+    own = alpha.state_dict().keys()
+    if (unwrapped := without_wrappers(_innermost(checkpoint), lambda keys: keys == own)) is not None:
+        converted = _tensors(unwrapped, what)
         check_fit(alpha, converted, f"the mixing network ({what})")
         return converted
     inner = checkpoint.get("state_dict", checkpoint)
@@ -99,6 +111,38 @@ def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what
     converted = mixing_network_keys.from_foreign(_tensors(network, what), _tensors(norm, what))
     check_fit(alpha, converted, f"the mixing network ({what})")
     return converted
+
+
+def read_triplet_state(path: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
+    """The state dict of a whole triplet from a file, with our keys, also nested or behind prefixes of wrappers.
+
+    Args:
+        path: safetensors or a PyTorch file, as ``torch.save(triplet.state_dict(), path)`` writes it.
+        device: as in ``read_checkpoint``.
+
+    Raises:
+        WeightsError: no such file, or one that ``read_checkpoint`` refuses; or it is not of a whole triplet.
+    """
+    found = _innermost(read_checkpoint(path, device))
+    state = without_wrappers(found, lambda keys: {str(key).split(".")[0] for key in keys} <= set(PARTS))
+    if not state:
+        raise WeightsError(
+            f"{path} is no state dict of a whole triplet, whose keys begin with {', '.join(PARTS)}: it has "
+            f"{_listed(found)}. Make a folder of the checkpoints of g, h and the mixing network by asz convert, and "
+            "name it as model_dir"
+        )
+    return _tensors(state, str(path))
+
+
+def without_wrappers(state: Mapping[str, V], fits: Callable[[Set[str]], bool]) -> dict[str, V] | None:
+    """The same values under keys that fit: as they are, or without prefixes that every key has; None if none do."""
+    stripped = dict(state)
+    while not fits(stripped.keys()):
+        prefix = next((p for p in WRAPPERS if stripped and all(str(key).startswith(p) for key in stripped)), None)
+        if prefix is None:
+            return None
+        stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
+    return stripped
 
 
 def _from_bit(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -124,10 +168,14 @@ CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[s
 
 
 def _unnest(checkpoint: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
+    return _tensors(_innermost(checkpoint), what)
+
+
+def _innermost(checkpoint: Mapping[Any, Any]) -> Mapping[Any, Any]:
     for key in NESTINGS:
         if isinstance(inner := checkpoint.get(key), Mapping):
-            return _unnest(inner, what)
-    return _tensors(checkpoint, what)
+            return _innermost(inner)
+    return checkpoint
 
 
 def _tensors(checkpoint: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
@@ -148,7 +196,7 @@ def _tensor(value: Tensor | np.ndarray, what: str) -> Tensor:
             value = torch.from_numpy(value)
         except (TypeError, ValueError) as error:
             raise WeightsError(f"{what} holds no numbers that PyTorch knows: {reason(error)}") from None
-    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+    if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
         raise WeightsError(f"{what} is no plain tensor of real numbers: {value.dtype}, {value.layout}, {value.device}")
     return value
 
@@ -195,7 +243,7 @@ def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
         why = f"it asks for {asked_for[1]}" if asked_for else "it is no pickle of such things"
         raise WeightsError(
             f"{path} was refused: reading it would run code, or it is damaged. Only tensors, numbers and plain "
-            f"containers are read; {why}"
+            f"containers are read (as torch.save(net.state_dict(), ...) writes them); {why}"
         ) from error
     except Exception as error:  # so does a damaged pickle
         raise WeightsError(f"{path} is a damaged or truncated PyTorch file: {reason(error)}; get it again") from error

@@ -19,16 +19,17 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.errors import WeightsError, reason
 from adaptive_smoothing_zoo.files import file_sha256, write_text
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import PARTS, Component, Entry, HubFile, RobustBenchFile, Source, UrlFile
-from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file
+from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file, is_local
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import (
     cache_folder,
     check_sha256,
+    kept_in,
     read_metadata,
     read_safetensors,
     write_safetensors,
@@ -147,26 +148,33 @@ def _cached(entry: Entry, part: str, component: Component, module: nn.Module, op
     """Our file of this part; made now if it is not in the cache."""
     name = _component_name(entry, part, component)
     converted = cache_folder("components") / f"{name}.safetensors"
-    if converted.is_file():
-        return converted
-    converted.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(converted.with_suffix(".lock")):  # released by the system if the process dies
-        if converted.is_file():  # another process made it meanwhile
-            return converted
-        problems = []
-        for source in component.sources:
-            try:
-                with _fetched(source, entry, name, options) as path:
-                    _convert(entry, part, source, module, path, converted)
-                return converted
-            except WeightsError as error:
-                logger.info("%s of %s: %s", part, entry.key, error)
-                problems.append(str(error))
-        listed = "\n".join(f"- {problem}" for problem in problems)
-        raise WeightsError(
-            f"cannot get {part} of {entry.key}:\n{listed}\nRun it again to try again; or get the files of "
-            f"RobustBench's {entry.name} in any way and name their folder (model_dir), or convert them (asz convert)"
-        )
+    with kept_in(converted.parent.parent):
+        if not converted.is_file():
+            converted.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(converted.with_suffix(".lock")):  # released by the system if the process dies
+                if not converted.is_file():  # no other process made it meanwhile
+                    _make(entry, part, component, module, converted, options)
+    return converted
+
+
+def _make(
+    entry: Entry, part: str, component: Component, module: nn.Module, converted: Path, options: HubOptions | None
+) -> None:
+    """Get and convert the part from the first of its sources that has it."""
+    problems = []
+    for source in component.sources:
+        try:
+            with _fetched(source, entry, converted.stem, options) as path:
+                _convert(entry, part, source, module, path, converted)
+            return
+        except WeightsError as error:
+            logger.info("%s of %s: %s", part, entry.key, error)
+            problems.append(str(error))
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    raise WeightsError(
+        f"cannot get {part} of {entry.key}:\n{listed}\nRun it again to try again; or get the files of "
+        f"RobustBench's {entry.name} in any way and name their folder (model_dir), or convert them (asz convert)"
+    )
 
 
 def _component_name(entry: Entry, part: str, component: Component) -> str:
@@ -254,6 +262,7 @@ def download_url(url: str, path: Path) -> None:
 
     Raises:
         WeightsError: the server cannot be reached, refuses, or ends before the end of the file.
+        OSError: the file cannot be written.
     """
     if path.is_file():
         return
@@ -321,7 +330,8 @@ def download_from_drive(drive_id: str, path: Path) -> None:
                 leftover.unlink()
             done = gdown.download(id=drive_id, output=str(path))
     except Exception as error:  # gdown raises requests' errors, its own, and plain ones
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"cannot get the Google Drive file {drive_id}: {reason}") from error
+        if is_local(error):
+            raise
+        raise WeightsError(f"cannot get the Google Drive file {drive_id}: {reason(error)}") from error
     if done is None or not path.is_file():
         raise WeightsError(f"cannot get the Google Drive file {drive_id}: gdown gave up; run it again to try again")

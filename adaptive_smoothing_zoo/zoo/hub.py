@@ -1,9 +1,16 @@
 """Files from the Hugging Face Hub, through its own client, whose are cache, endpoint, tokens and offline mode."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import WeightsError
+
+# What a file system answers, and no network.
+_LOCAL = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
+    *(errno.ENOLCK, errno.ENOSYS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
 
 
 class NotOnHubError(WeightsError):
@@ -35,9 +42,10 @@ def hub_file(repo: str, filename: str, revision: str | None = None, options: Hub
     Raises:
         NotOnHubError: there is no such repository, revision or file, or it is not in the cache and the client works
             offline.
-        WeightsError: it cannot be had now (network, permission, server), or the name is none.
+        WeightsError: it cannot be had now (network, permission, server), cannot be written into the cache, or the name
+            is none.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -80,8 +88,26 @@ def hub_file(repo: str, filename: str, revision: str | None = None, options: Hub
         ) from error
     except EntryNotFoundError as error:
         raise NotOnHubError(f"cannot get {where}: the repository has no such file") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (
+        HfHubHTTPError,
+        httpx.HTTPError,
+        OSError,
+        RuntimeError,
+    ) as error:  # RuntimeError: hf_xet's
+        if is_local(error):
+            cache = options.cache_dir or constants.HF_HUB_CACHE
+            raise WeightsError(
+                f"cannot keep {where} in the cache {cache}: {_first_line(error)}; make room there, or set HF_HOME to a "
+                "folder that can be written and locked"
+            ) from error
         raise WeightsError(f"cannot get {where}: {_first_line(error)}; run it again to try again") from error
+
+
+def is_local(error: BaseException) -> bool:
+    """Whether an error of a download is of this machine's files (disk full, no right to write, no locks)."""
+    if isinstance(error, NotImplementedError):  # of a file lock, on a file system without locks
+        return True
+    return isinstance(error, OSError) and error.errno in _LOCAL
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import torch
 from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.inference import known_dtype
+from adaptive_smoothing_zoo.zoo.checkpoints import read_triplet_state
 from adaptive_smoothing_zoo.zoo.components import load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.hub import HubOptions, NotOnHubError
@@ -56,7 +57,7 @@ def load_model(
             Files that are there are used. A folder without any, or none yet, is no error: in RobustBench it is a
             cache to be. A missing one is logged, and refused if it looks like a slip.
         dataset, threat_model: plain strings or RobustBench's enumerations.
-        custom_checkpoint: a safetensors file with the triplet's whole state dict.
+        custom_checkpoint: a safetensors or PyTorch file with the triplet's whole state dict.
         hub_repo: a Hub repository in our format ("org/name"), used instead of all but the first two.
         revision: branch, tag or commit of the Hub repository, instead of the one that the entry pins.
         token: for the Hub, instead of the stored one.
@@ -88,7 +89,7 @@ def load_model(
     if model_dir is not None:
         _check_folder(Path(model_dir), entry)
     if custom_checkpoint:
-        state = read_safetensors(Path(custom_checkpoint), device=device)
+        state = read_triplet_state(Path(custom_checkpoint), device)
         return load_triplet(entry.self_contained(), state, device, dtype)
     if model_dir is not None and (folder := local_folder(Path(model_dir), entry)) is not None:
         return _checked(Triplet.from_pretrained(folder, device=device, dtype=dtype), entry, str(folder))
@@ -108,7 +109,7 @@ def load_model(
         return load_triplet(entry, state, device, dtype)
     raise WeightsError(
         f"the weights of {entry.key} are not published in a form this version can load; give a folder that "
-        "save_pretrained wrote as model_dir, or a safetensors file as custom_checkpoint"
+        "save_pretrained wrote as model_dir, or a file with the whole state dict as custom_checkpoint"
     )
 
 

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
@@ -30,16 +31,14 @@ def read_safetensors(
     Raises:
         WeightsError: no such file, another hash than ``sha256``, or not (or no longer) a safetensors file.
     """
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
-    if sha256 is not None:
-        check_sha256(path, sha256)
-    try:
+    with readable(path):
+        if not path.is_file():
+            raise WeightsError(f"there is no weights file {path}")
+        if sha256 is not None:
+            check_sha256(path, sha256)
         on_gpu = device is not None and torch.device(device).type == "cuda"
         tensors: dict[str, Tensor] = load_file(path, device=str(device) if on_gpu else "cpu")
         return tensors
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -48,11 +47,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         WeightsError: not a safetensors file.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a complete safetensors file: {error}") from error
+    with readable(path), safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -97,11 +93,14 @@ def check_sha256(path: Path, expected: str, progress: Callable[[int], object] | 
     Hashing gigabytes takes longer than mapping them, so a large file that passed once is remembered by its size and
     time of change, in the cache folder. Whoever can forge those can replace the package as well.
     """
-    memo = _memo_file(path) if path.stat().st_size >= _ALWAYS_HASHED else None
-    state = f"{path.stat().st_size} {path.stat().st_mtime_ns} {expected}"
-    if memo is not None and memo.is_file() and memo.read_text() == state:
-        return
-    if (found := file_sha256(path, progress)) != expected:
+    with readable(path):
+        about = path.stat()
+        memo = _memo_file(path) if about.st_size >= _ALWAYS_HASHED else None
+        state = f"{about.st_size} {about.st_mtime_ns} {expected}"
+        if memo is not None and _says(memo, state):
+            return
+        found = file_sha256(path, progress)
+    if found != expected:
         # Resolved: in the Hub's cache the name is a link, and the bad content would stay behind it.
         raise WeightsError(
             f"{path.resolve()} has SHA-256 {found}, but {expected} was expected; it is damaged or another file. "
@@ -119,6 +118,47 @@ def cache_folder(name: str) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE) / "adaptive-smoothing-zoo" / name
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Let what goes wrong with reading this file in the block be told with its name.
+
+    Raises:
+        WeightsError: it cannot be read, or is no safetensors file where the block reads one.
+    """
+    try:
+        yield
+    except WeightsError:  # itself a ValueError
+        raise
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {reason(error)}") from error
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is not a complete safetensors file: {reason(error)}") from error
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Let what goes wrong with the cache in this block (a full disk, no right to write, no locks) be told as such.
+
+    Raises:
+        WeightsError: a file in the block cannot be read, written or locked.
+    """
+    try:
+        yield
+    except (OSError, NotImplementedError, ResultsError) as error:  # no flock: NotImplementedError of older filelocks
+        raise WeightsError(
+            f"cannot keep weights in {folder}: {reason(error)}; make room there, or set HF_HOME to a folder that can "
+            "be written and locked"
+        ) from error
+
+
+def _says(memo: Path, state: str) -> bool:
+    """Whether the file is there and says so."""
+    try:
+        return memo.read_text() == state
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _memo_file(path: Path) -> Path:

@@ -19,10 +19,10 @@ from adaptive_smoothing_zoo.certification import Certificates, certify, mix_cert
 from adaptive_smoothing_zoo.certification.mixes import smoothed_rob_model
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.training import runs
-from adaptive_smoothing_zoo.training.recipe import TrainedSmoothedNet, TripletRecipe, read_recipe
+from adaptive_smoothing_zoo.training.recipe import RECIPES, TrainedSmoothedNet, TripletRecipe, read_recipe
 from adaptive_smoothing_zoo.zoo.entry import ConstantAlphaConfig
 
-RECIPE = Path(__file__).with_name("digits_smoothed.toml")
+RECIPE = RECIPES / "digits_smoothed.toml"
 N = 2000
 RADIUS = 0.25
 SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)

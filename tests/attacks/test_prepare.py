@@ -114,7 +114,7 @@ def test_a_net_that_folding_would_change_is_used_as_it_is(caplog):
     model = _lived_in(Meddling())
     with caplog.at_level(logging.WARNING):
         assert prepare(model, torch.rand(2, 3, 8, 8)) is model
-    assert "gives other logits" in caplog.text
+    assert "gives other outputs" in caplog.text
 
 
 @pytest.mark.parametrize("net", [Shared, TwoWays])

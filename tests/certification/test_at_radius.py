@@ -281,9 +281,20 @@ def test_batches_and_interruptions_change_nothing(tmp_path):
         certify_at_radius(HalfSpace(), images, labels, log=paths[0], alpha=0.9, **settings)
 
 
+def test_the_expected_number_of_samples_is_never_passed_and_reached_at_the_end():
+    images, labels = at(np.linspace(0.1, 0.5, 9))
+    seen = []
+    found = certify_at_radius(
+        HalfSpace(), images, labels, radius=0.25, sigma=SIGMA, n=7000.0, batch_size=200, on_progress=seen.append
+    )
+    assert all(progress.samples <= progress.samples_total <= 9 * 7100 for progress in seen)
+    assert seen[-1].samples == seen[-1].samples_total == found.samples.sum() < 9 * 7100 / 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"n": 10.5}, "n must be a whole number, got 10.5"),
         ({"radius": -0.1}, "radii must be"),
         ({"radius": 3.0}, "no vote, however clear, certifies the radius 3"),
         ({"alpha": 0.5}, "no vote"),

@@ -1,5 +1,6 @@
 """CERTIFY against nets whose smoothed radius is known, against a literal count, and through interruptions."""
 
+import math
 import os
 import signal
 import subprocess
@@ -18,8 +19,9 @@ from adaptive_smoothing_zoo.certification.bounds import betting_lower
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
 from adaptive_smoothing_zoo.certification.logs import read_log
-from adaptive_smoothing_zoo.certification.sampling import Noise, model_sha256
+from adaptive_smoothing_zoo.certification.sampling import Noise
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.precision import float32_precision, tf32_allowed
 
 SIGMA = 0.3
@@ -203,6 +205,24 @@ def test_progress_reaches_the_end():
     assert max(b.samples - a.samples for a, b in pairwise(seen)) == 50
 
 
+@pytest.mark.parametrize("votes", ["hard", "soft"])
+def test_counts_may_be_written_as_floats_without_a_fraction(tmp_path, votes):
+    whole = {"n0": 20, "n": 100, "seed": 3, "batch_size": 50}
+    floats = {name: float(value) for name, value in whole.items()}
+    runs = [
+        certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, votes=votes, log=tmp_path / "log.tsv", **counts)
+        for counts in (whole, floats)  # the second goes on with the log of the first: the settings are the same
+    ]
+    equal(*runs)
+
+
+@pytest.mark.parametrize("name", ["n0", "n", "seed", "batch_size"])
+@pytest.mark.parametrize("value", [1.5, math.nan, math.inf, "1e3", [2, 3]])
+def test_a_count_with_a_fraction_is_refused(name, value):
+    with pytest.raises(ValueError, match="must be a whole number, got"):
+        certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, **{name: value})
+
+
 # ---- logs
 
 
@@ -336,7 +356,7 @@ def test_products_are_exact_and_the_log_says_so(tmp_path):
         ({"failure_probability": 0.01}, "failure_probability was"),
         ({"fold": False}, "fold was"),
         ({"dtype": torch.bfloat16}, "dtype was 'float32' and is now 'bfloat16'"),
-        ({"model": HalfSpace()}, "model_sha256 was"),
+        ({"model": HalfSpace()}, "model was"),
         ({"images": IMAGES * 0.5}, "data_sha256 was"),
         ({"labels": LABELS.flip(0)}, "data_sha256 was"),
         ({"indices": range(1, 8)}, "data_sha256 was"),
@@ -373,11 +393,11 @@ def test_logs_that_cannot_be_continued_are_refused(tmp_path):
 def test_the_digest_of_a_model_sees_weights_and_structure():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    digest = model_sha256(model)
-    assert model_sha256(nn.Sequential(model[0], nn.Tanh())) != digest
+    digest = identity_of(model)
+    assert identity_of(nn.Sequential(model[0], nn.Tanh())) != digest
     with torch.no_grad():
         model[0].bias[1] += 1e-6
-    assert model_sha256(model) != digest
+    assert identity_of(model) != digest
 
 
 # ---- what is refused

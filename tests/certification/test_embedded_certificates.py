@@ -20,9 +20,10 @@ from adaptive_smoothing_zoo.certification import (
     read_log,
 )
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.certification import certification_path, read_certification
-from adaptive_smoothing_zoo.publishing.results import tensors_sha256
 from adaptive_smoothing_zoo.zoo.registry import list_models
+from adaptive_smoothing_zoo.zoo.schema import to_json
 
 RESULTS = Path(__file__).parents[2] / "eval" / "results"
 CERTIFIED = [
@@ -55,7 +56,7 @@ def test_there_are_two():
 def test_recorded_certificates_are_of_these_weights(entry):
     triplet = load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model)
     record = read_certification(RESULTS, entry)
-    assert record.weights_sha256 == tensors_sha256(triplet.state_dict())
+    assert record.identity == identity_of(triplet)
     for bound in record.bounds.values():
         log = read_log(certification_path(RESULTS, entry, "x").with_name(bound.log))
         assert log.average_certified_radius() == bound.average_radius
@@ -66,7 +67,7 @@ def test_recorded_certificates_are_of_these_weights(entry):
 def test_the_recorded_attacks_broke_no_certificate_of_these_weights(entry):
     record = read_certification(RESULTS, entry)
     attacked = json.loads(certification_path(RESULTS, entry, "attacked.json").read_text())
-    assert attacked["weights_sha256"] == record.weights_sha256
+    assert attacked["identity"] == to_json(record.identity)
     logs = [read_log(certification_path(RESULTS, entry, "x").with_name(bound.log)) for bound in record.bounds.values()]
     reach = np.max([log.radius for log in logs], axis=0)
     assert attacked["certified"] == (reach > 0).sum()

@@ -1,5 +1,7 @@
 """Logs against the published rows, damaged files, and the certificates of mixes."""
 
+import codecs
+import dataclasses
 from pathlib import Path
 
 import mpmath
@@ -113,6 +115,15 @@ def test_formats_found_in_the_wild_are_read(tmp_path):
     assert np.isnan(without_time.seconds).all()
 
 
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    some().write(tmp_path / "log.tsv")
+    content = (tmp_path / "log.tsv").read_bytes()
+    (tmp_path / "marked.tsv").write_bytes(codecs.BOM_UTF8 + content)
+    equal = dataclasses.asdict(read_log(tmp_path / "log.tsv"))
+    for name, values in dataclasses.asdict(read_log(tmp_path / "marked.tsv")).items():
+        np.testing.assert_array_equal(values, equal[name])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -141,8 +152,10 @@ def test_damaged_logs_are_refused_by_line(tmp_path, text, message):
 
 
 def test_a_log_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(ResultsError, match="cannot read"):
+    with pytest.raises(ResultsError, match=r"there is no certification log .*none\.tsv"):
         read_log(tmp_path / "none.tsv")
+    with pytest.raises(ResultsError, match="cannot read"):
+        read_log(tmp_path)
     (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResultsError, match="cannot read"):
         read_log(tmp_path / "binary.tsv")
@@ -272,11 +285,39 @@ def test_certified_curves_are_drawn_with_the_jump_at_zero(tmp_path):
     assert (limit.get_xdata(), limit.get_ydata(), limit.get_markerfacecolor()) == ([0.0], [0.5], "white")
     assert (clean.get_xdata(), clean.get_ydata()) == ([0.0], [0.75])
     assert clean.get_markerfacecolor() == mixed.get_color()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["h", "mix"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["h", "mix"]
     axes.figure.savefig(tmp_path / "curves.png")
     assert plot_certified_curves(curves, axes=axes) is axes
+    assert axes.get_legend() is not None
     with pytest.raises(ValueError, match="no certified curves"):
         plot_certified_curves([])
+
+
+def test_the_number_of_examples_is_shown_with_the_curves_it_belongs_to():
+    pytest.importorskip("matplotlib")
+    one = CertifiedCurve(label="one", certificates=certificates_of([(0, 1, 1, 0.5, True, 0.0)]))
+    four = CertifiedCurve(label="four", certificates=some())
+    axes = plot_certified_curves([four, four])
+    assert axes.get_ylabel() == "certified accuracy (n = 4)"
+    axes = plot_certified_curves([one, four])
+    assert axes.get_ylabel() == "certified accuracy"
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["one, n = 1", "four, n = 4"]
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_the_legend_covers_no_curve_and_no_label(count):
+    agg = pytest.importorskip("matplotlib.backends.backend_agg")
+    label = r"Demo2026Constant.rob_model.smoothed-0.25-hard, $\alpha$ = 0.9, theorem5"
+    axes = plot_certified_curves([CertifiedCurve(label=label, certificates=some())] * count)
+    axes.set_title("A title")
+    agg.FigureCanvasAgg(axes.figure).draw()
+    legend, figure = axes.figure.legends[0].get_window_extent(), axes.figure.bbox
+    for other in (axes.bbox, axes.xaxis.get_tightbbox(), axes.title.get_window_extent()):
+        assert not legend.overlaps(other)
+    assert figure.x0 <= legend.x0
+    assert legend.x1 <= figure.x1
+    assert figure.y0 <= legend.y0
+    assert axes.bbox.height > 0.4 * figure.height or axes.bbox.height > 300
 
 
 def test_curves_of_mixes_are_one_for_each_alpha_and_bound():

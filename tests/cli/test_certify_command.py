@@ -11,6 +11,7 @@ import pytest
 from command_line import run
 
 from adaptive_smoothing_zoo.certification import mix_certificates, read_log
+from adaptive_smoothing_zoo.cli.certification import aligned
 
 H = ("Demo2026Constant", "--dataset", "digits", "--part", "rob_model", "--sigma", 0.25)
 FEW = ("--n", 300, "--n-examples", 4)
@@ -63,6 +64,44 @@ def test_one_radius_takes_fewer_samples(capsys, tmp_path):
     assert record["sampling"]["mean_samples"] == log.samples.mean() < 2500
     assert "noisy images for each example" in text
     assert set(log.radius.tolist()) <= {0.0, 0.1}
+
+
+@pytest.mark.parametrize("more", [(), ("--radius", 0.1)])
+def test_the_bar_ends_full_also_where_nothing_is_left_to_do(capsys, tmp_path, more):
+    for _ in range(2):
+        code, _, err = run(capsys, "certify", *H, "--n", 5000, "--n-examples", 4, *more, "--out", tmp_path)
+        assert code == 0
+        last = err.strip().split("\r")[-1]
+        assert "100%" in last
+        assert "< 00:00" in last
+    assert "|" not in run(capsys, "certify", *LIPSCHITZ, "--n-examples", 4, "--out", tmp_path)[2]
+
+
+def test_columns_stand_apart_and_above_each_other():
+    rows = [["l_2 radius", "> 0", "1.25", "average radius"], ["theorem5", "100.00", "2.50", "0.123"]]
+    assert aligned(rows) == [
+        "l_2 radius     > 0  1.25  average radius",
+        "theorem5    100.00  2.50           0.123",
+    ]
+
+
+def test_numbers_of_samples_and_of_images_have_names_of_their_own(capsys, tmp_path):
+    logs = []
+    for name, samples in (("a", ("--n-samples", 300, "--n0-samples", 50)), ("b", ("--n", 300, "--n0", 50))):
+        folder, _ = certified(capsys, tmp_path / name, *H, *samples, "--n-examples", 2, "--no-times")
+        logs.append({path.name: path.read_bytes() for path in folder.glob("*.tsv*")})
+    assert logs[0] == logs[1]
+    text = " ".join(run(capsys, "certify", "--help")[1].split())
+    assert "--n-samples, --n N number of noise samples for each image that bound" in text
+    assert "--n-examples N number of test images" in text
+
+
+def test_a_noise_in_units_of_bytes_is_warned_of_once(capsys, tmp_path):
+    code, _, err = run(capsys, "certify", *H[:-1], 64, *FEW, "--out", tmp_path)
+    assert code == 0
+    assert (
+        err.count("Warning: the noise's sigma 64 is larger than all of pixel space, [0, 1]; did you mean 64/255?") == 1
+    )
 
 
 def test_a_triplet_with_a_lipschitz_net_is_certified_by_both_bounds(capsys, tmp_path):
@@ -222,6 +261,9 @@ def test_logs_are_drawn_as_mixes_and_baselines(capsys, tmp_path, monkeypatch):
     code, _, err = run(capsys, "plot", "certified", "--out", picture)
     assert code == 2
     assert "no certified curves" in err
+    code, _, err = run(capsys, "plot", "certified", "nofile.tsv", "--out", picture)
+    assert code == 2
+    assert "there is no certification log nofile.tsv" in err
 
 
 def test_triplets_are_drawn_with_their_clean_accuracy(capsys, tmp_path, monkeypatch):

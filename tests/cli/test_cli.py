@@ -25,6 +25,22 @@ def test_list_names_every_triplet(capsys):
     assert run(capsys, "list", "--dataset", "digits")[1].count("\n") == len(list_models("digits"))
 
 
+def test_a_radius_in_units_of_bytes_is_warned_of_once_and_one_of_l2_is_not(capsys, tmp_path):
+    said = "Warning: the l_inf radius 8 is larger than all of pixel space, [0, 1]; did you mean 8/255?"
+    few = ("--eps", 8, "--n-examples", 2, "--quick", "--out", tmp_path)
+    code, _, err = run(capsys, "eval", "Demo2026Constant", "--dataset", "digits", *few)
+    assert code == 0
+    assert err.count(said) == 1
+    l2 = ("--threat-model", "L2", "--n", 1, *few)
+    assert "Warning" not in run(capsys, "eval", "Demo2026Lipschitz", "--dataset", "digits", *l2)[2]
+
+
+@pytest.mark.parametrize("command", ["eval", "merge", "validate", "verify", "experiment"])
+def test_the_number_of_images_is_called_the_same_in_all_commands(capsys, command):
+    text = " ".join(run(capsys, command, "--help")[1].split())
+    assert "--n-examples, --n N number of test images" in text
+
+
 def test_info_prints_the_entry_as_json(capsys):
     code, out, _ = run(capsys, "info", "Demo2026Adaptive", "--dataset", "digits")
     assert code == 0
@@ -93,7 +109,8 @@ GOOD = {"images": np.zeros((4, 32, 32, 3), np.uint8), "labels": np.zeros(4, np.i
         (("Demo2026Adaptive", "--dataset", "digits", "--device", "tpu9"), "unknown device 'tpu9'"),
         (("Demo2026Adaptive", "--dataset", "digits", "--engine", "warp"), "unknown engine 'warp'"),
         (("Demo2026Adaptive", "--dataset", "digits", "--data-dir", "x"), "data_dir has no meaning"),
-        (("Demo2026Constant", "--data-dir", "missing.npz"), "there is no data file missing.npz"),
+        (("Demo2026Constant", "--data-dir", "missing.npz"), "there is no data file or folder missing.npz"),
+        (("Demo2026Constant", "--data-dir", "mistyped"), "there is no data file or folder mistyped; data_dir (--data"),
         (("Demo2026Constant", "--colour", "red"), "No such option"),
     ],
 )

@@ -3,6 +3,7 @@
 import pickle
 import re
 import sys
+import urllib.error
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -21,6 +22,7 @@ from adaptive_smoothing_zoo.data import (
     check_examples,
     load_data,
 )
+from adaptive_smoothing_zoo.data.sources import class_order
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 10
@@ -103,8 +105,24 @@ class TestNpz:
         assert examples.test_set_size is None
 
     def test_a_missing_file_is_named(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"there is no data file .*images\.npz"):
+        with pytest.raises(FileNotFoundError, match=r"there is no data file .*images\.npz; data_dir"):
             load_data("cifar10", data_dir=tmp_path / "images.npz")
+
+    def test_a_mistyped_path_is_named_and_not_made(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no data file or folder .*mistyped; data_dir .* takes an \.npz"):
+            load_data("cifar10", data_dir=tmp_path / "mistyped")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("content", [{"a": torch.zeros(2)}, b"text"])
+    def test_another_file_is_named_with_what_could_stand_there(self, tmp_path, content):
+        path = tmp_path / "file.pt"
+        torch.save(content, path) if isinstance(content, dict) else path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"file\.pt is not an \.npz file .*; data_dir \(--data-dir\) takes"):
+            load_data("cifar10", data_dir=path)
+
+    def test_the_content_counts_and_not_the_name(self, tmp_path):
+        path = self.write(tmp_path, images=IMAGES, labels=LABELS).rename(tmp_path / "images.data")
+        torch.testing.assert_close(load_data("cifar10", data_dir=path).images, as_floats(IMAGES))
 
     @pytest.mark.parametrize(
         ("arrays", "message"),
@@ -202,6 +220,56 @@ class TestImageFolder:
         image = load_data("cifar10", data_dir=folder).images[0]
         torch.testing.assert_close(image, as_floats(IMAGES[:1, :, :, :1])[0].expand(3, 32, 32))
 
+    def test_gray_images_of_16_bits_are_scaled_by_what_16_bits_hold(self, tmp_path):
+        gray = np.random.default_rng(0).integers(0, 65536, (10, 32, 32), dtype=np.uint16)
+        gray[0, 0, :2] = 0, 65535
+        for i in range(10):
+            (tmp_path / str(i)).mkdir()
+            Image.fromarray(gray[i]).save(tmp_path / str(i) / f"a.{'png' if i % 2 else 'tif'}")
+        images = load_data("cifar10", data_dir=tmp_path).images
+        expected = torch.tensor(gray.astype(np.float64) / 65535).float()[:, None].expand(10, 3, 32, 32)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-7)  # 8 bits are 4e-3 apart
+        assert (images.min(), images.max()) == (0.0, 1.0)
+
+    def test_images_of_8_and_of_16_bits_together_are_refused(self, tmp_path):
+        folder = self.fill(tmp_path)
+        Image.fromarray(np.zeros((32, 32), np.uint16)).save(folder / "03_class" / "c.png")
+        with pytest.raises(ValueError, match="different depths: uint16, uint8; save all of them alike"):
+            load_data("cifar10", data_dir=folder)
+
+    def test_images_whose_range_nobody_knows_are_refused_by_name(self, tmp_path):
+        folder = self.fill(tmp_path)
+        Image.fromarray(np.zeros((32, 32), np.float32)).save(folder / "03_class" / "c.tif")
+        with pytest.raises(ValueError, match=r"c\.tif: pixels of the kind 'F' have no known range"):
+            load_data("cifar10", data_dir=folder)
+
+    @pytest.mark.parametrize("name", ["{}", "{}_class", "{:03d}"])
+    def test_a_hundred_numbered_classes_have_their_numbers_as_labels(self, tmp_path, name):
+        for i in range(100):
+            (tmp_path / name.format(i)).mkdir()
+            Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(tmp_path / name.format(i) / "a.png")
+        examples = load_data("cifar100", data_dir=tmp_path)
+        assert examples.labels.tolist() == list(range(100))
+        torch.testing.assert_close(examples.images[:, 0, 0, 0] * 255, torch.arange(100.0))
+
+    @given(st.sets(st.integers(0, 10**6), min_size=1), st.randoms())
+    def test_numbers_come_in_their_order_and_names_in_the_alphabets(self, numbers, random):
+        names = [str(i) for i in numbers]
+        random.shuffle(names)
+        assert class_order(names, "x") == [str(i) for i in sorted(numbers)]
+        assert class_order([f"n{name}" for name in names], "x") == sorted(f"n{name}" for name in names)
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (["0", "1", "frog"], r"partly with numbers \('0'\) and partly not \('frog'\)"),
+            (["1", "01", "2"], "'01' and '1' of x begin with the same number"),
+        ],
+    )
+    def test_an_order_that_is_not_known_is_refused(self, names, message):
+        with pytest.raises(ValueError, match=message):
+            class_order(names, "x")
+
     def test_another_number_of_classes_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"cifar10 has 10 classes, .* has 9 sub-folders"):
             load_data("cifar10", data_dir=self.fill(tmp_path, classes=9))
@@ -285,9 +353,29 @@ class TestTorchvision:
             (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
         download = Mock(side_effect=OSError("no network"))
         monkeypatch.setattr(cifar.CIFAR10, "download", download)
-        with pytest.raises(OSError, match="no network"):
+        with pytest.raises(FileNotFoundError, match=r"cifar10 is neither in .* \(no network\); put that archive into"):
             load_data("cifar10", data_dir=tmp_path)
         download.assert_called_once()
+
+    @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+    def test_offline_the_message_says_what_goes_where_and_no_folder_is_left(self, tmp_path, monkeypatch, dataset):
+        pytest.importorskip("torchvision")
+        monkeypatch.setattr("urllib.request.urlopen", Mock(side_effect=urllib.error.URLError("no network")))
+        monkeypatch.chdir(tmp_path)
+        archive = {"cifar10": r"cifar-10-python\.tar\.gz", "cifar100": r"cifar-100-python\.tar\.gz"}[dataset]
+        message = rf"{dataset} is neither in data .*archive {archive}.*no network.*put that archive into data"
+        with pytest.raises(FileNotFoundError, match=message):
+            load_data(dataset)
+        assert not list(tmp_path.iterdir())
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(FileNotFoundError, match="is neither in mine"):
+            load_data(dataset, data_dir="mine")
+        assert (tmp_path / "mine").is_dir()
+
+    def test_a_folder_that_cannot_be_read_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
+        with pytest.raises(ValueError, match=rf"cannot read the data in {tmp_path}: .*Permission denied"):
+            load_data("cifar10", data_dir=tmp_path)
 
 
 class TestExamples:
@@ -340,7 +428,12 @@ class TestCheckExamples:
             (pixel(float("nan")), "image 2 has a pixel that is NaN or infinite"),
             (pixel(float("inf")), "image 2 has a pixel that is NaN or infinite"),
             (pixel(-1e-6), r"image 2 has values in \[-1e-06, 0.5\]"),
-            (pixel(1.5), r"image 2 has values in \[0.5, 1.5\]; pixels must lie in \[0, 1\]"),
+            (pixel(1.5), r"in \[0.5, 1.5\]; pixels must lie in \[0, 1\]; give images as they are before any normal"),
+            (pixel(1.0000001), r"image 2 has values in \[0.5, 1.0000001\]; .*; images.clamp\(0, 1\) removes"),
+            (pixel(255.0), r"image 2 has values in \[0.5, 255.0\]; .*; divide images of 0 to 255 by 255$"),
+            (pixel(255.0).double(), r"got torch.float64; divide images of 0 to 255 by 255$"),
+            (torch.full((4, 3, 2, 2), 255), r"got torch.int64; divide 8-bit images by 255$"),
+            (pixel(-2.1).half(), r"got torch.float16; give images as they are before any normalization"),
         ],
     )
     def test_bad_images_are_refused_with_the_first_thing_wrong(self, images, message):

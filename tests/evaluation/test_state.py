@@ -225,7 +225,7 @@ def test_a_state_of_another_evaluation_is_refused_with_both_values(model, labels
 def test_a_state_of_another_model_or_other_data_is_refused(model, labels, tmp_path):
     with pytest.raises(Interrupted):
         run(model, labels, state=tmp_path / "state", on_progress=InterruptAt(1))
-    with pytest.raises(ResultsError, match="its model_sha256 is"):
+    with pytest.raises(ResultsError, match="its model is"):
         run(build("small_cnn", widths=(4, 6), num_classes=6), labels, state=tmp_path / "state")
     with pytest.raises(ResultsError, match="its data_sha256 is"):
         run(model, labels.flip(0), state=tmp_path / "state")
@@ -236,7 +236,7 @@ def test_constants_that_are_no_weights_belong_to_the_model_as_well(model, labels
 
     with pytest.raises(Interrupted):
         run(MixedClassifier(model, model, 0.7), labels, state=tmp_path / "state", on_progress=InterruptAt(1))
-    with pytest.raises(ResultsError, match="its model_sha256 is"):
+    with pytest.raises(ResultsError, match="its model is"):
         run(MixedClassifier(model, model, 0.8), labels, state=tmp_path / "state")
 
 

@@ -28,6 +28,7 @@ from adaptive_smoothing_zoo.experiments import (
 )
 from adaptive_smoothing_zoo.experiments.run import files_of, page, publish, run
 from adaptive_smoothing_zoo.experiments.table import read_measured
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS
 
 PAGES = Path(__file__).parents[2] / "eval" / "experiments"
@@ -62,7 +63,7 @@ def a_table(experiment, *rows):
         seed=0,
         data="nothing",
         data_sha256="0",
-        weights_sha256="0",
+        identity=Identity(sha256="0"),
         device="none",
         versions={},
         commit=None,

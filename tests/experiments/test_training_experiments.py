@@ -25,11 +25,11 @@ from adaptive_smoothing_zoo.experiments import (
 )
 from adaptive_smoothing_zoo.experiments import run as run_module
 from adaptive_smoothing_zoo.experiments.run import files_of, page, run
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
-from adaptive_smoothing_zoo.training.recipe import read_recipe
+from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
 
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "eval" / "recipes" / "digits_adaptive_short.toml"
+RECIPE = RECIPES / "digits_adaptive_short.toml"
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
 EXAMPLES, HELD_OUT = load_data("digits").first(12), load_data("digits", "validation").first(120)
 SHORTER = (
@@ -86,7 +86,7 @@ def a_table(experiment, rows, n=10_000):
         seed=0,
         data="nothing",
         data_sha256="0",
-        weights_sha256="0",
+        identity=Identity(sha256="0"),
         device="none",
         versions={},
         commit=None,

@@ -26,7 +26,7 @@ from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.evaluation.validation import runner
 from adaptive_smoothing_zoo.evaluation.validation.subject import Budget
 from adaptive_smoothing_zoo.publishing import results
-from adaptive_smoothing_zoo.training import runs
+from adaptive_smoothing_zoo.training import plan, runs
 from adaptive_smoothing_zoo.zoo import registry
 
 NAME, FOLDER = "Demo2026Constant", Path("digits") / "Linf"
@@ -135,6 +135,7 @@ def shorten(monkeypatch, folder):
     monkeypatch.setattr(data, "load_data", lambda *given, **named: few(load_data(*given, **named)))
     monkeypatch.setattr(results, "source_commit", lambda: None)
     monkeypatch.setattr(runs, "run_recipe", lambda *given, **named: None)
+    monkeypatch.setattr(plan, "pace", lambda *given: 1.0)
     monkeypatch.setattr(runs, "embed", lambda *given: pytest.fail("written into the package"))
     entries = folder / "entries"
     shutil.copytree(registry.ENTRIES, entries)
@@ -197,7 +198,7 @@ def fill_working_folder():
             path.write_bytes(path.read_bytes()[:-20])
     Path("link").symlink_to("results")
     Path("loop").symlink_to("loop")
-    shutil.copy(Path(cli.__file__).parents[2] / "eval" / "recipes" / "digits_std.toml", "recipe.toml")
+    shutil.copy(Path(cli.__file__).parents[1] / "recipes" / "digits_std.toml", "recipe.toml")
 
 
 @pytest.fixture

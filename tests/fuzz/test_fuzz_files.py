@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.evaluation.state import read_binding
 from adaptive_smoothing_zoo.evaluation.validation import Budget, CheckResult, Validation, validate
 from adaptive_smoothing_zoo.evaluation.validation.report import to_text
 from adaptive_smoothing_zoo.experiments.table import Row, Table, read_table
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification import certificates_section, read_certification
 from adaptive_smoothing_zoo.publishing.claim import claim
@@ -335,7 +336,7 @@ RECORD = {
     "test_set_size": 359,
     "data": "digits",
     "data_sha256": "0" * 64,
-    "weights_sha256": "1" * 64,
+    "identity": {"sha256": "1" * 64, "answers": []},
     "seed": 0,
     "batch_size": 256,
     "device": "cpu",
@@ -481,7 +482,7 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded") / "results"
     shutil.copytree(RECORDED, folder)
     run = read_record(folder, CONSTANT)
-    same = ("model", "dataset", "threat_model", "eps", "data", "data_sha256", "weights_sha256", "device", "device_name")
+    same = ("model", "dataset", "threat_model", "eps", "data", "data_sha256", "identity", "device", "device_name")
     common = {name: getattr(run, name) for name in (*same, "seed", "batch_size", "n", "clean_accuracy", "commit")}
     check = CheckResult(
         name="eight_bits",
@@ -547,10 +548,9 @@ def test_what_is_recorded(recorded, tmp_path):
 
 def test_experiments(tmp_path):
     rows = tuple(Row(case={"alpha": str(alpha)}, values={"clean": 0.9, "robust": alpha}) for alpha in (0.0, 0.5))
-    texts = dict.fromkeys(
-        ("experiment", "dataset", "data", "data_sha256", "device", "model", "eps", "weights_sha256"), "x"
-    )
-    table = Table(**texts, threat_model="Linf", n=5, steps=10, seed=0, versions={}, commit=None, rows=rows)
+    texts = dict.fromkeys(("experiment", "dataset", "data", "data_sha256", "device", "model", "eps"), "x")
+    numbers = {"n": 5, "steps": 10, "seed": 0, "versions": {}, "commit": None}
+    table = Table(**texts, **numbers, identity=Identity(sha256="x"), threat_model="Linf", rows=rows)
     path = tmp_path / "table.json"
     for number, rng in cases("experiments", 300):
         if path.is_dir():
@@ -655,7 +655,7 @@ def test_certification_logs(tmp_path):
 def test_journals(tmp_path):
     """A log that goes on: its settings file and its last line may be damaged."""
     folder, original = tmp_path / "journal", tmp_path / "original"
-    settings = {"sigma": 0.25, "n": 100, "model_sha256": "0" * 64}
+    settings = {"sigma": 0.25, "n": 100, "model": {"sha256": "0" * 64, "answers": []}}
     one = Certificates(index=[0], label=[3], prediction=[3], radius=[0.5], correct=[True], seconds=[1.0])
     with Journal(original / "log.tsv", settings) as journal:
         journal.append(one)

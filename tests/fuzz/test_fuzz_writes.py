@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.evaluation import Evaluation
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, read_binding, read_chunks
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.export import export
 from adaptive_smoothing_zoo.publishing.hub import check_export
@@ -112,7 +113,7 @@ def read_journal(folder):
 
 BINDING = Binding(
     protocol="AutoAttack standard",
-    model_sha256="0" * 64,
+    model=Identity(sha256="0" * 64),
     data_sha256="1" * 64,
     norm="Linf",
     eps=0.2,

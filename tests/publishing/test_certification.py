@@ -8,6 +8,7 @@ import pytest
 
 from adaptive_smoothing_zoo.certification.logs import certificates_of
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification import (
     BoundRecord,
@@ -60,7 +61,7 @@ def record(**changes):
         "test_set_size": 359,
         "data": "digits",
         "data_sha256": "0" * 64,
-        "weights_sha256": "1" * 64,
+        "identity": Identity(sha256="1" * 64),
         "batch_size": None,
         "device": "cpu",
         "device_name": "a CPU",

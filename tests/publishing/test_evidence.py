@@ -11,6 +11,7 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.adaptive import AdaptiveEvaluation
 from adaptive_smoothing_zoo.evaluation.validation import CheckResult, Validation
 from adaptive_smoothing_zoo.evaluation.validation.report import to_text
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.adaptive import make_adaptive_record, write_adaptive
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
@@ -68,7 +69,7 @@ def add_validation(folder, *newly_broken, failed=(), **changes):
     )
     fields = {
         **{name: getattr(record, name) for name in ("model", "dataset", "threat_model", "eps", "data", "seed")},
-        **{name: getattr(record, name) for name in ("weights_sha256", "batch_size", "device", "device_name")},
+        **{name: getattr(record, name) for name in ("identity", "batch_size", "device", "device_name")},
         "n": 6,
         "data_sha256": "0" * 64,
         "clean_accuracy": 1.0,
@@ -173,7 +174,7 @@ def test_adaptive_attacks_on_other_verdicts_are_left_aside_and_that_is_said(fold
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"weights_sha256": "1" * 64}, "with other weights"),
+        ({"identity": Identity(sha256="1" * 64)}, "with another model"),
         ({"eps": "1/4"}, "at another eps, 1/4,"),
         ({"recorded_data_sha256": "1" * 64}, "on other examples"),
     ],

@@ -93,7 +93,7 @@ class TestExport:
         assert ModelCard.load(folder / "README.md").data.eval_results is None
 
     def test_results_of_other_weights_are_refused(self):
-        with pytest.raises(ResultsError, match=r"Demo2026Adaptive\.run\.json records an evaluation of other weights"):
+        with pytest.raises(ResultsError, match=r"Demo2026Adaptive\.run\.json records an evaluation of another model"):
             card_of(changed(), RESULTS)
 
     def test_weights_in_several_files_are_the_same_weights(self, tmp_path):

@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import Evaluation
 from adaptive_smoothing_zoo.files import file_sha256
+from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
@@ -23,7 +24,6 @@ from adaptive_smoothing_zoo.publishing.results import (
     make_record,
     read_record,
     results_path,
-    tensors_sha256,
     verdicts_path,
     write_results,
 )
@@ -35,7 +35,7 @@ EXAMPLES = Examples(
 )
 
 
-WEIGHTS = tensors_sha256(MODEL.state_dict())
+WEIGHTS = identity_of(MODEL)
 
 
 def an_evaluation(**changes):
@@ -118,7 +118,7 @@ def test_the_record_tells_other_weights_and_other_data_apart():
     record = a_record()
     other = load_model("Demo2026Adaptive", dataset="digits")
     other.rob_model.head.bias.add_(1e-3)
-    assert make_record(MODEL.entry, an_evaluation(), EXAMPLES, other).weights_sha256 != record.weights_sha256
+    assert make_record(MODEL.entry, an_evaluation(), EXAMPLES, other).identity != record.identity
     shuffled = replace(EXAMPLES, labels=EXAMPLES.labels.flip(0))
     assert make_record(MODEL.entry, an_evaluation(), shuffled, MODEL).data_sha256 != record.data_sha256
 
@@ -189,7 +189,7 @@ def test_a_claim_holds_what_the_form_asks_for():
         (CIFAR_ENTRY, {"deterministic": False}, "deterministic"),
         (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "through apgd-ce"),
         (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
-        (CIFAR_ENTRY, {"weights_sha256": "0" * 64}, "weights that were evaluated are not those"),
+        (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
         (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
         (MODEL.entry, {}, "no leaderboard for digits"),
     ],
@@ -287,10 +287,11 @@ def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
 
 
 def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
-    record = a_record(warnings=("Square Attack has decreased the robust accuracy of 1.00%.",))
+    record = a_record(warnings=("Square Attack has decreased the robust accuracy of 1.00%. See flags_doc.md.",))
     publish(tmp_path, record)
     footnote = json.loads(results_path(tmp_path, MODEL.entry).read_text())["footnote"]
-    assert "raised a flag" in footnote
+    assert "raised a flag in this evaluation: Square Attack has decreased the robust accuracy of 1.00%." in footnote
+    assert "see" not in footnote.lower()  # a leaderboard's reader has neither card nor documents
     card = model_card(MODEL.entry, Evidence(run=record))
     assert "> Square Attack has decreased" in card
     assert "upper bound" in card

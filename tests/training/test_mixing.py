@@ -63,8 +63,8 @@ def test_the_network_learns_to_tell_attacked_from_clean_and_everything_else_stay
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     assert (alpha.alpha_min, alpha.alpha_max, alpha.logit_scale, alpha.logit_bias) == (0.6, 0.9, 3.0, 1.0)
     assert alpha.clamp is None
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module.training for module in alpha.modules())
+    assert not any(parameter.requires_grad for parameter in alpha.parameters())
 
 
 def test_the_first_step_is_the_formula_s():

@@ -2,14 +2,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.training.composite_loss import LOSSES
-from adaptive_smoothing_zoo.training.recipe import BaseNetRecipe, TrainedNet, TripletNet, TripletRecipe, read_recipe
+from adaptive_smoothing_zoo.training.recipe import (
+    RECIPES,
+    BaseNetRecipe,
+    TrainedNet,
+    TripletNet,
+    TripletRecipe,
+    describe,
+    find_recipe,
+    list_recipes,
+    read_recipe,
+)
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-RECIPES = Path(__file__).parents[2] / "eval" / "recipes"
 SMALL = """
 kind = "base_net"
 data = { dataset = "digits" }
@@ -26,7 +37,7 @@ def test_every_recipe_of_ours_is_complete(path):
         return
     for source in (recipe.std_model, recipe.rob_model):
         if isinstance(source, TrainedNet):
-            learned = read_recipe(path.parent / source.recipe).data
+            learned = read_recipe(find_recipe(source.recipe, path.parent)).data
             assert learned == replace(recipe.data, learn_every=learned.learn_every)
         elif isinstance(source, TripletNet):
             find_entry(source.name, recipe.data.dataset, source.threat_model or recipe.threat_model)
@@ -91,7 +102,7 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
         (SMALL, ["data.hold_out_every=10"], "digits have a validation split"),
         (SMALL, ["data.learn_every=0"], "learn_every must be at least 1, got 0"),
         (SMALL, ["training.noise_factor=2.0", "training.eps=0.0"], "need a radius"),
-        ("base = 3", [], "must name a file"),
+        ("base = 3", [], "must name a recipe"),
         ("base = 'recipe.toml'", [], "is based on it"),
     ],
 )
@@ -106,3 +117,78 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path, text, changes, message):
 def test_a_mixing_network_needs_a_training_and_a_constant_none():
     with pytest.raises(ConfigError, match="if and only if its alpha is adaptive"):
         read_recipe(RECIPES / "digits_constant.toml", ["training.epochs=1"])
+
+
+def test_recipes_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = list_recipes()
+    assert {RECIPES / f"{name}.toml" for name in names} == set(RECIPES.rglob("*.toml"))
+    assert {"digits_rob", "smoothed/digits_macer_0.25"} <= set(names)
+    for name in names:
+        assert find_recipe(name) == find_recipe(f"{name}.toml") == RECIPES / f"{name}.toml"
+    assert read_recipe("digits_rob").training.attack_steps == 7
+
+
+def test_a_path_comes_before_a_name_and_what_is_neither_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits_rob.toml").write_text(SMALL)
+    assert find_recipe("digits_rob.toml") == Path("digits_rob.toml")
+    assert find_recipe("digits_rob") == RECIPES / "digits_rob.toml"
+    for name in ("digits", "smoothed", "", ".", "../recipes/digits_rob", "/digits_rob", "a\0b", "x" * 5000):
+        with pytest.raises(ConfigError, match="there is no recipe"):
+            find_recipe(name)
+
+
+def test_the_former_path_is_found_with_a_word_about_the_name(caplog, tmp_path):
+    for folder in ("", "./", f"{tmp_path}/"):
+        caplog.clear()
+        assert find_recipe(f"{folder}eval/recipes/smoothed/digits_macer_0.25.toml").parent == RECIPES / "smoothed"
+        assert "part of the package, as smoothed/digits_macer_0.25" in caplog.text
+
+
+def test_a_recipe_of_one_s_own_names_those_of_the_package(tmp_path):
+    (tmp_path / "mine.toml").write_text('base = "digits_rob"\ntraining = { epochs = 2 }')
+    (tmp_path / "digits_rob.toml").write_text('base = "digits_rob"\ntraining = { epochs = 3 }')  # not itself
+    assert read_recipe(tmp_path / "mine.toml").training.epochs == 2
+    assert read_recipe(tmp_path / "digits_rob.toml").training.epochs == 3
+    (tmp_path / "again.toml").write_text('base = "digits_rob.toml"')  # the file next to it
+    assert read_recipe(tmp_path / "again.toml").training.epochs == 3
+
+
+def test_recipes_are_listed_with_what_they_train_and_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = CliRunner().invoke(asz, ["recipes"]).output.splitlines()
+    assert [line.split()[0] for line in listed] == list_recipes()
+    assert next(line for line in listed if line.startswith("digits_rob ")).endswith(
+        "base net: small_cnn on digits, PGD-7, 60 epochs"
+    )
+    printed = CliRunner().invoke(asz, ["recipes", "smoothed/digits_macer_0.25"])
+    assert printed.output == (RECIPES / "smoothed" / "digits_macer_0.25.toml").read_text()
+    result = CliRunner().invoke(asz, ["recipes", "nothing"])
+    assert "there is no recipe nothing" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "line"),
+    [
+        ("cifar10_rob", [], "FGSM-RS, 8 epochs"),
+        ("cifar10_rob_nfgsm", [], "N-FGSM, 16 epochs"),
+        ("cifar10_rob_trades", [], "TRADES, 60 epochs"),
+        ("digits_std", ["training.epochs=1"], "base net: small_cnn on digits, standard, 1 epoch"),
+        ("smoothed/digits_macer_0.25", [], "macer, sigma 0.25, 30 epochs"),
+        ("digits_constant", [], "triplet: Demo2026Constant on digits, Linf 1/5, constant alpha"),
+        ("cifar100_edm", [], "mixing network, attacked in setting C, 3 epochs"),
+    ],
+)
+def test_a_recipe_says_what_it_trains(name, changes, line):
+    assert describe(read_recipe(name, changes)).endswith(line)
+
+
+def test_the_momentum_is_plain_for_nets_that_will_be_smoothed_but_where_recorded_results_had_nesterov_s():
+    assert read_recipe("cifar10_rob").training.momentum == "nesterov"
+    for name in list_recipes():
+        if name.startswith("smoothed/"):
+            expected = "nesterov" if "digits" in name else "plain"
+            assert read_recipe(name).training.optimization.momentum == expected
+    with pytest.raises(ConfigError, match="one of 'nesterov', 'plain', got 'heavy'"):
+        read_recipe("digits_std", ["training.momentum=heavy"])

@@ -261,6 +261,8 @@ def test_the_warm_ups():
     assert [SmoothAdvLoss(warm_up=4).strength(epoch) for epoch in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
     assert [SmoothMixLoss(warm_up=0).strength(epoch) for epoch in (0, 1)] == [1.0, 1.0]
     assert [MacerLoss(deferred=2).strength(epoch) for epoch in (0, 1, 2)] == [0.0, 0.0, 1.0]
+    # The authors' code leaves the second term out where epoch <= 30, counted from 0.
+    assert [MacerLoss().strength(epoch) for epoch in range(90)] == [float(not epoch <= 30) for epoch in range(90)]
     assert GaussianLoss().strength(0) == 1.0
 
 

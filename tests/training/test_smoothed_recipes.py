@@ -1,7 +1,5 @@
 """Recipes of nets to be smoothed, and of triplets with such an h."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,10 +8,10 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.training import runs
-from adaptive_smoothing_zoo.training.recipe import SmoothedNetRecipe, read_recipe
+from adaptive_smoothing_zoo.training.recipe import RECIPES, SmoothedNetRecipe, read_recipe
 from adaptive_smoothing_zoo.training.smoothed_losses import MacerLoss, SmoothAdvLoss, SmoothMixLoss
 
-RECIPES = Path(__file__).parents[2] / "eval" / "recipes" / "smoothed"
+SMOOTHED = RECIPES / "smoothed"
 METHODS = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix", "smoothmix_one_step")
 NET = """
 kind = "smoothed_net"
@@ -41,10 +39,10 @@ paper = { title = "T", authors = "A", venue = "N/A", link = "https://example.org
 def test_there_is_a_recipe_for_every_method():
     names = {f"digits_{method}_{sigma}" for method in METHODS for sigma in ("0.125", "0.25", "0.5")}
     names |= {f"cifar10_{method}{form}" for method in METHODS for form in ("", "_long")}
-    assert {path.stem for path in RECIPES.glob("*.toml")} == names
+    assert {path.stem for path in SMOOTHED.glob("*.toml")} == names
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SMOOTHED.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_is_complete_and_is_what_its_name_says(path):
     recipe = read_recipe(path)
     assert isinstance(recipe, SmoothedNetRecipe)
@@ -62,7 +60,7 @@ def test_every_recipe_is_complete_and_is_what_its_name_says(path):
 
 @pytest.mark.parametrize(("sigma", "steps", "weight"), [(0.125, 2, 16), (0.25, 4, 16), (0.5, 8, 6)])
 def test_the_constants_for_digits_are_those_for_mnist_with_half_their_lengths(sigma, steps, weight):
-    losses = {method: read_recipe(RECIPES / f"digits_{method}_{sigma}.toml").training.loss for method in METHODS}
+    losses = {method: read_recipe(SMOOTHED / f"digits_{method}_{sigma}.toml").training.loss for method in METHODS}
     mnist = SmoothMixLoss(warm_up=3)
     expected = (mnist.noises, mnist.step_size / 2, steps, 5.0)
     for method in ("smoothmix", "smoothmix_one_step"):

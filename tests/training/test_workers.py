@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from quadrants import IMAGES, LABELS, a_mix, a_net
 from safetensors.torch import load_file
 
 from adaptive_smoothing_zoo.training.base_nets import train_base_net
-from adaptive_smoothing_zoo.training.keeping import read_log
+from adaptive_smoothing_zoo.training.keeping import read_log, rounds_kept
 from adaptive_smoothing_zoo.training.mixing import train_mixing_network
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
@@ -63,3 +64,23 @@ def test_one_process_is_alone(monkeypatch):
     assert type(workers) is Workers
     assert workers.is_first
     assert torch.equal(workers.share(torch.arange(3)), torch.arange(3))
+
+
+@pytest.mark.slow
+def test_torchrun_s_end_keeps_the_last_finished_round(tmp_path):
+    """torchrun hands SIGTERM on to its processes, of which the first one writes."""
+    program, out = tmp_path / "asz.py", tmp_path / "out"
+    program.write_text("from adaptive_smoothing_zoo.cli import main; main()")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", str(program), "train", "digits_rob", "--out", str(out)]
+    command += ["--device", "cpu", "--checkpoint-seconds", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 200
+        while not (out / "log.csv").exists() or len(read_log(out)) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.terminate()
+        output = process.communicate()[0]
+    assert rounds_kept(out) >= 3
+    assert f"kept: round {rounds_kept(out)} of 960 of net" in output

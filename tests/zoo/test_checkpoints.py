@@ -5,6 +5,7 @@ import pickle
 import tarfile
 import zipfile
 from collections import OrderedDict
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.bit_resnet import BIT_NPZ_KEYS
@@ -21,9 +23,11 @@ from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.zoo.checkpoints import (
     NESTINGS,
+    WRAPPERS,
     convert_base_net,
     convert_mixing_network,
     read_checkpoint,
+    read_triplet_state,
 )
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 
@@ -31,6 +35,7 @@ WRN = BaseNetConfig(
     architecture="dm_wide_resnet",
     arguments={"depth": 10, "width": 1, "activation": "silu", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
 )
+SMALL = BaseNetConfig(architecture="small_cnn", arguments={"widths": [2, 3]})
 BIT = BaseNetConfig(architecture="bit_resnet", arguments={"depth": [1, 1, 1, 1], "width": 1, "image_size": 32})
 
 
@@ -65,7 +70,7 @@ def nested(state, nesting):
 
 @given(
     nesting=st.lists(st.sampled_from(NESTINGS), max_size=2),
-    prefix=st.lists(st.sampled_from(["module.", "module.0.", "model.", "backbone."]), max_size=2),
+    prefix=st.lists(st.sampled_from(["module.", "module.0.", "_orig_mod.", "model.", "backbone."]), max_size=2),
 )
 def test_every_nesting_and_prefix_gives_the_same_weights(nesting, prefix):
     net = net_of(WRN)
@@ -73,6 +78,37 @@ def test_every_nesting_and_prefix_gives_the_same_weights(nesting, prefix):
     converted = convert_base_net(nested(state, nesting), WRN, net, "a file")
     assert converted.keys() == net.state_dict().keys()
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in converted.items())
+
+
+WRAPPED = st.lists(st.sampled_from(WRAPPERS), min_size=1, max_size=3).map("".join)
+
+
+@given(nesting=st.lists(st.sampled_from(NESTINGS), max_size=2), prefix=WRAPPED)
+def test_our_own_keys_lose_a_prefix_that_all_of_them_have(nesting, prefix):
+    net = build("small_cnn", widths=(2, 3), num_classes=5)
+    state = {prefix + key: value for key, value in net.state_dict().items()}
+    converted = convert_base_net(nested(state, nesting), SMALL, net, "a file")
+    assert {key: id(value) for key, value in converted.items()} == {
+        key.removeprefix(prefix): id(value) for key, value in state.items()
+    }
+
+
+@given(prefix=WRAPPED, data=st.data())
+def test_a_prefix_that_only_some_keys_have_is_refused(prefix, data):
+    net = build("small_cnn", widths=(2, 3), num_classes=5)
+    state = net.state_dict()
+    bare = data.draw(st.sets(st.sampled_from(sorted(state)), min_size=1, max_size=len(state) - 1))
+    mixed = {key if key in bare else prefix + key: value for key, value in state.items()}
+    with pytest.raises(WeightsError, match="does not have our keys"):
+        convert_base_net(mixed, SMALL, net, "a file")
+
+
+def test_a_net_whose_own_keys_begin_like_a_wrapper_keeps_them():
+    net = nn.ModuleDict({"model": nn.Linear(2, 2)})
+    assert net.state_dict().keys() == {"model.weight", "model.bias"}
+    for prefix in ("", "module.", "model."):
+        state = {prefix + key: value for key, value in net.state_dict().items()}
+        assert convert_base_net(state, SMALL, net, "a file").keys() == net.state_dict().keys()
 
 
 @pytest.mark.parametrize("old_format", [False, True])
@@ -148,6 +184,13 @@ class TestMixingNetwork:
     def test_model_and_bn_are_found(self, wrap):
         converted = convert_mixing_network(wrap(self.foreign(self.alpha)), self.alpha, "it")
         assert all(torch.equal(value, self.alpha.state_dict()[key]) for key, value in converted.items())
+        assert converted.keys() == self.alpha.state_dict().keys()
+
+    @pytest.mark.parametrize("nesting", [(), ("state_dict",), ("model",)])
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model._orig_mod."])
+    def test_our_own_keys_lose_the_prefixes_of_wrappers(self, prefix, nesting):
+        state = {prefix + key: value for key, value in self.alpha.state_dict().items()}
+        converted = convert_mixing_network(nested(state, nesting), self.alpha, "it")
         assert converted.keys() == self.alpha.state_dict().keys()
 
     @pytest.mark.parametrize("content", [{}, {"model": {}}, {"model": 1, "bn": {}}, {"bn": {}}])
@@ -249,3 +292,39 @@ def test_an_architecture_without_a_key_table_says_so():
     config = BaseNetConfig(architecture="small_cnn", arguments={"widths": [3, 5]})
     with pytest.raises(WeightsError, match="there is no key table for 'small_cnn'"):
         convert_base_net({"conv.weight": torch.zeros(1)}, config, nn.Linear(2, 2), "it")
+
+
+class TestWholeTriplets:
+    """What ``custom_checkpoint`` takes."""
+
+    @pytest.fixture
+    def model(self):
+        return load_model("Demo2026Constant", dataset="digits")
+
+    @pytest.mark.parametrize("old_format", [False, True])
+    @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}}])
+    def test_a_pytorch_file_loads_like_a_safetensors_file(self, model, tmp_path, old_format, wrap):
+        torch.save(wrap(model.state_dict()), tmp_path / "own.pt", _use_new_zipfile_serialization=not old_format)
+        save_file(model.state_dict(), tmp_path / "own.safetensors")
+        images = torch.rand(3, 1, 8, 8)
+        for name in ("own.pt", "own.safetensors"):
+            loaded = load_model("Demo2026Constant", dataset="digits", custom_checkpoint=tmp_path / name)
+            assert torch.equal(loaded(images), model(images))
+
+    def test_a_file_of_one_part_is_refused_with_the_command_that_takes_it(self, model, tmp_path):
+        torch.save(model.std_model.state_dict(), tmp_path / "g.pt")
+        message = r"g\.pt is no state dict of a whole triplet, .* by asz convert, and name it as model_dir"
+        with pytest.raises(WeightsError, match=message):
+            load_model("Demo2026Constant", dataset="digits", custom_checkpoint=tmp_path / "g.pt")
+
+    def test_a_whole_pickled_module_is_refused_and_not_run(self, model, tmp_path):
+        torch.save(model.std_model, tmp_path / "module.pt")
+        with pytest.raises(WeightsError, match=r"module\.pt was refused: .*torch\.save\(net\.state_dict\(\)"):
+            read_triplet_state(tmp_path / "module.pt")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "g.pt").write_bytes(b"PK")
+    monkeypatch.setattr("pathlib.Path.open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(WeightsError, match=r"cannot read .*g\.pt: .*Permission denied"):
+        read_checkpoint(tmp_path / "g.pt")

@@ -1,6 +1,8 @@
 """Original checkpoints: found, downloaded, checked, converted once, whatever interrupts."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -222,6 +225,64 @@ class TestConversion:
         load(entry)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert_weights_of(load(entry)[0], tiny.model)
+
+
+class TestTroubleWithTheCache:
+    """What the file system refuses is told with the folder and what to do, and the next try goes on."""
+
+    MESSAGE = "cannot keep weights in {}: .*{}.*; make room there, or set HF_HOME to a folder"
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
+            (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
+            (NotImplementedError("FileSystem does not appear to support flock"), "support flock"),
+        ],
+    )
+    def test_a_folder_without_locks_or_the_right_to_write(self, tiny, file_server, cache, monkeypatch, error, words):
+        entry = served(tiny, file_server)
+        monkeypatch.setattr(components.FileLock, "acquire", Mock(side_effect=error))
+        with pytest.raises(WeightsError, match=self.MESSAGE.format(cache, words)):
+            load(entry)
+        monkeypatch.undo()
+
+    def test_a_cache_that_cannot_be_made(self, tiny, file_server, monkeypatch, tmp_path):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
+        where = tmp_path / "file" / "adaptive-smoothing-zoo"
+        with pytest.raises(WeightsError, match=self.MESSAGE.format(where, "Not a directory")):
+            load(served(tiny, file_server))
+
+    def test_a_full_disk_while_downloading(self, tiny, file_server, cache):
+        entry = served(tiny, file_server)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            with pytest.raises(WeightsError, match=self.MESSAGE.format(cache, "File too large")):
+                load(entry)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert_weights_of(load(entry)[0], tiny.model)
+        assert file_server.requests[1] == ("/std_model", "bytes=1000-")  # what had arrived is kept
+
+    def test_a_full_disk_while_converting(self, tiny, file_server, cache, monkeypatch):
+        entry = served(tiny, file_server)
+        full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        with monkeypatch.context() as patch:
+            patch.setattr("adaptive_smoothing_zoo.zoo.weights.save_file", full)
+            with pytest.raises(WeightsError, match=self.MESSAGE.format(cache, "No space left on device")):
+                load(entry)
+        assert not list((cache / "components").glob("*.safetensors"))
+        assert_weights_of(load(entry)[0], tiny.model)
+
+    def test_a_full_disk_below_gdown_is_no_answer_of_google(self, tiny, monkeypatch, cache):
+        pytest.importorskip("robustbench")
+        full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=full))
+        entry = with_sources(tiny.entry, {"std_model": [RobustBenchFile(model="Bai2023Improving_edm", index=0)]})
+        with pytest.raises(WeightsError, match=self.MESSAGE.format(cache, "No space left on device")):
+            load(entry)
 
 
 class TestDownload:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, Triplet, load_model
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
@@ -61,12 +62,12 @@ def test_saving_and_loading_changes_no_bit(model, tmp_path):
 
 
 def test_its_recorded_results_are_of_these_weights(model):
-    weights = tensors_sha256(model.state_dict())
+    identity = identity_of(model)
     certification = read_certification(RESULTS, model.entry)
     if certification is not None:
-        assert certification.weights_sha256 == weights
+        assert certification.identity == identity
     record = read_record(RESULTS, model.entry)
-    assert record.weights_sha256 == weights
+    assert record.identity == identity
     assert record.robust_accuracy <= record.clean_accuracy
     assert results_path(RESULTS, model.entry).exists()
 

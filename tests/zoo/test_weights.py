@@ -1,6 +1,7 @@
 """Weights files: read whole and strictly, or refused by name."""
 
 from hashlib import sha256
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ from torch import nn
 
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo import weights
-from adaptive_smoothing_zoo.zoo.weights import load_strictly, read_safetensors, write_safetensors
+from adaptive_smoothing_zoo.zoo.weights import (
+    check_sha256,
+    load_strictly,
+    read_metadata,
+    read_safetensors,
+    write_safetensors,
+)
 
 STATE = {
     "half": torch.randn(2, 3).half(),
@@ -165,3 +172,27 @@ def test_whether_parameters_are_trained_is_the_module_s_choice(requires_grad):
     module = net().requires_grad_(requires_grad)
     load_strictly(module, net().state_dict(), "a net")
     assert {parameter.requires_grad for parameter in module.parameters()} == {requires_grad}
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    digest = write_safetensors(path, STATE)
+    for name in ("load_file", "file_sha256", "safe_open"):
+        monkeypatch.setattr(weights, name, Mock(side_effect=PermissionError(13, "Permission denied")))
+    message = r"cannot read .*w\.safetensors: .*Permission denied"
+    for read in (read_safetensors, read_metadata, lambda path: check_sha256(path, digest)):
+        with pytest.raises(WeightsError, match=message):
+            read(path)
+
+
+def test_a_note_of_a_checked_file_that_cannot_be_read_costs_another_look(tmp_path, monkeypatch):
+    path, note = tmp_path / "w.safetensors", tmp_path / "note"
+    digest = write_safetensors(path, STATE)
+    note.write_bytes(b"\xff")
+    monkeypatch.setattr(weights, "_ALWAYS_HASHED", 0)
+    monkeypatch.setattr(weights, "_memo_file", lambda path: note)
+    hashed = Mock(side_effect=weights.file_sha256)
+    monkeypatch.setattr(weights, "file_sha256", hashed)
+    for _ in range(2):
+        check_sha256(path, digest)
+    assert hashed.call_count == 1  # the first look left a good note

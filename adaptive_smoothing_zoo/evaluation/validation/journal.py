@@ -18,6 +18,7 @@ from adaptive_smoothing_zoo.attacks.state import State
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.checked_file import checksum, read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.evaluation.state import bind
+from adaptive_smoothing_zoo.identity import Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class ValidationBinding:
     """What the kept runs belong to.
 
     Attributes:
-        model_sha256: of weights and description.
+        model: who it is.
         data_sha256: of images and labels.
         standing_sha256: of what a recorded run and the adaptive attacks after it left; "" without one.
         checks: all that are made.
         version: of this package, since checks change.
     """
 
-    model_sha256: str
+    model: Identity
     data_sha256: str
     standing_sha256: str
     norm: str

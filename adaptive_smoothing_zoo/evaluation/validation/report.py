@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 Verdict = Literal["passed", "failed", "not applicable"]
@@ -45,7 +46,7 @@ class Validation:
     Attributes:
         n: examples; the first n of the data.
         clean_accuracy, accuracy: before any attack, and after those of all checks.
-        recorded_n, recorded_accuracy, recorded_data_sha256: of the recorded AutoAttack run of these weights, if there
+        recorded_n, recorded_accuracy, recorded_data_sha256: of the recorded AutoAttack run of this model, if there
             is one.
         newly_broken: indices of points that run calls robust and some check broke.
         budget: what the checks could spend.
@@ -60,7 +61,7 @@ class Validation:
     n: int
     data: str
     data_sha256: str
-    weights_sha256: str
+    identity: Identity
     seed: int
     batch_size: int
     device: str

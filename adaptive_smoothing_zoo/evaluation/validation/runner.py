@@ -15,16 +15,21 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import __version__
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256, model_sha256, ready
+from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256
 from adaptive_smoothing_zoo.evaluation.state import locked
 from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS, Check, Outcome, not_applicable
 from adaptive_smoothing_zoo.evaluation.validation.journal import Journal, ValidationBinding
 from adaptive_smoothing_zoo.evaluation.validation.report import CheckResult, Verdict
 from adaptive_smoothing_zoo.evaluation.validation.subject import Budget, RecordedRun, Subject
+from adaptive_smoothing_zoo.identity import identity_of
+from adaptive_smoothing_zoo.ready import ready
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 VERDICTS: dict[bool | None, Verdict] = {True: "passed", False: "failed", None: "not applicable"}
 
@@ -78,6 +83,7 @@ class Findings:
         return float((self.clean_correct & ~self.broken).mean())
 
 
+@own_surroundings()
 def validate(
     model: nn.Module,
     images: Tensor,
@@ -128,10 +134,11 @@ def validate(
     _check_settings(norm, eps, batch_size, only, recorded, len(labels))
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]
     report = on_progress or (lambda progress: None)
-    with ready(model, where, False, channels_last):
-        _check_output(model, images, labels, where)
+    images, labels = own_copy(images), own_copy(labels)
+    with ready(model, where, channels_last=channels_last) as net:
+        _check_output(net, images, labels, where)
         subject = Subject(
-            model,
+            net,
             images,
             labels,
             norm=norm,
@@ -143,7 +150,7 @@ def validate(
             recorded=recorded,
         )
         results = []
-        with _journal(state, subject, chosen, channels_last) as subject.journal:
+        with _journal(state, model, subject, chosen, channels_last) as subject.journal:
             for done, each in enumerate(chosen):
                 subject.on_pass = _reporter(report, subject, each, done, len(chosen))
                 subject.on_pass()
@@ -165,7 +172,7 @@ def validate(
 
 @contextmanager
 def _journal(
-    state: str | Path | None, subject: Subject, chosen: list[Check], channels_last: bool
+    state: str | Path | None, model: nn.Module, subject: Subject, chosen: list[Check], channels_last: bool
 ) -> Iterator[Journal | None]:
     """What keeps the attacks' batches, in a folder that is locked meanwhile."""
     if state is None:
@@ -173,7 +180,7 @@ def _journal(
         return
     recorded = subject.recorded
     binding = ValidationBinding(
-        model_sha256=model_sha256(subject.model),
+        model=identity_of(model, subject.images.shape[1:]),
         data_sha256=data_sha256(subject.images.cpu(), subject.labels.cpu()),
         standing_sha256="" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
         norm=subject.norm,
@@ -244,6 +251,7 @@ def _check_settings(
         raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
     if not 0.0 < eps < float("inf"):
         raise ValueError(f"eps must be a finite number > 0, got {eps}")
+    warn_of_radius(norm, eps)
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if unknown := sorted(set(only or ()) - set(CHECKS)):

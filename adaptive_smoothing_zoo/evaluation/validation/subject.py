@@ -170,6 +170,8 @@ class Subject:
     def logits(self, images: Tensor, model: Model | None = None) -> Tensor:
         """Outputs (N, C) from batches of one size, the last filled up: one shape gives one verdict."""
         ask, size = model or self.model, self.batch_size
+        if len(images) == 0:
+            return ask(images)
         outputs = []
         for batch in images.split(size):
             filled = torch.cat([batch, batch[-1:].expand(size - len(batch), *batch.shape[1:])])

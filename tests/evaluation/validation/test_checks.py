@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.evaluation.validation.check import allowed
 from adaptive_smoothing_zoo.evaluation.validation.figures import write_figure
 from adaptive_smoothing_zoo.evaluation.validation.report import Validation, read_validation, to_markdown, to_text
 from adaptive_smoothing_zoo.evaluation.validation.subject import Attacked, Subject, scaled_cross_entropy
+from adaptive_smoothing_zoo.identity import Identity
 
 
 def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL, recorded=None, seed=0):
@@ -355,7 +356,7 @@ def validation_of(findings, **changes):
         n=20,
         data="the digits",
         data_sha256="0" * 64,
-        weights_sha256="1" * 64,
+        identity=Identity(sha256="1" * 64),
         seed=0,
         batch_size=findings.batch_size,
         device=findings.device,

@@ -1,0 +1,89 @@
+"""A caller's model made ready for millions of passes, and given back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import nn
+
+from adaptive_smoothing_zoo.asking import asked
+from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
+from adaptive_smoothing_zoo.precision import float32_precision
+
+
+@contextmanager
+def ready(
+    model: nn.Module, device: torch.device, *, tf32: bool = False, channels_last: bool = False
+) -> Iterator[nn.Module]:
+    """The model in a form that can be asked for logits: on the device, in eval mode, frozen, in the given precision.
+
+    Device, modes and gradients are put back afterwards.
+
+    Args:
+        model: any module from images to logits.
+        tf32: let CUDA round float32 products to TF32.
+        channels_last: keep convolution weights in that memory format meanwhile.
+
+    Raises:
+        TypeError: not a module.
+        EvaluationError: a weight is not float32, or was made in inference mode.
+    """
+    net = asked(model)
+    check_weights(model)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with lent(net, device), float32_precision(tf32), freed_memory_kept():
+        try:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            if channels_last:
+                net.to(memory_format=torch.channels_last)
+            yield net
+        finally:
+            if channels_last:
+                net.to(memory_format=torch.contiguous_format)
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model on the device and in eval mode; each module's mode and the model's device are put back."""
+    training = [module for module in model.modules() if module.training]
+    home = device_of(model)
+    try:
+        model.eval()
+        model.to(device)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        if home is not None and home != device:
+            model.to(home)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where a model's weights are; None if it has none."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse weights that results cannot be computed with; buffers may have any number format.
+
+    Raises:
+        EvaluationError: a weight is not float32, or was made in inference mode.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise EvaluationError(
+                f"evaluation is in float32, but the weight {name} is {parameter.dtype}; load the model in float32 "
+                "(model.float() keeps what rounding has done to the weights)"
+            )
+        if parameter.is_inference():
+            raise EvaluationError(
+                f"the weight {name} was made in torch.inference_mode(), so nothing can be differentiated through it; "
+                "load the model outside of it"
+            )
