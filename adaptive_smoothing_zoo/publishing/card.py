@@ -1,5 +1,6 @@
 """Model cards: made from the entry and the recorded results, never by hand."""
 
+import json
 from collections import Counter
 
 from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord
@@ -50,7 +51,7 @@ def model_card(
         f"## How it was made\n\n{entry.training or 'See the paper.'}",
         *([f"## Where the weights are\n\n{_sources(entry)}"] if entry.weights.components else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
-        f"## How to load it\n\n{_loading(entry)}",
+        f"## How to load it\n\n{how_to_load(entry)}",
         f"## Citation\n\n{entry.paper.authors}. *{entry.paper.title}*. {entry.paper.venue}. <{entry.paper.link}>",
     ]
     return "\n\n".join(sections) + "\n"
@@ -275,9 +276,11 @@ def _source(source: Source) -> str:
     return f"Google Drive, by RobustBench's id for `{source.model}`{which}"
 
 
-def _loading(entry: Entry) -> str:
+def how_to_load(entry: Entry, reference: str | None = None) -> str:
+    """The code that loads it: by its name in the zoo, or by a reference that ``load_model`` takes."""
+    what = f'"{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}"'
     return (
         "```python\nfrom adaptive_smoothing_zoo import load_model\n\n"
-        f'model = load_model("{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}")\n'
+        f"model = load_model({what if reference is None else json.dumps(reference)})\n"
         "log_probabilities = model(images)  # images in [0, 1]\n```"
     )

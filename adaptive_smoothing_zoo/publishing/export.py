@@ -8,12 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
 from adaptive_smoothing_zoo.publishing.certification import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
@@ -24,6 +25,7 @@ from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
 CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"
+HERE = "local-dir:."  # what the card of a folder calls it
 
 
 def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str | int | None = None) -> Path:
@@ -45,7 +47,8 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
     _check_replaceable(folder, model.entry)
     with _complete_folder(folder) as temporary:
         model.save_pretrained(temporary, max_shard_size=max_shard_size)
-        write_text(temporary / CARD_FILE, card)
+        by_name, here = how_to_load(model.entry), how_to_load(model.entry, HERE)
+        write_text(temporary / CARD_FILE, card.replace(by_name, here))
         write_text(temporary / LICENSE_FILE, license_text(model.entry))
     return folder
 
@@ -56,7 +59,7 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
     Raises:
         ResultsError: the run that is recorded there was one of another model, or is damaged.
     """
-    results, entry = Path(results), model.entry
+    results, entry = Path(results), model.described()
     certification = read_certification(results, entry)
     if certification is not None and certification.identity != identity_of(model, entry.image_shape):
         raise ResultsError(
@@ -67,6 +70,13 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
         return model_card(entry, None, None, certification), None
     evidence = read_evidence(results, entry, model)
     return model_card(entry, evidence, read_curve(results, entry), certification), evidence.run
+
+
+def as_published(model: Triplet) -> Triplet:
+    """The model, which is as it was loaded, with word that the published numbers are about it."""
+    weights = replace(model.entry.weights, model_sha256=identity_of(model).sha256)
+    model.entry = replace(model.entry, weights=weights)
+    return model
 
 
 def export_files(entry: Entry) -> set[str]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError
-from adaptive_smoothing_zoo.files import file_sha256
-from adaptive_smoothing_zoo.publishing.export import CARD_FILE, export_files
+from adaptive_smoothing_zoo.files import file_sha256, write_text
+from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
+from adaptive_smoothing_zoo.publishing.export import CARD_FILE, HERE, export, export_files
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
@@ -80,19 +85,41 @@ def push(
             raise HubError(f"will not push to {repo!r}: it exists and is public; choose another name, or let it be")
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        info = api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=sorted(export_files(entry)),
-            delete_patterns=[WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors"],
-            revision=revision,
-            commit_message=commit_message or f"Upload {entry.key}",
-        )
+        with _with_card_for(folder, entry, repo) as upload:
+            info = api.upload_folder(
+                repo_id=repo,
+                folder_path=upload,
+                allow_patterns=sorted(export_files(entry)),
+                delete_patterns=[WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors"],
+                revision=revision,
+                commit_message=commit_message or f"Upload {entry.key}",
+            )
     except HubError:
         raise
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(f"cannot push to {repo!r}: {_explain(error)}") from error
     return Pushed(repo=repo, commit=info.oid, url=f"{api.endpoint}/{repo}/tree/{info.oid}", entry=entry)
+
+
+def push_model(model: Triplet, repo: str, **options: Any) -> Pushed:
+    """Upload a triplet from memory: its export, with a card that tells of no results. For options see ``push``."""
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "export"
+        export(model, target, card=model_card(model.described(), None))
+        return push(target, repo, **options)
+
+
+@contextmanager
+def _with_card_for(folder: Path, entry: Entry, repo: str) -> Iterator[Path]:
+    """The folder as it is uploaded: links to its files, and a card that tells how to load the repository."""
+    with TemporaryDirectory() as name:
+        upload = Path(name)
+        for file in export_files(entry) - {CARD_FILE}:
+            (upload / file).symlink_to((folder / file).absolute())
+        card = (folder / CARD_FILE).read_text(encoding="utf-8")
+        there = card.replace(how_to_load(entry, HERE), how_to_load(entry, f"hf-hub:{repo}"))
+        write_text(upload / CARD_FILE, there)
+        yield upload
 
 
 def check_export(folder: str | Path) -> Entry:

@@ -13,6 +13,7 @@ import torch
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.precision import float32_precision
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, results_path, tensors_sha256
 from adaptive_smoothing_zoo.zoo.components import load_components, pinned_source
@@ -33,7 +34,7 @@ class Verification:
         test_set_size: of the official test set, if these are its first n in its order.
         interval: 95 % Clopper-Pearson interval of the clean accuracy.
         published: the published clean accuracy; None if there is none.
-        weights_sha256: of the loaded state dict's bytes.
+        model_sha256: identity of the model that was loaded.
         components: by part, where the original checkpoint came from, with its hash and size.
     """
 
@@ -46,7 +47,7 @@ class Verification:
     data: str
     data_sha256: str
     published: float | None
-    weights_sha256: str
+    model_sha256: str
     device: str
     versions: dict[str, str]
     components: dict[str, Source] = field(default_factory=dict)
@@ -115,7 +116,7 @@ def verify(
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         published=None if entry.published is None else float(entry.published.clean) / 100,
-        weights_sha256=tensors_sha256(model.state_dict()),
+        model_sha256=identity_of(model).sha256,
         device=device_name(str(device)),
         versions=installed_versions(),
         components=components or {},
@@ -138,7 +139,12 @@ def verified_entry(entry: Entry, verification: Verification) -> Entry:
         part: _pinned(component, verification.components.get(part))
         for part, component in entry.weights.components.items()
     }
-    weights = replace(entry.weights, components=components, verified=verification.is_conclusive)
+    weights = replace(
+        entry.weights,
+        components=components,
+        verified=verification.is_conclusive,
+        model_sha256=verification.model_sha256 if verification.is_conclusive else None,
+    )
     return replace(entry, weights=weights)
 
 

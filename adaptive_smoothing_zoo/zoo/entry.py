@@ -105,6 +105,28 @@ LogitMapConfig = ScaleConfig | HardMaxConfig | NormClampPowerScaleConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeadConfig:
+    """What ``reset_classifier`` put in place of the mix, and what ``prune_intermediate_layers`` left of the nets."""
+
+    features: Literal["both", "std_model", "rob_model"]  # whose pooled features the head gets
+    num_classes: int  # of the head; 0 if the features themselves are the output
+    stages: dict[str, int]  # by base net that the module still has: how many of its stages
+    without_final: tuple[str, ...] = ()  # base nets without what followed their last stage
+
+    def __post_init__(self) -> None:
+        nets = {"std_model", "rob_model"}
+        needed = nets if self.features == "both" else {self.features}
+        if not needed <= self.stages.keys() <= nets or min(self.stages.values()) < 1:
+            raise ConfigError(
+                f"'stages' must name {' and '.join(sorted(needed))} with at least 1 stage, got {shown(self.stages)}"
+            )
+        if not nets.issuperset(self.without_final):
+            raise ConfigError(f"'without_final' names base nets, got {shown(self.without_final)}")
+        if self.num_classes < 0:
+            raise ConfigError(f"'num_classes' must not be negative, got {self.num_classes}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SurrogateConfig:
     """What the authors attack in place of the model, whose gradient says little; the verdict is always the model's."""
 
@@ -184,11 +206,13 @@ class Weights:
     revision: str | None = None  # full commit hash in that repository
     components: dict[str, Component] = field(default_factory=dict)  # by part: the original checkpoints
     verified: bool = False  # whether somebody loaded exactly these and found the clean accuracy that was published
+    model_sha256: str | None = None  # identity of the model that "verified" and "published" are about
 
     def __post_init__(self) -> None:
         if self.embedded is not None and re.fullmatch(r"[\w.-]+\.safetensors", self.embedded) is None:
             raise ConfigError(f"'embedded' must be the bare name of a .safetensors file, got {shown(self.embedded)}")
         _check_sha256(self.sha256)
+        _check_sha256(self.model_sha256)
         for name, sha256 in self.shards.items():
             if re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
                 raise ConfigError(f"a shard must be the bare name of a .safetensors file, got {shown(name)}")
@@ -240,6 +264,7 @@ class Entry:
     std_map: LogitMapConfig = field(default_factory=ScaleConfig)
     rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
     surrogate: SurrogateConfig | None = None
+    head: HeadConfig | None = None  # of a classifier for another task, made of the nets of the mix
     weights: Weights = field(default_factory=Weights)
     paper: Paper
     architecture: str  # as a leaderboard shows it
@@ -278,14 +303,24 @@ class Entry:
             self,
             std_model=replace(self.std_model, pretrained=None),
             rob_model=replace(self.rob_model, pretrained=None),
-            weights=Weights(sha256=sha256, shards=shards or {}, verified=self.weights.verified),
+            weights=Weights(
+                sha256=sha256,
+                shards=shards or {},
+                verified=self.weights.verified,
+                model_sha256=self.weights.model_sha256,
+            ),
         )
+
+    def without_numbers(self) -> Entry:
+        """The same without what was published or verified, which is about weights: for others."""
+        weights = replace(self.weights, verified=False, model_sha256=None)
+        return replace(self, published=None, weights=weights)
 
     def differences(self, other: Entry) -> list[str]:
         """Names of the fields that decide outputs and are not the same in both."""
         return [
             name
-            for name in (*_IDENTITY, "std_map", "rob_map", "alpha", "num_classes", "image_shape")
+            for name in (*_IDENTITY, "std_map", "rob_map", "alpha", "head", "num_classes", "image_shape")
             if getattr(self, name) != getattr(other, name)
         ] + [
             name

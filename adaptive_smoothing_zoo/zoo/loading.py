@@ -85,12 +85,14 @@ def load_model(
         return Triplet.from_pretrained(model_name, revision=revision, device=device, dtype=dtype, **vars(options))
     if model_dir is not None:
         _check_no_argument(model_name, _plain(model_dir) if isinstance(model_dir, str) else "")
+    if hub_repo is not None and not is_listed(model_name):
+        return _of_that_name(model_name, hub_repo, revision, options, device, dtype)
     entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
     if model_dir is not None:
         _check_folder(Path(model_dir), entry)
     if custom_checkpoint:
         state = read_triplet_state(Path(custom_checkpoint), device)
-        return load_triplet(entry.self_contained(), state, device, dtype)
+        return load_triplet(entry.without_numbers().self_contained(), state, device, dtype)
     if model_dir is not None and (folder := local_folder(Path(model_dir), entry)) is not None:
         return _checked(Triplet.from_pretrained(folder, device=device, dtype=dtype), entry, str(folder))
     in_cache = model_dir is not None and _in_cache(Path(model_dir), entry)
@@ -188,6 +190,21 @@ def _from_hub(
             f"{repo} holds weights of SHA-256 {triplet.entry.weights.sha256}, but {entry.weights.sha256} are pinned"
         )
     return _checked(triplet, entry, repo)
+
+
+def _of_that_name(
+    name: str,
+    repo: str,
+    revision: str | None,
+    options: HubOptions,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> Triplet:
+    """A triplet that is not in the zoo, from a repository."""
+    triplet = Triplet.from_pretrained(repo, revision=revision, device=device, dtype=dtype, **vars(options))
+    if triplet.entry.name != name:
+        raise WeightsError(f'{repo} holds {triplet.entry.key}, not {name}; write "hf-hub:{repo}" for what is there')
+    return triplet
 
 
 def _checked(triplet: Triplet, entry: Entry, where: str) -> Triplet:

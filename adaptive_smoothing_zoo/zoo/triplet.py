@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,25 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
+from adaptive_smoothing_zoo.backbone_interface import TRUNKS
 from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.inference import to_dtype
 from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
+from adaptive_smoothing_zoo.zoo.describing import check_described, entry_of, weights_of
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
     ConstantAlphaConfig,
     Entry,
     HardMaxConfig,
+    HeadConfig,
     LogitMapConfig,
     ScaleConfig,
     entry_to_text,
@@ -40,6 +46,8 @@ from adaptive_smoothing_zoo.zoo.weights import (
     write_safetensors,
     write_shards,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Triplet(MixedClassifier):
@@ -66,6 +74,8 @@ class Triplet(MixedClassifier):
                 std_map=_build_map(entry.std_map),
                 rob_map=_build_map(entry.rob_map),
             )
+            if entry.head is not None:
+                self._give_up_mix(entry.head)
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 channels = len(net.mean) if isinstance(net, BaseNet) else entry.image_shape[0]
                 if channels != entry.image_shape[0]:
@@ -100,23 +110,60 @@ class Triplet(MixedClassifier):
             max_shard_size: in bytes or like "1GB"; weights that are larger are written to several files.
 
         Raises:
-            ValueError: after ``reset_classifier`` or ``to_dtype``, which an entry cannot describe.
+            ConfigError: this is not what an entry can describe (a layer was exchanged, weights are in half precision).
             ResultsError: the folder cannot be written.
         """
-        self.check_mixes("save_pretrained")
-        for name, parameter in self.named_parameters():
-            if parameter.dtype != torch.float32:
-                raise ValueError(f"published weights are float32, but {name} is {parameter.dtype}; save the original")
-        folder = Path(folder)
+        folder, described = Path(folder), self.described()
+        state = _without_sharing(weights_of(self))
         if max_shard_size is None:
-            shards = {WEIGHTS_FILE: write_safetensors(folder / WEIGHTS_FILE, self.state_dict())}
+            shards = {WEIGHTS_FILE: write_safetensors(folder / WEIGHTS_FILE, state)}
         else:
-            shards = write_shards(folder, self.state_dict(), max_shard_size)
+            shards = write_shards(folder, state, max_shard_size)
         if len(shards) == 1:
-            entry = self.entry.self_contained(shards[WEIGHTS_FILE])
+            entry = described.self_contained(shards[WEIGHTS_FILE])
         else:
-            entry = self.entry.self_contained(shards=shards)
+            entry = described.self_contained(shards=shards)
         write_text(folder / CONFIG_FILE, entry_to_text(entry))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
+
+        Args:
+            options: of :func:`adaptive_smoothing_zoo.publishing.hub.push`: private, token, revision, commit_message.
+
+        Raises:
+            ConfigError: as ``save_pretrained``.
+            HubError: the Hub does not take it; the message says why.
+        """
+        from adaptive_smoothing_zoo.publishing.hub import push_model
+
+        return push_model(self, repo_id, **options).url
+
+    def described(self) -> Entry:
+        """The entry of this module as it is now; the stored one lends the words, and numbers if they are about it.
+
+        Raises:
+            ConfigError: no entry describes it.
+        """
+        entry = entry_of(self, self.entry)
+        check_described(self, meta_triplet(entry), entry.key, entry.image_shape)
+        if entry.published is None and not entry.weights.verified:
+            return replace(entry, weights=replace(entry.weights, model_sha256=None))
+        if identity_of(self).sha256 == entry.weights.model_sha256:
+            return entry
+        logger.warning(
+            "%s: what was published or verified is left away, since it is not known to be about this model", entry.key
+        )
+        return entry.without_numbers()
+
+    def _give_up_mix(self, config: HeadConfig) -> None:
+        self.reset_classifier(config.num_classes, features=config.features)
+        for name in TRUNKS["both"]:
+            if name not in config.stages:
+                setattr(self, name, None)
+            elif name in self.trunks:
+                last, norm = config.stages[name] - 1, name in config.without_final
+                getattr(self, name).prune_intermediate_layers([last], prune_norm=norm, prune_head=False)
 
     @classmethod
     def from_pretrained(
@@ -185,12 +232,22 @@ def meta_triplet(entry: Entry) -> Triplet:
         return Triplet(entry)
 
 
+def _without_sharing(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where two share memory, as those of tied nets do."""
+    seen: set[int] = set()
+    for key, value in state.items():
+        place = value.untyped_storage().data_ptr()
+        state[key] = value.clone() if place in seen else value
+        seen.add(place)
+    return state
+
+
 def timm_cfg(entry: Entry) -> dict[str, Any]:
     """What timm makes an evaluation transform from: the whole image, in [0, 1], at the entry's size."""
     channels = entry.image_shape[0]
     return {
         "architecture": entry.name,
-        "num_classes": entry.num_classes,
+        "num_classes": entry.num_classes if entry.head is None else entry.head.num_classes,
         "input_size": entry.image_shape,
         "crop_pct": 1.0,
         "crop_mode": "center",

@@ -60,7 +60,7 @@ def verification(n, correct, published, test_set_size=10_000):
         data="",
         data_sha256="",
         published=published,
-        weights_sha256="",
+        model_sha256="a" * 64,
         device="cpu",
         versions={},
     )

@@ -1,0 +1,321 @@
+"""What is saved is the module as it is now, or nothing."""
+
+import copy
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from hub_server import OWNER
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from adaptive_smoothing_zoo import AdaptiveAlpha, ConstantAlpha, MixingNetwork, Triplet, load_model
+from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
+from adaptive_smoothing_zoo.identity import identity_of
+from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
+from adaptive_smoothing_zoo.publishing.export import as_published, card_of, export
+from adaptive_smoothing_zoo.publishing.hub import push
+from adaptive_smoothing_zoo.zoo.entry import Published, Weights
+
+IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+NUMBERS = Published(clean="90.00", autoattack="50.00", source="a paper")
+
+
+def loaded_again(model, folder):
+    """What comes back, checked to be the very model that was saved."""
+    model.save_pretrained(folder)
+    again = Triplet.from_pretrained(folder)
+    model.eval()
+    assert torch.equal(again(IMAGES), model(IMAGES))
+    assert identity_of(again) == identity_of(model)
+    assert not list(folder.glob("*.tmp"))
+    return again
+
+
+UNIT = st.floats(0, 1)
+REAL = st.floats(-3, 3)
+MAPS = st.one_of(
+    st.floats(0.1, 5).map(Scale),
+    st.just(HardMax()),
+    st.builds(NormClampPowerScale, scale=st.floats(0.1, 2), power=st.floats(1, 4), clamp_bias=st.floats(-1, 1)),
+)
+NETWORKS = st.sampled_from([(4, (4, 6, 8)), (4, (2, 2, 2)), (3, (11, 6, 8))]).map(
+    lambda kind: MixingNetwork(7, 11, kind[1], version=kind[0])  # the nets have maps of 3, 5 and of 4, 6 channels
+)
+TAPS = st.sampled_from([(0, 1), (-2, -1)])
+RANGES = st.tuples(UNIT, UNIT).map(sorted).map(lambda ends: {"alpha_min": ends[0], "alpha_max": ends[1]})
+SETTINGS = st.fixed_dictionaries({"logit_scale": REAL, "logit_bias": REAL, "std_taps": TAPS, "rob_taps": TAPS})
+ALPHAS = st.one_of(
+    UNIT.map(ConstantAlpha),
+    st.builds(lambda network, ends, others: AdaptiveAlpha(network, **ends, **others), NETWORKS, RANGES, SETTINGS),
+)
+
+
+class TestEdits:
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(ALPHAS, MAPS, MAPS)
+    def test_any_alpha_and_any_maps_come_back(self, entry, tmp_path_factory, alpha, std_map, rob_map):
+        model = Triplet(entry).eval()
+        model.alpha, model.std_map, model.rob_map = alpha.eval(), std_map, rob_map
+        loaded_again(model, tmp_path_factory.mktemp("saved"))
+
+    def test_a_range_that_was_set(self, adaptive_entry, tmp_path):
+        model = Triplet(adaptive_entry).eval()
+        model.alpha.set_range(0.0, 0.5)
+        again = loaded_again(model, tmp_path)
+        assert (again.entry.alpha.alpha_min, again.entry.alpha.alpha_max) == (0.0, 0.5)
+
+    @pytest.mark.parametrize("part", ["std_model", "alpha", "alpha.mixing_network", "rob_model.stages.0"])
+    def test_compiled_parts(self, adaptive_entry, tmp_path, part):
+        model = Triplet(adaptive_entry).eval()
+        expected = model(IMAGES)
+        parent, _, name = part.rpartition(".")
+        setattr(model.get_submodule(parent), name, torch.compile(model.get_submodule(part), backend="eager"))
+        model.save_pretrained(tmp_path)
+        assert torch.equal(Triplet.from_pretrained(tmp_path)(IMAGES), expected)
+
+    def test_a_compiled_triplet_and_parts_run_in_parallel(self, entry, tmp_path):
+        model = Triplet(entry).eval()
+        expected = model(IMAGES)
+        model.rob_model = nn.DataParallel(model.rob_model)
+        torch.compile(model, backend="eager").save_pretrained(tmp_path)
+        assert torch.equal(Triplet.from_pretrained(tmp_path)(IMAGES), expected)
+
+    @pytest.mark.parametrize("max_shard_size", [None, 500])
+    def test_nets_that_share_their_weights(self, tiny_entry, tmp_path, max_shard_size):
+        model = Triplet(replace(tiny_entry, rob_model=tiny_entry.std_model)).eval()
+        model.rob_model = model.std_model
+        model.alpha = ConstantAlpha(0.25)
+        model.save_pretrained(tmp_path, max_shard_size)
+        again = Triplet.from_pretrained(tmp_path)
+        assert torch.equal(again(IMAGES), model(IMAGES))
+        assert again.rob_model.head.weight.data_ptr() != again.std_model.head.weight.data_ptr()
+        assert model.rob_model is model.std_model
+
+
+class Adapted(nn.Module):
+    """As the libraries for low-rank adaptation inject them."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer, self.lora = base, nn.Linear(base.in_features, base.out_features)
+
+    def forward(self, features):
+        return self.base_layer(features) + self.lora(features)
+
+
+class Louder(Scale):
+    def forward(self, logits):
+        return 2.0 * super().forward(logits)
+
+
+def with_head(net, head):
+    net.head = head(net.head)
+
+
+REFUSED = [
+    (lambda m: with_head(m.std_model, Adapted), r"std_model\.head is a Adapted, not a Linear"),
+    (
+        lambda m: setattr(m, "rob_model", build("small_cnn", widths=(4, 8))),
+        r"in_features of rob_model\.head is 8, not 6",
+    ),
+    (lambda m: setattr(m, "rob_model", build("resnet20", num_classes=10)), r"rob_model"),
+    (lambda m: setattr(m, "std_map", nn.Tanh()), "entries know no logit map Tanh"),
+    (lambda m: setattr(m, "std_map", Louder(1.0)), "std_map is a Louder, not a Scale"),
+    (lambda m: setattr(m.alpha, "clamp", 0.6), "clamp of alpha is 0.6, not None"),
+    (lambda m: m.double(), r"is torch.float64, but published weights are torch.float32"),
+    (lambda m: m.std_model.register_buffer("extra", torch.zeros(3)), r"std_model\.extra is more than an entry has"),
+    (lambda m: m.std_model.register_forward_hook(lambda *args: 2.0 * args[2]), "hooks or code of other packages"),
+    (
+        lambda m: setattr(m.std_model.final, "forward", lambda features: 3.0 * features),
+        r"forward of std_model\.final is",
+    ),
+    (lambda m: setattr(m, "alpha", nn.Identity()), "a constant and an adaptive alpha, not a Identity"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("edit", "message"), REFUSED)
+    def test_what_no_entry_describes_is_named_and_nothing_is_written(self, adaptive_entry, tmp_path, edit, message):
+        model = Triplet(adaptive_entry).eval()
+        edit(model)
+        with pytest.raises(ConfigError, match=f"Doe2024Tiny-digits-Linf cannot be saved: .*{message}"):
+            model.save_pretrained(tmp_path / "saved")
+        with pytest.raises(ConfigError, match="cannot be saved"):
+            export(model, tmp_path / "export", card="")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_hooks_that_change_nothing_are_no_obstacle(self, entry, tmp_path):
+        model, calls = Triplet(entry).eval(), []
+        model.std_model.register_forward_hook(lambda *_: calls.append(1))
+        model.save_pretrained(tmp_path)
+        assert torch.equal(Triplet.from_pretrained(tmp_path)(IMAGES), model(IMAGES))
+
+    def test_saving_changes_nothing_of_the_module(self, entry, tmp_path):
+        model = Triplet(entry).train()
+        before = copy.deepcopy(model.state_dict())
+        model.std_model.register_forward_hook(lambda *_: None)
+        model.save_pretrained(tmp_path)
+        assert model.training
+        assert model.rob_model.training
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class TestHeads:
+    @pytest.mark.parametrize("features", ["both", "std_model", "rob_model"])
+    @pytest.mark.parametrize("classes", [0, 5])
+    def test_a_fine_tuned_model(self, entry, tmp_path, features, classes):
+        model = Triplet(entry)
+        model.reset_classifier(classes, features=features)
+        again = loaded_again(model, tmp_path)
+        assert again.num_classes == classes
+        assert again.pretrained_cfg["num_classes"] == classes
+        assert again.entry.head.features == features
+        assert torch.equal(load_model(str(tmp_path))(IMAGES), model(IMAGES))
+
+    @pytest.mark.parametrize("indices", [(0,), (1,), (0, 1), (2,), (0, 3), (0, 1, 2, 3)])
+    @pytest.mark.parametrize("prune_norm", [False, True])
+    def test_a_pruned_model(self, entry, tmp_path, indices, prune_norm):
+        model = Triplet(entry)
+        model.prune_intermediate_layers(indices, prune_norm=prune_norm)
+        again = loaded_again(model, tmp_path)
+        assert again.feature_info == model.feature_info
+        assert (again.std_model is None) == (model.std_model is None)
+
+    def test_a_net_that_is_not_used_may_be_gone(self, entry, tmp_path):
+        model = Triplet(entry)
+        model.reset_classifier(3, features="rob_model")
+        model.std_model = None
+        assert loaded_again(model, tmp_path).std_model is None
+
+    def test_another_head_is_refused(self, entry, tmp_path):
+        model = Triplet(entry)
+        model.reset_classifier(3)
+        model.head = nn.Sequential(nn.Dropout(), model.head)
+        with pytest.raises(ConfigError, match="entries know a linear head and none, not a Sequential"):
+            model.save_pretrained(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"stages": {"std_model": 2}}, "'stages' must name rob_model and std_model"),
+            ({"stages": {"std_model": 0, "rob_model": 1}}, "at least 1 stage"),
+            ({"stages": {"std_model": 9, "rob_model": 1}}, "cannot be built"),
+            ({"num_classes": -1}, "must not be negative"),
+            ({"without_final": ["g"]}, "'without_final' names base nets"),
+        ],
+    )
+    def test_a_config_that_makes_no_sense_is_refused(self, entry, tmp_path, change, message):
+        model = Triplet(entry)
+        model.reset_classifier(3)
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["head"] |= change
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ConfigError, match=message):
+            Triplet.from_pretrained(tmp_path)
+
+    def test_it_does_not_pass_for_the_mix_of_the_zoo(self, tmp_path):
+        model = load_model("Demo2026Adaptive", dataset="digits")
+        model.reset_classifier(10)
+        model.save_pretrained(tmp_path)
+        with pytest.raises(WeightsError, match="with other head than"):
+            load_model("Demo2026Adaptive", tmp_path, "digits")
+
+
+class TestNumbers:
+    """What was published or verified is about weights, and goes with them only."""
+
+    @pytest.fixture
+    def published(self, entry):
+        model = Triplet(replace(entry, published=NUMBERS, weights=Weights(verified=True))).eval()
+        return as_published(model)
+
+    def test_they_stay_with_the_model_that_they_are_about(self, published, tmp_path):
+        for folder in (tmp_path / "first", tmp_path / "second"):
+            published = loaded_again(published, folder)
+            assert published.entry.published == NUMBERS
+            assert published.entry.weights.verified
+        assert published.entry.weights.model_sha256 == identity_of(published).sha256
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: model.std_model.head.bias.data.add_(1e-3),
+            lambda model: model.rob_model.mean.add_(1e-3),
+            lambda model: setattr(model, "alpha", ConstantAlpha(0.1)),
+            lambda model: model.reset_classifier(10),
+        ],
+    )
+    def test_they_are_left_away_after_any_change_and_that_is_said(self, published, tmp_path, change, caplog):
+        change(published)
+        again = loaded_again(published, tmp_path)
+        assert "left away" in caplog.text
+        assert (again.entry.published, again.entry.weights.verified) == (None, False)
+        assert again.entry.weights.model_sha256 is None
+
+    def test_they_are_left_away_where_nobody_knows(self, entry, tmp_path):
+        model = Triplet(replace(entry, published=NUMBERS, weights=Weights(verified=True)))
+        again = loaded_again(model, tmp_path)
+        assert (again.entry.published, again.entry.weights.verified) == (None, False)
+
+    def test_a_checkpoint_of_somebody_s_own_has_none(self, published, zoo_of, tmp_path):
+        zoo_of(published.entry)
+        save_file(published.state_dict(), tmp_path / "mine.safetensors")
+        model = load_model("Doe2024Tiny", dataset="digits", custom_checkpoint=tmp_path / "mine.safetensors")
+        assert (model.entry.published, model.entry.weights.verified) == (None, False)
+
+
+def run_code_of(card):
+    """The model that the card's own code loads."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names = {"images": IMAGES}
+    exec(code, names)
+    return names["model"], names["log_probabilities"]
+
+
+class TestOwnTriplet:
+    """One that no zoo knows."""
+
+    @pytest.fixture
+    def model(self, entry):
+        return Triplet(replace(entry, name="Me2026Mine")).eval()
+
+    def test_the_card_of_a_folder_loads_what_is_in_it(self, model, tmp_path, monkeypatch):
+        export(model, tmp_path / "folder", card=card_of(model, tmp_path / "none")[0])
+        monkeypatch.chdir(tmp_path / "folder")
+        loaded, output = run_code_of((tmp_path / "folder" / "README.md").read_text())
+        assert torch.equal(output, model(IMAGES))
+        assert loaded.entry.name == "Me2026Mine"
+
+    def test_the_card_of_a_repository_loads_it_for_whoever_reads_it(self, hub, model, tmp_path, monkeypatch):
+        export(model, tmp_path / "folder", card=card_of(model, tmp_path / "none")[0])
+        before = (tmp_path / "folder" / "README.md").read_bytes()
+        pushed = push(tmp_path / "folder", "org/mine", token=OWNER)
+        monkeypatch.chdir(tmp_path)
+        _, output = run_code_of(hub.content("org/mine", "README.md", pushed.commit).decode())
+        assert torch.equal(output, model(IMAGES))
+        assert (tmp_path / "folder" / "README.md").read_bytes() == before
+
+    def test_it_is_pushed_from_memory(self, hub, model):
+        model.alpha = ConstantAlpha(0.125)
+        assert "/org/mine/tree/" in model.push_to_hub("org/mine", token=OWNER)
+        for loaded in (
+            load_model("hf-hub:org/mine"),
+            load_model("Me2026Mine", hub_repo="org/mine"),
+            Triplet.from_pretrained("hf-hub:org/mine"),
+        ):
+            assert torch.equal(loaded(IMAGES), model(IMAGES))
+        with pytest.raises(WeightsError, match=r"org/mine holds Me2026Mine-digits-Linf, not Me2026Other"):
+            load_model("Me2026Other", hub_repo="org/mine")
+
+    def test_what_no_entry_describes_is_not_pushed(self, hub, model):
+        model.std_map = nn.Tanh()
+        with pytest.raises(ConfigError, match="entries know no logit map Tanh"):
+            model.push_to_hub("org/mine", token=OWNER)
+        assert "org/mine" not in hub.repositories
