@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.logit_maps import at_least_float32
+from adaptive_smoothing_zoo.mix import logaddexp
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 
 
@@ -125,9 +127,8 @@ class AdaptiveAlpha(nn.Module):
             # One image has no deviation from its batch; its output stays as it is.
             centre, spread = output.detach().mean(), output.detach().std(correction=int(len(output) > 1))
             output = output.clamp(centre - self.clamp * spread, centre + self.clamp * spread)
-        normalized = self.norm(output).squeeze(1)  # (N,)
-        normalized = normalized.float() if normalized.itemsize < 4 else normalized
-        return self.logit_scale * normalized + self.logit_bias  # type: ignore[no-any-return]
+        normalized = at_least_float32(self.norm(output).squeeze(1))  # (N,)
+        return self.logit_scale * normalized + self.logit_bias
 
     def alpha(self, alpha_logit: Tensor) -> Tensor:
         """alpha in [alpha_min, alpha_max], the shape of ``alpha_logit``."""
@@ -162,4 +163,4 @@ def _log_average(low: float, log_low_weight: Tensor, high: float, log_high_weigh
         return low + log_low_weight
     if low == -math.inf:
         return high + log_high_weight
-    return torch.logaddexp(low + log_low_weight, high + log_high_weight)
+    return logaddexp(low + log_low_weight, high + log_high_weight)

@@ -5,15 +5,26 @@ those of g and of h in the order of their reduction, g's first where both have o
 interface of :mod:`adaptive_smoothing_zoo.backbones` (which is timm's).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.backbones.base import check_image_tensor, check_map_options, fresh_head, map_indices
+from adaptive_smoothing_zoo.backbones.base import (
+    Taps,
+    check_image_tensor,
+    check_map_options,
+    float_tensor_of,
+    fresh_head,
+    map_indices,
+)
+from adaptive_smoothing_zoo.backbones.calling import call_net, number_of_classes
+from adaptive_smoothing_zoo.logit_maps import at_least_float32
 from adaptive_smoothing_zoo.mix import mix
 
 TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
@@ -41,7 +52,9 @@ class BackboneInterface(nn.Module):
     @property
     def num_classes(self) -> int:
         """Length of the output of ``forward_head``; 0 if it is the features themselves."""
-        return int(self.rob_model.num_classes if self.head is None else getattr(self.head, "out_features", 0))
+        if self.head is None:
+            return int(self.rob_model.num_classes)
+        return 0 if isinstance(self.head, nn.Identity) else _output_length(self.head, self.num_features)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -75,19 +88,22 @@ class BackboneInterface(nn.Module):
             ValueError: an argument as said above, or images that are none.
             IndexError: a map that does not exist.
         """
-        check_image_tensor(images)
+        self.check_images(images)
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
-        finals: dict[str, Any] = {}
+        pooled: list[Tensor] = []
         maps: dict[str, dict[int, Tensor]] = {}
         for name, net in self._nets().items():
             needed = {i for owner, i in wanted if owner == name}
             if not intermediates_only:
                 needed.update(self._taps(name))
-            finals[name], maps[name] = _run(net, images, sorted(needed), intermediates_only)
+            taps = Taps(sorted(needed), "maps" if intermediates_only else "features")
+            if needed or not intermediates_only:
+                pooled.append(call_net(net, images, taps))
+            maps[name] = dict(zip(taps.indices, taps.maps, strict=True))
         chosen = [maps[name][i] for name, i in wanted]
-        return chosen if intermediates_only else (self._pack(finals, maps), chosen)
+        return chosen if intermediates_only else (self._pack(pooled, maps), chosen)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, num_features) pooled features; with a mixing network one more column, the alpha_logit of each image.
@@ -148,8 +164,8 @@ class BackboneInterface(nn.Module):
                     f"{name} ({type(net).__name__}) has no {missing[0]}, so it cannot serve as a backbone; "
                     "use base nets with timm's interface"
                 )
-        like = next(next(iter(nets.values())).parameters())
-        like = like.float() if like.itemsize < 4 else like
+        like = float_tensor_of(nn.ModuleList(nets.values()))
+        like = None if like is None else at_least_float32(like)
         head = fresh_head(sum(_pooled_length(net) for net in nets.values()), num_classes, global_pool, like)
         for net in nets.values():
             net.reset_classifier(0)
@@ -191,6 +207,64 @@ class BackboneInterface(nn.Module):
                 setattr(self, name, None)
         return [self._places().index(place) for place in wanted]
 
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, except that nets without trainable parameters stay in eval mode.
+
+        Their batch norms would else take up the statistics of what the other parts are trained on.
+        """
+        super().train(mode)
+        for name in (*TRUNKS["both"], "alpha"):
+            net = getattr(self, name, None)
+            if net is not None and not any(parameter.requires_grad for parameter in net.parameters()):
+                net.eval()
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the outputs of the nets' stages alone for the backward pass, and compute the rest again: less memory.
+
+        Raises:
+            ValueError: a base net does not offer it.
+        """
+        for name, net in self._nets().items():
+            if not hasattr(net, "set_grad_checkpointing"):
+                raise ValueError(f"{name} ({type(net).__name__}) has no set_grad_checkpointing; use nets that have it")
+            net.set_grad_checkpointing(enable)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+        """From a parameter's name to its depth, for timm's layer-wise learning rates; g and h are side by side.
+
+        What belongs to neither net (the mixing network, a new head) is the last layer.
+
+        Raises:
+            ValueError: a base net does not offer it.
+        """
+        from timm.models._manipulate import group_parameters
+
+        layers: dict[str, int] = {}
+        for name, net in self._nets().items():
+            if not hasattr(net, "group_matcher"):
+                raise ValueError(f"{name} ({type(net).__name__}) has no group_matcher; use nets that have it")
+            depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
+            layers |= {f"{name}.{key}": depth for key, depth in depths.items()}
+        return lambda name: (layers.get(name, math.inf),)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers do not decay: those that the base nets name."""
+        return {
+            f"{name}.{key}"
+            for name, net in self._nets().items()
+            if hasattr(net, "no_weight_decay")
+            for key in net.no_weight_decay()
+        }
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is no float tensor (N, channels, H, W) with pixels; its values are not read.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        check_image_tensor(images)
+
     def check_mixes(self, what: str) -> None:
         """Raise ValueError if ``reset_classifier`` has replaced the mix that ``what`` is about."""
         if self.head is not None:
@@ -218,24 +292,12 @@ class BackboneInterface(nn.Module):
         taps = self.alpha.std_taps if name == "std_model" else self.alpha.rob_taps
         return map_indices(taps, len(getattr(self, name).feature_info))
 
-    def _pack(self, finals: Mapping[str, Tensor], maps: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
-        pooled = [net.forward_head(finals[name], pre_logits=True) for name, net in self._nets().items()]
-        parts = [part.float() if part.itemsize < 4 else part for part in pooled]
+    def _pack(self, pooled: Sequence[Tensor], maps: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
+        parts = [at_least_float32(part) for part in pooled]
         if self.head is None and isinstance(self.alpha, AdaptiveAlpha):
             std_maps, rob_maps = ([maps[name][i] for i in self._taps(name)] for name in TRUNKS["both"])
             parts.append(self.alpha(std_maps, rob_maps).unsqueeze(1))
         return torch.cat(parts, dim=1)
-
-
-def _run(net: Any, images: Tensor, indices: Sequence[int], intermediates_only: bool) -> tuple[Any, dict[int, Tensor]]:
-    """What a base net's features are pooled from (None if only maps are asked for), and the maps by index."""
-    if not indices:  # which timm's forward_intermediates does not take
-        return (None if intermediates_only else net.forward_features(images)), {}
-    if intermediates_only:
-        final, maps = None, net.forward_intermediates(images, indices, stop_early=True, intermediates_only=True)
-    else:
-        final, maps = net.forward_intermediates(images, indices)
-    return final, dict(zip(indices, maps, strict=True))
 
 
 def _pooled_length(net: Any) -> int:
@@ -244,6 +306,16 @@ def _pooled_length(net: Any) -> int:
 
 
 def _apply(head: nn.Module, features: Tensor) -> Tensor:
-    """The head on features of whatever number format."""
-    weight = getattr(head, "weight", features)
-    return head(features.to(weight.dtype))  # type: ignore[no-any-return]
+    """The head on features of whatever number format; a head of integers alone takes them as they are."""
+    weight = float_tensor_of(head)
+    return head(features if weight is None else features.to(weight.dtype))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _output_length(head: nn.Module, num_features: int) -> int:
+    """How many values a head gives for an image."""
+    if (known := number_of_classes(head)) is not None:
+        return known
+    twin, weight = copy.deepcopy(head).eval(), float_tensor_of(head)
+    device = None if weight is None else weight.device
+    return int(_apply(twin, torch.zeros(1, num_features, device=device)).shape[1])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha, check_alpha, log_weights_of
 from adaptive_smoothing_zoo.backbone_interface import TRUNKS, BackboneInterface
-from adaptive_smoothing_zoo.backbones.base import check_image_tensor
+from adaptive_smoothing_zoo.backbones.calling import number_of_classes, run_base_net
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mix import mix
 
@@ -25,8 +25,9 @@ class MixedClassifier(BackboneInterface):
             :mod:`adaptive_smoothing_zoo.logit_maps`, or a positive number (t_g, t_h) to multiply them by.
 
     Raises:
-        ValueError: alpha outside [0, 1], a scale that is not positive, or a base net without the feature maps that a
-            mixing network reads.
+        ValueError: alpha outside [0, 1], a scale that is not positive, nets with different numbers of classes (found
+            at the first pass if they do not tell before), or a base net without the feature maps that a mixing
+            network reads.
 
     The output is a log-probability vector: ``exp`` gives probabilities, and a softmax of it changes nothing.
     ``train()`` and ``eval()`` change nothing but batch norm. Robustness is a property of the attack as much as of the
@@ -50,6 +51,11 @@ class MixedClassifier(BackboneInterface):
         self.std_map = std_map if isinstance(std_map, nn.Module) else Scale(std_map)
         self.rob_map = rob_map if isinstance(rob_map, nn.Module) else Scale(rob_map)
         self.head, self.trunks = None, TRUNKS["both"]
+        counts = number_of_classes(std_model), number_of_classes(rob_model)
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"std_model has {counts[0]} classes and rob_model {counts[1]}; mix nets that have the same classes"
+            )
         if isinstance(self.alpha, AdaptiveAlpha):
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 if not (hasattr(net, "forward_intermediates") and hasattr(net, "forward_head")):
@@ -63,7 +69,7 @@ class MixedClassifier(BackboneInterface):
 
         With alpha 0 or 1 everywhere only the net that counts is run. After ``reset_classifier``: the new head's logits.
         """
-        check_image_tensor(images)
+        self.check_images(images)
         if self.head is not None:
             return self.forward_head(self.forward_features(images))
         if self.alpha.alpha_max == 0.0:
@@ -84,7 +90,7 @@ class MixedClassifier(BackboneInterface):
         self.check_mixes("alpha_logit_of")
         if not isinstance(self.alpha, AdaptiveAlpha):
             raise TypeError("a constant alpha has no alpha_logit")
-        check_image_tensor(images)
+        self.check_images(images)
         std_maps = self._std(images, self.alpha.std_taps)[1]
         rob_maps = self._rob(images, self.alpha.rob_taps)[1]
         return self.alpha(std_maps, rob_maps)  # type: ignore[no-any-return]
@@ -92,7 +98,7 @@ class MixedClassifier(BackboneInterface):
     def alpha_of(self, images: Tensor) -> Tensor:
         """The weight of the robust net for each image, (N,), in [0, 1]."""
         self.check_mixes("alpha_of")
-        check_image_tensor(images)
+        self.check_images(images)
         if isinstance(self.alpha, AdaptiveAlpha):
             return self.alpha.alpha(self.alpha_logit_of(images))
         return self.alpha(images)  # type: ignore[no-any-return]
@@ -103,7 +109,7 @@ class MixedClassifier(BackboneInterface):
         The model's own alpha is not used.
         """
         self.check_mixes("sweep")
-        check_image_tensor(images)
+        self.check_images(images)
         values = [check_alpha(float(alpha)) for alpha in alphas]
         if not values:
             raise ValueError("sweep needs at least one alpha")
@@ -122,7 +128,7 @@ class MixedClassifier(BackboneInterface):
         Raises:
             ValueError: ``reset_classifier(0)`` has left no classes.
         """
-        check_image_tensor(images)
+        self.check_images(images)
         if self.head is not None and self.num_classes == 0:
             raise ValueError("reset_classifier(0) has left features and no classes to predict")
         alpha_min = self.alpha.alpha_min if self.head is None else 0.0
@@ -146,11 +152,3 @@ class MixedClassifier(BackboneInterface):
     def _rob(self, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
         logits, maps = run_base_net(self.rob_model, images, taps)
         return F.log_softmax(self.rob_map(logits), dim=1), maps
-
-
-def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
-    """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass."""
-    if taps is None:
-        return net(images), []
-    final, maps = net.forward_intermediates(images, list(taps))  # type: ignore[operator]
-    return net.forward_head(final), maps  # type: ignore[operator]

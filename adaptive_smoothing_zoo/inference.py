@@ -10,7 +10,20 @@ from adaptive_smoothing_zoo.classifier import MixedClassifier
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def to_dtype(model: MixedClassifier, dtype: torch.dtype) -> MixedClassifier:
+def known_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """One of DTYPES, also by its name: "bfloat16".
+
+    Raises:
+        ValueError: another.
+    """
+    known = {str(each).removeprefix("torch."): each for each in DTYPES}
+    found = known.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"inference is in {', '.join(map(str, DTYPES))}, not in {dtype}")
+    return found
+
+
+def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifier:
     """Let the base nets and the mixing network of ``model`` compute in ``dtype``, in place.
 
     Their convolutions (standardized kernels after folding), linear layers and norm layers are cast, weights and
@@ -25,7 +38,8 @@ def to_dtype(model: MixedClassifier, dtype: torch.dtype) -> MixedClassifier:
 
     Args:
         model: any mixed classifier whose base nets are of :mod:`adaptive_smoothing_zoo.backbones`.
-        dtype: torch.bfloat16, torch.float16, or torch.float32 to compute in that again (with rounded weights).
+        dtype: torch.bfloat16, torch.float16, or torch.float32 to compute in that again (with rounded weights); or its
+            name, as "bfloat16".
 
     Returns:
         The model.
@@ -35,8 +49,7 @@ def to_dtype(model: MixedClassifier, dtype: torch.dtype) -> MixedClassifier:
 
     For inference alone: training needs the lost digits, and ``evaluate`` refuses such a model.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"inference is in {', '.join(str(known) for known in DTYPES)}, not in {dtype}")
+    dtype = known_dtype(dtype)
     for name in model.trunks:
         if not isinstance(getattr(model, name), BaseNet):
             raise ValueError(

@@ -29,9 +29,8 @@ class Scale(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """(N, C) logits -> (N, C) scaled logits with maximum 0; half precision comes out as float32."""
-        logits = _at_least_float32(logits)
-        # A quarter of the range leaves room for the sums in log_softmax and logaddexp.
-        smallest = -_LARGEST[logits.itemsize] / (4.0 * max(self.scale, 1.0))
+        logits = at_least_float32(logits)
+        smallest = _smallest_gap(logits, self.scale)
         # Halving first keeps the difference of two huge logits finite; both factors are powers of two, hence exact.
         gaps = 2.0 * (0.5 * logits - 0.5 * logits.detach().amax(dim=-1, keepdim=True)).clamp(min=0.5 * smallest)
         return gaps * self.scale
@@ -59,7 +58,7 @@ class HardMax(nn.Module):
         The exponential of -1e30 is exactly zero, yet log-probabilities, their sums and their gradients stay finite.
         A logit that is not finite becomes NaN.
         """
-        logits = _at_least_float32(logits)
+        logits = at_least_float32(logits)
         mapped = torch.full_like(logits, _FAR).scatter(-1, logits.argmax(dim=-1, keepdim=True), 0.0)
         # Adding zero ties the result to the graph, and lets a NaN through, which argmax would hide.
         return mapped + 0.0 * logits
@@ -118,5 +117,17 @@ class NormClampPowerScale(nn.Module):
         return f"scale={self.scale}, power={self.power}, clamp_bias={self.clamp_bias}, top_k={self.top_k}"
 
 
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.itemsize < 4 else logits
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32, anything finer as it is."""
+    return _at_least_float32(values)
+
+
+@torch.fx.wrap
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.itemsize < 4 else values
+
+
+@torch.fx.wrap
+def _smallest_gap(logits: Tensor, scale: float) -> float:
+    # A quarter of the range leaves room for the sums in log_softmax and logaddexp.
+    return -_LARGEST[logits.itemsize] / (4.0 * max(scale, 1.0))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
 
 TRUST_OPTIONS = ("one", "std_gradient", "max_gradient", "gradient_ratio")
 SPACES = ("probabilities", "logits")
@@ -87,7 +88,7 @@ class SmoothedClassifier(nn.Module):
 
     def _output(self, net: nn.Module, images: Tensor) -> Tensor:
         """g or h as the formula takes it; log-probabilities in the space of probabilities."""
-        logits: Tensor = net(images)
+        logits, _ = run_base_net(net, images, None)
         return F.log_softmax(logits, dim=1) if self.space == "probabilities" else logits
 
     def _smooth(self, g: Tensor, h: Tensor, trust: Tensor | None) -> Tensor:

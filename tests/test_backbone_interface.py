@@ -388,6 +388,79 @@ class TestBaseNet:
             net.prune_intermediate_layers([])
 
 
+class Pairs(nn.Module):
+    """A head without layers of torch, whose output's length only a pass tells."""
+
+    def forward(self, features):
+        return torch.stack([features[:, :2].sum(dim=1), features[:, 2:].sum(dim=1)], dim=1)
+
+
+class TestHeads:
+    """After ``reset_classifier`` any module may be the head."""
+
+    @staticmethod
+    def reset(head):
+        model = model_with(0.3)
+        model.reset_classifier(7)
+        model.head = head(model.head).eval()
+        return model
+
+    @pytest.mark.parametrize(
+        ("head", "count"),
+        [
+            (lambda linear: nn.Sequential(nn.Dropout(), linear), 7),
+            (lambda linear: nn.Sequential(linear, nn.ReLU(), nn.Linear(7, 3)), 3),
+            (lambda linear: nn.Sequential(nn.LayerNorm(56), Pairs()), 2),
+            (lambda _: Pairs(), 2),
+            (lambda linear: linear.double(), 7),
+            (lambda linear: nn.Sequential(nn.Flatten(), linear.bfloat16()), 7),
+        ],
+    )
+    def test_it_gives_logits_labels_and_their_number(self, head, count):
+        model = self.reset(head)
+        assert model.num_classes == count
+        assert model(IMAGES).shape == (3, count)
+        assert torch.equal(model.predict(IMAGES), model(IMAGES).argmax(dim=1))
+
+    def test_one_without_classes_predicts_none(self):
+        model = self.reset(lambda _: nn.Identity())
+        assert model.num_classes == 0
+        with pytest.raises(ValueError, match="no classes to predict"):
+            model.predict(IMAGES)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("alpha", [0.3, "adaptive"])
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_quantized_linear_layers_give_nearly_the_same(self, alpha, reset):
+        model = model_with(alpha)
+        if reset:
+            model.reset_classifier(7)
+        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+        torch.testing.assert_close(quantized(IMAGES), model(IMAGES), rtol=0.05, atol=0.05)
+        if alpha == 0.3 or reset:
+            torch.testing.assert_close(quantized.forward_head(quantized.forward_features(IMAGES)), quantized(IMAGES))
+        assert quantized.num_classes == model.num_classes
+        quantized.reset_classifier(4)
+        assert quantized(IMAGES).shape == (3, 4)
+
+    def test_a_head_of_integers_keeps_the_features(self):
+        """Whole numbers in, as an int8 layer has them, must not make whole numbers of the features."""
+
+        class Int8(nn.Module):
+            def __init__(self, linear):
+                super().__init__()
+                self.scale = float(linear.weight.detach().abs().max()) / 127
+                weight = (linear.weight.detach() / self.scale).round().to(torch.int8)
+                self.weight = nn.Parameter(weight, requires_grad=False)
+
+            def forward(self, features):
+                return features @ (self.scale * self.weight.float()).T
+
+        linear = nn.Linear(56, 7, bias=False)
+        found, expected = self.reset(lambda _: Int8(linear)), self.reset(lambda _: linear)
+        torch.testing.assert_close(found(IMAGES), expected(IMAGES), rtol=0.02, atol=0.02)
+
+
 class TestTimm:
     """timm's own nets as base nets; maps 1 and 2 of a ResNet have reductions 4 and 8."""
 

@@ -117,6 +117,30 @@ class TestExport:
             (found,) = session.run(None, {"images": images.numpy()})
             torch.testing.assert_close(torch.from_numpy(found), model(images), rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
+    )
+    def test_the_older_exporter_gives_the_same(self, kind, tmp_path):
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+        model, path = model_called(kind), tmp_path / "model.onnx"
+        names = {"input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}}
+        torch.onnx.export(model, (images_for(kind, 2),), path, dynamo=False, **names)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for count in (1, 3):
+            images = images_for(kind, count)
+            (found,) = session.run(None, {"images": images.numpy()})
+            torch.testing.assert_close(torch.from_numpy(found), model(images), rtol=1e-5, atol=1e-5)
+
+    def test_a_symbolic_trace_is_the_same_function_with_its_checks(self, kind):
+        model = model_called(kind)
+        traced = torch.fx.symbolic_trace(model)
+        for count in (1, 4):
+            images = images_for(kind, count)
+            assert torch.equal(traced(images), model(images))
+        with pytest.raises(ValueError, match="floating-point"):
+            traced(images_for(kind, 1).long())
+
 
 def output_of(model, images):
     """What a worker process computes and sends back, as numbers that need no shared memory."""

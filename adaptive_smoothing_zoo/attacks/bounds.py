@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, log_weights_of
 from adaptive_smoothing_zoo.attacks.losses import margin
-from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
+from adaptive_smoothing_zoo.backbones.base import BaseNet
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 
 _SLACK = 1e-4  # covers the rounding of margins, which are gaps of log-probabilities, in float32
@@ -42,7 +44,8 @@ class BoundedMargins:
         margins = torch.full_like(worth, torch.inf)
         self.asked += len(points)
 
-        points = points.contiguous(memory_format=torch.channels_last)
+        if all(isinstance(net, BaseNet) for net in (model.std_model, model.rob_model)):  # others may call view
+            points = points.contiguous(memory_format=torch.channels_last)
         logits, rob_maps = run_base_net(model.rob_model, points, alpha.rob_taps)
         log_rob = F.log_softmax(model.rob_map(logits), dim=1)
         rows = _open(_least_margin(log_rob, labels, alpha.alpha_min), worth)

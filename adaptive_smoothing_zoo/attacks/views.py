@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.attacks.objectives import append_alpha_loss
-from adaptive_smoothing_zoo.backbones.base import check_image_tensor
-from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 
 
@@ -97,7 +97,7 @@ alpha detached), alpha pinned at alpha_min, and the papers' targets STD (g alone
 
 def _base_nets(model: MixedClassifier, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Log-probabilities of g and of h, and the feature maps that the mixing network reads."""
-    check_image_tensor(images)
+    model.check_images(images)
     std_logits, std_maps = run_base_net(model.std_model, images, model.alpha.std_taps)
     rob_logits, rob_maps = run_base_net(model.rob_model, images, model.alpha.rob_taps)
     log_std = F.log_softmax(model.std_map(std_logits), dim=1)

@@ -1,10 +1,44 @@
 """The one interface through which base nets give logits and feature maps. It is timm's, so timm nets fit as well."""
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Taps:
+    """What is wanted of one pass of a net: feature maps, and what comes out at its end.
+
+    It travels through the net's call as one opaque object, which wrappers (compiled, sharded, adapted nets) hand on as
+    it is. The call's own output is then what it always is, and every hook on the net runs.
+
+    Args:
+        indices: of the feature maps, in rising order.
+        output: "logits", "features" (pooled, what the head gets), or "maps" alone, for which the last stages may not
+            run.
+
+    Attributes:
+        maps: the feature maps at ``indices``, after the call.
+    """
+
+    def __init__(self, indices: Sequence[int], output: Literal["logits", "features", "maps"] = "logits") -> None:
+        self.indices, self.output = tuple(indices), output
+        self.maps: list[Tensor] = []
+
+    def collect(self, net: Any, images: Tensor) -> Any:
+        """Fill ``maps`` and give the wanted output, by the methods that ``net`` shares with timm's nets."""
+        if self.output == "maps":
+            options = {"stop_early": True, "intermediates_only": True}
+            self.maps = net.forward_intermediates(images, list(self.indices), **options) if self.indices else []
+            return self.maps
+        if self.indices:
+            final, self.maps = net.forward_intermediates(images, list(self.indices))
+        else:  # which timm's forward_intermediates does not take
+            final = net.forward_features(images)
+        return net.forward_head(final) if self.output == "logits" else net.forward_head(final, pre_logits=True)
 
 
 class BaseNet(nn.Module):
@@ -25,7 +59,14 @@ class BaseNet(nn.Module):
     mean: Tensor
     std: Tensor
     feature_info: list[dict[str, Any]]  # num_chs, reduction (relative to the input image), module
-    identity_ignores = ("feature_info",)  # names, which decide nothing
+    identity_ignores = ("feature_info", "grad_checkpointing")  # names and memory, which decide nothing
+    grad_checkpointing = False
+    takes_taps = True  # whether ``forward`` has the argument
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls):
+            cls.takes_taps = "taps" in inspect.signature(cls.forward).parameters
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -44,13 +85,14 @@ class BaseNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The number format of the weights; normalization happens in that of ``mean`` and ``std``, if it is finer."""
-        # Not from parameters(): the replicas that nn.DataParallel makes have none.
-        weights = (getattr(module, "weight", None) for module in self.stages.modules())
-        return next(weight.dtype for weight in weights if isinstance(weight, Tensor))
+        weight = float_tensor_of(self.stages)
+        return self.mean.dtype if weight is None else weight.dtype
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits."""
-        return self.forward_head(self.forward_features(images))
+    def forward(self, images: Tensor, taps: Taps | None = None) -> Any:
+        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, what these say."""
+        if taps is None:
+            return self.forward_head(self.forward_features(images))
+        return taps.collect(self, images)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last feature map, (N, num_features, h, w)."""
@@ -80,16 +122,14 @@ class BaseNet(nn.Module):
             IndexError: a map that does not exist.
         """
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
-        channels = len(self.mean)
-        if images.ndim != 4 or images.shape[1] != channels:  # one channel would broadcast to three without a word
-            raise ValueError(f"images must have shape (N, {channels}, H, W), got {tuple(images.shape)}")
         wanted = map_indices(indices, len(self.stages))
         count = max(wanted, default=-1) + 1 if stop_early else len(self.stages)
-        images = self.resize(images.to(torch.promote_types(images.dtype, self.mean.dtype)))
+        images = self.resize(_as_fine_as(self.mean, images))
         features = self.stem(((images - self.mean) / self.std).to(self.dtype))
         maps = []
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
         for _, stage in zip(range(count), self.stages, strict=False):
-            features = stage(features)
+            features = checkpoint(stage, features, use_reentrant=False) if recompute else stage(features)
             maps.append(features)
         chosen = [maps[i] for i in wanted]
         return chosen if intermediates_only else (self.final(features), chosen)
@@ -106,14 +146,26 @@ class BaseNet(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the outputs of the stages alone for the backward pass, and compute the rest again: less memory.
+
+        A batch norm in train mode then counts a batch twice in its running statistics, as with timm's nets.
+        """
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Depth of the parameters, for timm's layer-wise learning rates: by stage, or (not ``coarse``) by block."""
+        blocks = [] if coarse else [(r"^stages\.(\d+)\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": [*blocks, (r"^stages\.(\d+)", None), (r"^final", (99999,))]}
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a fresh one; by none at all if ``num_classes`` is 0.
 
         Raises:
             ValueError: a negative number of classes, or another pooling than the average.
         """
-        weight = next(self.parameters())
-        self.head = fresh_head(self.num_features, num_classes, global_pool, weight).train(self.training)
+        head = fresh_head(self.num_features, num_classes, global_pool, float_tensor_of(self))
+        self.head = head.train(self.training)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
@@ -144,8 +196,28 @@ class BaseNet(nn.Module):
         return wanted
 
 
-def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor) -> nn.Module:
-    """A trainable linear layer from pooled features, on the device and in the number format of ``like``.
+@torch.fx.wrap
+def _as_fine_as(mean: Tensor, images: Tensor) -> Tensor:
+    """The images in the finer of both number formats.
+
+    Raises:
+        ValueError: they have not as many channels as ``mean``; one would broadcast to three without a word.
+    """
+    if images.ndim != 4 or images.shape[1] != len(mean):
+        raise ValueError(f"images must have shape (N, {len(mean)}, H, W), got {tuple(images.shape)}")
+    return images.to(torch.promote_types(images.dtype, mean.dtype))
+
+
+def float_tensor_of(module: nn.Module) -> Tensor | None:
+    """A parameter of the module in floating point, which tells device and number format; None if it has none."""
+    # Not from parameters(): the replicas that nn.DataParallel makes have plain attributes in their place.
+    places = (place for layer in module.modules() for place in (layer._parameters, vars(layer)))
+    found = (value for place in places for value in place.values())
+    return next((value for value in found if isinstance(value, Tensor) and value.is_floating_point()), None)
+
+
+def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor | None) -> nn.Module:
+    """A trainable linear layer from pooled features, on the device and in the number format of ``like``, if any.
 
     No layer if ``num_classes`` is 0.
 
@@ -160,6 +232,8 @@ def fresh_head(num_features: int, num_classes: int, global_pool: str | None, lik
         )
     if num_classes == 0:
         return nn.Identity()
+    if like is None:
+        return nn.Linear(num_features, num_classes)
     return nn.Linear(num_features, num_classes, device=like.device, dtype=like.dtype)
 
 
@@ -206,6 +280,11 @@ def check_image_tensor(images: Tensor) -> None:
         TypeError: no tensor.
         ValueError: another shape, layout or number format.
     """
+    _check_image_tensor(images)
+
+
+@torch.fx.wrap  # a traced graph checks its images as well
+def _check_image_tensor(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
     if images.ndim != 4 or 0 in images.shape[1:]:

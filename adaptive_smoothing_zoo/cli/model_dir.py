@@ -14,7 +14,7 @@ def check_model_dir(model_dir: str | None, entry: Entry) -> None:
     """
     from adaptive_smoothing_zoo.zoo.components import robustbench_file
     from adaptive_smoothing_zoo.zoo.loading import local_folder
-    from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE
+    from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 
     if model_dir is None or local_folder(Path(model_dir), entry) is not None:
         return

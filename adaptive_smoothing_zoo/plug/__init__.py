@@ -5,6 +5,7 @@ Neither looks for plug-ins by itself, so a program calls ``adaptive_smoothing_zo
 
 import importlib.util
 import sys
+from types import ModuleType
 
 
 def register() -> None:
@@ -21,11 +22,17 @@ def register() -> None:
     from adaptive_smoothing_zoo.plug.timm_models import register_timm_models
 
     register_timm_models()
-    if "autoattack" not in sys.modules and not _is_installed("autoattack") and _is_installed("pyautoattack"):
-        from adaptive_smoothing_zoo.plug import autoattack
+    if (shim := autoattack_shim()) is not None:
+        sys.modules |= shim
 
-        sys.modules["autoattack"] = autoattack
-        sys.modules["autoattack.state"] = autoattack.state
+
+def autoattack_shim() -> dict[str, ModuleType] | None:
+    """The modules that stand in for ``autoattack``, by name; None if there is one, or nothing to make it of."""
+    if "autoattack" in sys.modules or _is_installed("autoattack") or not _is_installed("pyautoattack"):
+        return None
+    from adaptive_smoothing_zoo.plug import autoattack
+
+    return {"autoattack": autoattack, "autoattack.state": autoattack.state}
 
 
 def _is_installed(module: str) -> bool:

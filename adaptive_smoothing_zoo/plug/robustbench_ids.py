@@ -1,6 +1,11 @@
 """The Google Drive ids of RobustBench's model zoo, from RobustBench itself."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.plug import autoattack_shim
 
 
 def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
@@ -9,12 +14,10 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
     Raises:
         WeightsError: RobustBench is not installed, or has no such model on Google Drive.
     """
-    from adaptive_smoothing_zoo.plug import register
-
-    register()  # RobustBench imports a module that the package index does not have
     try:
-        from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
-        from robustbench.model_zoo.models import model_dicts
+        with _autoattack():
+            from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+            from robustbench.model_zoo.models import model_dicts
     except ModuleNotFoundError as error:
         raise WeightsError(
             f"RobustBench knows where the files of {model} are: pip install 'adaptive-smoothing-zoo[robustbench]' "
@@ -27,3 +30,15 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
     if not ids:
         raise WeightsError(f"RobustBench has no model {model!r} for {dataset} {threat_model} on Google Drive")
     return list(ids) if isinstance(ids, list) else [ids]
+
+
+@contextmanager
+def _autoattack() -> Iterator[None]:
+    """While RobustBench is imported, the module ``autoattack`` that it imports; nothing of it stays behind."""
+    shim = autoattack_shim() or {}
+    sys.modules |= shim
+    try:
+        yield
+    finally:
+        for name in shim:
+            sys.modules.pop(name, None)

@@ -19,7 +19,8 @@ from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
 from adaptive_smoothing_zoo.publishing.results import RunRecord, record_path
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
-from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE, Triplet
+from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
 CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"

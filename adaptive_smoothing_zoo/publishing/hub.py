@@ -12,8 +12,8 @@ from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError
 from adaptive_smoothing_zoo.files import file_sha256
 from adaptive_smoothing_zoo.publishing.export import CARD_FILE, export_files
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.schema import to_json
-from adaptive_smoothing_zoo.zoo.triplet import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from adaptive_smoothing_zoo.attacks.randomized import (
     rank_classes,
 )
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
-from adaptive_smoothing_zoo.classifier import MixedClassifier, run_base_net
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_of
 from adaptive_smoothing_zoo.zoo.schema import shown
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,16 @@ def list_models(dataset: str | None = None, threat_model: str | None = None) -> 
 def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
     """The entry of one triplet.
 
+    Args:
+        name: in the zoo; or "hf-hub:org/name", "local-dir:folder" or a folder that ``save_pretrained`` wrote, whose
+            own data set and threat model count.
+
     Raises:
         UnknownModelError: there is none; the message says what exists, near matches first.
+        ConfigError, WeightsError: the place that is named holds no entry.
     """
+    if not is_listed(name) and (place := place_of(name)) is not None:
+        return read_entry(place.file(CONFIG_FILE))
     candidates = list_models(dataset, threat_model)
     for entry in candidates:
         if entry.name == name:
@@ -67,4 +75,11 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
         message += f"; it exists for {', '.join(elsewhere)}"
     elif near:
         message += f"; did you mean {' or '.join(near)}?"
+    elif "/" in name:
+        message += f'; for a Hub repository write "hf-hub:{name}", for a folder "local-dir:{name}"'
     raise UnknownModelError(f"{message}; models there: {', '.join(names) or 'none'}")
+
+
+def is_listed(name: str) -> bool:
+    """Whether the zoo has a triplet of that name, for any data set and threat model."""
+    return any(name in (entry.name, *entry.aliases) for entry in _all_entries())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from adaptive_smoothing_zoo.zoo.entry import (
     entry_to_text,
     read_entry,
 )
-from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file
+from adaptive_smoothing_zoo.zoo.hub import HubOptions
+from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.weights import (
     WEIGHTS_FILE,
     load_strictly,
@@ -38,8 +40,6 @@ from adaptive_smoothing_zoo.zoo.weights import (
     write_safetensors,
     write_shards,
 )
-
-CONFIG_FILE = "config.json"
 
 
 class Triplet(MixedClassifier):
@@ -49,7 +49,11 @@ class Triplet(MixedClassifier):
         ConfigError: the entry names an architecture or arguments that do not exist, or nets that do not fit together.
     """
 
-    identity_name, identity_ignores = "MixedClassifier", ("entry",)  # the entry describes, it decides nothing
+    # What describes decides nothing.
+    identity_name, identity_ignores = (
+        "MixedClassifier",
+        ("entry", "pretrained_cfg", "default_cfg"),
+    )  # these describe, they decide nothing
 
     def __init__(self, entry: Entry) -> None:
         try:
@@ -69,21 +73,12 @@ class Triplet(MixedClassifier):
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError) as error:
             raise ConfigError(f"the entry of {entry.key} cannot be built: {reason(error)}") from error
         self.entry = entry
+        self.pretrained_cfg = self.default_cfg = timm_cfg(entry)  # what timm's users read off a model
 
-    @property
-    def pretrained_cfg(self) -> dict[str, Any]:
-        """What timm's users read off a model; images come in [0, 1], so mean and std are those of no change."""
-        channels = self.entry.image_shape[0]
-        return {
-            "architecture": self.entry.name,
-            "num_classes": self.entry.num_classes,
-            "input_size": self.entry.image_shape,
-            "mean": (0.0,) * channels,
-            "std": (1.0,) * channels,
-            "license": self.entry.license,
-        }
-
-    default_cfg = pretrained_cfg
+    def check_images(self, images: Tensor) -> None:
+        """As for any mix; and warn of another size than that of the images that the nets were trained on."""
+        super().check_images(images)
+        _warn_of_size(images, self.entry.image_shape, self.entry.key)
 
     def surrogate(self) -> nn.Module:
         """What this triplet's authors attack in its place (see :mod:`adaptive_smoothing_zoo.attacks.surrogates`).
@@ -133,16 +128,17 @@ class Triplet(MixedClassifier):
         token: str | bool | None = None,
         local_files_only: bool = False,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
     ) -> Triplet:
         """Load what ``save_pretrained`` wrote, from a local folder or a Hugging Face Hub repository ("org/name").
 
         Args:
-            folder_or_repo: an existing folder, or else a repository.
+            folder_or_repo: an existing folder, or else a repository; also as "local-dir:folder", "hf-hub:org/name" or
+                "hf-hub:org/name@revision".
             revision: branch, tag or full commit hash in the repository.
             cache_dir, token, local_files_only: as in ``huggingface_hub.hf_hub_download``.
             device: where to put the module, straight from the file; the CPU if None.
-            dtype: torch.bfloat16 or torch.float16 for inference in less memory and time (see
+            dtype: torch.bfloat16 or torch.float16, or their names, for inference in less memory and time (see
                 :func:`adaptive_smoothing_zoo.inference.to_dtype`); float32, the only one to evaluate in, if None.
 
         Returns:
@@ -152,22 +148,13 @@ class Triplet(MixedClassifier):
             ConfigError, WeightsError: the files do not say or hold what they must; nothing is loaded in part.
         """
         device = None if device is None else known_device(device)
-        if Path(folder_or_repo).is_dir():
-            folder = Path(folder_or_repo)
-
-            def get(name: str) -> Path:
-                return folder / name
-        else:
-            options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-
-            def get(name: str) -> Path:
-                return hub_file(str(folder_or_repo), name, revision, options)
-
-        entry = read_entry(get(CONFIG_FILE))
+        place = place_at(folder_or_repo, revision)
+        options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        entry = read_entry(place.file(CONFIG_FILE, options))
         files: dict[str, str | None] = {**entry.weights.shards} or {WEIGHTS_FILE: entry.weights.sha256}
         state: dict[str, Tensor] = {}
         for name, sha256 in files.items():
-            state |= read_safetensors(get(name), sha256, device)
+            state |= read_safetensors(place.file(name, options), sha256, device)
         return load_triplet(entry, state, device, dtype)
 
 
@@ -175,7 +162,7 @@ def load_triplet(
     entry: Entry,
     state: dict[str, Tensor],
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> Triplet:
     """The triplet of ``entry`` with the weights ``state``, in eval mode and frozen.
 
@@ -196,6 +183,32 @@ def meta_triplet(entry: Entry) -> Triplet:
     """The triplet of ``entry`` without weights, on the meta device: shapes only."""
     with torch.device("meta"):
         return Triplet(entry)
+
+
+def timm_cfg(entry: Entry) -> dict[str, Any]:
+    """What timm makes an evaluation transform from: the whole image, in [0, 1], at the entry's size."""
+    channels = entry.image_shape[0]
+    return {
+        "architecture": entry.name,
+        "num_classes": entry.num_classes,
+        "input_size": entry.image_shape,
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
+        "license": entry.license,
+    }
+
+
+@torch.fx.wrap
+def _warn_of_size(images: Tensor, image_shape: tuple[int, int, int], key: str) -> None:
+    if not torch.compiler.is_compiling() and images.shape[1:] != image_shape:
+        warnings.warn(
+            f"images of {tuple(images.shape[1:])} go into {key}, which was made for {image_shape}; resize them unless "
+            "you mean it",
+            stacklevel=5,
+        )
 
 
 def _build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:

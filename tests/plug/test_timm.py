@@ -4,7 +4,8 @@ import torch
 from timm.models._features import FeatureInfo
 
 import adaptive_smoothing_zoo
-from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.plug.timm_models import timm_name
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
@@ -118,6 +119,92 @@ def test_what_the_model_cannot_be_is_refused(arguments, message):
         timm.create_model(ADAPTIVE, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pretrained_cfg": {"num_classes": 3}}, "leave pretrained_cfg and pretrained_cfg_overlay away"),
+        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "leave pretrained_cfg and pretrained_cfg_overlay away"),
+    ],
+)
+def test_arguments_that_would_do_nothing_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(ADAPTIVE, **arguments)
+
+
+def test_a_tag_that_no_weights_have_is_refused_and_ours_is_taken():
+    with pytest.raises((ValueError, RuntimeError), match=r"asz|tag"):
+        timm.create_model(f"{ADAPTIVE}.in1k", pretrained=True)
+    assert timm.create_model(f"{ADAPTIVE}.asz", pretrained=True).entry.name == "Demo2026Adaptive"
+
+
+def test_timm_lists_every_triplet_whose_weights_can_be_had():
+    listed = timm.list_pretrained()
+    expected = [entry for entry in list_models() if entry.weights.embedded or entry.weights.components]
+    assert {f"{timm_name(entry)}.asz" for entry in expected} <= set(listed)
+    assert sorted(timm.list_pretrained("demo2026*_digits_linf*")) == [f"{ADAPTIVE}.asz", f"{CONSTANT}.asz"]
+
+
+class TestConfiguration:
+    def test_timm_s_own_evaluation_transform_gives_the_model_s_accuracy(self):
+        from PIL import Image
+        from timm.data import create_transform, resolve_data_config
+
+        model, examples = load_model("Demo2026Adaptive", dataset="digits"), load_data("digits")
+        config = resolve_data_config({}, model=model)
+        assert config["crop_pct"] == 1.0
+        transform = create_transform(**config, is_training=False)
+        pixels = (255 * examples.images[:, 0]).round().byte().numpy()
+        images = torch.stack([transform(Image.fromarray(image, mode="L")) for image in pixels])
+        found = (model.predict(images) == examples.labels).float().mean()
+        ours = (model.predict(examples.images) == examples.labels).float().mean()
+        assert found == pytest.approx(float(ours), abs=0.005)  # the digits have 17 levels of grey, 8 bits 256
+
+    def test_it_can_be_set_as_timm_s_own_code_does(self):
+        model = load_model("Demo2026Constant", dataset="digits")
+        model.pretrained_cfg = {"crop_pct": 0.9}
+        assert timm.data.resolve_data_config({}, model=model)["crop_pct"] == 0.9
+
+
+class TestTraining:
+    def test_layer_decay_gives_smaller_rates_to_earlier_layers_of_both_nets(self):
+        from timm.optim.optim_factory import param_groups_layer_decay
+
+        model = timm.create_model(ADAPTIVE, num_classes=3)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        scale = {
+            names[id(parameter)]: group["lr_scale"]
+            for group in param_groups_layer_decay(model, layer_decay=0.5)
+            for parameter in group["params"]
+        }
+        assert scale.keys() == set(names.values())
+        for net in ("std_model", "rob_model"):
+            depths = [
+                {scale[name] for name in scale if name.startswith(f"{net}.{part}")} for part in ("stages.0", "stages.1")
+            ]
+            assert max(depths[0]) < min(depths[1]) < 1.0
+        assert {scale[name] for name in scale if name.startswith("head.")} == {1.0}
+
+    def test_checkpointing_changes_neither_output_nor_gradient(self):
+        outputs = []
+        for enable in (False, True):
+            model, images = load_model("Demo2026Adaptive", dataset="digits"), IMAGES.clone().requires_grad_()
+            model.requires_grad_(True).set_grad_checkpointing(enable)
+            ran = []
+            model.std_model.stages[0].register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
+            output = model(images)
+            output[:, 3].sum().backward()
+            assert len(ran) == (2 if enable else 1)
+            weights = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            outputs.append((output, images.grad, *weights))
+        assert all(torch.equal(*pair) for pair in zip(*outputs, strict=True))
+
+    def test_nets_that_do_not_offer_it_are_named(self):
+        model = MixedClassifier(torch.nn.Flatten(), torch.nn.Flatten(), 0.5)
+        for call in (model.set_grad_checkpointing, model.group_matcher):
+            with pytest.raises(ValueError, match=r"std_model \(Flatten\) has no"):
+                call()
+
+
 class TestModelDir:
     @pytest.fixture
     @staticmethod
@@ -143,6 +230,7 @@ class TestModelDir:
         folder.rename("models")
         assert self.came_from_the_folder()
 
-    def test_a_folder_that_does_not_exist_is_no_error(self, folder, monkeypatch):
+    def test_a_folder_that_does_not_exist_is_no_error_but_is_logged(self, folder, monkeypatch, caplog):
         monkeypatch.setenv("ASZ_MODEL_DIR", str(folder / "elsewhere"))
         assert not self.came_from_the_folder()
+        assert "there is no folder" in caplog.text

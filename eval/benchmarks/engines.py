@@ -1,7 +1,7 @@
 """What the fast engine saves: AutoAttack "standard" by three routes, on the same points, one after the other.
 
-    python eval/benchmarks/autoattack.py Demo2026Adaptive --dataset digits --n 64
-    python eval/benchmarks/autoattack.py resnet20-pair --n 32 --scale 0.05
+    python eval/benchmarks/engines.py Demo2026Adaptive --dataset digits --n 64
+    python eval/benchmarks/engines.py resnet20-pair --n 32 --scale 0.05
 
 The routes: pyautoattack as RobustBench's ``benchmark`` calls it (batches of 32, weights not frozen by the caller, clean
 accuracy before and after); pyautoattack with frozen weights in the batches that suit the model best; and the fast
