@@ -171,7 +171,7 @@ def test_g_and_h_alone_are_attacked_once_for_all_alphas(monkeypatch):
     monkeypatch.setattr(Bench, "attack", lambda bench, target: calls.append(target) or attack(bench, target))
     bench = a_bench()
     found = {
-        (target, alpha): EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})
+        (target, alpha): EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})["accuracy"]
         for target in ("std", "mix", "rob")
         for alpha in ("0", "0.6", "1")
     }
