@@ -242,7 +242,7 @@ def test_a_card_has_front_matter_that_parses_and_says_what_was_measured():
     values = [metric["value"] for result in metrics for metric in result["metrics"]]
     assert values == [87.5, 50.0]
     assert "n = 8 (the whole test set" in text
-    assert "none: h carries no certificate" in text
+    assert "None: h carries no certificate" in text
     assert f"[{MODEL.entry.alpha.alpha_min:g}, {MODEL.entry.alpha.alpha_max:g}]" in text
 
 
