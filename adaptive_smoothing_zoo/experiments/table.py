@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.experiments.attack import Pgd, PgdName
+from adaptive_smoothing_zoo.experiments.attack import PAPERS_STEP, Pgd, PgdName
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.zoo.entry import parse_eps
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
 
@@ -91,6 +91,14 @@ class Table(Measured):
     seed: int
     weights_sha256: str
     pgd: PgdName = "random-start"
+
+    def __post_init__(self) -> None:
+        parse_eps(self.eps)
+        if min(self.n, self.steps) < 1 or self.threat_model not in PAPERS_STEP:
+            raise ValueError(
+                f"n and steps must be at least 1 and the threat model Linf or L2, got {self.n}, {self.steps} and "
+                f"{shown(self.threat_model)}"
+            )
 
     def how(self) -> str:
         """How it was measured, in a few words."""

@@ -33,6 +33,7 @@ from adaptive_smoothing_zoo.experiments.experiment import findings
 from adaptive_smoothing_zoo.experiments.run import files_of, page, publish, run
 from adaptive_smoothing_zoo.experiments.table import read_measured
 from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS
+from adaptive_smoothing_zoo.zoo.schema import to_json
 
 PAGES = Path(__file__).parents[2] / "eval" / "experiments"
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
@@ -367,6 +368,14 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_text('{"rows": ')
     with pytest.raises(ResultsError, match="does not hold an experiment's data"):
         list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+
+
+@pytest.mark.parametrize("changes", [{"eps": "x"}, {"steps": 0}, {"n": 0}, {"threat_model": "L1"}, {"pgd": "other"}])
+def test_settings_that_no_page_can_describe_are_refused(changes, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**to_json(a_table("margins")), **changes}))
+    with pytest.raises(ResultsError, match="does not hold an experiment's data"):
+        read_measured(path, Table)
 
 
 def test_the_command_writes_data_picture_and_page(tmp_path):
