@@ -12,13 +12,9 @@ from typing import TypeVar
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.experiments.attack import PAPERS_STEP, Pgd, PgdName
 from adaptive_smoothing_zoo.files import write_text
-<<<<<<< HEAD
 from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
-=======
 from adaptive_smoothing_zoo.zoo.entry import parse_eps
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
->>>>>>> papers
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
 
@@ -85,12 +81,8 @@ class Table(Measured):
 
     Attributes:
         model, threat_model, eps, steps, seed: what else decides the rows.
-<<<<<<< HEAD
         identity: who the model is.
-=======
         pgd: which form of PGD; tables from before there were two have no such field, and this one.
-        weights_sha256: of the base nets and alpha.
->>>>>>> papers
     """
 
     model: str
@@ -98,10 +90,7 @@ class Table(Measured):
     eps: str
     steps: int
     seed: int
-<<<<<<< HEAD
     identity: Identity
-=======
-    weights_sha256: str
     pgd: PgdName = "random-start"
 
     def __post_init__(self) -> None:
@@ -111,7 +100,6 @@ class Table(Measured):
                 f"n and steps must be at least 1 and the threat model Linf or L2, got {self.n}, {self.steps} and "
                 f"{shown(self.threat_model)}"
             )
->>>>>>> papers
 
     def how(self) -> str:
         """How it was measured, in a few words."""

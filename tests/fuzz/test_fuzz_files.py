@@ -548,14 +548,9 @@ def test_what_is_recorded(recorded, tmp_path):
 
 def test_experiments(tmp_path):
     rows = tuple(Row(case={"alpha": str(alpha)}, values={"clean": 0.9, "robust": alpha}) for alpha in (0.0, 0.5))
-<<<<<<< HEAD
-    texts = dict.fromkeys(("experiment", "dataset", "data", "data_sha256", "device", "model", "eps"), "x")
-    numbers = {"n": 5, "steps": 10, "seed": 0, "versions": {}, "commit": None}
+    texts = dict.fromkeys(("experiment", "dataset", "data", "data_sha256", "device", "model"), "x")
+    numbers = {"eps": "1/5", "n": 5, "steps": 10, "seed": 0, "versions": {}, "commit": None}
     table = Table(**texts, **numbers, identity=Identity(sha256="x"), threat_model="Linf", rows=rows)
-=======
-    texts = dict.fromkeys(("experiment", "dataset", "data", "data_sha256", "device", "model", "weights_sha256"), "x")
-    table = Table(**texts, eps="1/5", threat_model="Linf", n=5, steps=10, seed=0, versions={}, commit=None, rows=rows)
->>>>>>> papers
     path = tmp_path / "table.json"
     for number, rng in cases("experiments", 300):
         if path.is_dir():
