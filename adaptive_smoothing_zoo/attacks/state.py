@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Protocol, Self, TypeVar
 
@@ -71,8 +72,12 @@ class Attack(Protocol[S]):
     def step(self, state: S, model: Model) -> int:
         """Advance every run by one step, and say about how many points the model was asked.
 
-        Runs that are exhausted go on idly; nothing of them is used.
+        Runs that are exhausted go on idly; nothing of them is used. A step exchanges the state's tensors, and writes
+        into none of them.
         """
+
+    def spent(self, state: S) -> Tensor:
+        """Which share of its budget each run has spent, (N,) in [0, 1]."""
 
 
 def join(states: list[State]) -> State:
@@ -80,3 +85,8 @@ def join(states: list[State]) -> State:
     first = states[0]
     rows = {field.name: torch.cat([getattr(state, field.name) for state in states]) for field in fields(first)}
     return type(first)(**rows)
+
+
+def batches(indices: Tensor, size: int) -> Iterable[Tensor]:
+    """The indices in parts of ``size``, of which none is empty: many nets refuse a batch of no images."""
+    return indices.split(size) if len(indices) else ()

@@ -167,10 +167,10 @@ def a_state(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "its seed is 0, this one's is 1"),
-        ({"eps": 0.2}, r"its eps is 0\.1, this one's is 0\.2"),
-        ({"attacks": ["apgd-p-mix"]}, "its attacks is"),
-        ({"surrogate": torch.nn.Flatten()}, "its surrogate_sha256 is"),
+        ({"seed": 1}, "made with seed 0, this run has seed 1"),
+        ({"eps": 0.2}, r"made with eps 0\.1, this run has eps 0\.2"),
+        ({"attacks": ["apgd-p-mix"]}, "made with attacks "),
+        ({"surrogate": torch.nn.Flatten()}, "made with surrogate of SHA-256"),
     ],
 )
 def test_a_state_of_another_evaluation_is_refused(tmp_path, changes, message):
