@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.attacks.reference import LOST_GRADIENT, STANDARD_ATT
 from adaptive_smoothing_zoo.attacks.square import QUERIES, Square
 from adaptive_smoothing_zoo.attacks.state import Attack, State, batches
 from adaptive_smoothing_zoo.attacks.verify import predict
+from adaptive_smoothing_zoo.errors import ResultsError
 
 VERSION = 1  # changes when the same seed no longer gives the same random numbers
 
@@ -127,7 +128,8 @@ class FastEngine:
             beat: called between steps.
 
         Raises:
-            ValueError: no such attack, or a snapshot that does not fit.
+            ValueError: no such attack.
+            ResultsError: a snapshot that does not fit.
         """
         self.prepare(images)
         if self._runs is not None:  # it was given up
@@ -196,7 +198,7 @@ def _places(wanted: Tensor, indices: Tensor) -> Tensor:
     """Where points of a snapshot, by their indices in the dataset, stand among the points that are there."""
     place = {index: i for i, index in enumerate(indices.tolist())}
     if not set(wanted.tolist()) <= set(place):
-        raise ValueError("a snapshot of other points")
+        raise ResultsError("a snapshot of other points")
     return torch.tensor([place[index] for index in wanted.tolist()], dtype=torch.int64)
 
 
@@ -204,9 +206,9 @@ def _part(snapshot: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Ten
     """Some integers of a snapshot; -1 in a shape stands for any number of them."""
     part = snapshot.get(name)
     if part is None or part.dtype != torch.int64 or part.ndim != len(shape):
-        raise ValueError(f"a snapshot without {name}")
+        raise ResultsError(f"a snapshot without {name}")
     if any(wanted not in (-1, found) for wanted, found in zip(shape, part.shape, strict=True)):
-        raise ValueError(f"a snapshot whose {name} are {tuple(part.shape)}, not {shape}")
+        raise ResultsError(f"a snapshot whose {name} are {tuple(part.shape)}, not {shape}")
     return part
 
 
@@ -275,7 +277,7 @@ class _Runs:
     def _kept_targets(self, snapshot: dict[str, Tensor]) -> Tensor:
         targets = _part(snapshot, "targets", (len(self.labels), self.ranks))
         if not bool(((targets >= 0) & (targets < self.engine.num_classes)).all()):
-            raise ValueError("a snapshot with targets that are no classes")
+            raise ResultsError("a snapshot with targets that are no classes")
         return targets
 
     def _attack(self) -> Attack[Any]:

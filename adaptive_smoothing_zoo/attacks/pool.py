@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.losses import Model
-from adaptive_smoothing_zoo.attacks.state import Attack, State, join
+from adaptive_smoothing_zoo.attacks.state import Attack, State, from_tensors, join, to_tensors
+from adaptive_smoothing_zoo.errors import ResultsError
 
 Start = Callable[[Tensor, Tensor], State]  # points (R,), ranks (R,) -> the state of these runs at their beginning
 Verify = Callable[[Tensor, Tensor], Tensor]  # points (R,), candidates (R, ...) -> (R,) bool, they are adversarial
@@ -118,20 +119,19 @@ class Pool:
         for name, runs in self._groups().items():
             kept[f"{name}.owners"] = _integers(owner for _, owners in runs for owner in owners)
             if runs:
-                state = join([state for state, _ in runs])  # a copy
-                kept |= {f"{name}.{field.name}": getattr(state, field.name) for field in fields(state)}
+                kept |= to_tensors(join([state for state, _ in runs]), name)  # a copy
         return kept | self._queue.snapshot()
 
     def restore(self, kept: dict[str, Tensor]) -> None:
         """Go on from where another pool stood: one with as many points and ranks, whatever its batch size.
 
         Raises:
-            ValueError: the snapshot does not fit.
+            ResultsError: the snapshot does not fit.
         """
         try:
             self._restore(kept)
-        except (KeyError, IndexError, TypeError, RuntimeError) as error:
-            raise ValueError(f"no pool has stood like this: {error}") from error
+        except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise ResultsError(f"no pool has stood like this: {error}") from error
 
     def _restore(self, kept: dict[str, Tensor]) -> None:
         self._queue.restore(kept)
@@ -157,13 +157,7 @@ class Pool:
             return None, []
         if not -1 <= min(owners) <= max(owners) < self._queue.points:
             raise ValueError(f"a run of the points {min(owners)} to {max(owners)}, of {self._queue.points}")
-        rows = {}
-        for field in fields(template):
-            like, found = getattr(template, field.name), kept[f"{name}.{field.name}"]
-            if found.dtype != like.dtype or found.shape != (len(owners), *like.shape[1:]):
-                raise ValueError(f"{field.name} is {found.dtype} {tuple(found.shape)} for {len(owners)} runs")
-            rows[field.name] = found.to(like.device, copy=True)
-        return type(template)(**rows), owners
+        return from_tensors(kept, name, template, len(owners)), owners
 
     def underway(self) -> float:
         """How much is done for points that are not yet yielded, in points: a half of the budget of one is 0.5."""

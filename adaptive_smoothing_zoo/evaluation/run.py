@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -18,15 +17,14 @@ from adaptive_smoothing_zoo.attacks.state import batches
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import is_out_of_memory
-from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, STAGES, VERIFIED, Chunk, Ledger, joined
-from adaptive_smoothing_zoo.evaluation.pace import Pace, signals_held
+from adaptive_smoothing_zoo.evaluation.pace import Keeper
 from adaptive_smoothing_zoo.evaluation.state import RunState, empty_images
 
 T = TypeVar("T")
 
 _CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spends on a point
-_REPORT_SECONDS = 0.5  # between two reports inside a batch
 
 ENGINES: dict[str, type[ReferenceEngine] | type[FastEngine]] = {"reference": ReferenceEngine, "fast": FastEngine}
 
@@ -65,7 +63,7 @@ class Engine(Protocol):
         again and again meanwhile. With a snapshot the engine goes on from there, and may yield ``done`` points again.
 
         Raises:
-            ValueError: the snapshot does not fit.
+            ResultsError: the snapshot does not fit.
         """
 
     def snapshot(self) -> dict[str, Tensor] | None:
@@ -141,9 +139,9 @@ class Run:
         self.engine = self._make_engine()
         self._stage = CLEAN
         self._found: list[Chunk] = []  # what the stage has found and not yet written
-        self._writing, self._reporting = Pace(flush_seconds), Pace(_REPORT_SECONDS)
+        self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
         self._since = time.perf_counter()  # when the time began that no chunk speaks of
-        self._safe_until = self._beat_at = self._since  # what was done before is kept; the last sign of life
+        self._owed = False  # the engine has yielded points that are not noted yet
         before = sum(PASSES[attack] * int(ledger.done[attack].sum()) for attack in STANDARD_ATTACKS)
         self._before = before + _CLEAN_PASSES * int(ledger.done[CLEAN].sum())
         self._spent = 0  # forward-equivalents in this process, without those of the engine
@@ -151,15 +149,14 @@ class Run:
     def go(self) -> None:
         """All stages that are not done."""
         for stage in STAGES:
-            self._stage = stage
-            self._since = self._safe_until = self._beat_at = time.perf_counter()
+            self._stage, self._since = stage, time.perf_counter()
             # A ball of radius zero holds nothing but the image itself.
             if len(self._left()) and not (stage in STANDARD_ATTACKS and self.eps == 0):
-                self._report()
+                self._keeper.report()
                 work = {CLEAN: self._classify, VERIFIED: self._verify}.get(stage, self._attack)
-                with self._kept_on_the_way_out():
+                with self._keeper.at_work():
                     self._smaller_until_it_fits(work)
-        self._report()
+        self._keeper.report()
 
     def _classify(self) -> None:
         """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
@@ -173,51 +170,49 @@ class Run:
             warnings = self.engine.check(self.images, self.labels) if indices is parts[-1] else ()
             self._note(indices, held, deterministic=deterministic, warnings=warnings)
             self._spent += _CLEAN_PASSES * len(indices)
-            self._beat()
+            self._keeper.beat()
         self._flush()
 
     def _attack(self) -> None:
         """One attack on the points that stand; the model decides which candidates broke theirs."""
         known = None if self.state is None else self.state.read_snapshot(self._stage)
         if known is not None:
-            self._go_on(*known)
+            self._resume(*known)
         if len(self._left()):
-            self._carry_out(None)
+            self._carry_out(self._begin())
         if left := len(self._left()):
             raise EvaluationError(f"the engine left {left} points without {self._stage}; they would count as robust")
         if self.state is not None:
             self.state.drop_snapshot(self._stage)
 
-    def _go_on(self, snapshot: dict[str, Tensor], seconds: float) -> None:
+    def _resume(self, snapshot: dict[str, Tensor], seconds: float) -> None:
         """The attack from where it was interrupted; not at all if that does not fit."""
+        assert self.state is not None
         try:
-            self._carry_out(snapshot, seconds)
-        except _Unfit as error:
-            assert self.state is not None
+            attack = self._begin(snapshot)
+        except ResultsError as error:
             self.state.drop_snapshot(self._stage, error)
+            return
+        self._since -= seconds
+        self._before += int(PASSES[self._stage] * self.engine.underway())
+        self._carry_out(attack)
 
-    def _carry_out(self, snapshot: dict[str, Tensor] | None, seconds: float = 0.0) -> None:
-        points, name = self._points(), self._stage
-        attack = self._begin(points, snapshot)
-        if snapshot is not None:
-            self._since -= seconds
-            self._before += int(PASSES[name] * self.engine.underway())
+    def _begin(self, snapshot: dict[str, Tensor] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        points = self._points()
+        images, labels, done = self.images[points], self.labels[points], self.ledger.done[self._stage][points]
+        return self.engine.attack(self._stage, images, labels, points, done, snapshot=snapshot, beat=self._keeper.beat)
+
+    def _carry_out(self, attack: Iterator[tuple[Tensor, Tensor]]) -> None:
+        points, done = self._points(), self.ledger.done[self._stage]
         for positions, candidates in attack:
-            new = ~self.ledger.done[name][points[positions]]
+            self._owed = True
+            new = ~done[points[positions]]
             if bool(new.any()):
                 self._judge(points[positions[new]], candidates[new])
-                self._report()
-            self._beat()
+            self._owed = False
+            self._keeper.report()
+            self._keeper.beat()
         self._flush()
-
-    def _begin(self, points: Tensor, snapshot: dict[str, Tensor] | None) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels, done = self.images[points], self.labels[points], self.ledger.done[self._stage][points]
-        try:
-            return self.engine.attack(self._stage, images, labels, points, done, snapshot=snapshot, beat=self._beat)
-        except ValueError as error:
-            if snapshot is None:
-                raise
-            raise _Unfit(str(error)) from error
 
     def _verify(self) -> None:
         """Check every adversarial example once more, from what will be stored."""
@@ -234,7 +229,7 @@ class Run:
                     "a number"
                 )
             self._note(indices, ~held)
-            self._beat()
+            self._keeper.beat()
         self._note(todo[~fell], torch.ones(int((~fell).sum()), dtype=torch.bool))
         self._flush()
 
@@ -263,23 +258,15 @@ class Run:
             )
         )
 
-    def _beat(self) -> None:
-        """A moment between two steps of the work: write and report what is due."""
-        self._beat_at = time.perf_counter()
-        if self._writing.is_due():
-            with self._writing.done():
-                self._keep()
-        if self._reporting.is_due():
-            self._report()
-
-    def _keep(self) -> None:
+    def _keep(self) -> bool:
         """Write what is finished, and then where the attack stands, so that an end between the two loses nothing."""
         self._flush()
-        snapshot = self.engine.snapshot() if self._stage in STANDARD_ATTACKS else None
+        if self._stage not in STANDARD_ATTACKS:
+            return True
+        snapshot = None if self._owed else self.engine.snapshot()
         if self.state is not None and snapshot is not None:
             self.state.write_snapshot(self._stage, snapshot, time.perf_counter() - self._since)
-        if snapshot is not None or self._stage not in STANDARD_ATTACKS:
-            self._safe_until = self._beat_at
+        return snapshot is not None
 
     def _flush(self) -> None:
         """Add what was found to the ledger and to the state."""
@@ -294,22 +281,12 @@ class Run:
         self.ledger.add(chunk)
         self._found, self._since = [], now
 
-    @contextmanager
-    def _kept_on_the_way_out(self) -> Iterator[None]:
-        """Where a block is interrupted, write what can be, and note on the exception what is kept."""
-        try:
-            yield
-        except BaseException as error:
-            with signals_held():
-                self._keep()
-                if self.state is not None:
-                    error.add_note(self._what_is_kept())
-            raise
-
-    def _what_is_kept(self) -> str:
+    def _what_is_kept(self, lost: float) -> str:
+        if self.state is None:
+            return ""
         points = self._points()
         done, total = int(self.ledger.done[self._stage][points].sum()), len(points)
-        decided, lost = f"{self._stage}: {done} of {total} points are decided", time.perf_counter() - self._safe_until
+        decided = f"{self._stage}: {done} of {total} points are decided"
         if self._stage in STANDARD_ATTACKS and not self.engine.resumes_inside:
             return (
                 f"{decided} and kept; {self.engine.name} cannot resume inside a batch, so {lost:.0f} s of work on the "
@@ -330,7 +307,7 @@ class Run:
         check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.norm, self.eps)
         self._note(indices, held, candidates[~held])
         if not self.engine.resumes_inside:
-            self._safe_until = time.perf_counter()  # no later than at the end, this is written
+            self._keeper.safe_until = time.perf_counter()  # no later than at the end, this is written
 
     def _smaller_until_it_fits(self, work: Callable[[], T]) -> T:
         """Do some work; where memory runs out, with batches of half the size, which is remarked."""
@@ -340,7 +317,7 @@ class Run:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
-            self._keep()
+            self._keeper.write()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.batch_size //= 2
@@ -397,19 +374,14 @@ class Run:
         later = STANDARD_ATTACKS[STANDARD_ATTACKS.index(stage) + 1 :] if stage in STANDARD_ATTACKS else ()
         later = STANDARD_ATTACKS if stage == CLEAN else later
         per_point = {CLEAN: _CLEAN_PASSES, **PASSES, VERIFIED: 0}[stage]
-        with self._reporting.done():
-            self.on_progress(
-                Progress(
-                    attack=stage,
-                    done=done,
-                    total=len(points),
-                    robust=robust,
-                    passes_done=self._before + self._spent + self.engine.spent(),
-                    passes_left=int(per_point * left) + robust * sum(PASSES[attack] for attack in later),
-                    passes_before=self._before,
-                )
+        self.on_progress(
+            Progress(
+                attack=stage,
+                done=done,
+                total=len(points),
+                robust=robust,
+                passes_done=self._before + self._spent + self.engine.spent(),
+                passes_left=int(per_point * left) + robust * sum(PASSES[attack] for attack in later),
+                passes_before=self._before,
             )
-
-
-class _Unfit(Exception):
-    """A snapshot that does not fit."""
+        )
