@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,9 +14,11 @@ from adaptive_smoothing_zoo.attacks.losses import TargetedLoss, cross_entropy, m
 from adaptive_smoothing_zoo.attacks.objectives import lowering_alpha, probability_margin
 from adaptive_smoothing_zoo.attacks.prepare import prepare, rounding
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.attacks.state import batches, from_tensors, to_tensors
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.errors import ResultsError
 
 VERSION = 2  # changes when the same seed no longer gives the same candidates
 
@@ -94,8 +97,35 @@ class AdaptiveEngine:
         self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
         self.batch_size, self.device, self.surrogate = batch_size, device, surrogate
         self.iterations, self.targets, self.starts = 100, 9, 5
+        self._batch: _Batch | None = None  # under way
+        self._spent = 0
 
-    def attack(self, name: str, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def passes(self, name: str) -> int:
+        """Forward-equivalents of an attack on a point that stands, without those in which the mix judges."""
+        return 2 * (self.iterations + 1) * (self.targets if name.startswith("apgd-t-") else self.starts)
+
+    def spent(self) -> int:
+        """The same, of all attacks since this engine was made."""
+        return self._spent
+
+    def underway(self) -> float:
+        """How much is done for the points of the batch under way, in points."""
+        return 0.0 if self._batch is None else self._batch.done()
+
+    def snapshot(self) -> dict[str, Tensor] | None:
+        """Where the batch under way stands, in terms of the dataset; None if there is none."""
+        return None if self._batch is None else self._batch.snapshot()
+
+    def attack(
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        *,
+        snapshot: dict[str, Tensor] | None = None,
+        beat: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack correctly classified points; yield (positions, candidates) batch by batch.
 
         A candidate is an adversarial example of the mix, or the image itself.
@@ -105,16 +135,39 @@ class AdaptiveEngine:
             images: (N, channels, H, W) in [0, 1].
             labels: (N,).
             indices: (N,) of the points in the dataset.
+            snapshot: go on from there. It must be of the first of these points, no more than fit into a batch.
+            beat: called between steps.
 
         Raises:
             ValueError: an attack that does not exist, or a surrogate's where there is none.
+            ResultsError: a snapshot that does not fit.
         """
         loss, view = self._loss_and_view(name)
         prepared = prepare(view.to(self.device).eval(), images[:8].to(self.device))
         attack = APGD(name, norm=self.norm, eps=self.eps, loss=loss, steps=self.iterations)
-        for positions in torch.arange(len(labels)).split(self.batch_size):
+        first = self.batch_size if snapshot is None else len(snapshot.get("indices", ()))
+        if not 0 < first <= self.batch_size:
+            raise ResultsError(f"a snapshot of {first} points, for batches of {self.batch_size}")
+        everything = torch.arange(len(labels))
+        parts = [everything[:first], *batches(everything[first:], self.batch_size)]
+
+        def made(positions: Tensor, snapshot: dict[str, Tensor] | None = None) -> _Batch:
             x, y = images[positions].to(self.device).contiguous(), labels[positions].to(self.device)
-            yield positions, self._perturb(attack, prepared, x, y, indices[positions]).to(images.device)
+            return _Batch(self, attack, prepared, x, y, indices[positions], snapshot)
+
+        self._batch = made(parts[0], snapshot)
+        return self._candidates(made, parts, beat or (lambda: None), images.device)
+
+    def _candidates(
+        self, made: Callable[[Tensor], _Batch], parts: list[Tensor], beat: Callable[[], object], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for positions in parts:
+            batch = self._batch = self._batch or made(positions)
+            while batch.step():
+                self._spent += 2 * len(positions)
+                beat()
+            self._batch = None
+            yield positions, batch.candidates.to(device)
 
     def _loss_and_view(self, name: str) -> tuple[TargetedLoss, nn.Module]:
         loss_name, _, view_name = name.rpartition("-")
@@ -134,44 +187,8 @@ class AdaptiveEngine:
             return lowering_alpha(loss, ALPHA_WEIGHTS[view_name]), WithAlphaLoss(self.model)
         return loss, self.model
 
-    def _perturb(self, attack: APGD, view: nn.Module, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """One batch: one run after the other, each on the points that still stand."""
-        candidates = images.clone()
-        left = torch.arange(len(labels), device=self.device)
-        for targets in self._targets(attack.name, images, labels):
-            if len(left) == 0:
-                break
-            rank, classes = targets
-            keys = run_keys(self.seed, attack.name, rank, indices[left.cpu()]).to(self.device)
-            noise = (uniform_images if self.norm == "Linf" else normal_images)(keys, images.shape[1:])
-            state = attack.start(images[left], labels[left], classes[left], noise)
-            left = self._run(attack, view, state, left, candidates)
-        return candidates
-
-    def _run(self, attack: APGD, view: nn.Module, state: APGDState, left: Tensor, candidates: Tensor) -> Tensor:
-        """One run per point; puts what it finds into ``candidates`` and returns the points that still stand."""
-        heard: list[Tensor] = []  # what the view said last
-
-        def overheard(points: Tensor) -> Tensor:
-            heard[:] = [view(points)]
-            return heard[0]
-
-        speaks_for_mix = attack.name.rpartition("-")[2] in _THE_MIX_S_LOGITS
-        for _ in range(attack.steps + 1):
-            asked = state.points
-            attack.step(state, overheard)
-            doubtful = _doubtful(heard[0].detach(), state.labels) if speaks_for_mix else torch.ones_like(left).bool()
-            broken = self._broken(asked, state.labels, doubtful)
-            if bool(broken.any()):
-                candidates[left[broken]] = asked[broken]
-                standing = (~broken).nonzero().squeeze(1)
-                left, state = left[standing], state.select(standing)
-                if len(left) == 0:
-                    break
-        return left
-
     @torch.no_grad()
-    def _broken(self, points: Tensor, labels: Tensor, doubtful: Tensor) -> Tensor:
+    def broken(self, points: Tensor, labels: Tensor, doubtful: Tensor) -> Tensor:
         """Whether the mix gives another label, also in batches of the one size in which verdicts are made.
 
         It is asked about the doubtful points; the others are known to be right.
@@ -184,13 +201,114 @@ class AdaptiveEngine:
         return wrong
 
     @torch.no_grad()
-    def _targets(self, name: str, images: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:
+    def targets_of(self, name: str, images: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:
         """Rank and classes (N,) of each run; the label itself for an untargeted attack, which does not read it."""
         if not name.startswith("apgd-t-"):
             return [(start, labels) for start in range(self.starts)]
         order = self.model(images).argsort(dim=1, descending=True)
         wrong = order[order != labels[:, None]].view(len(labels), -1)
         return [(rank, wrong[:, rank]) for rank in range(min(self.targets, wrong.shape[1]))]
+
+
+class _Batch:
+    """An attack on one batch: one run after the other, each on the points that still stand.
+
+    Args:
+        engine, attack, view: who judges, what a step does, and to which model.
+        images, labels: (N, channels, H, W) and (N,), on the device.
+        indices: (N,) of the points in the dataset.
+        snapshot: where it was when it was interrupted; it begins if None.
+
+    Attributes:
+        candidates: the images, and in their place the adversarial examples that were found.
+
+    Raises:
+        ResultsError: the snapshot does not fit.
+    """
+
+    def __init__(
+        self,
+        engine: AdaptiveEngine,
+        attack: APGD,
+        view: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        snapshot: dict[str, Tensor] | None,
+    ) -> None:
+        self.engine, self.attack, self.view = engine, attack, view
+        self.images, self.labels, self.indices = images, labels, indices
+        self.runs = engine.targets_of(attack.name, images, labels)
+        self.candidates = images.clone()
+        # The number of the run, the rows of the points that stand, and the state of their runs, None before the first
+        # step: exchanged together, so that they fit each other whenever an exception comes.
+        self.now: tuple[int, Tensor, APGDState | None] = 0, torch.arange(len(labels), device=images.device), None
+        if snapshot is not None:
+            self._restore(snapshot)
+
+    def step(self) -> bool:
+        """One step of the run under way, judged by the mix; False if no point or no run is left."""
+        number, left, state = self.now
+        if number == len(self.runs) or len(left) == 0:
+            return False
+        moved = self._start(number, left) if state is None else copy.copy(state)
+        asked, heard = moved.points, []
+
+        def overheard(points: Tensor) -> Tensor:
+            heard.append(self.view(points))
+            return heard[0]  # type: ignore[no-any-return]
+
+        self.attack.step(moved, overheard)
+        speaks_for_mix = self.attack.name.rpartition("-")[2] in _THE_MIX_S_LOGITS
+        doubtful = _doubtful(heard[0].detach(), moved.labels) if speaks_for_mix else torch.ones_like(left).bool()
+        broken = self.engine.broken(asked, moved.labels, doubtful)
+        if bool(broken.any()):
+            self.candidates[left[broken]] = asked[broken]
+            standing = (~broken).nonzero().squeeze(1)
+            left, moved = left[standing], moved.select(standing)
+        over = len(left) > 0 and bool(moved.exhausted.all())
+        self.now = (number + 1, left, None) if over else (number, left, moved)
+        return True
+
+    def done(self) -> float:
+        """How much is done, in points."""
+        number, left, state = self.now
+        share = 0.0 if state is None or len(left) == 0 else float(self.attack.spent(state)[0])
+        return len(self.labels) - len(left) * (1.0 - (number + share) / len(self.runs))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Where it stands."""
+        number, left, state = self.now
+        kept = {"indices": self.indices, "candidates": self.candidates.clone(), "left": left}
+        kept["run"] = torch.tensor([number])
+        return kept if state is None else kept | to_tensors(state, "state")
+
+    def _start(self, number: int, left: Tensor) -> APGDState:
+        rank, classes = self.runs[number]
+        keys = run_keys(self.engine.seed, self.attack.name, rank, self.indices[left.cpu()]).to(left.device)
+        noise = (uniform_images if self.engine.norm == "Linf" else normal_images)(keys, self.images.shape[1:])
+        return self.attack.start(self.images[left], self.labels[left], classes[left], noise)
+
+    def _restore(self, kept: dict[str, Tensor]) -> None:
+        try:
+            self.candidates, self.now = self._read(kept)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ResultsError(f"no batch has stood like this: {error}") from error
+
+    def _read(self, kept: dict[str, Tensor]) -> tuple[Tensor, tuple[int, Tensor, APGDState | None]]:
+        number, left, candidates = int(kept["run"]), kept["left"], kept["candidates"]
+        fits = (
+            torch.equal(kept["indices"], self.indices),
+            candidates.shape == self.images.shape and candidates.dtype == self.images.dtype,
+            0 <= number <= len(self.runs) and left.ndim == 1 and left.dtype == torch.int64,
+            sorted(set(left.tolist()) & set(range(len(self.labels)))) == left.tolist(),
+        )
+        if not all(fits):
+            raise ValueError("it is another one")
+        device, state = self.images.device, None
+        if "state.points" in kept:
+            state = from_tensors(kept, "state", self._start(0, torch.tensor([0], device=device)), len(left))
+        return candidates.to(device, copy=True), (number, left.to(device), state)
 
 
 def _doubtful(logits: Tensor, labels: Tensor) -> Tensor:

@@ -113,6 +113,10 @@ class APGD:
         state.iteration = (state.iteration + 1).clamp(max=self.steps + 1)
         return len(state)
 
+    def spent(self, state: APGDState) -> Tensor:
+        """Which share of its budget each run has spent, (N,)."""
+        return (state.iteration / (self.steps + 1)).clamp(max=1.0)
+
     def _keep_best(self, state: APGDState, loss: Tensor, gradient: Tensor) -> None:
         at_start = state.iteration == 0
         better = at_start | (loss > state.best_loss)

@@ -80,6 +80,10 @@ class FAB:
         state.exhausted = state.iteration >= self.steps
         return len(state)
 
+    def spent(self, state: FABState) -> Tensor:
+        """Which share of its budget each run has spent, (N,)."""
+        return (state.iteration / self.steps).clamp(max=1.0)
+
     def _project(self, state: FABState, gap: Tensor, gradient: Tensor) -> Tensor:
         """Between the projections of the point and of the clean image, nearer to the one that is the shorter move."""
         normal, shape = gradient.flatten(1), gradient.shape

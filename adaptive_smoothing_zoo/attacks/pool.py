@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.losses import Model
-from adaptive_smoothing_zoo.attacks.state import Attack, State, join
+from adaptive_smoothing_zoo.attacks.state import Attack, State, from_tensors, join, to_tensors
+from adaptive_smoothing_zoo.errors import ResultsError
 
 Start = Callable[[Tensor, Tensor], State]  # points (R,), ranks (R,) -> the state of these runs at their beginning
 Verify = Callable[[Tensor, Tensor], Tensor]  # points (R,), candidates (R, ...) -> (R,) bool, they are adversarial
@@ -22,7 +24,7 @@ class Finished:
     """Points that the attack is done with.
 
     Attributes:
-        points: (P,) int64, their numbers.
+        points: (P,) int64, their numbers; none of them is a heartbeat, which only gives the caller its turn.
         adversarials: (P, channels, H, W) verified; None if no run broke any of these points.
     """
 
@@ -35,6 +37,9 @@ class Pool:
 
     A run that meets a misclassified point gives up its slot at once. Such points are verified in full batches; a run
     whose point does not hold takes a slot again and goes on from where it was.
+
+    A pool can be written down at any moment (``snapshot``), and another one go on from there (``restore``). If no
+    number of an attack depends on when it is drawn, both end alike, bit for bit.
 
     Args:
         attack: what a step does to the runs.
@@ -71,36 +76,121 @@ class Pool:
         self._state: State | None = None
         self._owners: list[int | None] = []  # the point of each row's run; None if the row is free
         self._waiting: list[tuple[State, list[int]]] = []  # runs that met a misclassified point, and their points
-        self._rejected: list[tuple[State, list[int]]] = []  # runs whose point did not hold
+        self._paused: list[tuple[State, list[int]]] = []  # single runs that go on when there is a slot
+        self._held: list[int] = []  # points that are done for, and not yet told of
+        self._whole = True  # the fields fit each other
 
     def __iter__(self) -> Iterator[Finished]:
-        """Run everything; yield points as they are finished, each once."""
-        held: list[int] = []
+        """Run everything; yield points as they are finished, each once, and a heartbeat at each look."""
         while True:
-            self._fill()
-            if self._state is None:
-                if not self._waiting:
-                    break
-            else:
-                for _ in range(self.look_every):
-                    self.asked += self.attack.step(self._state, self.model)
-                held += self._clear()
-            if self._state is None or self._count_waiting() >= self.batch_size:
-                broken, adversarials, more_held = self._verify()
-                held += more_held
+            if self._waiting and (self._state is None or self._count_waiting() >= self.batch_size):
+                broken, adversarials = self._verify()
                 if broken:
                     yield Finished(torch.tensor(broken), adversarials)
-            if len(held) >= self.batch_size:
-                yield Finished(torch.tensor(held), None)
-                held = []
-        if held:
-            yield Finished(torch.tensor(held), None)
+            self._whole = False
+            self._fill()
+            self._whole = True
+            if self._state is not None:
+                self._step(self._state)
+            elif not self._waiting:
+                break
+            if len(self._held) >= self.batch_size:
+                yield self._tell_held()
+            yield Finished(torch.empty(0, dtype=torch.int64), None)
+        if self._held:
+            yield self._tell_held()
+
+    def snapshot(self) -> dict[str, Tensor] | None:
+        """Where the pool stands, in tensors; None if an exception has interrupted its bookkeeping.
+
+        Points that it has yielded are finished there.
+        """
+        if not self._whole:
+            return None
+        numbers = {
+            "asked": [self.asked],
+            "width": [self._width],
+            "batch_size": [self.batch_size],
+            "lost": sorted(self.lost),
+            "flat": sorted(self.flat),
+            "held": self._held,
+        }
+        kept = {name: _integers(values) for name, values in numbers.items()}
+        for name, runs in self._groups().items():
+            kept[f"{name}.owners"] = _integers(owner for _, owners in runs for owner in owners)
+            if runs:
+                kept |= to_tensors(join([state for state, _ in runs]), name)  # a copy
+        return kept | self._queue.snapshot()
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Go on from where another pool stood: one with as many points and ranks, whatever its batch size.
+
+        Raises:
+            ResultsError: the snapshot does not fit.
+        """
+        try:
+            self._restore(kept)
+        except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise ResultsError(f"no pool has stood like this: {error}") from error
+
+    def _restore(self, kept: dict[str, Tensor]) -> None:
+        self._queue.restore(kept)
+        self.asked = int(kept["asked"])
+        self.lost, self.flat = set(kept["lost"].tolist()), set(kept["flat"].tolist())
+        self._held = kept["held"].tolist()
+        template = self.start(torch.tensor([0]), torch.tensor([0]))
+        running, owners = self._read(kept, "running", template)
+        if running is not None and int(kept["batch_size"]) == self.batch_size:
+            self._width = int(kept["width"])
+            self._state, self._owners = running, [None if owner < 0 else owner for owner in owners]
+        elif running is not None:
+            self._paused = [run for run in _single(running, owners) if run[1] != [-1]][::-1]
+        waiting, owners = self._read(kept, "waiting", template)
+        self._waiting = [] if waiting is None else [(waiting, owners)]
+        paused, owners = self._read(kept, "paused", template)
+        self._paused = ([] if paused is None else _single(paused, owners)) + self._paused
+
+    def _read(self, kept: dict[str, Tensor], name: str, template: State) -> tuple[State | None, list[int]]:
+        """Some runs of a snapshot and their points; None if there are none."""
+        owners = kept[f"{name}.owners"].tolist()
+        if not owners:
+            return None, []
+        if not -1 <= min(owners) <= max(owners) < self._queue.points:
+            raise ValueError(f"a run of the points {min(owners)} to {max(owners)}, of {self._queue.points}")
+        return from_tensors(kept, name, template, len(owners)), owners
+
+    def underway(self) -> float:
+        """How much is done for points that are not yet yielded, in points: a half of the budget of one is 0.5."""
+        shares = 0.0
+        for state, owners in (run for runs in self._groups().values() for run in runs):
+            shares += float(self.attack.spent(state).cpu()[torch.tensor(owners) >= 0].sum())
+        return len(self._held) + (self._queue.ended() + shares) / self._queue.ranks
+
+    def _groups(self) -> dict[str, list[tuple[State, list[int]]]]:
+        """All runs that have begun, with the point of each; -1 for a row that is free."""
+        running = [] if self._state is None else [(self._state, [-1 if row is None else row for row in self._owners])]
+        return {"running": running, "waiting": self._waiting, "paused": self._paused}
+
+    def _step(self, state: State) -> None:
+        """Some steps and a look. Steps exchange the tensors of a state, so that an exception leaves it as it was."""
+        moved, asked = copy.copy(state), 0
+        for _ in range(self.look_every):
+            asked += self.attack.step(moved, self.model)
+        self._whole = False
+        self._state = moved
+        self.asked += asked
+        self._held += self._clear()
+        self._whole = True
+
+    def _tell_held(self) -> Finished:
+        held, self._held = self._held, []
+        return Finished(torch.tensor(held), None)
 
     def _fill(self) -> None:
         """Give free rows to runs that wait; drop rows that stay free once they are enough to matter."""
         width = self._width if self._state is None else len(self._owners)
         free = [row for row in range(width) if self._state is None or self._owners[row] is None]
-        states, owners = self._take_rejected(len(free))
+        states, owners = self._take_paused(len(free))
         runs = self._queue.take(len(free) - len(owners))
         if runs:
             points, ranks = zip(*runs, strict=True)
@@ -117,11 +207,11 @@ class Pool:
                 self._owners[row] = owner
         self._shrink()
 
-    def _take_rejected(self, most: int) -> tuple[list[State], list[int]]:
+    def _take_paused(self, most: int) -> tuple[list[State], list[int]]:
         states: list[State] = []
         owners: list[int] = []
-        while self._rejected and len(owners) + len(self._rejected[-1][1]) <= most:
-            state, points = self._rejected.pop()
+        while self._paused and len(owners) < most:
+            state, points = self._paused.pop()
             states.append(state)
             owners += points
         return states, owners
@@ -167,16 +257,16 @@ class Pool:
     def _count_waiting(self) -> int:
         return sum(len(points) for _, points in self._waiting)
 
-    def _verify(self) -> tuple[list[int], Tensor, list[int]]:
-        """Let the judge decide on all that wait: broken points, their adversarial examples, points that held."""
+    def _verify(self) -> tuple[list[int], Tensor]:
+        """Let the judge decide on all that wait: broken points, and their adversarial examples."""
         points = [point for _, owners in self._waiting for point in owners]
         state = join([state for state, _ in self._waiting])
-        self._waiting = []
         adversarial = self.verify(torch.tensor(points), state.adversarials).tolist()
-        broken: dict[int, int] = {}  # two runs may have broken the same point
-        held = []
-        rejected = []
         exhausted = state.exhausted.tolist()
+        self._whole = False
+        self._waiting = []
+        broken: dict[int, int] = {}  # two runs may have broken the same point
+        rejected = []
         for row, point in enumerate(points):
             if adversarial[row]:
                 broken.setdefault(point, row)
@@ -187,21 +277,31 @@ class Pool:
             self._queue.resume(point)
             if exhausted[row]:
                 if self._queue.end_run(point):
-                    held.append(point)
+                    self._held.append(point)
             else:
                 rejected.append(row)
         for row in rejected:
             run = state.select(_rows([row]))
             run.found = torch.zeros_like(run.found)
-            self._rejected.append((run, [points[row]]))
+            self._paused.append((run, [points[row]]))
         for row, owner in enumerate(self._owners):
             if owner in broken:
                 self._owners[row] = None
-        return list(broken), state.adversarials[_rows(list(broken.values()))], held
+        self._whole = True
+        return list(broken), state.adversarials[_rows(list(broken.values()))]
 
 
 def _rows(rows: list[int]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def _integers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
+
+
+def _single(state: State, owners: list[int]) -> list[tuple[State, list[int]]]:
+    """Each run on its own."""
+    return [(state.select(_rows([row])), [owner]) for row, owner in enumerate(owners)]
 
 
 class _Queue:
@@ -211,7 +311,7 @@ class _Queue:
     """
 
     def __init__(self, points: int, ranks: int) -> None:
-        self.ranks = ranks
+        self.points, self.ranks = points, ranks
         self._ready = deque(range(points))
         self._ahead: deque[int] = deque()
         self._next_rank = [0] * points
@@ -255,3 +355,28 @@ class _Queue:
 
     def break_point(self, point: int) -> None:
         self._over[point] = True
+
+    def ended(self) -> int:
+        """Runs that are over, of points that are not."""
+        runs = zip(self._over, self._next_rank, self._under_way, strict=True)
+        return sum(begun - going for over, begun, going in runs if not over)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Where the queue stands."""
+        parts = {name.lstrip("_"): _integers(getattr(self, name)) for name in (*_PER_POINT, *_IN_LINE)}
+        return parts | {"ranks": torch.tensor([self.ranks])}
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Go on from where another queue stood."""
+        lists = {name: kept[name.lstrip("_")].tolist() for name in (*_PER_POINT, *_IN_LINE)}
+        if int(kept["ranks"]) != self.ranks or any(len(lists[name]) != self.points for name in _PER_POINT):
+            raise ValueError(f"not of {self.points} points and {self.ranks} ranks")
+        if not {*lists["_ready"], *lists["_ahead"]} <= set(range(self.points)):
+            raise ValueError("a point in line that does not exist")
+        self._next_rank, self._under_way, self._suspended = (lists[name] for name in _PER_POINT[:3])
+        self._over = [bool(over) for over in lists["_over"]]
+        self._ready, self._ahead = deque(lists["_ready"]), deque(lists["_ahead"])
+
+
+_PER_POINT = ("_next_rank", "_under_way", "_suspended", "_over")
+_IN_LINE = ("_ready", "_ahead")

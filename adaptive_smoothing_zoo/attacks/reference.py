@@ -1,20 +1,19 @@
 """The reference engine: AutoAttack "standard" as pyautoattack implements it (Croce and Hein 2020)."""
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.state import batches
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 # Forward-equivalents that each attack spends on a point it does not break: what progress is measured in.
 PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
 
-LOGGER = "auto-attack"  # the logger to which pyautoattack writes its warnings
 LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed for that"
 
 
@@ -32,9 +31,14 @@ class ReferenceEngine:
         num_classes: of the model. The targeted attacks try 9 wrong classes, or all there are if they are fewer.
         device: where the model is.
 
+    Attributes:
+        resumes_inside: False: random numbers depend on the batch, so that a batch is attacked whole or anew.
+
     Raises:
         ModuleNotFoundError: pyautoattack is not installed.
     """
+
+    resumes_inside = False
 
     def __init__(
         self,
@@ -51,9 +55,13 @@ class ReferenceEngine:
         from pyautoattack import AutoAttack
 
         self.flat: dict[str, set[int]] = {}  # pyautoattack does not tell
-        model = _ContiguousGradients(model)
         self.model, self.batch_size, self.device = model, batch_size, device
-        self._autoattack = AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard", device=device)
+        self._notes = _Notes()
+        self._warnings: dict[str, list[str]] = {}
+        self._watched = _Watched(model, self._notes)
+        self._autoattack = AutoAttack(self._watched, norm=norm, eps=eps, seed=seed, version="standard", device=device)
+        self._autoattack.apgd.logger = self._autoattack.apgd_targeted.logger = self._notes
+        self._batch: tuple[int, int, int] | None = None  # passes when it began, passes per point, points
         self._targets = min(9, num_classes - 1)
         self._autoattack.apgd_targeted.n_target_classes = self._targets
         self._autoattack.fab.n_target_classes = self._targets
@@ -79,30 +87,56 @@ class ReferenceEngine:
         labels: Tensor,
         indices: Tensor | None = None,
         done: Tensor | None = None,
+        *,
+        snapshot: dict[str, Tensor] | None = None,
+        beat: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack every point; yield (positions, candidates) batch by batch. Indices in the dataset are not used.
 
-        A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done.
+        A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done. ``beat``
+        is called at every pass. There are no snapshots of this engine.
 
         A candidate is a point of the ball, adversarial or not: ask the model.
         """
         perturb = self._perturb(name)
-        for positions in torch.arange(len(labels)).split(self.batch_size):
+        self._notes.texts = self._warnings.setdefault(name, [])
+        self._watched.beat = beat or (lambda: None)
+        for positions in batches(torch.arange(len(labels)), self.batch_size):
             if done is not None and bool(done[positions].all()):
                 continue
+            self._batch = self._watched.passes, PASSES[name], len(positions)
             # pyautoattack asserts nothing about memory format but needs contiguous tensors.
             x = images[positions].to(self.device).contiguous()
             y = labels[positions].to(self.device)
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 candidates = perturb(x, y)
+            self._batch = None
             yield positions, candidates.detach().to(images.device)
 
-    def check(self, images: Tensor, labels: Tensor) -> None:
-        """AutoAttack's own checks of the model on one batch; they speak through warnings (see ``collect_warnings``)."""
+    def snapshot(self) -> None:
+        """Nothing: a batch cannot be gone on with."""
+
+    def spent(self) -> int:
+        """Forward-equivalents that attacks have spent so far."""
+        return self._watched.passes
+
+    def underway(self) -> float:
+        """How much is done for the points of the batch under way, in points."""
+        if self._batch is None:
+            return 0.0
+        begin, per_point, points = self._batch
+        return min((self._watched.passes - begin) / per_point, points)
+
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """What there is to say against an attack as it went so far."""
+        return tuple(self._warnings.get(name, ()))
+
+    def check(self, images: Tensor, labels: Tensor) -> tuple[str, ...]:
+        """What AutoAttack's own checks say against attacks on the model, from one batch; nothing if all is well."""
         from pyautoattack import checks
 
         x, y = images[: self.batch_size].to(self.device), labels[: self.batch_size].to(self.device)
-        logger = logging.getLogger(LOGGER)
+        logger = _Notes()
         checks.check_randomized(self.model, x, y, bs=len(x), logger=logger)
         n_classes = checks.check_range_output(self.model, x, logger=logger)
         checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), self._targets, self._targets, logger=logger)
@@ -114,6 +148,7 @@ class ReferenceEngine:
                 checks.check_dynamic(self.model, x, False, logger=logger)
         finally:
             sys.settrace(tracer)
+        return tuple(logger.texts)
 
     def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
         if name == "apgd-ce":
@@ -129,52 +164,51 @@ class ReferenceEngine:
         raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {name!r}")
 
 
-def check_square(accuracy_after: dict[str, float]) -> None:
-    """AutoAttack's check that Square, which sees no gradient, did not beat the attacks that do; it warns."""
+def check_square(accuracy_after: dict[str, float]) -> tuple[str, ...]:
+    """What AutoAttack says if Square, which sees no gradient, beat the attacks that do; else nothing."""
     from pyautoattack import checks
 
-    checks.check_square_sr(accuracy_after, logger=logging.getLogger(LOGGER))
+    notes = _Notes()
+    checks.check_square_sr(accuracy_after, logger=notes)
+    return tuple(notes.texts)
 
 
-class _ContiguousGradients(nn.Module):
+class _Notes:
+    """In the place of a logger: what pyautoattack warns of is kept, each text once, whatever is logged or not."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warning(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+
+
+class _Watched(nn.Module):
     """A model whose gradient with respect to the images is contiguous, which pyautoattack needs and channels_last
     weights do not give by themselves.
+
+    Attributes:
+        passes: forward-equivalents so far, counted in images.
+        beat: called at every pass.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, notes: _Notes) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.notes = model, notes
+        self.passes = 0
+        self.beat: Callable[[], object] = lambda: None
 
     def forward(self, images: Tensor) -> Tensor:
+        self.passes += len(images) * (2 if images.requires_grad else 1)
+        self.beat()
         if images.requires_grad:
             images = images.view_as(images)
-            images.register_hook(_contiguous_and_finite)
+            images.register_hook(self._contiguous_and_finite)
         return self.model(images)  # type: ignore[no-any-return]
 
-
-def _contiguous_and_finite(gradient: Tensor) -> Tensor:
-    """The gradient, contiguous. One that is not finite is told of: APGD stands still there, and nobody would know."""
-    if not bool(torch.isfinite(gradient).all()):
-        logging.getLogger(LOGGER).warning(LOST_GRADIENT)
-    return gradient.contiguous()
-
-
-@contextmanager
-def collect_warnings() -> Iterator[list[str]]:
-    """Collect what AutoAttack warns of, each text once, instead of letting it scroll by."""
-    found: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if (text := record.getMessage()) not in found:
-                found.append(text)
-
-    logger, collector = logging.getLogger(LOGGER), Collector(logging.WARNING)
-    propagate = logger.propagate
-    logger.addHandler(collector)
-    logger.propagate = False
-    try:
-        yield found
-    finally:
-        logger.removeHandler(collector)
-        logger.propagate = propagate
+    def _contiguous_and_finite(self, gradient: Tensor) -> Tensor:
+        """The gradient, contiguous. One that is not finite is noted: APGD stands still there, and nobody would know."""
+        if not bool(torch.isfinite(gradient).all()):
+            self.notes.warning(LOST_GRADIENT)
+        return gradient.contiguous()

@@ -144,6 +144,10 @@ class Square:
         state.exhausted = state.query > self.queries
         return len(rows)
 
+    def spent(self, state: SquareState) -> Tensor:
+        """Which share of its budget each run has spent, (N,)."""
+        return (state.query / (self.queries + 1)).clamp(max=1.0)
+
     def _keep_first_that_helps(
         self, state: SquareState, model: Model, rows: Tensor, queries: Tensor, points: Tensor, after: Tensor
     ) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Protocol, Self, TypeVar
 
@@ -60,19 +61,24 @@ class State:
         self.flat = self.flat | ((sums == 0) & at_start)
 
 
-S = TypeVar("S", bound=State, contravariant=True)
+S = TypeVar("S", bound=State)
+S_contra = TypeVar("S_contra", bound=State, contravariant=True)
 
 
-class Attack(Protocol[S]):
+class Attack(Protocol[S_contra]):
     """An attack whose runs advance side by side, step by step."""
 
     name: str
 
-    def step(self, state: S, model: Model) -> int:
+    def step(self, state: S_contra, model: Model) -> int:
         """Advance every run by one step, and say about how many points the model was asked.
 
-        Runs that are exhausted go on idly; nothing of them is used.
+        Runs that are exhausted go on idly; nothing of them is used. A step exchanges the state's tensors, and writes
+        into none of them.
         """
+
+    def spent(self, state: S_contra) -> Tensor:
+        """Which share of its budget each run has spent, (N,) in [0, 1]."""
 
 
 def join(states: list[State]) -> State:
@@ -80,3 +86,30 @@ def join(states: list[State]) -> State:
     first = states[0]
     rows = {field.name: torch.cat([getattr(state, field.name) for state in states]) for field in fields(first)}
     return type(first)(**rows)
+
+
+def to_tensors(state: State, prefix: str) -> dict[str, Tensor]:
+    """The fields of a state under names that begin with a prefix."""
+    return {f"{prefix}.{field.name}": getattr(state, field.name) for field in fields(state)}
+
+
+def from_tensors(tensors: dict[str, Tensor], prefix: str, like: S, rows: int) -> S:
+    """The inverse: a copy with so many rows, of the kind and on the device of another state.
+
+    Raises:
+        ValueError: a field is missing, or is not what it must be.
+    """
+    found = {}
+    for field in fields(like):
+        name, template = f"{prefix}.{field.name}", getattr(like, field.name)
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype != template.dtype or tensor.shape != (rows, *template.shape[1:]):
+            what = "missing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ValueError(f"{name} is {what}, not {template.dtype} {(rows, *template.shape[1:])}")
+        found[field.name] = tensor.to(template.device, copy=True)
+    return type(like)(**found)
+
+
+def batches(indices: Tensor, size: int) -> Iterable[Tensor]:
+    """The indices in parts of ``size``, of which none is empty: many nets refuse a batch of no images."""
+    return indices.split(size) if len(indices) else ()

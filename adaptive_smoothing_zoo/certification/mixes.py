@@ -94,7 +94,7 @@ def certify_lipschitz(
             used, with its alpha_min. Used in eval mode and in float64.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        bound: "theorem4" of 001; or, for a :class:`LipschitzNet`, "sharp" (``lipschitz_logit_radius``).
+        bound: "theorem4" [BAS24]; or, for a :class:`LipschitzNet`, "sharp" (``lipschitz_logit_radius``).
         lipschitz: constants of h's probabilities (behind ``rob_map``), one or (C,), in the norm of the radii. If None,
             h is a :class:`LipschitzNet`, which proves its own in l_2, and ``rob_map`` a scale.
         indices: (N,) dataset indices; 0 to N - 1 if None.

@@ -1,4 +1,4 @@
-"""Closed-form certified radii of base nets and of mixed classifiers (theorems of 001 and 003).
+"""Closed-form certified radii of base nets and of mixed classifiers ([BAS24]; [BAKS24, supp.]).
 
 Arguments are numbers, arrays or tensors, and broadcast; results are float64 arrays. ``alpha`` is a number in [0, 1],
 several of them, or an alpha module, for which the smallest alpha it can give counts: an adversary moves an
@@ -28,12 +28,12 @@ Alpha = Values | ConstantAlpha | AdaptiveAlpha
 Bound = Literal["theorem4", "theorem5", "sharp"]
 
 BOUNDS = ("theorem4", "theorem5", "sharp")
-"""Which theorem turns what is known of h into a radius of the mix (001, Theorems 4 and 5; 003, Theorems 1 and 2).
+"""Which theorem turns what is known of h into a radius of the mix [BAS24; the same in BAKS24, supp., Theorems 1 and 2].
 
 - "theorem4": h's probabilities are Lipschitz (``lipschitz_radius``). Any norm, any h with known constants; a
   Gaussian-smoothed h has the constant ``gaussian_lipschitz`` in l_2.
 - "theorem5": h is Gaussian-smoothed, l_2 (``smoothing_radius``).
-- "sharp": Lemma 2 of 001 with what is known of h before its probabilities are compared: for a Gaussian-smoothed h
+- "sharp": [BAS24, Lemma 2] with what is known of h before its probabilities are compared: for a Gaussian-smoothed h
   ``sharp_smoothing_radius``, for an h whose logits are Lipschitz in l_2 ``lipschitz_logit_radius``. Never smaller than
   the others, and not in the papers; the docstrings prove it.
 """
@@ -46,7 +46,7 @@ BISECTIONS = 64  # leave less than one rounding of a number below 2 FAR
 
 
 def margin_needed(alpha: Alpha) -> Floats:
-    """The margin (1 - alpha) / alpha between h's probabilities that makes g powerless (001, Lemma 2; 003, Lemma 1).
+    """The margin (1 - alpha) / alpha between h's probabilities that makes g powerless [BAS24, Lemma 2].
 
     Where h_y - h_i >= margin_needed(alpha) for all i != y, the mix (1 - alpha) g + alpha h has the label y, whatever
     probabilities g gives. The bound is tight: with a smaller margin to some i, a g that is sure of i wins.
@@ -62,8 +62,64 @@ def margin_needed(alpha: Alpha) -> Floats:
         return np.where(weight == 1.0, 0.0, _up((1.0 - weight) / weight))
 
 
+def probability_needed(alpha: Alpha) -> Floats:
+    """The probability 1 / (2 alpha) of h's label that is enough to make g powerless [BAS24, Lemma 2].
+
+    No other class then has more than 1 - 1 / (2 alpha), so the gap is ``margin_needed(alpha)`` at least. With two
+    classes it is also necessary; with more, a smaller probability serves where the rest is spread.
+
+    Returns:
+        alpha's shape; rounded up. 1/2 at alpha = 1, 1 at 1/2, infinite at 0. Above 1 no h can reach it.
+
+    Raises:
+        ValueError: alpha outside [0, 1].
+    """
+    margin = margin_needed(alpha)
+    return np.where(margin == 0.0, 0.5, _up((1.0 + margin) / 2.0))
+
+
+def gap_radius(gap: Values, alpha: Alpha, lipschitz: Values) -> Floats:
+    """Radius of the mix from the gap of a Lipschitz h, for any norm [BAS24, Theorem 4 with equal constants].
+
+        (gap - (1 - alpha) / alpha) / (2 L)
+
+    Args:
+        gap: h_y - h_i at the image for its label y and the runner-up i, in [0, 1].
+        alpha: weight of h.
+        lipschitz: L >= 0, a Lipschitz constant of each of h's probabilities in the norm of the perturbation.
+
+    Returns:
+        Radii >= 0 in that norm, rounded down; infinite where the constant is 0.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    gaps = checked_values(gap, "gaps", 0.0, 1.0)
+    return _used_up(gaps, margin_needed(alpha), 2.0 * checked_values(lipschitz, "lipschitz constants", 0.0, np.inf))
+
+
+def lipschitz_allowed(radius: Values, gap: Values, alpha: Alpha) -> Floats:
+    """The largest Lipschitz constant of h's probabilities with which the mix has a radius [BAS24, Theorem 4, for L].
+
+        (gap - (1 - alpha) / alpha) / (2 radius)
+
+    Args:
+        radius: >= 0.
+        gap, alpha: as in ``gap_radius``.
+
+    Returns:
+        Constants >= 0 in the norm of the radius, rounded down; 0 where the gap is not enough, whatever the constant,
+        infinite where it is and the radius is 0.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    gaps = checked_values(gap, "gaps", 0.0, 1.0)
+    return _used_up(gaps, margin_needed(alpha), 2.0 * checked_values(radius, "radii", 0.0, np.inf))
+
+
 def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> Floats:
-    """Radius of the mix with a Lipschitz h, for any norm (001, Theorem 4).
+    """Radius of the mix with a Lipschitz h, for any norm [BAS24, Theorem 4].
 
         min over i != y of (h_y - h_i - (1 - alpha) / alpha) / (Lip(h_y) + Lip(h_i))
 
@@ -87,10 +143,7 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
     top = h.argmax(axis=-1)[..., None]
     gap = np.take_along_axis(h, top, -1) - h
     slope = _up(np.take_along_axis(constants, top, -1) + constants)
-    # Two roundings of numbers of at most 1 each; the needed margin is rounded up already.
-    spare = gap - margin_needed(alpha)[..., None] - 2 * EPS
-    with np.errstate(divide="ignore", over="ignore"):
-        radius = np.where(spare > 0, _shrink(spare / slope), 0.0)
+    radius = _used_up(gap, margin_needed(alpha)[..., None], slope)
     is_top = np.arange(h.shape[-1]) == top
     return np.asarray(np.where(is_top, np.inf, radius).min(axis=-1))
 
@@ -106,8 +159,8 @@ def lipschitz_logit_radius(logits: Values, alpha: Alpha, lipschitz: Values) -> F
         h_y - h_i >= P (1 - exp(rho - m))   since h_i = h_y exp(z_i - z_y), for rho <= m,
         h_y - h_i >= 2 P - 1                since h_i <= 1 - h_y.
 
-    By 001, Lemma 2, the label stands while one of the two is at least (1 - alpha) / alpha; both fall with rho, and this
-    returns the r where neither is enough any more.
+    By [BAS24, Lemma 2] the label stands while one of the two is at least (1 - alpha) / alpha; both fall with rho, and
+    this returns the r where neither is enough any more.
 
     It is never below ``lipschitz_radius`` with the constant ``softmax_lipschitz(L)``, whose margin falls by rho / 2:
     the first bound falls by P ((1 - P)(1 - e) + e) per unit of rho, where e = exp(rho - m) <= min(1, (1 - P) / P), and
@@ -177,7 +230,7 @@ def gaussian_lipschitz(sigma: Values) -> Floats:
 
 
 def smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alpha, sigma: Values) -> Floats:
-    """l_2 radius of the mix with a Gaussian-smoothed h (001, Theorem 5).
+    """l_2 radius of the mix with a Gaussian-smoothed h [BAS24, Theorem 5].
 
         sigma / 2 (Phi^-1(alpha p_top) - Phi^-1(alpha p_runner_up + 1 - alpha))
 
@@ -216,7 +269,7 @@ def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha
 
         h_y - h_i >= Phi(Phi^-1(p_top) - t) - Phi(Phi^-1(p_runner_up) + t),
 
-    and with 001, Lemma 2, the label stands as long as that is at least (1 - alpha) / alpha; this returns sigma times
+    and with [BAS24, Lemma 2] the label stands as long as that is at least (1 - alpha) / alpha; this returns sigma times
     the t where it no longer is. Two half-spaces attain the bound, so it is tight for every alpha. Theorem 5 applies
     the same Lipschitz constant after the mix, to a function with values up to alpha only, and gives away the
     difference; at alpha = 1 both are equal. With p_runner_up = 1 - p_top the solution is
@@ -241,6 +294,20 @@ def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha
     sharp = np.where(found, _shrink(sigmas * _last_true(holds, np.zeros(shape), high)), 0.0)
     sharp = np.where(found & (p_top == 1.0), np.inf, sharp)
     return np.maximum(sharp, smoothing_radius(p_top, p_runner_up, weight, sigmas))
+
+
+def smoothing_ceiling(alpha: Alpha, sigma: Values) -> Floats:
+    """The l_2 radius sigma Phi^-1(alpha) that no Gaussian-smoothed h takes Theorem 5 beyond [BAS24, Theorem 5].
+
+    It is what the theorem gives where h's probability of its label is 1. ``sharp_smoothing_radius`` has no ceiling.
+
+    Returns:
+        Radii >= 0; infinite at alpha = 1, 0 for alpha <= 1/2.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+    return smoothing_radius(1.0, 0.0, alpha, sigma)
 
 
 def cohen_radius(p_top_lower: Values, sigma: Values) -> Floats:
@@ -339,6 +406,13 @@ def _up(values: Floats) -> Floats:
 
 def _down(values: Floats) -> Floats:
     return np.asarray(np.nextafter(values, -np.inf))
+
+
+def _used_up(gap: Floats, margin: Floats, slope: Floats) -> Floats:
+    """How far a gap that falls with a slope stays at a margin or above; rounded down, infinite without a slope."""
+    spare = gap - margin - 2 * EPS  # two roundings of numbers of at most 1 each; the margin is rounded up already
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.where(spare > 0, _shrink(spare / slope), 0.0)
 
 
 def _shrink(radius: Floats) -> Floats:

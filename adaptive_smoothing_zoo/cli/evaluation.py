@@ -188,12 +188,12 @@ def adapt_command(
 
     What is finished is kept beside the results: after an interruption of any kind, the same command goes on.
     """
-    from tqdm import tqdm
-
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
+    from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.evaluation.adaptive import AdaptiveProgress, evaluate_adaptive
+    from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+    from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
     from adaptive_smoothing_zoo.publishing.adaptive import (
         adaptive_state_path,
         make_adaptive_record,
@@ -214,12 +214,7 @@ def adapt_command(
     examples = load_data(dataset, data_dir=data_dir).first(record.n)
     robust = standard_verdicts(results, entry, record, model, examples)
     state = adaptive_state_path(results, entry)
-    with tqdm(unit="point") as bar, told_how_to_go_on():
-
-        def show(progress: AdaptiveProgress) -> None:
-            bar.total, bar.n = progress.total, progress.done
-            bar.set_description(f"{progress.attack}, {progress.robust} points still robust")
-
+    with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
             model,
             examples.images,
@@ -233,11 +228,11 @@ def adapt_command(
             channels_last=channels_last,
             surrogate=model.surrogate() if model.entry.surrogate else None,
             state=state,
-            on_progress=show,
+            on_progress=on_progress,
         )
     adaptive = make_adaptive_record(results, entry, record, found, commit=commit)
     write_adaptive(results, entry, adaptive)
-    state.unlink(missing_ok=True)
+    remove_adaptive_state(state)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():
         click.echo(f"{f'after {attack}':24}{100 * accuracy:6.2f} %")

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import torch
 
     from adaptive_smoothing_zoo.experiments import Bench, TrainingBench
+    from adaptive_smoothing_zoo.experiments.attack import PgdName
     from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 TRAINED = ("settings", "loss-ablation", "sigmoid-scale")
 NAMES = ("trust-options", "alpha-sweep", "attack-target", "margins", *TRAINED)
 SMOOTHED_METHODS = "smoothed-methods"
+PGD_NAMES = ("papers", "random-start")
 
 
 @click.command("experiment")
@@ -28,7 +30,15 @@ SMOOTHED_METHODS = "smoothed-methods"
 @click.option("--dataset", default="digits", show_default=True, help="of the triplet")
 @click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
 @examples_option(100)
-@click.option("--steps", type=int, default=None, help="of PGD; the paper's if not given")
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="of PGD; the paper's if not given")
+@click.option(
+    "--pgd",
+    type=click.Choice(PGD_NAMES),
+    default="papers",
+    show_default=True,
+    help="papers: from the image, in steps of 0.0027 for eps 8/255 (in l_2 of 0.15 eps); random-start, which is "
+    "stronger: from a random point, in steps of 2.5 eps / STEPS",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
@@ -70,6 +80,7 @@ def experiment_command(
     threat_model: str,
     n: int,
     steps: int | None,
+    pgd: PgdName,
     seed: int,
     batch_size: int,
     device: str,
@@ -124,6 +135,7 @@ def experiment_command(
                 norm=threat_model,
                 eps=triplet.entry.eps_value,
                 steps=steps or experiment.steps,
+                pgd=pgd,
                 seed=seed,
                 batch_size=batch_size,
                 device=chosen,

@@ -16,10 +16,10 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def told_how_to_go_on(
-    sentence: Callable[[], str] = lambda: "what is finished is kept; the same command goes on from there",
-) -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what is finished is written, and say how to go on.
+def told_how_to_go_on(kept: Callable[[], str] | None = None) -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what is finished is written, and say what is kept.
+
+    Whoever keeps something notes on the exception what that is (``BaseException.add_note``), unless ``kept`` says it.
 
     An exception that a signal raises is lost where it hits a destructor, or foreign code that drops errors. So an alarm
     raises it again until it arrives.
@@ -39,8 +39,16 @@ def told_how_to_go_on(
             if sys.platform != "win32" and signal.getsignal(signal.SIGALRM) is terminate:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    except (KeyboardInterrupt, Terminated):
-        click.echo(sentence(), err=True)
+    except (KeyboardInterrupt, Terminated) as error:
+        for note in [kept()] if kept is not None else _notes(error) or ["what is finished is kept"]:
+            click.echo(f"{note}; repeat the command to resume", err=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was noted on an exception, and on those during whose handling it came: a second signal."""
+    if error is None:
+        return []
+    return [*_notes(error.__context__), *getattr(error, "__notes__", [])]

@@ -13,7 +13,8 @@ from adaptive_smoothing_zoo.evaluation.validation import CheckProgress
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
     """A bar that counts forward-equivalents, so that its estimate of the time left spans all attacks.
 
-    The total shrinks when points are broken, because later attacks skip them.
+    The total shrinks when points are broken, because later attacks skip them. What was done before this process began
+    says nothing about how fast it is, and does not count for the estimate.
     """
     with tqdm(
         total=1, unit="pass", unit_scale=True, bar_format="{l_bar}{bar}| {elapsed} < {remaining}{postfix}"
@@ -21,10 +22,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             bar.total = max(1, progress.passes_done + progress.passes_left)
-            bar.n = progress.passes_done
-            bar.set_description(
-                f"{progress.attack} {progress.done}/{progress.total}" if progress.total else progress.attack
-            )
+            bar.n, bar.initial = progress.passes_done, progress.passes_before
+            bar.set_description(f"{progress.attack} {progress.done}/{progress.total}", refresh=False)
             bar.set_postfix_str(f"{progress.robust} points still robust")
 
         yield show

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from operator import index
@@ -15,34 +17,22 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict, without_rounding
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
-from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.adaptive_state import AdaptiveBinding, AdaptiveState, Found
-from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, data_sha256
+from adaptive_smoothing_zoo.evaluation.evaluate import FLUSH_SECONDS, Evaluation, data_sha256
+from adaptive_smoothing_zoo.evaluation.pace import Keeper
+from adaptive_smoothing_zoo.evaluation.run import Progress
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 
+logger = logging.getLogger(__name__)
+
 STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveProgress:
-    """Where a run stands.
-
-    Attributes:
-        attack: the attack that runs.
-        done, total: points that it is finished with, and all that it was given.
-        robust: points that nothing has broken so far.
-    """
-
-    attack: str
-    done: int
-    total: int
-    robust: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +96,8 @@ def evaluate_adaptive(
     tf32: bool = False,
     channels_last: bool = False,
     state: str | Path | None = None,
-    on_progress: Callable[[AdaptiveProgress], None] | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> AdaptiveEvaluation:
     """Attack what a standard evaluation left standing once more, with attacks adapted to the mix.
 
@@ -125,15 +116,17 @@ def evaluate_adaptive(
         attacks: which, in order, as :class:`AdaptiveEngine` names them; ``ADAPTIVE_ATTACKS`` if None, and
             ``SURROGATE_ATTACKS`` after them if there is a surrogate.
         tf32, channels_last: as in ``evaluate``.
-        state: a file in which what is found is kept after each batch, so that the same call after an interruption of
-            any kind goes on there. It stays when all is done; whoever has the results may delete it.
-        on_progress: called after each batch.
+        state: a file in which what is found is kept, so that the same call after an interruption of any kind goes on
+            there. It stays when all is done; whoever has the results may delete it.
+        flush_seconds: how often the state is written, also inside a batch, unless writing would take more than a
+            twentieth of the time.
+        on_progress: called after each batch, and twice a second inside one.
 
     Raises:
         ValueError: images, labels, verdicts or settings that do not fit together.
         EvaluationError: the model misclassifies a point that the standard evaluation found robust, or an adversarial
             example does not hold what it must.
-        ResultsError: the state belongs to another evaluation, or cannot be written.
+        ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     if not isinstance(model, MixedClassifier):
         raise TypeError(f"adaptive attacks are about a MixedClassifier, got {type(model).__name__}; use evaluate")
@@ -150,7 +143,8 @@ def evaluate_adaptive(
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
     chosen, attacks = pick_device(device), tuple(attacks)
     images, labels = own_copy(images), own_copy(labels)
-    with ready(model, chosen, tf32=tf32, channels_last=channels_last):
+    with ExitStack() as stack:
+        stack.enter_context(ready(model, chosen, tf32=tf32, channels_last=channels_last))
         engine = AdaptiveEngine(
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=surrogate
         )
@@ -158,6 +152,7 @@ def evaluate_adaptive(
         binding = AdaptiveBinding(
             model=identity_of(model, shape),
             surrogate=None if surrogate is None else identity_of(surrogate, shape),
+            examples=len(labels),
             data_sha256=data_sha256(images, labels),
             robust_sha256=sha256(robust.numpy().tobytes()).hexdigest(),
             attacks=attacks,
@@ -170,7 +165,9 @@ def evaluate_adaptive(
             device=chosen.type,
         )
         kept = AdaptiveState(Path(state), binding) if state is not None else None
-        run = _Run(engine, images, labels, robust, attacks, kept, on_progress)
+        if kept is not None:
+            stack.enter_context(kept.locked())
+        run = _Run(engine, images, labels, robust, attacks, kept, flush_seconds, on_progress)
         for number in range(len(attacks)):
             run.attack(number)
         run.verify()
@@ -203,12 +200,21 @@ class _Run:
         robust: Tensor,
         attacks: tuple[str, ...],
         kept: AdaptiveState | None,
-        on_progress: Callable[[AdaptiveProgress], None] | None,
+        flush_seconds: float,
+        on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.engine, self.images, self.labels, self.robust = engine, images, labels, robust
         self.attacks, self.kept = attacks, kept
         self.on_progress = on_progress or (lambda progress: None)
-        self.found = Found.nothing(images, len(attacks)) if kept is None else kept.read(images)
+        self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
+        self._number, self._since = (
+            0,
+            time.perf_counter(),
+        )  # the attack, and when the time began that is not counted yet
+        self._owed = False  # the engine has yielded points that are not judged yet
+        self.found, self._batch = (Found.nothing(images, len(attacks)), {}) if kept is None else kept.read(images)
+        engine.targets = min(engine.targets, count_classes(engine.model, images, engine.device) - 1)
+        self._before = sum(engine.passes(name) * int((self.found.finished > i).sum()) for i, name in enumerate(attacks))
         points = robust.nonzero().squeeze(1)
         wrong = self._predict(images[points]) != labels[points] if len(points) else points
         if bool(wrong.any()):
@@ -229,24 +235,73 @@ class _Run:
 
     def attack(self, number: int) -> None:
         """One attack on the points that still stand; the model decides which candidates broke theirs."""
-        name, found = self.attacks[number], self.found
-        standing = self.standing(number)
-        points = (standing & (found.finished <= number)).nonzero().squeeze(1)
+        found = self.found
+        points = (self.standing(number) & (found.finished <= number)).nonzero().squeeze(1)
         # A ball of radius zero holds nothing but the image itself.
         if len(points) == 0 or self.engine.eps == 0:
             return
-        begin = time.perf_counter()
-        attack = self.engine.attack(name, self.images[points], self.labels[points], points)
-        for positions, candidates in attack:
-            self._judge(number, points[positions], candidates)
-            found.finished[points[positions]] = number + 1
-            begin, elapsed = time.perf_counter(), time.perf_counter() - begin
-            found.seconds[number] += elapsed
-            if self.kept is not None:
-                self.kept.write(found)
-            done = int((standing & (found.finished > number)).sum())
-            total, robust = int(standing.sum()), int(self.standing().sum())
-            self.on_progress(AdaptiveProgress(attack=name, done=done, total=total, robust=robust))
+        self._number, self._since = number, time.perf_counter()
+        points, batch = self._first_the_batch(points)
+        with self._keeper.at_work():
+            for positions, candidates in self._begin(points, batch):
+                self._owed = True
+                self._judge(number, points[positions], candidates)
+                found.finished[points[positions]] = number + 1
+                self._owed = False
+                self._keeper.write()
+                self._keeper.report()
+
+    def _first_the_batch(self, points: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The points, those of an interrupted batch first, and where it stands; None if there is no such batch here."""
+        batch, self._batch = self._batch, {}
+        indices = batch.get("indices", torch.empty(0, dtype=torch.int64))
+        if len(indices) == 0 or not set(indices.tolist()) <= set(points.tolist()):
+            return points, None
+        return torch.cat([indices, points[~torch.isin(points, indices)]]), batch
+
+    def _begin(self, points: Tensor, batch: dict[str, Tensor] | None) -> Iterator[tuple[Tensor, Tensor]]:
+        arguments = self.attacks[self._number], self.images[points], self.labels[points], points
+        try:
+            attack = self.engine.attack(*arguments, snapshot=batch, beat=self._keeper.beat)
+        except ResultsError as error:
+            logger.warning("a batch is attacked from its beginning again: %s", error)
+            return self.engine.attack(*arguments, beat=self._keeper.beat)
+        self._before += int(self.engine.passes(arguments[0]) * self.engine.underway())
+        return attack
+
+    def _keep(self) -> bool:
+        if self._owed:
+            return False
+        now = time.perf_counter()
+        self.found.seconds[self._number] += now - self._since
+        self._since = now
+        if self.kept is not None:
+            self.kept.write(self.found, self.engine.snapshot())
+        return True
+
+    def _what_is_kept(self, lost: float) -> str:
+        now = self._progress()
+        told = f"{now.attack}: {now.done} of {now.total} points are decided; all work is kept but the last {lost:.1f} s"
+        return "" if self.kept is None else told
+
+    def _report(self) -> None:
+        self.on_progress(self._progress())
+
+    def _progress(self) -> Progress:
+        number, engine = self._number, self.engine
+        standing, robust = self.standing(number), int(self.standing().sum())
+        done, total = int((standing & (self.found.finished > number)).sum()), int(standing.sum())
+        left = total - done - engine.underway()
+        return Progress(
+            attack=self.attacks[number],
+            done=done,
+            total=total,
+            robust=robust,
+            passes_done=self._before + engine.spent(),
+            passes_left=int(engine.passes(self.attacks[number]) * max(0.0, left))
+            + robust * sum(engine.passes(later) for later in self.attacks[number + 1 :]),
+            passes_before=self._before,
+        )
 
     def verify(self) -> None:
         """Check every adversarial example once more, all of them together, from what will be stored."""
@@ -263,6 +318,7 @@ class _Run:
             )
 
     def _judge(self, number: int, indices: Tensor, candidates: Tensor) -> None:
+        candidates = without_rounding(self.images[indices], candidates, self.engine.norm, self.engine.eps)
         fooled = self._predict(candidates) != self.labels[indices]
         winners = indices[fooled]
         check_adversarials(self.images[winners], candidates[fooled], winners, self.engine.norm, self.engine.eps)

@@ -1,8 +1,10 @@
-"""What adaptive attacks have found so far, and the file that keeps it; it is replaced whole after every batch."""
+"""What adaptive attacks have found so far and where a batch stands, in one file that is replaced again and again."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.checked_file import read_or_put_aside, write_checked
-from adaptive_smoothing_zoo.evaluation.state import check_same
+from adaptive_smoothing_zoo.evaluation.state import check_same, locked
 from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
@@ -25,6 +27,7 @@ class AdaptiveBinding:
 
     Attributes:
         model, surrogate: who they are; None for no surrogate.
+        examples: how many there are.
         data_sha256: of images and labels.
         robust_sha256: of the verdicts that the attacks start from.
         attacks: in order.
@@ -32,6 +35,7 @@ class AdaptiveBinding:
 
     model: Identity
     surrogate: Identity | None
+    examples: int
     data_sha256: str
     robust_sha256: str
     attacks: tuple[str, ...]
@@ -78,25 +82,37 @@ class AdaptiveState:
     def __init__(self, path: Path, binding: AdaptiveBinding) -> None:
         self.path, self.binding = path, binding
 
-    def read(self, images: Tensor) -> Found:
-        """What the file says about these images; nothing if there is none. A damaged one is put aside.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes away from the file.
+
+        Raises:
+            ResultsError: another process works with it.
+        """
+        with locked(self.path.parent, _lock(self.path).name):
+            yield
+
+    def read(self, images: Tensor) -> tuple[Found, dict[str, Tensor]]:
+        """What the file says about these images, and where a batch stands, in the words of the engine; nothing if there
+        is no file. A damaged one is put aside.
 
         Raises:
             ResultsError: it belongs to another evaluation.
         """
         nothing = Found.nothing(images, len(self.binding.attacks))
         if not self.path.exists():
-            return nothing
+            return nothing, {}
         known = read_or_put_aside(self.path, lambda tensors, about: (self._binding(about), tensors))
         if known is None:
-            return nothing
+            return nothing, {}
         binding, tensors = known
         check_same(binding, self.binding, self.path)
+        batch = {name.removeprefix(_BATCH): tensors.pop(name) for name in list(tensors) if name.startswith(_BATCH)}
         _check_fit(tensors, images, len(self.binding.attacks), self.path)
         nothing.adversarials[tensors["fallen_to"] >= 0] = tensors.pop("adversarials")
-        return Found(**tensors, adversarials=nothing.adversarials)
+        return Found(**tensors, adversarials=nothing.adversarials), batch
 
-    def write(self, found: Found) -> None:
+    def write(self, found: Found, batch: dict[str, Tensor] | None) -> None:
         """Replace the file.
 
         Raises:
@@ -108,10 +124,24 @@ class AdaptiveState:
             "adversarials": found.adversarials[found.fallen_to >= 0],
             "seconds": found.seconds,
         }
+        tensors |= {_BATCH + name: tensor for name, tensor in (batch or {}).items()}
         write_checked(self.path, tensors, to_json(self.binding))
 
     def _binding(self, about: Any) -> AdaptiveBinding:
         return parse(AdaptiveBinding, about, str(self.path))
+
+
+_BATCH = "batch."  # how the names of a batch's tensors begin
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def remove_adaptive_state(path: Path) -> None:
+    """Delete a state, when the results are written."""
+    path.unlink(missing_ok=True)
+    _lock(path).unlink(missing_ok=True)
 
 
 def _check_fit(tensors: dict[str, Tensor], images: Tensor, attacks: int, path: Path) -> None:

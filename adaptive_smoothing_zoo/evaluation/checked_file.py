@@ -60,9 +60,14 @@ def read_or_put_aside(path: Path, understand: Callable[[dict[str, Tensor], Any],
     try:
         return read_checked(path, understand)
     except ResultsError as error:
-        logger.warning("%s; it is put aside, and what it said will be found out again", error)
-        path.rename(path.with_suffix(".damaged"))
+        put_aside(path, error)
         return None
+
+
+def put_aside(path: Path, error: Exception) -> None:
+    """Rename a file that cannot be used, so that its place is free for what it should say, and warn of it."""
+    logger.warning("%s; it is put aside, and what it said will be found out again", error)
+    path.rename(path.with_suffix(".damaged"))
 
 
 def checksum(tensors: dict[str, Tensor], about: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.asking import own_copy
-from adaptive_smoothing_zoo.attacks.reference import check_square, collect_warnings
+from adaptive_smoothing_zoo.attacks.reference import check_square
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import ResultsError
@@ -130,8 +130,9 @@ def evaluate(
             on there. It stays when all is done; whoever has the results may delete it.
         shard: (i, k), only every k-th example beginning with the i-th, 0 <= i < k; ``merge`` puts states of shards
             together. With the fast engine only: the reference's random numbers depend on a point's company.
-        flush_seconds: how often the state is written.
-        on_progress: called after each batch.
+        flush_seconds: how often the state is written, also inside a batch, unless writing would take more than a
+            twentieth of the time.
+        on_progress: called after each batch, and twice a second inside one.
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
@@ -157,6 +158,7 @@ def evaluate(
         binding = Binding(
             protocol=PROTOCOL,
             model=identity,
+            examples=len(labels),
             data_sha256=data_sha256(images, labels),
             norm=norm,
             eps=eps,
@@ -221,6 +223,8 @@ def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evalu
 def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labels: Tensor, *, what: str) -> Evaluation:
     """The evaluation that all these chunks make together; ``what`` names their source in messages."""
     images, labels = own_copy(images), own_copy(labels)
+    if binding.examples != len(labels):
+        raise ResultsError(f"{what}: evaluated were {binding.examples} examples, given are {len(labels)}")
     if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
     ledger = merged(images, chunks)
@@ -240,8 +244,6 @@ def _check_shards(folders: list[Path], bindings: list[Binding]) -> None:
 
 def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
     accuracy_after = ledger.accuracy_after()
-    with collect_warnings() as late:
-        check_square(accuracy_after)
     points = ledger.points.numpy()
     return Evaluation(
         clean_correct=ledger.correct.numpy()[points],
@@ -249,7 +251,7 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
         broken_by=ledger.broken_by()[points],
         adversarials=ledger.adversarials.numpy()[points],
         accuracy_after=accuracy_after,
-        warnings=(*ledger.warnings(), *late),
+        warnings=(*ledger.warnings(), *check_square(accuracy_after)),
         deterministic=ledger.deterministic,
         seconds=ledger.seconds,
         remarks=ledger.remarks(),

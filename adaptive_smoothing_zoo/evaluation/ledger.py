@@ -65,6 +65,23 @@ class Chunk:
                 raise ValueError(f"a chunk's {what} cannot be what they are")
 
 
+def joined(chunks: list[Chunk]) -> Chunk:
+    """One chunk that says what several of one stage say."""
+    tensors = {name: torch.cat([getattr(chunk, name) for chunk in chunks]) for name in TENSORS}
+    return Chunk(
+        stage=chunks[0].stage,
+        deterministic=all(chunk.deterministic for chunk in chunks),
+        seconds=sum(chunk.seconds for chunk in chunks),
+        batch_size=max(chunk.batch_size for chunk in chunks),
+        warnings=tuple(dict.fromkeys(text for chunk in chunks for text in chunk.warnings)),
+        remarks=tuple(dict.fromkeys(text for chunk in chunks for text in chunk.remarks)),
+        **tensors,
+    )
+
+
+TENSORS = ("indices", "held", "adversarials", "flat")  # fields of a chunk
+
+
 def _are_indices(tensor: Tensor) -> bool:
     return tensor.dtype == torch.int64 and tensor.ndim == 1 and bool((tensor >= 0).all())
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.fast import FastEngine
-from adaptive_smoothing_zoo.attacks.reference import (
-    PASSES,
-    STANDARD_ATTACKS,
-    ReferenceEngine,
-    collect_warnings,
-)
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
+from adaptive_smoothing_zoo.attacks.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine
+from adaptive_smoothing_zoo.attacks.state import batches
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict, without_rounding
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import is_out_of_memory
-from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, VERIFIED, Chunk, Ledger
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, STAGES, VERIFIED, Chunk, Ledger, joined
+from adaptive_smoothing_zoo.evaluation.pace import Keeper
 from adaptive_smoothing_zoo.evaluation.state import RunState, empty_images
 
 T = TypeVar("T")
+
+_CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spends on a point
 
 ENGINES: dict[str, type[ReferenceEngine] | type[FastEngine]] = {"reference": ReferenceEngine, "fast": FastEngine}
 
@@ -36,22 +35,48 @@ class Engine(Protocol):
     Attributes:
         name: with its version, for the record.
         flat: by attack, indices of points at which it began with a gradient of zero.
+        resumes_inside: whether ``snapshot`` tells where a batch stands, so that nothing of it need be done again.
     """
 
     name: str
     flat: dict[str, set[int]]
+    resumes_inside: bool
 
-    def check(self, images: Tensor, labels: Tensor) -> None:
-        """Look for reasons to distrust attacks on this model; warn of them."""
+    def check(self, images: Tensor, labels: Tensor) -> tuple[str, ...]:
+        """Reasons to distrust attacks on this model, a sentence each."""
 
     def attack(
-        self, name: str, images: Tensor, labels: Tensor, indices: Tensor, done: Tensor
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        done: Tensor,
+        *,
+        snapshot: dict[str, Tensor] | None,
+        beat: Callable[[], object],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack the points that are not ``done``; yield (positions among all, candidates) as they are finished.
 
         ``indices`` are the points' places in the whole data set, for random numbers that are to belong to a point.
-        ``done`` points are given because the company of a point may decide its random numbers, too.
+        ``done`` points are given because the company of a point may decide its random numbers, too. ``beat`` is called
+        again and again meanwhile. With a snapshot the engine goes on from there, and may yield ``done`` points again.
+
+        Raises:
+            ResultsError: the snapshot does not fit.
         """
+
+    def snapshot(self) -> dict[str, Tensor] | None:
+        """Where the attack under way stands, without the points that were yielded; None if that cannot be said."""
+
+    def spent(self) -> int:
+        """Forward-equivalents that its attacks have spent so far."""
+
+    def underway(self) -> float:
+        """How much is done for points that are not yet yielded, in points."""
+
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """What there is to say against an attack as it went so far, a sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +84,12 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        attack: the attack that runs, or "clean".
+        attack: the attack that runs, "clean" before and "verified" after all attacks.
         done, total: points of this attack that are finished, and all of them.
         robust: points of the whole run that nothing has broken so far.
         passes_done, passes_left: forward-equivalents spent, and still to spend if every robust point stays so.
+        passes_before: how many of those spent were spent before this process began; what it has done since tells how
+            fast it is.
     """
 
     attack: str
@@ -71,6 +98,7 @@ class Progress:
     robust: int
     passes_done: int
     passes_left: int
+    passes_before: int
 
 
 class Run:
@@ -109,128 +137,178 @@ class Run:
         self.num_classes = self._count_classes()
         self._engine_name = engine
         self.engine = self._make_engine()
-        self.passes_done = sum(PASSES[attack] * int(ledger.done[attack].sum()) for attack in STANDARD_ATTACKS)
+        self._stage = CLEAN
+        self._found: list[Chunk] = []  # what the stage has found and not yet written
+        self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
+        self._since = time.perf_counter()  # when the time began that no chunk speaks of
+        self._owed = False  # the engine has yielded points that are not noted yet
+        before = sum(PASSES[attack] * int(ledger.done[attack].sum()) for attack in STANDARD_ATTACKS)
+        self._before = before + _CLEAN_PASSES * int(ledger.done[CLEAN].sum())
+        self._spent = 0  # forward-equivalents in this process, without those of the engine
 
     def go(self) -> None:
         """All stages that are not done."""
-        if not self.ledger.done[CLEAN][self.ledger.points].all():
-            self._smaller_until_it_fits(self._classify)
-        self._report(CLEAN)
-        for attack in STANDARD_ATTACKS:
-            self._smaller_until_it_fits(lambda attack=attack: self._attack(attack))  # type: ignore[misc]
-            self._report(attack)
-        if not self.ledger.is_finished():
-            self._smaller_until_it_fits(self._verify)
+        for stage in STAGES:
+            self._stage, self._since = stage, time.perf_counter()
+            # A ball of radius zero holds nothing but the image itself.
+            if len(self._left()) and not (stage in STANDARD_ATTACKS and self.eps == 0):
+                self._keeper.report()
+                work = {CLEAN: self._classify, VERIFIED: self._verify}.get(stage, self._attack)
+                with self._keeper.at_work():
+                    self._smaller_until_it_fits(work)
+        self._keeper.report()
 
     def _classify(self) -> None:
         """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
-        points = self.ledger.points
-        with collect_warnings() as warnings:
-            held = self._predict(self.images[points]) == self.labels[points]
-            deterministic = self._is_deterministic(points)
-            self._check_gradients(points[held])
-            # On the first images of all the data, so that every shard says the same.
-            self.engine.check(self.images, self.labels)
-        self._add(
-            Chunk(
-                stage=CLEAN,
-                indices=points,
-                held=held,
-                adversarials=empty_images(self.images),
-                deterministic=deterministic,
-                warnings=tuple(warnings),
-                remarks=tuple(self.remarks),
-            )
-        )
+        parts = list(batches(self._left(), self.batch_size))
+        for indices in parts:
+            held = self._predict(self.images[indices]) == self.labels[indices]
+            deterministic = self._is_deterministic(indices)
+            self._check_gradients(indices[held])
+            # The checks are of the first images of all the data, so that every shard says the same. They belong to the
+            # last part, so that the stage is not complete without them.
+            warnings = self.engine.check(self.images, self.labels) if indices is parts[-1] else ()
+            self._note(indices, held, deterministic=deterministic, warnings=warnings)
+            self._spent += _CLEAN_PASSES * len(indices)
+            self._keeper.beat()
+        self._flush()
 
-    def _attack(self, name: str) -> None:
+    def _attack(self) -> None:
         """One attack on the points that stand; the model decides which candidates broke theirs."""
-        points = self.ledger.points[self.ledger.standing(name)[self.ledger.points]]
-        done = self.ledger.done[name][points]
-        # A ball of radius zero holds nothing but the image itself.
-        if len(points) == 0 or self.eps == 0 or bool(done.all()):
+        known = None if self.state is None else self.state.read_snapshot(self._stage)
+        if known is not None:
+            self._resume(*known)
+        if len(self._left()):
+            self._carry_out(self._begin())
+        if left := len(self._left()):
+            raise EvaluationError(f"the engine left {left} points without {self._stage}; they would count as robust")
+        if self.state is not None:
+            self.state.drop_snapshot(self._stage)
+
+    def _resume(self, snapshot: dict[str, Tensor], seconds: float) -> None:
+        """The attack from where it was interrupted; not at all if that does not fit."""
+        assert self.state is not None
+        try:
+            attack = self._begin(snapshot)
+        except ResultsError as error:
+            self.state.drop_snapshot(self._stage, error)
             return
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        begin = time.perf_counter()
-        with collect_warnings() as warnings:
+        self._since -= seconds
+        self._before += int(PASSES[self._stage] * self.engine.underway())
+        self._carry_out(attack)
 
-            def flush() -> None:
-                nonlocal begin
-                if found:
-                    self._add(self._chunk(name, found, warnings, time.perf_counter() - begin))
-                    found.clear()
-                begin = time.perf_counter()
+    def _begin(self, snapshot: dict[str, Tensor] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        points = self._points()
+        images, labels, done = self.images[points], self.labels[points], self.ledger.done[self._stage][points]
+        return self.engine.attack(self._stage, images, labels, points, done, snapshot=snapshot, beat=self._keeper.beat)
 
-            try:
-                attacks = self.engine.attack(name, self.images[points], self.labels[points], points, done)
-                for positions, candidates in attacks:
-                    found.append(self._judge(name, points[positions], candidates))
-                    self.passes_done += PASSES[name] * len(positions)
-                    if time.perf_counter() - begin >= self.flush_seconds:
-                        flush()
-                    self._report(name, len(points), sum(len(indices) for indices, _, _ in found))
-            finally:
-                flush()
-        if left := int((~self.ledger.done[name][points]).sum()):
-            raise EvaluationError(f"the engine left {left} points without {name}; they would count as robust")
-
-    def _chunk(
-        self, name: str, found: list[tuple[Tensor, Tensor, Tensor]], warnings: list[str], seconds: float
-    ) -> Chunk:
-        indices, held, adversarials = (torch.cat(parts) for parts in zip(*found, strict=True))
-        flat = sorted(set(indices.tolist()) & self.engine.flat.get(name, set()))
-        return Chunk(
-            stage=name,
-            indices=indices,
-            held=held,
-            adversarials=adversarials,
-            flat=torch.tensor(flat, dtype=torch.int64),
-            seconds=seconds,
-            warnings=tuple(warnings),
-            remarks=tuple(self.remarks),
-        )
+    def _carry_out(self, attack: Iterator[tuple[Tensor, Tensor]]) -> None:
+        points, done = self._points(), self.ledger.done[self._stage]
+        for positions, candidates in attack:
+            self._owed = True
+            new = ~done[points[positions]]
+            if bool(new.any()):
+                self._judge(points[positions[new]], candidates[new])
+            self._owed = False
+            self._keeper.report()
+            self._keeper.beat()
+        self._flush()
 
     def _verify(self) -> None:
-        """Check every adversarial example once more, all of them together, from what will be stored."""
-        points = self.ledger.points
-        fallen = points[(self.ledger.correct & ~self.ledger.standing())[points]]
-        if len(fallen):
-            adversarials = self.ledger.adversarials[fallen]
-            check_adversarials(self.images[fallen], adversarials, fallen, self.norm, self.eps)
-            held = self._predict(adversarials) == self.labels[fallen]
+        """Check every adversarial example once more, from what will be stored."""
+        todo = self._left()
+        fell = (self.ledger.correct & ~self.ledger.standing())[todo]
+        for indices in batches(todo[fell], self.batch_size):
+            adversarials = self.ledger.adversarials[indices]
+            check_adversarials(self.images[indices], adversarials, indices, self.norm, self.eps)
+            held = self._predict(adversarials) == self.labels[indices]
             if bool(held.any()):
                 raise EvaluationError(
-                    f"the adversarial example for image {int(fallen[held][0])} no longer changes its label when it is "
+                    f"the adversarial example for image {int(indices[held][0])} no longer changes its label when it is "
                     "classified again; the model does not answer the same twice, and its robust accuracy would not be "
                     "a number"
                 )
-        self._add(
+            self._note(indices, ~held)
+            self._keeper.beat()
+        self._note(todo[~fell], torch.ones(int((~fell).sum()), dtype=torch.bool))
+        self._flush()
+
+    def _points(self) -> Tensor:
+        """The points of the stage."""
+        points, stage = self.ledger.points, self._stage
+        return points[self.ledger.standing(stage)[points]] if stage in STANDARD_ATTACKS else points
+
+    def _left(self) -> Tensor:
+        """Those of them that are not finished."""
+        points = self._points()
+        return points[~self.ledger.done[self._stage][points]]
+
+    def _note(self, indices: Tensor, held: Tensor, adversarials: Tensor | None = None, **about: Any) -> None:
+        """The stage is done with these points."""
+        flat = sorted(set(indices.tolist()) & self.engine.flat.get(self._stage, set()))
+        self._found.append(
             Chunk(
-                stage=VERIFIED,
-                indices=points,
-                held=torch.ones(len(points), dtype=torch.bool),
-                adversarials=empty_images(self.images),
-                batch_size=self.batch_size,
-                remarks=tuple(self.remarks),
+                stage=self._stage,
+                indices=indices,
+                held=held,
+                adversarials=empty_images(self.images) if adversarials is None else adversarials,
+                flat=torch.tensor(flat, dtype=torch.int64),
+                batch_size=self.batch_size if self._stage == VERIFIED else 0,
+                **about,
             )
         )
 
-    def _judge(self, name: str, indices: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The points, which of them held, and the adversarial examples of those that did not."""
-        lost = ~torch.isfinite(candidates).flatten(1).all(dim=1)
-        if bool(lost.any()):
-            raise EvaluationError(
-                f"{name} ended at a point that is not finite for image {int(indices[lost][0])}: the model's gradient "
-                "or output overflows there, and AutoAttack would count the image as robust; make the head stable"
-            )
-        held = self._predict(candidates) == self.labels[indices]
-        check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.norm, self.eps)
-        return indices, held, candidates[~held]
+    def _keep(self) -> bool:
+        """Write what is finished, and then where the attack stands, so that an end between the two loses nothing."""
+        self._flush()
+        if self._stage not in STANDARD_ATTACKS:
+            return True
+        snapshot = None if self._owed else self.engine.snapshot()
+        if self.state is not None and snapshot is not None:
+            self.state.write_snapshot(self._stage, snapshot, time.perf_counter() - self._since)
+        return snapshot is not None
 
-    def _add(self, chunk: Chunk) -> None:
+    def _flush(self) -> None:
+        """Add what was found to the ledger and to the state."""
+        if not self._found:
+            return
+        chunk = replace(joined(self._found), remarks=tuple(self.remarks))
+        now = time.perf_counter()
+        if self._stage in STANDARD_ATTACKS:
+            chunk = replace(chunk, seconds=now - self._since, warnings=self.engine.warnings(self._stage))
         if self.state is not None:
             self.state.add(chunk)
         self.ledger.add(chunk)
+        self._found, self._since = [], now
+
+    def _what_is_kept(self, lost: float) -> str:
+        if self.state is None:
+            return ""
+        points = self._points()
+        done, total = int(self.ledger.done[self._stage][points].sum()), len(points)
+        decided = f"{self._stage}: {done} of {total} points are decided"
+        if self._stage in STANDARD_ATTACKS and not self.engine.resumes_inside:
+            return (
+                f"{decided} and kept; {self.engine.name} cannot resume inside a batch, so {lost:.0f} s of work on the "
+                "batch under way are lost"
+            )
+        return f"{decided}; all work is kept but the last {lost:.1f} s"
+
+    def _judge(self, indices: Tensor, candidates: Tensor) -> None:
+        """Find out which points held, and note it."""
+        lost = ~torch.isfinite(candidates).flatten(1).all(dim=1)
+        if bool(lost.any()):
+            raise EvaluationError(
+                f"{self._stage} ended at a point that is not finite for image {int(indices[lost][0])}: the model's "
+                "gradient or output overflows there, and AutoAttack would count the image as robust; make the head "
+                "stable"
+            )
+        candidates = without_rounding(self.images[indices], candidates, self.norm, self.eps)
+        held = self._predict(candidates) == self.labels[indices]
+        check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.norm, self.eps)
+        self._note(indices, held, candidates[~held])
+        if not self.engine.resumes_inside:
+            self._keeper.safe_until = time.perf_counter()  # no later than at the end, this is written
 
     def _smaller_until_it_fits(self, work: Callable[[], T]) -> T:
         """Do some work; where memory runs out, with batches of half the size, which is remarked."""
@@ -240,10 +318,12 @@ class Run:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
+            self._keeper.write()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.batch_size //= 2
             self.remarks.append(f"memory ran out; the batch size was halved to {self.batch_size}")
+            self._spent += self.engine.spent()
             self.engine = self._make_engine()
 
     def _make_engine(self) -> Engine:
@@ -269,7 +349,7 @@ class Run:
 
     def _check_gradients(self, correct: Tensor) -> None:
         """Refuse a model whose gradient overflows: AutoAttack would stand still there and call the points robust."""
-        for indices in correct.split(self.batch_size):
+        for indices in batches(correct, self.batch_size):
             points = self.images[indices].to(self.device).requires_grad_()
             loss = F.cross_entropy(self.model(points), self.labels[indices].to(self.device), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, points)
@@ -283,25 +363,26 @@ class Run:
 
     @torch.no_grad()
     def _is_deterministic(self, points: Tensor) -> bool:
-        batches = (self.images[indices].to(self.device) for indices in points.split(self.batch_size))
-        return all(torch.equal(self.model(batch), self.model(batch)) for batch in batches)
+        images = self.images[points].to(self.device)
+        return torch.equal(self.model(images), self.model(images))
 
-    def _report(self, stage: str, total: int = 0, pending: int = 0) -> None:
-        """``pending`` points of this attack are finished and not yet in the ledger."""
-        robust = int(self.ledger.standing()[self.ledger.points].sum())
-        later = STANDARD_ATTACKS if stage == CLEAN else STANDARD_ATTACKS[STANDARD_ATTACKS.index(stage) + 1 :]
-        passes_left = robust * sum(PASSES[attack] for attack in later)
-        done = 0
-        if total:
-            done = int(self.ledger.done[stage][self.ledger.points].sum()) + pending
-            passes_left += PASSES[stage] * max(0, total - done)
+    def _report(self) -> None:
+        stage, points, pending = self._stage, self._points(), sum(len(chunk.indices) for chunk in self._found)
+        hopeful = self.ledger.standing() | ~self.ledger.done[CLEAN]
+        robust = int(hopeful[self.ledger.points].sum())
+        done = int(self.ledger.done[stage][points].sum()) + pending
+        left = max(0.0, len(points) - done - self.engine.underway())
+        later = STANDARD_ATTACKS[STANDARD_ATTACKS.index(stage) + 1 :] if stage in STANDARD_ATTACKS else ()
+        later = STANDARD_ATTACKS if stage == CLEAN else later
+        per_point = {CLEAN: _CLEAN_PASSES, **PASSES, VERIFIED: 0}[stage]
         self.on_progress(
             Progress(
                 attack=stage,
                 done=done,
-                total=total,
+                total=len(points),
                 robust=robust,
-                passes_done=self.passes_done,
-                passes_left=passes_left,
+                passes_done=self._before + self._spent + self.engine.spent(),
+                passes_left=int(per_point * left) + robust * sum(PASSES[attack] for attack in later),
+                passes_before=self._before,
             )
         )

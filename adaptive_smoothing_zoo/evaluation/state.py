@@ -1,7 +1,8 @@
 """The state of an evaluation on disk: a folder to which every finished chunk is added, so that nothing is lost.
 
 ``binding.json`` says what the state belongs to. Each chunk is a file of its own, written whole or not at all, with a
-checksum. Whoever starts the same evaluation with the same folder goes on where the last one stopped.
+checksum. ``running-<attack>.safetensors`` is where an attack stands that is under way; it is replaced again and again.
+Whoever starts the same evaluation with the same folder goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.evaluation.checked_file import read_checked, read_or_put_aside, write_checked
-from adaptive_smoothing_zoo.evaluation.ledger import Chunk
+from adaptive_smoothing_zoo.evaluation.checked_file import put_aside, read_checked, read_or_put_aside, write_checked
+from adaptive_smoothing_zoo.evaluation.ledger import TENSORS, Chunk
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
@@ -34,8 +35,6 @@ T = TypeVar("T", bound="DataclassInstance")
 
 logger = logging.getLogger(__name__)
 
-_TENSORS = ("indices", "held", "adversarials", "flat")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
@@ -43,6 +42,7 @@ class Binding:
 
     Attributes:
         model: who the model is.
+        examples: how many there are.
         data_sha256: of images and labels.
         batch_size: where verdicts depend on it (the reference engine), else None.
         shard: "i/k".
@@ -50,6 +50,7 @@ class Binding:
 
     protocol: str
     model: Identity
+    examples: int
     data_sha256: str
     norm: str
     eps: float
@@ -94,8 +95,36 @@ class RunState:
         """
         names = [int(path.name[6:12]) for path in self.folder.glob("chunk-*")]
         path = self.folder / f"chunk-{max(names, default=0) + 1:06}.safetensors"
-        tensors = {name: getattr(chunk, name) for name in _TENSORS}
+        tensors = {name: getattr(chunk, name) for name in TENSORS}
         write_checked(path, tensors, {field.name: to_json(getattr(chunk, field.name)) for field in _plain_fields()})
+
+    def write_snapshot(self, attack: str, tensors: dict[str, Tensor], seconds: float) -> None:
+        """Replace what is known of where an attack stands.
+
+        Args:
+            attack: that is under way. Points with which it is done must have been added before.
+            tensors: as its engine gives them.
+            seconds: wall time since the last chunk.
+
+        Raises:
+            ResultsError: it cannot be written; what was written before is safe.
+        """
+        write_checked(self._snapshot_path(attack), tensors, {"seconds": seconds})
+
+    def read_snapshot(self, attack: str) -> tuple[dict[str, Tensor], float] | None:
+        """Where an attack stands, and the seconds since the last chunk; None if nothing is known."""
+        path = self._snapshot_path(attack)
+        return read_or_put_aside(path, _snapshot) if path.exists() else None
+
+    def drop_snapshot(self, attack: str, error: Exception | None = None) -> None:
+        """Forget where an attack stands, since it is over; or put that aside, because of an error."""
+        path = self._snapshot_path(attack)
+        if error is not None:
+            put_aside(path, ResultsError(f"{path} does not fit: {error}"))
+        path.unlink(missing_ok=True)
+
+    def _snapshot_path(self, attack: str) -> Path:
+        return self.folder / f"running-{attack}.safetensors"
 
 
 def bind(folder: Path, binding: DataclassInstance) -> None:
@@ -112,19 +141,22 @@ def bind(folder: Path, binding: DataclassInstance) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes away from a folder while this one works there.
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Keep other processes away from a folder, or from what a name in it stands for, while this one works there.
 
     Raises:
-        ResultsError: another process works with the folder.
+        ResultsError: another process works there, or the lock cannot be made.
     """
-    lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / name)
         lock.acquire(timeout=0)
     except Timeout:
         raise ResultsError(
             f"another evaluation is at work in {folder}; wait for it, or choose another folder"
         ) from None
+    except OSError as error:
+        raise ResultsError(f"cannot write {folder / name}: {error.strerror or error}; choose another folder") from error
     try:
         yield
     finally:
@@ -174,9 +206,21 @@ def check_same(found: T, wanted: T, where: Path) -> None:
         theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
         if theirs != ours:
             raise ResultsError(
-                f"the state in {where} belongs to another evaluation: its {field.name} is {shown(theirs)}, this one's "
-                f"is {shown(ours)}. Finish that one with its own settings, or delete {where} to begin again"
+                f"the state in {where} was made with {_said(field.name, theirs)}, this run has "
+                f"{_said(field.name, ours)}; finish that one with its own settings, or delete {where} to begin again"
             )
+
+
+def _said(name: str, value: Any) -> str:
+    """A setting, as people say it."""
+    if name == "examples":
+        return f"{value} examples"
+    if isinstance(value, Identity):
+        return f"{name} {value}"
+    if name.endswith("_sha256"):
+        what = {"data_sha256": "images and labels"}.get(name, name.removesuffix("_sha256"))
+        return f"{what} of SHA-256 {shown(value)}"
+    return f"{name} {shown(value)}"
 
 
 def _chunk(tensors: dict[str, Any], values: Any) -> Chunk:
@@ -184,8 +228,15 @@ def _chunk(tensors: dict[str, Any], values: Any) -> Chunk:
     return Chunk(**tensors, **values)
 
 
+def _snapshot(tensors: dict[str, Tensor], values: Any) -> tuple[dict[str, Tensor], float]:
+    seconds = values["seconds"]
+    if type(seconds) not in (int, float) or not 0.0 <= seconds < float("inf"):
+        raise ValueError(f"{shown(seconds)} seconds")
+    return tensors, seconds
+
+
 def _plain_fields() -> list[Field[Any]]:
-    return [field for field in fields(Chunk) if field.name not in _TENSORS]
+    return [field for field in fields(Chunk) if field.name not in TENSORS]
 
 
 def empty_images(images: Tensor) -> Tensor:

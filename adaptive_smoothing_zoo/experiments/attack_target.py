@@ -68,7 +68,7 @@ def agreement(table: Table) -> str:
 
 def _rows(table: Table) -> list[tuple[float, float, float]]:
     """(alpha_logit, accuracy of g, of h) in rising order."""
-    return sorted((float(row.case["alpha_logit"]), row.values["std"], row.values["rob"]) for row in table.rows)
+    return sorted((float(row.case["alpha_logit"]), row["std"], row["rob"]) for row in table.rows)
 
 
 def _sigmoid(value: float) -> float:
@@ -82,11 +82,12 @@ def _name(logit: float) -> str:
 ATTACK_TARGET = Experiment(
     name="attack-target",
     question="Which of g and h survives an attack on the mix with alpha_t?",
-    paper="000 Fig. 2 (PGD-20): h is the better one while alpha_t <= sigmoid(5.72) = 0.9967, and g beyond, since what "
-    "fools h alone hardly harms g.",
+    paper="[BAKS24 v1, Fig. 2] (PGD-20): h is the better one while alpha_t <= sigmoid(5.72) = 0.9967, and g "
+    "beyond, since what fools h alone hardly harms g.",
     steps=20,
     table=Table,
     cases=cases,
+    values=("std", "rob"),
     measure=measure,
     draw=draw,
     summary=summary,

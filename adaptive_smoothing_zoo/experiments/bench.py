@@ -12,21 +12,23 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.views import pin_alpha
 from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.experiments.attack import Pgd, PgdName
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A mix under experiment, and the attack that the papers' figures use: PGD on the cross-entropy.
+    """A mix under experiment, and PGD on the cross-entropy, with which the papers' figures attack.
 
     Attributes:
         model: in eval mode and frozen, on ``device``; experiments use its g, h and logit maps, and put constants in the
             place of its alpha.
         images, labels: (N, channels, H, W) float32 in [0, 1] and (N,) int64, on the CPU.
         norm, eps: the ball.
-        steps: of PGD, each 2.5 / steps of the radius long (Madry et al. 2018), from a random start.
-        seed: of the starts, which belong to examples.
+        steps: of PGD.
+        pgd: which form of it, see :class:`Pgd`.
+        seed: of random starts, which belong to examples.
         batch_size, device: how it is computed.
         on_batch: called with the number of examples of each batch that is done.
     """
@@ -40,6 +42,7 @@ class Bench:
     seed: int
     batch_size: int
     device: torch.device
+    pgd: PgdName = "papers"
     on_batch: Callable[[int], None] = lambda count: None
     _made: dict[str, Any] = field(default_factory=dict, repr=False)  # what several rows need, by name
 
@@ -51,9 +54,9 @@ class Bench:
         """g and h with a constant alpha."""
         return pin_alpha(self.model, alpha)
 
-    def attack(self, target: nn.Module, steps: int | None = None) -> Tensor:
+    def attack(self, target: nn.Module) -> Tensor:
         """The examples after PGD on ``target``: (N, channels, H, W), on the CPU."""
-        number = self.steps if steps is None else steps
+        form = Pgd(name=self.pgd, steps=self.steps, norm=self.norm, eps=self.eps)
         found = []
         for indices in torch.arange(len(self.labels)).split(self.batch_size):
             points = pgd(
@@ -61,10 +64,10 @@ class Bench:
                 self.images[indices].to(self.device),
                 self.labels[indices].to(self.device),
                 eps=self.eps,
-                step_size=2.5 * self.eps / number,
-                steps=number,
+                step_size=form.step_size,
+                steps=form.steps,
                 norm=self.norm,
-                random_start=True,
+                random_start=form.random_start,
                 seed=self.seed,
                 indices=indices,
             )
@@ -77,9 +80,13 @@ class Bench:
         with torch.no_grad():
             return torch.cat([net(batch.to(self.device)).cpu() for batch in images.split(self.batch_size)])
 
+    def correct(self, net: nn.Module, images: Tensor) -> Tensor:
+        """(N,) bool: which images a net classifies correctly."""
+        return self.logits(net, images).argmax(dim=1) == self.labels
+
     def accuracy(self, net: nn.Module, images: Tensor) -> float:
         """The share of images that a net classifies correctly."""
-        return float((self.logits(net, images).argmax(dim=1) == self.labels).double().mean())
+        return float(self.correct(net, images).double().mean())
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` gave when this name was asked for the first time."""

@@ -27,10 +27,12 @@ class Experiment(Generic[AnyBench, AnyTable]):
         steps: of PGD, as in the paper.
         table: what its data are; the bench's ``settings`` are the fields that a plain ``Table`` has not.
         cases: the rows to be measured.
+        values: names of the numbers that every row must have for the question to be answered.
         measure: one row.
-        draw: the picture, into an empty figure.
+        draw: the picture, into an empty figure; of rows that may lack numbers.
         summary: what was found, in a few lines of Markdown that follow from the table alone.
-        agreement: whether that is what the authors found, a few sentences that follow from the table alone.
+        agreement: whether that is what the authors found, a few sentences that follow from the table alone; or, by
+            ``not_answered``, why the table does not say.
     """
 
     name: str
@@ -39,10 +41,28 @@ class Experiment(Generic[AnyBench, AnyTable]):
     steps: int
     table: type[AnyTable]
     cases: Callable[[], list[Case]]
+    values: tuple[str, ...]
     measure: Callable[[AnyBench, Case], dict[str, float]]
     draw: Callable[[AnyTable, Figure], Any]
     summary: Callable[[AnyTable], str]
     agreement: Callable[[AnyTable], str]
+
+
+def findings(experiment: Experiment[AnyBench, AnyTable], table: AnyTable) -> tuple[str, str]:
+    """An experiment's summary and agreement; without all its numbers a table has neither."""
+    why = table.lacks(experiment.values)
+    if why:
+        return "Numbers are missing.", not_answered(why)
+    return experiment.summary(table), experiment.agreement(table)
+
+
+def not_answered(why: str) -> str:
+    """The verdict of a table that does not answer the question.
+
+    Args:
+        why: a clause.
+    """
+    return f"not answered: {why}."
 
 
 def verdict(seen: Mapping[str, bool]) -> str:

@@ -1,4 +1,4 @@
-"""The parts of the composite loss, compared at equal clean accuracy (003, Table SM2)."""
+"""The parts of the composite loss, compared at equal clean accuracy [BAKS24, supp., Table SM2]."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def summary(table: TrainingTable) -> str:
 
 def accuracy_cells(row: Row) -> str:
     """What stands under ``HEADS``."""
-    return " | ".join(f"{100 * row.values[name]:.2f}" for name in ("clean", "attacked", "lowered"))
+    return " | ".join(f"{100 * row[name]:.2f}" for name in ("clean", "attacked", "lowered"))
 
 
 def chosen(row: Row) -> str:
     """What was chosen on held-out examples, and the clean accuracy there."""
     name = "alpha" if "alpha" in row.values else "bias"
-    return f"{name} {row.values[name]:.3g}, {100 * row.values['held_out']:.2f} % clean on held-out examples"
+    return f"{name} {row[name]:.3g}, {100 * row['held_out']:.2f} % clean on held-out examples"
 
 
 def agreement(table: TrainingTable) -> str:
@@ -127,7 +127,7 @@ def agreement(table: TrainingTable) -> str:
 
 def after_lowering(table: TrainingTable) -> str:
     """How the constant alpha, which is the first row, and the networks compare when alpha is attacked as well."""
-    constant, *networks = (100 * row.values["lowered"] for row in table.rows)
+    constant, *networks = (100 * row["lowered"] for row in table.rows)
     better = sum(value > constant for value in networks)
     return (
         f"After APGD that lowers alpha the constant alpha has {constant:.2f} %, the networks {min(networks):.2f} to "
@@ -141,18 +141,19 @@ def _row(table: TrainingTable, ce: str, bce: str, product: str) -> Row:
 
 
 def _percent(row: Row) -> float:
-    return 100 * row.values["attacked"]
+    return 100 * row["attacked"]
 
 
 LOSS_ABLATION: Experiment[TrainingBench, TrainingTable] = Experiment(
     name="loss-ablation",
     question="Which parts of the composite loss make the better mixing network?",
-    paper="003 Table SM2 (CIFAR-10, trained and attacked in setting B, PGD-20, 90 ± 0.02 % clean): c_CE 0, c_BCE 1.5, "
-    "c_prod 0.2 is the best one with 55.1 %; a small positive c_prod is generally beneficial; a constant alpha has "
-    "52.6 %, less than every network (52.8 to 55.1 %).",
+    paper="[BAKS24, supp., Table SM2] (CIFAR-10, trained and attacked in setting B, PGD-20, 90 ± 0.02 % clean): "
+    "c_CE 0, c_BCE 1.5, c_prod 0.2 is the best one with 55.1 %; a small positive c_prod is generally beneficial; a "
+    "constant alpha has 52.6 %, less than every network (52.8 to 55.1 %).",
     steps=20,
     table=TrainingTable,
     cases=cases,
+    values=("clean", "attacked", "lowered"),
     measure=measure,
     draw=draw,
     summary=summary,

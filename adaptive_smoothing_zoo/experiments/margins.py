@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.experiment import Experiment
-from adaptive_smoothing_zoo.experiments.table import Case, Table
+from adaptive_smoothing_zoo.experiments.experiment import Experiment, not_answered
+from adaptive_smoothing_zoo.experiments.table import Case, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,16 +53,19 @@ def summary(table: Table) -> str:
     lines = ["| net, images | correct: n, mean, median | incorrect: n, mean, median |", "| --- | --- | --- |"]
     for row in table.rows:
         name = f"{NETS[row.case['net']]}, {row.case['images']}"
-        lines.append(f"| {name} | {_cell(row.values, 'correct')} | {_cell(row.values, 'incorrect')} |")
+        lines.append(f"| {name} | {_cell(row, 'correct')} | {_cell(row, 'incorrect')} |")
     return "\n".join(lines)
 
 
 def agreement(table: Table) -> str:
     """Is h more confident where it is right under attack than where it is wrong on clean images?"""
-    h = {row.case["images"]: row.values for row in table.where(net="rob")}
-    right, wrong = h["attacked"].get("mean_correct"), h["clean"].get("mean_incorrect")
-    if right is None or wrong is None:
-        return "cannot be said: h is never right under attack, or never wrong on clean images."
+    h = {row.case["images"]: row for row in table.where(net="rob")}
+    right, wrong = h["attacked"]["mean_correct"], h["clean"]["mean_incorrect"]
+    if not (isfinite(right) and isfinite(wrong)):
+        return not_answered(
+            f"a mean gap is missing; h is right on {h['attacked']['correct']:.0f} attacked images and wrong on "
+            f"{h['clean']['incorrect']:.0f} clean ones"
+        )
     verdict = "yes" if right > wrong else "no"
     return (
         f"{verdict}: h's mean gap is {right:.3f} where it is right under attack and {wrong:.3f} where it is wrong on "
@@ -69,21 +73,22 @@ def agreement(table: Table) -> str:
     )
 
 
-def _cell(values: dict[str, float], name: str) -> str:
-    if not values[name]:
+def _cell(row: Row, name: str) -> str:
+    if not row[name]:
         return "0"
-    return f"{values[name]:.0f}, {values[f'mean_{name}']:.3f}, {values[f'median_{name}']:.3f}"
+    return f"{row[name]:.0f}, {row[f'mean_{name}']:.3f}, {row[f'median_{name}']:.3f}"
 
 
 MARGINS = Experiment(
     name="margins",
     question="How confident are g and h where they are right, and where they are wrong?",
-    paper="001 Table 1 (PGD-20): mean gaps on clean images, correct / incorrect: g 0.982 / 0.698, h 0.854 / 0.434; h "
-    "under attack and right: mean 0.768, median 0.933; h clean and wrong: median 0.378. h is confident where it is "
-    "right under attack and not where it is wrong on clean images; on this mixing lives.",
+    paper="[BAS24, Table 1] (PGD-20): mean gaps on clean images, correct / incorrect: g 0.982 / 0.698, h 0.854 / "
+    "0.434; h under attack and right: mean 0.768, median 0.933; h clean and wrong: median 0.378. h is confident where "
+    "it is right under attack and not where it is wrong on clean images; on this mixing lives.",
     steps=20,
     table=Table,
     cases=cases,
+    values=("correct", "incorrect"),
     measure=measure,
     draw=draw,
     summary=summary,

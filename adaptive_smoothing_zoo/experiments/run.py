@@ -9,7 +9,7 @@ from typing import Any
 
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.experiments.experiment import AnyBench, AnyTable, Experiment
+from adaptive_smoothing_zoo.experiments.experiment import AnyBench, AnyTable, Experiment, findings
 from adaptive_smoothing_zoo.experiments.table import Row, complete, read_measured
 from adaptive_smoothing_zoo.files import write_text, write_with
 from adaptive_smoothing_zoo.identity import identity_of
@@ -62,6 +62,7 @@ def run(
         n=len(examples),
         steps=bench.steps,
         seed=bench.seed,
+        pgd=bench.pgd,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         identity=identity_of(bench.model, examples.images.shape[1:]),
@@ -100,6 +101,7 @@ def publish(experiment: Experiment[AnyBench, AnyTable], entry: Entry, out: Path)
 def page(experiment: Experiment[AnyBench, AnyTable], table: AnyTable, picture: str) -> str:
     """The Markdown page of an experiment: what was asked, what the authors found, what was found here."""
     versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
+    summary, agreement = findings(experiment, table)
     return "\n".join(
         [
             f"# {experiment.name}: {table.model}, {table.dataset} {table.threat_model} {table.eps}",
@@ -110,9 +112,9 @@ def page(experiment: Experiment[AnyBench, AnyTable], table: AnyTable, picture: s
             "",
             "**Here:**",
             "",
-            experiment.summary(table),
+            summary,
             "",
-            f"**Agreement:** {experiment.agreement(table)}",
+            f"**Agreement:** {agreement}",
             "",
             f"![{experiment.name}]({picture})",
             "",

@@ -1,4 +1,4 @@
-"""The scale of alpha_logit after training, compared at equal clean accuracy (003, Table SM3)."""
+"""The scale of alpha_logit after training, compared at equal clean accuracy [BAKS24, supp., Table SM3]."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def draw(table: TrainingTable, figure: Figure) -> None:
     """Accuracy against scale, here and published; the constant alpha as a line."""
     here, published = figure.subplots(1, 2)
     for name, label in (("attacked", "PGD"), ("lowered", r"then APGD that lowers $\alpha$")):
-        (line,) = here.plot(SCALES, [100 * _row(table, scale).values[name] for scale in SCALES], ".-", label=label)
-        here.axhline(100 * _row(table, CONSTANT).values[name], color=line.get_color(), linestyle=":")
+        (line,) = here.plot(SCALES, [100 * _row(table, scale)[name] for scale in SCALES], ".-", label=label)
+        here.axhline(100 * _row(table, CONSTANT)[name], color=line.get_color(), linestyle=":")
     published.plot(SCALES, [PAPER[scale] for scale in SCALES], ".-")
     published.axhline(PAPER[CONSTANT], linestyle=":")
     for axes, title in ((here, "here"), (published, "published, CIFAR-10, PGD-20")):
@@ -56,7 +56,7 @@ def summary(table: TrainingTable) -> str:
 
 def agreement(table: TrainingTable) -> str:
     """Is a scale of 2 the best one, are all close together, and do all beat the constant alpha?"""
-    attacked = {scale: 100 * _row(table, scale).values["attacked"] for scale in PAPER}
+    attacked = {scale: 100 * _row(table, scale)["attacked"] for scale in PAPER}
     values = [attacked[scale] for scale in SCALES]
     seen = {
         f"a scale of {BEST} is the best one": attacked[BEST]
@@ -84,12 +84,13 @@ def _row(table: TrainingTable, scale: str) -> Row:
 SIGMOID_SCALE: Experiment[TrainingBench, TrainingTable] = Experiment(
     name="sigmoid-scale",
     question="How steep should alpha follow the mixing network's output?",
-    paper="003 Table SM3 (CIFAR-10, setting B, PGD-20, 90 ± 0.02 % clean): scales of alpha_logit of 0.5, 1, 2 and 4 "
-    "give 55.1, 55.5, 55.7 and 55.6 %: 2 is the best one, and too large a scale makes the mix less stable under "
-    "attack. A constant alpha has 52.6 % (Table SM2).",
+    paper="[BAKS24, supp., Table SM3] (CIFAR-10, setting B, PGD-20, 90 ± 0.02 % clean): scales of alpha_logit of 0.5, "
+    "1, 2 and 4 give 55.1, 55.5, 55.7 and 55.6 %: 2 is the best one, and too large a scale makes the mix less stable "
+    "under attack. A constant alpha has 52.6 % (Table SM2).",
     steps=20,
     table=TrainingTable,
     cases=cases,
+    values=("clean", "attacked", "lowered"),
     measure=measure,
     draw=draw,
     summary=summary,

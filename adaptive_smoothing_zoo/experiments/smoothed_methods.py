@@ -15,6 +15,7 @@ import torch
 from adaptive_smoothing_zoo.certification import certify
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.experiments.experiment import not_answered
 from adaptive_smoothing_zoo.experiments.table import Case, Measured, Row, complete, read_measured
 from adaptive_smoothing_zoo.files import write_text, write_with
 from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, tensors_sha256
@@ -40,7 +41,7 @@ SIGMAS = ("0.125", "0.25", "0.5")
 SEEDS = ("0", "1", "2")
 RADII = tuple(0.25 * i for i in range(10))  # in units of sigma
 SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)
-# ACR on MNIST at twice the sigma, 004 Table 2, SmoothMix with eta = 5.
+# ACR on MNIST at twice the sigma, [JS21, Table 2], SmoothMix with eta = 5.
 PAPER = {
     "0.125": dict(zip(METHODS, (0.911, 0.915, 0.932, 0.920, 0.928, 0.932, 0.933), strict=True)),
     "0.25": dict(zip(METHODS, (1.553, 1.570, 1.687, 1.594, 1.657, 1.694, 1.685), strict=True)),
@@ -180,6 +181,8 @@ def draw(table: MethodsTable, figure: Figure) -> None:
 
 def summary(table: MethodsTable) -> str:
     """For each sigma: ACR with its spread over the seeds, certified accuracy at some radii, the paper's ACR."""
+    if table.lacks(_COLUMNS):
+        return "Numbers are missing."
     lines = []
     for sigma in SIGMAS:
         radii = " | ".join(f"{radius * float(sigma):g}" for radius in SHOWN)
@@ -201,6 +204,8 @@ def summary(table: MethodsTable) -> str:
 
 def agreement(table: MethodsTable) -> str:
     """Where the order by ACR is not the paper's, pair by pair."""
+    if why := table.lacks(_COLUMNS):
+        return not_answered(why)
     lines = []
     for sigma in SIGMAS:
         pairs = [pair for pair in combinations(METHODS, 2) if PAPER[sigma][pair[0]] != PAPER[sigma][pair[1]]]
@@ -220,9 +225,9 @@ def page(table: MethodsTable, picture: str) -> str:
             "",
             "*Which training gives the net whose smoothed version has the largest certified radii?*",
             "",
-            "**The paper:** 004 Table 2, LeNet on MNIST: by ACR, SmoothMix is best at every sigma (at 0.25 by 0.001), "
-            "with the one-step adversary at 0.25 and 1 and without it at 0.5; then come SmoothAdv, Consistency, MACER, "
-            "Stability and Gaussian, but for MACER behind all at sigma 1.",
+            "**The paper:** [JS21, Table 2], LeNet on MNIST: by ACR, SmoothMix is best at every sigma (at 0.25 by "
+            "0.001), with the one-step adversary at 0.25 and 1 and without it at 0.5; then come SmoothAdv, "
+            "Consistency, MACER, Stability and Gaussian, but for MACER behind all at sigma 1.",
             "",
             f"**Here:** a small CNN on 8x8 digits, mean of {len(SEEDS)} seeds, the papers' constants with half their "
             "lengths, nothing tuned (recipes `smoothed/digits_*`, with Nesterov momentum).",
@@ -258,12 +263,15 @@ def _reversed(table: MethodsTable, sigma: str, a: str, b: str) -> str:
 
 def _values(table: MethodsTable, name: str, method: str, sigma: str) -> list[float]:
     """One number from each seed."""
-    return [row.values[name] for row in table.where(method=method, sigma=sigma)]
+    return [row[name] for row in table.where(method=method, sigma=sigma)]
 
 
 def _column(radius: float) -> str:
     """The name of the certified accuracy at a radius in units of sigma."""
     return f"certified_{radius:g}"
+
+
+_COLUMNS = ("acr", *map(_column, RADII))  # what every row must have for the question to be answered
 
 
 def _largest(table: MethodsTable) -> float:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.experiments.attack import PAPERS_STEP, Pgd, PgdName
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
+from adaptive_smoothing_zoo.zoo.entry import parse_eps
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
 
@@ -22,11 +25,15 @@ class Row:
 
     Attributes:
         case: what tells the row from the others.
-        values: numbers by name; accuracies are fractions.
+        values: numbers by name; accuracies are fractions. A number that cannot be had is left out.
     """
 
     case: Case
     values: dict[str, float]
+
+    def __getitem__(self, name: str) -> float:
+        """A number of the row; NaN if it is not there."""
+        return self.values.get(name, nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,14 @@ class Measured:
         rows = list(self.where(**wanted))
         return [_number(row, x) for row in rows], [_number(row, y) for row in rows]
 
+    def lacks(self, names: Sequence[str]) -> str:
+        """Which of these numbers a row lacks, in words; nothing if all rows have them."""
+        for row in self.rows:
+            for name in names:
+                if not isfinite(row[name]):
+                    return f"there is no {name} for {', '.join(f'{key} {value}' for key, value in row.case.items())}"
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Measured):
@@ -67,6 +82,7 @@ class Table(Measured):
     Attributes:
         model, threat_model, eps, steps, seed: what else decides the rows.
         identity: who the model is.
+        pgd: which form of PGD; tables from before there were two have no such field, and this one.
     """
 
     model: str
@@ -75,10 +91,20 @@ class Table(Measured):
     steps: int
     seed: int
     identity: Identity
+    pgd: PgdName = "random-start"
+
+    def __post_init__(self) -> None:
+        parse_eps(self.eps)
+        if min(self.n, self.steps) < 1 or self.threat_model not in PAPERS_STEP:
+            raise ValueError(
+                f"n and steps must be at least 1 and the threat model Linf or L2, got {self.n}, {self.steps} and "
+                f"{shown(self.threat_model)}"
+            )
 
     def how(self) -> str:
         """How it was measured, in a few words."""
-        return f"PGD with {self.steps} steps on the cross-entropy from one random start, seed {self.seed}"
+        attack = Pgd(name=self.pgd, steps=self.steps, norm=self.threat_model, eps=parse_eps(self.eps))
+        return attack.words(self.seed)
 
 
 AnyTable = TypeVar("AnyTable", bound=Measured)
@@ -107,7 +133,7 @@ def complete(
     for case in cases:
         if _key(case) in rows:
             continue
-        row = Row(case=case, values=measure(case))
+        row = Row(case=case, values={name: value for name, value in measure(case).items() if isfinite(value)})
         rows[_key(case)] = row
         table = replace(table, rows=tuple(rows[_key(each)] for each in cases if _key(each) in rows))
         write_text(path, json.dumps(to_json(table), indent=2) + "\n")
@@ -153,4 +179,4 @@ def _key(case: Case) -> str:
 
 
 def _number(row: Row, name: str) -> float:
-    return row.values[name] if name in row.values else float(row.case[name])
+    return float(row.case[name]) if name in row.case else row[name]

@@ -27,7 +27,7 @@ from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
-LOWERING = ("apgd-ce-lowering", "apgd-t-lowering")  # what setting D adds to AutoAttack (000, section 4.2)
+LOWERING = ("apgd-ce-lowering", "apgd-t-lowering")  # what setting D adds to AutoAttack [BAKS24 v1, section 4.2]
 SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD where it is short
 FINER = 50  # times as fine as the first look at shifts of alpha is the second one
 PUBLISHED_PGD_STEPS, PUBLISHED_APGD_STEPS = 20, 75  # of the papers' attacks in training
@@ -78,13 +78,13 @@ class TrainingTable(Table):
     def _attack_words(self) -> str:
         if self.apgd_steps is None:
             return (
-                "C is AutoAttack itself; APGD that lowers alpha, which D adds, has its two losses, 100 steps, 9 "
-                "targets and 5 starts."
+                f"C is AutoAttack itself, seed {self.seed}; APGD that lowers alpha, which D adds, has its two losses, "
+                "100 steps, 9 targets and 5 starts."
             )
         return (
             "C stands for AutoAttack's APGD alone, on the cross-entropy and on the targeted DLR loss, with "
-            f"{self.apgd_steps} steps, {SHORT_TARGETS} targets and {SHORT_STARTS} start; APGD that lowers alpha, which "
-            "D adds, is as short."
+            f"{self.apgd_steps} steps, {SHORT_TARGETS} targets and {SHORT_STARTS} start, seed {self.seed}; APGD that "
+            "lowers alpha, which D adds, is as short."
         )
 
     def _shift_words(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.experiment import Experiment
+from adaptive_smoothing_zoo.experiments.experiment import Experiment, not_answered
 from adaptive_smoothing_zoo.experiments.table import Case, Table
 from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS, SmoothedClassifier
 
@@ -67,6 +67,8 @@ def summary(table: Table) -> str:
         "| R_i | probabilities | logits |",
         "| --- | --- | --- |",
     ]
+    if why := undefined(table):
+        return f"There is no area under the curves: {why}."
     for trust in TRUST_OPTIONS:
         lines.append(f"| {trust} | {area(table, trust, 'probabilities'):.2f} | {area(table, trust, 'logits'):.2f} |")
     best = max((area(table, trust, space), trust, space) for trust in TRUST_OPTIONS for space in SPACES)
@@ -75,6 +77,8 @@ def summary(table: Table) -> str:
 
 def agreement(table: Table) -> str:
     """Is the form of the mixed classifier the best one?"""
+    if why := undefined(table):
+        return not_answered(why)
     areas = {(trust, space): area(table, trust, space) for trust in TRUST_OPTIONS for space in SPACES}
     chosen = areas["one", "probabilities"]
     better = [f"R_i = {trust} with {space}" for (trust, space), value in areas.items() if value > chosen]
@@ -85,15 +89,34 @@ def agreement(table: Table) -> str:
 
 
 def area(table: Table, trust: str, space: str) -> float:
-    """Mean over clean accuracies between h's and g's of the best attacked accuracy there or above, over h's."""
+    """Mean over clean accuracies between h's and g's of the best attacked accuracy there or above, over h's.
+
+    Not to be asked for where it is ``undefined``.
+    """
     points = list(zip(*table.curve("clean", "attacked", trust=trust, space=space), strict=True))
-    ends = [row.values for row in table.where(trust="one", space="probabilities")]
-    low, high, ideal = ends[-1]["clean"], ends[0]["clean"], ends[-1]["attacked"]
-    if not (high > low and ideal > 0):
-        return float("nan")
+    low, high, ideal = _ends(table)
     grid = torch.linspace(low, high, 101, dtype=torch.float64).tolist()
     best = [max((attacked for clean, attacked in points if clean >= level), default=0.0) for level in grid]
     return sum(best) / len(best) / ideal
+
+
+def undefined(table: Table) -> str:
+    """Why there are no areas, as a clause; nothing if there are."""
+    low, high, ideal = _ends(table)
+    if low >= high:
+        return (
+            f"g is no more accurate than h on the {table.n} clean images ({high:.1%} and {low:.1%}), so there is "
+            "nothing to trade off; take more images or another triplet"
+        )
+    if ideal <= 0:
+        return f"h is right on none of the {table.n} images under attack, so there is no robustness to keep"
+    return ""
+
+
+def _ends(table: Table) -> tuple[float, float, float]:
+    """Clean accuracies of h and of g, and h's attacked accuracy: the ends of every curve."""
+    g, *_, h = table.where(trust="one", space="probabilities")
+    return h["clean"], g["clean"], h["attacked"]
 
 
 def _curve(table: Table, trust: str, space: str) -> tuple[list[float], list[float]]:
@@ -130,11 +153,12 @@ def _median_trust(bench: Bench, smoothed: SmoothedClassifier) -> float:
 TRUST_OPTIONS_EXPERIMENT = Experiment(
     name="trust-options",
     question="Which R_i, and probabilities or logits, gives the best trade-off?",
-    paper="000 and 001 Fig. 1 (PGD-10, l_inf; variations with PGD-20 and with l_2 in the appendix): R_i = 1 with "
-    "probabilities.",
-    steps=10,
+    paper="[BAKS24, Fig. 1] and [BAS24, Fig. 1] (PGD-10, l_inf; the variations, of which [BAKS24, supp., Fig. SM2] has "
+    "one in l_2, and the authors' code take PGD-20): R_i = 1 with probabilities.",
+    steps=20,
     table=Table,
     cases=cases,
+    values=("clean", "attacked"),
     measure=measure,
     draw=draw,
     summary=summary,

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord
+from adaptive_smoothing_zoo.publishing.certificate_needs import needs_section
 from adaptive_smoothing_zoo.publishing.certification import CertificationRecord, certificates_section
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
@@ -250,7 +251,7 @@ def _certificates(entry: Entry, record: CertificationRecord | None) -> str:
         return certificates_section(record)
     if entry.rob_model.architecture in ("gaussian_smoothed", "lipschitz"):
         return "Not computed here (`asz certify`); h is of a kind that has certificates."
-    return "none: h carries no certificate, so neither does the mix."
+    return needs_section(entry)
 
 
 def _sources(entry: Entry) -> str:

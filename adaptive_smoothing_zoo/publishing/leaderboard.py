@@ -45,10 +45,17 @@ def leaderboard_entry(
         remarks: sentences on this run that the footnote must hold.
         external: the best known robust accuracy, a fraction, if other attacks than AutoAttack made it lower.
 
-    Accuracies are strings in percent with two decimals; ``reported`` is what the authors published, or else what was
-    measured; the key ``external`` exists only if a stronger attack's result is known. ``unreliable`` is a judgement
-    that RobustBench's maintainers make; it starts as false.
+    Returns:
+        Keys, order and values as RobustBench has them. Accuracies are strings in percent with two decimals.
+        ``reported`` is what the authors published for this radius (under their adaptive attack, if they ran one), or
+        else what was measured. The key ``external`` exists only if a stronger attack, the authors' or another, is known
+        to leave less than AutoAttack. ``unreliable`` is a judgement that RobustBench's maintainers make; it starts as
+        false.
     """
+    eps = eps or entry.eps
+    published = entry.published if parse_eps(eps) == entry.eps_value else None
+    adaptive = None if published is None or published.adaptive is None else float(published.adaptive) / 100
+    best = min(value for value in (robust, external, adaptive) if value is not None)
     return {
         "link": entry.paper.link,
         "name": entry.paper.title,
@@ -58,13 +65,13 @@ def leaderboard_entry(
         "dataset": entry.dataset,
         "venue": entry.paper.venue,
         "architecture": entry.architecture,
-        "eps": eps or entry.eps,
+        "eps": eps,
         "clean_acc": percent(clean),
-        "reported": entry.published.autoattack if entry.published else percent(robust),
+        "reported": percent(robust) if published is None else published.adaptive or published.autoattack,
         "autoattack_acc": percent(robust),
+        **({"external": percent(best)} if best < robust else {}),
         "footnote": " ".join([entry.footnote, *remarks]).strip(),
         "unreliable": False,
-        **({} if external is None else {"external": percent(external)}),
     }
 
 

@@ -49,7 +49,8 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
     buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
     values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
     for net in nets:
-        net.eval().requires_grad_(False)
+        net.eval()
+        net.requires_grad_(False)
     try:
         yield
     finally:

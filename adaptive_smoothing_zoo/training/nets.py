@@ -152,7 +152,8 @@ def train_net(
         keeper = Keeper(folder, binding, checkpoint_seconds)
     with frozen(*frozen_parts(net)):
         fit(task, settings.optimization, workers=workers, keeper=keeper, on_progress=on_progress)
-    return net.eval()
+    net.eval()
+    return net
 
 
 def batch_of_round(seed: int, number: int, count: int, batch_size: int) -> Tensor:

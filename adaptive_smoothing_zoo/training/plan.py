@@ -120,7 +120,7 @@ def kept(stages: list[Stage]) -> str:
         for stage in stages
         if stage.folder is not None and (stage.is_finished or stage.kept)
     ]
-    return f"kept: {', '.join(found) or 'nothing yet'}; repeat the command to resume"
+    return f"kept: {', '.join(found) or 'nothing yet'}"
 
 
 class _EnoughError(Exception):

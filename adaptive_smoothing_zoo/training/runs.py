@@ -254,6 +254,7 @@ def _make_triplet(recipe: TripletRecipe, out: Path, machine: Machine, beside: Pa
     started = time.monotonic()
     found: dict[str, Any] = {"examples": len(train), "data": train.source}
     if recipe.training is not None:
+        found["optimization"] = asdict(recipe.training.optimization)
         machine.on_stage(f"mixing network on {len(train)} examples ({train.source})")
         train_mixing_network(
             triplet,

@@ -35,7 +35,7 @@ from adaptive_smoothing_zoo.attacks import apgd, fab
 from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradient
 from adaptive_smoothing_zoo.attacks.prepare import prepare
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, collect_warnings
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
@@ -440,7 +440,7 @@ def main(
     model, images, labels, radius = _model(name, dataset, n, data_dir)
     radius = radius if eps is None else eps
     subject = Subject(name, model.to(place).eval(), images.to(place), labels.to(place), norm, radius, place, scale)
-    with float32_precision(False), collect_warnings():
+    with float32_precision(False):
         measured = _measure(subject, turns, spared)
     text = "\n".join(_report(subject, measured, turns))
     click.echo(text)

@@ -94,13 +94,13 @@ def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypat
     def found():
         asked.append(0)
         engine = an_engine(model, eps=eps, batch_size=12, surrogate=model.std_model)
-        broken = engine._broken
+        broken = engine.broken
 
         def counting(points, labels, doubtful):
             asked[-1] += int(doubtful.sum())
             return broken(points, labels, doubtful)
 
-        engine._broken = counting
+        engine.broken = counting
         return candidates(engine, name, IMAGES, labels)
 
     sparing = found()

@@ -1,7 +1,9 @@
 """Setting D: what it starts from, what it finds, and that nothing it says is better than the standard run."""
 
+import random
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
 from adaptive_smoothing_zoo.evaluation.checked_file import checksum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
@@ -65,7 +69,10 @@ def test_points_that_a_plain_attack_leaves_fall_to_the_adaptive_ones_with_verifi
     assert ((model(adversarials).argmax(1) != 0).numpy() == mask).all()
     assert torch.equal(adversarials[2], GRAY[2])
     assert found.accuracy_after == {"standard": 5 / 6} | dict.fromkeys(ADAPTIVE_ATTACKS, 0.0)
-    assert [(progress.done, progress.total, progress.robust) for progress in seen] == [(3, 5, 2), (5, 5, 0)]
+    told = dict.fromkeys((progress.done, progress.total, progress.robust) for progress in seen)
+    assert list(told) in ([(3, 5, 2), (5, 5, 0)], [(0, 5, 5), (3, 5, 2), (5, 5, 0)])
+    assert seen[-1].passes_left == 0
+    assert all(b.passes_done >= a.passes_done for a, b in pairwise(seen))
     assert mask[0]  # what was given is left alone
 
 
@@ -122,40 +129,96 @@ def test_verdicts_of_another_model_or_another_radius_are_refused():
         evaluate_adaptive(model, GRAY, labels, standard, eps=EPS)
 
 
-class Stop(Exception):
+class Stop(BaseException):
     """What interrupts a run."""
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same(tmp_path):
+class Interrupting:
+    """An attack's steps, of which some numbers come with an exception, before or after the work."""
+
+    def __init__(self, monkeypatch, moments):
+        self.step, self.moments, self.count = APGD.step, moments, 0
+        monkeypatch.setattr(APGD, "step", lambda attack, state, model: self(attack, state, model))
+
+    def __call__(self, attack, state, model):
+        self.count += 1
+        if self.count in self.moments and self.count % 2:
+            raise Stop
+        asked = self.step(attack, state, model)
+        if self.count in self.moments:
+            raise Stop
+        return asked
+
+
+def short(attack):
+    """The same with fewer steps."""
+
+    def attack_shortly(engine, *arguments, **options):
+        engine.iterations, engine.starts = 15, 2
+        return attack(engine, *arguments, **options)
+
+    return attack_shortly
+
+
+@pytest.mark.parametrize("flush_seconds", [0.0, 1e9])
+def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_the_same(
+    tmp_path, monkeypatch, flush_seconds
+):
     model = a_linear_mix(classes=4)
     labels = model(IMAGES).argmax(1)
     exact = distance(model, IMAGES, labels, "Linf")
-    options = {"eps": float(exact.median()), "batch_size": 4}
-    attacks = ["apgd-t-pinned", "apgd-ce-lowering"]
+    options = {"eps": float(exact.median()), "batch_size": 4, "attacks": ["apgd-t-pinned", "apgd-ce-lowering"]}
+    monkeypatch.setattr(AdaptiveEngine, "attack", short(AdaptiveEngine.attack))
     robust, state = np.ones(12, dtype=bool), tmp_path / "state"
-    seen = []
-    whole = evaluate_adaptive(model, IMAGES, labels, robust, attacks=attacks, on_progress=seen.append, **options)
-    assert len(seen) > 4
-    reports = []
-
-    def stop(progress):
-        reports.append(progress)
-        raise Stop
-
-    while True:  # every run is stopped after its first batch
+    with monkeypatch.context() as patch:
+        counter = Interrupting(patch, ())
+        whole = evaluate_adaptive(model, IMAGES, labels, robust, **options)
+    moments = set(random.Random(0).sample(range(1, counter.count), 12)) | {1, 2, 3}
+    interrupting, notes = Interrupting(monkeypatch, moments), []
+    for _ in range(len(moments) + 1):
         try:
             again = evaluate_adaptive(
-                model, IMAGES, labels, robust, attacks=attacks, on_progress=stop, state=state, **options
+                model, IMAGES, labels, robust, state=state, flush_seconds=flush_seconds, **options
             )
             break
-        except Stop:
-            continue
-    # Each batch was made once, and known of when the next run began.
-    assert [(progress.attack, progress.robust) for progress in reports] == [(one.attack, one.robust) for one in seen]
+        except Stop as stop:
+            notes += stop.__notes__
+    assert len(notes) == len(moments) == interrupting.count - counter.count  # nothing but the interrupted steps is lost
+    assert all("points are decided; all work is kept but the last" in note for note in notes)
     for name in ("robust", "broken_by", "adversarials"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert again.accuracy_after == whole.accuracy_after
     assert all(seconds > 0 for seconds in again.seconds.values())
+
+
+def test_two_at_once_are_refused(tmp_path):
+    def second(progress):
+        with pytest.raises(ResultsError, match="another evaluation is at work in"):
+            a_state(tmp_path)
+        raise Stop
+
+    with pytest.raises(Stop):
+        a_state(tmp_path, on_progress=second)
+    a_state(tmp_path)
+    remove_adaptive_state(tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_does_not_fit_begins_anew(tmp_path, monkeypatch, caplog):
+    expected = a_state(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        Interrupting(patch, {2})
+        with pytest.raises(Stop):
+            a_state(tmp_path)
+    path = tmp_path / "state"
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()["about"]
+    tensors = load_file(path)
+    assert "batch.state.points" in tensors
+    tensors["batch.left"] = tensors["batch.left"] + 3
+    save_file(tensors, path, metadata={"about": about, "sha256": checksum(tensors, about)})
+    np.testing.assert_array_equal(a_state(tmp_path).adversarials, expected.adversarials)
+    assert "a batch is attacked from its beginning again: no batch has stood like this" in caplog.text
 
 
 def a_state(folder, **changes):
@@ -167,10 +230,10 @@ def a_state(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "its seed is 0, this one's is 1"),
-        ({"eps": 0.2}, r"its eps is 0\.1, this one's is 0\.2"),
-        ({"attacks": ["apgd-p-mix"]}, "its attacks is"),
-        ({"surrogate": torch.nn.Flatten()}, "its surrogate_sha256 is"),
+        ({"seed": 1}, "made with seed 0, this run has seed 1"),
+        ({"eps": 0.2}, r"made with eps 0\.1, this run has eps 0\.2"),
+        ({"attacks": ["apgd-p-mix"]}, "made with attacks "),
+        ({"surrogate": torch.nn.Flatten()}, "made with surrogate of SHA-256"),
     ],
 )
 def test_a_state_of_another_evaluation_is_refused(tmp_path, changes, message):

@@ -1,4 +1,3 @@
-import logging
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +6,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine, collect_warnings
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate
@@ -147,6 +146,8 @@ def test_a_textbook_head_fools_autoattack_where_the_stable_head_gives_the_true_v
 class OneAttack:
     """An engine that proposes what it is told to."""
 
+    resumes_inside = False
+
     def __init__(self, candidates):
         self.candidates, self.flat = candidates, {}
 
@@ -154,13 +155,25 @@ class OneAttack:
         return self
 
     def check(self, images, labels):
-        logging.getLogger("auto-attack").warning("something is odd")
+        return ("something is odd",)
+
+    def warnings(self, name):
+        return (f"{name} is odd, too",)
+
+    def snapshot(self):
+        return None
+
+    def spent(self):
+        return 0
+
+    def underway(self):
+        return 0.0
 
     @staticmethod
     def full_name():
         return "fake"
 
-    def attack(self, name, images, labels, indices, done):
+    def attack(self, name, images, labels, indices, done, *, snapshot, beat):
         yield torch.arange(len(labels)), self.candidates(images) if name == "apgd-ce" else images
 
 
@@ -205,11 +218,11 @@ def test_an_adversarial_example_that_does_not_hold_is_an_error(monkeypatch):
         evaluate(Moody(), IMAGES, labels, eps=0.01, engine="fake")
 
 
-def test_warnings_of_autoattack_are_collected_not_printed(monkeypatch, capfd):
+def test_warnings_of_engines_are_collected_not_printed(monkeypatch, capfd):
     model = Linear()
     monkeypatch.setitem(ENGINES, "fake", OneAttack(lambda x: x))
     result = evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.01, engine="fake")
-    assert result.warnings == ("something is odd",)
+    assert result.warnings == ("something is odd", *(f"{name} is odd, too" for name in STANDARD_ATTACKS))
     assert "odd" not in capfd.readouterr().err
 
 
@@ -225,15 +238,12 @@ def test_autoattacks_checks_see_a_randomized_net_and_probabilities():
         engine = ReferenceEngine(
             net, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
         )
-        with collect_warnings() as found:
-            engine.check(images, labels)
-        assert any(expected in warning for warning in found)
+        (found,) = engine.check(images, labels)
+        assert expected in found
     engine = ReferenceEngine(
         model, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
     )
-    with collect_warnings() as found:
-        engine.check(images, labels)
-    assert found == []
+    assert engine.check(images, labels) == ()
 
 
 class FiniteAtCleanImagesOnly(torch.autograd.Function):
@@ -259,9 +269,8 @@ def test_a_gradient_that_is_lost_during_an_attack_is_warned_of():
         wrapped = nn.Module()
         wrapped.forward = lambda images, head=head: model(head(images))
         engine = ReferenceEngine(wrapped, device=torch.device("cpu"), **settings)
-        with collect_warnings() as found:
-            list(engine.attack("apgd-ce", IMAGES, labels))
-        assert any("not finite during an attack" in warning for warning in found) == expected
+        list(engine.attack("apgd-ce", IMAGES, labels))
+        assert any("not finite during an attack" in warning for warning in engine.warnings("apgd-ce")) == expected
 
 
 def test_training_mode_and_trainable_weights_come_back():
@@ -278,11 +287,12 @@ def test_training_mode_and_trainable_weights_come_back():
 def test_progress_ends_with_nothing_left(engine):
     model = Linear()
     seen = []
-    evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.05, batch_size=5, engine=engine, on_progress=seen.append)
-    assert [p.attack for p in seen if p.total == 0] == ["clean", *STANDARD_ATTACKS]
-    assert seen[-1].passes_left == 0
+    evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.01, batch_size=5, engine=engine, on_progress=seen.append)
+    assert list(dict.fromkeys(p.attack for p in seen)) == ["clean", *STANDARD_ATTACKS, "verified"]
+    assert seen[0].passes_done == seen[-1].passes_left == 0 < seen[-1].robust
     assert all(b.passes_done >= a.passes_done for a, b in pairwise(seen))
-    assert all(p.done <= p.total for p in seen if p.total)
+    assert all(p.passes_before == 0 and p.done <= p.total for p in seen)
+    assert {p.attack for p in seen if p.done == p.total} >= {"verified"}
 
 
 LABELS = torch.zeros(12, dtype=torch.int64)

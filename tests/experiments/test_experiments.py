@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from torch import nn
+from torch.nn import functional as F
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.cli import asz
-from adaptive_smoothing_zoo.cli.experiments import NAMES
+from adaptive_smoothing_zoo.cli.experiments import NAMES, PGD_NAMES
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments import (
@@ -22,14 +24,17 @@ from adaptive_smoothing_zoo.experiments import (
     Row,
     Table,
     alpha_sweep,
+    attack,
     attack_target,
     margins,
     trust_options,
 )
+from adaptive_smoothing_zoo.experiments.experiment import findings
 from adaptive_smoothing_zoo.experiments.run import files_of, page, publish, run
 from adaptive_smoothing_zoo.experiments.table import read_measured
 from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS
+from adaptive_smoothing_zoo.zoo.schema import to_json
 
 PAGES = Path(__file__).parents[2] / "eval" / "experiments"
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
@@ -75,8 +80,38 @@ def accuracy(logits):
     return float((logits.argmax(1) == EXAMPLES.labels).double().mean())
 
 
-def test_the_attack_is_pgd_whose_starts_belong_to_examples():
-    bench = a_bench()
+@pytest.mark.parametrize(
+    ("norm", "eps", "step"), [("Linf", 8 / 255, 0.0027), ("Linf", 0.2, 0.0860625 * 0.2), ("L2", 0.5, 0.075)]
+)
+def test_the_papers_attack_starts_at_the_image_and_its_steps_do_not_depend_on_their_number(norm, eps, step):
+    expected = EXAMPLES.images.clone()
+    for _ in range(3):
+        points = expected.requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(MODEL(points), EXAMPLES.labels, reduction="sum"), points)
+        length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        move = gradient.sign() if norm == "Linf" else gradient / length
+        expected = (points.detach() + step * move).clamp(0, 1)
+    bench = a_bench(norm=norm, eps=eps, steps=3)
+    torch.testing.assert_close(bench.attack(MODEL), expected, atol=1e-6, rtol=0)
+    assert torch.equal(a_bench(norm=norm, eps=eps, steps=3, seed=1).attack(MODEL), bench.attack(MODEL))
+
+
+@pytest.mark.parametrize(
+    ("pgd_name", "norm", "eps", "steps", "words"),
+    [
+        ("papers", "Linf", "8/255", 20, "20 steps of 0.0027 (0.0861 eps), from the image, no random start"),
+        ("papers", "L2", "0.5", 20, "20 steps of 0.075 (0.15 eps), from the image, no random start"),
+        ("papers", "Linf", "8/255", 10, "(0.0861 eps), which reach 86% of eps at most, from the image"),
+        ("random-start", "Linf", "1/5", 20, "20 steps of 0.025 (0.125 eps), from one random start, seed 3"),
+    ],
+)
+def test_a_page_says_which_attack_was_run(pgd_name, norm, eps, steps, words):
+    table = replace(a_table("margins"), pgd=pgd_name, threat_model=norm, eps=eps, steps=steps, seed=3)
+    assert words in table.how()
+
+
+def test_the_other_attack_is_pgd_whose_starts_belong_to_examples():
+    bench = a_bench(pgd="random-start")
     expected = pgd(
         MODEL,
         EXAMPLES.images,
@@ -88,8 +123,8 @@ def test_the_attack_is_pgd_whose_starts_belong_to_examples():
         seed=0,
     )
     torch.testing.assert_close(bench.attack(MODEL), expected)
-    torch.testing.assert_close(a_bench(batch_size=12).attack(MODEL), expected)
-    assert not torch.equal(a_bench(seed=1).attack(MODEL), expected)
+    torch.testing.assert_close(a_bench(pgd="random-start", batch_size=12).attack(MODEL), expected)
+    assert not torch.equal(a_bench(pgd="random-start", seed=1).attack(MODEL), expected)
 
 
 @pytest.mark.parametrize(("target", "alpha"), [("clean", "0.5"), ("std", "0.9"), ("rob", "0.2"), ("mix", "0.7")])
@@ -98,7 +133,38 @@ def test_a_row_of_the_alpha_sweep_is_the_accuracy_of_that_mix_after_that_attack(
     measured = EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})
     attacked = {"clean": None, "std": MODEL.std_model, "rob": MODEL.rob_model, "mix": bench.mix(0.7)}[target]
     points = EXAMPLES.images if attacked is None else bench.attack(attacked)
-    assert measured == {"accuracy": accuracy(MODEL.sweep(points, [float(alpha)])[0])}
+    assert measured.pop("accuracy") == accuracy(MODEL.sweep(points, [float(alpha)])[0])
+    assert list(measured) == (["strongest"] if target == "mix" else [])
+
+
+class Scripted(nn.Module):
+    """A mix of two classes that is right (label 0) where its list of images says so."""
+
+    def __init__(self, right):
+        super().__init__()
+        self.right = right
+
+    def forward(self, images):
+        right = torch.tensor([image.item() in self.right for image in images.flatten(1)[:, 0]])
+        return torch.stack([right.double(), (~right).double()], dim=1)
+
+
+def test_the_strongest_attack_is_the_union_of_the_attacks_example_by_example(monkeypatch):
+    """Each attack breaks another example, so that the least of their accuracies is not what is left of all."""
+    starts = {"clean": 0.0, "std": 1.0, "rob": 2.0, "mix": 3.0}  # an image is its example's number / 10 + that
+    broken = {"clean": 0, "std": 1, "rob": 2, "mix": 3}
+    right = {round(i / 10 + start, 1) for name, start in starts.items() for i in range(5) if i != broken[name]}
+    images = torch.arange(5, dtype=torch.float64).view(5, 1, 1, 1) / 10
+    bench = a_bench(images=images, labels=torch.zeros(5, dtype=torch.int64))
+    monkeypatch.setattr(Bench, "mix", lambda bench, alpha: (alpha, Scripted(right))[1])
+    points = {0.0: "std", 1.0: "rob", 0.7: "mix"}
+    monkeypatch.setattr(
+        alpha_sweep,
+        "_points",
+        lambda bench, target: (images + (0.0 if target is None else starts[points[target]])).mul(10).round().div(10),
+    )
+    measured = alpha_sweep.measure(bench, {"target": "mix", "alpha": "0.7"})
+    assert measured == {"accuracy": 0.8, "strongest": pytest.approx(0.2)}
 
 
 def test_g_and_h_alone_are_attacked_once_for_all_alphas(monkeypatch):
@@ -107,11 +173,11 @@ def test_g_and_h_alone_are_attacked_once_for_all_alphas(monkeypatch):
     monkeypatch.setattr(Bench, "attack", lambda bench, target: calls.append(target) or attack(bench, target))
     bench = a_bench()
     found = {
-        (target, alpha): EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})
+        (target, alpha): EXPERIMENTS["alpha-sweep"].measure(bench, {"target": target, "alpha": alpha})["accuracy"]
         for target in ("std", "mix", "rob")
         for alpha in ("0", "0.6", "1")
     }
-    assert [model.alpha.alpha_min for model in calls] == [0.0, 0.6, 1.0]
+    assert sorted(model.alpha.alpha_min for model in calls) == [0.0, 0.6, 1.0]
     assert found["mix", "0"] == found["std", "0"] != found["mix", "1"] == found["rob", "1"]
 
 
@@ -205,6 +271,7 @@ def test_the_area_is_the_mean_of_a_staircase():
     expected = np.where(grid <= 0.8, 0.5, np.where(grid <= 0.9, 0.4, 0.0)).mean() / 0.5
     assert trust_options.area(table, "one", "probabilities") == pytest.approx(expected, abs=0.01)
     assert trust_options.area(table, "one", "logits") < 0.02
+    assert trust_options.undefined(table) == ""
     assert trust_options.agreement(table).startswith("yes")
     assert "The best is R_i = one with probabilities." in trust_options.summary(table)
 
@@ -212,11 +279,14 @@ def test_the_area_is_the_mean_of_a_staircase():
 @pytest.mark.parametrize(
     ("accuracies", "verdict"),
     [
-        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "yes"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0.6, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "yes"),
         ({"mix": (0.0, 0.0, 0.1, 0.5), "std": (0, 0, 0, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
-        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0.3, 0, 0, 0.1), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
-        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0, 0.7), "rob": (0.2, 0.9, 0.9, 0.5)}, "in part"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0.3, 0, 0.6, 0.1), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0.6, 0.7), "rob": (0.2, 0.9, 0.9, 0.5)}, "in part"),
         ({"mix": (0.0, 0.0, 0.1, 0.5), "std": (0.3, 0, 0, 0.1), "rob": (0.2, 0.9, 0.9, 0.5)}, "no"),
+        ({"mix": (0.0, 0.25, 0.25, 0.5), "std": (0, 0, 0.3, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "yes"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0.1, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
+        ({"mix": (0.5, 0.0, 0.3, 0.5), "std": (0.5, 0, 0, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "not answered"),
     ],
 )
 def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
@@ -235,7 +305,8 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
         for alpha, std, rob, mix in zip(("0", "0.45", "0.55", "1"), *curves, strict=True)
         if min(std, rob) < mix - 0.01
     ]
-    assert f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" in alpha_sweep.summary(table)
+    said = f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" if outdone else "no strong attack"
+    assert (said in alpha_sweep.summary(table)) == bool(outdone)
 
 
 def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_example():
@@ -300,6 +371,14 @@ def test_a_damaged_file_is_named(tmp_path):
         list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
 
 
+@pytest.mark.parametrize("changes", [{"eps": "x"}, {"steps": 0}, {"n": 0}, {"threat_model": "L1"}, {"pgd": "other"}])
+def test_settings_that_no_page_can_describe_are_refused(changes, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**to_json(a_table("margins")), **changes}))
+    with pytest.raises(ResultsError, match="does not hold an experiment's data"):
+        read_measured(path, Table)
+
+
 def test_the_command_writes_data_picture_and_page(tmp_path):
     arguments = ["experiment", "attack-target", "margins", "--n", "8", "--steps", "2", "--device", "cpu", "--out"]
     result = CliRunner().invoke(asz, [*arguments, str(tmp_path)], catch_exceptions=False)
@@ -325,3 +404,92 @@ def test_recorded_pages_follow_from_the_recorded_data(path):
     table = read_measured(path.with_suffix(".json"), experiment.table)
     assert [row.case for row in table.rows] == experiment.cases()
     assert path.read_text() == page(experiment, table, path.with_suffix(".png").name)
+
+
+def rows_of(experiment, values):
+    """All rows of an experiment, every one with the same numbers."""
+    return tuple(Row(case=case, values=dict(values)) for case in experiment.cases())
+
+
+WITH_NUMBERS = [(name, value) for name, each in EXPERIMENTS.items() for value in each.values]
+
+
+@pytest.mark.parametrize(("name", "value"), WITH_NUMBERS)
+@pytest.mark.parametrize("number", [None, float("nan"), float("inf")])
+def test_no_experiment_has_a_verdict_where_a_number_is_missing(name, value, number):
+    experiment = EXPERIMENTS[name]
+    rows = rows_of(experiment, dict.fromkeys(experiment.values, 0.5))
+    del rows[3].values[value]
+    if number is not None:
+        rows[3].values[value] = number
+    table = replace(a_table(name), rows=rows)
+    summary, agreement = findings(experiment, table)
+    case = ", ".join(f"{key} {text}" for key, text in rows[3].case.items())
+    assert agreement == f"not answered: there is no {value} for {case}."
+    assert "nan" not in summary
+    experiment.draw(table, Figure())
+
+
+@pytest.mark.parametrize(
+    ("clean", "attacked", "why"),
+    [(1.0, 0.5, "g is no more accurate than h on the 100 clean images"), (None, 0.0, "h is right on none of the 100")],
+)
+def test_trust_options_without_areas_have_no_verdict(clean, attacked, why):
+    experiment = EXPERIMENTS["trust-options"]
+    rows = rows_of(experiment, {"ratio": 1.0, "clean": 1.0, "attacked": attacked})
+    for row in rows:
+        if clean is None:
+            row.values["clean"] = 1.0 if row.case["odds"] == "0" else 0.9
+    summary, agreement = findings(experiment, replace(a_table("trust-options"), rows=rows))
+    assert agreement.startswith(f"not answered: {why}")
+    assert why in summary
+    assert "nan" not in summary
+    assert "The best is" not in summary
+
+
+def test_margins_without_right_or_without_wrong_predictions_have_no_verdict():
+    experiment = EXPERIMENTS["margins"]
+    rows = rows_of(experiment, {"correct": 0.0, "incorrect": 100.0, "mean_incorrect": 0.3, "median_incorrect": 0.2})
+    _, agreement = findings(experiment, replace(a_table("margins"), rows=rows))
+    assert agreement.startswith("not answered: a mean gap is missing; h is right on 0 attacked images and wrong on 100")
+
+
+def test_numbers_that_cannot_be_had_are_left_out_of_the_file_and_the_page_says_so(tmp_path):
+    whole = EXPERIMENTS["margins"]
+    experiment = replace(whole, measure=lambda bench, case: {"correct": 12.0, "incorrect": float("nan")})
+    list(run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+    files = files_of(experiment, MODEL.entry, tmp_path)
+    assert json.loads(files.data.read_text())["rows"][0]["values"] == {"correct": 12.0}
+    assert "**Agreement:** not answered: there is no incorrect for net std, images clean." in files.page.read_text()
+
+
+def test_data_of_one_attack_are_not_gone_on_with_by_another(tmp_path):
+    list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(pgd="random-start"), EXAMPLES, tmp_path))
+    with pytest.raises(ResultsError, match="was measured with pgd random-start, not papers; name another --out"):
+        list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+
+
+def test_data_without_a_named_attack_were_measured_from_a_random_start(tmp_path):
+    list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(pgd="random-start"), EXAMPLES, tmp_path))
+    path = files_of(EXPERIMENTS["margins"], MODEL.entry, tmp_path).data
+    data = json.loads(path.read_text())
+    assert data.pop("pgd") == "random-start"
+    path.write_text(json.dumps(data))
+    assert "5 steps of 0.1 (0.5 eps), from one random start, seed 0" in read_measured(path, Table).how()
+
+
+def test_the_command_runs_either_attack(tmp_path):
+    arguments = ["experiment", "margins", "--n", "8", "--steps", "2", "--device", "cpu"]
+    for pgd_name, words in (("papers", "from the image"), ("random-start", "from one random start")):
+        chosen = [] if pgd_name == "papers" else ["--pgd", pgd_name]
+        out = tmp_path / pgd_name
+        CliRunner().invoke(asz, [*arguments, *chosen, "--out", str(out)], catch_exceptions=False)
+        assert words in files_of(EXPERIMENTS["margins"], MODEL.entry, out).page.read_text()
+
+
+def test_the_command_knows_both_attacks():
+    assert PGD_NAMES == attack.PGD_NAMES
+
+
+def test_every_experiment_takes_the_papers_number_of_steps():
+    assert {experiment.steps for experiment in EXPERIMENTS.values()} == {20}

@@ -116,6 +116,17 @@ def test_the_paper_s_order_is_agreed_with():
     assert "Reversed" not in text
 
 
+@pytest.mark.parametrize(("name", "number"), [("acr", None), ("acr", float("nan")), ("certified_0.5", None)])
+def test_there_is_no_verdict_where_a_number_is_missing(name, number):
+    table = a_table(lambda method, sigma: PAPER[sigma][method])
+    del table.rows[2].values[name]
+    if number is not None:
+        table.rows[2].values[name] = number
+    text = page(table, "x.png")
+    assert f"not answered: there is no {name} for method smoothadv, sigma 0.125, seed 0." in text
+    assert "Numbers are missing." in text
+
+
 def test_a_reversed_pair_is_named_with_its_spread():
     def acr(method, sigma):
         changed = {("macer", "0.25"): 1.5695, ("gaussian", "0.5"): 1.7}

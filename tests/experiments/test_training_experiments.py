@@ -300,6 +300,12 @@ def test_settings_of_which_nothing_is_seen_disagree():
     assert settings.agreement(a_table("settings", rows)).startswith("no: ")
 
 
+@pytest.mark.parametrize("attack", ["B", "C"])
+def test_without_a_robust_h_there_is_nothing_to_keep(attack):
+    table = a_table("settings", changed(published("CIFAR-10"), "h", attack, 0.0))
+    assert settings.agreement(table).startswith("not answered: h is right on none of the 10000 images under B or C")
+
+
 def ablation(published, constant):
     """Rows of the loss ablation; what APGD leaves is half of what PGD leaves."""
     rows = [({"c_ce": "constant", "c_bce": "constant", "c_prod": "constant"}, constant, "alpha")]

@@ -34,7 +34,7 @@ from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.results import read_record, read_verdicts
 from adaptive_smoothing_zoo.publishing.validation import validation_path
 from adaptive_smoothing_zoo.training.keeping import Keeper
-from adaptive_smoothing_zoo.training.recipe import read_recipe
+from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, parse_eps, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
@@ -548,8 +548,8 @@ def test_what_is_recorded(recorded, tmp_path):
 
 def test_experiments(tmp_path):
     rows = tuple(Row(case={"alpha": str(alpha)}, values={"clean": 0.9, "robust": alpha}) for alpha in (0.0, 0.5))
-    texts = dict.fromkeys(("experiment", "dataset", "data", "data_sha256", "device", "model", "eps"), "x")
-    numbers = {"n": 5, "steps": 10, "seed": 0, "versions": {}, "commit": None}
+    texts = dict.fromkeys(("experiment", "dataset", "data", "data_sha256", "device", "model"), "x")
+    numbers = {"eps": "1/5", "n": 5, "steps": 10, "seed": 0, "versions": {}, "commit": None}
     table = Table(**texts, **numbers, identity=Identity(sha256="x"), threat_model="Linf", rows=rows)
     path = tmp_path / "table.json"
     for number, rng in cases("experiments", 300):
@@ -565,7 +565,7 @@ def test_experiments(tmp_path):
 def test_recipes(tmp_path):
     """Recipes are read as such or refused; changes on the command line, too."""
     folder = tmp_path / "recipes"  # with those that others are based on
-    shutil.copytree(RECORDED.parent / "recipes", folder)
+    shutil.copytree(RECIPES, folder)
     originals = [path.read_bytes() for path in sorted(folder.glob("*.toml"))]
     read = 0
     for number, rng in cases("recipes", 500):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,8 +28,12 @@ from adaptive_smoothing_zoo.publishing.results import (
     verdicts_path,
     write_results,
 )
+from adaptive_smoothing_zoo.zoo.entry import Published
+from adaptive_smoothing_zoo.zoo.registry import list_models
 
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
+MODEL_INFO = Path(__file__).parents[2] / "../shared/reference/robustbench_model_info"
+PUBLISHED = [entry for entry in list_models() if entry.published is not None]
 CIFAR_ENTRY = replace(MODEL.entry, dataset="cifar10", eps="8/255")
 EXAMPLES = Examples(
     images=torch.rand(8, 1, 8, 8), labels=torch.arange(8), source="eight made-up images", test_set_size=8
@@ -131,6 +136,35 @@ def test_leaderboard_entry_quotes_what_was_published_and_what_was_measured():
     assert data["number_forward_passes"] == 2
 
 
+@pytest.mark.parametrize("entry", PUBLISHED, ids=[entry.key for entry in PUBLISHED])
+def test_entries_of_published_models_are_robustbench_s_own(entry):
+    path = MODEL_INFO / entry.dataset / entry.threat_model / f"{entry.name}.json"
+    if not path.exists():
+        pytest.skip(f"there is no {path}")
+    theirs, published = json.loads(path.read_text()), entry.published
+    ours = leaderboard_entry(entry, float(published.clean) / 100, float(published.autoattack) / 100)
+    assert list(ours.items()) == list(theirs.items())
+
+
+def test_the_lowest_known_figure_is_external_and_the_authors_count():
+    entry = replace(MODEL.entry, published=Published(clean="90.00", autoattack="60.00", source="s", adaptive="58.00"))
+    cases = ((0.60, None, "58.00"), (0.60, 0.59, "58.00"), (0.60, 0.57, "57.00"), (0.57, None, None))
+    for robust, external, expected in cases:
+        data = leaderboard_entry(entry, 0.9, robust, external=external)
+        assert data.get("external") == expected
+        assert data["reported"] == "58.00"
+    keys = list(leaderboard_entry(entry, 0.9, 0.6))
+    assert keys.index("external") == keys.index("autoattack_acc") + 1
+
+
+def test_published_figures_do_not_count_at_another_radius():
+    entry = replace(MODEL.entry, published=Published(clean="90.00", autoattack="60.00", source="s", adaptive="58.00"))
+    data = leaderboard_entry(entry, 0.9, 0.7, eps="1/10")
+    assert data["reported"] == data["autoattack_acc"] == "70.00"
+    assert "external" not in data
+    assert leaderboard_entry(entry, 0.9, 0.7, eps="0.2")["external"] == "58.00"
+
+
 def test_pages_rank_by_the_best_known_accuracy_and_escape_text(tmp_path):
     folder = tmp_path / "cifar10" / "Linf"
     folder.mkdir(parents=True)
@@ -208,7 +242,7 @@ def test_a_card_has_front_matter_that_parses_and_says_what_was_measured():
     values = [metric["value"] for result in metrics for metric in result["metrics"]]
     assert values == [87.5, 50.0]
     assert "n = 8 (the whole test set" in text
-    assert "none: h carries no certificate" in text
+    assert "None: h carries no certificate" in text
     assert f"[{MODEL.entry.alpha.alpha_min:g}, {MODEL.entry.alpha.alpha_max:g}]" in text
 
 

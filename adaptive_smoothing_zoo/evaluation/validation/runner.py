@@ -155,8 +155,8 @@ def validate(
                 subject.on_pass = _reporter(report, subject, each, done, len(chosen))
                 subject.on_pass()
                 results.append(_make(each, subject))
-    correct = torch.zeros(len(labels), dtype=torch.bool)
-    correct[subject.correct.cpu()] = True
+        correct = torch.zeros(len(labels), dtype=torch.bool)
+        correct[subject.correct.cpu()] = True  # perhaps only now asked for, so while the model is in eval mode
     return Findings(
         checks=tuple(results),
         clean_correct=correct.numpy(),

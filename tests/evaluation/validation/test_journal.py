@@ -91,7 +91,7 @@ def test_a_state_of_another_validation_is_refused_with_both_values(model, tmp_pa
 def test_a_state_of_another_model_is_refused(model, tmp_path):
     with pytest.raises(Interrupted):
         run(model, tmp_path, on_progress=stop_after(3))
-    with pytest.raises(ResultsError, match="its model is"):
+    with pytest.raises(ResultsError, match="made with model"):
         run(nets.triplet("Demo2026Constant"), tmp_path, only=["losses_agree"])
 
 

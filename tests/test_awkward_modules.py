@@ -1,0 +1,225 @@
+"""Whatever module a user brings goes through every entry point with its right value, or is refused in a sentence."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from awkward import AWKWARD, CLASSES, INSIDE_A_MIX, SHAPE, Plain, distances, images, labels
+from torch import nn
+
+from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.attacks.prepare import prepare
+from adaptive_smoothing_zoo.certification import certify, certify_at_radius
+from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+from adaptive_smoothing_zoo.evaluation.screening import screen
+from adaptive_smoothing_zoo.evaluation.validation import validate
+from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS
+from adaptive_smoothing_zoo.evaluation.validation.subject import Budget
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+
+X = images()
+Y = labels(X)
+D = distances(X, Y)
+EPS = float(D.sort().values[2:].mean())  # one of four is robust, so that the protocol goes to its end
+SMALL = Budget(steps=5, restarts=1, grid_steps=3, long_steps=5, survivors=2, queries=20, noises=3, directions=1)
+
+
+def expected(eps=EPS):
+    return (eps < D).numpy()
+
+
+@pytest.fixture(autouse=True)
+def _the_callers_tensors_stay():
+    before_x, before_y = X.clone(), Y.clone()
+    yield
+    assert torch.equal(X, before_x)
+    assert torch.equal(Y, before_y)
+
+
+def unchanged(model, before):
+    """Whether modes, gradients, weights and buffers are as they were."""
+    assert [module.training for module in model.modules()] == before[0]
+    assert [parameter.requires_grad for parameter in model.parameters()] == before[1]
+    for mine, its in zip((*model.parameters(), *model.buffers()), before[2], strict=True):
+        assert torch.equal(mine, its)
+
+
+def taken(model):
+    tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
+    return [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()], tensors
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    [*((kind, "fast") for kind in AWKWARD), *((kind, "reference") for kind in AWKWARD[:4])],
+)
+def test_evaluate_gives_the_closed_form(kind, engine, tmp_path):
+    model = kind()
+    before = taken(model)
+    state = tmp_path / "state"
+    found = evaluate(model, X, Y, eps=EPS, engine=engine, device="cpu", state=state)
+    np.testing.assert_array_equal(found.robust, expected())
+    assert found.clean_accuracy == 1.0
+    unchanged(model, before)
+    again = evaluate(kind(), X, Y, eps=EPS, engine=engine, device="cpu", state=state)  # another object, same state
+    np.testing.assert_array_equal(again.robust, found.robust)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_screen_and_pgd_find_what_there_is(kind):
+    model = kind()
+    before = taken(model)
+    found = screen(model, X, Y, eps=EPS, device="cpu")
+    assert not (found.standing & ~expected()).any()
+    assert found.clean_accuracy == 1.0
+    model.eval()
+    attacked = pgd(model, X, Y, eps=EPS, step_size=EPS / 5, steps=20, keep="best")
+    assert bool(((attacked - X).abs() <= EPS + 1e-6).all())
+    np.testing.assert_array_equal((labels(attacked) == Y).numpy(), expected())
+    model.train()
+    unchanged(model, before)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_validate_goes_through(kind):
+    model = kind()
+    before = taken(model)
+    found = validate(model, X, Y, eps=EPS, device="cpu", budget=SMALL, only=list(CHECKS)[:6])
+    assert found.clean_accuracy == 1.0
+    assert not (found.broken & expected()).any()
+    unchanged(model, before)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_certificates_are_those_of_the_plain_net(kind):
+    settings = {"sigma": 0.05, "n0": 10, "n": 200, "times": False, "batch_size": 64}
+    model = kind()
+    before = taken(model)
+    found, plain = certify(model, X, Y, **settings), certify(Plain(), X, Y, **settings)
+    np.testing.assert_array_equal(found.prediction, plain.prediction)
+    np.testing.assert_array_equal(found.radius, plain.radius)
+    assert (found.radius > 0).any()
+    at = certify_at_radius(model, X, Y, radius=0.01, **settings)
+    assert (at.radius > 0).any()
+    unchanged(model, before)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_the_prepared_copy_answers_the_same(kind):
+    from adaptive_smoothing_zoo.asking import asked
+
+    model = asked(kind())
+    model.eval()
+    prepared = prepare(model, X.clone())
+    assert torch.allclose(prepared(X.clone()), Plain()(X), atol=1e-5)
+    assert prepared(X[:0]).shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize("kind", INSIDE_A_MIX)
+def test_a_mix_of_it(kind):
+    model = MixedClassifier(kind(), kind(), 0.8)
+    model.eval()
+    reference = MixedClassifier(Plain(), Plain(), 0.8).eval()
+    assert torch.allclose(model(X), reference(X), atol=1e-6)
+    assert torch.equal(model.predict(X), Y)
+    assert torch.allclose(model.sweep(X, [0.0, 0.3, 1.0]), reference.sweep(X, [0.0, 0.3, 1.0]), atol=1e-6)
+    assert model(X[:0]).shape == (0, CLASSES)
+    assert model.predict(X[:0]).shape == (0,)
+    assert model.sweep(X[:0], [0.5]).shape == (1, 0, CLASSES)
+    before = taken(model)
+    standard = evaluate(model, X, Y, eps=EPS, device="cpu")
+    np.testing.assert_array_equal(standard.robust, expected())
+    found = evaluate_adaptive(model, X, Y, standard, eps=EPS, device="cpu", attacks=["apgd-ce-mix", "apgd-t-rob"])
+    np.testing.assert_array_equal(found.robust, expected())
+    unchanged(model, before)
+
+
+@pytest.mark.parametrize("kind", INSIDE_A_MIX)
+def test_it_can_be_trained(kind):
+    settings = BaseNetTraining(epochs=2, batch_size=2, learning_rate=0.01)
+    model = train_base_net(kind(), X, Y, settings)
+    assert torch.isfinite(model.fc.weight).all()
+    assert not torch.equal(model.fc.weight, Plain().fc.weight)
+
+
+MODES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "bfloat16 autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("mode", [*MODES, "float64 default"])
+def test_any_mode_of_the_caller(mode):
+    model = Plain()
+    if mode == "float64 default":
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = evaluate(model, X, Y, eps=EPS, device="cpu")
+            assert torch.get_default_dtype() == torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with MODES[mode]():
+            x, y = (X * 1.0, Y + 0) if mode == "inference_mode" else (X, Y)  # made in that mode
+            found = evaluate(model, x, y, eps=EPS, device="cpu")
+            certified = certify(model, x, y, sigma=0.05, n0=10, n=100)
+            pgd(model, x, y, eps=EPS, step_size=EPS, steps=2)
+            screen(model, x, y, eps=EPS, device="cpu")
+        assert (certified.radius > 0).any()
+    np.testing.assert_array_equal(found.robust, expected())
+
+
+def test_images_of_one_pixel_and_two_channels():
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4))
+    x = torch.rand(1, 2, 1, 1)
+    y = model(x).argmax(1)
+    assert evaluate(model, x, y, norm="L2", eps=1e-5, device="cpu").robust_accuracy == 1.0
+
+
+class TestRefusals:
+    def test_a_function(self):
+        for entry in (evaluate, screen, validate):
+            with pytest.raises(TypeError, match="wrap it in a module"):
+                entry(lambda x: x, X, Y, eps=0.1)
+
+    def test_a_net_that_is_no_mix(self):
+        with pytest.raises(TypeError, match="about a MixedClassifier"):
+            evaluate_adaptive(Plain(), X, Y, np.ones(4, dtype=bool), eps=0.1)
+
+    def test_weights_in_half_precision(self):
+        for entry in (lambda m: evaluate(m, X, Y, eps=0.1), lambda m: certify(m, X, Y, sigma=0.1)):
+            with pytest.raises(EvaluationError, match=r"fc\.weight is torch\.float16; load the model in"):
+                entry(Plain().half())
+
+    def test_weights_made_in_inference_mode(self):
+        with torch.inference_mode():
+            model = copy.deepcopy(Plain())
+        with pytest.raises(EvaluationError, match="inference_mode"):
+            evaluate(model, X, Y, eps=0.1)
+
+    def test_an_output_without_logits(self):
+        class Text(nn.Module):
+            def forward(self, x):
+                return "a cat"
+
+        with pytest.raises(TypeError, match="must be a tensor of logits"):
+            evaluate(Text(), X, Y, eps=0.1)
+
+    def test_answers_that_change(self):
+        class Random(nn.Module):
+            def forward(self, x):
+                return Plain()(x) + torch.randn(len(x), CLASSES)
+
+        assert not evaluate(Random(), X, Y, eps=0.0, device="cpu").deterministic
+
+
+def test_the_shape_of_the_zoo():
+    assert images().shape[1:] == SHAPE
+    assert 0 < expected().sum() < len(X)
