@@ -287,6 +287,7 @@ class Pool:
         for row, owner in enumerate(self._owners):
             if owner in broken:
                 self._owners[row] = None
+        self._paused = [(run, owners) for run, owners in self._paused if owners[0] not in broken]
         self._whole = True
         return list(broken), state.adversarials[_rows(list(broken.values()))]
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
 def eval_command(
     name: str,
     dataset: str,
@@ -52,6 +53,7 @@ def eval_command(
     data_dir: str | None,
     model_dir: str | None,
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Attack a triplet by the standard protocol and write its leaderboard entry.
 
@@ -99,6 +101,8 @@ def eval_command(
     if quick:
         _screen(model, examples, {**settings, "device": chosen, "channels_last": channels_last})
         return
+    if not overwrite:
+        _check_run(out, entry, model, len(examples), eps)
     state = state_path(out, entry, part)
     with progress_bar() as on_progress, told_how_to_go_on():
         evaluation = evaluate(
@@ -135,6 +139,7 @@ def eval_command(
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="as in the shards")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
 def merge_command(
     name: str,
     dataset: str,
@@ -144,6 +149,7 @@ def merge_command(
     data_dir: str | None,
     model_dir: str | None,
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
     from adaptive_smoothing_zoo.data import load_data
@@ -156,6 +162,8 @@ def merge_command(
     states = shard_states(out, find_entry(name, dataset, threat_model))
     model = load_model(name, model_dir, dataset, threat_model)
     examples = load_data(dataset, data_dir=data_dir).first(n)
+    if not overwrite:
+        _check_run(out, model.entry, model, len(examples), eps)
     evaluation = merge(states, examples.images, examples.labels)
     _write_and_tell(out, model.entry, evaluation, examples, model, eps, source_commit())
     for state in states:
@@ -172,6 +180,7 @@ def merge_command(
 @click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
 def adapt_command(
     name: str,
     dataset: str,
@@ -183,6 +192,7 @@ def adapt_command(
     channels_last: bool,
     data_dir: str | None,
     model_dir: str | None,
+    overwrite: bool,
 ) -> None:
     """Attack what a recorded run of asz eval left standing, with attacks adapted to the mix.
 
@@ -197,10 +207,11 @@ def adapt_command(
     from adaptive_smoothing_zoo.publishing.adaptive import (
         adaptive_state_path,
         make_adaptive_record,
+        read_adaptive_record,
         standard_verdicts,
         write_adaptive,
     )
-    from adaptive_smoothing_zoo.publishing.results import read_record, source_commit
+    from adaptive_smoothing_zoo.publishing.results import check_replaceable, read_record, source_commit
     from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -213,6 +224,9 @@ def adapt_command(
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     examples = load_data(dataset, data_dir=data_dir).first(record.n)
     robust = standard_verdicts(results, entry, record, model, examples)
+    if not overwrite:
+        known = read_adaptive_record(results, entry)
+        check_replaceable(known, "adaptive record", results, entry, model, n=record.n, eps=record.eps)
     state = adaptive_state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
@@ -254,6 +268,7 @@ def adapt_command(
     "--results", type=click.Path(path_type=Path), default=None, help="of asz eval, to compare; OUT if not given"
 )
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
 def validate_command(
     name: str,
     dataset: str,
@@ -268,6 +283,7 @@ def validate_command(
     model_dir: str | None,
     results: Path | None,
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Check whether attacks on a triplet can be trusted, and write a report, unless --only leaves checks out.
 
@@ -280,8 +296,8 @@ def validate_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.state import remove_state
-    from adaptive_smoothing_zoo.evaluation.validation import RecordedRun, validate
-    from adaptive_smoothing_zoo.publishing.results import check_writable, record_path, source_commit
+    from adaptive_smoothing_zoo.evaluation.validation import RecordedRun, read_validation, validate
+    from adaptive_smoothing_zoo.publishing.results import check_replaceable, check_writable, record_path, source_commit
     from adaptive_smoothing_zoo.publishing.validation import (
         make_validation,
         recorded_run,
@@ -304,6 +320,10 @@ def validate_command(
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
+    if not (overwrite or only):
+        path = validation_path(out, entry)
+        known = read_validation(path) if path.exists() else None
+        check_replaceable(known, "validation", out, entry, model, n=len(examples))
     state = None if only else validation_path(out, entry).with_suffix(".state")
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
@@ -334,6 +354,18 @@ def validate_command(
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
         sys.exit(1)
+
+
+def _check_run(out: Path, entry: Entry, model: Triplet, n: int, eps: str | None) -> None:
+    """Refuse to replace the record of a run that says more."""
+    from adaptive_smoothing_zoo.errors import ResultsError
+    from adaptive_smoothing_zoo.publishing.results import check_replaceable, read_record
+
+    try:
+        known = read_record(out, entry)
+    except ResultsError:  # there is none, or nobody can read it
+        return
+    check_replaceable(known, "record", out, entry, model, n=n, eps=eps)
 
 
 def _screen(model: Triplet, examples: Examples, settings: dict[str, Any]) -> None:

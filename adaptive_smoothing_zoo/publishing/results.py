@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -148,6 +148,47 @@ def check_writable(out: Path, entry: Entry) -> None:
     probe = results_path(out, entry).with_name(".probe")
     write_text(probe, "")
     probe.unlink()
+
+
+class Measured(Protocol):
+    """What records of one triplet have in common: on how much they speak, at which radius, of which weights."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def eps(self) -> str: ...
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+def check_replaceable(
+    known: Measured | None, what: str, out: Path, entry: Entry, model: nn.Module, *, n: int, eps: str | None = None
+) -> None:
+    """Find out before a long run whether its record would say less than the one in whose place it would stand.
+
+    A record of other weights may be replaced by any.
+
+    Args:
+        known: the record that is there, if there is one.
+        what: to call it in messages.
+        n: examples of the run that is to begin.
+        eps: its radius, the entry's own if None.
+
+    Raises:
+        ResultsError: it would have fewer examples, or another radius in the place of the entry's own.
+    """
+    if known is None or known.weights_sha256 != tensors_sha256(model.state_dict()):
+        return
+    ways = "choose another folder for this run, or add --overwrite"
+    where = f"the {what} of {entry.key} in {out}"
+    if known.n > n:
+        raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
+    ours = parse_eps(entry.eps)
+    if parse_eps(known.eps) == ours != parse_eps(eps or entry.eps):
+        raise ResultsError(
+            f"{where} has the entry's radius {entry.eps} and {known.n} examples, this run has the "
+            f"radius {eps} and {n} examples; {ways}"
+        )
 
 
 def results_path(out: Path, entry: Entry) -> Path:

@@ -1,6 +1,9 @@
+import random
+
 import numpy as np
 import pytest
 import torch
+from linear_mixes import a_linear_mix
 from torch import nn
 
 from adaptive_smoothing_zoo import load_model
@@ -9,7 +12,9 @@ from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.attacks.square import square_size
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.evaluation.checked_file import read_checked, write_checked
 
 IMAGES = torch.rand(14, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
 
@@ -100,6 +105,98 @@ def test_batch_size_order_and_company_change_nothing(name, norm):
     other_seed = _attack(_engine(model, norm, eps, 14, seed=5), name, IMAGES, labels, indices)
     if name != "fab-t":  # which uses no random numbers
         assert any(not torch.equal(point, expected[index]) for index, point in other_seed.items() if index in expected)
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C."""
+
+
+def _stopping(most):
+    """What is called between steps, and interrupts at the n-th call."""
+    calls = iter(range(1, 10**9))
+
+    def beat():
+        if next(calls) == most:
+            raise Interrupted
+
+    return beat
+
+
+def _until(engine, most, name, points, **options):
+    """(index, candidate) of what is finished before the engine is interrupted, and whether it was."""
+    found, (images, labels, indices) = [], points
+    try:
+        for positions, candidates in engine.attack(name, images, labels, indices, beat=_stopping(most), **options):
+            found += zip(indices[positions].tolist(), candidates, strict=True)
+    except Interrupted:
+        return found, True
+    return found, False
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("mix", [False, True])
+@pytest.mark.parametrize("name", STANDARD_ATTACKS)
+def test_an_attack_goes_on_from_a_snapshot_as_if_nothing_had_been(name, mix, norm, tmp_path):
+    model = a_linear_mix() if mix else Smooth().requires_grad_(False)  # Square asks a mix by its bounds
+    labels, indices = model(IMAGES).argmax(1), torch.arange(100, 114)
+    eps = {"Linf": 0.05, "L2": 0.25}[norm] * (1.3 if name == "square" else 1.0) * (0.3 if mix else 1.0)
+
+    def an_engine():
+        engine = _engine(model, norm, eps, 5)
+        engine.iterations, engine.queries = 12, 60
+        return engine
+
+    whole = an_engine()
+    expected, _ = _until(whole, 0, name, (IMAGES, labels, indices))
+    assert 0 < sum(not torch.equal(point, IMAGES[index - 100]) for index, point in expected) < 14
+    assert (whole.bounds is not None) == mix
+    moments, found, order = random.Random(0), [], torch.arange(14)
+    engine, snapshot, interrupted = an_engine(), None, True
+    while interrupted:
+        # The points come in another order, and those that are done come again: the snapshot knows which are meant.
+        points = IMAGES[order], labels[order], indices[order]
+        options = {} if snapshot is None else {"snapshot": snapshot}
+        part, interrupted = _until(engine, moments.randrange(1, 8), name, points, **options)
+        found, order = found + part, torch.tensor(moments.sample(range(14), 14))
+        if interrupted:
+            write_checked(tmp_path / "snapshot", engine.snapshot(), {})
+            snapshot = read_checked(tmp_path / "snapshot", lambda tensors, about: tensors)
+            asked, engine = engine.spent(), an_engine()
+            assert asked > 0
+    assert [index for index, _ in found] == [index for index, _ in expected]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
+    assert (engine.asked[name], engine.answered[name]) == (whole.asked[name], whole.answered[name])
+    assert engine.spent() < whole.spent()
+    assert whole.underway() == engine.underway() == 0.0
+
+
+def test_a_snapshot_of_other_points_or_another_attack_is_refused():
+    model = Smooth().requires_grad_(False)
+    labels, indices = model(IMAGES).argmax(1), torch.arange(100, 114)
+    engine = _engine(model, "Linf", 0.05, 5)
+    _until(engine, 3, "apgd-t", (IMAGES, labels, indices))
+    kept = engine.snapshot()
+    for name, points, change, message in (
+        ("apgd-t", indices + 1, {}, "other points"),
+        ("apgd-t", indices, {"running.step_size": kept["running.images"]}, "no pool has stood like this"),
+        ("apgd-ce", indices, {}, r"targets are \(14, 4\), not \(14, 1\)"),
+        ("apgd-t", indices, {"targets": kept["targets"] + 9}, "no classes"),
+        ("apgd-t", indices, {"indices": kept["indices"].float()}, "without indices"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            engine.attack(name, IMAGES, labels, points, snapshot=kept | change)
+
+
+def test_no_batch_is_empty():
+    class Refusing(Smooth):
+        def forward(self, images):
+            assert len(images)
+            return super().forward(images)
+
+    model = Refusing().requires_grad_(False)
+    engine = _engine(model, "Linf", 0.05, 5)
+    for name in ("apgd-t", "fab-t"):  # the second finds the classes ranked
+        _attack(engine, name, IMAGES, model(IMAGES).argmax(1), torch.arange(14))
 
 
 def test_gradients_that_lead_nowhere_are_told_of():

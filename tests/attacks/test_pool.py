@@ -2,10 +2,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.pool import Pool
 from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.errors import ResultsError
 
 BUDGET = 6
 
@@ -52,10 +55,13 @@ class Scripted:
         state.exhausted = state.steps >= BUDGET
         return len(state)
 
+    def spent(self, state):
+        return state.steps / BUDGET
 
-def run(hit_at, *, batch_size, look_every=1, verify=None):
+
+def a_pool(hit_at, *, batch_size, look_every=1, verify=None):
     attack = Scripted(hit_at)
-    pool = Pool(
+    return Pool(
         attack,
         None,
         start=attack.start,
@@ -65,6 +71,11 @@ def run(hit_at, *, batch_size, look_every=1, verify=None):
         batch_size=batch_size,
         look_every=look_every,
     )
+
+
+def run(hit_at, **options):
+    pool = a_pool(hit_at, **options)
+    attack = pool.attack
     broken, held = {}, []
     for finished in pool:
         if finished.adversarials is None:
@@ -72,7 +83,7 @@ def run(hit_at, *, batch_size, look_every=1, verify=None):
         else:
             broken |= dict(zip(finished.points.tolist(), finished.adversarials.flatten().tolist(), strict=True))
     assert len(broken) + len(held) == len(set(broken) | set(held)) == len(hit_at)  # each point once
-    assert max(attack.widths) <= batch_size
+    assert max(attack.widths) <= options["batch_size"]
     assert pool.asked == sum(attack.widths)
     return broken, sorted(held), attack
 
@@ -137,3 +148,139 @@ def test_a_run_whose_last_point_does_not_hold_is_over():
     assert not broken
     assert held == [0, 1]
     assert attack.active == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def told(pool, most=None):
+    """What a pool yields until it has given so many heartbeats: (point, adversarial or None), and the heartbeats."""
+    found, beats = [], 0
+    for finished in pool:
+        if len(finished.points) == 0:
+            beats += 1
+            if beats == most:
+                break
+            continue
+        values = [None] * len(finished.points) if finished.adversarials is None else finished.adversarials.flatten()
+        found += [
+            (int(point), None if value is None else float(value))
+            for point, value in zip(finished.points, values, strict=True)
+        ]
+    return found, beats
+
+
+TABLES = st.integers(1, 3).flatmap(
+    lambda ranks: st.lists(
+        st.lists(st.sampled_from([0, 0, 0, *range(1, BUDGET + 1)]), min_size=ranks, max_size=ranks),
+        min_size=1,
+        max_size=12,
+    )
+)
+
+
+def some_hold(points, candidates):
+    """A judge that rejects a third of the candidates."""
+    return (7 * candidates.flatten()).long() % 3 > 0
+
+
+@settings(max_examples=150)
+@given(TABLES, st.integers(1, 6), st.integers(1, 4), st.lists(st.integers(1, 5), max_size=6), st.booleans())
+def test_a_pool_that_is_written_down_and_restored_goes_on_as_if_nothing_had_been(
+    table, batch_size, look_every, stops, lenient
+):
+    options = {"batch_size": batch_size, "look_every": look_every, "verify": None if lenient else some_hold}
+    whole = a_pool(table, **options)
+    expected, beats = told(whole)
+    found, seen, pool = [], 0, a_pool(table, **options)
+    for most in stops:
+        part, more = told(pool, most)
+        found, seen, kept = found + part, seen + more, pool.snapshot()
+        pool = a_pool(table, **options)
+        pool.restore(kept)
+        assert {name: tensor.tolist() for name, tensor in pool.snapshot().items()} == {
+            name: tensor.tolist() for name, tensor in kept.items()
+        }
+    part, more = told(pool)
+    assert found + part == expected
+    assert (pool.asked, pool.lost, pool.flat, seen + more) == (whole.asked, whole.lost, whole.flat, beats)
+
+
+@settings(max_examples=100)
+@given(TABLES, st.integers(1, 6), st.integers(1, 6), st.integers(1, 12))
+def test_a_pool_of_another_width_may_go_on(table, batch_size, other, stop):
+    pool = a_pool(table, batch_size=batch_size)
+    found, _ = told(pool, stop)
+    wider = a_pool(table, batch_size=other)
+    wider.restore(pool.snapshot())
+    found += told(wider)[0]
+    assert sorted(point for point, _ in found) == list(range(len(table)))
+    assert {point for point, value in found if value is not None} == {i for i, row in enumerate(table) if any(row)}
+    assert max(wider.attack.widths, default=0) <= other
+
+
+@settings(max_examples=100)
+@given(TABLES, st.integers(1, 6), st.integers(1, 30), st.booleans())
+def test_an_exception_in_a_step_or_a_judge_costs_no_more_than_that(table, batch_size, moment, at_the_judge):
+    class Interrupted(BaseException):
+        pass
+
+    whole = a_pool(table, batch_size=batch_size, look_every=2, verify=some_hold)
+    expected, _ = told(whole)
+    calls, found = 0, []
+
+    def interrupting(function, before):
+        def call(*arguments):
+            nonlocal calls
+            calls += 1
+            if before and calls == moment:
+                raise Interrupted
+            result = function(*arguments)
+            if calls == moment:
+                raise Interrupted
+            return result
+
+        return call
+
+    pool = a_pool(table, batch_size=batch_size, look_every=2, verify=some_hold)
+    if at_the_judge:
+        pool.verify = interrupting(pool.verify, before=False)
+    else:
+        pool.attack.step = interrupting(pool.attack.step, before=bool(moment % 2))
+    try:
+        for finished in pool:
+            found += told([finished])[0]
+    except Interrupted:
+        kept = pool.snapshot()
+        pool = a_pool(table, batch_size=batch_size, look_every=2, verify=some_hold)
+        pool.restore(kept)
+        found += told(pool)[0]
+    assert found == expected
+    assert pool.asked == whole.asked
+
+
+def test_the_work_under_way_rises_to_all_points():
+    pool, yielded, seen = a_pool([[0, 0]] * 5, batch_size=4), 0, []
+    for finished in pool:
+        yielded += len(finished.points)
+        seen.append(yielded + pool.underway())
+    assert seen == sorted(seen)
+    assert seen[0] == pytest.approx(4 / BUDGET / 2)
+    assert seen[-1] == yielded == 5
+    whole = a_pool([[0, 0]] * 5, batch_size=10)
+    assert max(whole.underway() for _ in whole) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("damage", ["lost row", "another point", "another kind", "another size", "nothing"])
+def test_a_snapshot_that_does_not_fit_is_refused(damage):
+    pool = a_pool([[0], [3], [0]], batch_size=2)
+    told(pool, 2)
+    kept = pool.snapshot()
+    if damage == "lost row":
+        kept["running.steps"] = kept["running.steps"][1:]
+    elif damage == "another point":
+        kept["running.owners"] = kept["running.owners"] + 2
+    elif damage == "another kind":
+        kept["running.images"] = kept["running.images"].double()
+    elif damage == "nothing":
+        kept = {}
+    other = a_pool([[0]] * (4 if damage == "another size" else 3), batch_size=2)
+    with pytest.raises(ResultsError, match="no pool has stood like this"):
+        other.restore(kept)

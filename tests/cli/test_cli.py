@@ -157,6 +157,29 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_the_run(capsys,
     assert "after" not in out
 
 
+def test_a_fuller_record_is_replaced_only_if_that_is_asked_for(capsys, tmp_path):
+    where = ("Demo2026Adaptive", "--dataset", "digits", "--out", tmp_path)
+    assert run(capsys, "eval", *where, "--n", 6, "--eps", 0)[0] == 0
+    path = tmp_path / "digits" / "Linf" / "Demo2026Adaptive.run.json"
+    before = path.read_bytes()
+    code, _, err = run(capsys, "eval", *where, "--n", 4, "--eps", 0)
+    assert code == 2
+    assert "has 6 examples, this run has 4; choose another folder for this run, or add --overwrite" in err
+    assert path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.state"))
+    assert run(capsys, "eval", *where, "--n", 4, "--eps", 0, "--overwrite")[0] == 0
+    assert json.loads(path.read_text())["n"] == 4
+    # The records of other commands stand under the same rule.
+    adapt = ("adapt", "Demo2026Adaptive", "--dataset", "digits", "--results", tmp_path)
+    assert run(capsys, *adapt)[0] == 0
+    adaptive = path.with_name("Demo2026Adaptive.adaptive.json")
+    adaptive.write_text(json.dumps(json.loads(adaptive.read_text()) | {"n": 5}))
+    code, _, err = run(capsys, *adapt)
+    assert code == 2
+    assert "the adaptive record of Demo2026Adaptive-digits-Linf" in err
+    assert "has 5 examples, this run has 4" in err
+
+
 def test_damaged_weights_in_a_model_folder_are_named(capsys, tmp_path):
     from adaptive_smoothing_zoo import load_model
 

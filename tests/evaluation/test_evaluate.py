@@ -1,3 +1,4 @@
+import logging
 from itertools import pairwise
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine, check_square
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate
@@ -244,6 +245,26 @@ def test_autoattacks_checks_see_a_randomized_net_and_probabilities():
         model, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
     )
     assert engine.check(images, labels) == ()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_warnings_are_values_whatever_is_logged(engine):
+    net = build("small_cnn", widths=(4, 8)).eval()
+    images = torch.rand(6, 1, 8, 8)
+    labels = net(images).argmax(1)
+    logging.disable(logging.CRITICAL)
+    try:
+        (warning,) = evaluate(nn.Sequential(net, nn.Softmax(1)), images, labels, eps=0.0, engine=engine).warnings
+        assert "probability distribution" in warning
+        assert "Square Attack has decreased" in check_square({"apgd-ce": 0.5, "apgd-t": 0.5, "square": 0.4})[0]
+        wrapped = nn.Module()
+        linear = Linear()
+        wrapped.forward = lambda images: linear(FiniteAtCleanImagesOnly.apply(images))
+        found = evaluate(wrapped, IMAGES, linear(IMAGES).argmax(1), eps=1e-4, engine=engine)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert any("not finite during an attack" in warning for warning in found.warnings)
+    assert check_square({"apgd-ce": 0.5, "apgd-t": 0.5, "square": 0.5}) == ()
 
 
 class FiniteAtCleanImagesOnly(torch.autograd.Function):

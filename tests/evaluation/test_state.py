@@ -272,22 +272,120 @@ class TestDamage:
             run(model, labels, state=state)
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(model, labels, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["chunk", "running"])
+def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(model, labels, whole, tmp_path, monkeypatch, kind):
     original, calls = checked_file.save_file, []
 
     def full(tensors, path, metadata):
-        calls.append(path)
-        if len(calls) == 5:
+        calls.append(kind in str(path))
+        if sum(calls) == 3 and calls[-1]:
             raise OSError(errno.ENOSPC, "No space left on device")
         original(tensors, path, metadata=metadata)
 
     monkeypatch.setattr(checked_file, "save_file", full)
-    with pytest.raises(ResultsError, match=r"cannot write .*(chunk|running)-.*No space left on device"):
+    with pytest.raises(ResultsError, match=rf"cannot write .*{kind}-.*No space left on device"):
         run(model, labels, state=tmp_path / "state")
-    assert len(list((tmp_path / "state").glob("chunk-*"))) >= 4
-    assert not list((tmp_path / "state").glob(".chunk*"))
+    assert len(list((tmp_path / "state").glob("chunk-*"))) >= 2
+    assert not list((tmp_path / "state").glob(".chunk*")) + list((tmp_path / "state").glob(".running*"))
     monkeypatch.setattr(checked_file, "save_file", original)
     assert_same(run(model, labels, state=tmp_path / "state"), whole)
+
+
+class Stopping(nn.Module):
+    """A net that interrupts when it is called for the n-th time, and counts the images that it was asked about."""
+
+    left, images = 0, 0
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        Stopping.left -= 1
+        Stopping.images += len(images)
+        if Stopping.left == 0:
+            raise Interrupted
+        return self.net(images)
+
+
+def test_whatever_call_of_the_net_is_interrupted_no_more_than_a_step_is_lost(model, labels, tmp_path):
+    net, moments = Stopping(model), random.Random(1)
+    options = {"batch_size": 6, "flush_seconds": 1e9}
+    Stopping.left, Stopping.images = 0, 0
+    whole, images = run(net, labels, **options), Stopping.images
+    notes, lost = [], 0
+    for _ in range(60):
+        Stopping.left, Stopping.images = moments.randrange(12, 40), 0
+        try:
+            found = run(net, labels, state=tmp_path / "state", **options)
+            break
+        except Interrupted as interrupted:
+            notes += interrupted.__notes__
+            lost += Stopping.images
+    assert_same(found, whole)
+    assert len(notes) > 10
+    assert all("points are decided; all work is kept but the last" in note for note in notes)
+    # Beside the work: a start (class count, the copy's comparison, ranks) and at most one step of one batch each time.
+    assert lost + Stopping.images - images < len(notes) * 72
+    assert not list((tmp_path / "state").glob("running-*"))
+
+
+def test_the_bar_of_a_resumed_run_knows_what_was_done_before(model, labels, tmp_path):
+    net = Stopping(model)
+    seen, again = [], []
+    Stopping.left = 60
+    with pytest.raises(Interrupted):
+        run(net, labels, state=tmp_path / "state", batch_size=24, on_progress=seen.append)
+    Stopping.left = 0
+    found = run(net, labels, state=tmp_path / "state", batch_size=24, on_progress=again.append)
+    assert seen[-1].attack == again[0].attack != "clean"
+    assert seen[-1].passes_before == 0 < again[0].passes_before == again[0].passes_done
+    assert again[-1].passes_left == 0
+    assert again[-1].robust == found.robust.sum()
+
+
+def test_a_snapshot_that_is_damaged_or_does_not_fit_is_put_aside(model, labels, whole, tmp_path, caplog):
+    for kind in ("flipped", "other points"):
+        state = tmp_path / kind
+        Stopping.left = 40
+        with pytest.raises(Interrupted):
+            run(Stopping(model), labels, state=state)
+        (path,) = state.glob("running-*")
+        if kind == "flipped":
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        else:
+            tensors = load_file(path)
+            checked_file.write_checked(path, tensors | {"indices": tensors["indices"] + 1}, {"seconds": 0.0})
+        assert_same(run(Stopping(model), labels, state=state), whole)
+        assert "is put aside" in caplog.text
+        assert len(list(state.glob("*.damaged"))) == 1
+        caplog.clear()
+
+
+def test_points_that_only_a_snapshot_knows_as_done_are_attacked_again(model, labels, whole, tmp_path):
+    class Later(Exception):
+        pass
+
+    def stop(progress):
+        if progress.attack == "fab-t" and progress.done > 5:
+            raise Later
+
+    with pytest.raises(Later):
+        run(model, labels, state=tmp_path / "state", on_progress=stop)
+    assert list((tmp_path / "state").glob("running-fab-t*"))
+    chunks = [path for path in (tmp_path / "state").glob("chunk-*") if b"fab-t" in path.read_bytes()]
+    assert chunks
+    for chunk in chunks:
+        chunk.unlink()
+    assert_same(run(model, labels, state=tmp_path / "state"), whole)
+
+
+def test_another_number_of_examples_is_named(model, labels, tmp_path):
+    with pytest.raises(Interrupted):
+        run(model, labels, state=tmp_path / "state", on_progress=InterruptAt(1))
+    with pytest.raises(ResultsError, match="was made with 24 examples, this run has 10 examples"):
+        evaluate(model, IMAGES[:10], labels[:10], eps=EPS, seed=5, device="cpu", state=tmp_path / "state")
 
 
 def test_two_at_once_are_refused(model, labels, tmp_path):
@@ -448,5 +546,64 @@ def test_sigterm_ends_it_like_ctrl_c_and_it_goes_on(tmp_path):
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "all work is kept but the last" in err
+    assert "points are decided; all work is kept but the last" in err
+    assert "repeat the command to resume" in err
     assert list(state.glob("chunk-*"))
+
+
+SLOW = """
+import sys, time
+import torch
+from torch import nn
+from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
+from adaptive_smoothing_zoo.evaluation import evaluate
+
+class Net(nn.Module):
+    pause = 0.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.Tanh(), nn.Linear(12, 5))
+
+    def forward(self, images):
+        time.sleep(Net.pause)
+        return 4 * self.layers(images)
+
+IMAGES = torch.rand(14, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
+
+def run(state, pause=0.0, **options):
+    net, Net.pause = Net(), pause
+    return evaluate(net, IMAGES, net.layers(IMAGES).argmax(1), eps=0.06, device="cpu", state=state, **options)
+
+if __name__ == "__main__":
+    with told_how_to_go_on():
+        run(sys.argv[1], 0.05, flush_seconds=0.2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_inside_its_first_batch_resumes_there(tmp_path, monkeypatch, number):
+    program, state = tmp_path / "slow_net.py", tmp_path / "state"
+    program.write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(state)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(state.glob("running-apgd-ce*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert ("all work is kept but the last" in err) == (number != signal.SIGKILL)
+    assert list(state.glob("running-apgd-ce*"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "slow_net", raising=False)
+    import slow_net
+
+    seen = []
+    found, whole = slow_net.run(state, on_progress=seen.append), slow_net.run(None)
+    assert_same(found, whole)
+    assert 0 < found.robust.sum() < 14
+    assert (seen[0].attack, seen[0].done) == ("apgd-ce", 0)
+    assert seen[0].passes_before < seen[1].passes_before  # what the snapshot knew

@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.publishing.export import export
 from adaptive_smoothing_zoo.publishing.hub import check_export
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.results import (
+    check_replaceable,
     read_record,
     read_verdicts,
     record_path,
@@ -119,3 +120,36 @@ def test_an_export_that_is_interrupted_at_its_last_step_leaves_the_earlier_one(m
     assert check_export(tmp_path / "export").key == ENTRY.key
     assert (tmp_path / "export" / "README.md").read_text() == card
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+OTHER_WEIGHTS = {"weights_sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("known", "n", "eps", "message"),
+    [
+        (None, 1, None, None),
+        ({}, 8, None, None),
+        ({}, 9, None, None),
+        ({}, 7, None, r"has 8 examples, this run has 7; choose another folder for this run, or add --overwrite"),
+        (OTHER_WEIGHTS, 7, None, None),
+        (
+            {},
+            8,
+            "0.1",
+            r"has the entry's radius 1/5 and 8 examples, this run has the radius 0\.1 and 8 examples; choose",
+        ),
+        ({}, 8, "1/5", None),
+        (OTHER_WEIGHTS, 8, "0.1", None),
+        ({"eps": "0.3"}, 8, "0.1", None),
+        ({"eps": "0.3"}, 8, None, None),
+    ],
+)
+def test_a_record_that_says_more_is_not_replaced(tmp_path, known, n, eps, message):
+    record = None if known is None else a_record(**known)
+    arguments = record, "record", tmp_path, ENTRY, MODEL
+    if message is None:
+        check_replaceable(*arguments, n=n, eps=eps)
+    else:
+        with pytest.raises(ResultsError, match=f"the record of {ENTRY.key} in .* {message}"):
+            check_replaceable(*arguments, n=n, eps=eps)
