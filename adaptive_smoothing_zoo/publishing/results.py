@@ -151,14 +151,14 @@ def check_writable(out: Path, entry: Entry) -> None:
 
 
 class Measured(Protocol):
-    """What records of one triplet have in common: on how much they speak, at which radius, of which weights."""
+    """What records of one triplet have in common: on how much they speak, at which radius, of which model."""
 
     @property
     def n(self) -> int: ...
     @property
     def eps(self) -> str: ...
     @property
-    def weights_sha256(self) -> str: ...
+    def identity(self) -> Identity: ...
 
 
 def check_replaceable(
@@ -166,7 +166,7 @@ def check_replaceable(
 ) -> None:
     """Find out before a long run whether its record would say less than the one in whose place it would stand.
 
-    A record of other weights may be replaced by any.
+    A record of another model may be replaced by any.
 
     Args:
         known: the record that is there, if there is one.
@@ -177,7 +177,7 @@ def check_replaceable(
     Raises:
         ResultsError: it would have fewer examples, or another radius in the place of the entry's own.
     """
-    if known is None or known.weights_sha256 != tensors_sha256(model.state_dict()):
+    if known is None or known.identity != identity_of(model, entry.image_shape):
         return
     ways = "choose another folder for this run, or add --overwrite"
     where = f"the {what} of {entry.key} in {out}"

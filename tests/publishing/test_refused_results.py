@@ -8,6 +8,7 @@ import pytest
 from test_publishing import EXAMPLES, MODEL, a_record, an_evaluation
 
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import update_entry
 from adaptive_smoothing_zoo.publishing.export import export
 from adaptive_smoothing_zoo.publishing.hub import check_export
@@ -122,7 +123,7 @@ def test_an_export_that_is_interrupted_at_its_last_step_leaves_the_earlier_one(m
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-OTHER_WEIGHTS = {"weights_sha256": "0" * 64}
+OTHER_WEIGHTS = {"identity": Identity(sha256="0" * 64)}
 
 
 @pytest.mark.parametrize(
