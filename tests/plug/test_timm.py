@@ -169,8 +169,9 @@ class TestConfiguration:
 
 
 class TestTraining:
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
     def test_layer_decay_gives_smaller_rates_to_earlier_layers_of_both_nets(self):
-        from timm.optim import param_groups_layer_decay
+        from timm.optim.optim_factory import param_groups_layer_decay
 
         model = timm.create_model(ADAPTIVE, num_classes=3)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
