@@ -163,15 +163,21 @@ class Run:
         parts = list(batches(self._left(), self.batch_size))
         for indices in parts:
             held = self._predict(self.images[indices]) == self.labels[indices]
+            self._spend(len(indices))
             deterministic = self._is_deterministic(indices)
+            self._spend(2 * len(indices))
             self._check_gradients(indices[held])
+            self._spend((_CLEAN_PASSES - 3) * len(indices))
             # The checks are of the first images of all the data, so that every shard says the same. They belong to the
             # last part, so that the stage is not complete without them.
             warnings = self.engine.check(self.images, self.labels) if indices is parts[-1] else ()
             self._note(indices, held, deterministic=deterministic, warnings=warnings)
-            self._spent += _CLEAN_PASSES * len(indices)
             self._keeper.beat()
         self._flush()
+
+    def _spend(self, passes: int) -> None:
+        self._spent += passes
+        self._keeper.report()
 
     def _attack(self) -> None:
         """One attack on the points that stand; the model decides which candidates broke theirs."""
