@@ -160,19 +160,20 @@ class Run:
 
     def _classify(self) -> None:
         """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
-        parts = list(batches(self._left(), self.batch_size))
-        for indices in parts:
+        for indices in batches(left := self._left(), self.batch_size):
             held = self._predict(self.images[indices]) == self.labels[indices]
             self._spend(len(indices))
             deterministic = self._is_deterministic(indices)
             self._spend(2 * len(indices))
             self._check_gradients(indices[held])
             self._spend((_CLEAN_PASSES - 3) * len(indices))
-            # The checks are of the first images of all the data, so that every shard says the same. They belong to the
-            # last part, so that the stage is not complete without them.
-            warnings = self.engine.check(self.images, self.labels) if indices is parts[-1] else ()
-            self._note(indices, held, deterministic=deterministic, warnings=warnings)
+            self._note(indices[indices != left[-1]], held[indices != left[-1]], deterministic=deterministic)
             self._keeper.beat()
+        self._flush()
+        # The checks are of the first images of all the data, so that every shard says the same. They belong to the last
+        # point, so that the stage is not complete without them.
+        warnings = self.engine.check(self.images, self.labels)
+        self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
         self._flush()
 
     def _spend(self, passes: int) -> None:
