@@ -57,9 +57,11 @@ def _call_foreign(net: nn.Module, images: Tensor, taps: Taps | None) -> Any:
     return _collect_within_call(net, images, taps)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler cannot follow the exchange
 def _collect_within_call(net: nn.Module, images: Tensor, taps: Taps) -> Any:
-    """What ``taps`` ask for, as the output of the net's call, whose ``forward`` is exchanged until it begins."""
+    """What ``taps`` ask for, as the output of the net's call, whose ``forward`` is exchanged until it begins.
+
+    A compiler breaks its graph here, at the lock.
+    """
     own = vars(net).get("forward")
 
     def restore() -> None:
