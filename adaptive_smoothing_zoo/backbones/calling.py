@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from adaptive_smoothing_zoo.asking import logits_of
+from adaptive_smoothing_zoo.asking import in_eval_mode, logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps
-from adaptive_smoothing_zoo.identity import in_eval_mode
 
 _LOCK = threading.RLock()  # while a foreign net's forward is exchanged
 
