@@ -1,11 +1,15 @@
 """Who a model is: everything that decides its output, and nothing else."""
 
+import argparse
 import copy
 import dataclasses
 import json
 import subprocess
 import sys
+import threading
+import types
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -120,7 +124,9 @@ def test_foreign_modules_have_answers_and_are_left_as_they_were():
     torch.manual_seed(5)
     found = identity_of(model, SHAPE)
     assert torch.equal(torch.rand(1), expected)
-    assert len(found.answers) == 4
+    assert len(found.answers) == 3 * 4
+    assert model.calls == 0
+    assert model.cache is None
     assert model.training
     assert not model.fc.training
     assert identity_of(model, SHAPE) == found  # although it has counted calls meanwhile
@@ -156,16 +162,130 @@ def test_buffers_of_any_kind_and_extra_state_belong_to_it(change, monkeypatch):
 def test_a_model_that_does_not_answer_twice_alike_has_no_answers():
     class Random(nn.Module):
         def forward(self, x):
-            return torch.rand(len(x), 4)
+            return x.flatten(1) + torch.from_numpy(GENERATOR.random((len(x), 4)))
 
     found = identity_of(Random(), SHAPE)
     assert found.answers == ()
     assert found == identity_of(Random(), SHAPE)
 
 
+GENERATOR = np.random.default_rng(0)
+
+
+class Linear(nn.Module):
+    """Logits of the zoo of kinds below; ``sign`` is code, not state."""
+
+    sign = 1.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.sign * self.fc(x.flatten(1))
+
+
+def masked(value):
+    return lambda z: z.index_fill(1, torch.tensor([5]), value)
+
+
+KINDS = {
+    "masked by -inf": masked(-torch.inf),
+    "masked by the lowest number": masked(torch.finfo(torch.float32).min),
+    "masked by -1e9": masked(-1e9),
+    "tiny": lambda z: z * 1e-5,
+    "huge": lambda z: z * 1e6,
+    "random": lambda z: z + 0.01 * torch.randn_like(z),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_code_is_seen_whatever_the_logits(kind):
+    def made(sign):
+        return type("Net", (Linear,), {"forward": lambda self, x: KINDS[kind](sign * self.fc(x.flatten(1)))})()
+
+    mine, its = made(1.0), made(-1.0)
+    assert identity_of(mine, SHAPE) == identity_of(made(1.0), SHAPE)
+    assert identity_of(mine, SHAPE) != identity_of(its, SHAPE)
+    mixes = [MixedClassifier(net, net, 0.5) for net in (mine, its)]
+    assert identity_of(mixes[0], SHAPE) != identity_of(mixes[1], SHAPE)
+
+
+class Minus(Linear):
+    sign = -1.0
+
+
+Minus.__qualname__ = Minus.__name__ = "Linear"
+
+
+@pytest.mark.parametrize("form", [torch.fx.symbolic_trace, lambda net: torch.jit.trace(net, torch.rand(2, *SHAPE))])
+def test_traced_modules_are_known_by_their_graphs(form):
+    assert identity_of(form(Linear()), SHAPE) == identity_of(form(Linear()), SHAPE)
+    assert identity_of(form(Linear()), SHAPE) != identity_of(form(Minus()), SHAPE)
+
+
+def test_settings_in_objects_belong_to_it_also_where_no_probe_shows_them():
+    def made(threshold):
+        net = Linear()
+        net.cfg, net.space = types.SimpleNamespace(t=threshold), argparse.Namespace(inner=[Holder(threshold)])
+        net.lock = threading.Lock()
+        return net
+
+    assert identity_of(made(0.5), SHAPE) == identity_of(made(0.5), SHAPE)
+    assert identity_of(made(0.5), SHAPE) != identity_of(made(0.6), SHAPE)
+
+
+class Holder:
+    def __init__(self, value):
+        self.value, self.me = value, self
+
+
+def test_an_exchanged_private_method_is_foreign_code():
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten())
+    before = identity_of(net, SHAPE)
+    net[0]._conv_forward = lambda x, weight, bias: -nn.functional.conv2d(x, weight, bias)
+    assert has_foreign_code(net)
+    assert identity_of(net, SHAPE) != before
+
+
+def test_modules_that_hold_themselves_have_an_identity():
+    net = Linear()
+    net.me, net.table = [net], {}
+    net.table["again"] = net.table
+    net.fc.__dict__["parent"] = net
+    assert identity_of(net, SHAPE) == identity_of(net, SHAPE)
+
+
+def test_a_buffer_that_counts_is_put_back_and_no_part_of_it():
+    class Counting(Linear):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("n", torch.zeros(()))
+
+        def forward(self, x):
+            self.n += 1
+            return super().forward(x)
+
+    net = Counting()
+    before = identity_of(net, SHAPE)
+    assert net.n == 0
+    net(torch.rand(2, *SHAPE))
+    assert identity_of(net, SHAPE) == before
+    assert net.n == 1
+
+
+def test_compilation_in_place_is_no_other_model():
+    model = adaptive()
+    before = identity_of(model)
+    model.compile()
+    model.std_model.compile()
+    assert identity_of(model) == before
+
+
 def test_rounding_is_no_other_model():
     found = identity_of(Sized(), SHAPE)
-    near = dataclasses.replace(found, answers=tuple(answer + 1e-5 for answer in found.answers))
+    near = dataclasses.replace(found, answers=tuple(answer + 1e-4 for answer in found.answers))
     far = dataclasses.replace(found, answers=tuple(answer + 0.1 for answer in found.answers))
     assert found == near
     assert hash(found) == hash(near)
