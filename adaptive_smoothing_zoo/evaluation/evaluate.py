@@ -18,7 +18,7 @@ from adaptive_smoothing_zoo.attacks.reference import check_square
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
+from adaptive_smoothing_zoo.evaluation.batch_size import brisk_batch_size, largest_batch_size
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
 from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
 from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, read_binding, read_chunks
@@ -118,8 +118,9 @@ def evaluate(
         norm: "Linf" or "L2".
         eps: radius of the ball, >= 0, in units of pixels in [0, 1].
         seed: of the attacks.
-        batch_size: most points per batch; what the device's memory holds if None. Halved where memory runs out. The
-            reference engine's random numbers depend on it, the fast engine's do not.
+        batch_size: most points per batch; what the device's memory holds if None, and on CPUs no more than make a step
+            of the fast engine within seconds. Halved where memory runs out. The reference engine's random numbers
+            depend on it, the fast engine's do not.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         engine: "fast", AutoAttack's attacks organized for throughput, with random numbers that belong to each example;
             or "reference", pyautoattack itself.
@@ -154,6 +155,8 @@ def evaluate(
         identity = identity_of(model, images.shape[1:]) if state is not None else Identity(sha256="")
         if batch_size is None:
             batch_size = largest_batch_size(net, images, chosen_device)
+            if chosen_device.type == "cpu" and engine == "fast":  # whose random numbers do not depend on it
+                batch_size = min(batch_size, brisk_batch_size(net, images))
         batch_size = min(batch_size, len(labels))
         binding = Binding(
             protocol=PROTOCOL,

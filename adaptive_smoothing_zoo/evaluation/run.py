@@ -42,8 +42,8 @@ class Engine(Protocol):
     flat: dict[str, set[int]]
     resumes_inside: bool
 
-    def check(self, images: Tensor, labels: Tensor) -> tuple[str, ...]:
-        """Reasons to distrust attacks on this model, a sentence each."""
+    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object]) -> tuple[str, ...]:
+        """Reasons to distrust attacks on this model, a sentence each. ``beat`` is called again and again meanwhile."""
 
     def attack(
         self,
@@ -70,7 +70,7 @@ class Engine(Protocol):
         """Where the attack under way stands, without the points that were yielded; None if that cannot be said."""
 
     def spent(self) -> int:
-        """Forward-equivalents that its attacks have spent so far."""
+        """Forward-equivalents that its checks and attacks have spent so far."""
 
     def underway(self) -> float:
         """How much is done for points that are not yet yielded, in points."""
@@ -163,13 +163,16 @@ class Run:
         parts = list(batches(self._left(), self.batch_size))
         for indices in parts:
             held = self._predict(self.images[indices]) == self.labels[indices]
+            self._keeper.pulse()
             deterministic = self._is_deterministic(indices)
+            self._keeper.pulse()
             self._check_gradients(indices[held])
             # The checks are of the first images of all the data, so that every shard says the same. They belong to the
             # last part, so that the stage is not complete without them.
-            warnings = self.engine.check(self.images, self.labels) if indices is parts[-1] else ()
-            self._note(indices, held, deterministic=deterministic, warnings=warnings)
             self._spent += _CLEAN_PASSES * len(indices)
+            last = indices is parts[-1]
+            warnings = self.engine.check(self.images, self.labels, self._keeper.pulse) if last else ()
+            self._note(indices, held, deterministic=deterministic, warnings=warnings)
             self._keeper.beat()
         self._flush()
 
