@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ class Asked(nn.Module):
 
     @torch.no_grad()
     def _nothing(self, images: Tensor) -> Tensor:
-        """The answer to no images: that to one black image, without its row."""
-        one = logits_of(self.model(images.new_zeros((1, *images.shape[1:]))))
-        return one[:0]
+        """The answer to no images: that to one black image in eval mode, without its row."""
+        with in_eval_mode(self):
+            return logits_of(self.model(images.new_zeros((1, *images.shape[1:]))))[:0]
 
 
 def asked(model: nn.Module) -> nn.Module:
@@ -75,6 +76,18 @@ def logits_of(output: Any) -> Tensor:
             f"got {type(output).__name__}"
         )
     return output
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; each module's mode is put back."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def own_copy(tensor: Tensor) -> Tensor:

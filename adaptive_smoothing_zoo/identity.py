@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.asking import asked, logits_of
+from adaptive_smoothing_zoo.asking import asked, in_eval_mode, logits_of
 from adaptive_smoothing_zoo.precision import float32_precision
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 
@@ -54,6 +53,15 @@ class Identity:
             return False
         scale = max([1.0, *map(abs, (*self.answers, *other.answers))])
         return all(abs(a - b) <= _TOLERANCE * scale for a, b in zip(self.answers, other.answers, strict=True))
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"sha256": self.sha256, "answers": list(self.answers)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Identity:
+        """The inverse of ``as_json``."""
+        return cls(sha256=values["sha256"], answers=tuple(values["answers"]))
 
     def __eq__(self, other: object) -> bool:
         return self.agrees(other) if isinstance(other, Identity) else NotImplemented
@@ -274,15 +282,3 @@ def probe_images(image_shape: Sequence[int]) -> Tensor:
     images[2] = 0.5 + 0.1 * (noise[2] - 0.5)
     images[3] = np.linspace(0.0, 1.0, noise[3].size).reshape(noise[3].shape)
     return torch.from_numpy(images).float()
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; each module's mode is put back."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True

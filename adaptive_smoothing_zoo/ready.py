@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo.asking import asked
+from adaptive_smoothing_zoo.asking import asked, in_eval_mode
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.precision import float32_precision
@@ -52,15 +52,12 @@ def ready(
 @contextmanager
 def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The model on the device and in eval mode; each module's mode and the model's device are put back."""
-    training = [module for module in model.modules() if module.training]
     home = device_of(model)
     try:
-        model.eval()
-        model.to(device)
-        yield
+        with in_eval_mode(model):
+            model.to(device)
+            yield
     finally:
-        for module in training:
-            module.training = True
         if home is not None and home != device:
             model.to(home)
 

@@ -139,6 +139,20 @@ class TestHooks:
                 found = list(pool.map(torch.no_grad()(model), batches))
         assert all(map(torch.equal, found, expected))
 
+    @pytest.mark.parametrize("hooked", [False, True])
+    def test_a_compiled_mix_is_the_same_function_and_runs_them(self, hooked):
+        model, ran = mix_of(Polite, "adaptive"), []
+        if hooked:
+            model.std_model.register_forward_hook(lambda net, *_: ran.append(net is model.std_model))
+        expected = model(IMAGES)
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend="eager", fullgraph=not hooked)  # a hook breaks the graph
+        for count in (1, 2):
+            torch.testing.assert_close(compiled(IMAGES), expected)
+            assert ran == [True] * (1 + count) * hooked
+        assert "forward" not in vars(model.std_model)
+        torch.compiler.reset()
+
     def test_a_net_that_fails_is_left_as_it_was(self):
         model = mix_of(Polite, "adaptive")
         with pytest.raises(RuntimeError):

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from adaptive_smoothing_zoo.asking import logits_of
+from adaptive_smoothing_zoo.asking import in_eval_mode, logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps
-from adaptive_smoothing_zoo.identity import in_eval_mode
 
 _LOCK = threading.RLock()  # while a foreign net's forward is exchanged
 
@@ -57,9 +56,11 @@ def _call_foreign(net: nn.Module, images: Tensor, taps: Taps | None) -> Any:
     return _collect_within_call(net, images, taps)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler cannot follow the exchange
 def _collect_within_call(net: nn.Module, images: Tensor, taps: Taps) -> Any:
-    """What ``taps`` ask for, as the output of the net's call, whose ``forward`` is exchanged until it begins."""
+    """What ``taps`` ask for, as the output of the net's call, whose ``forward`` is exchanged until it begins.
+
+    A compiler breaks its graph here, at the lock.
+    """
     own = vars(net).get("forward")
 
     def restore() -> None:

@@ -13,10 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adaptive_smoothing_zoo.certification.logs import COLUMNS, Certificates, format_row, header, read_log
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
+from adaptive_smoothing_zoo.errors import ResultsError, reason
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.zoo.schema import parse
 
 _logger = logging.getLogger(__name__)
 
@@ -148,11 +147,11 @@ def read_settings(log: Path) -> dict[str, Any]:
 
 def _alike(name: str, before: Any, now: Any) -> bool:
     """Whether a setting is the same; a model's answers may differ by rounding."""
-    if name != "model" or before is None:
+    if name != "model" or before is None or now is None:
         return bool(before == now)
     try:
-        return parse(Identity, before, "model") == parse(Identity, now, "model")
-    except ConfigError:
+        return Identity.from_json(before) == Identity.from_json(now)
+    except (TypeError, KeyError):
         return False
 
 

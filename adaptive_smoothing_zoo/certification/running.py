@@ -24,7 +24,6 @@ from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.ready import device_of, ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.zoo.schema import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +113,12 @@ def run_certification(
     report = _Report(len(places), on_progress)
     with ready(model, where) as net:
         sampler = Sampler(net, images, labels, places, smoothing, report.add)
-        identity = to_json(identity_of(model, images.shape[1:]))
-        settings = {"model": identity, **sampler.settings(), "n0": n0, **rule.settings()}
+        settings = {
+            "model": identity_of(model, images.shape[1:]).as_json(),
+            **sampler.settings(),
+            "n0": n0,
+            **rule.settings(),
+        }
         with nullcontext() if log is None else Journal(Path(log), settings, rule.columns) as journal:
             rows = {} if journal is None else _rows(journal.done, n0 + rule.n)
             groups = _open_groups(places, rule.group_size(smoothing.batch_size), rows)

@@ -160,21 +160,25 @@ class Run:
 
     def _classify(self) -> None:
         """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
-        parts = list(batches(self._left(), self.batch_size))
-        for indices in parts:
+        for indices in batches(left := self._left(), self.batch_size):
             held = self._predict(self.images[indices]) == self.labels[indices]
-            self._keeper.pulse()
+            self._spend(len(indices))
             deterministic = self._is_deterministic(indices)
-            self._keeper.pulse()
+            self._spend(2 * len(indices))
             self._check_gradients(indices[held])
-            # The checks are of the first images of all the data, so that every shard says the same. They belong to the
-            # last part, so that the stage is not complete without them.
-            self._spent += _CLEAN_PASSES * len(indices)
-            last = indices is parts[-1]
-            warnings = self.engine.check(self.images, self.labels, self._keeper.pulse) if last else ()
-            self._note(indices, held, deterministic=deterministic, warnings=warnings)
+            self._spend((_CLEAN_PASSES - 3) * len(indices))
+            self._note(indices[indices != left[-1]], held[indices != left[-1]], deterministic=deterministic)
             self._keeper.beat()
         self._flush()
+        # The checks are of the first images of all the data, so that every shard says the same. They belong to the last
+        # point, so that the stage is not complete without them.
+        warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
+        self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
+        self._flush()
+
+    def _spend(self, passes: int) -> None:
+        self._spent += passes
+        self._keeper.pulse()
 
     def _attack(self) -> None:
         """One attack on the points that stand; the model decides which candidates broke theirs."""

@@ -1,5 +1,7 @@
 """Our entries as timm models, under the names that RobustBench's ``load_model`` asks timm for."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from adaptive_smoothing_zoo.zoo.entry import Entry, HubFile, Source, UrlFile
+from adaptive_smoothing_zoo.zoo.entry import Entry, HubFile, Source, UrlFile, read_entry
 from adaptive_smoothing_zoo.zoo.loading import EMBEDDED, load_model
+from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.registry import list_models
-from adaptive_smoothing_zoo.zoo.triplet import Triplet, timm_cfg
+from adaptive_smoothing_zoo.zoo.triplet import TIMM_ARCHITECTURE, Triplet, timm_cfg
 
 _TAG = "asz"  # of the weights, in timm's names
 
@@ -25,24 +28,75 @@ def timm_name(entry: Entry, alias: str | None = None) -> str:
 
 
 def register_timm_models() -> None:
-    """Register every entry that is not registered yet."""
+    """Register every entry that is not registered yet, and the class of all triplets in our format."""
+    from timm.models._pretrained import PretrainedCfg
+
+    for entry in list_models():
+        cfg = {key: value for key, value in timm_cfg(entry).items() if key != "architecture"} | _place(entry)
+        for alias in (entry.name, *entry.aliases):
+            _register(timm_name(entry, alias), PretrainedCfg(**cfg), _Listed(entry, alias))
+    _register(TIMM_ARCHITECTURE, PretrainedCfg(), _Placed())
+
+
+def _register(name: str, cfg: Any, source: _Source) -> None:
     import timm
     from timm.models import register_model
-    from timm.models._pretrained import DefaultCfg, PretrainedCfg
+    from timm.models._pretrained import DefaultCfg
 
-    named = [(entry, alias) for entry in list_models() for alias in (entry.name, *entry.aliases)]
-    for entry, alias in named:
-        name = timm_name(entry, alias)
-        if timm.is_model(name):
-            continue
-        cfg = {key: value for key, value in timm_cfg(entry).items() if key != "architecture"} | _place(entry)
-        default_cfgs[name] = DefaultCfg(tags=[_TAG], cfgs={_TAG: PretrainedCfg(**cfg)}, is_pretrained=True)
-        entrypoint = _entrypoint(entry, alias)
-        setattr(sys.modules[__name__], name, entrypoint)
-        register_model(entrypoint)
+    if timm.is_model(name):
+        return
+    default_cfgs[name] = DefaultCfg(tags=[_TAG], cfgs={_TAG: cfg}, is_pretrained=bool(cfg.has_weights))
+    entrypoint = _entrypoint(name, source)
+    setattr(sys.modules[__name__], name, entrypoint)
+    register_model(entrypoint)
 
 
-def _entrypoint(entry: Entry, alias: str) -> Callable[..., nn.Module]:
+class _Listed:
+    """A triplet of the zoo."""
+
+    def __init__(self, entry: Entry, alias: str) -> None:
+        self.entry, self.alias = entry, alias
+        self.description = entry.description
+
+    def entry_for(self, pretrained_cfg: Any) -> Entry:
+        if pretrained_cfg not in (None, "", _TAG):
+            raise ValueError(
+                f"{self.entry.key} is what its entry says; leave pretrained_cfg away (its only tag is {_TAG!r}), or "
+                "change the model that you get"
+            )
+        return self.entry
+
+    def load(self, pretrained_cfg: Any, cache_dir: str | Path | None) -> Triplet:
+        # RobustBench's default for its files, which can be read, is "models".
+        model_dir = os.environ.get("ASZ_MODEL_DIR") or ("models" if os.path.isdir("models") else None)
+        return load_model(self.alias, model_dir, self.entry.dataset, self.entry.threat_model, cache_dir=cache_dir)
+
+
+class _Placed:
+    """The triplet in a repository or folder that timm was told of: "hf-hub:org/name", "local-dir:folder"."""
+
+    description = "A triplet in the format of ``Triplet.save_pretrained``."
+
+    def entry_for(self, pretrained_cfg: Any) -> Entry:
+        return read_entry(place_at(self._reference(pretrained_cfg)).file(CONFIG_FILE))
+
+    def load(self, pretrained_cfg: Any, cache_dir: str | Path | None) -> Triplet:
+        return Triplet.from_pretrained(self._reference(pretrained_cfg), cache_dir=cache_dir)
+
+    def _reference(self, pretrained_cfg: Any) -> str:
+        found = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+        if found.get("file"):  # the folder, or the weights in it
+            file = Path(found["file"])
+            return f"local-dir:{file if file.is_dir() else file.parent}"
+        if not found.get("hf_hub_id"):
+            raise ValueError('say which triplet: timm.create_model("hf-hub:org/name") or ("local-dir:folder")')
+        return f"hf-hub:{found['hf_hub_id']}"
+
+
+_Source = _Listed | _Placed
+
+
+def _entrypoint(name: str, source: _Source) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False,
         *,
@@ -56,39 +110,38 @@ def _entrypoint(entry: Entry, alias: str) -> Callable[..., nn.Module]:
         pretrained_cfg_overlay: Any = None,
         cache_dir: str | Path | None = None,
     ) -> nn.Module:
-        if pretrained_cfg not in (None, "", _TAG) or pretrained_cfg_overlay:
-            raise ValueError(
-                f"{entry.key} is what its entry says; leave pretrained_cfg and pretrained_cfg_overlay away (its only "
-                f"tag is {_TAG!r}), or change the model that you get"
-            )
+        entry = source.entry_for(pretrained_cfg)
+        if pretrained_cfg_overlay:
+            raise ValueError(f"{entry.key} is what its entry says; leave pretrained_cfg_overlay away")
         if in_chans not in (None, entry.image_shape[0]):
             raise ValueError(f"{entry.key} takes images of {entry.image_shape[0]} channels, not {in_chans}")
         if drop_rate:
             raise ValueError(f"{entry.key} has no dropout; leave drop_rate at 0")
         if out_indices is not None and not features_only:
             raise ValueError("out_indices choose feature maps; give features_only=True as well")
-        triplet = _triplet(entry, alias, pretrained, cache_dir)
+        triplet = source.load(pretrained_cfg, cache_dir) if pretrained else Triplet(entry.self_contained())
         if features_only:
             return _feature_net(triplet, out_indices)
-        if global_pool not in (None, "avg") or num_classes not in (None, entry.num_classes):
-            triplet.reset_classifier(entry.num_classes if num_classes is None else num_classes, global_pool)
+        if global_pool not in (None, "avg") or num_classes not in (None, triplet.num_classes):
+            triplet.reset_classifier(triplet.num_classes if num_classes is None else num_classes, global_pool)
         return triplet
 
-    create.__name__ = create.__qualname__ = timm_name(entry, alias)
+    create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
-    create.__doc__ = f"""{entry.description}
+    create.__doc__ = f"""{source.description}
 
     Args:
         pretrained: load the weights (as ``load_model`` does) or begin with random ones. In the folder that the
             environment variable ASZ_MODEL_DIR names, or ``models`` if it names none, weights are looked for first,
             if there is such a folder. Loaded weights are frozen; ``requires_grad_(True)`` lets them be trained.
-        num_classes: another number than {entry.num_classes} replaces the mix by a fresh linear head on the pooled
-            features of both nets, and 0 by nothing: ``MixedClassifier.reset_classifier``.
-        global_pool, in_chans, drop_rate: what they are anyway: None or "avg", {entry.image_shape[0]}, 0.
+        num_classes: another number than the model's replaces the mix by a fresh linear head on the pooled features of
+            both nets, and 0 by nothing: ``MixedClassifier.reset_classifier``.
+        global_pool, in_chans, drop_rate: what they are anyway: None or "avg", the images' channels, 0.
         features_only: return timm's ``FeatureGetterNet``, which gives the list of feature maps and tells their
             channels and reductions; see ``MixedClassifier.feature_info``.
         out_indices: which of them; all if None, the last n if a number n.
-        pretrained_cfg, pretrained_cfg_overlay: the tag "{_TAG}" or None, and None; the entry says what the model is.
+        pretrained_cfg: what timm itself gives; otherwise None, since the entry says what the model is.
+        pretrained_cfg_overlay: must be None.
         cache_dir: of the Hub's client, as in ``load_model``.
 
     Raises:
@@ -115,14 +168,6 @@ def _address(source: Source) -> str:
     if isinstance(source, HubFile):
         return f"https://huggingface.co/{source.repo}"
     return "https://github.com/RobustBench/robustbench"
-
-
-def _triplet(entry: Entry, alias: str, pretrained: bool, cache_dir: str | Path | None) -> Triplet:
-    if not pretrained:
-        return Triplet(entry.self_contained())
-    # RobustBench's default for its files, which can be read, is "models".
-    model_dir = os.environ.get("ASZ_MODEL_DIR") or ("models" if os.path.isdir("models") else None)
-    return load_model(alias, model_dir, entry.dataset, entry.threat_model, cache_dir=cache_dir)
 
 
 def _feature_net(triplet: Triplet, out_indices: int | Sequence[int] | None) -> nn.Module:

@@ -351,13 +351,14 @@ def parse_eps(text: str) -> float:
 
 
 def read_entry(path: Path) -> Entry:
-    """Read an entry file or a ``config.json``.
+    """Read an entry file, or the entry in a ``config.json``, whose other keys are for other tools.
 
     Raises:
         ConfigError: not JSON, or not an entry; the message names the file and the key.
     """
     try:
-        return parse(Entry, read_json(path), str(path))
+        data = read_json(path)
+        return parse(Entry, data["entry"] if isinstance(data, dict) and "entry" in data else data, str(path))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from dataclasses import replace
@@ -34,11 +35,11 @@ from adaptive_smoothing_zoo.zoo.entry import (
     HeadConfig,
     LogitMapConfig,
     ScaleConfig,
-    entry_to_text,
     read_entry,
 )
 from adaptive_smoothing_zoo.zoo.hub import HubOptions
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
+from adaptive_smoothing_zoo.zoo.schema import to_json
 from adaptive_smoothing_zoo.zoo.weights import (
     WEIGHTS_FILE,
     load_strictly,
@@ -48,6 +49,8 @@ from adaptive_smoothing_zoo.zoo.weights import (
 )
 
 logger = logging.getLogger(__name__)
+
+TIMM_ARCHITECTURE = "adaptive_smoothing_triplet"  # timm's name of the class of all triplets in our format
 
 
 class Triplet(MixedClassifier):
@@ -123,7 +126,7 @@ class Triplet(MixedClassifier):
             entry = described.self_contained(shards[WEIGHTS_FILE])
         else:
             entry = described.self_contained(shards=shards)
-        write_text(folder / CONFIG_FILE, entry_to_text(entry))
+        write_text(folder / CONFIG_FILE, _config_to_text(entry))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
@@ -230,6 +233,13 @@ def meta_triplet(entry: Entry) -> Triplet:
     """The triplet of ``entry`` without weights, on the meta device: shapes only."""
     with torch.device("meta"):
         return Triplet(entry)
+
+
+def _config_to_text(entry: Entry) -> str:
+    """The text of ``config.json``: the entry, and what timm looks for behind "hf-hub:" and "local-dir:"."""
+    cfg = {key: value for key, value in timm_cfg(entry).items() if key not in ("architecture", "num_classes")}
+    document = {"architecture": TIMM_ARCHITECTURE, "num_classes": timm_cfg(entry)["num_classes"], "pretrained_cfg": cfg}
+    return json.dumps({**document, "entry": to_json(entry)}, indent=2) + "\n"
 
 
 def _without_sharing(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import checked_file, evaluate, merge
@@ -336,6 +337,7 @@ def test_the_bar_of_a_resumed_run_knows_what_was_done_before(model, labels, tmp_
     Stopping.left = 60
     with pytest.raises(Interrupted):
         run(net, labels, state=tmp_path / "state", batch_size=24, on_progress=seen.append)
+    assert seen[-1].attack in STANDARD_ATTACKS
     Stopping.left = 0
     found = run(net, labels, state=tmp_path / "state", batch_size=24, on_progress=again.append)
     assert seen[-1].attack == again[0].attack != "clean"
@@ -344,12 +346,16 @@ def test_the_bar_of_a_resumed_run_knows_what_was_done_before(model, labels, tmp_
     assert again[-1].robust == found.robust.sum()
 
 
+def in_the_first_attack(progress):
+    if progress.attack == "apgd-ce" and progress.done:
+        raise Interrupted
+
+
 def test_a_snapshot_that_is_damaged_or_does_not_fit_is_put_aside(model, labels, whole, tmp_path, caplog):
     for kind in ("flipped", "other points"):
         state = tmp_path / kind
-        Stopping.left = 40
         with pytest.raises(Interrupted):
-            run(Stopping(model), labels, state=state)
+            run(Stopping(model), labels, state=state, on_progress=in_the_first_attack)
         (path,) = state.glob("running-*")
         if kind == "flipped":
             content = path.read_bytes()

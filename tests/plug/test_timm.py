@@ -1,3 +1,6 @@
+import inspect
+import json
+
 import pytest
 import timm
 import torch
@@ -122,8 +125,8 @@ def test_what_the_model_cannot_be_is_refused(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pretrained_cfg": {"num_classes": 3}}, "leave pretrained_cfg and pretrained_cfg_overlay away"),
-        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "leave pretrained_cfg and pretrained_cfg_overlay away"),
+        ({"pretrained_cfg": {"num_classes": 3}}, "leave pretrained_cfg away"),
+        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "leave pretrained_cfg_overlay away"),
     ],
 )
 def test_arguments_that_would_do_nothing_are_refused(arguments, message):
@@ -166,6 +169,7 @@ class TestConfiguration:
 
 
 class TestTraining:
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
     def test_layer_decay_gives_smaller_rates_to_earlier_layers_of_both_nets(self):
         from timm.optim.optim_factory import param_groups_layer_decay
 
@@ -203,6 +207,57 @@ class TestTraining:
         for call in (model.set_grad_checkpointing, model.group_matcher):
             with pytest.raises(ValueError, match=r"std_model \(Flatten\) has no"):
                 call()
+
+
+class TestPlaces:
+    """Triplets that are in no zoo, by timm's own references."""
+
+    @pytest.fixture
+    @staticmethod
+    def mine(tmp_path):
+        model = load_model("Demo2026Constant", dataset="digits")
+        model.std_model.head.bias.add_(1.0)
+        model.save_pretrained(tmp_path / "mine")
+        return model, tmp_path / "mine"
+
+    @pytest.fixture
+    @staticmethod
+    def commit(hub, mine):
+        """Of the model in org/mine; the newest one there is broken."""
+        commit = hub.commit("org/mine", {path.name: path.read_bytes() for path in mine[1].iterdir()})
+        hub.commit("org/mine", {"model.safetensors": b"broken"})
+        return commit
+
+    def test_a_repository_as_timm_tells_of_it(self, mine, commit):
+        told = {"hf_hub_id": f"org/mine@{commit}", "source": "hf-hub"}
+
+        def create(**options):
+            return timm.create_model("adaptive_smoothing_triplet", pretrained_cfg=told, **options).eval()
+
+        assert torch.equal(create(pretrained=True)(IMAGES), mine[0](IMAGES))
+        assert create(pretrained=True, num_classes=3)(IMAGES).shape == (3, 3)
+        assert not torch.equal(create()(IMAGES), mine[0](IMAGES))
+
+    @pytest.mark.skipif(not timm.models._hub.has_hf_hub(), reason="timm 1.0.9 does not know this huggingface_hub")
+    def test_a_repository(self, mine, commit):
+        found = timm.create_model(f"hf-hub:org/mine@{commit}", pretrained=True)
+        assert torch.equal(found(IMAGES), mine[0](IMAGES))
+
+    def test_a_folder_as_newer_versions_of_timm_tell_of_it(self, mine):
+        model, folder = mine
+        cfg = json.loads((folder / "config.json").read_text())
+        told = {**cfg["pretrained_cfg"], "file": str(folder / "model.safetensors"), "source": "local-dir"}
+        found = timm.create_model(cfg["architecture"], pretrained=True, pretrained_cfg=told)
+        assert torch.equal(found(IMAGES), model(IMAGES))
+
+    @pytest.mark.skipif("local-dir" not in inspect.getsource(timm.models._factory), reason="needs a newer timm")
+    def test_a_folder(self, mine):
+        model, folder = mine
+        assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True)(IMAGES), model(IMAGES))
+
+    def test_nowhere_is_refused(self):
+        with pytest.raises(ValueError, match="say which triplet"):
+            timm.create_model("adaptive_smoothing_triplet")
 
 
 class TestModelDir:

@@ -215,7 +215,7 @@ class TestHeads:
         model.reset_classifier(3)
         model.save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
-        config["head"] |= change
+        config["entry"]["head"] |= change
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=message):
             Triplet.from_pretrained(tmp_path)

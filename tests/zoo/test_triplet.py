@@ -157,7 +157,7 @@ class TestFolder:
         with pytest.raises(WeightsError, match=r"model\.safetensors"):
             Triplet.from_pretrained(folder)
         document = json.loads((folder / "config.json").read_text())
-        document["weights"]["sha256"] = None
+        document["entry"]["weights"]["sha256"] = None
         (folder / "config.json").write_text(json.dumps(document))
         with pytest.raises(WeightsError, match=r"model\.safetensors is not a complete safetensors file"):
             Triplet.from_pretrained(folder)
