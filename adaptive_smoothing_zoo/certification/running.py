@@ -114,8 +114,8 @@ def run_certification(
     with ready(model, where) as net:
         sampler = Sampler(net, images, labels, places, smoothing, report.add)
         settings = {
-            "model": identity_of(model, images.shape[1:]).as_json(),
             **sampler.settings(),
+            "model": identity_of(model, images.shape[1:]).as_json(),
             "n0": n0,
             **rule.settings(),
         }

@@ -80,7 +80,7 @@ def test_clopper_pearson_covers_exactly(n, failure):
         assert outcomes[low > p].sum() <= failure * (1 + 1e-6)
         assert outcomes[high < p].sum() <= failure * (1 + 1e-6)
         worst = max(worst, outcomes[low > p].sum())
-    assert worst == pytest.approx(failure, rel=1e-6)  # and where it is just wrong it is reached
+    assert worst == pytest.approx(failure, rel=1e-5)  # and where it is just wrong it is reached
 
 
 def test_clopper_pearson_is_never_above_the_quantile_in_high_precision():

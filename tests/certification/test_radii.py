@@ -304,9 +304,14 @@ def exact_quantile(p):
     if p > 0.5:
         return -exact_quantile(1 - p)
     x = mpmath.mpf(float(norm.ppf(float(p)))) if p > mpmath.mpf(10) ** -300 else mpmath.mpf(-37)
-    for _ in range(6):
-        x -= (mpmath.ncdf(x) - p) / mpmath.npdf(x)
+    for _ in range(8):  # Newton's method on the logarithm, which is nearly a parabola far out
+        x -= (mpmath.log(mpmath.ncdf(x)) - mpmath.log(p)) * mpmath.ncdf(x) / mpmath.npdf(x)
     return x
+
+
+def test_the_oracle_inverts_the_normal_distribution_also_far_out():
+    for p in (0.5, 0.3, 1e-12, 1e-300, 2.225073858507e-311, 5e-324):
+        assert float(mpmath.ncdf(exact_quantile(mpmath.mpf(p))) / mpmath.mpf(p)) == pytest.approx(1.0, rel=1e-12)
 
 
 @given(PROBABILITIES, PROBABILITIES, ALPHAS, st.floats(0.01, 10.0))

@@ -114,6 +114,7 @@ def read_journal(folder):
 BINDING = Binding(
     protocol="AutoAttack standard",
     model=Identity(sha256="0" * 64),
+    examples=3,
     data_sha256="1" * 64,
     norm="Linf",
     eps=0.2,
