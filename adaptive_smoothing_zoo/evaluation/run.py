@@ -242,13 +242,11 @@ class Run:
 
     def _points(self) -> Tensor:
         """The points of the stage."""
-        points, stage = self.ledger.points, self._stage
-        return points[self.ledger.standing(stage)[points]] if stage in STANDARD_ATTACKS else points
+        return self.ledger.points_of(self._stage)
 
     def _left(self) -> Tensor:
         """Those of them that are not finished."""
-        points = self._points()
-        return points[~self.ledger.done[self._stage][points]]
+        return self.ledger.left(self._stage)
 
     def _note(self, indices: Tensor, held: Tensor, adversarials: Tensor | None = None, **about: Any) -> None:
         """The stage is done with these points."""

@@ -175,6 +175,17 @@ class TestMerging:
         with pytest.raises(ResultsError, match=r"12 of 24 examples are not finished; run their shards to the end"):
             merge(folders, IMAGES, labels)
 
+    def test_a_shard_that_lacks_a_chunk_of_any_stage_is_named(self, model, labels, tmp_path):
+        folder = tmp_path / "whole"
+        run(model, labels, state=folder)
+        for chunk in sorted(folder.glob("chunk-*")):
+            content = chunk.read_bytes()
+            chunk.unlink()
+            with pytest.raises(ResultsError, match=r"of 24 examples are not finished"):
+                merge([folder], IMAGES, labels)
+            chunk.write_bytes(content)
+        merge([folder], IMAGES, labels)
+
     def test_other_data_are_refused(self, labels, folders):
         with pytest.raises(ResultsError, match=r"evaluated were data of SHA-256 [0-9a-f]+, given are data of"):
             merge(folders, IMAGES.flip(0), labels)
