@@ -216,6 +216,14 @@ def test_the_reference_engine_goes_on_with_the_batches_it_had(model, labels, tmp
     assert_same(evaluate(model, *few, device="cpu", seed=1, state=state, **{**small, "batch_size": 4}), whole)
 
 
+def test_what_is_lost_of_a_batch_that_cannot_be_resumed_is_said(model, labels, tmp_path):
+    with pytest.raises(Interrupted) as caught:
+        run(model, labels, engine="reference", state=tmp_path / "state", on_progress=in_the_first_attack)
+    (note,) = caught.value.__notes__
+    assert note.startswith("apgd-ce: 4 of 20 points are decided and kept; pyautoattack")
+    assert "cannot resume inside a batch, so 0 s of work on the batch under way are lost" in note
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
