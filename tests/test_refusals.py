@@ -432,6 +432,7 @@ class TestStates:
             Binding(
                 **fields,
                 model=Identity(sha256="x"),
+                examples=3,
                 eps=0.1,
                 seed=0,
                 batch_size=None,

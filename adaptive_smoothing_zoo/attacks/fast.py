@@ -99,9 +99,9 @@ class FastEngine:
         """What carries out the attacks, with its version."""
         return f"fast {VERSION}"
 
-    def check(self, images: Tensor, labels: Tensor) -> tuple[str, ...]:
+    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object] | None = None) -> tuple[str, ...]:
         """What AutoAttack's own checks say against attacks on the model; nothing if all is well."""
-        return self._reference.check(images, labels)
+        return self._reference.check(images, labels, beat)
 
     def attack(
         self,
@@ -162,8 +162,8 @@ class FastEngine:
         return None if self._runs is None else self._runs.snapshot()
 
     def spent(self) -> int:
-        """Forward-equivalents that attacks have spent since this engine was made."""
-        return self._spent + (0 if self._runs is None else self._runs.spent())
+        """Forward-equivalents that checks and attacks have spent since this engine was made."""
+        return self._reference.spent() + self._spent + (0 if self._runs is None else self._runs.spent())
 
     def underway(self) -> float:
         """How much is done for points that were not yet yielded, in points."""

@@ -14,6 +14,7 @@ STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Forward-equivalents that each attack spends on a point it does not break: what progress is measured in.
 PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
 
+CHECKED = 256  # images that AutoAttack's checks are made with, unless a batch has more
 LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed for that"
 
 
@@ -117,7 +118,7 @@ class ReferenceEngine:
         """Nothing: a batch cannot be gone on with."""
 
     def spent(self) -> int:
-        """Forward-equivalents that attacks have spent so far."""
+        """Forward-equivalents that checks and attacks have spent so far."""
         return self._watched.passes
 
     def underway(self) -> float:
@@ -131,24 +132,31 @@ class ReferenceEngine:
         """What there is to say against an attack as it went so far."""
         return tuple(self._warnings.get(name, ()))
 
-    def check(self, images: Tensor, labels: Tensor) -> tuple[str, ...]:
-        """What AutoAttack's own checks say against attacks on the model, from one batch; nothing if all is well."""
+    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object] | None = None) -> tuple[str, ...]:
+        """What AutoAttack's own checks say against attacks on the model, from its answers to the first images; nothing
+        if all is well. ``beat`` is called at every pass.
+        """
         from pyautoattack import checks
 
-        x, y = images[: self.batch_size].to(self.device), labels[: self.batch_size].to(self.device)
+        most = max(self.batch_size, CHECKED)
+        x, y = images[:most].to(self.device), labels[:most].to(self.device)
+        self._watched.beat = beat or (lambda: None)
         logger = _Notes()
-        checks.check_randomized(self.model, x, y, bs=len(x), logger=logger)
-        n_classes = checks.check_range_output(self.model, x, logger=logger)
+        checks.check_randomized(self._in_parts, x, y, bs=len(x), logger=logger)
+        n_classes = checks.check_range_output(self._in_parts, x, logger=logger)
         checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), self._targets, self._targets, logger=logger)
         # This check traces function calls with a global counter that it never resets, and ends any other tracing.
         tracer = sys.gettrace()
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))
         try:
             with torch.no_grad():
-                checks.check_dynamic(self.model, x, False, logger=logger)
+                checks.check_dynamic(self._in_parts, x, False, logger=logger)
         finally:
             sys.settrace(tracer)
         return tuple(logger.texts)
+
+    def _in_parts(self, images: Tensor) -> Tensor:
+        return torch.cat([self._watched(part) for part in images.split(self.batch_size)])
 
     def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
         if name == "apgd-ce":

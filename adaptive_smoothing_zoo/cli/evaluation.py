@@ -174,7 +174,9 @@ def merge_command(
 @click.argument("name")
 @dataset_option
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
-@click.option("--batch-size", type=int, default=256, show_default=True)
+@click.option(
+    "--batch-size", type=int, default=None, help="most points per pass; what a step in seconds allows if not given"
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
@@ -186,7 +188,7 @@ def adapt_command(
     dataset: str,
     threat_model: str,
     results: Path,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     seed: int,
     channels_last: bool,

@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.adaptive_state import AdaptiveBinding, AdaptiveState, Found
+from adaptive_smoothing_zoo.evaluation.batch_size import brisk_batch_size
 from adaptive_smoothing_zoo.evaluation.evaluate import FLUSH_SECONDS, Evaluation, data_sha256
 from adaptive_smoothing_zoo.evaluation.pace import Keeper
 from adaptive_smoothing_zoo.evaluation.run import Progress
@@ -32,6 +33,7 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_BATCH_SIZE = 256
 STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
 
 
@@ -89,7 +91,7 @@ def evaluate_adaptive(
     norm: str = "Linf",
     eps: float,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     surrogate: nn.Module | None = None,
     attacks: Sequence[str] | None = None,
@@ -110,7 +112,7 @@ def evaluate_adaptive(
         standard: the finished evaluation, or its ``robust``, (N,) bool.
         norm, eps: the ball of the standard evaluation.
         seed: of the attacks; their random numbers do not depend on the batch size.
-        batch_size: most points per batch.
+        batch_size: most points per batch; 256 if None, or on CPUs as many as make a step within seconds.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it.
         attacks: which, in order, as :class:`AdaptiveEngine` names them; ``ADAPTIVE_ATTACKS`` if None, and
@@ -134,7 +136,7 @@ def evaluate_adaptive(
     robust = _verdicts(standard, len(labels))
     if isinstance(standard, Evaluation) and (standard.norm, standard.eps) != (norm, eps):
         raise ValueError(f"the standard evaluation was about {standard.norm} {standard.eps:g}, not {norm} {eps:g}")
-    if norm not in ("Linf", "L2") or not 0.0 <= eps < float("inf") or batch_size < 1:
+    if norm not in ("Linf", "L2") or not 0.0 <= eps < float("inf") or (batch_size is not None and batch_size < 1):
         raise ValueError(
             "the norm must be 'Linf' or 'L2', eps a finite number >= 0 and the batch size at least 1, "
             f"got {norm!r}, {eps} and {batch_size}"
@@ -145,6 +147,8 @@ def evaluate_adaptive(
     images, labels = own_copy(images), own_copy(labels)
     with ExitStack() as stack:
         stack.enter_context(ready(model, chosen, tf32=tf32, channels_last=channels_last))
+        if batch_size is None:
+            batch_size = brisk_batch_size(model, images) if chosen.type == "cpu" else DEFAULT_BATCH_SIZE
         engine = AdaptiveEngine(
             model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=surrogate
         )

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.asking import own_copy
-from adaptive_smoothing_zoo.attacks.reference import check_square
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, check_square
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
-from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger, merged
+from adaptive_smoothing_zoo.evaluation.batch_size import brisk_batch_size, largest_batch_size
+from adaptive_smoothing_zoo.evaluation.ledger import STAGES, Chunk, Ledger, merged
 from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
 from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, read_binding, read_chunks
 from adaptive_smoothing_zoo.identity import Identity, identity_of
@@ -118,8 +118,9 @@ def evaluate(
         norm: "Linf" or "L2".
         eps: radius of the ball, >= 0, in units of pixels in [0, 1].
         seed: of the attacks.
-        batch_size: most points per batch; what the device's memory holds if None. Halved where memory runs out. The
-            reference engine's random numbers depend on it, the fast engine's do not.
+        batch_size: most points per batch; what the device's memory holds if None, and on CPUs no more than make a step
+            of the fast engine within seconds. Halved where memory runs out. The reference engine's random numbers
+            depend on it, the fast engine's do not.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         engine: "fast", AutoAttack's attacks organized for throughput, with random numbers that belong to each example;
             or "reference", pyautoattack itself.
@@ -154,6 +155,8 @@ def evaluate(
         identity = identity_of(model, images.shape[1:]) if state is not None else Identity(sha256="")
         if batch_size is None:
             batch_size = largest_batch_size(net, images, chosen_device)
+            if chosen_device.type == "cpu" and engine == "fast":  # whose random numbers do not depend on it
+                batch_size = min(batch_size, brisk_batch_size(net, images))
         batch_size = min(batch_size, len(labels))
         binding = Binding(
             protocol=PROTOCOL,
@@ -228,8 +231,8 @@ def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labe
     if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
     ledger = merged(images, chunks)
-    if not ledger.is_finished():
-        missing = int((~ledger.done["verified"]).sum())
+    stages = [stage for stage in STAGES if binding.eps > 0 or stage not in STANDARD_ATTACKS]
+    if missing := len({index for stage in stages for index in ledger.left(stage).tolist()}):
         raise ResultsError(f"{what}: {missing} of {len(labels)} examples are not finished; run their shards to the end")
     return _evaluation(ledger, binding, binding.device)
 

@@ -139,9 +139,14 @@ class Ledger:
             standing &= ~self.broken[earlier]
         return standing
 
-    def is_finished(self) -> bool:
-        """Whether every stage is done with every point."""
-        return bool(self.done[VERIFIED][self.points].all())
+    def left(self, stage: str) -> Tensor:
+        """The points of a stage, by their indices, with which it is not done: for an attack, of those that stand."""
+        points = self.points_of(stage)
+        return points[~self.done[stage][points]]
+
+    def points_of(self, stage: str) -> Tensor:
+        """All points of a stage."""
+        return self.points[self.standing(stage)[self.points]] if stage in STANDARD_ATTACKS else self.points
 
     def broken_by(self) -> np.ndarray:
         """(N,) str: the first attack that broke a point, "clean" if none was needed, "" if it stands."""

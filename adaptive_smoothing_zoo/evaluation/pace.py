@@ -69,6 +69,11 @@ class Keeper:
         if self._reporting.is_due():
             self.report()
 
+    def pulse(self) -> None:
+        """A moment inside a step, of which nothing can be kept: report if that is due."""
+        if self._reporting.is_due():
+            self.report()
+
     def write(self) -> None:
         """Write now."""
         with self._writing.done():

@@ -42,8 +42,8 @@ class Engine(Protocol):
     flat: dict[str, set[int]]
     resumes_inside: bool
 
-    def check(self, images: Tensor, labels: Tensor) -> tuple[str, ...]:
-        """Reasons to distrust attacks on this model, a sentence each."""
+    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object]) -> tuple[str, ...]:
+        """Reasons to distrust attacks on this model, a sentence each. ``beat`` is called again and again meanwhile."""
 
     def attack(
         self,
@@ -70,7 +70,7 @@ class Engine(Protocol):
         """Where the attack under way stands, without the points that were yielded; None if that cannot be said."""
 
     def spent(self) -> int:
-        """Forward-equivalents that its attacks have spent so far."""
+        """Forward-equivalents that its checks and attacks have spent so far."""
 
     def underway(self) -> float:
         """How much is done for points that are not yet yielded, in points."""
@@ -172,13 +172,13 @@ class Run:
         self._flush()
         # The checks are of the first images of all the data, so that every shard says the same. They belong to the last
         # point, so that the stage is not complete without them.
-        warnings = self.engine.check(self.images, self.labels)
+        warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
         self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
         self._flush()
 
     def _spend(self, passes: int) -> None:
         self._spent += passes
-        self._keeper.report()
+        self._keeper.pulse()
 
     def _attack(self) -> None:
         """One attack on the points that stand; the model decides which candidates broke theirs."""
@@ -242,13 +242,11 @@ class Run:
 
     def _points(self) -> Tensor:
         """The points of the stage."""
-        points, stage = self.ledger.points, self._stage
-        return points[self.ledger.standing(stage)[points]] if stage in STANDARD_ATTACKS else points
+        return self.ledger.points_of(self._stage)
 
     def _left(self) -> Tensor:
         """Those of them that are not finished."""
-        points = self._points()
-        return points[~self.ledger.done[self._stage][points]]
+        return self.ledger.left(self._stage)
 
     def _note(self, indices: Tensor, held: Tensor, adversarials: Tensor | None = None, **about: Any) -> None:
         """The stage is done with these points."""

@@ -155,7 +155,7 @@ class OneAttack:
     def __call__(self, model, **settings):
         return self
 
-    def check(self, images, labels):
+    def check(self, images, labels, beat):
         return ("something is odd",)
 
     def warnings(self, name):

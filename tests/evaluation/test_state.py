@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import checked_file, evaluate, merge
@@ -174,6 +175,17 @@ class TestMerging:
         with pytest.raises(ResultsError, match=r"12 of 24 examples are not finished; run their shards to the end"):
             merge(folders, IMAGES, labels)
 
+    def test_a_shard_that_lacks_a_chunk_of_any_stage_is_named(self, model, labels, tmp_path):
+        folder = tmp_path / "whole"
+        run(model, labels, state=folder)
+        for chunk in sorted(folder.glob("chunk-*")):
+            content = chunk.read_bytes()
+            chunk.unlink()
+            with pytest.raises(ResultsError, match=r"of 24 examples are not finished"):
+                merge([folder], IMAGES, labels)
+            chunk.write_bytes(content)
+        merge([folder], IMAGES, labels)
+
     def test_other_data_are_refused(self, labels, folders):
         with pytest.raises(ResultsError, match=r"evaluated were data of SHA-256 [0-9a-f]+, given are data of"):
             merge(folders, IMAGES.flip(0), labels)
@@ -202,6 +214,14 @@ def test_the_reference_engine_goes_on_with_the_batches_it_had(model, labels, tmp
                 **{**small, "batch_size": 4},
             )
     assert_same(evaluate(model, *few, device="cpu", seed=1, state=state, **{**small, "batch_size": 4}), whole)
+
+
+def test_what_is_lost_of_a_batch_that_cannot_be_resumed_is_said(model, labels, tmp_path):
+    with pytest.raises(Interrupted) as caught:
+        run(model, labels, engine="reference", state=tmp_path / "state", on_progress=in_the_first_attack)
+    (note,) = caught.value.__notes__
+    assert note.startswith("apgd-ce: 4 of 20 points are decided and kept; pyautoattack")
+    assert "cannot resume inside a batch, so 0 s of work on the batch under way are lost" in note
 
 
 @pytest.mark.parametrize(
@@ -336,6 +356,7 @@ def test_the_bar_of_a_resumed_run_knows_what_was_done_before(model, labels, tmp_
     Stopping.left = 60
     with pytest.raises(Interrupted):
         run(net, labels, state=tmp_path / "state", batch_size=24, on_progress=seen.append)
+    assert seen[-1].attack in STANDARD_ATTACKS
     Stopping.left = 0
     found = run(net, labels, state=tmp_path / "state", batch_size=24, on_progress=again.append)
     assert seen[-1].attack == again[0].attack != "clean"
@@ -344,12 +365,16 @@ def test_the_bar_of_a_resumed_run_knows_what_was_done_before(model, labels, tmp_
     assert again[-1].robust == found.robust.sum()
 
 
+def in_the_first_attack(progress):
+    if progress.attack == "apgd-ce" and progress.done:
+        raise Interrupted
+
+
 def test_a_snapshot_that_is_damaged_or_does_not_fit_is_put_aside(model, labels, whole, tmp_path, caplog):
     for kind in ("flipped", "other points"):
         state = tmp_path / kind
-        Stopping.left = 40
         with pytest.raises(Interrupted):
-            run(Stopping(model), labels, state=state)
+            run(Stopping(model), labels, state=state, on_progress=in_the_first_attack)
         (path,) = state.glob("running-*")
         if kind == "flipped":
             content = path.read_bytes()

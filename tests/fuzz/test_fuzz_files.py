@@ -228,6 +228,36 @@ def test_states_of_evaluations(net, data, short_attacks, tmp_path):
     assert merges < 125
 
 
+def test_snapshots_of_attacks(net, data, short_attacks, tmp_path):
+    """A damaged snapshot is put aside; the evaluation ends as if nothing had been."""
+    images, labels = data
+    labels = net.eval()(images).argmax(dim=1)
+    expected = verdicts(evaluate(net, images, labels, **SETTINGS))
+
+    class Stop(BaseException):
+        pass
+
+    def stop_in(attack):
+        def stop(progress):
+            if progress.attack == attack and progress.done:
+                raise Stop
+
+        return stop
+
+    state, original = tmp_path / "state", tmp_path / "original"
+    for attack in ("apgd-ce", "fab-t"):
+        with pytest.raises(Stop):
+            evaluate(net, images, labels, state=original / attack, on_progress=stop_in(attack), **SETTINGS)
+        (original / attack / ".lock").unlink(missing_ok=True)
+        for number, rng in cases(f"snapshots of {attack}", 30):
+            with restored(state, original / attack):
+                (path,) = state.glob("running-*")
+                damage(path, rng)
+                found, error = attempt(evaluate, net, images, labels, state=state, **SETTINGS)
+                assert error is None or isinstance(error, ZooError), number
+                assert error is not None or verdicts(found) == expected, number
+
+
 def test_chunks_that_carry_a_right_checksum_and_wrong_content(net, data, short_attacks, tmp_path):
     """A checksum says that the file is whole, not that it makes sense."""
     from adaptive_smoothing_zoo.evaluation.checked_file import checksum
