@@ -153,6 +153,8 @@ def evaluate(
     with ExitStack() as stack:
         net = stack.enter_context(ready(model, chosen_device, tf32=tf32, channels_last=channels_last))
         identity = identity_of(model, images.shape[1:]) if state is not None else Identity(sha256="")
+        if batch_size is None and engine == "reference" and state is not None:
+            batch_size = _begun_with(Path(state))
         if batch_size is None:
             batch_size = largest_batch_size(net, images, chosen_device)
             if chosen_device.type == "cpu" and engine == "fast":  # whose random numbers do not depend on it
@@ -195,6 +197,11 @@ def evaluate(
         )
         run.go()
     return _evaluation(ledger, binding, str(chosen_device))
+
+
+def _begun_with(state: Path) -> int | None:
+    """The batch size with which a state of the reference engine was begun: verdicts depend on it, free memory varies."""
+    return read_binding(state).batch_size if (state / "binding.json").exists() else None
 
 
 def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evaluation:

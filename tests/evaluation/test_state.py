@@ -632,3 +632,14 @@ def test_a_run_that_is_ended_inside_its_first_batch_resumes_there(tmp_path, monk
     assert 0 < found.robust.sum() < 14
     assert (seen[0].attack, seen[0].done) == ("apgd-ce", 0)
     assert seen[0].passes_before < seen[1].passes_before  # what the snapshot knew
+
+
+def test_the_reference_engine_resumes_with_the_batch_size_it_began_with(model, labels, tmp_path, monkeypatch):
+    from adaptive_smoothing_zoo.evaluation import evaluate as module
+
+    sizes = iter([16, 8])  # what free memory allows
+    monkeypatch.setattr(sys.modules[module.__module__], "largest_batch_size", lambda *_: next(sizes))
+    options = {"eps": 0.3, "engine": "reference", "device": "cpu", "state": tmp_path / "state"}
+    first = module(model, IMAGES[:3], labels[:3], **options)
+    again = module(model, IMAGES[:3], labels[:3], **options)
+    assert again.batch_size == first.batch_size
