@@ -200,7 +200,7 @@ def evaluate(
 
 
 def _begun_with(state: Path) -> int | None:
-    """The batch size with which a state of the reference engine was begun: verdicts depend on it, free memory varies."""
+    """The batch size of a state of the reference engine, whose verdicts depend on it, whatever memory is free now."""
     return read_binding(state).batch_size if (state / "binding.json").exists() else None
 
 
