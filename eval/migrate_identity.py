@@ -1,8 +1,9 @@
 """Give recorded results the identity of their model in place of the older hashes of weights.
 
 An older hash knew the tensors, but neither alpha's numbers nor the logit maps. So a record gets its identity only if
-(1) the older hash is that of the model which its name gives today, and (2) the entry that stood beside the record when
-it was committed agrees with today's in all that decides outputs. What cannot be shown is left as it is and listed.
+(1) the older hash is that of the model which its name gives today, and (2) the entry in the commit that measured it
+agrees with today's in all that decides outputs. Where that commit is not known or has no such entry, the first one
+with both record and entry counts. What cannot be shown is left as it is and listed.
 
     python eval/migrate_identity.py eval/results eval/experiments
 """
@@ -23,14 +24,15 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
+from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.identity import identity_of, tensor_bytes
 from adaptive_smoothing_zoo.publishing.results import tensors_sha256
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
-DECIDING = ("num_classes", "image_shape", "std_model", "rob_model", "std_map", "rob_map", "alpha")
+DECIDING = ("num_classes", "image_shape", "std_model", "rob_model", "std_map", "rob_map", "alpha", "head")
 
 
 class Refused(Exception):
@@ -60,11 +62,13 @@ def migrate(path: Path) -> dict[str, Any] | None:
         Refused: its model cannot be shown to be today's.
     """
     record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        return None
     old = next((key for key in ("weights_sha256", "model_sha256") if key in record), None)
-    if old is None or not isinstance(record, dict):
+    if old is None:
         return None
     model = model_of(path, record)
-    check_entry(path, model.entry)
+    check_entry(path, record, model.entry)
     if old == "weights_sha256":
         if record[old] != tensors_sha256(model.state_dict()):
             raise Refused("it was measured with other weights than today's")
@@ -97,15 +101,41 @@ def loaded(name: str, dataset: str, threat_model: str) -> Triplet:
         raise Refused(str(error)) from error
 
 
-def check_entry(path: Path, entry: Entry) -> None:
-    """Raise Refused unless the entry, when the record was committed last, was today's in all that decides outputs."""
-    commit = git("log", "-1", "--format=%H", "--", str(path)).strip()
+def check_entry(path: Path, record: dict[str, Any], entry: Entry) -> None:
+    """Raise Refused unless the entry, when the record was measured, was today's in all that decides outputs."""
     file = f"adaptive_smoothing_zoo/zoo/entries/{entry.dataset}/{entry.threat_model}/{entry.name}.json"
-    then = json.loads(git("show", f"{commit}:{file}"))
-    now = json.loads(json.dumps(to_json(entry)))
+    commit = commit_of(path, record, file)
+    then = earlier(entry, json.loads(git("show", f"{commit}:{file}")), commit)
     for key in DECIDING:
-        if key in then and then[key] != now[key]:
+        if getattr(then, key) != getattr(entry, key):
             raise Refused(f"its entry had another {key} in commit {commit[:12]}")
+
+
+def commit_of(path: Path, record: dict[str, Any], file: str) -> str:
+    """The commit whose entry ``file`` the record is about."""
+    measured = str(record.get("commit")).removesuffix(" with local changes")
+    if re.fullmatch(r"[0-9a-f]{7,40}", measured) and exists(measured, file):
+        return measured
+    recorded = path.resolve().relative_to(git("rev-parse", "--show-toplevel").strip()).as_posix()
+    commits = git("log", "--reverse", "--format=%H", "--", f":(top){recorded}", f":(top){file}").split()
+    both = (commit for commit in commits if exists(commit, recorded) and exists(commit, file))
+    if (first := next(both, None)) is None:
+        raise Refused("no commit has both it and its entry")
+    return first
+
+
+def earlier(entry: Entry, then: dict[str, Any], commit: str) -> Entry:
+    """The entry with what decided outputs in an older file; keys that the file lacks had today's defaults."""
+    rest = {key: value for key, value in to_json(entry).items() if key not in DECIDING}
+    try:
+        return parse(Entry, rest | {key: then[key] for key in DECIDING if key in then}, f"its entry in {commit[:12]}")
+    except ConfigError as error:
+        raise Refused(str(error)) from error
+
+
+def exists(commit: str, file: str) -> bool:
+    """Whether a commit is known and has a file."""
+    return subprocess.run(["git", "cat-file", "-e", f"{commit}:{file}"], capture_output=True).returncode == 0
 
 
 def git(*arguments: str) -> str:

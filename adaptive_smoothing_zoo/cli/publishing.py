@@ -54,7 +54,7 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
     from adaptive_smoothing_zoo.publishing.card import model_card
     from adaptive_smoothing_zoo.publishing.certification import certification_path
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-    from adaptive_smoothing_zoo.publishing.export import as_published, card_of
+    from adaptive_smoothing_zoo.publishing.export import card_of
     from adaptive_smoothing_zoo.publishing.results import record_path
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -64,7 +64,7 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
     path = out / f"{entry.key}.md"
     if measured or certification_path(results, entry, "certified.json").exists():
         # Results are shown of the model that they were measured on, so it is loaded.
-        text, _ = card_of(as_published(load_model(name, dataset=dataset, threat_model=threat_model)), results)
+        text, _ = card_of(load_model(name, dataset=dataset, threat_model=threat_model), results)
         for why in read_evidence(results, entry).stale if measured else ():
             click.echo(f"left aside: {why}", err=True)
     else:
@@ -90,12 +90,12 @@ def export_command(
     model_dir: str | None,
 ) -> None:
     """Write a triplet to FOLDER as the Hugging Face Hub shows it: configuration, weights, card, license."""
-    from adaptive_smoothing_zoo.publishing.export import as_published, card_of, export
+    from adaptive_smoothing_zoo.publishing.export import card_of, export
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     check_model_dir(model_dir, find_entry(name, dataset, threat_model))
-    model = as_published(load_model(name, model_dir, dataset, threat_model))
+    model = load_model(name, model_dir, dataset, threat_model)
     card, record = card_of(model, results)
     export(model, folder, card=card, max_shard_size=shard_size)
     click.echo(f"wrote {folder}" + ("" if record else f"; no results for {model.entry.key} in {results}"))

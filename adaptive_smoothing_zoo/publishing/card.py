@@ -15,6 +15,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     Entry,
     HardMaxConfig,
+    HeadConfig,
     HubFile,
     LogitMapConfig,
     ScaleConfig,
@@ -48,7 +49,11 @@ def model_card(
             if record is not None and curve is not None and matches(curve, record)
             else []
         ),
-        f"## Certified radii\n\n{_certificates(entry, certification)}",
+        *(
+            [f"## Certified radii\n\n{_certificates(entry, certification)}"]
+            if entry.head is None or certification is not None
+            else []
+        ),
         f"## How it was made\n\n{entry.training or 'See the paper.'}",
         *([f"## Where the weights are\n\n{_sources(entry)}"] if entry.weights.components else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*_LIMITS, *entry.limits)),
@@ -97,19 +102,46 @@ def _front_matter(entry: Entry, record: RunRecord | None) -> str:
 
 
 def _composition(entry: Entry) -> str:
+    if entry.head is not None:
+        return _fine_tuned(entry, entry.head)
     rows = [
         ("std_model (g)", _base_net(entry.std_model)),
         ("rob_model (h)", _base_net(entry.rob_model)),
         ("std_map (t_g), rob_map (t_h)", f"{_map(entry.std_map)}, {_map(entry.rob_map)}".replace("|", "\\|")),
         *_surrogate(entry),
         ("alpha range", _alpha(entry)),
-        ("images", " x ".join(map(str, entry.image_shape)) + " (channels x height x width)"),
+        ("images", _images(entry)),
         ("classes", str(entry.num_classes)),
     ]
-    table = "\n".join(["| part | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
     scaled = isinstance(entry.std_map, ScaleConfig) and isinstance(entry.rob_map, ScaleConfig)
     g, h = ("t_g g(x)", "t_h h(x)") if scaled else ("std_map(g(x))", "rob_map(h(x))")
-    return f"`log((1 - alpha) softmax({g}) + alpha softmax({h}))`\n\n{table}"
+    return f"`log((1 - alpha) softmax({g}) + alpha softmax({h}))`\n\n{_table(rows)}"
+
+
+def _fine_tuned(entry: Entry, head: HeadConfig) -> str:
+    """What a classifier computes that ``reset_classifier`` made of a mix."""
+    nets = {"std_model": ("g", entry.std_model), "rob_model": ("h", entry.rob_model)}
+    used = [name for name in nets if head.features in (name, "both")]
+    rows = [
+        *((f"{name} ({nets[name][0]})", f"{_base_net(nets[name][1])}, {head.stages[name]} stages") for name in used),
+        ("images", _images(entry)),
+        ("classes", str(head.num_classes) if head.num_classes else "none"),
+    ]
+    features = f"the pooled features of {' and '.join(f'{nets[name][0]} ({name})' for name in used)}"
+    output = (
+        f"Logits of {head.num_classes} classes: a linear layer on {features}."
+        if head.num_classes
+        else f"{features[0].upper()}{features[1:]}, without a classifier."
+    )
+    return f"{output} This is no mix: alpha and the logit maps take no part.\n\n{_table(rows)}"
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| part | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _images(entry: Entry) -> str:
+    return " x ".join(map(str, entry.image_shape)) + " (channels x height x width)"
 
 
 def _surrogate(entry: Entry) -> list[tuple[str, str]]:
@@ -280,8 +312,9 @@ def _source(source: Source) -> str:
 def how_to_load(entry: Entry, reference: str | None = None) -> str:
     """The code that loads it: by its name in the zoo, or by a reference that ``load_model`` takes."""
     what = f'"{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}"'
+    output = "log_probabilities" if entry.head is None else "logits" if entry.head.num_classes else "features"
     return (
         "```python\nfrom adaptive_smoothing_zoo import load_model\n\n"
         f"model = load_model({what if reference is None else json.dumps(reference)})\n"
-        "log_probabilities = model(images)  # images in [0, 1]\n```"
+        f"{output} = model(images)  # images in [0, 1]\n```"
     )

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
@@ -70,13 +69,6 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
         return model_card(entry, None, None, certification), None
     evidence = read_evidence(results, entry, model)
     return model_card(entry, evidence, read_curve(results, entry), certification), evidence.run
-
-
-def as_published(model: Triplet) -> Triplet:
-    """The model, which is as it was loaded, with word that the published numbers are about it."""
-    weights = replace(model.entry.weights, model_sha256=identity_of(model).sha256)
-    model.entry = replace(model.entry, weights=weights)
-    return model
 
 
 def export_files(entry: Entry) -> set[str]:

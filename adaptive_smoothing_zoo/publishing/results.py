@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import metadata
@@ -140,14 +142,25 @@ def make_record(
 
 
 def check_writable(out: Path, entry: Entry) -> None:
-    """Find out before a long run whether its results can be written.
+    """Find out before a long run whether its results can be written; nothing is left behind, no folder either.
 
     Raises:
         ResultsError: they cannot.
     """
-    probe = results_path(out, entry).with_name(".probe")
-    write_text(probe, "")
-    probe.unlink()
+    path = results_path(out, entry)
+    try:
+        with tempfile.TemporaryFile(dir=_nearest_that_exists(path)):
+            pass
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _nearest_that_exists(path: Path) -> Path:
+    for folder in path.parents:
+        with suppress(FileNotFoundError):
+            folder.lstat()  # unlike exists(), is not silent about a file in a folder's place or too long a name
+            return folder
+    return Path()
 
 
 class Measured(Protocol):
@@ -166,7 +179,7 @@ def check_replaceable(
 ) -> None:
     """Find out before a long run whether its record would say less than the one in whose place it would stand.
 
-    A record of another model may be replaced by any.
+    A record of another model counts as well: nobody can measure it again without that model.
 
     Args:
         known: the record that is there, if there is one.
@@ -177,10 +190,11 @@ def check_replaceable(
     Raises:
         ResultsError: it would have fewer examples, or another radius in the place of the entry's own.
     """
-    if known is None or known.identity != identity_of(model, entry.image_shape):
+    if known is None:
         return
     ways = "choose another folder for this run, or add --overwrite"
-    where = f"the {what} of {entry.key} in {out}"
+    other = known.identity != identity_of(model, entry.image_shape)
+    where = f"the {what} of {entry.key} in {out}{' is of another model and' if other else ''}"
     if known.n > n:
         raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
     ours = parse_eps(entry.eps)

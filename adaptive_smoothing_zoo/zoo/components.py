@@ -82,6 +82,19 @@ def load_components(
     return state, files
 
 
+def are_pinned(entry: Entry, files: Mapping[str, tuple[Path, Source | None]]) -> bool:
+    """Whether the hash of each part's original file was known before it was read, and so checked.
+
+    Args:
+        files: as ``load_components`` gave them.
+    """
+    read = {
+        part: entry.weights.components[part].sources if source is None else (source,)
+        for part, (_, source) in files.items()
+    }
+    return all(source.sha256 is not None for sources in read.values() for source in sources)
+
+
 def pinned_source(path: Path, source: Source | None) -> Source:
     """Where a part's weights came from, with hash and size of the original file (and its commit on the Hub).
 

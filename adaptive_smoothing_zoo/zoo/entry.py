@@ -311,6 +311,15 @@ class Entry:
             ),
         )
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it says what was published, or that the weights are verified."""
+        return self.published is not None or self.weights.verified
+
+    def about(self, model_sha256: str) -> Entry:
+        """The same with word of the model that "verified" and "published" are about."""
+        return replace(self, weights=replace(self.weights, model_sha256=model_sha256))
+
     def without_numbers(self) -> Entry:
         """The same without what was published or verified, which is about weights: for others."""
         weights = replace(self.weights, verified=False, model_sha256=None)

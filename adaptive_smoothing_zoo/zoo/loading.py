@@ -12,7 +12,7 @@ from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.inference import known_dtype
 from adaptive_smoothing_zoo.zoo.checkpoints import read_triplet_state
-from adaptive_smoothing_zoo.zoo.components import load_components, robustbench_file
+from adaptive_smoothing_zoo.zoo.components import are_pinned, load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.hub import HubOptions, NotOnHubError
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_of
@@ -84,7 +84,7 @@ def load_model(
             raise ConfigError(f"{model_name} says where the weights are; leave model_dir and its like away")
         return Triplet.from_pretrained(model_name, revision=revision, device=device, dtype=dtype, **vars(options))
     if model_dir is not None:
-        _check_no_argument(model_name, _plain(model_dir) if isinstance(model_dir, str) else "")
+        _check_no_argument(model_name, model_dir, _plain(dataset), _plain(threat_model))
     if hub_repo is not None and not is_listed(model_name):
         return _of_that_name(model_name, hub_repo, revision, options, device, dtype)
     entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
@@ -100,33 +100,44 @@ def load_model(
         return triplet
     if entry.weights.embedded is not None:
         state = read_safetensors(EMBEDDED / entry.weights.embedded, entry.weights.sha256, device)
-        return load_triplet(entry, state, device, dtype)
+        return load_triplet(entry, state, device, dtype, checked=entry.weights.sha256 is not None)
     if entry.weights.components:
-        state, _ = load_components(
+        state, files = load_components(
             entry,
             meta_triplet(entry),
             model_dir=Path(model_dir) if model_dir else None,
             options=options,
         )
-        return load_triplet(entry, state, device, dtype)
+        return load_triplet(entry, state, device, dtype, checked=are_pinned(entry, files))
     raise WeightsError(
         f"the weights of {entry.key} are not published in a form this version can load; give a folder that "
         "save_pretrained wrote as model_dir, or a file with the whole state dict as custom_checkpoint"
     )
 
 
-def _check_no_argument(name: str, model_dir: str) -> None:
-    """Raise ConfigError if ``model_dir`` is no folder but what would be another argument, a frequent slip."""
-    if Path(model_dir).exists():
-        return
+def _check_no_argument(name: str, model_dir: str | Path, dataset: str, threat_model: str) -> None:
+    """Raise ConfigError if ``model_dir`` would be another argument, a frequent slip, and has no weights of the model.
+
+    A folder of that name is no sign that it is meant: results and data have folders named after data sets.
+    """
+    given = _plain(model_dir) if isinstance(model_dir, str) else ""
     for argument in ("dataset", "threat_model"):
         for known in {getattr(entry, argument) for entry in list_models()}:
-            if model_dir.lower() == known.lower():
+            if given.lower() == known.lower() and not _has_weights(Path(given), name, dataset, threat_model):
                 raise ConfigError(
-                    f"there is no folder {model_dir!r}, which is a {argument.replace('_', ' ')}; the second argument "
-                    f'is model_dir. Write load_model("{name}", {argument}="{known}"), or, for a folder yet to be made, '
-                    f'load_model("{name}", "./{model_dir}")'
+                    f"{given!r} is a {argument.replace('_', ' ')}, and no folder of that name has weights of {name}; "
+                    f'the second argument is model_dir. Write load_model("{name}", {argument}="{known}"), or, if you '
+                    f'mean a folder, load_model("{name}", "./{given}")'
                 )
+
+
+def _has_weights(folder: Path, name: str, dataset: str, threat_model: str) -> bool:
+    """Whether a folder has files of the triplet of that name, which the zoo may not know."""
+    return any(
+        _holds(folder, entry)
+        for entry in list_models()
+        if name in (entry.name, *entry.aliases) and (entry.dataset, entry.threat_model) == (dataset, threat_model)
+    )
 
 
 def _check_folder(model_dir: Path, entry: Entry) -> None:

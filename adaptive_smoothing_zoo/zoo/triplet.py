@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,8 @@ class Triplet(MixedClassifier):
         ConfigError: the entry names an architecture or arguments that do not exist, or nets that do not fit together.
     """
 
-    # What describes decides nothing.
-    identity_name, identity_ignores = (
-        "MixedClassifier",
-        ("entry", "pretrained_cfg", "default_cfg"),
-    )  # these describe, they decide nothing
+    identity_name = "MixedClassifier"
+    identity_ignores = ("entry", "pretrained_cfg", "default_cfg")  # these describe, they decide nothing
 
     def __init__(self, entry: Entry) -> None:
         try:
@@ -149,15 +145,14 @@ class Triplet(MixedClassifier):
             ConfigError: no entry describes it.
         """
         entry = entry_of(self, self.entry)
-        check_described(self, meta_triplet(entry), entry.key, entry.image_shape)
-        if entry.published is None and not entry.weights.verified:
-            return replace(entry, weights=replace(entry.weights, model_sha256=None))
-        if identity_of(self).sha256 == entry.weights.model_sha256:
-            return entry
-        logger.warning(
-            "%s: what was published or verified is left away, since it is not known to be about this model", entry.key
-        )
-        return entry.without_numbers()
+        try:
+            twin = meta_triplet(entry)
+        except ConfigError as error:
+            raise ConfigError(f"{entry.key} cannot be saved: {reason(error.__cause__ or error)}") from error
+        check_described(self, twin, entry.key, entry.image_shape)
+        if not entry.has_numbers:
+            return entry.without_numbers()
+        return _with_own_numbers(entry, identity_of(self).sha256)
 
     def _give_up_mix(self, config: HeadConfig) -> None:
         self.reset_classifier(config.num_classes, features=config.features)
@@ -213,10 +208,17 @@ def load_triplet(
     state: dict[str, Tensor],
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    *,
+    checked: bool = False,
 ) -> Triplet:
     """The triplet of ``entry`` with the weights ``state``, in eval mode and frozen.
 
-    Base nets whose weights a dependency ships (``pretrained`` in the entry) take them from there.
+    Base nets whose weights a dependency ships (``pretrained`` in the entry) take them from there. What the entry calls
+    published or verified is left away, with a warning, if it says of which model, and this is another.
+
+    Args:
+        checked: ``state`` has the hashes that the entry says. If the entry does not say of which model its numbers are,
+            they are about this one.
     """
     triplet = meta_triplet(entry)
     for name, config in (("std_model", entry.std_model), ("rob_model", entry.rob_model)):
@@ -224,9 +226,22 @@ def load_triplet(
             state = state | {f"{name}.{key}": value for key, value in BASE_NETS[config.pretrained].state_dict().items()}
     load_strictly(triplet, state, entry.key)
     triplet = triplet.eval().requires_grad_(False).to(device or "cpu")
+    if entry.has_numbers and (checked or entry.weights.model_sha256 is not None):
+        found = identity_of(triplet).sha256
+        triplet.entry = _with_own_numbers(entry.about(entry.weights.model_sha256 or found), found)
     if dtype is not None:
         to_dtype(triplet, dtype)
     return triplet
+
+
+def _with_own_numbers(entry: Entry, model_sha256: str) -> Entry:
+    """The entry without what was published or verified, unless that is about the model of that identity."""
+    if entry.weights.model_sha256 == model_sha256:
+        return entry
+    logger.warning(
+        "%s: what was published or verified is left away, since it is not known to be about this model", entry.key
+    )
+    return entry.without_numbers()
 
 
 def meta_triplet(entry: Entry) -> Triplet:

@@ -330,3 +330,16 @@ def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
     assert "> Square Attack has decreased" in card
     assert "upper bound" in card
     assert "raised no flag" in model_card(MODEL.entry, Evidence(run=a_record()))
+
+
+@pytest.mark.parametrize("features", ["both", "std_model", "rob_model"])
+@pytest.mark.parametrize("classes", [0, 7])
+def test_the_card_of_a_fine_tuned_model_tells_of_no_mix(features, classes):
+    model = load_model("Demo2026Adaptive", dataset="digits")
+    model.reset_classifier(classes, features=features)
+    text = model_card(model.described(), None)
+    assert (f"Logits of {classes} classes" in text) == bool(classes)
+    assert "without a classifier" in text or classes
+    for name in ("std_model", "rob_model"):
+        assert (f"({name})" in text) == (f"| {name} (" in text) == (features in (name, "both"))
+    assert not any(word in text for word in ("softmax", "alpha range", "t_g", "alpha_min", "## Certified", "log_prob"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_publishing import EXAMPLES, MODEL, a_record, an_evaluation
 
-from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.cli import asz
+from adaptive_smoothing_zoo.errors import ResultsError, ZooError
 from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import update_entry
 from adaptive_smoothing_zoo.publishing.export import export
@@ -15,6 +16,7 @@ from adaptive_smoothing_zoo.publishing.hub import check_export
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.results import (
     check_replaceable,
+    check_writable,
     read_record,
     read_verdicts,
     record_path,
@@ -30,6 +32,34 @@ def folder(tmp_path):
     write_results(tmp_path, ENTRY, an_evaluation(), EXAMPLES, a_record())
     update_entry(tmp_path, ENTRY)
     return tmp_path
+
+
+@pytest.mark.parametrize("out", ["missing", "missing/below", "."])
+def test_asking_whether_results_can_be_written_leaves_nothing_behind(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path(out), ENTRY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "x" * 300, "/dev/null/x", "/proc/x"])
+def test_where_results_cannot_be_written_that_is_said_before_a_run(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match=rf"cannot write .*{ENTRY.name}\.json: .*; choose another folder"):
+        check_writable(Path(out), ENTRY)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", ["eval", "validate", "certify", "experiment"])
+def test_a_command_without_its_data_leaves_no_folder(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    about, threat_model = {"experiment": ("trust-options", "Linf"), "certify": ("Demo2026Smoothed", "L2")}.get(
+        command, (ENTRY.name, "Linf")
+    )
+    names = ["--dataset", "digits", "--threat-model", threat_model, "--data-dir", "nope", "--device", "cpu"]
+    with pytest.raises((ZooError, ValueError), match="data_dir has no meaning"):
+        asz([command, about, *names], standalone_mode=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def change(path, **changes):
@@ -133,7 +163,14 @@ OTHER_WEIGHTS = {"identity": Identity(sha256="0" * 64)}
         ({}, 8, None, None),
         ({}, 9, None, None),
         ({}, 7, None, r"has 8 examples, this run has 7; choose another folder for this run, or add --overwrite"),
-        (OTHER_WEIGHTS, 7, None, None),
+        (
+            OTHER_WEIGHTS,
+            7,
+            None,
+            "is of another model and has 8 examples, this run has 7; choose .* or add --overwrite",
+        ),
+        (OTHER_WEIGHTS, 8, None, None),
+        (OTHER_WEIGHTS, 9, None, None),
         (
             {},
             8,
@@ -141,7 +178,7 @@ OTHER_WEIGHTS = {"identity": Identity(sha256="0" * 64)}
             r"has the entry's radius 1/5 and 8 examples, this run has the radius 0\.1 and 8 examples; choose",
         ),
         ({}, 8, "1/5", None),
-        (OTHER_WEIGHTS, 8, "0.1", None),
+        (OTHER_WEIGHTS, 8, "0.1", r"is of another model and has the entry's radius 1/5 and 8 examples, this run has"),
         ({"eps": "0.3"}, 8, "0.1", None),
         ({"eps": "0.3"}, 8, None, None),
     ],

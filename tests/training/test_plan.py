@@ -47,7 +47,7 @@ def test_a_plan_says_what_is_trained_what_exists_and_what_is_left(recipes):
     runs.run_recipe(read_recipe(recipes / "net.toml"), recipes / "out" / "net", runs.Machine())
     stages = a_plan(recipes)
     assert str(stages[0]) == f"g: small_cnn, 1 epoch; trained, in {recipes / 'out' / 'net'}"
-    assert plan.kept(stages) == "kept: g (trained); repeat the command to resume"
+    assert plan.kept(stages) == "kept: g (trained)"
 
 
 def test_a_plan_for_another_recipe_s_folder_is_refused_before_anything_is_timed(recipes):

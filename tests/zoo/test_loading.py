@@ -30,16 +30,42 @@ class TestModelDir:
             ("Linf", 'threat_model="Linf"'),
         ],
     )
-    def test_a_data_set_in_its_place_is_refused_with_both_right_calls(self, slip, right):
+    @pytest.mark.parametrize("below", [None, ".", "Linf"])
+    def test_a_data_set_in_its_place_is_refused_with_both_right_calls(self, slip, right, below, tmp_path, monkeypatch):
+        """Also where a folder of that name holds other things: results, or images."""
+        monkeypatch.chdir(tmp_path)
+        if below is not None:
+            (tmp_path / slip / below).mkdir(parents=True)
+            (tmp_path / slip / below / "Demo2026Constant.json").write_text("{}")
         with pytest.raises(ConfigError) as caught:
             load_model("Demo2026Constant", slip)
         assert f'load_model("Demo2026Constant", {right})' in str(caught.value)
         assert f'load_model("Demo2026Constant", "./{slip}")' in str(caught.value)
 
-    def test_a_folder_of_that_name_is_a_folder(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("below", [".", "Demo2026Constant-digits-Linf"])
+    def test_a_folder_of_that_name_with_the_weights_is_a_folder(self, below, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model = load_model("Demo2026Constant", dataset="digits")
+        torch.nn.init.ones_(model.rob_model.head.bias)
+        model.save_pretrained(tmp_path / "digits" / below)
+        again = load_model("Demo2026Constant", "digits", "digits")
+        assert torch.equal(again(IMAGES), model(IMAGES))
+        with pytest.raises(
+            (ConfigError, WeightsError),
+            match=r"'digits' is a dataset, and no folder|holds Demo2026Constant-digits-Linf",
+        ):
+            load_model("Demo2026Constant", "digits")
+
+    def test_a_file_of_that_name_is_no_weights(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "digits").write_bytes(b"")
+        with pytest.raises(ConfigError, match=r'load_model."Demo2026Constant", dataset="digits"'):
+            load_model("Demo2026Constant", "digits")
+
+    def test_an_empty_folder_that_is_meant_as_one(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "digits").mkdir()
-        assert load_model("Demo2026Constant", "digits", "digits").entry.dataset == "digits"
+        assert load_model("Demo2026Constant", "./digits", "digits").entry.dataset == "digits"
 
     @pytest.mark.parametrize("missing", ["./digits", "models", "no/such/place"])
     def test_one_that_is_missing_is_a_cache_to_be_and_is_logged(self, missing, tmp_path, monkeypatch, caplog):

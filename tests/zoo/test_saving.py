@@ -18,9 +18,12 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
-from adaptive_smoothing_zoo.publishing.export import as_published, card_of, export
+from adaptive_smoothing_zoo.publishing.export import card_of, export
 from adaptive_smoothing_zoo.publishing.hub import push
+from adaptive_smoothing_zoo.zoo import loading
 from adaptive_smoothing_zoo.zoo.entry import Published, Weights
+from adaptive_smoothing_zoo.zoo.triplet import load_triplet
+from adaptive_smoothing_zoo.zoo.weights import write_safetensors
 
 IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(5))
 NUMBERS = Published(clean="90.00", autoattack="50.00", source="a paper")
@@ -135,6 +138,7 @@ REFUSED = [
         lambda m: setattr(m.std_model.final, "forward", lambda features: 3.0 * features),
         r"forward of std_model\.final is",
     ),
+    (lambda m: setattr(m.alpha, "std_taps", (1, 0)), "feature maps are tapped in rising order"),
     (lambda m: setattr(m, "alpha", nn.Identity()), "a constant and an adaptive alpha, not a Identity"),
 ]
 
@@ -233,8 +237,8 @@ class TestNumbers:
 
     @pytest.fixture
     def published(self, entry):
-        model = Triplet(replace(entry, published=NUMBERS, weights=Weights(verified=True))).eval()
-        return as_published(model)
+        state = Triplet(entry).state_dict()
+        return load_triplet(replace(entry, published=NUMBERS, weights=Weights(verified=True)), state, checked=True)
 
     def test_they_stay_with_the_model_that_they_are_about(self, published, tmp_path):
         for folder in (tmp_path / "first", tmp_path / "second"):
@@ -258,6 +262,42 @@ class TestNumbers:
         assert "left away" in caplog.text
         assert (again.entry.published, again.entry.weights.verified) == (None, False)
         assert again.entry.weights.model_sha256 is None
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda entry: entry["alpha"].update(alpha_min=0.125),
+            lambda entry: entry["std_map"].update(factor=1.25),
+            lambda entry: entry["weights"].update(model_sha256="0" * 64),
+        ],
+    )
+    def test_they_are_left_away_where_the_configuration_was_edited(self, published, tmp_path, edit, caplog):
+        published.alpha = AdaptiveAlpha(MixingNetwork(7, 11, (4, 6, 8)), alpha_min=0.25, alpha_max=1.0)
+        published.entry = published.described().about(identity_of(published).sha256)
+        numbers = {"published": NUMBERS, "weights": replace(published.entry.weights, verified=True)}
+        published.entry = replace(published.entry, **numbers).about(identity_of(published).sha256)
+        assert loaded_again(published, tmp_path).entry.weights.verified
+        caplog.clear()
+        config = json.loads((tmp_path / "config.json").read_text())
+        edit(config["entry"])
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        model = Triplet.from_pretrained(tmp_path)
+        assert "left away" in caplog.text
+        assert (model.entry.published, model.entry.weights.verified) == (None, False)
+
+    def test_they_are_about_weights_whose_hash_was_checked_and_no_others(self, entry, zoo_of, tmp_path, monkeypatch):
+        monkeypatch.setattr(loading, "EMBEDDED", tmp_path)
+        state = Triplet(entry).state_dict()
+        sha256 = write_safetensors(tmp_path / "tiny.safetensors", state)
+        for pinned in (sha256, None):
+            weights = Weights(embedded="tiny.safetensors", sha256=pinned, verified=True)
+            zoo_of(replace(entry, published=NUMBERS, weights=weights))
+            model = load_model("Doe2024Tiny", dataset="digits")
+            assert model.described().weights.verified == (pinned is not None)
+        zoo_of(replace(entry, published=NUMBERS, weights=replace(weights, sha256=sha256)))
+        model = load_model("Doe2024Tiny", dataset="digits")
+        model.rob_model.head.bias.data.add_(1e-3)
+        assert not model.described().weights.verified
 
     def test_they_are_left_away_where_nobody_knows(self, entry, tmp_path):
         model = Triplet(replace(entry, published=NUMBERS, weights=Weights(verified=True)))
