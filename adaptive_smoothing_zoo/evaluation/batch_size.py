@@ -41,9 +41,12 @@ def _cuda_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 def _cpu_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """The same. PyTorch does not count on CPUs: taken is twice what a pass keeps for the gradient."""
     kept: dict[int, int] = {}
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    tensors = (*model.parameters(), *model.buffers())
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.layout == torch.strided}
 
     def note(tensor: Tensor) -> Tensor:
+        if tensor.layout != torch.strided:  # sparse ones have no storage of their own
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
