@@ -335,7 +335,7 @@ class _Run:
 
 def _check_surrogate(classes: int, of_the_model: int) -> None:
     if classes != of_the_model:
-        raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; they must be the same ones")
+        raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; both need the same ones")
 
 
 def _verdicts(standard: Evaluation | np.ndarray, n: int) -> Tensor:

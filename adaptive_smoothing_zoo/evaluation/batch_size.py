@@ -6,6 +6,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.verify import refusals_named
+
 LARGEST = {"cpu": 256, "cuda": 4096}  # more gains nothing on a CPU
 SHARE = 0.6  # of the memory that is free; attacks keep some tensors of the images' size beside the net's own
 
@@ -19,7 +21,8 @@ def largest_batch_size(model: nn.Module, images: Tensor, device: torch.device) -
     """
     few = images[:8].to(device)
     measure = _cuda_bytes if device.type == "cuda" else _cpu_bytes
-    taken, free = measure(model, few)
+    with refusals_named(images):
+        taken, free = measure(model, few)
     fitting = int(SHARE * free) // max(1, taken // len(few))
     size = 1
     while 2 * size <= min(fitting, LARGEST[device.type]):
