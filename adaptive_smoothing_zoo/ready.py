@@ -8,9 +8,10 @@ from itertools import chain
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from adaptive_smoothing_zoo.asking import asked, in_eval_mode
-from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.errors import EvaluationError, reason
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.precision import float32_precision
 
@@ -30,10 +31,12 @@ def ready(
 
     Raises:
         TypeError: not a module.
-        EvaluationError: a weight is not float32, or was made in inference mode.
+        EvaluationError: a weight is not float32, has no shape yet, or was made in inference mode; or the model has no
+            eval mode.
     """
     net = asked(model)
     check_weights(model)
+    check_modes(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with lent(net, device), float32_precision(tf32), freed_memory_kept():
         try:
@@ -71,8 +74,14 @@ def check_weights(model: nn.Module) -> None:
     """Refuse weights that results cannot be computed with; buffers may have any number format.
 
     Raises:
-        EvaluationError: a weight is not float32, or was made in inference mode.
+        EvaluationError: a weight is not float32, has no shape yet, or was made in inference mode.
     """
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise EvaluationError(
+                f"{name} has no shape yet, since a lazy layer gets it from its first images; call the model on some "
+                "images first"
+            )
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise EvaluationError(
@@ -84,3 +93,19 @@ def check_weights(model: nn.Module) -> None:
                 f"the weight {name} was made in torch.inference_mode(), so nothing can be differentiated through it; "
                 "load the model outside of it"
             )
+
+
+def check_modes(model: nn.Module) -> None:
+    """Refuse a model that cannot be put into eval mode.
+
+    Raises:
+        EvaluationError: it has no such mode, as what ``torch.export`` makes.
+    """
+    try:
+        with in_eval_mode(model):
+            pass
+    except NotImplementedError as error:
+        raise EvaluationError(
+            f"{type(model).__name__} cannot be put into eval mode ({reason(error)}); give the module that it was "
+            "exported from"
+        ) from error

@@ -3,6 +3,7 @@
 Logits are linear in the pixels of (N, 1, 2, 3) images, so how far each image is from another label is known exactly.
 """
 
+import warnings
 from types import SimpleNamespace
 
 import torch
@@ -113,6 +114,59 @@ class NoGradInside(Plain):
             return super().forward(x)
 
 
+class AnImpossibleClass(Plain):
+    """One class more, whose logit is -inf, as where outputs are masked."""
+
+    def forward(self, x):
+        return nn.functional.pad(super().forward(x), (0, 1), value=-torch.inf)
+
+
+class HasAConfig(Plain):
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(factor=1.0, inner=object())
+
+    def forward(self, x):
+        return super().forward(x) * self.config.factor
+
+
+class Counts(Plain):
+    """Counts its calls in a buffer, which is its own doing."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class HasASparseBuffer(Plain):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("pairs", torch.eye(CLASSES, dtype=torch.float32, device="cpu").to_sparse())
+
+    def forward(self, x):
+        return torch.sparse.mm(self.pairs, super().forward(x).T).T
+
+
+class HoldsItself(Plain):
+    def __init__(self):
+        super().__init__()
+        self.me = [self]
+
+
+def a_graph_module():
+    return torch.fx.symbolic_trace(Plain())
+
+
+def a_script_module():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.trace(Plain(), torch.zeros(2, *SHAPE))
+
+
 AWKWARD = [
     TextbookFlatten,
     RaisesOnEmpty,
@@ -123,8 +177,15 @@ AWKWARD = [
     LogitsInATuple,
     OddModes,
     NoGradInside,
+    AnImpossibleClass,
+    HasAConfig,
+    Counts,
+    HasASparseBuffer,
+    HoldsItself,
+    a_graph_module,
+    a_script_module,
 ]
-INSIDE_A_MIX = [kind for kind in AWKWARD if not kind.__name__.startswith("Logits")]
+TRAINABLE = [kind for kind in AWKWARD if not kind.__name__.startswith("Logits")]
 
 
 def images(count=4):

@@ -1,16 +1,19 @@
 """Whatever module a user brings goes through every entry point with its right value, or is refused in a sentence."""
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from awkward import AWKWARD, CLASSES, INSIDE_A_MIX, SHAPE, Plain, distances, images, labels
+from awkward import AWKWARD, CLASSES, SHAPE, TRAINABLE, AnImpossibleClass, Plain, distances, images, labels
 from torch import nn
 
-from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.prepare import prepare
+from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import certify, certify_at_radius
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate
@@ -20,6 +23,10 @@ from adaptive_smoothing_zoo.evaluation.validation import validate
 from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS
 from adaptive_smoothing_zoo.evaluation.validation.subject import Budget
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining, train_smoothed_net
+from adaptive_smoothing_zoo.units import UnitsWarning
+from adaptive_smoothing_zoo.zoo.registry import find_entry
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 X = images()
 Y = labels(X)
@@ -44,27 +51,35 @@ def unchanged(model, before):
     """Whether modes, gradients, weights and buffers are as they were."""
     assert [module.training for module in model.modules()] == before[0]
     assert [parameter.requires_grad for parameter in model.parameters()] == before[1]
-    for mine, its in zip((*model.parameters(), *model.buffers()), before[2], strict=True):
-        assert torch.equal(mine, its)
+    for mine, its in zip(tensors_of(model), before[2], strict=True):
+        assert torch.equal(mine.to_dense(), its.to_dense())
+
+
+def tensors_of(model):
+    """But for what counts calls."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return [tensor for name, tensor in named if not name.endswith("calls")]
 
 
 def taken(model):
-    tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
+    tensors = [tensor.detach().clone() for tensor in tensors_of(model)]
     return [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()], tensors
 
 
 @pytest.mark.parametrize(
     ("kind", "engine"),
-    [*((kind, "fast") for kind in AWKWARD), *((kind, "reference") for kind in AWKWARD[:4])],
+    [*((kind, "fast") for kind in AWKWARD), *((kind, "reference") for kind in (*AWKWARD[:4], AnImpossibleClass))],
 )
 def test_evaluate_gives_the_closed_form(kind, engine, tmp_path):
     model = kind()
     before = taken(model)
-    state = tmp_path / "state"
+    state = tmp_path / "state" if kind in AWKWARD[:9] else None
     found = evaluate(model, X, Y, eps=EPS, engine=engine, device="cpu", state=state)
     np.testing.assert_array_equal(found.robust, expected())
     assert found.clean_accuracy == 1.0
     unchanged(model, before)
+    if state is None:
+        return
     again = evaluate(kind(), X, Y, eps=EPS, engine=engine, device="cpu", state=state)  # another object, same state
     np.testing.assert_array_equal(again.robust, found.robust)
 
@@ -115,21 +130,106 @@ def test_the_prepared_copy_answers_the_same(kind):
     model = asked(kind())
     model.eval()
     prepared = prepare(model, X.clone())
-    assert torch.allclose(prepared(X.clone()), Plain()(X), atol=1e-5)
-    assert prepared(X[:0]).shape == (0, CLASSES)
+    assert torch.allclose(prepared(X.clone())[:, :CLASSES], Plain()(X), atol=1e-5)
+    assert prepared(X[:0]).shape == prepared(X)[:0].shape
 
 
-@pytest.mark.parametrize("kind", INSIDE_A_MIX)
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_no_images_are_an_answer_and_have_a_gradient(kind):
+    from adaptive_smoothing_zoo.asking import asked
+
+    nothing = X[:0].clone().requires_grad_()
+    output = asked(kind())(nothing)
+    assert torch.autograd.grad(output.sum(), nothing)[0].shape == nothing.shape
+    for settings in ({}, {"keep": "best", "random_start": True, "restarts": 2}):
+        assert pgd(kind(), X[:0], Y[:0], eps=EPS, step_size=EPS, steps=2, **settings).shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_it_smoothed_by_gaussian_noise(kind, scale):
+    settings = {"sigma": 0.05, "image_shape": SHAPE, "num_noises": 9, "logit_scale": scale}
+    model, reference = GaussianSmoothed(kind(), **settings).eval(), GaussianSmoothed(Plain(), **settings).eval()
+    assert torch.allclose(model(X)[:, :CLASSES], reference(X), atol=1e-6)
+    assert model(X[:0]).shape == model(X)[:0].shape
+    certified = [certify(net.voter, X, Y, sigma=0.05, n0=10, n=50, times=False) for net in (model, reference)]
+    np.testing.assert_array_equal(certified[0].radius, certified[1].radius)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_a_surrogate_of_any_kind_is_asked_and_given_back(kind):
+    net = AnImpossibleClass if kind is AnImpossibleClass else Plain  # the same classes
+    surrogate, model = kind(), MixedClassifier(net(), net(), 0.8)
+    before = taken(surrogate)
+    standing, settings = ~expected(), {"eps": EPS, "device": "cpu", "surrogate": surrogate}
+    found = evaluate_adaptive(model, X, Y, standing, attacks=["apgd-ce-surrogate"], **settings)
+    assert not found.robust.any()
+    np.testing.assert_array_equal(found.broken_by == "apgd-ce-surrogate", standing)
+    unchanged(surrogate, before)
+
+
+def test_a_surrogate_is_frozen_meanwhile():
+    class Frozen(Plain):
+        def forward(self, x):
+            assert not self.fc.weight.requires_grad
+            assert not self.training
+            return super().forward(x)
+
+    model = MixedClassifier(Plain(), Plain(), 0.8)
+    settings = {"eps": EPS, "device": "cpu", "surrogate": Frozen(), "attacks": ["apgd-ce-surrogate"]}
+    assert not evaluate_adaptive(model, X, Y, ~expected(), **settings).robust.any()
+
+
+def test_a_surrogate_has_the_models_classes():
+    class Fewer(Plain):
+        def forward(self, x):
+            return super().forward(x)[:, 1:]
+
+    model = MixedClassifier(Plain(), Plain(), 0.8)
+    with pytest.raises(ValueError, match="the surrogate has 4 classes and the model 5"):
+        evaluate_adaptive(model, X, Y, expected(), eps=EPS, device="cpu", surrogate=Fewer())
+
+
+class UsersMix(MixedClassifier):
+    """Writes into its input and gives a dictionary."""
+
+    def forward(self, images):
+        logits = super().forward(images.clone())
+        images.mul_(0.0).add_(0.5)
+        return {"logits": logits}
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce-mix", "apgd-t-gray_box", "apgd-ce-pinned", "apgd-p-nudging", "apgd-t-rob"])
+def test_somebody_elses_mix(attack):
+    model = UsersMix(Plain(), Plain(), 0.8)
+    before = taken(model)
+    found = evaluate_adaptive(model, X, Y, ~expected(), eps=EPS, device="cpu", attacks=[attack])
+    assert not found.robust.any()
+    moved = torch.from_numpy(found.adversarials)
+    assert bool(((moved - X).abs() <= EPS + 1e-6).all())
+    np.testing.assert_array_equal((labels(moved) == Y).numpy(), expected())
+    unchanged(model, before)
+
+
+@pytest.mark.filterwarnings("default")
+def test_adaptive_attacks_warn_of_a_radius_in_other_units():
+    with pytest.warns(UnitsWarning, match="did you mean 8/255"):
+        evaluate_adaptive(MixedClassifier(Plain(), Plain(), 0.8), X, Y, np.zeros(4, dtype=bool), eps=8, device="cpu")
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
 def test_a_mix_of_it(kind):
     model = MixedClassifier(kind(), kind(), 0.8)
     model.eval()
     reference = MixedClassifier(Plain(), Plain(), 0.8).eval()
-    assert torch.allclose(model(X), reference(X), atol=1e-6)
+    assert torch.allclose(model(X)[:, :CLASSES], reference(X), atol=1e-6)
     assert torch.equal(model.predict(X), Y)
-    assert torch.allclose(model.sweep(X, [0.0, 0.3, 1.0]), reference.sweep(X, [0.0, 0.3, 1.0]), atol=1e-6)
-    assert model(X[:0]).shape == (0, CLASSES)
+    assert torch.allclose(
+        model.sweep(X, [0.0, 0.3, 1.0])[..., :CLASSES], reference.sweep(X, [0.0, 0.3, 1.0]), atol=1e-6
+    )
+    assert model(X[:0]).shape == model(X)[:0].shape
     assert model.predict(X[:0]).shape == (0,)
-    assert model.sweep(X[:0], [0.5]).shape == (1, 0, CLASSES)
+    assert model.sweep(X[:0], [0.5]).shape == model.sweep(X, [0.5])[:, :0].shape
     before = taken(model)
     standard = evaluate(model, X, Y, eps=EPS, device="cpu")
     np.testing.assert_array_equal(standard.robust, expected())
@@ -138,7 +238,7 @@ def test_a_mix_of_it(kind):
     unchanged(model, before)
 
 
-@pytest.mark.parametrize("kind", INSIDE_A_MIX)
+@pytest.mark.parametrize("kind", TRAINABLE)
 def test_it_can_be_trained(kind):
     settings = BaseNetTraining(epochs=2, batch_size=2, learning_rate=0.01)
     model = train_base_net(kind(), X, Y, settings)
@@ -175,6 +275,52 @@ def test_any_mode_of_the_caller(mode):
     np.testing.assert_array_equal(found.robust, expected())
 
 
+@contextmanager
+def float64_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+BUILT = {
+    "load_model": lambda: load_model("Demo2026Constant", dataset="digits"),
+    "from_pretrained": lambda: Triplet.from_pretrained(FOLDER[0]),
+    "build": lambda: build("gaussian_smoothed", **SMOOTHED),
+    "Triplet": lambda: Triplet(find_entry("Demo2026Adaptive", "digits", "Linf")),
+    "train_base_net": lambda: train_base_net(
+        Plain(), X, Y, BaseNetTraining(epochs=2, batch_size=2, learning_rate=0.01)
+    ),
+    "train_smoothed_net": lambda: train_smoothed_net(
+        Plain(), X, Y, SmoothedTraining(epochs=1, batch_size=2, sigma=0.1)
+    ),
+}
+SMALL_NET = {
+    "architecture": "small_cnn",
+    "arguments": {"channels": [2, 2, 2], "in_channels": 1, "mean": [0.5], "std": [1.0]},
+}
+SMOOTHED = {"base": SMALL_NET, "num_classes": 4, "sigma": 0.1, "image_shape": [1, 8, 8], "num_noises": 2}
+FOLDER = []
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, float64_default])
+@pytest.mark.parametrize("made", BUILT)
+def test_what_is_built_and_trained_is_the_same_in_any_mode(made, mode, tmp_path):
+    if made == "from_pretrained":
+        load_model("Demo2026Constant", dataset="digits").save_pretrained(tmp_path)
+        FOLDER[:] = [tmp_path]
+    torch.manual_seed(0)
+    expected_state = BUILT[made]().state_dict()
+    torch.manual_seed(0)
+    with mode():
+        found = BUILT[made]()
+    for name, tensor in found.state_dict().items():
+        assert tensor.dtype == expected_state[name].dtype
+        assert not tensor.is_inference()
+        assert torch.equal(tensor, expected_state[name])
+
+
 def test_images_of_one_pixel_and_two_channels():
     torch.manual_seed(2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4))
@@ -203,6 +349,29 @@ class TestRefusals:
             model = copy.deepcopy(Plain())
         with pytest.raises(EvaluationError, match="inference_mode"):
             evaluate(model, X, Y, eps=0.1)
+
+    def test_what_torch_export_makes(self):
+        model = torch.export.export(Plain().eval(), (X,)).module()
+        for entry in (lambda: evaluate(model, X, Y, eps=0.1), lambda: certify(model, X, Y, sigma=0.1)):
+            with pytest.raises(EvaluationError, match=r"cannot be put into eval mode .*; give the module"):
+                entry()
+
+    @pytest.mark.parametrize("layers", [[nn.Flatten(), nn.LazyLinear(5)], [nn.LazyBatchNorm2d(affine=False)]])
+    def test_a_lazy_layer(self, layers):
+        with pytest.raises(EvaluationError, match=r"has no shape yet, .*; call the model"):
+            evaluate(nn.Sequential(*layers), X, Y, eps=0.1)
+
+    @pytest.mark.parametrize("settings", [{}, {"batch_size": 4}])
+    def test_a_net_for_other_images(self, settings):
+        class OfSize32(Plain):
+            def forward(self, x):
+                assert x.shape[-1] == 32
+                return super().forward(x)
+
+        for model in (OfSize32(), nn.Sequential(nn.Flatten(), nn.Linear(7, 5))):
+            for entry in (evaluate, screen, validate):
+                with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 2, 3\) .*; give images"):
+                    entry(model, X, Y, eps=0.1, device="cpu", **settings)
 
     def test_an_output_without_logits(self):
         class Text(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.asking import Asked, asked, is_own
 from adaptive_smoothing_zoo.attacks.apgd import APGD, APGDState
 from adaptive_smoothing_zoo.attacks.losses import TargetedLoss, cross_entropy, margin, targeted_dlr
 from adaptive_smoothing_zoo.attacks.objectives import lowering_alpha, probability_margin
@@ -67,15 +68,17 @@ class AdaptiveEngine:
     alone.
 
     Args:
-        model: in eval mode and frozen, on ``device``.
+        model: in eval mode and frozen, on ``device``; also a subclass of somebody else's.
         norm: "Linf" or "L2".
         eps: radius of the ball.
         seed: of the random numbers.
         batch_size: most points in one pass, and the size of the batches in which candidates are verified.
         device: where the model is.
-        surrogate: what the triplet's authors attack in its place; needed for attacks of that name.
+        surrogate: what the triplet's authors attack in its place, ready like the model; needed for attacks of that
+            name.
 
     Attributes:
+        judge: the model in the form that gives verdicts.
         iterations: of a run; the protocol's 100. Other numbers are for tests and for choosing alpha.
         targets: the most wrong classes that are tried; the protocol's 9. Likewise.
         starts: random starts of an untargeted attack.
@@ -94,7 +97,7 @@ class AdaptiveEngine:
     ) -> None:
         model.check_mixes("AdaptiveEngine")
         self.name = f"adaptive {VERSION}"
-        self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
+        self.model, self.judge, self.norm, self.eps, self.seed = model, asked(model), norm, eps, seed
         self.batch_size, self.device, self.surrogate = batch_size, device, surrogate
         self.iterations, self.targets, self.starts = 100, 9, 5
         self._batch: _Batch | None = None  # under way
@@ -143,7 +146,7 @@ class AdaptiveEngine:
             ResultsError: a snapshot that does not fit.
         """
         loss, view = self._loss_and_view(name)
-        prepared = prepare(view.to(self.device).eval(), images[:8].to(self.device))
+        prepared = prepare(view, images[:8].to(self.device))
         attack = APGD(name, norm=self.norm, eps=self.eps, loss=loss, steps=self.iterations)
         first = self.batch_size if snapshot is None else len(snapshot.get("indices", ()))
         if not 0 < first <= self.batch_size:
@@ -182,10 +185,12 @@ class AdaptiveEngine:
             )
         loss = _LOSSES[loss_name]
         if view_name in views:
-            return loss, views[view_name](self.model)
-        if isinstance(self.model.alpha, AdaptiveAlpha):
-            return lowering_alpha(loss, ALPHA_WEIGHTS[view_name]), WithAlphaLoss(self.model)
-        return loss, self.model
+            view = views[view_name](self.model)
+        elif isinstance(self.model.alpha, AdaptiveAlpha):
+            loss, view = lowering_alpha(loss, ALPHA_WEIGHTS[view_name]), WithAlphaLoss(self.model)
+        else:
+            view = self.model
+        return loss, view if is_own(self.model) else Asked(view)  # many a view calls the model as it is
 
     @torch.no_grad()
     def broken(self, points: Tensor, labels: Tensor, doubtful: Tensor) -> Tensor:
@@ -195,9 +200,9 @@ class AdaptiveEngine:
         """
         wrong = doubtful.clone()
         if bool(wrong.any()):
-            wrong[doubtful] = self.model(points[doubtful]).argmax(dim=1) != labels[doubtful]
+            wrong[doubtful] = self.judge(points[doubtful]).argmax(dim=1) != labels[doubtful]
         if bool(wrong.any()):
-            wrong[wrong.clone()] = predict(self.model, points[wrong], self.batch_size, self.device) != labels[wrong]
+            wrong[wrong.clone()] = predict(self.judge, points[wrong], self.batch_size, self.device) != labels[wrong]
         return wrong
 
     @torch.no_grad()
@@ -205,7 +210,7 @@ class AdaptiveEngine:
         """Rank and classes (N,) of each run; the label itself for an untargeted attack, which does not read it."""
         if not name.startswith("apgd-t-"):
             return [(start, labels) for start in range(self.starts)]
-        order = self.model(images).argsort(dim=1, descending=True)
+        order = self.judge(images).argsort(dim=1, descending=True)
         wrong = order[order != labels[:, None]].view(len(labels), -1)
         return [(rank, wrong[:, rank]) for rank in range(min(self.targets, wrong.shape[1]))]
 

@@ -84,6 +84,8 @@ def pgd(
     if isinstance(eps, float | int):
         warn_of_radius(norm, eps)
     images, labels = free_of_inference_mode(images.detach()), free_of_inference_mode(labels)
+    if len(images) == 0:
+        return images.clone()
     ask = model if isinstance(model, nn.Module) and is_own(model) else Asked(model)
     radius, step, decay = (_per_example(value, images) for value in (eps, step_size, momentum))
     has_momentum = isinstance(momentum, Tensor) or momentum != 0.0

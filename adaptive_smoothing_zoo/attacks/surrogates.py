@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import check_alpha, log_weights_of
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.logit_maps import Scale
 from adaptive_smoothing_zoo.mix import mix
@@ -42,8 +43,8 @@ class MixedNUTSSurrogate(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C) log-probabilities."""
         check_image_tensor(images)
-        rob_logits = self.model.rob_model(images)
-        log_std = F.log_softmax(self.plain(self.model.std_model(images)), dim=1)
+        rob_logits = run_base_net(self.model.rob_model, images, None)[0]
+        log_std = F.log_softmax(self.plain(run_base_net(self.model.std_model, images, None)[0]), dim=1)
         log_rob = F.log_softmax(self.plain(rob_logits), dim=1)
         log_mapped = F.log_softmax(self.model.rob_map(rob_logits), dim=1)
         return mix(log_std, mix(log_rob, log_mapped, math.log(0.9), math.log(0.1)), *log_weights_of(self.alpha))

@@ -1,11 +1,13 @@
 """The model decides what is adversarial, and every adversarial example is checked against the threat model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.devices import is_out_of_memory
+from adaptive_smoothing_zoo.errors import EvaluationError, ZooError, reason
 
 TOLERANCE = 1e-6  # rounding of float32 pixels; distances are computed in float64
 
@@ -35,14 +37,34 @@ def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: tor
     """How many classes a model has, from its answer to the first image, which attacks must be able to use.
 
     Raises:
-        EvaluationError: the output is not one float32 number per class, or has no gradient.
+        EvaluationError: the model fails, or the output is not one float32 number per class, or has no gradient.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), refusals_named(images):
         logits = model(images[:1].to(device, copy=True).requires_grad_())
     check_logits(logits, 1)
     if not logits.requires_grad:
         raise EvaluationError("the model's output has no gradient with respect to the image, which attacks need")
     return logits.shape[1]
+
+
+@contextmanager
+def refusals_named(images: Tensor) -> Iterator[None]:
+    """Name the images' shape where a model's code fails at its first pass.
+
+    Raises:
+        EvaluationError: it has raised an AssertionError or a RuntimeError, and not for want of memory.
+    """
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if isinstance(error, ZooError) or is_out_of_memory(error):
+            raise
+        kind, text = type(error).__name__, reason(error)
+        said = kind if text == kind else f"{kind}: {text}"
+        raise EvaluationError(
+            f"the model fails on images of shape {tuple(images.shape[1:])} ({said}); "
+            "give images of the shape that it takes"
+        ) from error
 
 
 def check_logits(logits: object, count: int) -> None:

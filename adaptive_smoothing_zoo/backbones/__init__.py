@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.backbones.ra_wide_resnet import RaWideResNet
 from adaptive_smoothing_zoo.backbones.resnet import preact_resnet18, resnet18, resnet20, resnet110, wide_resnet
 from adaptive_smoothing_zoo.backbones.small_cnn import SmallCNN
+from adaptive_smoothing_zoo.surroundings import ordinary_tensors
 
 
 def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **arguments: Any) -> GaussianSmoothed:
@@ -47,6 +48,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@ordinary_tensors()
 def build(architecture: str, **arguments: Any) -> nn.Module:
     """A base net with random weights.
 

@@ -45,6 +45,7 @@ def _of_no_image(net: nn.Module, images: Tensor, taps: Taps | None) -> Any:
         output = _call_foreign(net, torch.cat([images, images.new_zeros((1, *images.shape[1:]))]), taps)
     if taps is not None:
         taps.maps = [feature_map[:0] for feature_map in taps.maps]
+    output = getattr(output, "logits", output)  # of a class that the line below cannot take apart
     return pytree.tree_map_only(Tensor, lambda part: part[:0], output)
 
 

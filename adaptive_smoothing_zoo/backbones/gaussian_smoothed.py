@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.asking import asked
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.logit_maps import Scale
 
 NOISES_AT_ONCE = 8  # images times this are one pass of the base net
@@ -18,7 +20,7 @@ class GaussianSmoothed(nn.Module):
     """``log(mean over m noises of vote(s * base(x + sigma * noise)))``, the vote a softmax or the one-hot argmax.
 
     Args:
-        base: images (N, channels, H, W) to logits (N, C).
+        base: images (N, channels, H, W) to logits (N, C), or to what holds them (see ``asking.logits_of``).
         sigma: standard deviation of the noise, > 0, in units of pixels in [0, 1].
         image_shape: (channels, H, W).
         num_noises: m, size of the bank.
@@ -70,7 +72,7 @@ class GaussianSmoothed(nn.Module):
 
     @property
     def voter(self) -> nn.Module:
-        return self.base if self.logit_scale.scale == 1.0 else nn.Sequential(self.base, self.logit_scale)
+        return self.base if self.logit_scale.scale == 1.0 else nn.Sequential(asked(self.base), self.logit_scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) images in [0, 1] -> (N, C) log-probabilities; m passes of ``base``.
@@ -82,11 +84,16 @@ class GaussianSmoothed(nn.Module):
             raise ValueError(
                 f"images must have shape (N, {', '.join(map(str, self.noise.shape[1:]))}), got {tuple(images.shape)}"
             )
-        sums, voter = [], self.voter
+        sums = []
         for noise in self.noise.split(NOISES_AT_ONCE):
             copies = (images.unsqueeze(1) + self.sigma * noise).flatten(0, 1)
-            sums.append(self._votes(voter(copies)).unflatten(0, (-1, len(noise))).logsumexp(dim=1))
+            sums.append(self._votes(self._logits(copies)).unflatten(0, (-1, len(noise))).logsumexp(dim=1))
         return torch.stack(sums).logsumexp(dim=0) - math.log(len(self.noise))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """What ``voter`` gives, (B, C)."""
+        logits, _ = run_base_net(self.base, images, None)
+        return logits if self.logit_scale.scale == 1.0 else self.logit_scale(logits)  # type: ignore[no-any-return]
 
     def _votes(self, logits: Tensor) -> Tensor:
         """Logarithms of the votes, (B, C)."""

@@ -30,6 +30,7 @@ from adaptive_smoothing_zoo.evaluation.run import Progress
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_radius
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ def evaluate_adaptive(
         seed: of the attacks; their random numbers do not depend on the batch size.
         batch_size: most points per batch; 256 if None, or on CPUs as many as make a step within seconds.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
-        surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it.
+        surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it; any module that
+            ``evaluate`` takes, and given back like the model.
         attacks: which, in order, as :class:`AdaptiveEngine` names them; ``ADAPTIVE_ATTACKS`` if None, and
             ``SURROGATE_ATTACKS`` after them if there is a surrogate.
         tf32, channels_last: as in ``evaluate``.
@@ -125,7 +127,7 @@ def evaluate_adaptive(
         on_progress: called after each batch, and twice a second inside one.
 
     Raises:
-        ValueError: images, labels, verdicts or settings that do not fit together.
+        ValueError: images, labels, verdicts, surrogate or settings that do not fit together.
         EvaluationError: the model misclassifies a point that the standard evaluation found robust, or an adversarial
             example does not hold what it must.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
@@ -133,6 +135,7 @@ def evaluate_adaptive(
     if not isinstance(model, MixedClassifier):
         raise TypeError(f"adaptive attacks are about a MixedClassifier, got {type(model).__name__}; use evaluate")
     check_examples(images, labels)
+    warn_of_radius(norm, eps)
     robust = _verdicts(standard, len(labels))
     if isinstance(standard, Evaluation) and (standard.norm, standard.eps) != (norm, eps):
         raise ValueError(f"the standard evaluation was about {standard.norm} {standard.eps:g}, not {norm} {eps:g}")
@@ -146,13 +149,17 @@ def evaluate_adaptive(
     chosen, attacks = pick_device(device), tuple(attacks)
     images, labels = own_copy(images), own_copy(labels)
     with ExitStack() as stack:
-        stack.enter_context(ready(model, chosen, tf32=tf32, channels_last=channels_last))
+        net = stack.enter_context(ready(model, chosen, tf32=tf32, channels_last=channels_last))
         if batch_size is None:
-            batch_size = brisk_batch_size(model, images) if chosen.type == "cpu" else DEFAULT_BATCH_SIZE
+            batch_size = brisk_batch_size(net, images) if chosen.type == "cpu" else DEFAULT_BATCH_SIZE
+        shape, through, classes = images.shape[1:], None, count_classes(net, images, chosen)
+        if surrogate is not None:
+            through = stack.enter_context(ready(surrogate, chosen, tf32=tf32, channels_last=channels_last))
+            _check_surrogate(count_classes(through, images, chosen), classes)
         engine = AdaptiveEngine(
-            model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=surrogate
+            model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=through
         )
-        shape = images.shape[1:]
+        engine.targets = min(engine.targets, classes - 1)
         binding = AdaptiveBinding(
             model=identity_of(model, shape),
             surrogate=None if surrogate is None else identity_of(surrogate, shape),
@@ -211,13 +218,10 @@ class _Run:
         self.attacks, self.kept = attacks, kept
         self.on_progress = on_progress or (lambda progress: None)
         self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
-        self._number, self._since = (
-            0,
-            time.perf_counter(),
-        )  # the attack, and when the time began that is not counted yet
+        # The attack, and when the time began that is not counted yet.
+        self._number, self._since = 0, time.perf_counter()
         self._owed = False  # the engine has yielded points that are not judged yet
         self.found, self._batch = (Found.nothing(images, len(attacks)), {}) if kept is None else kept.read(images)
-        engine.targets = min(engine.targets, count_classes(engine.model, images, engine.device) - 1)
         self._before = sum(engine.passes(name) * int((self.found.finished > i).sum()) for i, name in enumerate(attacks))
         points = robust.nonzero().squeeze(1)
         wrong = self._predict(images[points]) != labels[points] if len(points) else points
@@ -330,7 +334,12 @@ class _Run:
         self.found.fallen_to[winners] = number
 
     def _predict(self, images: Tensor) -> Tensor:
-        return predict(self.engine.model, images, self.engine.batch_size, self.engine.device)
+        return predict(self.engine.judge, images, self.engine.batch_size, self.engine.device)
+
+
+def _check_surrogate(classes: int, of_the_model: int) -> None:
+    if classes != of_the_model:
+        raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; both need the same ones")
 
 
 def _verdicts(standard: Evaluation | np.ndarray, n: int) -> Tensor:

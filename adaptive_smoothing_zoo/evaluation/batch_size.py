@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from adaptive_smoothing_zoo.attacks.verify import refusals_named
+
 LARGEST = {"cpu": 256, "cuda": 4096}  # more gains nothing on a CPU
 SHARE = 0.6  # of the memory that is free; attacks keep some tensors of the images' size beside the net's own
 
@@ -25,7 +27,8 @@ def largest_batch_size(model: nn.Module, images: Tensor, device: torch.device) -
     """
     few = images[:8].to(device)
     measure = _cuda_bytes if device.type == "cuda" else _cpu_bytes
-    taken, free = measure(model, few)
+    with refusals_named(images):
+        taken, free = measure(model, few)
     fitting = int(SHARE * free) // max(1, taken // len(few))
     size = 1
     while 2 * size <= min(fitting, LARGEST[device.type]):
@@ -47,9 +50,12 @@ def _cuda_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 def _cpu_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """The same. PyTorch does not count on CPUs: taken is twice what a pass keeps for the gradient."""
     kept: dict[int, int] = {}
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    tensors = (*model.parameters(), *model.buffers())
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.layout == torch.strided}
 
     def note(tensor: Tensor) -> Tensor:
+        if tensor.layout != torch.strided:  # sparse ones have no storage of their own
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()

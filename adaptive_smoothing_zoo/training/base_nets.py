@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.training.frozen import to_train_mode
 from adaptive_smoothing_zoo.training.nets import NetTask, NetTraining, TrainingOptions, train_net
 
@@ -73,6 +74,7 @@ class BaseNetTraining(NetTraining):
         return "FGSM-RS" if self.attack_steps == 1 else f"PGD-{self.attack_steps}"
 
 
+@own_surroundings()
 def train_base_net(
     net: nn.Module, images: Tensor, labels: Tensor, settings: BaseNetTraining, **options: Unpack[TrainingOptions]
 ) -> nn.Module:

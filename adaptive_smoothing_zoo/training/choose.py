@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.mix import mix
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.training.frozen import frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
@@ -152,6 +153,7 @@ class Chosen:
 OnCandidate = Callable[[Candidate, float, float], object]
 
 
+@own_surroundings()
 @freed_memory_kept()
 def choose_alpha(
     model: MixedClassifier,

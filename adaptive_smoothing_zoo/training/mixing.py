@@ -26,6 +26,7 @@ from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
 from adaptive_smoothing_zoo.training.frozen import faster_copy, frozen
@@ -129,6 +130,7 @@ class MixingTraining:
         )
 
 
+@own_surroundings()
 def train_mixing_network(
     model: MixedClassifier,
     images: Tensor,

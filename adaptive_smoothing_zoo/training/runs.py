@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.training.base_nets import train_base_net
 from adaptive_smoothing_zoo.training.choose import Candidate, Chosen, OnCandidate, choose_alpha
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, CHECKPOINT_SECONDS, difference, read_log
@@ -88,6 +89,7 @@ class Machine:
     on_candidate: OnCandidate | None = None
 
 
+@own_surroundings()
 def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Path()) -> nn.Module:
     """Carry out a recipe, or what is left of it.
 

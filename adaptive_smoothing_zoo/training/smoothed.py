@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.training.loop import Momentum
 from adaptive_smoothing_zoo.training.nets import NetTask, NetTraining, TrainingOptions, train_net
 from adaptive_smoothing_zoo.training.smoothed_losses import AnySmoothedLoss, GaussianLoss, NoisyBatch
@@ -46,6 +47,7 @@ class SmoothedTraining(NetTraining):
             raise ValueError("an attack needs at least one step")
 
 
+@own_surroundings()
 def train_smoothed_net(
     net: nn.Module, images: Tensor, labels: Tensor, settings: SmoothedTraining, **options: Unpack[TrainingOptions]
 ) -> nn.Module:

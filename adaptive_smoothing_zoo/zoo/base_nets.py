@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_BLOCK_KEYS, CIFAR_RESNET_KEYS
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.files import file_sha256
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
 
@@ -34,6 +35,7 @@ class BaseNet:
     state_dict: Callable[[], dict[str, Tensor]]
 
 
+@own_surroundings()
 def load_base_net(name: str) -> nn.Module:
     """A pretrained base net in eval mode, its weights frozen.
 

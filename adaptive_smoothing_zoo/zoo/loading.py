@@ -11,6 +11,7 @@ import torch
 from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.inference import known_dtype
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.zoo.checkpoints import read_triplet_state
 from adaptive_smoothing_zoo.zoo.components import are_pinned, load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 
+@own_surroundings()
 def load_model(
     model_name: str,
     model_dir: str | Path | None = None,

@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.inference import to_dtype
 from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.surroundings import ordinary_tensors, own_surroundings
 from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.describing import check_described, entry_of, weights_of
 from adaptive_smoothing_zoo.zoo.entry import (
@@ -62,6 +63,7 @@ class Triplet(MixedClassifier):
     identity_name = "MixedClassifier"
     identity_ignores = ("entry", "pretrained_cfg", "default_cfg")  # these describe, they decide nothing
 
+    @ordinary_tensors()
     def __init__(self, entry: Entry) -> None:
         try:
             std_model = _build_base_net(entry.std_model, entry.num_classes)
@@ -164,6 +166,7 @@ class Triplet(MixedClassifier):
                 getattr(self, name).prune_intermediate_layers([last], prune_norm=norm, prune_head=False)
 
     @classmethod
+    @own_surroundings()
     def from_pretrained(
         cls,
         folder_or_repo: str | Path,

@@ -235,7 +235,7 @@ def a_state(folder, **changes):
         ({"seed": 1}, "made with seed 0, this run has seed 1"),
         ({"eps": 0.2}, r"made with eps 0\.1, this run has eps 0\.2"),
         ({"attacks": ["apgd-p-mix"]}, "made with attacks "),
-        ({"surrogate": torch.nn.Flatten()}, "made with surrogate None"),
+        ({"surrogate": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))}, "made with surrogate None"),
     ],
 )
 def test_a_state_of_another_evaluation_is_refused(tmp_path, changes, message):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo import __version__
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.asking import own_copy
+from adaptive_smoothing_zoo.attacks.verify import refusals_named
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
@@ -238,7 +239,8 @@ def _reporter(
 
 @torch.no_grad()
 def _check_output(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> None:
-    logits = model(images[:1].to(device))
+    with refusals_named(images):
+        logits = model(images[:1].to(device))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
     check_examples(images, labels, logits.shape[1])
