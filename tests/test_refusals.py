@@ -433,7 +433,6 @@ class TestStates:
                 **fields,
                 model=Identity(sha256="x"),
                 examples=3,
-                examples=3,
                 eps=0.1,
                 seed=0,
                 batch_size=None,
