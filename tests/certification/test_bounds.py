@@ -59,12 +59,12 @@ def test_clopper_pearson_inverts_the_exact_test(counts, failure):
         assert low == 0.0
         assert high == pytest.approx(1 - failure ** (1 / n))
     else:
-        assert binom.sf(k - 1, n, low) == pytest.approx(failure)
+        assert binom.sf(k - 1, n, low) == pytest.approx(failure, rel=1e-5)  # what scipy's quantile is good for
     if k == n:
         assert high == 1.0
         assert low == pytest.approx(failure ** (1 / n))
     else:
-        assert binom.cdf(k, n, high) == pytest.approx(failure)
+        assert binom.cdf(k, n, high) == pytest.approx(failure, rel=1e-5)
     assert clopper_pearson_upper(n - k, n, failure) == pytest.approx(1 - low)
 
 
@@ -80,7 +80,7 @@ def test_clopper_pearson_covers_exactly(n, failure):
         assert outcomes[low > p].sum() <= failure * (1 + 1e-6)
         assert outcomes[high < p].sum() <= failure * (1 + 1e-6)
         worst = max(worst, outcomes[low > p].sum())
-    assert worst == pytest.approx(failure, rel=1e-5)  # and where it is just wrong it is reached
+    assert worst == pytest.approx(failure, rel=1e-6)  # and where it is just wrong it is reached
 
 
 def test_clopper_pearson_is_never_above_the_quantile_in_high_precision():
