@@ -93,7 +93,7 @@ class GaussianSmoothed(nn.Module):
     def _logits(self, images: Tensor) -> Tensor:
         """What ``voter`` gives, (B, C)."""
         logits, _ = run_base_net(self.base, images, None)
-        return logits if self.logit_scale.scale == 1.0 else self.logit_scale(logits)  # type: ignore[no-any-return]
+        return logits if self.logit_scale.scale == 1.0 else self.logit_scale(logits)
 
     def _votes(self, logits: Tensor) -> Tensor:
         """Logarithms of the votes, (B, C)."""
