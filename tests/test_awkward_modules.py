@@ -284,37 +284,30 @@ def float64_default():
         torch.set_default_dtype(torch.float32)
 
 
-BUILT = {
-    "load_model": lambda: load_model("Demo2026Constant", dataset="digits"),
-    "from_pretrained": lambda: Triplet.from_pretrained(FOLDER[0]),
-    "build": lambda: build("gaussian_smoothed", **SMOOTHED),
-    "Triplet": lambda: Triplet(find_entry("Demo2026Adaptive", "digits", "Linf")),
-    "train_base_net": lambda: train_base_net(
-        Plain(), X, Y, BaseNetTraining(epochs=2, batch_size=2, learning_rate=0.01)
-    ),
-    "train_smoothed_net": lambda: train_smoothed_net(
-        Plain(), X, Y, SmoothedTraining(epochs=1, batch_size=2, sigma=0.1)
-    ),
-}
-SMALL_NET = {
-    "architecture": "small_cnn",
-    "arguments": {"channels": [2, 2, 2], "in_channels": 1, "mean": [0.5], "std": [1.0]},
-}
+SMALL_NET = {"architecture": "small_cnn", "arguments": {"widths": [2, 2]}}
 SMOOTHED = {"base": SMALL_NET, "num_classes": 4, "sigma": 0.1, "image_shape": [1, 8, 8], "num_noises": 2}
-FOLDER = []
+SHORT = {"epochs": 2, "batch_size": 2, "learning_rate": 0.01}
+MADE = {  # from a folder and a net that are there
+    "load_model": lambda folder, net: load_model("Demo2026Constant", dataset="digits"),
+    "from_pretrained": lambda folder, net: Triplet.from_pretrained(folder),
+    "build": lambda folder, net: build("gaussian_smoothed", **SMOOTHED),
+    "Triplet": lambda folder, net: Triplet(find_entry("Demo2026Adaptive", "digits", "Linf")),
+    "train_base_net": lambda folder, net: train_base_net(net, X, Y, BaseNetTraining(**SHORT)),
+    "train_smoothed_net": lambda folder, net: train_smoothed_net(net, X, Y, SmoothedTraining(**SHORT, sigma=0.1)),
+}
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, float64_default])
-@pytest.mark.parametrize("made", BUILT)
+@pytest.mark.parametrize("made", MADE)
 def test_what_is_built_and_trained_is_the_same_in_any_mode(made, mode, tmp_path):
     if made == "from_pretrained":
         load_model("Demo2026Constant", dataset="digits").save_pretrained(tmp_path)
-        FOLDER[:] = [tmp_path]
+    other, net = Plain(), Plain()
     torch.manual_seed(0)
-    expected_state = BUILT[made]().state_dict()
+    expected_state = MADE[made](tmp_path, other).state_dict()
     torch.manual_seed(0)
     with mode():
-        found = BUILT[made]()
+        found = MADE[made](tmp_path, net)
     for name, tensor in found.state_dict().items():
         assert tensor.dtype == expected_state[name].dtype
         assert not tensor.is_inference()

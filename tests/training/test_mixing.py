@@ -1,3 +1,4 @@
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.choose import Choice, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import read_log
 from adaptive_smoothing_zoo.training.mixing import MixingTask, MixingTraining, TrainingAttack, train_mixing_network
@@ -65,6 +67,28 @@ def test_the_network_learns_to_tell_attacked_from_clean_and_everything_else_stay
     assert alpha.clamp is None
     assert not any(module.training for module in alpha.modules())
     assert not any(parameter.requires_grad for parameter in alpha.parameters())
+
+
+@contextmanager
+def float64_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, float64_default])
+def test_training_and_choice_are_the_same_in_any_mode(mode):
+    choice = Choice(rule="robust", target=0.0, first=0.7, last=0.7, attacks=("apgd-ce-lowering",), attack_steps=2)
+    found = []
+    for model, around in ((a_mix().eval(), nullcontext), (a_mix().eval(), mode)):
+        with around():
+            train_mixing_network(model, IMAGES[:16], LABELS[:16], settings())
+            chosen = choose_alpha(model, IMAGES[:4], LABELS[:4], choice, eps=0.01, device=torch.device("cpu"))
+        found.append((model, chosen))
+    assert same_tensors(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 def test_the_first_step_is_the_formula_s():
