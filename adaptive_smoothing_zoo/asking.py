@@ -51,6 +51,11 @@ def asked(model: nn.Module) -> nn.Module:
     return model if is_own(model) else Asked(model)
 
 
+def original(net: nn.Module) -> nn.Module:
+    """The model that ``asked`` was given."""
+    return net.model if isinstance(net, Asked) and isinstance(net.model, nn.Module) else net
+
+
 def is_own(module: nn.Module) -> bool:
     """Whether a module's class is one of this package."""
     return type(module).__module__.partition(".")[0] == _PACKAGE

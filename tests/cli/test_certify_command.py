@@ -153,6 +153,7 @@ def certified_with_a_kill(folder, log, arguments, lines):
     return seconds + time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_writes_the_very_same_files(capsys, tmp_path):
     settings = ("--n", 3000, "--n-examples", 20, "--no-times")
     log = tmp_path / "killed" / "digits" / "Linf" / "certificates" / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv"

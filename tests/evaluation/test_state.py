@@ -195,6 +195,7 @@ class TestMerging:
             merge([folders[0], tmp_path], IMAGES, labels)
 
 
+@pytest.mark.slow
 def test_the_reference_engine_goes_on_with_the_batches_it_had(model, labels, tmp_path):
     small = {"engine": "reference", "eps": EPS, "batch_size": 10, "norm": "Linf"}
     few = IMAGES[:10], labels[:10]

@@ -187,6 +187,7 @@ def asz_train(recipes, out):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_to_the_same_weights(recipes, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -441,6 +441,7 @@ class TestProcesses:
             assert float(out.split()[-1]) == pytest.approx(self.expected(tiny))
         assert sorted(path for path, _ in file_server.requests) == ["/alpha", "/rob_model", "/std_model"]
 
+    @pytest.mark.slow
     def test_killed_at_any_moment_it_is_simply_run_again(self, tiny, file_server, start):
         for delay in (0.0, 0.01, 0.03, 0.06):
             process = start()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, log_weights_of
+from adaptive_smoothing_zoo.asking import original
 from adaptive_smoothing_zoo.attacks.losses import Model, margin
 from adaptive_smoothing_zoo.attacks.objectives import Loss, lowering_alpha
 from adaptive_smoothing_zoo.attacks.surrogates import MixedNUTSSurrogate
@@ -232,8 +233,9 @@ class Tempered(nn.Module):
 
 
 def _mix(subject: Subject) -> MixedClassifier:
-    assert isinstance(subject.model, MixedClassifier)
-    return subject.model
+    mix = original(subject.model)
+    assert isinstance(mix, MixedClassifier)
+    return mix
 
 
 def _alone(subject: Subject, name: str, net: nn.Module) -> float:

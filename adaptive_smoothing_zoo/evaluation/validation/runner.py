@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import __version__
 from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
-from adaptive_smoothing_zoo.asking import own_copy
+from adaptive_smoothing_zoo.asking import original, own_copy
 from adaptive_smoothing_zoo.attacks.verify import refusals_named
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
@@ -218,10 +218,11 @@ def _make(each: Check, subject: Subject) -> CheckResult:
 
 
 def _outcome(each: Check, subject: Subject) -> Outcome:
-    is_mix = isinstance(subject.model, MixedClassifier) and subject.model.head is None
+    mix = original(subject.model)
+    is_mix = isinstance(mix, MixedClassifier) and mix.head is None
     if each.needs != "any" and not is_mix:
         return not_applicable("the model is not a mix of two nets")
-    if each.needs == "adaptive" and not isinstance(subject.model.alpha, AdaptiveAlpha):
+    if each.needs == "adaptive" and not isinstance(mix.alpha, AdaptiveAlpha):
         return not_applicable("alpha is a constant")
     return each.function(subject)
 

@@ -73,12 +73,12 @@ def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 2}, "its seed is 1, this one's is 2"),
-        ({"eps": 0.1}, "its eps is 0.2"),
-        ({"batch_size": 3}, "its batch_size is 4, this one's is 3"),
-        ({"budget": dataclasses.replace(SMALL, steps=5)}, "its budget is"),
-        ({"only": ["losses_agree"]}, "its checks is"),
-        ({"channels_last": True}, "its channels_last is False"),
+        ({"seed": 2}, "made with seed 1, this run has seed 2"),
+        ({"eps": 0.1}, r"made with eps 0\.2"),
+        ({"batch_size": 3}, "made with batch_size 4, this run has batch_size 3"),
+        ({"budget": dataclasses.replace(SMALL, steps=5)}, "made with budget"),
+        ({"only": ["losses_agree"]}, "made with checks"),
+        ({"channels_last": True}, "made with channels_last False"),
     ],
 )
 def test_a_state_of_another_validation_is_refused_with_both_values(model, tmp_path, changes, message):

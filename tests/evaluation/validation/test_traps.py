@@ -99,7 +99,13 @@ TRAPS = [
 ]
 
 
-@pytest.mark.parametrize("make", [nets.honest_net, nets.triplet], ids=["plain net", "adaptive triplet"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(nets.honest_net, id="plain net"),
+        pytest.param(nets.triplet, id="adaptive triplet", marks=pytest.mark.slow),
+    ],
+)
 def test_an_honest_net_passes_every_check_that_applies(make):
     model = make()
     findings = run(model)
