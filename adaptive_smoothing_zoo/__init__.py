@@ -5,6 +5,7 @@ from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.plug import register
 from adaptive_smoothing_zoo.smoothed_classifier import SmoothedClassifier
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.zoo.base_nets import load_base_net
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import list_models
@@ -18,6 +19,7 @@ __all__ = [
     "MixedClassifier",
     "MixingNetwork",
     "SmoothedClassifier",
+    "ThreatModel",
     "Triplet",
     "list_models",
     "load_base_net",

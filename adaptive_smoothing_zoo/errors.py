@@ -1,5 +1,8 @@
 """The errors a user can cause, one base class so that the command line can tell them from bugs."""
 
+import reprlib
+from typing import Any
+
 
 class ZooError(Exception):
     """Something the user can put right; the message says what happened, to which item, and what to do."""
@@ -40,3 +43,13 @@ def reason(error: BaseException) -> str:
     """What another library's error says, in one line that fits into a message."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def shown(value: Any) -> str:
+    """A value in a message: its repr, cut short in the middle."""
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100
+_REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 40

@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 VERSION = 2  # changes when the same seed no longer gives the same candidates
 
@@ -69,8 +70,7 @@ class AdaptiveEngine:
 
     Args:
         model: in eval mode and frozen, on ``device``; also a subclass of somebody else's.
-        norm: "Linf" or "L2".
-        eps: radius of the ball.
+        threat: the ball.
         seed: of the random numbers.
         batch_size: most points in one pass, and the size of the batches in which candidates are verified.
         device: where the model is.
@@ -88,8 +88,7 @@ class AdaptiveEngine:
         self,
         model: MixedClassifier,
         *,
-        norm: str,
-        eps: float,
+        threat: ThreatModel,
         seed: int,
         batch_size: int,
         device: torch.device,
@@ -97,7 +96,7 @@ class AdaptiveEngine:
     ) -> None:
         model.check_mixes("AdaptiveEngine")
         self.name = f"adaptive {VERSION}"
-        self.model, self.judge, self.norm, self.eps, self.seed = model, asked(model), norm, eps, seed
+        self.model, self.judge, self.threat, self.seed = model, asked(model), threat, seed
         self.batch_size, self.device, self.surrogate = batch_size, device, surrogate
         self.iterations, self.targets, self.starts = 100, 9, 5
         self._batch: _Batch | None = None  # under way
@@ -147,7 +146,7 @@ class AdaptiveEngine:
         """
         loss, view = self._loss_and_view(name)
         prepared = prepare(view, images[:8].to(self.device))
-        attack = APGD(name, norm=self.norm, eps=self.eps, loss=loss, steps=self.iterations)
+        attack = APGD(name, norm=self.threat.norm, eps=self.threat.eps, loss=loss, steps=self.iterations)
         first = self.batch_size if snapshot is None else len(snapshot.get("indices", ()))
         if not 0 < first <= self.batch_size:
             raise ResultsError(f"a snapshot of {first} points, for batches of {self.batch_size}")
@@ -291,7 +290,7 @@ class _Batch:
     def _start(self, number: int, left: Tensor) -> APGDState:
         rank, classes = self.runs[number]
         keys = run_keys(self.engine.seed, self.attack.name, rank, self.indices[left.cpu()]).to(left.device)
-        noise = (uniform_images if self.engine.norm == "Linf" else normal_images)(keys, self.images.shape[1:])
+        noise = (uniform_images if self.engine.threat.norm == "Linf" else normal_images)(keys, self.images.shape[1:])
         return self.attack.start(self.images[left], self.labels[left], classes[left], noise)
 
     def _restore(self, kept: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import check_norm
 from adaptive_smoothing_zoo.units import warn_of_radius
 
 __all__ = ["cross_entropy", "pgd", "project"]
@@ -152,8 +153,7 @@ def _check(
     generator: torch.Generator | None,
     seed: int | None,
 ) -> None:
-    if norm not in ("Linf", "L2"):
-        raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
+    check_norm(norm)
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
     if steps < 0:

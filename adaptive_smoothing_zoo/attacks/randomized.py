@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, normalize
 from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy, lowering_alpha
 from adaptive_smoothing_zoo.attacks.pgd import pgd, project
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
+from adaptive_smoothing_zoo.threat import check_norm
 
 _ALL = -1  # the "index" of what all examples share
 
@@ -153,8 +154,7 @@ def randomized_apgd(
     Raises:
         ValueError: an unknown norm.
     """
-    if norm not in ("Linf", "L2"):
-        raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
+    check_norm(norm)
     settings = settings or Randomization()
     indices = torch.arange(len(labels)) if indices is None else indices.cpu()
     steps = settings.draw_steps(seed)

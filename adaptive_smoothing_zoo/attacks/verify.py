@@ -8,8 +8,7 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.devices import is_out_of_memory
 from adaptive_smoothing_zoo.errors import EvaluationError, ZooError, reason
-
-TOLERANCE = 1e-6  # rounding of float32 pixels; distances are computed in float64
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 
 @torch.no_grad()
@@ -85,49 +84,16 @@ def check_logits(logits: object, count: int) -> None:
         )
 
 
-def without_rounding(originals: Tensor, candidates: Tensor, norm: str, eps: float) -> Tensor:
-    """Candidates, those moved into the l_2 ball that float32 alone has put outside; to be judged afterwards.
-
-    An l_2 norm of d float32 pixels is off by about eps times 1e-6 and by sqrt(d) roundings of a pixel, which at 224
-    pixels and eps 20 is more than ``TOLERANCE``. The tolerance stays; the points move. Others stay as they are.
-
-    Args:
-        originals, candidates: (N, channels, H, W).
-        norm, eps: the ball.
-    """
-    if norm != "L2":
-        return candidates
-    away = candidates.double() - originals.double()
-    distance = away.flatten(1).norm(dim=1)
-    rounding = 6e-8 * away[0].numel() ** 0.5 if len(away) else 0.0
-    outside = (distance > eps + TOLERANCE) & (distance <= eps + 1e-5 * eps + 2.0 * rounding)
-    if not bool(outside.any()):
-        return candidates
-    scale = max(0.0, eps - rounding) / distance[outside]
-    moved = candidates.clone()
-    moved[outside] = (originals[outside].double() + scale.view(-1, 1, 1, 1) * away[outside]).to(candidates.dtype)
-    return moved
-
-
-def check_adversarials(originals: Tensor, adversarials: Tensor, indices: Tensor, norm: str, eps: float) -> None:
+def check_adversarials(originals: Tensor, adversarials: Tensor, indices: Tensor, threat: ThreatModel) -> None:
     """Check that adversarial examples obey the threat model.
 
     Args:
         originals, adversarials: (N, channels, H, W).
         indices: (N,) what to call them in messages.
-        norm, eps: the ball.
 
     Raises:
         EvaluationError: one is not finite, leaves [0, 1], or leaves the ball by more than 1e-6.
     """
-    flat = adversarials.double().flatten(1)
-    difference = flat - originals.double().flatten(1)
-    distance = difference.abs().amax(dim=1) if norm == "Linf" else difference.norm(dim=1)
-    for bad, what in (
-        (~torch.isfinite(flat).all(dim=1), "has a pixel that is not finite"),
-        ((flat < 0).any(dim=1) | (flat > 1).any(dim=1), "leaves [0, 1]"),
-        (distance > eps + TOLERANCE, f"leaves the {norm} ball of radius {eps:g}"),
-    ):
+    for bad, what in threat.broken_rules(originals, adversarials):
         if bool(bad.any()):
-            i = int(bad.nonzero()[0])
-            raise EvaluationError(f"the adversarial example for image {int(indices[i])} {what}")
+            raise EvaluationError(f"the adversarial example for image {int(indices[bad.nonzero()[0]])} {what}")

@@ -73,8 +73,8 @@ def eval_command(
         source_commit,
         state_path,
     )
+    from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
-    from adaptive_smoothing_zoo.zoo.entry import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
@@ -214,7 +214,7 @@ def adapt_command(
         write_adaptive,
     )
     from adaptive_smoothing_zoo.publishing.results import check_replaceable, read_record, source_commit
-    from adaptive_smoothing_zoo.zoo.entry import parse_eps
+    from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
@@ -306,7 +306,7 @@ def validate_command(
         validation_path,
         write_validation,
     )
-    from adaptive_smoothing_zoo.zoo.entry import parse_eps
+    from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.asking import own_copy
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict, without_rounding
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import pick_device
@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.evaluation.run import Progress
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.units import warn_of_radius
+from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,9 @@ def evaluate_adaptive(
     labels: Tensor,
     standard: Evaluation | np.ndarray,
     *,
+    threat: ThreatModel | None = None,
     norm: str = "Linf",
-    eps: float,
+    eps: float | str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -111,7 +112,7 @@ def evaluate_adaptive(
         images: (N, channels, H, W) float32 in [0, 1], the same examples in the same order.
         labels: (N,) int64.
         standard: the finished evaluation, or its ``robust``, (N,) bool.
-        norm, eps: the ball of the standard evaluation.
+        threat: that of the standard evaluation; or norm and eps, as in ``evaluate``.
         seed: of the attacks; their random numbers do not depend on the batch size.
         batch_size: most points per batch; 256 if None, or on CPUs as many as make a step within seconds.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
@@ -135,15 +136,12 @@ def evaluate_adaptive(
     if not isinstance(model, MixedClassifier):
         raise TypeError(f"adaptive attacks are about a MixedClassifier, got {type(model).__name__}; use evaluate")
     check_examples(images, labels)
-    warn_of_radius(norm, eps)
+    threat = threat_of(threat, norm, eps)
     robust = _verdicts(standard, len(labels))
-    if isinstance(standard, Evaluation) and (standard.norm, standard.eps) != (norm, eps):
-        raise ValueError(f"the standard evaluation was about {standard.norm} {standard.eps:g}, not {norm} {eps:g}")
-    if norm not in ("Linf", "L2") or not 0.0 <= eps < float("inf") or (batch_size is not None and batch_size < 1):
-        raise ValueError(
-            "the norm must be 'Linf' or 'L2', eps a finite number >= 0 and the batch size at least 1, "
-            f"got {norm!r}, {eps} and {batch_size}"
-        )
+    if isinstance(standard, Evaluation) and (standard.norm, standard.eps) != (threat.norm, threat.eps):
+        raise ValueError(f"the standard evaluation was about {standard.norm} {standard.eps:g}, not {threat}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if attacks is None:
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
     chosen, attacks = pick_device(device), tuple(attacks)
@@ -157,7 +155,7 @@ def evaluate_adaptive(
             through = stack.enter_context(ready(surrogate, chosen, tf32=tf32, channels_last=channels_last))
             _check_surrogate(count_classes(through, images, chosen), classes)
         engine = AdaptiveEngine(
-            model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=chosen, surrogate=through
+            model, threat=threat, seed=seed, batch_size=batch_size, device=chosen, surrogate=through
         )
         engine.targets = min(engine.targets, classes - 1)
         binding = AdaptiveBinding(
@@ -167,8 +165,8 @@ def evaluate_adaptive(
             data_sha256=data_sha256(images, labels),
             robust_sha256=sha256(robust.numpy().tobytes()).hexdigest(),
             attacks=attacks,
-            norm=norm,
-            eps=float(eps),
+            norm=threat.norm,
+            eps=threat.eps,
             seed=index(seed),
             engine=engine.name,
             tf32=tf32 and chosen.type == "cuda",
@@ -190,8 +188,8 @@ def evaluate_adaptive(
         accuracy_after=run.accuracy_after(),
         seconds=dict(zip(attacks, found.seconds.tolist(), strict=True)),
         engine=binding.engine,
-        norm=norm,
-        eps=eps,
+        norm=threat.norm,
+        eps=threat.eps,
         seed=seed,
         batch_size=batch_size,
         device=str(chosen),
@@ -246,7 +244,7 @@ class _Run:
         found = self.found
         points = (self.standing(number) & (found.finished <= number)).nonzero().squeeze(1)
         # A ball of radius zero holds nothing but the image itself.
-        if len(points) == 0 or self.engine.eps == 0:
+        if len(points) == 0 or self.engine.threat.eps == 0:
             return
         self._number, self._since = number, time.perf_counter()
         points, batch = self._first_the_batch(points)
@@ -317,7 +315,7 @@ class _Run:
         if len(broken) == 0:
             return
         adversarials = self.found.adversarials[broken]
-        check_adversarials(self.images[broken], adversarials, broken, self.engine.norm, self.engine.eps)
+        check_adversarials(self.images[broken], adversarials, broken, self.engine.threat)
         held = self._predict(adversarials) == self.labels[broken]
         if bool(held.any()):
             raise EvaluationError(
@@ -326,10 +324,10 @@ class _Run:
             )
 
     def _judge(self, number: int, indices: Tensor, candidates: Tensor) -> None:
-        candidates = without_rounding(self.images[indices], candidates, self.engine.norm, self.engine.eps)
+        candidates = self.engine.threat.without_rounding(self.images[indices], candidates)
         fooled = self._predict(candidates) != self.labels[indices]
         winners = indices[fooled]
-        check_adversarials(self.images[winners], candidates[fooled], winners, self.engine.norm, self.engine.eps)
+        check_adversarials(self.images[winners], candidates[fooled], winners, self.engine.threat)
         self.found.adversarials[winners] = candidates[fooled]
         self.found.fallen_to[winners] = number
 

@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, r
 from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.units import warn_of_radius
+from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 
 PROTOCOL = "AutoAttack standard"
 FLUSH_SECONDS = 10.0
@@ -91,8 +91,9 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     *,
+    threat: ThreatModel | None = None,
     norm: str = "Linf",
-    eps: float,
+    eps: float | str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -115,8 +116,8 @@ def evaluate(
             them; with fewer than 10, all wrong classes are targets instead of the standard's 9).
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        norm: "Linf" or "L2".
-        eps: radius of the ball, >= 0, in units of pixels in [0, 1].
+        threat: what the attacker may do.
+        norm, eps: the same in two words, "Linf" or "L2" and a radius in units of pixels in [0, 1], as 0.5 or "8/255".
         seed: of the attacks.
         batch_size: most points per batch; what the device's memory holds if None, and on CPUs no more than make a step
             of the fast engine within seconds. Halved where memory runs out. The reference engine's random numbers
@@ -144,8 +145,8 @@ def evaluate(
     """
     check_examples(images, labels)
     chosen_device = pick_device(device)
-    eps, seed = float(eps), index(seed)  # NumPy's numbers cannot be written to the state
-    check_settings(norm, eps, batch_size, engine, shard)
+    threat, seed = threat_of(threat, norm, eps), index(seed)  # NumPy's numbers cannot be written to the state
+    check_settings(batch_size, engine, shard)
     images, labels = own_copy(images), own_copy(labels)
     ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]])
     if len(ledger.points) == 0:
@@ -165,8 +166,8 @@ def evaluate(
             model=identity,
             examples=len(labels),
             data_sha256=data_sha256(images, labels),
-            norm=norm,
-            eps=eps,
+            norm=threat.norm,
+            eps=threat.eps,
             seed=seed,
             engine=ENGINES[engine].full_name(),
             batch_size=batch_size if engine == "reference" else None,
@@ -184,8 +185,7 @@ def evaluate(
             net,
             images,
             labels,
-            norm=norm,
-            eps=eps,
+            threat=threat,
             seed=seed,
             batch_size=batch_size,
             device=chosen_device,
@@ -282,15 +282,8 @@ def data_sha256(images: Tensor, labels: Tensor) -> str:
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 
-def check_settings(
-    norm: str, eps: float, batch_size: int | None, engine: str = "fast", shard: tuple[int, int] = (0, 1)
-) -> None:
+def check_settings(batch_size: int | None, engine: str = "fast", shard: tuple[int, int] = (0, 1)) -> None:
     """Raise ValueError for what no evaluation can be made with."""
-    if norm not in ("Linf", "L2"):
-        raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
-    if not 0.0 <= eps < float("inf"):
-        raise ValueError(f"eps must be a finite number >= 0, got {eps}")
-    warn_of_radius(norm, eps)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if engine not in ENGINES:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine
 from adaptive_smoothing_zoo.attacks.state import batches
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict, without_rounding
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.devices import is_out_of_memory
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, STAGES, VERIFIED, Chunk, Ledger, joined
 from adaptive_smoothing_zoo.evaluation.pace import Keeper
 from adaptive_smoothing_zoo.evaluation.state import RunState, empty_images
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 T = TypeVar("T")
 
@@ -118,8 +119,7 @@ class Run:
         images: Tensor,
         labels: Tensor,
         *,
-        norm: str,
-        eps: float,
+        threat: ThreatModel,
         seed: int,
         batch_size: int,
         device: torch.device,
@@ -130,7 +130,7 @@ class Run:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.model, self.images, self.labels = model, images, labels
-        self.norm, self.eps, self.seed, self.batch_size, self.device = norm, eps, seed, batch_size, device
+        self.threat, self.seed, self.batch_size, self.device = threat, seed, batch_size, device
         self.ledger, self.state, self.flush_seconds = ledger, state, flush_seconds
         self.on_progress = on_progress or (lambda progress: None)
         self.remarks: list[str] = []
@@ -151,7 +151,7 @@ class Run:
         for stage in STAGES:
             self._stage, self._since = stage, time.perf_counter()
             # A ball of radius zero holds nothing but the image itself.
-            if len(self._left()) and not (stage in STANDARD_ATTACKS and self.eps == 0):
+            if len(self._left()) and not (stage in STANDARD_ATTACKS and self.threat.eps == 0):
                 self._keeper.report()
                 work = {CLEAN: self._classify, VERIFIED: self._verify}.get(stage, self._attack)
                 with self._keeper.at_work():
@@ -227,7 +227,7 @@ class Run:
         fell = (self.ledger.correct & ~self.ledger.standing())[todo]
         for indices in batches(todo[fell], self.batch_size):
             adversarials = self.ledger.adversarials[indices]
-            check_adversarials(self.images[indices], adversarials, indices, self.norm, self.eps)
+            check_adversarials(self.images[indices], adversarials, indices, self.threat)
             held = self._predict(adversarials) == self.labels[indices]
             if bool(held.any()):
                 raise EvaluationError(
@@ -308,9 +308,9 @@ class Run:
                 "gradient or output overflows there, and AutoAttack would count the image as robust; make the head "
                 "stable"
             )
-        candidates = without_rounding(self.images[indices], candidates, self.norm, self.eps)
+        candidates = self.threat.without_rounding(self.images[indices], candidates)
         held = self._predict(candidates) == self.labels[indices]
-        check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.norm, self.eps)
+        check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.threat)
         self._note(indices, held, candidates[~held])
         if not self.engine.resumes_inside:
             self._keeper.safe_until = time.perf_counter()  # no later than at the end, this is written
@@ -334,8 +334,8 @@ class Run:
     def _make_engine(self) -> Engine:
         return ENGINES[self._engine_name](
             self.model,
-            norm=self.norm,
-            eps=self.eps,
+            norm=self.threat.norm,
+            eps=self.threat.eps,
             seed=self.seed,
             batch_size=self.batch_size,
             num_classes=self.num_classes,

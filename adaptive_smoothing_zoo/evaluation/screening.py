@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.evaluate import check_settings
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 
 TARGETS, STEPS = 3, 20  # of the protocol's 9 and 100
 
@@ -56,8 +57,9 @@ def screen(
     images: Tensor,
     labels: Tensor,
     *,
+    threat: ThreatModel | None = None,
     norm: str = "Linf",
-    eps: float,
+    eps: float | str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -67,7 +69,7 @@ def screen(
     """Attack every correctly classified point by APGD-T with 3 targets of 20 steps; the model judges.
 
     Args:
-        model, images, labels, norm, eps, seed, batch_size, device, channels_last: as for ``evaluate``.
+        model, images, labels, threat, norm, eps, seed, batch_size, device, channels_last: as for ``evaluate``.
         on_progress: told of the number of points that were finished.
 
     Raises:
@@ -76,7 +78,8 @@ def screen(
     """
     check_examples(images, labels)
     chosen = pick_device(device)
-    check_settings(norm, eps, batch_size)
+    threat = threat_of(threat, norm, eps)
+    check_settings(batch_size)
     images, labels = own_copy(images), own_copy(labels)
     with ready(model, chosen, channels_last=channels_last) as model:
         size = min(batch_size or largest_batch_size(model, images, chosen), len(labels))
@@ -85,15 +88,23 @@ def screen(
             raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}")
         check_examples(images, labels, classes)
         correct = predict(model, images, size, chosen) == labels
-        engine = FastEngine(model, norm=norm, eps=eps, seed=seed, batch_size=size, num_classes=classes, device=chosen)
+        engine = FastEngine(
+            model,
+            norm=threat.norm,
+            eps=threat.eps,
+            seed=seed,
+            batch_size=size,
+            num_classes=classes,
+            device=chosen,
+        )
         engine.iterations, engine.num_targets = STEPS, min(TARGETS, classes - 1)
         points = correct.nonzero().squeeze(1)
         standing = correct.clone()
-        if len(points) and eps > 0:
+        if len(points) and threat.eps > 0:
             for positions, candidates in engine.attack("apgd-t", images[points], labels[points], points):
                 indices = points[positions]
                 broken = predict(model, candidates, size, chosen) != labels[indices]
-                check_adversarials(images[indices[broken]], candidates[broken], indices[broken], norm, eps)
+                check_adversarials(images[indices[broken]], candidates[broken], indices[broken], threat)
                 standing[indices[broken]] = False
                 if on_progress is not None:
                     on_progress(len(positions))

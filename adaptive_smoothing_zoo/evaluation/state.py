@@ -21,12 +21,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.checked_file import put_aside, read_checked, read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.evaluation.ledger import TENSORS, Chunk
 from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

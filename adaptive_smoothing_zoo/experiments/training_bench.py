@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.experiments.bench import Bench
 from adaptive_smoothing_zoo.experiments.table import Table
 from adaptive_smoothing_zoo.publishing.results import tensors_sha256
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training.choose import Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
@@ -244,7 +245,11 @@ class TrainingBench(Bench):
     def _attacked(self, model: MixedClassifier, attacks: Sequence[str], standing: Tensor) -> Tensor:
         """Which of the examples that stand still stand after these attacks, the mix itself as judge."""
         engine = AdaptiveEngine(
-            model, norm=self.norm, eps=self.eps, seed=self.seed, batch_size=self.batch_size, device=self.device
+            model,
+            threat=ThreatModel(self.norm, self.eps),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
         )
         if self.apgd_steps is not None:
             engine.iterations, engine.targets, engine.starts = self.apgd_steps, SHORT_TARGETS, SHORT_STARTS

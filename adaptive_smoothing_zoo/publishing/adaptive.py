@@ -11,7 +11,7 @@ import numpy as np
 
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.adaptive import STANDARD, AdaptiveEvaluation
 from adaptive_smoothing_zoo.files import file_sha256, write_text
 from adaptive_smoothing_zoo.identity import Identity, identity_of
@@ -26,7 +26,7 @@ from adaptive_smoothing_zoo.publishing.results import (
     verdicts_path,
 )
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
-from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
 def claim(entry: Entry, evidence: Evidence, checkpoint: str, identity: Identity) -> str:

@@ -29,7 +29,8 @@ from adaptive_smoothing_zoo.publishing.results import (
     write_record,
 )
 from adaptive_smoothing_zoo.publishing.validation import validation_path
-from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
 @dataclass(frozen=True, kw_only=True)

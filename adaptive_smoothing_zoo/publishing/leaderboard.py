@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptive_smoothing_zoo.errors import ResultsError, reason
-from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
-from adaptive_smoothing_zoo.zoo.schema import read_json, shown
+from adaptive_smoothing_zoo.errors import ResultsError, reason, shown
+from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.schema import read_json
 
 # Columns of the page: heading, and what stands in it.
 _COLUMNS = (

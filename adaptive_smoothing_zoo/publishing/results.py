@@ -24,13 +24,14 @@ from torch import nn
 
 from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason, shown
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
 from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
-from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
+from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)

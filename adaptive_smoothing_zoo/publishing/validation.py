@@ -24,7 +24,8 @@ from adaptive_smoothing_zoo.publishing.results import (
     tensors_sha256,
     verdicts_path,
 )
-from adaptive_smoothing_zoo.zoo.entry import Entry, parse_eps
+from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
 def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:

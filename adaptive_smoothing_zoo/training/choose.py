@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.files import write_text
 from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
 from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training.frozen import frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
@@ -324,7 +325,11 @@ class _Held:
         """
         mixed = candidate.applied_to(self.model)
         engine = AdaptiveEngine(
-            mixed, norm=self.norm, eps=self.eps, seed=self.seed, batch_size=self.batch_size, device=self.device
+            mixed,
+            threat=ThreatModel(self.norm, self.eps),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
         )
         engine.iterations, engine.starts = self.choice.attack_steps, self.choice.attack_starts
         engine.targets = self.choice.attack_targets

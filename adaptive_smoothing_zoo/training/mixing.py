@@ -27,6 +27,7 @@ from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.mix import mix
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import check_norm
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
 from adaptive_smoothing_zoo.training.frozen import faster_copy, frozen
@@ -64,8 +65,7 @@ class TrainingAttack:
     def __post_init__(self) -> None:
         if self.setting not in ("A", "B", "C"):
             raise ValueError(f"the setting of an attack is 'A', 'B' or 'C', got {self.setting!r}")
-        if self.norm not in ("Linf", "L2"):
-            raise ValueError(f"the norm must be 'Linf' or 'L2', got {self.norm!r}")
+        check_norm(self.norm)
         if not 0.0 < self.eps < float("inf"):
             raise ValueError(f"eps of the training attack must be positive, got {self.eps}")
         if self.targets < 0:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from adaptive_smoothing_zoo.data import NUM_CLASSES
 from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose import Choice
 from adaptive_smoothing_zoo.training.mixing import MixingTraining
@@ -28,7 +29,6 @@ from adaptive_smoothing_zoo.zoo.entry import (
     ConstantAlphaConfig,
     Paper,
     ScaleConfig,
-    parse_eps,
 )
 from adaptive_smoothing_zoo.zoo.schema import parse
 

@@ -9,13 +9,13 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from adaptive_smoothing_zoo.alpha import check_alpha
-from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, shown, to_json
+from adaptive_smoothing_zoo.errors import ConfigError, shown
+from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -340,23 +340,6 @@ class Entry:
 
 
 _IDENTITY = ("name", "dataset", "threat_model", "eps")
-
-
-def parse_eps(text: str) -> float:
-    """ "8/255" or "0.5" as a number.
-
-    Raises:
-        ConfigError: not a finite number >= 0.
-    """
-    try:
-        if re.search(r"e[+-]?[\d_]{4}", text, re.IGNORECASE):  # a fraction would be made of numbers of that length
-            raise ValueError("the exponent is too large")
-        value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise ConfigError(f"eps must be a number or a fraction like 8/255, got {shown(text)}") from None
-    if value < 0:
-        raise ConfigError(f"eps must not be negative, got {shown(text)}")
-    return value
 
 
 def read_entry(path: Path) -> Entry:

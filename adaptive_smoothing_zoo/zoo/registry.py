@@ -6,10 +6,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError
+from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, shown
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_of
-from adaptive_smoothing_zoo.zoo.schema import shown
 
 logger = logging.getLogger(__name__)
 

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import math
-import reprlib
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adaptive_smoothing_zoo.errors import ConfigError, reason
+from adaptive_smoothing_zoo.errors import ConfigError, reason, shown
 
 T = TypeVar("T")
 
@@ -129,16 +128,6 @@ def _finite(value: int | float, where: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{where}: expected a finite number, got {shown(value)}")
     return number
-
-
-def shown(value: Any) -> str:
-    """A value in a message: its repr, cut short in the middle."""
-    return _REPR.repr(value)
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100
-_REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 40
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from adaptive_smoothing_zoo.attacks import adaptive
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
 from adaptive_smoothing_zoo.attacks.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 IMAGES = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
 GRAY = 0.5 + 0.01 * torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(3))
@@ -17,7 +18,9 @@ CPU = torch.device("cpu")
 
 
 def an_engine(model, norm="Linf", eps=EPS, batch_size=5, seed=4, **settings):
-    engine = AdaptiveEngine(model, norm=norm, eps=eps, seed=seed, batch_size=batch_size, device=CPU, **settings)
+    engine = AdaptiveEngine(
+        model, threat=ThreatModel(norm, eps), seed=seed, batch_size=batch_size, device=CPU, **settings
+    )
     engine.iterations = 30  # enough for these mixes
     return engine
 
@@ -46,7 +49,7 @@ def test_verdicts_on_a_linear_mix_are_the_closed_form_s(name, constant, norm):
     exact = distance(model, IMAGES, labels, norm)
     eps = float(exact.median())  # the box is out of reach
     found = candidates(an_engine(model, norm, eps, surrogate=model.std_model), name, IMAGES, labels)
-    check_adversarials(IMAGES, found, torch.arange(12), norm, eps)
+    check_adversarials(IMAGES, found, torch.arange(12), ThreatModel(norm, eps))
     broken = model(found).argmax(1) != labels
     assert torch.equal(broken, (found != IMAGES).flatten(1).any(1))  # a candidate is adversarial or the image itself
     if name.startswith("apgd-t-") and not name.endswith(PULLS_ALPHA):  # others may climb toward another class, or alpha

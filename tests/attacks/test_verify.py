@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_smoothing_zoo.attacks.verify import TOLERANCE, check_adversarials, predict, without_rounding
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.threat import TOLERANCE, ThreatModel
 
 CPU = torch.device("cpu")
 
@@ -67,7 +68,7 @@ class TestThreatModel:
     indices = torch.tensor([10, 11, 12, 13])
 
     def check(self, adversarials, norm="Linf", eps=0.1):
-        check_adversarials(self.originals, adversarials, self.indices, norm, eps)
+        check_adversarials(self.originals, adversarials, self.indices, ThreatModel(norm, eps))
 
     def changed(self, offset, pixels=slice(None)):
         """Image 2 moved by ``offset`` in some pixels."""
@@ -112,7 +113,7 @@ class TestThreatModel:
             self.check(adversarials)
 
     def test_no_example_at_all_passes(self):
-        check_adversarials(self.originals[:0], self.originals[:0], self.indices[:0], "Linf", 0.1)
+        check_adversarials(self.originals[:0], self.originals[:0], self.indices[:0], ThreatModel("Linf", 0.1))
 
 
 @given(st.integers(0, 5), st.sampled_from([(3, 224, 224), (1, 5, 7)]), st.sampled_from([0.1, 3.0, 20.0, 100.0]))
@@ -125,10 +126,11 @@ def test_what_rounding_has_put_outside_an_l2_ball_comes_back_and_nothing_else(se
     unit = away / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     lengths = torch.tensor([0.5, 1.0 + 4e-6, 1.1], dtype=torch.float64).view(-1, 1, 1, 1)  # inside, rounding, outside
     candidates = (images.double() + radius * lengths * unit).float()
-    moved = without_rounding(images, candidates, "L2", radius)
-    check_adversarials(images[:2], moved[:2], torch.arange(2), "L2", radius)
+    ball = ThreatModel("L2", radius)
+    moved = ball.without_rounding(images, candidates)
+    check_adversarials(images[:2], moved[:2], torch.arange(2), ball)
     assert torch.equal(moved[[0, 2]], candidates[[0, 2]])
     with pytest.raises(EvaluationError, match="leaves the L2 ball"):
-        check_adversarials(images[2:], moved[2:], torch.arange(1), "L2", radius)
-    assert torch.equal(without_rounding(images, candidates, "Linf", radius), candidates)
-    assert without_rounding(images[:0], candidates[:0], "L2", radius).shape == (0, *shape)
+        check_adversarials(images[2:], moved[2:], torch.arange(1), ball)
+    assert torch.equal(ThreatModel("Linf", radius).without_rounding(images, candidates), candidates)
+    assert ball.without_rounding(images[:0], candidates[:0]).shape == (0, *shape)

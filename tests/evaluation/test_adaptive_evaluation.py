@@ -22,6 +22,7 @@ from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
 from adaptive_smoothing_zoo.evaluation.checked_file import checksum
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
@@ -65,7 +66,7 @@ def test_points_that_a_plain_attack_leaves_fall_to_the_adaptive_ones_with_verifi
     assert not found.robust.any()
     assert found.broken_by.tolist() == ["apgd-ce-lowering"] * 2 + [""] + ["apgd-ce-lowering"] * 3
     adversarials = torch.from_numpy(found.adversarials)
-    check_adversarials(GRAY, adversarials, torch.arange(6), "Linf", EPS)
+    check_adversarials(GRAY, adversarials, torch.arange(6), ThreatModel("Linf", EPS))
     assert ((model(adversarials).argmax(1) != 0).numpy() == mask).all()
     assert torch.equal(adversarials[2], GRAY[2])
     assert found.accuracy_after == {"standard": 5 / 6} | dict.fromkeys(ADAPTIVE_ATTACKS, 0.0)

@@ -33,10 +33,11 @@ from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence, 
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.results import read_record, read_verdicts
 from adaptive_smoothing_zoo.publishing.validation import validation_path
+from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.training.keeping import Keeper
 from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
-from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, parse_eps, read_entry
+from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
 from adaptive_smoothing_zoo.zoo.schema import to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, meta_triplet

@@ -11,6 +11,7 @@ from torch import nn
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier
 from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training import choose
 from adaptive_smoothing_zoo.training.choose import Candidate, Choice, choose_alpha
 
@@ -178,7 +179,7 @@ def test_accuracies_are_the_model_s_own_and_its_attacked_ones_the_engine_s():
     assert chosen.clean == float((mixed(IMAGES).argmax(1) == LABELS).double().mean())
     places = torch.arange(20) * 64 // 20
     standing = mixed(IMAGES[places]).argmax(1) == LABELS[places]
-    engine = AdaptiveEngine(mixed, norm="Linf", eps=0.05, seed=0, batch_size=16, device=torch.device("cpu"))
+    engine = AdaptiveEngine(mixed, threat=ThreatModel("Linf", 0.05), seed=0, batch_size=16, device=torch.device("cpu"))
     engine.iterations, engine.targets = 3, 2
     for attack in choice.attacks:
         for positions, found in engine.attack(attack, IMAGES[places], LABELS[places], places):

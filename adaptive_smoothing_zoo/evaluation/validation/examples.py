@@ -22,11 +22,10 @@ def ball_and_box(subject: Subject) -> Outcome:
     if len(broken) == 0:
         return not_applicable("no attack found an adversarial example")
     examples = subject.adversarials[broken]
-    away = (examples.double() - subject.images[broken].double()).flatten(1)
-    distance = away.abs().amax(dim=1) if subject.norm == "Linf" else away.norm(dim=1)
+    distance = subject.threat.distance(subject.images[broken], examples)
     measured = {"examples": len(broken), "largest_distance": float(distance.max())}
     try:
-        check_adversarials(subject.images[broken], examples, broken, subject.norm, subject.eps)
+        check_adversarials(subject.images[broken], examples, broken, subject.threat)
     except EvaluationError as error:
         return Outcome(passed=False, measured=measured, found=f"{error}.")
     return Outcome(passed=True, measured=measured, found=f"all {len(broken)} adversarial examples obey.")

@@ -9,6 +9,7 @@ from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_key
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.evaluation.validation.check import Outcome, check, not_applicable
 from adaptive_smoothing_zoo.evaluation.validation.subject import Subject
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 POINTS, SHAPE, CLASSES = 24, (1, 6, 6), 5
 CLEAR = 1e-3  # relative distance to the radius at which a point may go either way
@@ -127,8 +128,7 @@ def _toy(subject: Subject, net: nn.Module, images: Tensor, labels: Tensor, eps: 
         net,
         images,
         labels,
-        norm=subject.norm,
-        eps=eps,
+        threat=ThreatModel(subject.norm, eps),
         seed=subject.seed,
         batch_size=len(labels),
         device=subject.device,

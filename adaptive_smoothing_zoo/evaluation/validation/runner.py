@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.evaluation.validation.subject import Budget, Recorde
 from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.units import warn_of_radius
+from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 
 VERDICTS: dict[bool | None, Verdict] = {True: "passed", False: "failed", None: "not applicable"}
 
@@ -90,8 +90,9 @@ def validate(
     images: Tensor,
     labels: Tensor,
     *,
+    threat: ThreatModel | None = None,
     norm: str = "Linf",
-    eps: float,
+    eps: float | str | None = None,
     seed: int = 0,
     batch_size: int = 128,
     device: str | torch.device | None = None,
@@ -111,8 +112,7 @@ def validate(
         model: images in [0, 1] to logits (N, C), C >= 2, differentiable.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        norm: "Linf" or "L2".
-        eps: radius of the ball, > 0, in units of pixels in [0, 1].
+        threat: what the attacker may do, with a radius > 0; or norm and eps, as in ``evaluate``.
         seed: of everything drawn, which belongs to examples and not to batches.
         batch_size: most points in one pass.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
@@ -132,7 +132,8 @@ def validate(
     """
     check_examples(images, labels)
     where = pick_device(device)
-    _check_settings(norm, eps, batch_size, only, recorded, len(labels))
+    threat = threat_of(threat, norm, eps)
+    _check_settings(threat, batch_size, only, recorded, len(labels))
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]
     report = on_progress or (lambda progress: None)
     images, labels = own_copy(images), own_copy(labels)
@@ -142,8 +143,7 @@ def validate(
             net,
             images,
             labels,
-            norm=norm,
-            eps=eps,
+            threat=threat,
             seed=seed,
             batch_size=min(batch_size, len(labels)),
             device=where,
@@ -185,7 +185,7 @@ def _journal(
         data_sha256=data_sha256(subject.images.cpu(), subject.labels.cpu()),
         standing_sha256="" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
         norm=subject.norm,
-        eps=float(subject.eps),
+        eps=subject.eps,
         seed=subject.seed,
         batch_size=subject.batch_size,
         budget=asdict(subject.budget),
@@ -248,13 +248,10 @@ def _check_output(model: nn.Module, images: Tensor, labels: Tensor, device: torc
 
 
 def _check_settings(
-    norm: str, eps: float, batch_size: int, only: Collection[str] | None, recorded: RecordedRun | None, n: int
+    threat: ThreatModel, batch_size: int, only: Collection[str] | None, recorded: RecordedRun | None, n: int
 ) -> None:
-    if norm not in ("Linf", "L2"):
-        raise ValueError(f"the norm must be 'Linf' or 'L2', got {norm!r}")
-    if not 0.0 < eps < float("inf"):
-        raise ValueError(f"eps must be a finite number > 0, got {eps}")
-    warn_of_radius(norm, eps)
+    if threat.eps == 0.0:
+        raise ValueError("eps must be a finite number > 0, got 0")
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if unknown := sorted(set(only or ()) - set(CHECKS)):

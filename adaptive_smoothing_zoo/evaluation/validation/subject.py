@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_i
 from adaptive_smoothing_zoo.attacks.square import Square
 from adaptive_smoothing_zoo.attacks.state import State
 from adaptive_smoothing_zoo.evaluation.validation.journal import BatchOutcome, Journal
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 # Points asked about, what the differentiated model said, and their rows among the points attacked -> found (N,).
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -110,8 +111,7 @@ class Subject:
         model: images to logits (N, C), in eval mode, frozen, on ``device``.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        norm: "Linf" or "L2".
-        eps: radius of the ball.
+        threat: the ball.
         seed: of everything drawn.
         batch_size: most points in one pass.
         device: where to compute.
@@ -138,15 +138,14 @@ class Subject:
         images: Tensor,
         labels: Tensor,
         *,
-        norm: str,
-        eps: float,
+        threat: ThreatModel,
         seed: int,
         batch_size: int,
         device: torch.device,
         budget: Budget,
         recorded: RecordedRun | None = None,
     ) -> None:
-        self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
+        self.model, self.threat, self.seed = model, threat, seed
         self.images, self.labels = images.to(device).contiguous(), labels.to(device)
         self.batch_size, self.device, self.budget, self.recorded = batch_size, device, budget, recorded
         self.journal: Journal | None = None
@@ -160,6 +159,14 @@ class Subject:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def norm(self) -> str:
+        return self.threat.norm
+
+    @property
+    def eps(self) -> float:
+        return self.threat.eps
 
     def spend(self, passes: int) -> None:
         """Count forward-equivalents."""

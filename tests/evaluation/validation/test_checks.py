@@ -18,6 +18,7 @@ from adaptive_smoothing_zoo.evaluation.validation.figures import write_figure
 from adaptive_smoothing_zoo.evaluation.validation.report import Validation, read_validation, to_markdown, to_text
 from adaptive_smoothing_zoo.evaluation.validation.subject import Attacked, Subject, scaled_cross_entropy
 from adaptive_smoothing_zoo.identity import Identity
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 
 def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL, recorded=None, seed=0):
@@ -25,8 +26,7 @@ def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL
         model.eval().requires_grad_(False),
         images,
         labels,
-        norm=norm,
-        eps=eps,
+        threat=ThreatModel(norm, eps),
         seed=seed,
         batch_size=8,
         device=torch.device("cpu"),
