@@ -4,6 +4,7 @@ Page faults would be no oracle: the system gives huge pages, and takes idle ones
 """
 
 import ctypes
+import gc
 import resource
 
 import pytest
@@ -16,6 +17,11 @@ HAS_COUNTS = LIBC is not None and hasattr(LIBC, "mallinfo2")
 pytestmark = pytest.mark.skipif(not HAS_COUNTS, reason="glibc 2.33 or later alone counts it")
 
 MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def _no_use_is_left_over() -> None:
+    gc.collect()  # generators that an earlier test has abandoned inside of a use
 
 
 class _Mallinfo2(ctypes.Structure):

@@ -56,11 +56,12 @@ def test_verdicts_equal_pyautoattacks_own_run():
     from pyautoattack import AutoAttack
 
     model = Linear(classes=10).requires_grad_(False)
-    labels = model(IMAGES).argmax(1)
-    eps = float(model.distance(IMAGES, labels, "Linf").median())
-    ours = evaluate(model, IMAGES, labels, eps=eps, seed=7, batch_size=5, engine="reference")
+    images = IMAGES[:6]
+    labels = model(images).argmax(1)
+    eps = float(model.distance(images, labels, "Linf").median())
+    ours = evaluate(model, images, labels, eps=eps, seed=7, batch_size=4, engine="reference")
     attack = AutoAttack(model, norm="Linf", eps=eps, seed=7, version="standard", device="cpu")
-    adversarials, _ = attack.run_standard_evaluation(IMAGES, labels, batch_size=5)
+    adversarials, _ = attack.run_standard_evaluation(images, labels, batch_size=4)
     theirs = (model(adversarials).argmax(1) == labels).numpy()
     assert 0 < theirs.sum() < len(theirs)
     np.testing.assert_array_equal(ours.robust, theirs)

@@ -578,7 +578,7 @@ def test_sigterm_ends_it_like_ctrl_c_and_it_goes_on(tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 import torch
 from torch import nn
 from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
@@ -603,6 +603,7 @@ def run(state, pause=0.0, **options):
     return evaluate(net, IMAGES, net.layers(IMAGES).argmax(1), eps=0.06, device="cpu", state=state, **options)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs inherit switched off
     with told_how_to_go_on():
         run(sys.argv[1], 0.05, flush_seconds=0.2)
 """
