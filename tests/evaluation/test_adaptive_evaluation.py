@@ -114,7 +114,7 @@ def test_radius_zero_breaks_nothing():
         (np.ones(6), {}, "6 examples need a verdict each"),
         (EVERYWHERE, {"norm": "L1"}, "norm must be"),
         (EVERYWHERE, {"eps": float("nan")}, "finite number"),
-        (EVERYWHERE, {"batch_size": 0}, "batch size at least 1"),
+        (EVERYWHERE, {"batch_size": 0}, "batch size must be at least 1"),
         (EVERYWHERE, {"attacks": ["apgd-ce-surrogate"]}, "no attack"),
     ],
 )

@@ -312,7 +312,7 @@ def test_an_honest_net_passes_in_l2():
     [
         ({"norm": "L1"}, "must be 'Linf' or 'L2'"),
         ({"eps": 0.0}, "eps must be a finite number > 0"),
-        ({"eps": float("nan")}, "eps must be a finite number > 0"),
+        ({"eps": float("nan")}, "eps must be a finite number >= 0"),
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"only": ("zero_radius", "luck")}, "unknown check 'luck'; known: linear_net"),
         ({"recorded": RecordedRun(robust=np.ones(3, dtype=bool))}, "3 verdicts for 6 points"),
