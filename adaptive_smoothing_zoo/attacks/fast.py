@@ -120,7 +120,7 @@ class FastEngine:
 
         Args:
             name: of an attack of the standard protocol.
-            images: (N, channels, H, W) in [0, 1].
+            images: (N, channels, H, W) in [0, 1], on any device; so the others.
             labels: (N,).
             indices: (N,) of the points in the dataset.
             done: (N,) bool, points to leave out; none if None.
@@ -131,6 +131,8 @@ class FastEngine:
             ValueError: no such attack.
             ResultsError: a snapshot that does not fit.
         """
+        labels, indices = labels.cpu(), indices.cpu()  # what is counted stands there; images may stay where they are
+        done = None if done is None else done.cpu()
         self.prepare(images)
         if self._runs is not None:  # it was given up
             self._spent += self._runs.spent()
