@@ -37,6 +37,8 @@ def place_of(reference: str) -> Place | None:
     Raises:
         WeightsError: "local-dir:" names no folder.
     """
+    if not isinstance(reference, str):  # which the zoo's own look-up refuses
+        return None
     scheme, _, rest = reference.partition(":")
     if scheme in ("hf-hub", "hf_hub"):  # timm knows both spellings
         repo, _, revision = rest.partition("@")
