@@ -22,7 +22,7 @@ def ready(
 ) -> Iterator[nn.Module]:
     """The model in a form that can be asked for logits: on the device, in eval mode, frozen, in the given precision.
 
-    Device, modes and gradients are put back afterwards.
+    Device, modes, gradients and buffers are put back afterwards.
 
     Args:
         model: any module from images to logits.
@@ -38,7 +38,7 @@ def ready(
     check_weights(model)
     check_modes(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with lent(net, device), float32_precision(tf32), freed_memory_kept():
+    with lent(net, device), buffers_kept(net), float32_precision(tf32), freed_memory_kept():
         try:
             for parameter in trainable:
                 parameter.requires_grad_(False)
@@ -50,6 +50,23 @@ def ready(
                 net.to(memory_format=torch.contiguous_format)
             for parameter in trainable:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers as they were, after whatever the model's own code writes into them within the block."""
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in kept:
+                module._buffers[name] = buffer.copy_(value)
 
 
 @contextmanager

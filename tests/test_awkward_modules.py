@@ -12,6 +12,7 @@ from awkward import (
     SHAPE,
     TRAINABLE,
     AnImpossibleClass,
+    Counts,
     Plain,
     TextbookFlatten,
     WritesIntoItsInput,
@@ -400,3 +401,15 @@ class TestRefusals:
 def test_the_shape_of_the_zoo():
     assert images().shape[1:] == SHAPE
     assert 0 < expected().sum() < len(X)
+
+
+@pytest.mark.parametrize("entry", ["evaluate", "certify", "screen"])
+def test_what_a_module_counts_in_a_buffer_is_put_back(entry):
+    model = Counts()
+    if entry == "evaluate":
+        evaluate(model, X, Y, eps=1.1 * float(D.max()), device="cpu")
+    elif entry == "certify":
+        certify(model, X, Y, sigma=0.05, n0=5, n=20)
+    else:
+        screen(model, X, Y, eps=EPS, device="cpu")
+    assert int(model.calls) == 0
