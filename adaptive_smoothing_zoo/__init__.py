@@ -1,14 +1,14 @@
 """Pretrained adaptively smoothed classifiers: load them, attack them, build on them."""
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.method.smoothed_classifier import SmoothedClassifier
 from adaptive_smoothing_zoo.plug import register
-from adaptive_smoothing_zoo.smoothed_classifier import SmoothedClassifier
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.zoo.base_nets import load_base_net
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import list_models
+from adaptive_smoothing_zoo.zoo.shipped_nets import load_base_net
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 __version__ = "0.1.0"

@@ -32,11 +32,11 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import Certificates, read_log
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.publishing.certification import certification_path, read_certification
-from adaptive_smoothing_zoo.publishing.results import installed_versions, source_commit
+from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
+from adaptive_smoothing_zoo.publishing.records import installed_versions, source_commit
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.loading import load_model
-from adaptive_smoothing_zoo.zoo.schema import to_json
 
 RADII = (0.001, 0.01, 0.03, 0.06, 0.1, 0.25, 0.5)  # of AutoAttack, which has one for all of its examples
 LARGER_BANK, JUDGES = 256, 10_000  # noises

@@ -16,12 +16,12 @@ import torch
 
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import Certificates, certify, plot_certified_curves
+from adaptive_smoothing_zoo.certification.certify_mix import smoothed_rob_model
 from adaptive_smoothing_zoo.certification.journal import settings_path
-from adaptive_smoothing_zoo.certification.mixes import smoothed_rob_model
-from adaptive_smoothing_zoo.cli.certification import baseline_curves, triplet_curves
+from adaptive_smoothing_zoo.cli.certify_commands import baseline_curves, triplet_curves
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.files import write_with
-from adaptive_smoothing_zoo.publishing.certification import certification_path, read_certification
+from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
+from adaptive_smoothing_zoo.storage.files import write_with
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.recipe import SmoothedNetRecipe, read_recipe
 from adaptive_smoothing_zoo.zoo.loading import load_model

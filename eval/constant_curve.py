@@ -19,10 +19,8 @@ from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.cli.progress import progress_bar
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
-from adaptive_smoothing_zoo.evaluation.run import ENGINES
-from adaptive_smoothing_zoo.evaluation.state import remove_state
-from adaptive_smoothing_zoo.files import write_text, write_with
-from adaptive_smoothing_zoo.identity import identity_of
+from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES
+from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
 from adaptive_smoothing_zoo.publishing.constant_curve import (
     ConstantCurve,
     CurvePoint,
@@ -30,7 +28,7 @@ from adaptive_smoothing_zoo.publishing.constant_curve import (
     matches,
     read_curve,
 )
-from adaptive_smoothing_zoo.publishing.results import (
+from adaptive_smoothing_zoo.publishing.records import (
     device_name,
     installed_versions,
     read_record,
@@ -38,9 +36,11 @@ from adaptive_smoothing_zoo.publishing.results import (
     results_path,
     tensors_sha256,
 )
+from adaptive_smoothing_zoo.storage.files import write_text, write_with
+from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.registry import list_models
-from adaptive_smoothing_zoo.zoo.schema import to_json
 
 
 @click.command()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from robustbench_nets import architecture, randomized
 
-from adaptive_smoothing_zoo.mixing_network import default_planes
+from adaptive_smoothing_zoo.method.mixing_network import default_planes
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 

@@ -24,20 +24,20 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
-from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import certify, certify_at_radius
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.screening import screen
-from adaptive_smoothing_zoo.evaluation.validation import validate
-from adaptive_smoothing_zoo.evaluation.validation.check import CHECKS
-from adaptive_smoothing_zoo.evaluation.validation.subject import Budget
-from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.machine.folding import prepare
+from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining, train_smoothed_net
 from adaptive_smoothing_zoo.units import UnitsWarning
+from adaptive_smoothing_zoo.validation import validate
+from adaptive_smoothing_zoo.validation.check import CHECKS
+from adaptive_smoothing_zoo.validation.subject import Budget
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
@@ -141,7 +141,7 @@ def test_certificates_are_those_of_the_plain_net(kind):
 
 @pytest.mark.parametrize("kind", AWKWARD)
 def test_the_prepared_copy_answers_the_same(kind):
-    from adaptive_smoothing_zoo.asking import asked
+    from adaptive_smoothing_zoo.backbones.asking import asked
 
     model = asked(kind())
     model.eval()
@@ -152,7 +152,7 @@ def test_the_prepared_copy_answers_the_same(kind):
 
 @pytest.mark.parametrize("kind", AWKWARD)
 def test_no_images_are_an_answer_and_have_a_gradient(kind):
-    from adaptive_smoothing_zoo.asking import asked
+    from adaptive_smoothing_zoo.backbones.asking import asked
 
     nothing = X[:0].clone().requires_grad_()
     output = asked(kind())(nothing)

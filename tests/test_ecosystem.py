@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork, Triplet, load_model
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.inference import to_dtype
+from adaptive_smoothing_zoo.method.half_precision import to_dtype
 
 SHAPES = {"digits": (1, 8, 8), "digits reset": (1, 8, 8), "digits bfloat16": (1, 8, 8), "cifar": (3, 32, 32)}
 

@@ -8,12 +8,12 @@ from published_composites import FULL_SIZE, PUBLISHED, SMALL, Published, robustb
 from robustbench_nets import architecture, parameters, randomized
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
-from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.errors import WeightsError
-from adaptive_smoothing_zoo.mixing_network import MixingNetwork, default_planes
-from adaptive_smoothing_zoo.mixing_network_keys import from_foreign
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork, default_planes
+from adaptive_smoothing_zoo.method.mixing_network_keys import from_foreign
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
 

@@ -31,17 +31,17 @@ from adaptive_smoothing_zoo.certification.logs import parse_log
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import ConfigError, EvaluationError, ResultsError, WeightsError, reason, shown
 from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.evaluation.screening import screen
-from adaptive_smoothing_zoo.evaluation.state import Binding
-from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.logit_maps import Scale
+from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo import weights as weights_module
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
-from adaptive_smoothing_zoo.zoo.schema import read_json
 from adaptive_smoothing_zoo.zoo.triplet import meta_triplet
 
 CPU = torch.device("cpu")

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
-from adaptive_smoothing_zoo.asking import Asked, asked, is_own
-from adaptive_smoothing_zoo.attacks.apgd import APGD, APGDState
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD, APGDState
 from adaptive_smoothing_zoo.attacks.losses import TargetedLoss, cross_entropy, margin, targeted_dlr
 from adaptive_smoothing_zoo.attacks.objectives import lowering_alpha, probability_margin
-from adaptive_smoothing_zoo.attacks.prepare import prepare, rounding
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.attacks.state import batches, from_tensors, to_tensors
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
-from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.backbones.asking import Asked, asked, is_own
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.machine.folding import prepare, rounding
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 VERSION = 2  # changes when the same seed no longer gives the same candidates

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.asking import Asked, free_of_inference_mode, is_own
 from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient
 from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
+from adaptive_smoothing_zoo.backbones.asking import Asked, free_of_inference_mode, is_own
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import check_norm

@@ -11,7 +11,15 @@ import math
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.square import QUERIES, Changes, SquareState, square_size, stripes, tile_grid, tiles
+from adaptive_smoothing_zoo.attacks.autoattack.square import (
+    QUERIES,
+    Changes,
+    SquareState,
+    square_size,
+    stripes,
+    tile_grid,
+    tiles,
+)
 
 _GOLDEN = 0x9E3779B97F4A7C15  # step of the counter and the two factors: splitmix64 (Steele, Lea and Flood 2014)
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)

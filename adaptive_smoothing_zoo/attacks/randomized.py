@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks import losses
-from adaptive_smoothing_zoo.attacks.apgd import APGD, APGDState
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD, APGDState
 from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, normalized, targeted_dlr
 from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy, lowering_alpha
 from adaptive_smoothing_zoo.attacks.pgd import pgd, project

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import check_alpha, log_weights_of
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.logit_maps import Scale
-from adaptive_smoothing_zoo.mix import mix
+from adaptive_smoothing_zoo.method.alpha import check_alpha, log_weights_of
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.method.mix import mix
 
 
 class MixedNUTSSurrogate(nn.Module):

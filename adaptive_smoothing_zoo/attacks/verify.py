@@ -1,13 +1,12 @@
 """The model decides what is adversarial, and every adversarial example is checked against the threat model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.devices import is_out_of_memory
-from adaptive_smoothing_zoo.errors import EvaluationError, ZooError, reason
+from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.machine.ready import refusals_named
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 
@@ -44,26 +43,6 @@ def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: tor
     if not logits.requires_grad:
         raise EvaluationError("the model's output has no gradient with respect to the image, which attacks need")
     return logits.shape[1]
-
-
-@contextmanager
-def refusals_named(images: Tensor) -> Iterator[None]:
-    """Name the images' shape where a model's code fails at its first pass.
-
-    Raises:
-        EvaluationError: it has raised an AssertionError or a RuntimeError, and not for want of memory.
-    """
-    try:
-        yield
-    except (AssertionError, RuntimeError) as error:
-        if isinstance(error, ZooError) or is_out_of_memory(error):
-            raise
-        kind, text = type(error).__name__, reason(error)
-        said = kind if text == kind else f"{kind}: {text}"
-        raise EvaluationError(
-            f"the model fails on images of shape {tuple(images.shape[1:])} ({said}); "
-            "give images of the shape that it takes"
-        ) from error
 
 
 def check_logits(logits: object, count: int) -> None:

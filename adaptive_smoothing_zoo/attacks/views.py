@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.attacks.objectives import append_alpha_loss
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.mix import mix
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.mix import mix
 
 
 class GrayBox(nn.Module):

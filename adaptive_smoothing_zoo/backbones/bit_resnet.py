@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
-from adaptive_smoothing_zoo.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # units per block
 

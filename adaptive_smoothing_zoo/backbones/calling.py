@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from adaptive_smoothing_zoo.asking import in_eval_mode, logits_of
+from adaptive_smoothing_zoo.backbones.asking import in_eval_mode, logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps
 
 _LOCK = threading.RLock()  # while a foreign net's forward is exchanged

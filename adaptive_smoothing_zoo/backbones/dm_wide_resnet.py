@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
-from adaptive_smoothing_zoo.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
 
 # Mean and standard deviation per color channel, as published with the nets.
 NORMALIZATION = {

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.asking import asked
+from adaptive_smoothing_zoo.backbones.asking import asked
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.logit_maps import Scale
+from adaptive_smoothing_zoo.method.logit_maps import Scale
 
 NOISES_AT_ONCE = 8  # images times this are one pass of the base net
 LOG_NONE = -87.0  # the logarithm of nearly the smallest float32; votes that nobody gave have it, to stay finite

@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.backbones.dm_wide_resnet import (
     activation_named,
     block_groups,
 )
-from adaptive_smoothing_zoo.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
 
 MEAN, STD = NORMALIZATION["cifar10"]
 

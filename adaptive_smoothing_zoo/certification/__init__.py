@@ -12,9 +12,9 @@ from adaptive_smoothing_zoo.certification.bounds import (
     split_failure_probability,
 )
 from adaptive_smoothing_zoo.certification.certify import certify
+from adaptive_smoothing_zoo.certification.certify_mix import certify_lipschitz, certify_mix
 from adaptive_smoothing_zoo.certification.local_lipschitz import LocalLipschitzEstimate, estimate_local_lipschitz
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates, mix_certificates, read_log
-from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix
 from adaptive_smoothing_zoo.certification.plots import (
     CertifiedCurve,
     certified_curve,

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from adaptive_smoothing_zoo.certification.logs import COLUMNS, Certificates, format_row, header, read_log
 from adaptive_smoothing_zoo.errors import ResultsError, reason
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.identity import Identity
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import Identity
 
 _logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.certification.radii import Floats, lipschitz_radius
-from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -26,7 +26,7 @@ from adaptive_smoothing_zoo.certification.radii import (
     lipschitz_radius,
 )
 from adaptive_smoothing_zoo.errors import ResultsError, reason
-from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.storage.files import write_text
 
 ABSTAIN = -1
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # time may be missing in others' files

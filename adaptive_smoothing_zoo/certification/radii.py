@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logsumexp, ndtr, ndtri
 from torch import Tensor
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 
 Floats = NDArray[np.float64]
 Values = float | Sequence[float] | NDArray[Any] | Tensor

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.asking import own_copy
+from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.certification.journal import Journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Smoothing, Votes
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.devices import known_device
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.ready import device_of, ready
+from adaptive_smoothing_zoo.machine.devices import known_device
+from adaptive_smoothing_zoo.machine.ready import device_of, ready
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.machine.folding import prepare
 from adaptive_smoothing_zoo.units import warn_of_noise
 
 NOISE_BLOCK = 128  # noise images drawn at once; the numbers depend on it

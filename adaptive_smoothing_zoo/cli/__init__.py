@@ -8,11 +8,16 @@ from io import TextIOWrapper
 
 import click
 
-from adaptive_smoothing_zoo.cli import certification, evaluation, experiments, publishing, training, weights
+from adaptive_smoothing_zoo.cli import certify_commands as certification
+from adaptive_smoothing_zoo.cli import evaluate_commands as evaluation
+from adaptive_smoothing_zoo.cli import experiment_commands as experiments
+from adaptive_smoothing_zoo.cli import publish_commands as publishing
+from adaptive_smoothing_zoo.cli import train_commands as training
+from adaptive_smoothing_zoo.cli import weight_commands as weights
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.cli.options import dataset_option, units_told
-from adaptive_smoothing_zoo.devices import is_out_of_memory
 from adaptive_smoothing_zoo.errors import ZooError, reason
+from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 
 
 def main() -> None:

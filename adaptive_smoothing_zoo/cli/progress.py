@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from adaptive_smoothing_zoo.evaluation import Progress
-from adaptive_smoothing_zoo.evaluation.validation import CheckProgress
+from adaptive_smoothing_zoo.validation import CheckProgress
 
 
 @contextmanager

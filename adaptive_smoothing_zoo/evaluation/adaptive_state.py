@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.checked_file import read_or_put_aside, write_checked
-from adaptive_smoothing_zoo.evaluation.state import check_same, locked
-from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.evaluation.evaluation_state import check_same, locked
+from adaptive_smoothing_zoo.storage.checked_file import read_or_put_aside, write_checked
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.schema import parse, to_json
 
 logger = logging.getLogger(__name__)
 

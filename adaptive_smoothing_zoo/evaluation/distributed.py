@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, merge_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import read_binding, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
-from adaptive_smoothing_zoo.evaluation.state import read_binding, read_chunks
 
 _PATIENCE = timedelta(days=7)  # how long the first process to finish waits for the last
 

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.asking import own_copy
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, check_square
+from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS, check_square
+from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.batch_size import brisk_batch_size, largest_batch_size
+from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run
+from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, locked, read_binding, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import STAGES, Chunk, Ledger, merged
-from adaptive_smoothing_zoo.evaluation.run import ENGINES, Progress, Run
-from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, locked, read_binding, read_chunks
-from adaptive_smoothing_zoo.identity import Identity, identity_of
-from adaptive_smoothing_zoo.ready import ready
+from adaptive_smoothing_zoo.machine.batch_size import brisk_batch_size, largest_batch_size
+from adaptive_smoothing_zoo.machine.devices import pick_device
+from adaptive_smoothing_zoo.machine.ready import ready
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
 
 CLEAN = "clean"  # the stage before any attack, and what "broke" a point that was misclassified without one

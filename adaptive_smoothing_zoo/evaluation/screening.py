@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.asking import own_copy
-from adaptive_smoothing_zoo.attacks.fast import FastEngine
+from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
+from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.devices import pick_device
 from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.batch_size import largest_batch_size
 from adaptive_smoothing_zoo.evaluation.evaluate import check_settings
-from adaptive_smoothing_zoo.ready import ready
+from adaptive_smoothing_zoo.machine.batch_size import largest_batch_size
+from adaptive_smoothing_zoo.machine.devices import pick_device
+from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 

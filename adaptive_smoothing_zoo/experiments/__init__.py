@@ -8,10 +8,10 @@ from adaptive_smoothing_zoo.experiments.bench import Bench
 from adaptive_smoothing_zoo.experiments.experiment import Experiment
 from adaptive_smoothing_zoo.experiments.loss_ablation import LOSS_ABLATION
 from adaptive_smoothing_zoo.experiments.margins import MARGINS
-from adaptive_smoothing_zoo.experiments.settings import SETTINGS_EXPERIMENT
 from adaptive_smoothing_zoo.experiments.sigmoid_scale import SIGMOID_SCALE
 from adaptive_smoothing_zoo.experiments.table import Row, Table, complete, read_measured, read_table
 from adaptive_smoothing_zoo.experiments.training_bench import TrainingBench, TrainingTable
+from adaptive_smoothing_zoo.experiments.training_settings import SETTINGS_EXPERIMENT
 from adaptive_smoothing_zoo.experiments.trust_options import TRUST_OPTIONS_EXPERIMENT
 
 PLAIN = {each.name: each for each in (TRUST_OPTIONS_EXPERIMENT, ALPHA_SWEEP, ATTACK_TARGET, MARGINS)}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.views import pin_alpha
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.experiments.attack import Pgd, PgdName
+from adaptive_smoothing_zoo.experiments.papers_pgd import Pgd, PgdName
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 T = TypeVar("T")
 

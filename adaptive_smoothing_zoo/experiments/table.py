@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, shown
-from adaptive_smoothing_zoo.experiments.attack import PAPERS_STEP, Pgd, PgdName
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.identity import Identity
+from adaptive_smoothing_zoo.experiments.papers_pgd import PAPERS_STEP, Pgd, PgdName
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
-from adaptive_smoothing_zoo.classifier import MixedClassifier
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.experiments.bench import Bench
 from adaptive_smoothing_zoo.experiments.table import Table
-from adaptive_smoothing_zoo.publishing.results import tensors_sha256
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.publishing.records import tensors_sha256
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.training.choose import Choice, Chosen, choose_alpha
+from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
-from adaptive_smoothing_zoo.training.mixing import MixingTraining, train_mixing_network
+from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, train_mixing_network
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.experiments.bench import Bench
 from adaptive_smoothing_zoo.experiments.experiment import Experiment, not_answered
 from adaptive_smoothing_zoo.experiments.table import Case, Table
-from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS, SmoothedClassifier
+from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTIONS, SmoothedClassifier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

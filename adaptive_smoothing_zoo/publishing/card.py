@@ -3,13 +3,13 @@
 import json
 from collections import Counter
 
-from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord
+from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.certificate_needs import needs_section
-from adaptive_smoothing_zoo.publishing.certification import CertificationRecord, certificates_section
+from adaptive_smoothing_zoo.publishing.certification_record import CertificationRecord, certificates_section
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, matches
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
-from adaptive_smoothing_zoo.publishing.results import RunRecord
+from adaptive_smoothing_zoo.publishing.records import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,

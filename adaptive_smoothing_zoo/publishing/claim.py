@@ -1,10 +1,10 @@
 """The text of a RobustBench submission, for the form "new model"."""
 
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
+from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 

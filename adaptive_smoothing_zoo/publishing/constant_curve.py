@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.results import RunRecord, results_path
+from adaptive_smoothing_zoo.publishing.records import RunRecord, results_path
+from adaptive_smoothing_zoo.storage.schema import parse, read_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,9 @@ import numpy as np
 from torch import nn
 
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.validation import Validation, read_validation
-from adaptive_smoothing_zoo.files import file_sha256, write_text
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.publishing.adaptive import AdaptiveRecord, read_adaptive_record
+from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord, read_adaptive_record
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, percent
-from adaptive_smoothing_zoo.publishing.results import (
+from adaptive_smoothing_zoo.publishing.records import (
     RunRecord,
     read_record,
     read_verdicts,
@@ -28,8 +25,11 @@ from adaptive_smoothing_zoo.publishing.results import (
     verdicts_path,
     write_record,
 )
-from adaptive_smoothing_zoo.publishing.validation import validation_path
+from adaptive_smoothing_zoo.publishing.validation_record import validation_path
+from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.validation import Validation, read_validation
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 

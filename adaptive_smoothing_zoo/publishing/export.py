@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.identity import identity_of
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
-from adaptive_smoothing_zoo.publishing.certification import read_certification
+from adaptive_smoothing_zoo.publishing.certification_record import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-from adaptive_smoothing_zoo.publishing.results import RunRecord, record_path
+from adaptive_smoothing_zoo.publishing.records import RunRecord, record_path
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.triplet import Triplet

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_smoothing_zoo.errors import ResultsError, reason, shown
+from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.schema import read_json
 
 # Columns of the page: heading, and what stands in it.
 _COLUMNS = (

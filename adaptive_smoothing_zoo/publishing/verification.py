@@ -12,13 +12,13 @@ import torch
 
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.precision import float32_precision
-from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.machine.precision import float32_precision
+from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.components import load_components, pinned_source
 from adaptive_smoothing_zoo.zoo.entry import Component, Entry, Source, entry_to_text
-from adaptive_smoothing_zoo.zoo.schema import to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, meta_triplet
 
 ENOUGH = 1000  # examples; with fewer, an accuracy far from the published one would pass

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.prepare import fold_batch_norms, same_or_original
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_original
 
 
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:

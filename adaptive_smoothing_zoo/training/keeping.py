@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.files import write_text, write_with
+from adaptive_smoothing_zoo.storage.files import write_text, write_with
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "log.csv"
 

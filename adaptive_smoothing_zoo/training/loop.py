@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.errors import TrainingError
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
+from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.training.draws import derived_seed
 from adaptive_smoothing_zoo.training.frozen import to_train_mode
 from adaptive_smoothing_zoo.training.keeping import Keeper, Kept

@@ -12,7 +12,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import TrainingError
 from adaptive_smoothing_zoo.training.keeping import rounds_kept
 from adaptive_smoothing_zoo.training.loop import OnProgress, Progress
-from adaptive_smoothing_zoo.training.mixing import train_mixing_network
+from adaptive_smoothing_zoo.training.mixing_training import train_mixing_network
 from adaptive_smoothing_zoo.training.recipe import (
     NetRecipe,
     NetSource,

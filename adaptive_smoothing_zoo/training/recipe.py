@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 from adaptive_smoothing_zoo.data import NUM_CLASSES
 from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.storage.schema import parse
 from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
-from adaptive_smoothing_zoo.training.choose import Choice
-from adaptive_smoothing_zoo.training.mixing import MixingTraining
-from adaptive_smoothing_zoo.training.nets import NetTraining
+from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining
+from adaptive_smoothing_zoo.training.choose_alpha import Choice
+from adaptive_smoothing_zoo.training.mixing_training import MixingTraining
+from adaptive_smoothing_zoo.training.single_net import NetTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
-from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
     Paper,
     ScaleConfig,
 )
-from adaptive_smoothing_zoo.zoo.schema import parse
+from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
 
 logger = logging.getLogger(__name__)
 

@@ -17,19 +17,19 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
-from adaptive_smoothing_zoo.files import write_text
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.training.base_nets import train_base_net
-from adaptive_smoothing_zoo.training.choose import Candidate, Chosen, OnCandidate, choose_alpha
+from adaptive_smoothing_zoo.training.adversarial import train_base_net
+from adaptive_smoothing_zoo.training.choose_alpha import Candidate, Chosen, OnCandidate, choose_alpha
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, CHECKPOINT_SECONDS, difference, read_log
 from adaptive_smoothing_zoo.training.loop import OnProgress
-from adaptive_smoothing_zoo.training.mixing import train_mixing_network
-from adaptive_smoothing_zoo.training.nets import TrainingOptions
+from adaptive_smoothing_zoo.training.mixing_training import train_mixing_network
 from adaptive_smoothing_zoo.training.recipe import (
     BaseNetRecipe,
     NetRecipe,
@@ -45,9 +45,9 @@ from adaptive_smoothing_zoo.training.recipe import (
     find_recipe,
     read_recipe,
 )
+from adaptive_smoothing_zoo.training.single_net import TrainingOptions
 from adaptive_smoothing_zoo.training.smoothed import train_smoothed_net
 from adaptive_smoothing_zoo.training.workers import Workers
-from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS, load_base_net
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     BaseNetConfig,
@@ -59,7 +59,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
 )
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import find_entry
-from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read_safetensors, write_safetensors
 

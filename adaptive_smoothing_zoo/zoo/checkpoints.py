@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo import mixing_network_keys
 from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError, reason
+from adaptive_smoothing_zoo.method import mixing_network_keys
 from adaptive_smoothing_zoo.zoo.entry import PARTS, BaseNetConfig
 from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors, readable
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from adaptive_smoothing_zoo.errors import WeightsError, reason
-from adaptive_smoothing_zoo.files import file_sha256, write_text
+from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
+from adaptive_smoothing_zoo.storage.schema import parse, to_json
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import PARTS, Component, Entry, HubFile, RobustBenchFile, Source, UrlFile
-from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file, is_local
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
+from adaptive_smoothing_zoo.zoo.hub_files import HubOptions, hub_file, is_local
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import (
     cache_folder,
@@ -313,7 +313,7 @@ def drive_id_of(source: RobustBenchFile, entry: Entry) -> str:
     Raises:
         WeightsError: RobustBench is not installed, or does not know the file.
     """
-    from adaptive_smoothing_zoo.plug.robustbench_ids import drive_ids
+    from adaptive_smoothing_zoo.zoo.robustbench_ids import drive_ids
 
     ids = drive_ids(source.model, entry.dataset, entry.threat_model)
     index = source.index or 0

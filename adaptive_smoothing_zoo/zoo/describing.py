@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.asking import in_eval_mode
-from adaptive_smoothing_zoo.backbone_interface import TRUNKS
-from adaptive_smoothing_zoo.classifier import MixedClassifier
+from adaptive_smoothing_zoo.backbones.asking import in_eval_mode
 from adaptive_smoothing_zoo.errors import ConfigError, reason
-from adaptive_smoothing_zoo.identity import has_foreign_code, probe_images, structure_of, unwrapped
-from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.backbone import TRUNKS
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
+from adaptive_smoothing_zoo.storage.identity import has_foreign_code, probe_images, structure_of, unwrapped
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     ConstantAlphaConfig,

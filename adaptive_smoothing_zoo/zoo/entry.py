@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from adaptive_smoothing_zoo.alpha import check_alpha
 from adaptive_smoothing_zoo.errors import ConfigError, shown
+from adaptive_smoothing_zoo.method.alpha import check_alpha
+from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.zoo.schema import parse, read_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
-from adaptive_smoothing_zoo.inference import known_dtype
+from adaptive_smoothing_zoo.machine.devices import known_device
+from adaptive_smoothing_zoo.method.half_precision import known_dtype
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.zoo.checkpoints import read_triplet_state
 from adaptive_smoothing_zoo.zoo.components import are_pinned, load_components, robustbench_file
 from adaptive_smoothing_zoo.zoo.entry import Entry
-from adaptive_smoothing_zoo.zoo.hub import HubOptions, NotOnHubError
+from adaptive_smoothing_zoo.zoo.hub_files import HubOptions, NotOnHubError
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_of
 from adaptive_smoothing_zoo.zoo.registry import find_entry, is_listed, list_models
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet

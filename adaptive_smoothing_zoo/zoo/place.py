@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import WeightsError
-from adaptive_smoothing_zoo.zoo.hub import HubOptions, hub_file
+from adaptive_smoothing_zoo.zoo.hub_files import HubOptions, hub_file
 
 CONFIG_FILE = "config.json"
 

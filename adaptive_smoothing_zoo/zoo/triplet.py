@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
-from adaptive_smoothing_zoo.backbone_interface import TRUNKS
 from adaptive_smoothing_zoo.backbones import BaseNet, build
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.devices import known_device
 from adaptive_smoothing_zoo.errors import ConfigError, reason
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.inference import to_dtype
-from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
-from adaptive_smoothing_zoo.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.machine.devices import known_device
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.backbone import TRUNKS
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.half_precision import to_dtype
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import ordinary_tensors, own_surroundings
-from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.describing import check_described, entry_of, weights_of
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
@@ -37,9 +37,9 @@ from adaptive_smoothing_zoo.zoo.entry import (
     ScaleConfig,
     read_entry,
 )
-from adaptive_smoothing_zoo.zoo.hub import HubOptions
+from adaptive_smoothing_zoo.zoo.hub_files import HubOptions
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
-from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
 from adaptive_smoothing_zoo.zoo.weights import (
     WEIGHTS_FILE,
     load_strictly,
@@ -130,13 +130,13 @@ class Triplet(MixedClassifier):
         """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
 
         Args:
-            options: of :func:`adaptive_smoothing_zoo.publishing.hub.push`: private, token, revision, commit_message.
+            options: of :func:`adaptive_smoothing_zoo.publishing.push.push`: private, token, revision, commit_message.
 
         Raises:
             ConfigError: as ``save_pretrained``.
             HubError: the Hub does not take it; the message says why.
         """
-        from adaptive_smoothing_zoo.publishing.hub import push_model
+        from adaptive_smoothing_zoo.publishing.push import push_model
 
         return push_model(self, repo_id, **options).url
 
@@ -187,7 +187,8 @@ class Triplet(MixedClassifier):
             cache_dir, token, local_files_only: as in ``huggingface_hub.hf_hub_download``.
             device: where to put the module, straight from the file; the CPU if None.
             dtype: torch.bfloat16 or torch.float16, or their names, for inference in less memory and time (see
-                :func:`adaptive_smoothing_zoo.inference.to_dtype`); float32, the only one to evaluate in, if None.
+                :func:`adaptive_smoothing_zoo.method.half_precision.to_dtype`); float32, the only one to evaluate in, if
+                None.
 
         Returns:
             The triplet in eval mode, its weights frozen.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.errors import ResultsError, WeightsError, reason
-from adaptive_smoothing_zoo.files import file_sha256, write_text, write_with
+from adaptive_smoothing_zoo.storage.files import file_sha256, write_text, write_with
 
 logger = logging.getLogger(__name__)
 

@@ -31,16 +31,16 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
-from adaptive_smoothing_zoo.attacks import apgd, fab
-from adaptive_smoothing_zoo.attacks.fast import FastEngine
+from adaptive_smoothing_zoo.attacks.autoattack import apgd, fab
+from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
+from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradient
-from adaptive_smoothing_zoo.attacks.prepare import prepare
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
-from adaptive_smoothing_zoo.precision import float32_precision
-from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions
+from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
+from adaptive_smoothing_zoo.machine.folding import prepare
+from adaptive_smoothing_zoo.machine.precision import float32_precision
+from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions
 
 PAIRS = {"resnet20-pair": "resnet20", "resnet18-pair": "resnet18"}  # untrained
 BATCH_SIZES = {"cpu": (32, 64, 128, 256, 512), "cuda": (32, 128, 256, 512, 1024, 2048)}

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradient
-from adaptive_smoothing_zoo.attacks.prepare import prepare
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.freed_memory import freed_memory_kept
-from adaptive_smoothing_zoo.publishing.results import device_name, installed_versions
+from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
+from adaptive_smoothing_zoo.machine.folding import prepare
+from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions
 
 PASSES = 30
 

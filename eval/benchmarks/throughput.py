@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import adaptive_smoothing_zoo
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
-from adaptive_smoothing_zoo.precision import float32_precision
+from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 from adaptive_smoothing_zoo.zoo.triplet import load_triplet, meta_triplet

@@ -23,9 +23,9 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification import certify_lipschitz
 from adaptive_smoothing_zoo.data import Examples, load_data
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.logit_maps import Scale
-from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     ConstantAlphaConfig,

@@ -8,7 +8,7 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks import adaptive
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.apgd import APGD
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.threat import ThreatModel
 

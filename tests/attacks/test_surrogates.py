@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES, MixedNUTSSurrogate
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.classifier import MixedClassifier
-from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale
 
 C = 4
 ALPHA = 0.95

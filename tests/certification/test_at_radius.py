@@ -7,13 +7,13 @@ from scipy.special import logsumexp
 from scipy.stats import binom, norm
 from torch import nn
 
-from adaptive_smoothing_zoo.alpha import ConstantAlpha
 from adaptive_smoothing_zoo.certification.at_radius import AtRadius, Question, certify_at_radius
 from adaptive_smoothing_zoo.certification.bounds import STAKES, BettingTest, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import read_log
 from adaptive_smoothing_zoo.certification.radii import vote_needed
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.method.alpha import ConstantAlpha
 
 SIGMA = 0.3
 

@@ -21,8 +21,8 @@ from adaptive_smoothing_zoo.certification.journal import read_settings, settings
 from adaptive_smoothing_zoo.certification.logs import read_log
 from adaptive_smoothing_zoo.certification.sampling import Noise
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.precision import float32_precision, tf32_allowed
+from adaptive_smoothing_zoo.machine.precision import float32_precision, tf32_allowed
+from adaptive_smoothing_zoo.storage.identity import identity_of
 
 SIGMA = 0.3
 CPU = torch.device("cpu")

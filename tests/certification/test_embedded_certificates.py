@@ -20,10 +20,10 @@ from adaptive_smoothing_zoo.certification import (
     read_log,
 )
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.publishing.certification import certification_path, read_certification
+from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
+from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.registry import list_models
-from adaptive_smoothing_zoo.zoo.schema import to_json
 
 RESULTS = Path(__file__).parents[2] / "eval" / "results"
 CERTIFIED = [

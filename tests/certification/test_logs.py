@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from adaptive_smoothing_zoo.alpha import ConstantAlpha
 from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of, mix_certificates, read_log
 from adaptive_smoothing_zoo.certification.plots import (
     CertifiedCurve,
@@ -26,6 +25,7 @@ from adaptive_smoothing_zoo.certification.radii import (
     smoothing_radius,
 )
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.method.alpha import ConstantAlpha
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/certify"
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"

@@ -12,7 +12,6 @@ from scipy.optimize import linprog
 from scipy.stats import norm
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.certification.radii import (
     cohen_radius,
     gap_radius,
@@ -28,6 +27,7 @@ from adaptive_smoothing_zoo.certification.radii import (
     softmax_lipschitz,
     vote_needed,
 )
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 
 ALPHAS = st.floats(0.5, 1.0)
 SEEDS = st.integers(0, 2**32 - 1)

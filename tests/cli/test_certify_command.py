@@ -11,7 +11,7 @@ import pytest
 from command_line import run
 
 from adaptive_smoothing_zoo.certification import mix_certificates, read_log
-from adaptive_smoothing_zoo.cli.certification import aligned
+from adaptive_smoothing_zoo.cli.certify_commands import aligned
 
 H = ("Demo2026Constant", "--dataset", "digits", "--part", "rob_model", "--sigma", 0.25)
 FEW = ("--n", 300, "--n-examples", 4)

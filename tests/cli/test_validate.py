@@ -7,7 +7,7 @@ from command_line import run
 from torch import nn
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.evaluation.validation import CHECKS, Budget, read_validation, runner
+from adaptive_smoothing_zoo.validation import CHECKS, Budget, read_validation, runner
 
 DIGITS = ("Demo2026Constant", "--dataset", "digits")
 TINY = Budget(

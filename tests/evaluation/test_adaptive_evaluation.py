@@ -1,31 +1,27 @@
 """Setting D: what it starts from, what it finds, and that nothing it says is better than the standard run."""
 
 import random
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.apgd import APGD
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
-from adaptive_smoothing_zoo.evaluation.checked_file import checksum
+from adaptive_smoothing_zoo.storage.checked_file import checksum
 from adaptive_smoothing_zoo.threat import ThreatModel
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
-from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
 GRAY = 0.5 + 0.01 * torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(3))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.attacks.reference import STANDARD_ATTACKS, ReferenceEngine, check_square
+from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS, ReferenceEngine, check_square
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate

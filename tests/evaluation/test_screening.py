@@ -7,7 +7,7 @@ import torch
 from adaptive_smoothing_zoo import cli, load_model
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation.screening import screen
-from adaptive_smoothing_zoo.publishing.results import read_record
+from adaptive_smoothing_zoo.publishing.records import read_record
 
 
 def test_it_bounds_the_recorded_robust_accuracy_from_above_at_a_fraction_of_its_passes():

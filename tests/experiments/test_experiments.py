@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.cli import asz
-from adaptive_smoothing_zoo.cli.experiments import NAMES, PGD_NAMES
+from adaptive_smoothing_zoo.cli.experiment_commands import NAMES, PGD_NAMES
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments import (
@@ -24,17 +24,17 @@ from adaptive_smoothing_zoo.experiments import (
     Row,
     Table,
     alpha_sweep,
-    attack,
     attack_target,
     margins,
     trust_options,
 )
+from adaptive_smoothing_zoo.experiments import papers_pgd as attack
 from adaptive_smoothing_zoo.experiments.experiment import findings
-from adaptive_smoothing_zoo.experiments.run import files_of, page, publish, run
+from adaptive_smoothing_zoo.experiments.run_experiment import files_of, page, publish, run
 from adaptive_smoothing_zoo.experiments.table import read_measured
-from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.smoothed_classifier import SPACES, TRUST_OPTIONS
-from adaptive_smoothing_zoo.zoo.schema import to_json
+from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTIONS
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.schema import to_json
 
 PAGES = Path(__file__).parents[2] / "eval" / "experiments"
 MODEL = load_model("Demo2026Adaptive", dataset="digits")

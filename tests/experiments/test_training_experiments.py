@@ -20,12 +20,12 @@ from adaptive_smoothing_zoo.experiments import (
     TrainingBench,
     TrainingTable,
     loss_ablation,
-    settings,
     sigmoid_scale,
 )
-from adaptive_smoothing_zoo.experiments import run as run_module
-from adaptive_smoothing_zoo.experiments.run import files_of, page, run
-from adaptive_smoothing_zoo.identity import Identity
+from adaptive_smoothing_zoo.experiments import run_experiment as run_module
+from adaptive_smoothing_zoo.experiments import training_settings as settings
+from adaptive_smoothing_zoo.experiments.run_experiment import files_of, page, run
+from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
 

@@ -22,11 +22,11 @@ from safetensors.torch import load
 import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import data, load_model
 from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.fast import FastEngine
-from adaptive_smoothing_zoo.evaluation.validation import runner
-from adaptive_smoothing_zoo.evaluation.validation.subject import Budget
-from adaptive_smoothing_zoo.publishing import results
+from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
+from adaptive_smoothing_zoo.publishing import records as results
 from adaptive_smoothing_zoo.training import plan, runs
+from adaptive_smoothing_zoo.validation import runner
+from adaptive_smoothing_zoo.validation.subject import Budget
 from adaptive_smoothing_zoo.zoo import registry
 
 NAME, FOLDER = "Demo2026Constant", Path("digits") / "Linf"

@@ -20,26 +20,26 @@ from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
-from adaptive_smoothing_zoo.evaluation.state import read_binding
-from adaptive_smoothing_zoo.evaluation.validation import Budget, CheckResult, Validation, validate
-from adaptive_smoothing_zoo.evaluation.validation.report import to_text
+from adaptive_smoothing_zoo.evaluation.evaluation_state import read_binding
 from adaptive_smoothing_zoo.experiments.table import Row, Table, read_table
-from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.card import model_card
-from adaptive_smoothing_zoo.publishing.certification import certificates_section, read_certification
+from adaptive_smoothing_zoo.publishing.certification_record import certificates_section, read_certification
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
-from adaptive_smoothing_zoo.publishing.results import read_record, read_verdicts
-from adaptive_smoothing_zoo.publishing.validation import validation_path
+from adaptive_smoothing_zoo.publishing.records import read_record, read_verdicts
+from adaptive_smoothing_zoo.publishing.validation_record import validation_path
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.training.keeping import Keeper
 from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
+from adaptive_smoothing_zoo.validation import Budget, CheckResult, Validation, validate
+from adaptive_smoothing_zoo.validation.report import to_text
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
-from adaptive_smoothing_zoo.zoo.schema import to_json
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import read_safetensors
 
@@ -183,7 +183,7 @@ def data():
 
 @pytest.fixture
 def short_attacks(monkeypatch):
-    from adaptive_smoothing_zoo.attacks import fast
+    from adaptive_smoothing_zoo.attacks.autoattack import fast
 
     original = fast.FastEngine.__init__
 
@@ -261,7 +261,7 @@ def test_snapshots_of_attacks(net, data, short_attacks, tmp_path):
 
 def test_chunks_that_carry_a_right_checksum_and_wrong_content(net, data, short_attacks, tmp_path):
     """A checksum says that the file is whole, not that it makes sense."""
-    from adaptive_smoothing_zoo.evaluation.checked_file import checksum
+    from adaptive_smoothing_zoo.storage.checked_file import checksum
 
     images, labels = data
     state, original = tmp_path / "state", tmp_path / "original"
@@ -318,7 +318,7 @@ def test_states_of_validations(net, data, tmp_path):
 def test_batches_of_validations_that_carry_a_right_checksum_and_wrong_content(net, data, tmp_path):
     from safetensors import safe_open
 
-    from adaptive_smoothing_zoo.evaluation.checked_file import checksum
+    from adaptive_smoothing_zoo.storage.checked_file import checksum
 
     images, labels = data
     state, original = tmp_path / "state", tmp_path / "original"

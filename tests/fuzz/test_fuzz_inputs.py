@@ -11,8 +11,7 @@ from PIL import Image
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
-from adaptive_smoothing_zoo.attacks.fast import FastEngine
+from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.certification import (
@@ -36,9 +35,10 @@ from adaptive_smoothing_zoo.certification import (
 )
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.evaluation.adaptive import evaluate_adaptive
+from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.screening import screen
-from adaptive_smoothing_zoo.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 
 CLASSES = 6
 NAN, INF = float("nan"), float("inf")

@@ -20,14 +20,14 @@ from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import Evaluation
+from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, read_binding, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
-from adaptive_smoothing_zoo.evaluation.state import Binding, RunState, read_binding, read_chunks
-from adaptive_smoothing_zoo.files import write_text
-from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.export import export
-from adaptive_smoothing_zoo.publishing.hub import check_export
-from adaptive_smoothing_zoo.publishing.results import make_record, read_verdicts, write_results
+from adaptive_smoothing_zoo.publishing.push import check_export
+from adaptive_smoothing_zoo.publishing.records import make_record, read_verdicts, write_results
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 torch.manual_seed(0)

@@ -9,13 +9,13 @@ from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.publishing.adaptive import standard_verdicts
+from adaptive_smoothing_zoo.publishing.adaptive_record import standard_verdicts
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
 from adaptive_smoothing_zoo.publishing.export import card_of
-from adaptive_smoothing_zoo.publishing.results import read_record
-from adaptive_smoothing_zoo.publishing.validation import recorded_run
+from adaptive_smoothing_zoo.publishing.records import read_record
+from adaptive_smoothing_zoo.publishing.validation_record import recorded_run
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo.entry import HardMaxConfig, NormClampPowerScaleConfig, ScaleConfig
 from adaptive_smoothing_zoo.zoo.triplet import load_triplet
 

@@ -8,17 +8,17 @@ import pytest
 from test_publishing import EXAMPLES, MODEL, WEIGHTS, a_record, an_evaluation
 
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.adaptive import AdaptiveEvaluation
-from adaptive_smoothing_zoo.evaluation.validation import CheckResult, Validation
-from adaptive_smoothing_zoo.evaluation.validation.report import to_text
-from adaptive_smoothing_zoo.identity import Identity
-from adaptive_smoothing_zoo.publishing.adaptive import make_adaptive_record, write_adaptive
+from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
+from adaptive_smoothing_zoo.publishing.adaptive_record import make_adaptive_record, write_adaptive
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.evidence import check_records, read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
-from adaptive_smoothing_zoo.publishing.results import make_record, read_record, write_results
-from adaptive_smoothing_zoo.publishing.validation import validation_path
+from adaptive_smoothing_zoo.publishing.records import make_record, read_record, write_results
+from adaptive_smoothing_zoo.publishing.validation_record import validation_path
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.validation import CheckResult, Validation
+from adaptive_smoothing_zoo.validation.report import to_text
 
 ENTRY = MODEL.entry
 

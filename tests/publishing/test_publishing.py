@@ -13,14 +13,12 @@ from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import Evaluation
-from adaptive_smoothing_zoo.files import file_sha256
-from adaptive_smoothing_zoo.identity import Identity, identity_of
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, render
-from adaptive_smoothing_zoo.publishing.results import (
+from adaptive_smoothing_zoo.publishing.records import (
     agreement,
     make_record,
     read_record,
@@ -28,6 +26,8 @@ from adaptive_smoothing_zoo.publishing.results import (
     verdicts_path,
     write_results,
 )
+from adaptive_smoothing_zoo.storage.files import file_sha256
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.zoo.entry import Published
 from adaptive_smoothing_zoo.zoo.registry import list_models
 

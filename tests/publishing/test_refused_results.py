@@ -9,12 +9,11 @@ from test_publishing import EXAMPLES, MODEL, a_record, an_evaluation
 
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError, ZooError
-from adaptive_smoothing_zoo.identity import Identity
 from adaptive_smoothing_zoo.publishing.evidence import update_entry
 from adaptive_smoothing_zoo.publishing.export import export
-from adaptive_smoothing_zoo.publishing.hub import check_export
 from adaptive_smoothing_zoo.publishing.leaderboard import render
-from adaptive_smoothing_zoo.publishing.results import (
+from adaptive_smoothing_zoo.publishing.push import check_export
+from adaptive_smoothing_zoo.publishing.records import (
     check_replaceable,
     check_writable,
     read_record,
@@ -23,6 +22,7 @@ from adaptive_smoothing_zoo.publishing.results import (
     verdicts_path,
     write_results,
 )
+from adaptive_smoothing_zoo.storage.identity import Identity
 
 ENTRY = MODEL.entry
 

@@ -6,14 +6,14 @@ from quadrants import IMAGES, LABELS, a_net
 from torch import nn
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
-from adaptive_smoothing_zoo.attacks import prepare
-from adaptive_smoothing_zoo.attacks.prepare import fold_batch_norms
 from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
-from adaptive_smoothing_zoo.training.choose import Choice, choose_alpha
+from adaptive_smoothing_zoo.machine import folding as prepare
+from adaptive_smoothing_zoo.machine.folding import fold_batch_norms
+from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.choose_alpha import Choice, choose_alpha
 from adaptive_smoothing_zoo.training.frozen import faster_copy, frozen
-from adaptive_smoothing_zoo.training.mixing import MixingTraining, TrainingAttack, train_mixing_network
+from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, TrainingAttack, train_mixing_network
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining, train_smoothed_net
 from adaptive_smoothing_zoo.training.smoothed_losses import SmoothMixLoss
 

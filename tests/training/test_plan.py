@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from test_runs import NET, TRIPLET
 from tqdm import tqdm
 
-from adaptive_smoothing_zoo.cli import asz, training
+from adaptive_smoothing_zoo.cli import asz
+from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.training import base_nets, plan, runs
+from adaptive_smoothing_zoo.training import adversarial as base_nets
+from adaptive_smoothing_zoo.training import plan, runs
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, rounds_kept, signals_wait
 from adaptive_smoothing_zoo.training.loop import Progress
 from adaptive_smoothing_zoo.training.recipe import read_recipe

@@ -18,11 +18,11 @@ from adaptive_smoothing_zoo import Triplet, load_model
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, read_log
 from adaptive_smoothing_zoo.training.recipe import TrainingData, read_recipe
 from adaptive_smoothing_zoo.zoo.entry import read_entry
-from adaptive_smoothing_zoo.zoo.schema import to_json
 
 NET = """
 kind = "base_net"

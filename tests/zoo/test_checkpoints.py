@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.bit_resnet import BIT_NPZ_KEYS
 from adaptive_smoothing_zoo.errors import WeightsError
-from adaptive_smoothing_zoo.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.zoo.checkpoints import (
     NESTINGS,
     WRAPPERS,

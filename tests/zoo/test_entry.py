@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.storage.schema import parse, to_json
 from adaptive_smoothing_zoo.zoo.entry import (
     PARTS,
     AdaptiveAlphaConfig,
@@ -29,7 +30,6 @@ from adaptive_smoothing_zoo.zoo.entry import (
     parse_eps,
     read_entry,
 )
-from adaptive_smoothing_zoo.zoo.schema import parse, to_json
 
 FEW = settings(max_examples=40)
 ALPHA_RANGES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)

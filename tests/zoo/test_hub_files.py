@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 from adaptive_smoothing_zoo.errors import WeightsError
-from adaptive_smoothing_zoo.zoo.hub import HubOptions, NotOnHubError, hub_file
+from adaptive_smoothing_zoo.zoo.hub_files import HubOptions, NotOnHubError, hub_file
 
 
 def answer(monkeypatch, error):

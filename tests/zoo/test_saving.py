@@ -16,10 +16,10 @@ from torch import nn
 from adaptive_smoothing_zoo import AdaptiveAlpha, ConstantAlpha, MixingNetwork, Triplet, load_model
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
-from adaptive_smoothing_zoo.identity import identity_of
-from adaptive_smoothing_zoo.logit_maps import HardMax, NormClampPowerScale, Scale
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.publishing.export import card_of, export
-from adaptive_smoothing_zoo.publishing.hub import push
+from adaptive_smoothing_zoo.publishing.push import push
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo import loading
 from adaptive_smoothing_zoo.zoo.entry import Published, Weights
 from adaptive_smoothing_zoo.zoo.triplet import load_triplet

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
-from adaptive_smoothing_zoo.zoo import base_nets
-from adaptive_smoothing_zoo.zoo.base_nets import BASE_NETS, load_base_net
+from adaptive_smoothing_zoo.zoo import shipped_nets as base_nets
+from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
 
 CIFAR10_IMAGES = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10" / "cifar10_test_first846.npz"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adaptive_smoothing_zoo.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, WeightsError
-from adaptive_smoothing_zoo.files import file_sha256
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.zoo import triplet as triplet_module
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet

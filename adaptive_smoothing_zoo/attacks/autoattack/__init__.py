@@ -1,0 +1,1 @@
+"""AutoAttack: the protocol, its four attacks and the two engines that run it."""

@@ -1,0 +1,393 @@
+"""One evaluation at work: stage after stage, chunk after chunk, the model as judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
+from adaptive_smoothing_zoo.attacks.autoattack.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine
+from adaptive_smoothing_zoo.attacks.state import batches
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
+from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
+from adaptive_smoothing_zoo.evaluation.evaluation_state import RunState, empty_images
+from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, STAGES, VERIFIED, Chunk, Ledger, joined
+from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
+from adaptive_smoothing_zoo.storage.pace import Keeper
+from adaptive_smoothing_zoo.threat import ThreatModel
+
+T = TypeVar("T")
+
+_CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spends on a point
+
+ENGINES: dict[str, type[ReferenceEngine] | type[FastEngine]] = {"reference": ReferenceEngine, "fast": FastEngine}
+
+
+class Engine(Protocol):
+    """What carries out the attacks. It proposes; the run decides.
+
+    Attributes:
+        name: with its version, for the record.
+        flat: by attack, indices of points at which it began with a gradient of zero.
+        resumes_inside: whether ``snapshot`` tells where a batch stands, so that nothing of it need be done again.
+    """
+
+    name: str
+    flat: dict[str, set[int]]
+    resumes_inside: bool
+
+    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object]) -> tuple[str, ...]:
+        """Reasons to distrust attacks on this model, a sentence each. ``beat`` is called again and again meanwhile."""
+
+    def attack(
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        done: Tensor,
+        *,
+        snapshot: dict[str, Tensor] | None,
+        beat: Callable[[], object],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Attack the points that are not ``done``; yield (positions among all, candidates) as they are finished.
+
+        ``indices`` are the points' places in the whole data set, for random numbers that are to belong to a point.
+        ``done`` points are given because the company of a point may decide its random numbers, too. ``beat`` is called
+        again and again meanwhile. With a snapshot the engine goes on from there, and may yield ``done`` points again.
+
+        Raises:
+            ResultsError: the snapshot does not fit.
+        """
+
+    def snapshot(self) -> dict[str, Tensor] | None:
+        """Where the attack under way stands, without the points that were yielded; None if that cannot be said."""
+
+    def spent(self) -> int:
+        """Forward-equivalents that its checks and attacks have spent so far."""
+
+    def underway(self) -> float:
+        """How much is done for points that are not yet yielded, in points."""
+
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """What there is to say against an attack as it went so far, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        attack: the attack that runs, "clean" before and "verified" after all attacks.
+        done, total: points of this attack that are finished, and all of them.
+        robust: points of the whole run that nothing has broken so far.
+        passes_done, passes_left: forward-equivalents spent, and still to spend if every robust point stays so.
+        passes_before: how many of those spent were spent before this process began; what it has done since tells how
+            fast it is.
+    """
+
+    attack: str
+    done: int
+    total: int
+    robust: int
+    passes_done: int
+    passes_left: int
+    passes_before: int
+
+
+class Run:
+    """Carries an evaluation from what its ledger knows to its end.
+
+    Args:
+        model: ready: on the device, in eval mode, frozen.
+        images, labels: all the data, on the CPU.
+        ledger: what is known; it grows.
+        state: where finished chunks are kept; nowhere if None.
+        flush_seconds: a chunk is written when this much time has passed since the last one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        engine: str,
+        ledger: Ledger,
+        state: RunState | None,
+        flush_seconds: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.model, self.images, self.labels = model, images, labels
+        self.threat, self.seed, self.batch_size, self.device = threat, seed, batch_size, device
+        self.ledger, self.state, self.flush_seconds = ledger, state, flush_seconds
+        self.on_progress = on_progress or (lambda progress: None)
+        self.remarks: list[str] = []
+        self.num_classes = self._count_classes()
+        self._engine_name = engine
+        self.engine = self._make_engine()
+        self._stage = CLEAN
+        self._found: list[Chunk] = []  # what the stage has found and not yet written
+        self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
+        self._since = time.perf_counter()  # when the time began that no chunk speaks of
+        self._owed = False  # the engine has yielded points that are not noted yet
+        before = sum(PASSES[attack] * int(ledger.done[attack].sum()) for attack in STANDARD_ATTACKS)
+        self._before = before + _CLEAN_PASSES * int(ledger.done[CLEAN].sum())
+        self._spent = 0  # forward-equivalents in this process, without those of the engine
+
+    def go(self) -> None:
+        """All stages that are not done."""
+        for stage in STAGES:
+            self._stage, self._since = stage, time.perf_counter()
+            # A ball of radius zero holds nothing but the image itself.
+            if len(self._left()) and not (stage in STANDARD_ATTACKS and self.threat.eps == 0):
+                self._keeper.report()
+                work = {CLEAN: self._classify, VERIFIED: self._verify}.get(stage, self._attack)
+                with self._keeper.at_work():
+                    self._smaller_until_it_fits(work)
+        self._keeper.report()
+
+    def _classify(self) -> None:
+        """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
+        for indices in batches(left := self._left(), self.batch_size):
+            held = self._predict(self.images[indices]) == self.labels[indices]
+            self._spend(len(indices))
+            deterministic = self._is_deterministic(indices)
+            self._spend(2 * len(indices))
+            self._check_gradients(indices[held])
+            self._spend((_CLEAN_PASSES - 3) * len(indices))
+            self._note(indices[indices != left[-1]], held[indices != left[-1]], deterministic=deterministic)
+            self._keeper.beat()
+        self._flush()
+        # The checks are of the first images of all the data, so that every shard says the same. They belong to the last
+        # point, so that the stage is not complete without them.
+        warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
+        self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
+        self._flush()
+
+    def _spend(self, passes: int) -> None:
+        self._spent += passes
+        self._keeper.pulse()
+
+    def _attack(self) -> None:
+        """One attack on the points that stand; the model decides which candidates broke theirs."""
+        known = None if self.state is None else self.state.read_snapshot(self._stage)
+        if known is not None:
+            self._resume(*known)
+        if len(self._left()):
+            self._carry_out(self._begin())
+        if left := len(self._left()):
+            raise EvaluationError(f"the engine left {left} points without {self._stage}; they would count as robust")
+        if self.state is not None:
+            self.state.drop_snapshot(self._stage)
+
+    def _resume(self, snapshot: dict[str, Tensor], seconds: float) -> None:
+        """The attack from where it was interrupted; not at all if that does not fit."""
+        assert self.state is not None
+        try:
+            attack = self._begin(snapshot)
+        except ResultsError as error:
+            self.state.drop_snapshot(self._stage, error)
+            return
+        self._since -= seconds
+        self._before += int(PASSES[self._stage] * self.engine.underway())
+        self._carry_out(attack)
+
+    def _begin(self, snapshot: dict[str, Tensor] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        points = self._points()
+        images, labels, done = self.images[points], self.labels[points], self.ledger.done[self._stage][points]
+        return self.engine.attack(self._stage, images, labels, points, done, snapshot=snapshot, beat=self._keeper.beat)
+
+    def _carry_out(self, attack: Iterator[tuple[Tensor, Tensor]]) -> None:
+        points, done = self._points(), self.ledger.done[self._stage]
+        for positions, candidates in attack:
+            self._owed = True
+            new = ~done[points[positions]]
+            if bool(new.any()):
+                self._judge(points[positions[new]], candidates[new])
+            self._owed = False
+            self._keeper.report()
+            self._keeper.beat()
+        self._flush()
+
+    def _verify(self) -> None:
+        """Check every adversarial example once more, from what will be stored."""
+        todo = self._left()
+        fell = (self.ledger.correct & ~self.ledger.standing())[todo]
+        for indices in batches(todo[fell], self.batch_size):
+            adversarials = self.ledger.adversarials[indices]
+            check_adversarials(self.images[indices], adversarials, indices, self.threat)
+            held = self._predict(adversarials) == self.labels[indices]
+            if bool(held.any()):
+                raise EvaluationError(
+                    f"the adversarial example for image {int(indices[held][0])} no longer changes its label when it is "
+                    "classified again; the model does not answer the same twice, and its robust accuracy would not be "
+                    "a number"
+                )
+            self._note(indices, ~held)
+            self._keeper.beat()
+        self._note(todo[~fell], torch.ones(int((~fell).sum()), dtype=torch.bool))
+        self._flush()
+
+    def _points(self) -> Tensor:
+        """The points of the stage."""
+        return self.ledger.points_of(self._stage)
+
+    def _left(self) -> Tensor:
+        """Those of them that are not finished."""
+        return self.ledger.left(self._stage)
+
+    def _note(self, indices: Tensor, held: Tensor, adversarials: Tensor | None = None, **about: Any) -> None:
+        """The stage is done with these points."""
+        flat = sorted(set(indices.tolist()) & self.engine.flat.get(self._stage, set()))
+        self._found.append(
+            Chunk(
+                stage=self._stage,
+                indices=indices,
+                held=held,
+                adversarials=empty_images(self.images) if adversarials is None else adversarials,
+                flat=torch.tensor(flat, dtype=torch.int64),
+                batch_size=self.batch_size if self._stage == VERIFIED else 0,
+                **about,
+            )
+        )
+
+    def _keep(self) -> bool:
+        """Write what is finished, and then where the attack stands, so that an end between the two loses nothing."""
+        self._flush()
+        if self._stage not in STANDARD_ATTACKS:
+            return True
+        snapshot = None if self._owed else self.engine.snapshot()
+        if self.state is not None and snapshot is not None:
+            self.state.write_snapshot(self._stage, snapshot, time.perf_counter() - self._since)
+        return snapshot is not None
+
+    def _flush(self) -> None:
+        """Add what was found to the ledger and to the state."""
+        if not self._found:
+            return
+        chunk = replace(joined(self._found), remarks=tuple(self.remarks))
+        now = time.perf_counter()
+        if self._stage in STANDARD_ATTACKS:
+            chunk = replace(chunk, seconds=now - self._since, warnings=self.engine.warnings(self._stage))
+        if self.state is not None:
+            self.state.add(chunk)
+        self.ledger.add(chunk)
+        self._found, self._since = [], now
+
+    def _what_is_kept(self, lost: float) -> str:
+        if self.state is None:
+            return ""
+        points = self._points()
+        done, total = int(self.ledger.done[self._stage][points].sum()), len(points)
+        decided = f"{self._stage}: {done} of {total} points are decided"
+        if self._stage in STANDARD_ATTACKS and not self.engine.resumes_inside:
+            return (
+                f"{decided} and kept; {self.engine.name} cannot resume inside a batch, so {lost:.0f} s of work on the "
+                "batch under way are lost"
+            )
+        return f"{decided}; all work is kept but the last {lost:.1f} s"
+
+    def _judge(self, indices: Tensor, candidates: Tensor) -> None:
+        """Find out which points held, and note it."""
+        lost = ~torch.isfinite(candidates).flatten(1).all(dim=1)
+        if bool(lost.any()):
+            raise EvaluationError(
+                f"{self._stage} ended at a point that is not finite for image {int(indices[lost][0])}: the model's "
+                "gradient or output overflows there, and AutoAttack would count the image as robust; make the head "
+                "stable"
+            )
+        candidates = self.threat.without_rounding(self.images[indices], candidates)
+        held = self._predict(candidates) == self.labels[indices]
+        check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.threat)
+        self._note(indices, held, candidates[~held])
+        if not self.engine.resumes_inside:
+            self._keeper.safe_until = time.perf_counter()  # no later than at the end, this is written
+
+    def _smaller_until_it_fits(self, work: Callable[[], T]) -> T:
+        """Do some work; where memory runs out, with batches of half the size, which is remarked."""
+        while True:
+            try:
+                return work()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+            self._keeper.write()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.batch_size //= 2
+            self.remarks.append(f"memory ran out; the batch size was halved to {self.batch_size}")
+            self._spent += self.engine.spent()
+            self.engine = self._make_engine()
+
+    def _make_engine(self) -> Engine:
+        return ENGINES[self._engine_name](
+            self.model,
+            norm=self.threat.norm,
+            eps=self.threat.eps,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            num_classes=self.num_classes,
+            device=self.device,
+        )
+
+    def _predict(self, images: Tensor) -> Tensor:
+        return predict(self.model, images, self.batch_size, self.device)
+
+    def _count_classes(self) -> int:
+        classes = count_classes(self.model, self.images, self.device)
+        if classes < 4:
+            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}")
+        check_examples(self.images, self.labels, classes)
+        return classes
+
+    def _check_gradients(self, correct: Tensor) -> None:
+        """Refuse a model whose gradient overflows: AutoAttack would stand still there and call the points robust."""
+        for indices in batches(correct, self.batch_size):
+            points = self.images[indices].to(self.device).requires_grad_()
+            loss = F.cross_entropy(self.model(points), self.labels[indices].to(self.device), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, points)
+            lost = ~torch.isfinite(gradient).flatten(1).all(dim=1).cpu()
+            if bool(lost.any()):
+                raise EvaluationError(
+                    f"the gradient of the cross-entropy is not finite at image {int(indices[lost][0])}; attacks that "
+                    "use it would fail there for no good reason, and the image would count as robust; make the "
+                    "model's head stable"
+                )
+
+    @torch.no_grad()
+    def _is_deterministic(self, points: Tensor) -> bool:
+        images = self.images[points].to(self.device)
+        return torch.equal(self.model(images), self.model(images))
+
+    def _report(self) -> None:
+        stage, points, pending = self._stage, self._points(), sum(len(chunk.indices) for chunk in self._found)
+        hopeful = self.ledger.standing() | ~self.ledger.done[CLEAN]
+        robust = int(hopeful[self.ledger.points].sum())
+        done = int(self.ledger.done[stage][points].sum()) + pending
+        left = max(0.0, len(points) - done - self.engine.underway())
+        later = STANDARD_ATTACKS[STANDARD_ATTACKS.index(stage) + 1 :] if stage in STANDARD_ATTACKS else ()
+        later = STANDARD_ATTACKS if stage == CLEAN else later
+        per_point = {CLEAN: _CLEAN_PASSES, **PASSES, VERIFIED: 0}[stage]
+        self.on_progress(
+            Progress(
+                attack=stage,
+                done=done,
+                total=len(points),
+                robust=robust,
+                passes_done=self._before + self._spent + self.engine.spent(),
+                passes_left=int(per_point * left) + robust * sum(PASSES[attack] for attack in later),
+                passes_before=self._before,
+            )
+        )

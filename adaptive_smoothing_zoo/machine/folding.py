@@ -1,0 +1,170 @@
+"""The same function, computed faster: a model made ready for millions of passes with frozen weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
+from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
+from adaptive_smoothing_zoo.machine.precision import tf32_allowed
+
+# Of the largest logit: how far apart two orders of summation may be. TF32 has 10 bits of mantissa, float32 23.
+TOLERANCE, TOLERANCE_TF32 = 1e-4, 2e-2
+
+# What a foreign net's code raises when its layers are exchanged, or when it is copied.
+_OF_FOREIGN_CODE = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, copy.Error)
+
+_logger = logging.getLogger(__name__)
+
+
+def prepare(model: nn.Module, images: Tensor) -> nn.Module:
+    """A frozen copy of a model in eval mode for attacks to work on; the model itself is left alone.
+
+    Weight standardization and batch norms that directly follow a convolution are folded into kernels, and the copy
+    computes in the channels_last format, while images and gradients stay contiguous. Where the folded copy does not
+    give the model's logits on ``images`` up to rounding, or a model cannot be copied, nothing is folded.
+
+    Args:
+        model: images (N, channels, H, W) to logits (N, C), on the images' device.
+        images: some images of the kind it will see.
+
+    What is adversarial should still be decided by the model, not by the copy.
+    """
+
+    def make() -> nn.Module:
+        folded = copy.deepcopy(model).eval().requires_grad_(False)
+        fold_weight_standardization(folded)
+        fold_batch_norms(folded, images)
+        return _ChannelsLast(folded.to(memory_format=torch.channels_last))
+
+    return same_or_original(model, make, lambda net: [net(images)])
+
+
+def same_or_original(
+    net: nn.Module, make: Callable[[], nn.Module], outputs: Callable[[nn.Module], Sequence[Tensor]]
+) -> nn.Module:
+    """What ``make`` makes of a net if it gives the net's outputs up to rounding, else the net itself, and a warning."""
+    with torch.no_grad():
+        expected = outputs(net)
+        try:
+            made = make()
+            found = outputs(made)
+        except _OF_FOREIGN_CODE as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"fails ({type(error).__name__}: {error})"
+        else:
+            if len(expected) == len(found) and all(map(_agree, expected, found)):
+                return made
+            reason = "gives other outputs"
+    _logger.warning("attacks run on %s as it is, and slower, since its folded copy %s", type(net).__name__, reason)
+    return net
+
+
+def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
+    """Fold, in place, every batch norm in eval mode that directly follows a convolution into it; return how many.
+
+    Which do is seen from a pass of ``images``: both run once, and the one's output is the other's input and nothing
+    else's. Code that looks at its layers from outside could still tell: compare the outputs before and after.
+    """
+    pairs = _pairs(net, images)
+    for module in list(net.modules()):
+        for name, norm in list(module.named_children()):
+            if norm in pairs:
+                _fold(pairs[norm], norm)
+                setattr(module, name, nn.Identity())
+    return len(pairs)
+
+
+def _pairs(net: nn.Module, images: Tensor) -> dict[nn.Module, nn.Conv2d]:
+    calls: Counter[nn.Module] = Counter()
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that their ids stay theirs
+    uses = _Uses()
+    pairs: dict[nn.Module, nn.Conv2d] = {}
+
+    def after_conv(conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        calls[conv] += 1
+        outputs[id(output)] = conv, output
+        uses.of[id(output)] = 0  # what an earlier tensor with this id was used for does not count
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls[norm] += 1
+        if id(inputs[0]) in outputs:
+            pairs[norm] = outputs[id(inputs[0])][0]
+
+    handles = []
+    for module in net.modules():
+        if type(module) is nn.Conv2d:
+            handles.append(module.register_forward_hook(after_conv))
+        elif type(module) is nn.BatchNorm2d and module.running_mean is not None and not module.training:
+            handles.append(module.register_forward_pre_hook(before_norm))
+    try:
+        with torch.no_grad(), uses:
+            net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    used_once = {conv for key, (conv, _) in outputs.items() if uses.of[key] == 1}
+    return {norm: conv for norm, conv in pairs.items() if conv in used_once and calls[norm] == calls[conv] == 1}
+
+
+class _Uses(TorchFunctionMode):
+    """Counts how often each tensor, by its id, goes into an operation that gives a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: Counter[int] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.of.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return result
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
+    """norm(conv(x)) = conv(x) * scale + shift; computed in float64."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double() * scale
+    kernel = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    conv.weight = nn.Parameter(kernel.to(conv.weight), requires_grad=False)
+    conv.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)
+
+
+def _agree(expected: Tensor, found: Tensor) -> bool:
+    return expected.shape == found.shape and bool((expected - found).abs().max() <= rounding(expected))
+
+
+def rounding(outputs: Tensor) -> Tensor:
+    """How far a prepared copy's outputs, logits (N, C) or feature maps, may be from the model's, a scalar."""
+    relative = TOLERANCE_TF32 if outputs.is_cuda and tf32_allowed() else TOLERANCE
+    return relative * outputs.detach().abs().max().clamp(min=1.0)
+
+
+class _ChannelsLast(nn.Module):
+    """A model that gets images in the channels_last format."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]

@@ -1,0 +1,321 @@
+"""What code written for a timm backbone asks of a model, answered by a mixed classifier.
+
+A mix has two trunks. Its features are the pooled features of g and of h, concatenated, g first; its feature maps are
+those of g and of h in the order of their reduction, g's first where both have one. Both base nets must speak the
+interface of :mod:`adaptive_smoothing_zoo.backbones` (which is timm's).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones.base import (
+    Taps,
+    check_image_tensor,
+    check_map_options,
+    float_tensor_of,
+    fresh_head,
+    map_indices,
+)
+from adaptive_smoothing_zoo.backbones.calling import call_net, number_of_classes
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.logit_maps import at_least_float32
+from adaptive_smoothing_zoo.method.mix import mix
+
+TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
+"""What ``features`` of ``reset_classifier`` may be, and the nets that then run."""
+
+_INTERFACE = ("feature_info", "forward_features", "forward_intermediates", "forward_head", "num_features")
+
+
+class BackboneInterface(nn.Module):
+    """timm's method names; ``forward(x) == forward_head(forward_features(x))``."""
+
+    std_model: Any  # any nn.Module; the methods here need one with the interface of ``BaseNet``
+    rob_model: Any
+    std_map: nn.Module
+    rob_map: nn.Module
+    alpha: ConstantAlpha | AdaptiveAlpha
+    head: nn.Module | None  # what ``reset_classifier`` put in place of the mix; None while there is one
+    trunks: tuple[str, ...]  # the nets that features come from
+
+    @property
+    def num_features(self) -> int:
+        """Length of the pooled feature vector: that of g plus that of h, or that of the net chosen."""
+        return sum(_pooled_length(net) for net in self._nets().values())
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the output of ``forward_head``; 0 if it is the features themselves."""
+        if self.head is None:
+            return int(self.rob_model.num_classes)
+        return 0 if isinstance(self.head, nn.Identity) else _output_length(self.head, self.num_features)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, reduction and module of each feature map, the reduction never falling."""
+        chosen = [(name, getattr(self, name).feature_info[i]) for name, i in self._places()]
+        return [
+            {"num_chs": info["num_chs"], "reduction": info["reduction"], "module": f"{name}.{info['module']}"}
+            for name, info in chosen
+        ]
+
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """What ``forward_features`` gives, and the feature maps at ``indices``, in the order asked for.
+
+        Args:
+            images: (N, channels, H, W) in [0, 1].
+            indices: of ``feature_info``; all if None, the last n if a number n.
+            norm: must be False; there is no norm layer to apply to each map.
+            stop_early: needs ``intermediates_only``, which already runs no more than the maps need.
+            output_fmt: must be "NCHW".
+            intermediates_only: return the list of maps alone.
+
+        Raises:
+            ValueError: an argument as said above, or images that are none.
+            IndexError: a map that does not exist.
+        """
+        self.check_images(images)
+        check_map_options(norm, stop_early, output_fmt, intermediates_only)
+        places = self._places()
+        wanted = [places[i] for i in map_indices(indices, len(places))]
+        pooled: list[Tensor] = []
+        maps: dict[str, dict[int, Tensor]] = {}
+        for name, net in self._nets().items():
+            needed = {i for owner, i in wanted if owner == name}
+            if not intermediates_only:
+                needed.update(self._taps(name))
+            taps = Taps(sorted(needed), "maps" if intermediates_only else "features")
+            if needed or not intermediates_only:
+                pooled.append(call_net(net, images, taps))
+            maps[name] = dict(zip(taps.indices, taps.maps, strict=True))
+        chosen = [maps[name][i] for name, i in wanted]
+        return chosen if intermediates_only else (self._pack(pooled, maps), chosen)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, num_features) pooled features; with a mixing network one more column, the alpha_logit of each image.
+
+        They are float32 also if the nets compute in half precision.
+        """
+        features, _ = self.forward_intermediates(images, [])
+        return features  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features of ``forward_features`` -> (N, C) log-probabilities, or the (N, num_features) features alone.
+
+        After ``reset_classifier`` the logits of the new head instead.
+        """
+        if pre_logits:
+            return features[:, : self.num_features]
+        if self.head is not None:
+            return _apply(self.head, features)
+        lengths = [_pooled_length(self.std_model), _pooled_length(self.rob_model)]
+        std_features, rob_features, alpha_logit = features.split([*lengths, features.shape[1] - sum(lengths)], dim=1)
+        std_logits = _apply(self.std_model.get_classifier(), std_features)
+        rob_logits = _apply(self.rob_model.get_classifier(), rob_features)
+        log_std = F.log_softmax(self.std_map(std_logits), dim=1)
+        log_rob = F.log_softmax(self.rob_map(rob_logits), dim=1)
+        return mix(log_std, log_rob, *self.alpha.log_weights_at(alpha_logit))
+
+    def get_classifier(self) -> nn.Module:
+        """The linear heads of g and of h in a ``ModuleList``; after ``reset_classifier`` the new head."""
+        if self.head is not None:
+            return self.head
+        return nn.ModuleList([self.std_model.get_classifier(), self.rob_model.get_classifier()])
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, features: str = "both") -> None:
+        """Make this a classifier for another task: a fresh linear head, trainable, on the pooled features.
+
+        The mix is given up for good: the heads of the nets in use, both logit maps and alpha (with its mixing
+        network) are removed. ``forward`` then gives the new head's logits, or the pooled features if
+        ``num_classes`` is 0; ``predict`` gives their argmax; ``alpha_of``, ``alpha_logit_of`` and ``sweep`` refuse.
+        The base nets stay as they are, frozen or not. The head is float32 also on nets in half precision.
+
+        Args:
+            num_classes: of the new task; 0 for no head.
+            global_pool: None or "avg"; there is no other.
+            features: "both" for those of g, then those of h; "std_model" or "rob_model" for those of one net. The
+                other is then not run. It stays a part of the module; set it to None to free it.
+
+        Raises:
+            ValueError: an argument out of its range, or a net without the interface of a backbone.
+
+        A robust h does not make a new head robust: attack it before saying so.
+        """
+        if features not in TRUNKS:
+            raise ValueError(f"features must be one of {', '.join(TRUNKS)}, got {features!r}")
+        nets = {name: getattr(self, name) for name in TRUNKS[features]}
+        for name, net in nets.items():
+            if missing := [method for method in (*_INTERFACE, "reset_classifier") if not hasattr(net, method)]:
+                raise ValueError(
+                    f"{name} ({type(net).__name__}) has no {missing[0]}, so it cannot serve as a backbone; "
+                    "use base nets with timm's interface"
+                )
+        like = float_tensor_of(nn.ModuleList(nets.values()))
+        like = None if like is None else at_least_float32(like)
+        head = fresh_head(sum(_pooled_length(net) for net in nets.values()), num_classes, global_pool, like)
+        for net in nets.values():
+            net.reset_classifier(0)
+        if self.head is None:
+            del self.alpha, self.std_map, self.rob_map
+        self.head, self.trunks = head.train(self.training), TRUNKS[features]
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop, for good, what the feature maps at ``indices`` do not need; timm's ``FeatureGetterNet`` calls this.
+
+        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted.
+        Every parameter that remains then has a gradient, as DistributedDataParallel expects.
+
+        Args:
+            indices: as in ``forward_intermediates``.
+            prune_norm: passed on to the base nets.
+            prune_head: must be True; a mix is of no use to a net without its last stages.
+
+        Returns:
+            The indices of the wanted maps among those that remain.
+
+        Raises:
+            ValueError: no map is wanted, or one of the errors of ``reset_classifier``.
+            IndexError: a map that does not exist.
+        """
+        places = self._places()
+        wanted = [places[i] for i in map_indices(indices, len(places))]
+        names = [name for name in self.trunks if any(owner == name for owner, _ in wanted)]
+        if not names or not prune_head:
+            raise ValueError("name at least one feature map to keep, and prune_head=True")
+        self.reset_classifier(0, features=names[0] if len(names) == 1 else "both")
+        for name in TRUNKS["both"]:
+            if name in names:
+                kept = sorted({i for owner, i in wanted if owner == name})
+                getattr(self, name).prune_intermediate_layers(kept, prune_norm=prune_norm)
+            else:
+                setattr(self, name, None)
+        return [self._places().index(place) for place in wanted]
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, except that nets without trainable parameters stay in eval mode.
+
+        Their batch norms would else take up the statistics of what the other parts are trained on.
+        """
+        super().train(mode)
+        for name in (*TRUNKS["both"], "alpha"):
+            net = getattr(self, name, None)
+            if net is not None and not any(parameter.requires_grad for parameter in net.parameters()):
+                net.eval()
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the outputs of the nets' stages alone for the backward pass, and compute the rest again: less memory.
+
+        Raises:
+            ValueError: a base net does not offer it.
+        """
+        for name, net in self._nets().items():
+            if not hasattr(net, "set_grad_checkpointing"):
+                raise ValueError(f"{name} ({type(net).__name__}) has no set_grad_checkpointing; use nets that have it")
+            net.set_grad_checkpointing(enable)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+        """From a parameter's name to its depth, for timm's layer-wise learning rates; g and h are side by side.
+
+        What belongs to neither net (the mixing network, a new head) is the last layer.
+
+        Raises:
+            ValueError: a base net does not offer it.
+        """
+        from timm.models._manipulate import group_parameters
+
+        layers: dict[str, int] = {}
+        for name, net in self._nets().items():
+            if not hasattr(net, "group_matcher"):
+                raise ValueError(f"{name} ({type(net).__name__}) has no group_matcher; use nets that have it")
+            depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
+            layers |= {f"{name}.{key}": depth for key, depth in depths.items()}
+        return lambda name: (layers.get(name, math.inf),)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers do not decay: those that the base nets name."""
+        return {
+            f"{name}.{key}"
+            for name, net in self._nets().items()
+            if hasattr(net, "no_weight_decay")
+            for key in net.no_weight_decay()
+        }
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is no float tensor (N, channels, H, W) with pixels; its values are not read.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        check_image_tensor(images)
+
+    def check_mixes(self, what: str) -> None:
+        """Raise ValueError if ``reset_classifier`` has replaced the mix that ``what`` is about."""
+        if self.head is not None:
+            raise ValueError(
+                f"{what} is about a mix of two nets, and reset_classifier has replaced this one; load the model again"
+            )
+
+    def _nets(self) -> dict[str, Any]:
+        """The nets that features come from, by name."""
+        return {name: getattr(self, name) for name in self.trunks}
+
+    def _places(self) -> list[tuple[str, int]]:
+        """Net and index there of each feature map, in the order of ``feature_info``."""
+        found = [
+            (info["reduction"], (name, i))
+            for name, net in self._nets().items()
+            for i, info in enumerate(net.feature_info)
+        ]
+        return [place for _, place in sorted(found, key=lambda item: item[0])]  # stable: g before h
+
+    def _taps(self, name: str) -> list[int]:
+        """Which maps of a net the mixing network reads, counted from 0."""
+        if self.head is not None or not isinstance(self.alpha, AdaptiveAlpha):
+            return []
+        taps = self.alpha.std_taps if name == "std_model" else self.alpha.rob_taps
+        return map_indices(taps, len(getattr(self, name).feature_info))
+
+    def _pack(self, pooled: Sequence[Tensor], maps: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
+        parts = [at_least_float32(part) for part in pooled]
+        if self.head is None and isinstance(self.alpha, AdaptiveAlpha):
+            std_maps, rob_maps = ([maps[name][i] for i in self._taps(name)] for name in TRUNKS["both"])
+            parts.append(self.alpha(std_maps, rob_maps).unsqueeze(1))
+        return torch.cat(parts, dim=1)
+
+
+def _pooled_length(net: Any) -> int:
+    """Length of ``forward_head(..., pre_logits=True)``; some of timm's nets widen their features before the head."""
+    return int(getattr(net, "head_hidden_size", net.num_features))
+
+
+def _apply(head: nn.Module, features: Tensor) -> Tensor:
+    """The head on features of whatever number format; a head of integers alone takes them as they are."""
+    weight = float_tensor_of(head)
+    return head(features if weight is None else features.to(weight.dtype))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _output_length(head: nn.Module, num_features: int) -> int:
+    """How many values a head gives for an image."""
+    if (known := number_of_classes(head)) is not None:
+        return known
+    twin, weight = copy.deepcopy(head).eval(), float_tensor_of(head)
+    device = None if weight is None else weight.device
+    return int(_apply(twin, torch.zeros(1, num_features, device=device)).shape[1])

@@ -1,0 +1,268 @@
+"""The record of a certification beside the logs, and what a model card says of it.
+
+Under ``OUT/<dataset>/<threat model>/certificates/``. The certificates of a triplet itself are ``<NAME>.certified.json``
+(the record) and ``<NAME>.certified-<bound>.tsv``, one log for each bound. What was sampled for them, and what is said
+of smoothed versions of other nets, is named after net, sigma and votes: ``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from adaptive_smoothing_zoo.certification.logs import Certificates
+from adaptive_smoothing_zoo.certification.radii import Floats
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.publishing.leaderboard import percent
+from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
+from adaptive_smoothing_zoo.zoo.entry import Entry
+
+PARTS = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
+GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)  # radii of the tables
+THEOREMS = {
+    "cohen": "Cohen, Rosenfeld and Kolter 2019 (arXiv:1902.02918), Theorem 1, with 1 - p for the runner-up",
+    "theorem4": "Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 4: h's probabilities are Lipschitz",
+    "theorem5": "Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 5: h is smoothed by Gaussian noise; with "
+    "1 - p for the runner-up",
+    "sharp": "Lemma 2 of that paper with what is known of h before its probabilities are compared; proven in "
+    "adaptive_smoothing_zoo/certification/radii.py, not in the papers, never smaller than theirs",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRecord:
+    """How votes were drawn."""
+
+    sigma: float
+    votes: str
+    n0: int
+    n: int  # the most, where sampling was adaptive
+    failure_probability: float  # of each certificate
+    seed: int
+    dtype: str
+    tf32: bool
+    mean_samples: float  # for one example, those that choose its class included
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundRecord:
+    """What one theorem certified."""
+
+    log: str  # the file beside the record
+    average_radius: float | None  # over all examples, 0 where not certified or wrong; None for a single radius
+    certified_accuracy: tuple[float, ...]  # at the record's radii; fractions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificationRecord:
+    """What was certified of which classifier, and with what. Radii are l_2, in units of pixels in [0, 1]."""
+
+    model: str
+    dataset: str
+    threat_model: str
+    part: str  # "whole", "std_model" or "rob_model"
+    smoothed: bool  # whether certified is not the part itself, but its Gaussian-smoothed version
+    norm: str
+    alpha_min: float
+    logits_lipschitz: float | None  # of the scaled logits of h, if h proves it
+    sampling: SamplingRecord | None
+    at_radius: float | None  # if only this radius was asked about
+    radii: tuple[float, ...]  # the first is 0: any radius above
+    bounds: dict[str, BoundRecord]
+    clean_accuracy: float | None  # of what is certified, on the same examples; None if it was not measured
+    n: int
+    skip: int  # every skip-th example
+    test_set_size: int | None
+    data: str
+    data_sha256: str
+    identity: Identity
+    batch_size: int | None
+    device: str
+    device_name: str
+    versions: dict[str, str]
+    commit: str | None
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS or self.n < 1 or not 0.0 <= self.alpha_min <= 1.0:
+            raise ValueError(f"no part {self.part!r}, 'n' below 1 or 'alpha_min' outside [0, 1]")
+        if any(radius < 0.0 for radius in self.radii):
+            raise ValueError("radii must not be negative")
+        for name, bound in self.bounds.items():
+            if name not in THEOREMS:
+                raise ValueError(f"no bound {name!r}; known: {', '.join(THEOREMS)}")
+            if len(bound.certified_accuracy) != len(self.radii):
+                raise ValueError(f"{name} must have one certified accuracy for each of {len(self.radii)} radii")
+            if not all(0.0 <= accuracy <= 1.0 for accuracy in bound.certified_accuracy):
+                raise ValueError(f"the certified accuracies of {name} must be fractions")
+
+
+def certification_path(out: Path, entry: Entry, name: str) -> Path:
+    """Where a file of a triplet's certification stands."""
+    return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
+
+
+def stem_of(part: str, smoothing: str | None) -> str:
+    """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
+    own = "" if part == "whole" else f"{part}."
+    return own + ("certified" if smoothing is None else f"smoothed-{smoothing}")
+
+
+def make_certification_record(
+    entry: Entry,
+    model: nn.Module,
+    examples: Examples,
+    found: dict[str, Certificates],
+    logs: dict[str, str],
+    *,
+    part: str,
+    smoothed: bool,
+    alpha_min: float,
+    logits_lipschitz: float | None,
+    sampling: SamplingRecord | None,
+    at_radius: float | None,
+    clean_accuracy: float | None,
+    skip: int,
+    batch_size: int | None,
+    device: str,
+    commit: str | None,
+    seconds: float,
+) -> CertificationRecord:
+    """Everything about a certification that a reader needs to trust it or to repeat it.
+
+    Args:
+        model: the whole triplet.
+        examples: those that were certified.
+        found, logs: certificates and the name of their log, by bound.
+    """
+    radii = grid_of(list(found.values())) if at_radius is None else np.array([at_radius])
+    return CertificationRecord(
+        model=entry.name,
+        dataset=entry.dataset,
+        threat_model=entry.threat_model,
+        part=part,
+        smoothed=smoothed,
+        norm="L2",
+        alpha_min=alpha_min,
+        logits_lipschitz=logits_lipschitz,
+        sampling=sampling,
+        at_radius=at_radius,
+        radii=tuple(radii.tolist()),
+        bounds={
+            name: BoundRecord(
+                log=logs[name],
+                average_radius=certificates.average_certified_radius() if at_radius is None else None,
+                certified_accuracy=tuple(certificates.certified_accuracy(radii).tolist()),
+            )
+            for name, certificates in found.items()
+        },
+        clean_accuracy=clean_accuracy,
+        n=len(examples),
+        skip=skip,
+        test_set_size=examples.test_set_size,
+        data=examples.source,
+        data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
+        identity=identity_of(model, examples.images.shape[1:]),
+        batch_size=batch_size,
+        device=device,
+        device_name=device_name(device),
+        versions=installed_versions(),
+        commit=commit,
+        seconds=round(seconds, 2),
+    )
+
+
+def grid_of(found: list[Certificates]) -> Floats:
+    """The radii of a table: those of ``GRID`` up to the first at which nothing is certified."""
+    accuracies = np.max([certificates.certified_accuracy(GRID) for certificates in found], axis=0)
+    end = int((accuracies > 0).sum()) + 1
+    return np.array(GRID[:end])
+
+
+def write_certification(path: Path, record: CertificationRecord) -> Path:
+    """Write a record; its path."""
+    write_text(path, json.dumps(to_json(record), indent=2) + "\n")
+    return path
+
+
+def read_certification(out: Path, entry: Entry) -> CertificationRecord | None:
+    """The record of the certificates of a triplet itself under ``out``, or None if there is none.
+
+    Raises:
+        ResultsError: it is damaged, or of another triplet.
+    """
+    path = certification_path(out, entry, f"{stem_of('whole', None)}.json")
+    if not path.exists():
+        return None
+    try:
+        record = parse(CertificationRecord, read_json(path), str(path))
+    except (ConfigError, FileNotFoundError) as error:
+        raise ResultsError(f"{path} is not a record of a certification: {error}") from error
+    if (record.model, record.dataset, record.threat_model) != (entry.name, entry.dataset, entry.threat_model):
+        raise ResultsError(f"{path} records {record.model} on {record.dataset} {record.threat_model}, not {entry.key}")
+    return record
+
+
+def table_of(record: CertificationRecord) -> list[list[str]]:
+    """Rows of text, the head first: a line for each bound, percentages at the radii, the average radius."""
+    radii = ["> 0" if radius == 0 else f"{radius:g}" for radius in record.radii]
+    head = ["l_2 radius", *radii, *(["average radius"] if record.at_radius is None else [])]
+    rows = []
+    for name, bound in record.bounds.items():
+        average = [] if bound.average_radius is None else [f"{bound.average_radius:.3f}"]
+        rows.append([name, *(percent(accuracy) for accuracy in bound.certified_accuracy), *average])
+    return [head, *rows]
+
+
+def certificates_section(record: CertificationRecord) -> str:
+    """The text of a model card about certificates, in Markdown."""
+    head, *rows = table_of(record)
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    theorems = "\n".join(f"- {name}: {THEOREMS[name]}." for name in record.bounds)
+    parts = [
+        f"Certified accuracy, %: the share of examples that {PARTS[record.part]} classifies correctly and whose label "
+        "no perturbation of a smaller l_2 norm can change, whatever g says and whatever the attack.",
+        table,
+        theorems,
+        f"alpha_min = {record.alpha_min:g} counts. {_basis(record)}",
+    ]
+    if record.clean_accuracy is not None:
+        jump = " It classifies images correctly that it cannot certify." if record.alpha_min < 1.0 else ""
+        parts.append(f"Clean accuracy on the same examples: {percent(record.clean_accuracy)} %.{jump}")
+    which = "" if record.skip == 1 else f", every {_ordinal(record.skip)}"
+    whole = "the whole test set" if record.n == record.test_set_size else "not the whole test set"
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    parts.append(f"n = {record.n} ({whole}{which}), {record.device_name}. Data: {record.data}. Versions: {versions}.")
+    return "\n\n".join(parts)
+
+
+def _basis(record: CertificationRecord) -> str:
+    """What the certificates rest on."""
+    if record.sampling is None:
+        return (
+            f"h's logits, scaled, have the l_2 Lipschitz constant {record.logits_lipschitz:.6g}, proven layer by layer "
+            "for the weights as they are; no sampling. Logits and radii are computed in float64 and hold for h in real "
+            "numbers: at the very edge of a radius the float32 net may differ by its rounding."
+        )
+    sampling = record.sampling
+    return (
+        f"h is smoothed with sigma = {sampling.sigma:g}, and its {sampling.votes} votes were sampled: "
+        f"{sampling.n0:,} noises to choose the class, {sampling.n:,} others for the bound, failure probability "
+        f"{sampling.failure_probability:g} for each example, seed {sampling.seed}, {sampling.dtype}, TF32 off. The "
+        "certificates are about the mix with the exact mean over all noise, which the model's own bank of noises "
+        "approximates."
+    )
+
+
+def _ordinal(number: int) -> str:
+    last = 0 if 10 < number % 100 < 20 else number % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"

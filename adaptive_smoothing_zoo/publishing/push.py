@@ -1,0 +1,212 @@
+"""Upload of an exported folder to the Hugging Face Hub, through its own client."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError
+from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
+from adaptive_smoothing_zoo.publishing.export import CARD_FILE, HERE, export, export_files
+from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
+from adaptive_smoothing_zoo.storage.schema import to_json
+from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
+from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
+
+logger = logging.getLogger(__name__)
+
+_LOG_IN = "run `hf auth login`, set HF_TOKEN, or give a token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What an upload made, and what an entry needs to load exactly that."""
+
+    repo: str  # "org/name"
+    commit: str  # full hash
+    url: str  # of the repository at that commit
+    entry: Entry  # what config.json says
+
+    @property
+    def entry_text(self) -> str:
+        """The lines for the entry's "weights": repository, revision and SHA-256."""
+        fields: dict[str, Any] = {"hub_repo": self.repo, "revision": self.commit}
+        fields |= {name: to_json(getattr(self.entry.weights, name)) for name in ("sha256", "shards")}
+        return json.dumps({name: value for name, value in fields.items() if value}, indent=2)
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> Pushed:
+    """Upload what ``export`` wrote as one commit. An interrupted upload is simply run again.
+
+    The folder is checked before anything is sent. Weights of an earlier upload that are not part of this one are
+    deleted in the same commit; earlier commits keep them. Files in the folder that are no part of the export stay
+    where they are.
+
+    Args:
+        repo: "org/name"; made if it does not exist.
+        private: whether the repository is to be private; one that exists and is public is then refused.
+        token: an access token that may write there; the stored one if None.
+        revision: the branch, made from ``main`` if it does not exist; ``main`` if None.
+
+    Raises:
+        ConfigError, WeightsError: the folder is no export, or not (or no longer) whole.
+        HubError: the Hub does not take it; the message says why.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    folder = Path(folder)
+    entry = check_export(folder)
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(f"cannot push to {repo!r}: offline mode is on; unset HF_HUB_OFFLINE")
+    if not (token or get_token()):
+        raise HubError(f"cannot push to {repo!r}: there is no token; {_LOG_IN}")
+    api = HfApi(token=token, library_name="adaptive-smoothing-zoo")
+    try:
+        # None leaves it to the organization's own rule, which may make every repository private.
+        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
+        if private and not api.model_info(repo).private:
+            raise HubError(f"will not push to {repo!r}: it exists and is public; choose another name, or let it be")
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        with _with_card_for(folder, entry, repo) as upload:
+            info = api.upload_folder(
+                repo_id=repo,
+                folder_path=upload,
+                allow_patterns=sorted(export_files(entry)),
+                delete_patterns=[WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors"],
+                revision=revision,
+                commit_message=commit_message or f"Upload {entry.key}",
+            )
+    except HubError:
+        raise
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise HubError(f"cannot push to {repo!r}: {_explain(error)}") from error
+    return Pushed(repo=repo, commit=info.oid, url=f"{api.endpoint}/{repo}/tree/{info.oid}", entry=entry)
+
+
+def push_model(model: Triplet, repo: str, **options: Any) -> Pushed:
+    """Upload a triplet from memory: its export, with a card that tells of no results. For options see ``push``."""
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "export"
+        export(model, target, card=model_card(model.described(), None))
+        return push(target, repo, **options)
+
+
+@contextmanager
+def _with_card_for(folder: Path, entry: Entry, repo: str) -> Iterator[Path]:
+    """The folder as it is uploaded: links to its files, and a card that tells how to load the repository."""
+    with TemporaryDirectory() as name:
+        upload = Path(name)
+        for file in export_files(entry) - {CARD_FILE}:
+            (upload / file).symlink_to((folder / file).absolute())
+        card = (folder / CARD_FILE).read_text(encoding="utf-8")
+        there = card.replace(how_to_load(entry, HERE), how_to_load(entry, f"hf-hub:{repo}"))
+        write_text(upload / CARD_FILE, there)
+        yield upload
+
+
+def check_export(folder: str | Path) -> Entry:
+    """The entry of a folder that ``export`` wrote, if all of the folder is as it was written.
+
+    Raises:
+        ConfigError: no such folder, or no readable ``config.json``, card or index of shards in it.
+        WeightsError: a file of the weights is missing, or has another hash than ``config.json`` says.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}; asz export makes one")
+    entry = read_entry(folder / CONFIG_FILE)
+    weights: dict[str, str | None] = {**entry.weights.shards} or {WEIGHTS_FILE: entry.weights.sha256}
+    if None in weights.values():
+        raise ConfigError(f"{folder / CONFIG_FILE} has no SHA-256 of the weights; asz export writes it")
+    missing = sorted(name for name in export_files(entry) if not (folder / name).is_file())
+    if missing:
+        raise WeightsError(f"{folder} is no whole export, {', '.join(missing)} is missing; run asz export again")
+    _check_card(folder / CARD_FILE)
+    if entry.weights.shards:
+        _check_index(folder / INDEX_FILE, set(entry.weights.shards))
+    for name, sha256 in weights.items():
+        if (found := file_sha256(folder / name)) != sha256:
+            raise WeightsError(
+                f"{folder / name} has SHA-256 {found}, but {CONFIG_FILE} says {sha256}; run asz export again"
+            )
+    extra = sorted({path.name for path in folder.iterdir()} - export_files(entry))
+    if extra:
+        logger.warning("%s: not part of the export, and not uploaded: %s", folder, ", ".join(extra))
+    return entry
+
+
+def _check_card(path: Path) -> None:
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    try:
+        license_name = ModelCard.load(path).data.license
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"the front matter of {path} cannot be read: {error}") from error
+    if license_name is None:
+        raise ConfigError(f"the front matter of {path} names no license; asz export writes it")
+
+
+def _check_index(path: Path, shards: set[str]) -> None:
+    try:
+        named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no index of shards: {type(error).__name__} {error}") from error
+    if named != shards:
+        raise ConfigError(f"{path} and {CONFIG_FILE} name different shards; run asz export again")
+
+
+def _explain(error: BaseException) -> str:
+    """Why the client failed, in one sentence with what to do."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # one file of several
+        return _explain(error.__cause__)
+    if isinstance(error, errors.HFValidationError):
+        return "that is no repository name; it must be like org/name"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "there is no such branch, and it could not be made"
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_answer(error.response.status_code, (error.server_message or "").strip())
+    if isinstance(error, json.JSONDecodeError):
+        return "the answer is not a Hub's; a sign-in page may stand in between, or HF_ENDPOINT names another server"
+    if isinstance(error, (httpx.ConnectError, httpx.TimeoutException)):
+        return f"the Hub cannot be reached ({_first_line(error)}); check the connection, or HF_ENDPOINT if you set it"
+    if isinstance(error, httpx.TransportError):
+        return f"the transfer was interrupted ({_first_line(error)}); simply run it again"
+    return _first_line(error)
+
+
+def _explain_answer(status: int, said: str) -> str:
+    answer = f"the Hub answered {status}" + (f" ({said})" if said else "")
+    if status == 401:
+        return f"{answer}: the token is not valid; {_LOG_IN}"
+    if status in (403, 404):
+        return f"{answer}: the token has no right to write there; check the name, or use another token"
+    if status == 429 or status >= 500:
+        return f"{answer}; try again later"
+    return answer
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Files: atomic, checked, bound to the model they belong to."""

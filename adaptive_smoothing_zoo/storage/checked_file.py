@@ -1,0 +1,79 @@
+"""Tensors in a file that says what they are, written whole or not at all, with a checksum over both."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adaptive_smoothing_zoo.errors import ResultsError, reason
+from adaptive_smoothing_zoo.storage.files import write_with
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+def write_checked(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
+    """Write tensors and what JSON can say about them.
+
+    Raises:
+        ResultsError: the file cannot be written; one that was there is safe.
+    """
+    kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(about)
+    metadata = {"about": text, "sha256": checksum(kept, text)}
+    try:
+        write_with(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
+    except SafetensorError as error:
+        raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+
+
+def read_checked(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) -> T:
+    """What ``understand`` makes of a file's tensors and of what is said about them.
+
+    Raises:
+        ResultsError: the file cannot be read, its checksum is wrong, or ``understand`` stumbles over what it holds.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped: the file may go
+        if metadata["sha256"] != checksum(tensors, metadata["about"]):
+            raise ResultsError(f"{path} is damaged: its checksum is wrong")
+        return understand(tensors, json.loads(metadata["about"]))
+    except ResultsError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ResultsError(f"{path} is damaged: {reason(error)}") from error
+
+
+def read_or_put_aside(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) -> T | None:
+    """The same, or None where it cannot be; the file is then renamed, and its place is free for what it should say."""
+    try:
+        return read_checked(path, understand)
+    except ResultsError as error:
+        put_aside(path, error)
+        return None
+
+
+def put_aside(path: Path, error: Exception) -> None:
+    """Rename a file that cannot be used, so that its place is free for what it should say, and warn of it."""
+    logger.warning("%s; it is put aside, and what it said will be found out again", error)
+    path.rename(path.with_suffix(".damaged"))
+
+
+def checksum(tensors: dict[str, Tensor], about: str) -> str:
+    """Of a file's tensors and of what it says about them."""
+    digest = sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

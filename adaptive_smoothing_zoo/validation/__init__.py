@@ -1,0 +1,19 @@
+"""Whether a measured robustness can be trusted: checks with expected outcomes, next to AutoAttack."""
+
+from adaptive_smoothing_zoo.validation import checks  # noqa: F401  (enters them in CHECKS)
+from adaptive_smoothing_zoo.validation.check import CHECKS
+from adaptive_smoothing_zoo.validation.report import CheckResult, Validation, read_validation
+from adaptive_smoothing_zoo.validation.runner import CheckProgress, Findings, validate
+from adaptive_smoothing_zoo.validation.subject import Budget, RecordedRun
+
+__all__ = [
+    "CHECKS",
+    "Budget",
+    "CheckProgress",
+    "CheckResult",
+    "Findings",
+    "RecordedRun",
+    "Validation",
+    "read_validation",
+    "validate",
+]

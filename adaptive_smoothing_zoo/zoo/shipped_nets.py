@@ -1,0 +1,87 @@
+"""Pretrained base nets that are on every user's disk, because a dependency ships them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_BLOCK_KEYS, CIFAR_RESNET_KEYS
+from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
+from adaptive_smoothing_zoo.storage.files import file_sha256
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.zoo.weights import load_strictly
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseNet:
+    """A base net with weights.
+
+    Attributes:
+        architecture, arguments: for :func:`adaptive_smoothing_zoo.backbones.build`.
+        dataset: what it classifies.
+        description: what it is and where its weights come from.
+        state_dict: reads the weights, with our keys.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    dataset: str
+    description: str
+    state_dict: Callable[[], dict[str, Tensor]]
+
+
+@own_surroundings()
+def load_base_net(name: str) -> nn.Module:
+    """A pretrained base net in eval mode, its weights frozen.
+
+    Raises:
+        UnknownModelError: no such base net.
+        WeightsError: its file is missing or not the one known.
+    """
+    if name not in BASE_NETS:
+        raise UnknownModelError(f"no base net {name!r}; known: {', '.join(sorted(BASE_NETS))}")
+    config = BASE_NETS[name]
+    net = build(config.architecture, **config.arguments)
+    load_strictly(net, config.state_dict(), name)
+    return net.eval().requires_grad_(False)
+
+
+def _pyautoattack_resnet18() -> dict[str, Tensor]:
+    try:
+        path = Path(str(resources.files("pyautoattack"))) / "examples" / "model_test.pt"
+    except ModuleNotFoundError:
+        raise WeightsError(
+            "the weights of pyautoattack_resnet18 come with pyautoattack: "
+            "pip install 'adaptive-smoothing-zoo[evaluation]'"
+        ) from None
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}; reinstall pyautoattack 0.2.0, whose wheel holds it")
+    known = "399f52da9f914c323fa5a6096d60f460a3449a59b64a6405200c1e629f8425a7"
+    if (found := file_sha256(path)) != known:
+        raise WeightsError(f"{path} has SHA-256 {found}, not {known}; reinstall pyautoattack 0.2.0")
+    foreign = torch.load(path, map_location="cpu", weights_only=True)
+    state = {}
+    for key, value in foreign.items():
+        prefix = next(prefix for prefix in CIFAR_RESNET_KEYS if key.startswith(prefix))
+        ours = CIFAR_RESNET_KEYS[prefix] + key.removeprefix(prefix)
+        for theirs, name in CIFAR_RESNET_BLOCK_KEYS.items():
+            ours = ours.replace(theirs, name)
+        state[ours] = value
+    # The file has no normalization: the net takes pixels in [0, 1] as they are.
+    return {**state, "mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)}
+
+
+BASE_NETS = {
+    "pyautoattack_resnet18": BaseNet(
+        architecture="resnet18",
+        arguments={"num_classes": 10},
+        dataset="cifar10",
+        description="the standard (not robust) ResNet-18 that the pyautoattack 0.2.0 wheel ships as an example",
+        state_dict=_pyautoattack_resnet18,
+    ),
+}

@@ -1,0 +1,137 @@
+"""Records of certificates and what a card says of them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adaptive_smoothing_zoo.certification.logs import certificates_of
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.certification_record import (
+    BoundRecord,
+    CertificationRecord,
+    SamplingRecord,
+    certificates_section,
+    certification_path,
+    grid_of,
+    read_certification,
+    stem_of,
+    table_of,
+    write_certification,
+)
+from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.zoo.registry import find_entry
+
+ENTRY = find_entry("Demo2026Constant", "digits", "Linf")
+SAMPLING = SamplingRecord(
+    sigma=0.25,
+    votes="soft",
+    n0=100,
+    n=100_000,
+    failure_probability=0.001,
+    seed=0,
+    dtype="float32",
+    tf32=False,
+    mean_samples=100_100.0,
+)
+
+
+def record(**changes):
+    values = {
+        "model": "Demo2026Constant",
+        "dataset": "digits",
+        "threat_model": "Linf",
+        "part": "whole",
+        "smoothed": False,
+        "norm": "L2",
+        "alpha_min": 0.8,
+        "logits_lipschitz": None,
+        "sampling": SAMPLING,
+        "at_radius": None,
+        "radii": (0.0, 0.25),
+        "bounds": {
+            "theorem5": BoundRecord(log="a.tsv", average_radius=0.123456, certified_accuracy=(0.9, 0.5)),
+            "sharp": BoundRecord(log="b.tsv", average_radius=0.2, certified_accuracy=(0.95, 0.75)),
+        },
+        "clean_accuracy": 0.97,
+        "n": 359,
+        "skip": 1,
+        "test_set_size": 359,
+        "data": "digits",
+        "data_sha256": "0" * 64,
+        "identity": Identity(sha256="1" * 64),
+        "batch_size": None,
+        "device": "cpu",
+        "device_name": "a CPU",
+        "versions": {"torch": "2"},
+        "commit": None,
+        "seconds": 1.0,
+    }
+    return CertificationRecord(**{**values, **changes})
+
+
+def test_a_record_is_read_back(tmp_path):
+    path = certification_path(tmp_path, ENTRY, "certified.json")
+    assert read_certification(tmp_path, ENTRY) is None
+    assert write_certification(path, record()) == path
+    assert path.name == "Demo2026Constant.certified.json"
+    assert read_certification(tmp_path, ENTRY) == record()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "Other"}, "records Other on digits Linf"),
+        ({"radii": [0.0]}, "one certified accuracy for each of 1 radii"),
+        ({"colour": "red"}, "unknown key 'colour'"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(tmp_path, change, message):
+    path = certification_path(tmp_path, ENTRY, "certified.json")
+    write_certification(path, record())
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ResultsError, match=message):
+        read_certification(tmp_path, ENTRY)
+
+
+def test_the_section_names_theorem_norm_alpha_samples_failure_probability_accuracies_and_average():
+    text = certificates_section(record())
+    assert "| l_2 radius | > 0 | 0.25 | average radius |" in text
+    assert "| theorem5 | 90.00 | 50.00 | 0.123 |" in text
+    assert "| sharp | 95.00 | 75.00 | 0.200 |" in text
+    assert "- theorem5: Bai, Anderson and Sojoudi 2024" in text
+    assert "- sharp: Lemma 2 of that paper" in text
+    for part in ("alpha_min = 0.8", "sigma = 0.25", "100 noises to choose", "100,000 others", "0.001", "97.00 %"):
+        assert part in text
+    assert "exact mean over all noise" in text
+    assert "the whole test set" in text
+
+
+def test_the_section_of_a_lipschitz_net_tells_of_its_constant_and_of_no_samples():
+    text = certificates_section(record(sampling=None, logits_lipschitz=3.000001, n=90, skip=4, test_set_size=None))
+    assert "constant 3, proven layer by layer" in text
+    assert "no sampling" in text
+    assert "not the whole test set, every 4th" in text
+
+
+def test_tables_end_where_nothing_is_certified_and_start_above_0():
+    found = certificates_of([(0, 1, 1, 0.3, True, 0.0), (1, 1, 1, 0.05, True, 0.0), (2, 1, 0, 2.0, False, 0.0)])
+    np.testing.assert_array_equal(grid_of([found]), [0.0, 0.1, 0.25, 0.5])
+    assert table_of(
+        record(
+            at_radius=0.5,
+            radii=(0.5,),
+            bounds={"sharp": BoundRecord(log="b.tsv", average_radius=None, certified_accuracy=(0.4,))},
+        )
+    ) == [["l_2 radius", "0.5"], ["sharp", "40.00"]]
+    assert stem_of("whole", None) == "certified"
+    assert stem_of("rob_model", "0.25-soft") == "rob_model.smoothed-0.25-soft"
+
+
+def test_a_card_has_the_section_or_says_why_there_is_none():
+    assert certificates_section(record()) in model_card(ENTRY, None, None, record())
+    assert "None: h carries no certificate" in model_card(ENTRY, None)
+    lipschitz = replace(ENTRY, rob_model=replace(ENTRY.rob_model, architecture="lipschitz", arguments={}))
+    assert "Not computed here (`asz certify`)" in model_card(lipschitz, None)

@@ -1,0 +1,118 @@
+"""A validation that was interrupted goes on, and ends as if nothing had happened."""
+
+import dataclasses
+import random
+
+import nets
+import numpy as np
+import pytest
+from test_traps import SMALL
+
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.validation import validate
+from adaptive_smoothing_zoo.validation import validation_journal as journal
+
+N = 6
+CHECKS = ("losses_agree", "monotone_accuracy", "black_box_is_weaker", "alpha_detached", "base_nets_transferred")
+
+
+class Interrupted(BaseException):
+    """What nothing handles."""
+
+
+@pytest.fixture
+def model():
+    return nets.triplet()
+
+
+def run(model, state=None, **changes):
+    images, labels = nets.examples(N)
+    settings = {"norm": "Linf", "eps": nets.EPS, "device": "cpu", "batch_size": 4, "budget": SMALL, "seed": 1}
+    return validate(model, images, labels, **{"only": CHECKS, "state": state, **settings, **changes})
+
+
+def stop_after(number):
+    """A progress that stops the validation after some reports."""
+    reports = iter(range(number))
+
+    def report(progress):
+        if next(reports, None) is None:
+            raise Interrupted
+
+    return report
+
+
+def assert_same(a, b):
+    for x, y in zip(a.checks, b.checks, strict=True):
+        assert dataclasses.replace(x, seconds=0.0) == dataclasses.replace(y, seconds=0.0)
+    assert a.series == b.series
+    for name in ("clean_correct", "broken", "broken_by", "adversarials"):
+        assert np.array_equal(getattr(a, name), getattr(b, name))
+
+
+@pytest.fixture
+def whole(model):
+    return run(model)
+
+
+def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, whole, tmp_path):
+    rng = random.Random(0)
+    for _ in range(4):
+        with pytest.raises(Interrupted):
+            run(model, tmp_path / "state", on_progress=stop_after(rng.randrange(20, 400)))
+    assert_same(run(model, tmp_path / "state"), whole)
+
+
+def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tmp_path, monkeypatch):
+    first = run(model, tmp_path / "state")
+    monkeypatch.setattr(journal, "write_checked", None)  # which would be called for a batch that is attacked
+    again = run(model, tmp_path / "state")
+    assert_same(again, whole)
+    assert sum(check.seconds for check in again.checks) > 0.5 * sum(check.seconds for check in first.checks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 2}, "made with seed 1, this run has seed 2"),
+        ({"eps": 0.1}, r"made with eps 0\.2"),
+        ({"batch_size": 3}, "made with batch_size 4, this run has batch_size 3"),
+        ({"budget": dataclasses.replace(SMALL, steps=5)}, "made with budget"),
+        ({"only": ["losses_agree"]}, "made with checks"),
+        ({"channels_last": True}, "made with channels_last False"),
+    ],
+)
+def test_a_state_of_another_validation_is_refused_with_both_values(model, tmp_path, changes, message):
+    with pytest.raises(Interrupted):
+        run(model, tmp_path, on_progress=stop_after(3))
+    with pytest.raises(ResultsError, match=message):
+        run(model, tmp_path, **changes)
+
+
+def test_a_state_of_another_model_is_refused(model, tmp_path):
+    with pytest.raises(Interrupted):
+        run(model, tmp_path, on_progress=stop_after(3))
+    with pytest.raises(ResultsError, match="made with model"):
+        run(nets.triplet("Demo2026Constant"), tmp_path, only=["losses_agree"])
+
+
+@pytest.mark.parametrize("harm", ["cut", "exchanged"])
+def test_a_batch_that_is_damaged_or_not_the_one_to_come_is_attacked_again(model, whole, tmp_path, harm, caplog):
+    run(model, tmp_path)
+    second, third = (tmp_path / f"batch-00000{number}.safetensors" for number in (2, 3))
+    if harm == "cut":
+        second.write_bytes(second.read_bytes()[:-5])
+    else:
+        second.write_bytes(third.read_bytes())
+    assert_same(run(model, tmp_path), whole)
+    assert "put aside" in caplog.text
+    assert second.with_suffix(".damaged").exists()
+    assert second.exists()
+
+
+def test_two_at_once_are_refused(model, tmp_path):
+    def second(progress):
+        run(model, tmp_path)
+
+    with pytest.raises(ResultsError, match="another evaluation is at work"):
+        run(model, tmp_path, on_progress=second)
