@@ -1,0 +1,163 @@
+"""Which mixes of two nets are best: clean accuracy against robustness, exact in alpha, from tables of logits.
+
+For given logit maps, a mix is right about a clean image for the alphas of one interval, since its probabilities are
+linear in alpha. It is robust about an image, whatever g says, for every alpha with alpha * gap > 1 - alpha, where gap
+is the smallest probability gap of h in the ball ([BAS24, Lemma 1]). Here gap is the smallest that attacks on h found,
+so the robust share is a lower bound on robustness against these attacks, and no certificate. Both are step functions of
+alpha, counted between their steps: no grid of alphas is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.tuning.tables import Tables, gaps
+
+Maps = tuple[nn.Module, nn.Module]  # of g's and of h's logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One mix and what the tables say of it.
+
+    Attributes:
+        std_map, rob_map: of the logits of g and h.
+        alpha: weight of h, in [0, 1].
+        clean: share of the images that the mix classifies correctly, in [0, 1].
+        robust: share that it classifies correctly at the clean image and at every attacked point whatever g says.
+    """
+
+    std_map: nn.Module
+    rob_map: nn.Module
+    alpha: float
+    clean: float
+    robust: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """The candidates that none beats in both clean accuracy and robustness.
+
+    Attributes:
+        candidates: from the most accurate to the most robust.
+        looked_at: how many pairs of maps and alpha were compared.
+    """
+
+    candidates: tuple[Candidate, ...]
+    looked_at: int
+
+    def with_clean(self, least: float) -> Candidate:
+        """The most robust candidate whose clean accuracy is at least this.
+
+        Raises:
+            ValueError: none; the message says how near the front comes.
+        """
+        return self._best(lambda c: c.clean >= least, lambda c: c.robust, f"a clean accuracy of {least:.2%}", "clean")
+
+    def with_robust(self, least: float) -> Candidate:
+        """The most accurate candidate whose robust share is at least this; errors as ``with_clean``."""
+        return self._best(lambda c: c.robust >= least, lambda c: c.clean, f"a robust share of {least:.2%}", "robust")
+
+    def _best(
+        self, fits: Callable[[Candidate], bool], rank: Callable[[Candidate], float], target: str, name: str
+    ) -> Candidate:
+        fitting = [candidate for candidate in self.candidates if fits(candidate)]
+        if not fitting:
+            nearest = max(getattr(candidate, name) for candidate in self.candidates)
+            raise ValueError(f"no mix of these nets reaches {target}; the front comes to {nearest:.2%}")
+        return max(fitting, key=rank)
+
+
+def pareto_front(tables: Tables, maps: Iterable[Maps], on_map: Callable[[], object] = lambda: None) -> Front:
+    """The best mixes over all these logit maps and every alpha in [0, 1].
+
+    Args:
+        maps: pairs of modules from logits (..., C) to logits.
+        on_map: called after each pair.
+    """
+    found: list[tuple[Maps, Tensor]] = []
+    looked_at = 0
+    for pair in maps:
+        curve = alpha_curve(tables, *pair)
+        looked_at += curve.shape[1]
+        found.append((pair, curve[:, _undominated(curve[1], curve[2])]))
+        on_map()
+    if not found:
+        raise ValueError("there are no logit maps to choose from")
+    every = torch.cat([curve for _, curve in found], dim=1)
+    owner = torch.cat([torch.full((curve.shape[1],), i) for i, (_, curve) in enumerate(found)])
+    best = _undominated(every[1], every[2])
+    candidates = [
+        Candidate(std_map=found[i][0][0], rob_map=found[i][0][1], alpha=alpha, clean=clean, robust=robust)
+        for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
+    ]
+    return Front(candidates=tuple(candidates), looked_at=looked_at)
+
+
+def alpha_curve(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
+    """(3, A) float64: alphas in rising order, one between any two steps; clean accuracy; robust share."""
+    low, high, least = steps_of(tables, std_map, rob_map)
+    steps = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), low, high, least])
+    steps = steps[(steps >= 0) & (steps <= 1)].unique()
+    alphas = torch.cat([steps[:1], 0.5 * (steps[1:] + steps[:-1]), steps[-1:]])
+    clean = _below(low, alphas) - torch.searchsorted(high.sort().values, alphas, right=True)
+    return torch.stack([alphas, clean.double() / len(tables), _below(least, alphas).double() / len(tables)])
+
+
+def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
+    """What the tables say of one mix."""
+    low, high, least = steps_of(tables, *maps)
+    clean, robust = (low < alpha) & (alpha < high), least < alpha
+    clean_share, robust_share = (float(each.double().mean()) for each in (clean, robust))
+    return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean_share, robust=robust_share)
+
+
+@torch.no_grad()
+def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Per image, (N,) float64 each: right about it clean for alphas between the first two, robust above the third."""
+    std, rob = (_probabilities(net_map, logits) for net_map, logits in ((std_map, tables.std), (rob_map, tables.rob)))
+    low, high = right_interval(std, rob, tables.labels)
+    gap = gaps(_probabilities(rob_map, tables.everywhere), tables.labels).amin(dim=0)
+    return low, high, torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
+
+
+def right_interval(std: Tensor, rob: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The open interval of alphas at which (1 - alpha) std + alpha rob is largest at the label, as two (N,) bounds.
+
+    Bounds lie outside [0, 1] where an end of it belongs to the interval. An image without such alphas has (inf, inf).
+
+    Args:
+        std, rob: (N, C) probabilities in float64.
+    """
+    index = labels[:, None]
+    std_lead, rob_lead = (probs.gather(1, index) - probs for probs in (std, rob))
+    slope = rob_lead - std_lead
+    root = torch.where(slope == 0, 0.0, -std_lead / slope)
+    own = torch.zeros_like(std, dtype=torch.bool).scatter(1, index, True)
+    low = torch.where((slope > 0) & ~own, root, -torch.inf).amax(dim=1)
+    high = torch.where((slope < 0) & ~own, root, torch.inf).amin(dim=1)
+    never = ((slope == 0) & (std_lead <= 0) & ~own).any(dim=1) | (low >= high)
+    nothing = torch.full_like(low, torch.inf)
+    return torch.where(never, nothing, low), torch.where(never, nothing, high)
+
+
+def _probabilities(net_map: nn.Module, logits: Tensor) -> Tensor:
+    return net_map(logits.double()).softmax(dim=-1)  # type: ignore[no-any-return]
+
+
+def _below(bounds: Tensor, alphas: Tensor) -> Tensor:
+    """How many bounds are smaller than each alpha."""
+    return torch.searchsorted(bounds.sort().values, alphas)
+
+
+def _undominated(clean: Tensor, robust: Tensor) -> Tensor:
+    """Indices of the points that none beats, from high to low ``clean``; of equal points the first."""
+    order = np.lexsort((-robust.numpy(), -clean.numpy()))
+    ranked = robust.numpy()[order]
+    before = np.concatenate([[-1.0], np.maximum.accumulate(ranked)[:-1]])
+    return torch.from_numpy(order[ranked > before])
