@@ -1,0 +1,105 @@
+"""A net with its own resizing and normalization inside, so that pixels in [0, 1] go in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones.asking import logits_of
+from adaptive_smoothing_zoo.backbones.base import Taps, check_image_tensor
+from adaptive_smoothing_zoo.backbones.calling import call_net
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+_SHARED = ("num_classes", "num_features", "feature_info", "forward_head", "get_classifier", "reset_classifier")
+_SHARED += ("set_grad_checkpointing", "group_matcher", "prune_intermediate_layers")
+_OF_IMAGES = ("forward_features", "forward_intermediates")
+
+
+class Preprocessed(nn.Module):
+    """``net((resize(images) - mean) / std)``.
+
+    What a timm backbone answers beyond logits (``feature_info``, ``forward_features``, ``reset_classifier``, ...), this
+    answers as far as ``net`` does; images are preprocessed there, too.
+
+    Args:
+        net: any module from normalized images to logits, or to what holds them (see ``asking.logits_of``).
+        mean, std: per channel, in units of pixels in [0, 1].
+        size: (height, width) of the images that ``net`` takes; None takes them as they come.
+        interpolation: "bilinear" or "bicubic" (antialiased where the image shrinks), or "nearest".
+
+    Raises:
+        ValueError: constants that are not finite, a std of 0, a size that is not positive, another interpolation.
+    """
+
+    takes_taps = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: tuple[int, int] | None = None,
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__()
+        _check(mean, std, size, interpolation)
+        self.net, self.size, self.interpolation = net, None if size is None else (size[0], size[1]), interpolation
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: Tensor, taps: Taps | None = None) -> Any:
+        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, what these say."""
+        output = call_net(self.net, self.preprocess(images), taps)
+        return logits_of(output) if taps is None or taps.output == "logits" else output
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) images in [0, 1] -> (N, channels, h, w) as ``net`` takes them.
+
+        Raises:
+            ValueError: no such images, or another number of channels.
+        """
+        check_image_tensor(images)
+        if images.shape[1] != len(self.mean):
+            raise ValueError(f"images must have shape (N, {len(self.mean)}, H, W), got {tuple(images.shape)}")
+        images = images.to(torch.promote_types(images.dtype, self.mean.dtype))
+        if self.size is not None and tuple(images.shape[2:]) != self.size:
+            smooth = {} if self.interpolation == "nearest" else {"antialias": True, "align_corners": False}
+            images = F.interpolate(images, self.size, mode=self.interpolation, **smooth)
+        return (images - self.mean) / self.std
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in (*_SHARED, *_OF_IMAGES):
+            return super().__getattr__(name)
+        inner = getattr(self.net, name)
+        if name in _SHARED:
+            return inner
+        return _of_images(self.preprocess, inner)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, interpolation={self.interpolation!r}"
+
+
+def _of_images(preprocess: Callable[[Tensor], Tensor], method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(images: Tensor, *arguments: Any, **options: Any) -> Any:
+        return method(preprocess(images), *arguments, **options)
+
+    return call
+
+
+def _check(mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | None, interpolation: str) -> None:
+    if len(mean) != len(std) or not mean:
+        raise ValueError(f"mean and std need one number per channel each, got {len(mean)} and {len(std)}")
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise ValueError(f"mean must be finite and std positive, got {tuple(mean)} and {tuple(std)}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"a size is (height, width), both positive, got {size}")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
