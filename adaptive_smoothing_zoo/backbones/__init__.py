@@ -9,6 +9,8 @@ from adaptive_smoothing_zoo.backbones.base import BaseNet
 from adaptive_smoothing_zoo.backbones.bit_resnet import BiTResNet
 from adaptive_smoothing_zoo.backbones.dm_wide_resnet import DMWideResNet
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
+from adaptive_smoothing_zoo.backbones.layers import layered
+from adaptive_smoothing_zoo.backbones.libraries import robustbench_net, timm_net, torchvision_net
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.backbones.ra_wide_resnet import RaWideResNet
 from adaptive_smoothing_zoo.backbones.resnet import preact_resnet18, resnet18, resnet20, resnet110, wide_resnet
@@ -37,13 +39,17 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bit_resnet": BiTResNet,
     "dm_wide_resnet": DMWideResNet,
     "gaussian_smoothed": gaussian_smoothed,
+    "layers": layered,
     "lipschitz": LipschitzNet,
     "preact_resnet18": preact_resnet18,
     "ra_wide_resnet": RaWideResNet,
     "resnet18": resnet18,
     "resnet20": resnet20,
     "resnet110": resnet110,
+    "robustbench": robustbench_net,
     "small_cnn": SmallCNN,
+    "timm": timm_net,
+    "torchvision": torchvision_net,
     "wide_resnet": wide_resnet,
 }
 

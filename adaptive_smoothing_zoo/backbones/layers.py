@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
+
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
@@ -59,12 +61,13 @@ class Residual(nn.Module):
         return self.main(features) + self.shortcut(features)  # type: ignore[no-any-return]
 
 
-def layered(*, net: Mapping[str, Any], num_classes: int | None = None) -> nn.Module:
+def layered(*, net: Mapping[str, Any], num_classes: int | None = None, **preprocessing: Any) -> nn.Module:
     """The net of a description, with random weights.
 
     Args:
         net: as ``describe`` gives it.
         num_classes: what the last linear layer must give, if it is said.
+        preprocessing: mean, std, size, interpolation of :class:`Preprocessed` around it; none if none is said.
 
     Raises:
         ValueError: no description, an unknown layer, arguments that a layer does not take, or other classes.
@@ -73,7 +76,10 @@ def layered(*, net: Mapping[str, Any], num_classes: int | None = None) -> nn.Mod
     last = [layer for layer in made.modules() if isinstance(layer, nn.Linear)]
     if num_classes is not None and last and last[-1].out_features != num_classes:
         raise ValueError(f"the described net gives {last[-1].out_features} classes, not {num_classes}")
-    return made
+    if not preprocessing:
+        return made
+    size = preprocessing.pop("size", None)
+    return Preprocessed(made, size=None if size is None else (size[0], size[1]), **preprocessing)
 
 
 def describe(net: nn.Module) -> dict[str, Any]:

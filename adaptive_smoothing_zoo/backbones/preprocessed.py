@@ -16,8 +16,17 @@ from adaptive_smoothing_zoo.backbones.calling import call_net
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
-_SHARED = ("num_classes", "num_features", "feature_info", "forward_head", "get_classifier", "reset_classifier")
-_SHARED += ("set_grad_checkpointing", "group_matcher", "prune_intermediate_layers")
+_SHARED = (
+    "num_classes",
+    "num_features",
+    "feature_info",
+    "forward_head",
+    "get_classifier",
+    "reset_classifier",
+    "set_grad_checkpointing",
+    "group_matcher",
+    "prune_intermediate_layers",
+)
 _OF_IMAGES = ("forward_features", "forward_intermediates")
 
 
