@@ -10,9 +10,31 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
+
+
+class Subsample(nn.Module):
+    """Every ``stride``-th row and column, with ``pad`` channels of zeros before and behind: option A of He et al. 2016.
+
+    Args:
+        stride, pad: at least 1 and 0.
+    """
+
+    def __init__(self, stride: int, pad: int) -> None:
+        super().__init__()
+        if stride < 1 or pad < 0:
+            raise ValueError(f"a stride is at least 1 and a padding at least 0, got {stride} and {pad}")
+        self.stride, self.pad = stride, pad
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.pad(features[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, pad={self.pad}"
+
 
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
@@ -38,6 +60,7 @@ LAYERS: dict[str, type[nn.Module]] = {
         nn.Softplus,
         nn.Tanh,
         nn.Upsample,
+        Subsample,
     )
 }
 """What a description may name, beside ``Sequential`` and ``Residual``."""

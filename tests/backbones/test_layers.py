@@ -45,7 +45,7 @@ def test_a_described_net_is_made_again(name):
 @pytest.mark.parametrize("kind", sorted(LAYERS))
 def test_a_setting_that_is_not_the_default_is_kept(kind):
     required = {"Conv2d": (3, 4, 2), "Linear": (3, 4), "BatchNorm1d": (3,), "BatchNorm2d": (3,), "GroupNorm": (2, 4)}
-    required |= {"MaxPool2d": (3,), "AvgPool2d": (3,), "AdaptiveAvgPool2d": ((2, 3),)}
+    required |= {"Subsample": (2, 3), "MaxPool2d": (3,), "AvgPool2d": (3,), "AdaptiveAvgPool2d": ((2, 3),)}
     other = {"Conv2d": {"groups": 1, "bias": False}, "BatchNorm2d": {"eps": 1e-3, "affine": False}}
     other |= {"MaxPool2d": {"stride": 1, "ceil_mode": True}, "Linear": {"bias": False}, "ELU": {"alpha": 0.5}}
     layer = LAYERS[kind](*required.get(kind, ()), **other.get(kind, {}))
