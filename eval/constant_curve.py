@@ -20,7 +20,7 @@ from adaptive_smoothing_zoo.cli.progress import progress_bar
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES
-from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
+from adaptive_smoothing_zoo.storage.bound_state import remove_state
 from adaptive_smoothing_zoo.publishing.constant_curve import (
     ConstantCurve,
     CurvePoint,

@@ -10,16 +10,17 @@ import torch
 from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from short_attacks import shorten
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
-from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
+from adaptive_smoothing_zoo.storage.bound_state import remove_state
 from adaptive_smoothing_zoo.storage.checked_file import checksum
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -149,16 +150,6 @@ class Interrupting:
         return asked
 
 
-def short(attack):
-    """The same with fewer steps."""
-
-    def attack_shortly(engine, *arguments, **options):
-        engine.iterations, engine.starts = 15, 2
-        return attack(engine, *arguments, **options)
-
-    return attack_shortly
-
-
 @pytest.mark.parametrize("flush_seconds", [0.0, 1e9])
 def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_the_same(
     tmp_path, monkeypatch, flush_seconds
@@ -167,7 +158,7 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_t
     labels = model(IMAGES).argmax(1)
     exact = distance(model, IMAGES, labels, "Linf")
     options = {"eps": float(exact.median()), "batch_size": 4, "attacks": ["apgd-t-pinned", "apgd-ce-lowering"]}
-    monkeypatch.setattr(AdaptiveEngine, "attack", short(AdaptiveEngine.attack))
+    shorten(monkeypatch, iterations=15, restarts=2)
     robust, state = np.ones(12, dtype=bool), tmp_path / "state"
     with monkeypatch.context() as patch:
         counter = Interrupting(patch, ())
@@ -192,14 +183,14 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_t
 
 def test_two_at_once_are_refused(tmp_path):
     def second(progress):
-        with pytest.raises(ResultsError, match="another evaluation is at work in"):
+        with pytest.raises(ResultsError, match="another process works in"):
             a_state(tmp_path)
         raise Stop
 
     with pytest.raises(Stop):
         a_state(tmp_path, on_progress=second)
     a_state(tmp_path)
-    remove_adaptive_state(tmp_path / "state")
+    remove_state(tmp_path / "state")
     assert not list(tmp_path.iterdir())
 
 
@@ -229,10 +220,10 @@ def a_state(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "made with seed 0, this run has seed 1"),
-        ({"eps": 0.2}, r"made with eps 0\.1, this run has eps 0\.2"),
-        ({"attacks": ["apgd-p-mix"]}, "made with attacks "),
-        ({"surrogate": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))}, "made with surrogate None"),
+        ({"seed": 1}, "made with settings.seed 0, this run has settings.seed 1"),
+        ({"eps": 0.2}, r"made with threat\.eps 0\.1, this run has threat\.eps 0\.2"),
+        ({"attacks": ["apgd-p-mix"]}, "made with "),
+        ({"surrogate": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))}, "made with no surrogate"),
     ],
 )
 def test_a_state_of_another_evaluation_is_refused(tmp_path, changes, message):

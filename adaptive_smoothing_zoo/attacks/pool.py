@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.attacks.contract import Attack, State, from_tensors, join, to_tensors
 from adaptive_smoothing_zoo.attacks.losses import Model
-from adaptive_smoothing_zoo.attacks.state import Attack, State, from_tensors, join, to_tensors
 from adaptive_smoothing_zoo.errors import ResultsError
 
 Start = Callable[[Tensor, Tensor], State]  # points (R,), ranks (R,) -> the state of these runs at their beginning
