@@ -24,8 +24,8 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 WeightsFile = Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")]  # a bare name
-NetName = Literal["std_model", "rob_model"]
-PartName = Literal["std_model", "rob_model", "alpha"]
+NetName = Annotated[str, Field(pattern="^(std_model|rob_model)$")]
+PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
 
 
 def _check_eps(text: str) -> str:

@@ -179,7 +179,7 @@ class TestFolder:
         with pytest.raises(WeightsError, match=r"std_model\.head\.weight has shape \(10, 9\), not \(10, 5\)"):
             load_triplet(tiny_entry, Triplet(wider).state_dict())
 
-    @pytest.mark.parametrize("name", ["write_safetensors", "write_text"])
+    @pytest.mark.parametrize("name", ["write_shards", "write_text"])
     def test_an_interrupted_save_leaves_no_half_written_file(self, entry, tmp_path, monkeypatch, name):
         def fail(*_):
             raise ResultsError("disk full")
