@@ -50,7 +50,7 @@ def parse(cls: type[T], data: Any, where: str) -> T:
             what the dataclass itself refuses; the message names each place.
     """
     try:
-        found: list[T] = _adapter(cls).validate_json(json.dumps([data]))
+        found: list[T] = _adapter(cls).validate_json(json.dumps([data]))  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(f"{where}: {'; '.join(_problems(error, data)[:_TOLD])}") from error
     except (TypeError, ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ def checked(cls: type[T]) -> type[T]:
         init(self, **values)
         parse(cls, to_json(self), cls.__name__)
 
-    cls.__init__ = checking_init  # type: ignore[assignment]
+    cls.__init__ = checking_init  # type: ignore[method-assign]
     return cls
 
 

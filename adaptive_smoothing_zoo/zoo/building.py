@@ -142,8 +142,8 @@ def entry_of(module: MixedClassifier, words: Entry) -> Entry:
     try:
         if module.head is not None:
             return replace(words, head=head_config(module, module.head))
-        maps = {name: map_config(unwrapped(getattr(module, name))) for name in ("std_map", "rob_map")}
-        return replace(words, alpha=alpha_config(unwrapped(module.alpha)), **maps, head=None)
+        std_map, rob_map = map_config(unwrapped(module.std_map)), map_config(unwrapped(module.rob_map))
+        return replace(words, alpha=alpha_config(unwrapped(module.alpha)), std_map=std_map, rob_map=rob_map, head=None)
     except (ValueError, IndexError, AttributeError) as error:
         raise ConfigError(f"{words.key} cannot be saved: {reason(error)}") from error
 

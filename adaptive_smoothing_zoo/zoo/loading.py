@@ -4,7 +4,6 @@ import difflib
 import logging
 import os
 from collections.abc import Callable
-from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -84,12 +83,15 @@ def load_model(
     dtype = None if dtype is None else known_dtype(dtype)
     dataset, threat_model = _plain(dataset), _plain(threat_model)
     options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-    pretrained = partial(Triplet.from_pretrained, device=device, dtype=dtype, **vars(options))
+
+    def pretrained(folder_or_repo: str | Path, revision: str | None = None) -> Triplet:
+        return Triplet.from_pretrained(folder_or_repo, revision=revision, device=device, dtype=dtype, **vars(options))
+
     listed = entries_named(model_name)
     if not listed and place_of(model_name) is not None:
         if model_dir or custom_checkpoint or hub_repo:
             raise ConfigError(f"{model_name} says where the weights are; leave model_dir and its like away")
-        return pretrained(model_name, revision=revision)
+        return pretrained(model_name, revision)
     if model_dir is not None:
         wanted = [entry for entry in listed if (entry.dataset, entry.threat_model) == (dataset, threat_model)]
         _check_model_dir(model_dir, model_name, wanted)
@@ -176,7 +178,7 @@ def _from_hub(
             raise WeightsError(f"no Hub repository of {entry.key} is known, so there is no revision {revision!r} of it")
         return None
     try:
-        triplet = pretrained(repo, revision=revision or (entry.weights.revision if repo == own else None))
+        triplet = pretrained(repo, revision or (entry.weights.revision if repo == own else None))
     except NotOnHubError as error:
         if hub_repo is not None or revision is not None or own is not None:
             raise
