@@ -93,7 +93,7 @@ class PretrainedNet:
     """A base net whose weights a dependency ships."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str  # a key of zoo.base_nets.BASE_NETS
+    name: str  # a key of zoo.shipped_nets.BASE_NETS
 
     def __post_init__(self) -> None:
         if self.name not in BASE_NETS:

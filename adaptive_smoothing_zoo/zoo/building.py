@@ -32,6 +32,9 @@ from adaptive_smoothing_zoo.zoo.entry import (
 )
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
 
+_OF_ALPHA = ("alpha_min", "alpha_max", "logit_scale", "logit_bias", "std_taps", "rob_taps")
+_OF_MAP = ("scale", "power", "clamp_bias", "top_k")
+
 
 def build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
     """Raises ValueError for an architecture, arguments or a pretrained net that do not exist."""
@@ -45,7 +48,7 @@ def build_map(config: LogitMapConfig) -> nn.Module:
         return Scale(config.factor)
     if isinstance(config, HardMaxConfig):
         return HardMax()
-    return NormClampPowerScale(scale=config.scale, power=config.power, clamp_bias=config.clamp_bias, top_k=config.top_k)
+    return NormClampPowerScale(**{name: getattr(config, name) for name in _OF_MAP})
 
 
 def map_config(module: nn.Module) -> LogitMapConfig:
@@ -55,9 +58,7 @@ def map_config(module: nn.Module) -> LogitMapConfig:
     if isinstance(module, HardMax):
         return HardMaxConfig()
     if isinstance(module, NormClampPowerScale):
-        return NormClampPowerScaleConfig(
-            scale=module.scale, power=module.power, clamp_bias=module.clamp_bias, top_k=module.top_k
-        )
+        return NormClampPowerScaleConfig(**{name: getattr(module, name) for name in _OF_MAP})
     raise ValueError(f"entries know no logit map {type(module).__name__}")
 
 
@@ -67,15 +68,8 @@ def build_alpha(config: AlphaConfig, std_model: nn.Module, rob_model: nn.Module)
         return ConstantAlpha(config.value)
     std = _channels(std_model, config.std_taps, "std")
     rob = _channels(rob_model, config.rob_taps, "rob")
-    return AdaptiveAlpha(
-        MixingNetwork(std[0] + rob[0], std[1] + rob[1], config.planes, version=config.version),
-        alpha_min=config.alpha_min,
-        alpha_max=config.alpha_max,
-        logit_scale=config.logit_scale,
-        logit_bias=config.logit_bias,
-        std_taps=config.std_taps,
-        rob_taps=config.rob_taps,
-    )
+    network = MixingNetwork(std[0] + rob[0], std[1] + rob[1], config.planes, version=config.version)
+    return AdaptiveAlpha(network, **{name: getattr(config, name) for name in _OF_ALPHA})
 
 
 def _channels(net: nn.Module, taps: tuple[int, int], name: str) -> list[int]:
@@ -96,14 +90,9 @@ def alpha_config(alpha: nn.Module) -> AlphaConfig:
     network = unwrapped(alpha.mixing_network)
     planes = [group[0].conv1.out_channels for group in network.groups]  # type: ignore[union-attr]
     return AdaptiveAlphaConfig(
-        alpha_min=alpha.alpha_min,
-        alpha_max=alpha.alpha_max,
-        logit_scale=alpha.logit_scale,
-        logit_bias=alpha.logit_bias,
         planes=(planes[0], planes[1], planes[2]),
         version=3 if isinstance(network.project, nn.Identity) else 4,
-        std_taps=(alpha.std_taps[0], alpha.std_taps[1]),
-        rob_taps=(alpha.rob_taps[0], alpha.rob_taps[1]),
+        **{name: getattr(alpha, name) for name in _OF_ALPHA},
     )
 
 

@@ -33,7 +33,6 @@ def _check_eps(text: str) -> str:
     return text
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseNetConfig:
     """One base net."""
@@ -47,7 +46,6 @@ class BaseNetConfig:
             raise ConfigError("'num_classes' is a field of the entry, not one of 'arguments'")
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConstantAlphaConfig:
     """The same alpha for every input."""
@@ -64,7 +62,6 @@ class ConstantAlphaConfig:
         return self.value
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptiveAlphaConfig:
     """alpha from a mixing network."""
@@ -87,7 +84,6 @@ class AdaptiveAlphaConfig:
 AlphaConfig = Annotated[ConstantAlphaConfig | AdaptiveAlphaConfig, BY_KIND]
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleConfig:
     """Logits times a positive number (t_g, t_h)."""
@@ -96,7 +92,6 @@ class ScaleConfig:
     factor: Positive = 1.0
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardMaxConfig:
     """All probability on the largest logit (MixedNUTS, for g)."""
@@ -104,7 +99,6 @@ class HardMaxConfig:
     kind: Literal["hard_max"] = "hard_max"
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NormClampPowerScaleConfig:
     """The non-linear map of MixedNUTS, for h: ``scale * |GELU(standardized + clamp_bias)| ** power``, with its sign."""
@@ -119,7 +113,6 @@ class NormClampPowerScaleConfig:
 LogitMapConfig = Annotated[ScaleConfig | HardMaxConfig | NormClampPowerScaleConfig, BY_KIND]
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig:
     """What ``reset_classifier`` put in place of the mix, and what ``prune_intermediate_layers`` left of the nets."""
@@ -135,7 +128,6 @@ class HeadConfig:
             raise ConfigError(f"'stages' must name {' and '.join(sorted(needed))}, got {shown(self.stages)}")
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurrogateConfig:
     """What the authors attack in place of the model, whose gradient says little; the verdict is always the model's."""
@@ -144,7 +136,6 @@ class SurrogateConfig:
     alpha: Share  # weight of h in it
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubFile:
     """A file in somebody's Hugging Face Hub repository."""
@@ -157,7 +148,6 @@ class HubFile:
     size: int | None = None  # in bytes, where known
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UrlFile:
     """A file at a plain URL."""
@@ -168,7 +158,6 @@ class UrlFile:
     size: int | None = None  # in bytes, where known
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RobustBenchFile:
     """A file that RobustBench downloads from Google Drive, whose id its ``model_dicts`` knows."""
@@ -188,7 +177,6 @@ class RobustBenchFile:
 Source = Annotated[HubFile | UrlFile | RobustBenchFile, BY_KIND]
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
     """The original checkpoint of one part of a triplet, in its authors' format."""
@@ -196,7 +184,6 @@ class Component:
     sources: tuple[Source, ...]  # of the very same weights; tried in this order
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
     """Where the weights are and how to know them."""
@@ -211,7 +198,6 @@ class Weights:
     model_sha256: Sha256 | None = None  # identity of the model that "verified" and "published" are about
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paper:
     """The publication behind a triplet."""
@@ -222,7 +208,6 @@ class Paper:
     link: str
 
 
-@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
     """Accuracies as their authors or a leaderboard published them, in percent with two decimals."""
@@ -281,16 +266,12 @@ class Entry:
 
     def self_contained(self, sha256: str | None = None, shards: dict[str, str] | None = None) -> Entry:
         """The same triplet with all its weights in one file of hash ``sha256``, or in several, ``shards``."""
+        verified, model_sha256 = self.weights.verified, self.weights.model_sha256
         return replace(
             self,
             std_model=replace(self.std_model, pretrained=None),
             rob_model=replace(self.rob_model, pretrained=None),
-            weights=Weights(
-                sha256=sha256,
-                shards=shards or {},
-                verified=self.weights.verified,
-                model_sha256=self.weights.model_sha256,
-            ),
+            weights=Weights(sha256=sha256, shards=shards or {}, verified=verified, model_sha256=model_sha256),
         )
 
     @property
@@ -304,24 +285,18 @@ class Entry:
 
     def without_numbers(self) -> Entry:
         """The same without what was published or verified, which is about weights: for others."""
-        weights = replace(self.weights, verified=False, model_sha256=None)
-        return replace(self, published=None, weights=weights)
+        return replace(self, published=None, weights=replace(self.weights, verified=False, model_sha256=None))
 
     def differences(self, other: Entry) -> list[str]:
-        """Names of the fields that decide outputs and are not the same in both."""
-        return [
-            name
-            for name in (*_IDENTITY, "std_map", "rob_map", "alpha", "head", "num_classes", "image_shape")
-            if getattr(self, name) != getattr(other, name)
-        ] + [
-            name
-            for name in ("std_model", "rob_model")
-            for mine, its in [(getattr(self, name), getattr(other, name))]
-            if (mine.architecture, to_json(mine.arguments)) != (its.architecture, to_json(its.arguments))
-        ]
+        """Names of the fields that decide outputs, or which triplet it is, and are not the same in both."""
+        mine, its = self.self_contained(), other.self_contained()
+        return [name for name in _DECIDING if to_json(getattr(mine, name)) != to_json(getattr(its, name))]
 
 
-_IDENTITY = ("name", "dataset", "threat_model", "eps")
+_DECIDING = (
+    *("name", "dataset", "threat_model", "eps", "std_map", "rob_map", "alpha", "head", "num_classes", "image_shape"),
+    *("std_model", "rob_model"),
+)
 
 
 def read_entry(path: Path) -> Entry:
