@@ -8,7 +8,7 @@ import torch
 from adaptive_smoothing_zoo import Triplet, load_model
 from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.zoo.registry import find_entry
-from adaptive_smoothing_zoo.zoo.robustbench_ids import drive_ids
+from adaptive_smoothing_zoo.zoo.robustbench import drive_ids
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -208,10 +208,13 @@ class TestHeads:
         ("change", "message"),
         [
             ({"stages": {"std_model": 2}}, "'stages' must name rob_model and std_model"),
-            ({"stages": {"std_model": 0, "rob_model": 1}}, "at least 1 stage"),
+            (
+                {"stages": {"std_model": 0, "rob_model": 1}},
+                r"head\.stages\.std_model: must be greater than or equal to 1",
+            ),
             ({"stages": {"std_model": 9, "rob_model": 1}}, "cannot be built"),
-            ({"num_classes": -1}, "must not be negative"),
-            ({"without_final": ["g"]}, "'without_final' names base nets"),
+            ({"num_classes": -1}, r"head\.num_classes: must be greater than or equal to 0"),
+            ({"without_final": ["g"]}, r"head\.without_final\[0\]: must match pattern"),
         ],
     )
     def test_a_config_that_makes_no_sense_is_refused(self, entry, tmp_path, change, message):
