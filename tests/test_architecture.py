@@ -23,6 +23,7 @@ ROOMS = (
     "zoo",
     "evaluation",
     "validation",
+    "tuning",
     "training",
     "publishing",
     "experiments",

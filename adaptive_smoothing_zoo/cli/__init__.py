@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli import weight_commands as weights
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.cli.options import dataset_option, units_told
+from adaptive_smoothing_zoo.cli.tune_commands import tune_command
 from adaptive_smoothing_zoo.errors import ZooError, reason
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 
@@ -91,6 +92,7 @@ for command in (
     evaluation.validate_command,
     certification.certify_command,
     certification.plot_command,
+    tune_command,
     training.recipes_command,
     training.train_command,
     experiments.experiment_command,

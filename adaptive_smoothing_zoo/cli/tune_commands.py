@@ -1,0 +1,138 @@
+"""``asz tune``: the best mix of two nets, as a triplet folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("tune")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--std-model", required=True, help="g: a reference, as timm:resnet50.a1_in1k or nets.py:function")
+@click.option("--rob-model", required=True, help="h: a reference, as robustbench:Carmon2019Unlabeled")
+@click.option("--std-checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="weights of g")
+@click.option("--rob-checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="weights of h")
+@click.option("--dataset", default="cifar10", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="where the data are")
+@click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
+@click.option("--eps", default="8/255", show_default=True, help="radius in units of pixels in [0, 1]")
+@click.option(
+    "--tune-on",
+    default="test:5000:6000",
+    show_default=True,
+    metavar="SPLIT:FIRST:END",
+    help="images that neither net has seen, and that are not reported on",
+)
+@click.option("--form", default="mixednuts", show_default=True, help="constant, scaled or mixednuts")
+@click.option("--clean", type=float, help="least clean accuracy, in (0, 1]")
+@click.option("--robust", type=float, help="least share of h's robust points to keep, in (0, 1]")
+@click.option("--iterations", type=int, default=50, show_default=True, help="steps of the attack on h")
+@click.option("--targets", type=int, default=3, show_default=True, help="wrong classes it tries")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--name", default="Tuned", show_default=True, help="of the triplet")
+@click.option("--additional-data", is_flag=True, help="a net saw more than the data set's own training images")
+def tune_command(out: Path, **options: Any) -> None:
+    """Find the best mix of two nets without training.
+
+    Both nets are asked about held-out images and h is attacked there; every mix is then scored from these answers. With
+    a target (--clean or --robust) OUT becomes a triplet folder that every other command takes; without one, only the
+    front is written.
+
+    \b
+    asz tune out/ --std-model timm:resnet50.a1_in1k --rob-model robustbench:Salman2020Do_R50 \\
+        --dataset imagenet --eps 4/255 --clean 0.74
+    """
+    from adaptive_smoothing_zoo.tuning.plot import plot_fronts
+    from adaptive_smoothing_zoo.tuning.tune import (
+        Target,
+        known_form,
+        search_front,
+        suspicion,
+        tuned_triplet,
+        write_record,
+    )
+
+    target, form = Target(clean=options["clean"], robust=options["robust"]), known_form(options["form"])
+    nets, examples, attack, tables = _measured(out, options)
+    if warning := suspicion(tables, options["tune_on"]):
+        click.echo(f"Warning: {warning}", err=True)
+    fronts = {form: search_front(tables, form) for form in dict.fromkeys(("constant", form))}
+    front = fronts[form]
+    chosen = target.choose(front, tables)
+    about = {key: options[key] for key in ("dataset", "threat_model", "eps", "tune_on", "form")}
+    about |= {"std_model": nets[0].reference, "rob_model": nets[1].reference, "attack": asdict(attack)}
+    write_record(out, front, chosen, tables, about)
+    plot_fronts(out / "front.png", fronts, tables, chosen)
+    _tell(tables, fronts)
+    if chosen is not None:
+        tuned_triplet(*nets, chosen, _words(options, tables, examples)).save_pretrained(out)
+        click.echo(f"chosen: alpha {chosen.alpha:.6g}, clean {chosen.clean:.2%}, robust at least {chosen.robust:.2%}")
+        click.echo(
+            f"{out} holds the triplet {options['name']}; these numbers chose it: report others, by asz eval {out}"
+        )
+
+
+def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Both nets, the images, the attack on h, and the tables."""
+    from tqdm import tqdm
+
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.threat import ThreatModel
+    from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
+    from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
+
+    split, first, end = _range(options["tune_on"])
+    examples = load_data(options["dataset"], split, data_dir=options["data_dir"])
+    if not 0 <= first < end <= len(examples):
+        raise click.UsageError(f"--tune-on {options['tune_on']}: {split} has {len(examples)} images")
+    images, labels = examples.images[first:end].clone(), examples.labels[first:end].clone()
+    classes = int(examples.labels.max()) + 1
+    wanted = {"dataset": options["dataset"], "threat_model": options["threat_model"], "num_classes": classes}
+    nets = [resolve(options[f"{k}_model"], Wanted(**wanted, checkpoint=options[f"{k}_checkpoint"])) for k in _NETS]
+    attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
+    with tqdm(total=len(labels), unit="image", desc="attack on h") as bar:
+        tables = measure_tables(
+            *(net.net for net in nets),
+            images,
+            labels,
+            ThreatModel(options["threat_model"], options["eps"]),
+            attack=attack,
+            device=None if options["device"] == "auto" else options["device"],
+            state=out / "tables",
+            on_progress=lambda done: bar.update(done - bar.n),
+        )
+    return nets, examples, attack, tables
+
+
+_NETS = ("std", "rob")
+
+
+def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
+    from adaptive_smoothing_zoo.tuning.tune import Words
+
+    names = ("name", "dataset", "threat_model", "eps", "additional_data")
+    shape = tuple(examples.images.shape[1:])
+    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **{name: options[name] for name in names})
+
+
+def _tell(tables: Any, fronts: Any) -> None:
+    click.echo(
+        f"g: {tables.std_accuracy:.2%} clean; h: {tables.rob_accuracy:.2%} clean, {tables.rob_robust:.2%} robust; "
+        f"{len(tables)} images"
+    )
+    for form, front in fronts.items():
+        best = [front.candidates[i] for i in sorted({round(k * (len(front.candidates) - 1) / 6) for k in range(7)})]
+        shown = ", ".join(f"{c.clean:.2%}/{c.robust:.2%}" for c in best)
+        click.echo(f"{form} ({front.looked_at} mixes; clean/robust): {shown}")
+
+
+def _range(text: str) -> tuple[str, int, int]:
+    """The split and the range of "test:5000:6000"."""
+    split, *numbers = text.split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise click.UsageError(f"--tune-on is SPLIT:FIRST:END, as test:5000:6000, got {text!r}")
+    return split, int(numbers[0]), int(numbers[1])

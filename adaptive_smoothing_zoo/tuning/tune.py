@@ -1,0 +1,175 @@
+"""From two nets to a triplet: measure the tables, search the front, choose a mix, build the module."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.schema import to_json
+from adaptive_smoothing_zoo.tuning.forms import FORMS
+from adaptive_smoothing_zoo.tuning.front import Candidate, Front, pareto_front
+from adaptive_smoothing_zoo.tuning.tables import Tables
+from adaptive_smoothing_zoo.zoo.building import map_config
+from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
+from adaptive_smoothing_zoo.zoo.references import Resolved
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
+
+RECORD_FILE = "tuning.json"
+NO_PAPER = Paper(title="not published", authors="unknown", venue="", link="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is wanted of a mix; at most one of both.
+
+    Attributes:
+        clean: least clean accuracy on the held-out images, in (0, 1].
+        robust: least share of h's robust points that the mix keeps, in (0, 1].
+
+    Raises:
+        ValueError: both are given, or one is out of range.
+    """
+
+    clean: float | None = None
+    robust: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.clean, self.robust) if value is not None]
+        if len(given) > 1:
+            raise ValueError("give a target of clean accuracy or of robustness, not both")
+        if given and not 0.0 < given[0] <= 1.0:
+            raise ValueError(f"a target is a share in (0, 1], got {given[0]}")
+
+    def choose(self, front: Front, tables: Tables) -> Candidate | None:
+        """The candidate of a front that fits; None without a target.
+
+        Raises:
+            ValueError: none fits; the message says how near the front comes.
+        """
+        if self.clean is not None:
+            return front.with_clean(self.clean)
+        return None if self.robust is None else front.with_robust(self.robust * tables.rob_robust)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What an entry says of a tuned triplet beside its numbers.
+
+    Attributes:
+        name: letters, digits and ``_.+-``.
+        dataset, threat_model, eps: what it is for, as in entries.
+        num_classes, image_shape: of the data.
+        paper: where it is published.
+        additional_data: whether a net saw more than the data set's own training images.
+        license: of the weights, as the Hub names licenses.
+    """
+
+    name: str
+    dataset: str
+    threat_model: str
+    eps: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    paper: Paper = NO_PAPER
+    additional_data: bool = False
+    license: str = "other"
+
+
+def search_front(tables: Tables, form: str) -> Front:
+    """The best mixes of a form.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+    return pareto_front(tables, FORMS[known_form(form)]())
+
+
+def known_form(form: str) -> str:
+    """The form; raises ValueError if it is unknown."""
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
+    return form
+
+
+def tuned_triplet(std: Resolved, rob: Resolved, candidate: Candidate, words: Words) -> Triplet:
+    """The module of a candidate, with an entry that makes it again without the user's code.
+
+    Raises:
+        ConfigError: a net is code that no entry can describe.
+    """
+    entry = Entry(
+        name=words.name,
+        dataset=words.dataset,
+        threat_model=words.threat_model,  # type: ignore[arg-type]
+        eps=words.eps,
+        description=f"A mix of {std.reference} and {rob.reference}, tuned on held-out images.",
+        num_classes=words.num_classes,
+        image_shape=words.image_shape,
+        std_model=_config(std, "std_model"),
+        rob_model=_config(rob, "rob_model"),
+        alpha=ConstantAlphaConfig(value=candidate.alpha),
+        std_map=map_config(candidate.std_map),
+        rob_map=map_config(candidate.rob_map),
+        paper=words.paper,
+        architecture=f"{std.reference} + {rob.reference}",
+        additional_data=words.additional_data,
+        license=words.license,
+        training="g and h as they came; alpha and logit maps from asz tune.",
+    )
+    triplet = Triplet(entry)
+    for name, net in (("std_model", std.net), ("rob_model", rob.net)):
+        getattr(triplet, name).load_state_dict(net.state_dict())
+    return triplet.eval().requires_grad_(False)
+
+
+def write_record(folder: Path, front: Front, chosen: Candidate | None, tables: Tables, about: dict[str, Any]) -> None:
+    """Write ``tuning.json``: the front, the choice, and what the tables say of g and h.
+
+    Args:
+        about: JSON values: which images, which attack, which form.
+    """
+    document = {
+        **about,
+        "n": len(tables),
+        "std_accuracy": tables.std_accuracy,
+        "rob_accuracy": tables.rob_accuracy,
+        "rob_robust": tables.rob_robust,
+        "looked_at": front.looked_at,
+        "chosen": None if chosen is None else _as_json(chosen),
+        "front": [_as_json(candidate) for candidate in front.candidates],
+    }
+    write_text(folder / RECORD_FILE, json.dumps(document, indent=2) + "\n")
+
+
+def suspicion(tables: Tables, tuned_on: str) -> str:
+    """A warning where g is right about every held-out image, as nets are about those they were trained on; or ""."""
+    if tables.std_accuracy < 1.0 or len(tables) < 100:
+        return ""
+    return (
+        f"g is right about all {len(tables)} images of {tuned_on}; if it was trained on them, the mix's clean accuracy "
+        "flatters and alpha comes out too small: tune on images that neither net has seen"
+    )
+
+
+def _config(net: Resolved, name: str) -> BaseNetConfig:
+    if net.config is None:
+        raise ConfigError(
+            f"{name}: {net.reference} is code that an entry cannot describe; make it of PyTorch's layers and those of "
+            "adaptive_smoothing_zoo.backbones.layers, or add it to the package's base nets"
+        )
+    return replace(net.config, arguments={k: v for k, v in net.config.arguments.items() if k != "num_classes"})
+
+
+def _as_json(candidate: Candidate) -> dict[str, Any]:
+    numbers = {name: getattr(candidate, name) for name in ("alpha", "clean", "robust")}
+    return {**numbers, "std_map": _map(candidate.std_map), "rob_map": _map(candidate.rob_map)}
+
+
+def _map(module: nn.Module) -> Any:
+    return to_json(map_config(module))

@@ -1,0 +1,123 @@
+"""``asz tune`` from two nets in a user's file to a triplet that loads without that file."""
+
+import json
+import re
+import textwrap
+
+import pytest
+import torch
+from command_line import run
+
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
+from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.tuning.forms import FORMS
+from adaptive_smoothing_zoo.tuning.front import Front, scored
+from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
+from adaptive_smoothing_zoo.tuning.tune import Target, search_front, suspicion
+from adaptive_smoothing_zoo.zoo.references import resolve
+
+CODE = """
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    def _net(noise, flip):
+        data = load_digits()
+        images, labels = torch.tensor(data.images / 16).float(), torch.tensor(data.target)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        means = torch.stack([images[labels == c].mean(0).flatten() for c in range(10)])
+        generator = torch.Generator().manual_seed(flip)
+        with torch.no_grad():
+            net[1].weight.copy_(noise * torch.randn(10, 64, generator=generator) + 4 * means)
+            net[1].bias.copy_(-2 * (means**2).sum(1))
+        return net
+
+    def accurate():
+        return _net(0.3, 1)
+
+    def robust():
+        return _net(0.0, 2)
+
+    class Own(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :10]
+
+    def own():
+        return Own()
+"""
+
+
+@pytest.fixture
+def code(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(textwrap.dedent(CODE))
+    return path
+
+
+def arguments(code, out, *more):
+    nets = ["--std-model", f"{code}:accurate", "--rob-model", f"{code}:robust", "--dataset", "digits", "--eps", "0.05"]
+    return ["tune", str(out), *nets, "--tune-on", "test:60:160", "--iterations", "5", "--targets", "2", *more]
+
+
+def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
+    out = tmp_path / "out"
+    _, told, _ = run(capsys, *arguments(code, out, "--form", "scaled", "--robust", "0.9"))
+    assert "chosen: alpha" in told
+    record = json.loads((out / "tuning.json").read_text())
+    assert (out / "front.png").stat().st_size > 1000
+    images, labels = (each[60:160] for each in (load_data("digits").images, load_data("digits").labels))
+    g, h = (resolve(f"{code}:{name}").net for name in ("accurate", "robust"))
+    code.unlink()
+    triplet = load_model(str(out))
+    chosen = record["chosen"]
+    maps = {name: chosen[name]["factor"] for name in ("std_map", "rob_map")}
+    mix = MixedClassifier(g, h, chosen["alpha"], **maps)
+    torch.testing.assert_close(triplet(images), mix.eval()(images))
+    assert float((triplet(images).argmax(1) == labels).double().mean()) == pytest.approx(chosen["clean"], abs=0.011)
+    assert chosen["robust"] >= 0.9 * record["rob_robust"]
+    assert chosen["clean"] == max(c["clean"] for c in record["front"] if c["robust"] >= 0.9 * record["rob_robust"])
+
+
+def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(capsys, *arguments(code, out, "--form", "constant"))[0] == 0
+    assert json.loads((out / "tuning.json").read_text())["chosen"] is None
+    assert not (out / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--clean", "0.9", "--robust", "0.9"], "not both"),
+        (["--clean", "2"], r"\(0, 1\]"),
+        (["--form", "linear"], "unknown form"),
+        (["--tune-on", "test"], "SPLIT:FIRST:END"),
+        (["--tune-on", "test:300:900"], "359 images"),
+        (["--form", "constant", "--clean", "1.0"], "the front comes to"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_sentence(code, tmp_path, capsys, more, said):
+    status, _, told = run(capsys, *arguments(code, tmp_path / "out", *more))
+    assert status == 2
+    assert re.search(said, told)
+
+
+def test_code_that_no_entry_describes_is_refused(code, tmp_path, capsys):
+    more = ["--std-model", f"{code}:own", "--form", "constant", "--robust", "0.5"]
+    status, _, told = run(capsys, *arguments(code, tmp_path / "out", *more))
+    assert status == 2
+    assert "an entry cannot describe" in told
+
+
+def test_the_suspicion_is_said(code):
+    images = load_data("digits").images[:120]
+    net = resolve(f"{code}:robust").net
+    labels = net(images).argmax(dim=1)
+    attack = GapAttack(iterations=1, targets=1)
+    tables = measure_tables(net, net, images, labels, ThreatModel("Linf", 0.01), attack=attack)
+    assert "all 120 images of test:0:120" in suspicion(tables, "test:0:120")
+    front = search_front(tables, "constant")
+    assert isinstance(front, Front)
+    assert Target().choose(front, tables) is None
+    chosen = Target(robust=0.5).choose(front, tables)
+    assert scored(tables, next(FORMS["constant"]()), chosen.alpha).robust == chosen.robust
