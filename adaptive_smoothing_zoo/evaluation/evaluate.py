@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
-from adaptive_smoothing_zoo.attacks.contract import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples

@@ -9,7 +9,7 @@ from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks import adaptive
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
-from adaptive_smoothing_zoo.attacks.contract import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import ThreatModel
-from adaptive_smoothing_zoo.attacks.contract import Entry, complete, register
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.contract import Entry, register
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import STANDARD, STANDARD_ATTACKS, AttackSettings, Plan
 from adaptive_smoothing_zoo.errors import ConfigError
