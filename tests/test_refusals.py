@@ -109,10 +109,10 @@ class TestEntries:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"dataset": "../../etc"}, "data set's name"),
-            ({"dataset": ""}, "data set's name"),
-            ({"num_classes": 1}, "'num_classes' must be at least 2"),
-            ({"image_shape": (1, 0, 8)}, "'image_shape'"),
+            ({"dataset": "../../etc"}, "dataset: must match pattern"),
+            ({"dataset": ""}, "dataset: must match pattern"),
+            ({"num_classes": 1}, "num_classes: must be greater than or equal to 2"),
+            ({"image_shape": (1, 0, 8)}, r"image_shape\[1\]: must be greater"),
         ],
     )
     def test_values_that_cannot_be_are_refused(self, changes, message):
