@@ -1,6 +1,6 @@
 """Pretrained adaptively smoothed classifiers: load them, attack them, build on them."""
 
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, Alpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.method.smoothed_classifier import SmoothedClassifier
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveAlpha",
+    "Alpha",
     "ConstantAlpha",
     "MixedClassifier",
     "MixingNetwork",

@@ -61,7 +61,7 @@ def test_every_room_has_its_place():
     assert {_room(module) for module in MODULES} == set(ROOMS)
 
 
-OPEN = {"backbones": "GaussianSmoothed", "zoo": "RobustBench's names, push_to_hub"}
+OPEN = {"zoo": "RobustBench's names, push_to_hub"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones.asking import Asked, asked, is_own
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.machine.folding import prepare, rounding
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -185,7 +184,7 @@ class AdaptiveEngine:
         loss = _LOSSES[loss_name]
         if view_name in views:
             view = views[view_name](self.model)
-        elif isinstance(self.model.alpha, AdaptiveAlpha):
+        elif self.model.alpha.varies:
             loss, view = lowering_alpha(loss, ALPHA_WEIGHTS[view_name]), WithAlphaLoss(self.model)
         else:
             view = self.model

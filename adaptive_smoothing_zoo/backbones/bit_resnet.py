@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
-from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, normalization, rename
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # units per block
 
@@ -91,6 +92,7 @@ class _ZeroFrame(nn.Module):
         return torch.cat([column, features, column], dim=3)
 
 
+@architecture("bit_resnet")
 class BiTResNet(BaseNet):
     """BiT ResNet-v2; the published accurate nets are ``depth=152, width=2`` on images resized to 128x128.
 
@@ -206,8 +208,7 @@ def from_npz(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]
 
 
 def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    constants = {"mean": torch.tensor(MEAN).view(-1, 1, 1), "std": torch.tensor(STD).view(-1, 1, 1)}
-    state = {**constants, **{key: value.detach() for key, value in state.items()}}
+    state = {**normalization(MEAN, STD), **{key: value.detach() for key, value in state.items()}}
     if "head.weight" in state:
         state["head.weight"] = state["head.weight"].flatten(1)  # a 1x1 convolution there
     return state

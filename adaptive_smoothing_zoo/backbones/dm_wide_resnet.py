@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
-from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, normalization, rename
+from adaptive_smoothing_zoo.backbones.resnet import blocks_per_group
 
 # Mean and standard deviation per color channel, as published with the nets.
 NORMALIZATION = {
@@ -45,6 +46,7 @@ class DMBlock(nn.Module):
         return out + (features if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
+@architecture("dm_wide_resnet")
 class DMWideResNet(BaseNet):
     """WRN-depth-width with DeepMind's padding and choice of activation.
 
@@ -72,9 +74,7 @@ class DMWideResNet(BaseNet):
         num_classes: int = 10,
     ) -> None:
         super().__init__(mean, std)
-        blocks, rest = divmod(depth - 4, 6)
-        if blocks < 1 or rest:
-            raise ValueError(f"the depth of a Wide ResNet is 6 n + 4 (10, 16, 22, 28, ...), got {depth}")
+        blocks = blocks_per_group(depth)
         act = activation_named(activation)
         widths = [16 * width * 2**i for i in range(3)]
         self.stem = nn.Conv2d(len(mean), 16, 3, 1, 1, bias=False)
@@ -135,5 +135,4 @@ def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Seq
     Raises:
         WeightsError: a key that such a net does not have.
     """
-    constants = {"mean": torch.tensor(mean).view(-1, 1, 1), "std": torch.tensor(std).view(-1, 1, 1)}
-    return {**constants, **rename(state, DM_WRN_KEYS, "DeepMind's Wide ResNet")}
+    return {**normalization(mean, std), **rename(state, DM_WRN_KEYS, "DeepMind's Wide ResNet")}

@@ -1,16 +1,16 @@
 """A net smoothed by Gaussian noise, as a net: the mean of its votes over a fixed bank of noise."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import asked
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.backbones.architectures import architecture, build
+from adaptive_smoothing_zoo.backbones.asking import asked, run_base_net
+from adaptive_smoothing_zoo.backbones.scale import Scale
 
 NOISES_AT_ONCE = 8  # images times this are one pass of the base net
 LOG_NONE = -87.0  # the logarithm of nearly the smallest float32; votes that nobody gave have it, to stay finite
@@ -104,3 +104,21 @@ class GaussianSmoothed(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}, num_noises={len(self.noise)}, votes={self.votes}"
+
+
+@architecture("gaussian_smoothed")
+def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **arguments: Any) -> GaussianSmoothed:
+    """A :class:`GaussianSmoothed` base net, described by data.
+
+    Args:
+        base: the net that votes: "architecture", and "arguments" (optional).
+        num_classes: of the base net.
+        arguments: of :class:`GaussianSmoothed`.
+
+    Raises:
+        ValueError: a base that is not described so.
+    """
+    if not isinstance(base, Mapping) or "architecture" not in base or set(base) - {"architecture", "arguments"}:
+        raise ValueError(f"'base' must hold 'architecture' and, optionally, 'arguments', got {base!r}")
+    net = build(base["architecture"], num_classes=num_classes, **base.get("arguments", {}))
+    return GaussianSmoothed(net, **arguments)

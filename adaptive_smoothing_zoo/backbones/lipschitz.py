@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 GRAM_SLACK = 1e-10  # more than float64 rounds off a Gram matrix of a few thousand orthonormal rows
 
 
+@architecture("lipschitz")
 class LipschitzNet(BaseNet):
     """Logits z with ``||z(x) - z(x')||_2 <= lipschitz * ||x - x'||_2`` for all images, the logits taken as a vector.
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 from adaptive_smoothing_zoo.backbones.dm_wide_resnet import (
     BLOCK,
@@ -16,7 +17,7 @@ from adaptive_smoothing_zoo.backbones.dm_wide_resnet import (
     activation_named,
     block_groups,
 )
-from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, normalization, rename
 
 MEAN, STD = NORMALIZATION["cifar10"]
 
@@ -42,6 +43,7 @@ class _Block(DMBlock):
         self.after = SqueezeExcitation(out_channels, round(se_ratio * out_channels))
 
 
+@architecture("ra_wide_resnet")
 class RaWideResNet(BaseNet):
     """DeepMind's Wide ResNet with free depths and widths, and squeeze and excitation behind each block's branch.
 
@@ -108,5 +110,4 @@ def from_foreign(
     Raises:
         WeightsError: a key that such a net does not have.
     """
-    constants = {"mean": torch.tensor(mean).view(-1, 1, 1), "std": torch.tensor(std).view(-1, 1, 1)}
-    return {**constants, **rename(state, RA_WRN_KEYS, "a RaWRN")}
+    return {**normalization(mean, std), **rename(state, RA_WRN_KEYS, "a RaWRN")}

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 
+@architecture("small_cnn")
 class SmallCNN(BaseNet):
     """Per stage: 3x3 convolution, batch norm, ReLU, twice; every stage but the first halves the resolution.
 

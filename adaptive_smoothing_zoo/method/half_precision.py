@@ -4,8 +4,8 @@ import torch
 
 from adaptive_smoothing_zoo.backbones import BaseNet
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -58,8 +58,9 @@ def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifie
             )
     for name in model.trunks:
         _cast(getattr(model, name), dtype)
-    if model.head is None and isinstance(model.alpha, AdaptiveAlpha):
-        model.alpha.mixing_network.to(dtype)
+    for part in model.modules():
+        if isinstance(part, MixingNetwork):
+            part.to(dtype)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Maps that act on a base net's logits before they become probabilities."""
+"""What a base net's logits pass before they become probabilities: ``Scale``, which the papers use, and other maps."""
 
 import math
 
@@ -6,40 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.scale import Scale, at_least_float32
 
-class Scale(nn.Module):
-    """Multiply logits by a positive constant (an inverse temperature), without overflow.
+__all__ = ["HardMax", "NormClampPowerScale", "Scale"]
 
-    Only differences of logits matter to what follows (a softmax), so the largest logit is moved to zero first,
-    and gaps that the floating-point format cannot hold after scaling are cut to the largest it can.
-    The result is therefore finite for any finite logits.
-
-    Args:
-        scale: the factor, t_g or t_h of the method; > 0 and at most 3.4e38.
-
-    Raises:
-        ValueError: the scale is not a positive number that float32 holds.
-    """
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        if not 0.0 < scale <= _LARGEST[4]:
-            raise ValueError(f"a logit scale must be a finite positive number that float32 holds, got {scale}")
-        self.scale = float(scale)
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """(N, C) logits -> (N, C) scaled logits with maximum 0; half precision comes out as float32."""
-        logits = at_least_float32(logits)
-        smallest = _smallest_gap(logits, self.scale)
-        # Halving first keeps the difference of two huge logits finite; both factors are powers of two, hence exact.
-        gaps = 2.0 * (0.5 * logits - 0.5 * logits.detach().amax(dim=-1, keepdim=True)).clamp(min=0.5 * smallest)
-        return gaps * self.scale
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}"
-
-
-_LARGEST = {4: 3.4028234e38, 8: 1.7976931348623157e308}  # of float32 and float64, by bytes per element
 _FAR = -1e30  # far below every log-probability, with room for sums of many in float32
 
 
@@ -115,19 +85,3 @@ class NormClampPowerScale(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, power={self.power}, clamp_bias={self.clamp_bias}, top_k={self.top_k}"
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32, anything finer as it is."""
-    return _at_least_float32(values)
-
-
-@torch.fx.wrap
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.float() if values.itemsize < 4 else values
-
-
-@torch.fx.wrap
-def _smallest_gap(logits: Tensor, scale: float) -> float:
-    # A quarter of the range leaves room for the sums in log_softmax and logaddexp.
-    return -_LARGEST[logits.itemsize] / (4.0 * max(scale, 1.0))

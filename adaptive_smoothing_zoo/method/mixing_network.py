@@ -1,4 +1,4 @@
-"""The mixing network: feature maps of both base nets in, one real number per input out (000, Fig. 3)."""
+"""The mixing network: feature maps of both base nets in, one real number per input out [BAKS24, Fig. 3]."""
 
 from collections.abc import Sequence
 

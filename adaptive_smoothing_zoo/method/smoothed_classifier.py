@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
 
 TRUST_OPTIONS = ("one", "std_gradient", "max_gradient", "gradient_ratio")
 SPACES = ("probabilities", "logits")

@@ -1,9 +1,8 @@
 """Who a model is: one value made from everything that decides its output.
 
-Runs, records, claims and saved files belong to a model. They name it by its ``Identity``: the classes and settings of
-all its modules (alpha, its range, scale and bias, taps and logit maps among them) and the bytes of all its tensors,
-whatever their number formats. No memory address, no device and no training mode is part of it. Where code that this
-package does not know takes part, the model's answers to fixed images belong to it as well.
+An ``Identity`` is made of the classes and settings of all modules (alpha's numbers, taps and logit maps among them) and
+the bytes of all tensors, in any number format. No memory address, device or training mode is part of it. Where code of
+others takes part, the model's answers to fixed images belong to it as well.
 """
 
 from __future__ import annotations
@@ -53,9 +52,8 @@ class Identity:
 
     def agrees(self, other: Identity) -> bool:
         """Whether both are the same model; answers may differ by rounding."""
-        if self.sha256 != other.sha256 or len(self.answers) != len(other.answers):
-            return False
-        return _close(self.answers, other.answers)
+        same = self.sha256 == other.sha256 and len(self.answers) == len(other.answers)
+        return same and _close(self.answers, other.answers)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -103,11 +101,9 @@ def structure_of(module: nn.Module) -> dict[str, Any]:
     """Class and settings of a module and of all modules in it, by name; JSON values, no tensor's values.
 
     Compiled and parallel wrappers are looked through. Settings are the plain attributes: numbers, texts, tuples, names
-    of functions, and what objects without a special meaning hold. Of torch's own modules only the public ones count,
-    which other versions of torch have as well.
+    of functions, and what plain objects hold; of torch's own modules the public ones only, which all versions have.
     """
-    parts = list(_parts(module))
-    seen = frozenset(id(part) for _, part in parts)
+    parts, seen = _tree(module)
     return {name: _own_structure(part, seen) for name, part in parts}
 
 
@@ -145,7 +141,13 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
             yield from _parts(part, f"{name}.{child}" if name else child)
 
 
-def _own_structure(part: nn.Module, seen: frozenset[int] = frozenset()) -> dict[str, Any]:
+def _tree(module: nn.Module) -> tuple[list[tuple[str, nn.Module]], frozenset[int]]:
+    """All modules by name, and their ids, by which a walk through attributes knows them again."""
+    parts = list(_parts(module))
+    return parts, frozenset(id(part) for _, part in parts)
+
+
+def _own_structure(part: nn.Module, seen: frozenset[int]) -> dict[str, Any]:
     return {
         "class": getattr(type(part), "identity_name", type(part).__qualname__),
         "settings": {key: _described(value, seen) for key, value in _settings(part).items()},
@@ -169,7 +171,7 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     return found | {key: value for key, value in sorted(state.items()) if not isinstance(value, Tensor)}
 
 
-def _described(value: Any, seen: frozenset[int] = frozenset()) -> Any:
+def _described(value: Any, seen: frozenset[int]) -> Any:
     """A plain attribute as a JSON value; of a tensor its format, of what is not plain its class."""
     if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, Enum)):
         return value
@@ -189,9 +191,8 @@ def _described(value: Any, seen: frozenset[int] = frozenset()) -> Any:
         return f"the {type(value).__qualname__}"
     inside = seen | {id(value)}
     if isinstance(value, nn.Module):
-        parts = list(_parts(value))
-        inside |= {id(part) for _, part in parts}
-        return {name: _own_structure(part, inside) for name, part in parts}
+        parts, ids = _tree(value)
+        return {name: _own_structure(part, inside | ids) for name, part in parts}
     if isinstance(value, Mapping):
         return {"mapping": sorted(([str(k), _described(v, inside)] for k, v in value.items()), key=json.dumps)}
     if isinstance(value, (set, frozenset)):
@@ -218,13 +219,12 @@ def _fields(value: Any) -> dict[str, Any]:
 def _digest(model: nn.Module, without: frozenset[tuple[str, str]] = frozenset()) -> str:
     """SHA-256 of structure and tensors, without what is named as (module, key)."""
     digest = sha256()
-    parts = list(_parts(model))
-    seen = frozenset(id(part) for _, part in parts)
+    parts, seen = _tree(model)
     for name, part in parts:
-        settings = {key: value for key, value in _settings(part).items() if (name, key) not in without}
-        described = {key: _described(value, seen) for key, value in settings.items()}
-        digest.update(json.dumps([name, _own_structure(part, seen)["class"], described], sort_keys=True).encode())
-        for key, value in (*_weights(part), *settings.items()):
+        own = _own_structure(part, seen)
+        described = {key: value for key, value in own["settings"].items() if (name, key) not in without}
+        digest.update(json.dumps([name, own["class"], described], sort_keys=True).encode())
+        for key, value in (*_weights(part), *_settings(part).items()):
             if (name, key) not in without:
                 for tensor in _tensors(value, seen):
                     digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -234,15 +234,13 @@ def _digest(model: nn.Module, without: frozenset[tuple[str, str]] = frozenset())
 
 def _changeable(model: nn.Module) -> dict[tuple[str, str], str]:
     """A digest of each setting and each buffer, by module and key."""
-    parts = list(_parts(model))
-    seen = frozenset(id(part) for _, part in parts)
+    parts, seen = _tree(model)
     found = {}
     for name, part in parts:
         for key, value in {**part._buffers, **_settings(part)}.items():
-            digest = sha256(json.dumps(_described(value, seen), sort_keys=True).encode())
-            for tensor in _tensors(value, seen):
-                digest.update(tensor_bytes(tensor))
-            found[name, key] = digest.hexdigest()
+            tensors = b"".join(map(tensor_bytes, _tensors(value, seen)))
+            described = json.dumps(_described(value, seen), sort_keys=True).encode()
+            found[name, key] = sha256(described + tensors).hexdigest()
     return found
 
 
@@ -271,7 +269,7 @@ def _weights(part: nn.Module) -> list[tuple[str, Tensor]]:
     return sorted((key, value) for key, value in every.items() if isinstance(value, Tensor))
 
 
-def _tensors(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Tensor]:
+def _tensors(value: Any, seen: frozenset[int]) -> Iterator[Tensor]:
     """The tensors in a value, in its order; those of modules in ``seen`` stand elsewhere."""
     if isinstance(value, Tensor):
         yield value
@@ -283,11 +281,10 @@ def _tensors(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Tensor]
         return
     inside = seen | {id(value)}
     if isinstance(value, nn.Module):
-        parts = [part for _, part in _parts(value)]
-        inside |= {id(part) for part in parts}
-        for part in parts:
+        parts, ids = _tree(value)
+        for _, part in parts:
             for _, inner in (*_weights(part), *_settings(part).items()):
-                yield from _tensors(inner, inside)
+                yield from _tensors(inner, inside | ids)
     elif isinstance(value, Mapping):
         for _, inner in sorted(value.items(), key=lambda item: str(item[0])):
             yield from _tensors(inner, inside)

@@ -114,10 +114,14 @@ def _differences_of_weights(mine: dict[str, Any], its: dict[str, Any]) -> Iterat
 
 
 def _alpha(alpha: nn.Module) -> ConstantAlphaConfig | AdaptiveAlphaConfig:
-    if isinstance(alpha, ConstantAlpha):
+    if type(alpha) is ConstantAlpha:
         return ConstantAlphaConfig(value=alpha.alpha_min)
-    if not isinstance(alpha, AdaptiveAlpha):
-        raise ValueError(f"entries know a constant and an adaptive alpha, not a {type(alpha).__name__}")
+    if type(alpha) is AdaptiveAlpha:
+        return _adaptive_alpha(alpha)
+    raise ValueError(f"entries know a constant and an adaptive alpha, not a {type(alpha).__name__}")
+
+
+def _adaptive_alpha(alpha: AdaptiveAlpha) -> AdaptiveAlphaConfig:
     network = unwrapped(alpha.mixing_network)
     planes = [group[0].conv1.out_channels for group in network.groups]  # type: ignore[union-attr]
     return AdaptiveAlphaConfig(

@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
 from adaptive_smoothing_zoo.backbones import BaseNet, build
 from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.machine.devices import known_device
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, Alpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.backbone import TRUNKS
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.half_precision import to_dtype
@@ -313,7 +313,7 @@ def _build_map(config: LogitMapConfig) -> nn.Module:
 
 def _build_alpha(
     config: ConstantAlphaConfig | AdaptiveAlphaConfig, std_model: nn.Module, rob_model: nn.Module
-) -> ConstantAlpha | AdaptiveAlpha:
+) -> Alpha:
     if isinstance(config, ConstantAlphaConfig):
         return ConstantAlpha(config.value)
     taps = ((std_model, config.std_taps), (rob_model, config.rob_taps))

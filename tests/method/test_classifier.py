@@ -209,7 +209,7 @@ class TestEnds:
 
     def test_a_constant_has_no_alpha_logit(self):
         with pytest.raises(TypeError, match="constant alpha has no alpha_logit"):
-            read_off(0.25).alpha_logit_of(torch.zeros(5, 1, 1, 1))
+            read_off(0.25).alpha_logit_of(torch.zeros(5, 2 * C, 1, 1))
 
 
 class TestSweep:
