@@ -13,11 +13,7 @@ from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 
 class View(nn.Module):
-    """A function of a mix's parts.
-
-    Raises:
-        ValueError: ``reset_classifier`` has replaced the mix.
-    """
+    """A function of a mix's parts. Raises ValueError: ``reset_classifier`` has replaced the mix."""
 
     def __init__(self, model: MixedClassifier) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Base nets: everything that can serve as g or h, one file per family. Each file here is imported and lists its nets."""
+"""Base nets: everything that can serve as g or h, one file per family. Each file here is imported."""
 
 import importlib
 import pkgutil

@@ -14,11 +14,7 @@ Maker = TypeVar("Maker", bound=Callable[..., nn.Module])
 
 
 def architecture(name: str) -> Callable[[Maker], Maker]:
-    """A decorator that puts a class or a function on the list.
-
-    Raises:
-        ValueError: another one has the name.
-    """
+    """A decorator that puts a class or a function on the list. Raises ValueError: another one has the name."""
 
     def register(make: Maker) -> Maker:
         known = ARCHITECTURES.setdefault(name, make)

@@ -17,13 +17,9 @@ _LOCK = threading.RLock()  # while a foreign net's forward is exchanged
 
 
 class Asked(nn.Module):
-    """Somebody else's model as the package uses it.
+    """Somebody else's model, from images (N, channels, H, W) to logits or what holds them, as the package uses it.
 
-    The model gets a copy of the images, so it may write into its input. It is never given an empty batch, which many
-    nets refuse. Of what it returns, the logits are taken (see ``logits_of``).
-
-    Args:
-        model: images (N, channels, H, W) to logits (N, C), or to something that holds them.
+    The model gets a copy of the images, so it may write into its input, and never an empty batch, which many refuse.
     """
 
     def __init__(self, model: Callable[[Tensor], Any]) -> None:

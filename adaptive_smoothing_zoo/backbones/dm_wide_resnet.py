@@ -48,19 +48,16 @@ class DMBlock(nn.Module):
 
 @architecture("dm_wide_resnet")
 class DMWideResNet(BaseNet):
-    """WRN-depth-width with DeepMind's padding and choice of activation.
+    """WRN-depth-width with DeepMind's padding and choice of activation. Feature maps: the output of each group.
 
     Args:
         depth: 6 n + 4, with n blocks in each of the three groups.
         width: multiple of the channels (16, 32, 64) of the groups.
-        activation: "relu", "silu", or "swish", which is the same as "silu".
-        num_classes: length of the logits.
+        activation: a key of ``ACTIVATIONS``.
         mean, std: see :class:`BaseNet`; those of CIFAR-10 and CIFAR-100 are in ``NORMALIZATION``.
 
     Raises:
         ValueError: a depth that is not 6 n + 4, or an unknown activation.
-
-    Feature maps: the output of each group.
     """
 
     def __init__(
@@ -85,11 +82,7 @@ class DMWideResNet(BaseNet):
 
 
 def activation_named(name: str) -> type[nn.Module]:
-    """The activation of that name in ``ACTIVATIONS``.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The activation of that name in ``ACTIVATIONS``. Raises ValueError: there is none."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
@@ -98,12 +91,9 @@ def activation_named(name: str) -> type[nn.Module]:
 def block_groups(
     stem_width: int, depths: Sequence[int], widths: Sequence[int], block: Callable[[int, int, int], nn.Module]
 ) -> nn.ModuleList:
-    """Groups of blocks, each but the first of which halves the resolution.
+    """Groups of blocks, each but the first of which halves the resolution; ``stem_width`` channels enter the first.
 
-    Args:
-        stem_width: channels that enter the first group.
-        depths, widths: blocks and channels of each group.
-        block: makes a block from its input channels, output channels and stride.
+    ``block`` makes a block from its input channels, output channels and stride.
     """
     groups = nn.ModuleList()
     for i, (depth, before, width) in enumerate(zip(depths, [stem_width, *widths[:-1]], widths, strict=True)):
@@ -126,11 +116,7 @@ DM_WRN_KEYS: KeyTable = {
 
 
 def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]) -> dict[str, Tensor]:
-    """Our state dict from one with the keys of DeepMind's PyTorch code, which RobustBench uses.
-
-    Args:
-        state: the checkpoint's tensors; it holds no normalization constants.
-        mean, std: those constants; see ``NORMALIZATION``.
+    """Our state dict from one of DeepMind's PyTorch code, which RobustBench uses; it holds no normalization constants.
 
     Raises:
         WeightsError: a key that such a net does not have.

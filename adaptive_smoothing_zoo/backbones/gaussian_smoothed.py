@@ -26,8 +26,8 @@ class GaussianSmoothed(nn.Module):
         num_noises: m, size of the bank.
         seed: of the bank.
         votes: "soft" (softmax) or "hard" (argmax, through which no gradient flows).
-        logit_scale: s > 0, which soft votes know and hard ones do not. The larger, the closer soft votes are to hard
-            ones: a net whose logits are close together, as SmoothMix trains them, is certified for little without it.
+        logit_scale: s > 0. The larger, the closer soft votes are to hard ones: a net whose logits are close together,
+            as [JS21] trains them, is certified for little without it.
 
     Attributes:
         voter: the net that votes, base and scale: what ``certify`` is to be given.
@@ -35,9 +35,8 @@ class GaussianSmoothed(nn.Module):
     Raises:
         ValueError: sigma, m or s out of range, or other votes.
 
-    The bank is drawn once and kept with the weights, so the net is a deterministic function. It is an approximation of
-    the smoothed net, whose mean is over all noise: certificates (``certification``) are about the latter, and hold for
-    this one only as far as m samples tell.
+    The bank is drawn once and kept with the weights, so the net is deterministic. Certificates are about the smoothed
+    net, whose mean is over all noise; they hold for this approximation only as far as m samples tell.
     """
 
     noise: Tensor
@@ -108,12 +107,7 @@ class GaussianSmoothed(nn.Module):
 
 @architecture("gaussian_smoothed")
 def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **arguments: Any) -> GaussianSmoothed:
-    """A :class:`GaussianSmoothed` base net, described by data.
-
-    Args:
-        base: the net that votes: "architecture", and "arguments" (optional).
-        num_classes: of the base net.
-        arguments: of :class:`GaussianSmoothed`.
+    """A :class:`GaussianSmoothed` of a net described by data: its "architecture" and, optionally, "arguments".
 
     Raises:
         ValueError: a base that is not described so.

@@ -47,21 +47,17 @@ class _Block(DMBlock):
 class RaWideResNet(BaseNet):
     """DeepMind's Wide ResNet with free depths and widths, and squeeze and excitation behind each block's branch.
 
-    The defaults are those of the published RaWRN-70-16 for CIFAR-10, a net of the size of a WRN-70-16.
+    The defaults are those of the published RaWRN-70-16 for CIFAR-10. Feature maps: the output of each group.
 
     Args:
         stem_width: channels of the first convolution.
         depths, widths: blocks and channels of each group.
-        activation: "relu", "silu", or "swish", which is the same as "silu".
+        activation: a key of ``ACTIVATIONS``.
         se_ratio: inner channels of squeeze and excitation, as a share of the block's.
-        num_classes: length of the logits.
-        mean, std: see :class:`BaseNet`.
 
     Raises:
         ValueError: an unknown activation, depths and widths of different number, a group without blocks, or an
             ``se_ratio`` that leaves no inner channel.
-
-    Feature maps: the output of each group.
     """
 
     def __init__(
@@ -101,11 +97,7 @@ RA_WRN_KEYS: KeyTable = {
 def from_foreign(
     state: Mapping[str, Tensor], *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> dict[str, Tensor]:
-    """Our state dict from one with the keys of the authors' code, which RobustBench uses.
-
-    Args:
-        state: the checkpoint's tensors; it holds no normalization constants.
-        mean, std: those constants.
+    """Our state dict from one of the authors' code, which RobustBench uses; it holds no normalization constants.
 
     Raises:
         WeightsError: a key that such a net does not have.

@@ -53,14 +53,9 @@ class ResNet(BaseNet):
     """Residual net whose first stage keeps the image's resolution and whose other stages halve it.
 
     Args:
-        depths: blocks per stage.
-        widths: channels per stage.
+        depths, widths: blocks and channels per stage. Feature maps: the output of each stage.
         stem_width: channels of the first convolution; the first stage's if None.
         pre_activation: pre-activation blocks instead of basic ones.
-        num_classes: length of the logits.
-        mean, std: see :class:`BaseNet`.
-
-    Feature maps: the output of each stage.
     """
 
     def __init__(
@@ -128,11 +123,7 @@ def wide_resnet(*, depth: int, width: int, **options: Any) -> ResNet:
 
 
 def blocks_per_group(depth: int) -> int:
-    """n of a Wide ResNet with 6 n + 4 layers.
-
-    Raises:
-        ValueError: there is no such n >= 1.
-    """
+    """n of a Wide ResNet with 6 n + 4 layers. Raises ValueError: there is no such n >= 1."""
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest:
         raise ValueError(f"the depth of a Wide ResNet is 6 n + 4 (10, 16, 22, 28, ...), got {depth}")

@@ -7,17 +7,13 @@ _LARGEST = {4: 3.4028234e38, 8: 1.7976931348623157e308}  # of float32 and float6
 
 
 class Scale(nn.Module):
-    """Multiply logits by a positive constant (an inverse temperature), without overflow.
+    """Multiply logits by a positive constant (an inverse temperature); finite for any finite logits.
 
-    Only differences of logits matter to what follows (a softmax), so the largest logit is moved to zero first,
-    and gaps that the floating-point format cannot hold after scaling are cut to the largest it can.
-    The result is therefore finite for any finite logits.
+    Only differences of logits matter to the softmax that follows, so the largest logit is moved to zero first, and gaps
+    that the floating-point format cannot hold after scaling are cut to the largest it can.
 
     Args:
-        scale: the factor, t_g or t_h of the method; > 0 and at most 3.4e38.
-
-    Raises:
-        ValueError: the scale is not a positive number that float32 holds.
+        scale: the factor, t_g or t_h of the method; > 0 and at most 3.4e38, else ValueError.
     """
 
     def __init__(self, scale: float = 1.0) -> None:

@@ -72,11 +72,7 @@ def as_alpha(alpha: float | nn.Module) -> Alpha:
 
 
 def with_mixing_network(alpha: Alpha) -> AdaptiveAlpha:
-    """The alpha, for what needs its mixing network.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """The alpha, for what needs its mixing network. Raises ValueError: it has none."""
     if not isinstance(alpha, AdaptiveAlpha):
         kind = "a constant alpha" if isinstance(alpha, ConstantAlpha) else f"a {type(alpha).__name__}"
         raise ValueError(f"the model has {kind}; there is no mixing network to train")

@@ -150,10 +150,9 @@ class BackboneInterface(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, features: str = "both") -> None:
         """Make this a classifier for another task: a fresh linear head, trainable, on the pooled features.
 
-        The mix is given up for good: the heads of the nets in use, both logit maps and alpha (with its mixing
-        network) are removed. ``forward`` then gives the new head's logits, or the pooled features if
-        ``num_classes`` is 0; ``predict`` gives their argmax; ``alpha_of``, ``alpha_logit_of`` and ``sweep`` refuse.
-        The base nets stay as they are, frozen or not. The head is float32 also on nets in half precision.
+        The mix is given up for good: the heads of the nets in use, both logit maps and alpha are removed. ``forward``
+        then gives the new head's logits, or the pooled features if ``num_classes`` is 0. The base nets stay as they
+        are, frozen or not. The head is float32 also on nets in half precision.
 
         Args:
             num_classes: of the new task; 0 for no head.
@@ -189,20 +188,14 @@ class BackboneInterface(nn.Module):
     ) -> list[int]:
         """Drop, for good, what the feature maps at ``indices`` do not need; timm's ``FeatureGetterNet`` calls this.
 
-        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted.
-        Every parameter that remains then has a gradient, as DistributedDataParallel expects.
-
-        Args:
-            indices: as in ``forward_intermediates``.
-            prune_norm: passed on to the base nets.
-            prune_head: must be True; a mix is of no use to a net without its last stages.
+        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted. Every
+        parameter that remains has a gradient. ``prune_norm`` is for the base nets; ``prune_head`` must be True.
 
         Returns:
             The indices of the wanted maps among those that remain.
 
         Raises:
-            ValueError: no map is wanted, or one of the errors of ``reset_classifier``.
-            IndexError: a map that does not exist.
+            ValueError, IndexError: no map is wanted, one that does not exist, or an error of ``reset_classifier``.
         """
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
@@ -231,11 +224,7 @@ class BackboneInterface(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the outputs of the nets' stages alone for the backward pass, and compute the rest again: less memory.
-
-        Raises:
-            ValueError: a base net does not offer it.
-        """
+        """Keep only the stages' outputs for the backward pass; ValueError if a base net does not offer it."""
         for name, net in self._nets().items():
             if not hasattr(net, "set_grad_checkpointing"):
                 raise ValueError(f"{name} ({type(net).__name__}) has no set_grad_checkpointing; use nets that have it")
@@ -244,10 +233,8 @@ class BackboneInterface(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
         """From a parameter's name to its depth, for timm's layer-wise learning rates; g and h are side by side.
 
-        What belongs to neither net (the mixing network, a new head) is the last layer.
-
-        Raises:
-            ValueError: a base net does not offer it.
+        What belongs to neither net (the mixing network, a new head) is the last layer. ValueError if a base net does
+        not offer it.
         """
         from timm.models._manipulate import group_parameters
 

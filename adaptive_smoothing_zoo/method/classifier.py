@@ -108,11 +108,7 @@ class MixedClassifier(BackboneInterface):
         return F.log_softmax(self.rob_map(logits), dim=1), maps
 
     def alpha_logit_of(self, images: Tensor) -> Tensor:
-        """alpha_logit for each image, (N,): what the mixing network says.
-
-        Raises:
-            TypeError: alpha is a constant.
-        """
+        """alpha_logit for each image, (N,): what the mixing network says. Raises TypeError: alpha is a constant."""
         outputs = self.base_outputs(images)
         return self.alpha.alpha_logit(outputs)
 

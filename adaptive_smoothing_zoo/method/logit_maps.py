@@ -16,10 +16,9 @@ _FAR = -1e30  # far below every log-probability, with room for sums of many in f
 class HardMax(nn.Module):
     """All probability on the largest logit, the first of them on ties: the limit of :class:`Scale` at infinity.
 
-    This is the map of MixedNUTS's accurate net (Bai et al. 2024). The published net replaces it by a steep smooth map
-    whenever gradients are tracked, so the net that is attacked is not quite the one that is judged. Here it is one
-    function. Its gradient is zero, so through this map an attack learns nothing of g; one that wants to needs a
-    surrogate (:mod:`adaptive_smoothing_zoo.attacks.surrogates`).
+    The map of MixedNUTS's accurate net [BZPS24]. The published net replaces it by a steep smooth map whenever gradients
+    are tracked; here it is one function. Its gradient is zero, so through it an attack learns nothing of g; one that
+    wants to needs a surrogate.
     """
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -37,10 +36,8 @@ class HardMax(nn.Module):
 class NormClampPowerScale(nn.Module):
     """Standardize logits, cut off the low ones, and stretch what remains: ``scale * GELU(z + clamp_bias) ** power``.
 
-    The map of MixedNUTS's robust net (Bai et al. 2024), which makes a net confident where its margin is
-    large and unsure where it is small. z are the logits minus the mean and over the standard deviation of the
-    ``top_k`` largest; the power keeps the sign. Adding a constant to all logits, or multiplying them by a positive one
-    (as long as their variance stays far above 1e-8), changes nothing.
+    The map of MixedNUTS's robust net [BZPS24]: confident where the margin is large, unsure where it is small. z are the
+    logits minus the mean and over the standard deviation of the ``top_k`` largest; the power keeps the sign.
 
     The order of two logits is kept if the larger has z >= -clamp_bias. Below, GELU is not monotone: its values between
     -0.17 and 0 become differences of at most ``scale * 0.17 ** power``.

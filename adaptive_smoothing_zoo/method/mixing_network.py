@@ -62,25 +62,3 @@ class MixingNetwork(nn.Module):
         for group in self.groups[1:]:
             features = group(features)
         return self.head(features.mean(dim=(2, 3)))  # type: ignore[no-any-return]
-
-
-def default_planes(std_channels: int, rob_channels: int) -> tuple[int, int, int]:
-    """Group widths that the authors use, from the channels of each base net's first feature map (method V3/V4).
-
-    Raises:
-        ValueError: the authors name no widths for these channels; give ``planes`` explicitly.
-    """
-    published = {
-        64: (128, 256, 512),
-        160: (320, 512, 768),
-        256: (256, 384, 512),
-        512: (256, 384, 512),
-    }
-    try:
-        a, b, c = (s + r for s, r in zip(published[std_channels], published[rob_channels], strict=True))
-    except KeyError as error:
-        raise ValueError(
-            f"no published mixing-network widths for a first feature map of {error} channels "
-            f"(known: {sorted(published)}); give planes explicitly"
-        ) from None
-    return a, b, c

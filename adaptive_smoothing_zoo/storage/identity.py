@@ -37,14 +37,12 @@ _NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile", "_compiled_c
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
-    """Who a model is.
+    """Who a model is. Two are equal if they are the same model: answers may differ by rounding.
 
     Attributes:
         sha256: of classes, settings and tensors.
         answers: three numbers for each of some fixed images, from the logits there. Empty if all code is known, or if
             the model does not give the same answers twice from the same state of torch's random generators.
-
-    Two are equal if they are the same model: answers may differ by rounding.
     """
 
     sha256: str
@@ -76,12 +74,12 @@ class Identity:
 
 @own_surroundings()
 def identity_of(model: nn.Module, image_shape: Sequence[int] | None = None) -> Identity:
-    """Who a model is.
+    """Who a model is; the model stays as it is, its mode included.
 
     Args:
-        model: any module. It stays as it is, its mode included.
-        image_shape: (channels, H, W) of the images it takes, for the answers of a module with foreign code. Without,
-            two modules of the same classes, settings and weights, but of different code, are one.
+        model: any module.
+        image_shape: (channels, H, W) of its images, for the answers of foreign code; without, two modules that differ
+            in code alone are one.
 
     Raises:
         ValueError: the model stands on the meta device, or fails on an image of that shape.
@@ -297,11 +295,7 @@ def _tensors(value: Any, seen: frozenset[int]) -> Iterator[Tensor]:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """The bytes of a tensor's values, in the order of its elements, whatever its number format.
-
-    Raises:
-        ValueError: it stands on the meta device, where there are no values.
-    """
+    """The bytes of a tensor's values, in the order of its elements; ValueError on the meta device, which has none."""
     if tensor.is_meta:
         raise ValueError("a model on the device 'meta' has no weights yet; load some")
     values = tensor.detach()

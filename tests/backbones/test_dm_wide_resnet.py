@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from robustbench_nets import architecture, parameters, randomized
-from torch import Tensor, nn
+from torch import nn
 
 from adaptive_smoothing_zoo.backbones.dm_wide_resnet import NORMALIZATION, DMWideResNet, from_foreign
 from adaptive_smoothing_zoo.errors import WeightsError
@@ -72,19 +72,6 @@ def test_parameter_counts(depth: int, width: int, count: int | None) -> None:
         ours = DMWideResNet(depth=depth, width=width, activation="silu", num_classes=100, mean=MEAN, std=STD)
         theirs = architecture("dm_rn").WideResNet(100, depth, width)
     assert parameters(ours) == (count or parameters(theirs)) == parameters(theirs)
-
-
-def test_interface() -> None:
-    net = randomized(DMWideResNet(depth=10, width=1, activation="relu", mean=MEAN, std=STD))
-    images: Tensor = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        final, maps = net.forward_intermediates(images, [0, 1, 2])
-        pooled = net.forward_head(final, pre_logits=True)
-        torch.testing.assert_close(net.get_classifier()(pooled), net(images))
-    assert pooled.shape == (2, net.num_features) == (2, 64)
-    for info, feature_map, reduction in zip(net.feature_info, maps, (1, 2, 4), strict=True):
-        assert info["reduction"] == reduction
-        assert feature_map.shape == (2, info["num_chs"], 32 // reduction, 32 // reduction)
 
 
 @pytest.mark.parametrize(("wrong", "message"), [({"depth": 20}, "6 n"), ({"activation": "gelu"}, "gelu")])
