@@ -12,8 +12,7 @@ from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
-from adaptive_smoothing_zoo.method.mixing_network_keys import from_foreign
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork, from_foreign
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
 

@@ -1,11 +1,12 @@
 """The mixing network: feature maps of both base nets in, one real number per input out [BAKS24, Fig. 3]."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.key_tables import rename
 from adaptive_smoothing_zoo.backbones.resnet import PreActBlock
 
 
@@ -62,3 +63,30 @@ class MixingNetwork(nn.Module):
         for group in self.groups[1:]:
             features = group(features)
         return self.head(features.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+_BLOCK = r"layers\.(\d)\.(\d)\."
+MIXING_NETWORK_KEYS = {
+    _BLOCK + r"bn([12])\.(\w+)": r"mixing_network.groups.\1.\2.norm\3.\4",
+    _BLOCK + r"conv([12])\.weight": r"mixing_network.groups.\1.\2.conv\3.weight",
+    _BLOCK + r"shortcut\.0\.weight": r"mixing_network.groups.\1.\2.shortcut.weight",
+    r"conv1x1\.weight": "mixing_network.project.weight",
+    r"linear\.weight": "mixing_network.head.weight",
+}
+NORM_KEYS = {r"(running_mean|running_var|num_batches_tracked)": r"norm.\1"}
+
+
+def from_foreign(network: Mapping[str, Tensor], norm: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of an ``AdaptiveAlpha`` from the parts of a published file, as RobustBench has them.
+
+    Args:
+        network: of the mixing network, version 3 or 4; the file's ``model``.
+        norm: of the batch norm behind it; the file's ``bn``.
+
+    Raises:
+        WeightsError: a key that such a network does not have.
+    """
+    return {
+        **rename(network, MIXING_NETWORK_KEYS, "the mixing network"),
+        **rename(norm, NORM_KEYS, "the batch norm behind the mixing network"),
+    }

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,8 +102,7 @@ def structure_of(module: nn.Module) -> dict[str, Any]:
     Compiled and parallel wrappers are looked through. Settings are the plain attributes: numbers, texts, tuples, names
     of functions, and what plain objects hold; of torch's own modules the public ones only, which all versions have.
     """
-    parts, seen = _tree(module)
-    return {name: _own_structure(part, seen) for name, part in parts}
+    return _described_module(module, frozenset(), [])
 
 
 def has_foreign_code(module: nn.Module) -> bool:
@@ -145,11 +145,14 @@ def _tree(module: nn.Module) -> tuple[list[tuple[str, nn.Module]], frozenset[int
     return parts, frozenset(id(part) for _, part in parts)
 
 
-def _own_structure(part: nn.Module, seen: frozenset[int]) -> dict[str, Any]:
-    return {
-        "class": getattr(type(part), "identity_name", type(part).__qualname__),
-        "settings": {key: _described(value, seen) for key, value in _settings(part).items()},
-    }
+def _class_of(part: nn.Module) -> str:
+    return str(getattr(type(part), "identity_name", type(part).__qualname__))
+
+
+def _described_settings(part: nn.Module, seen: frozenset[int]) -> dict[str, tuple[Any, list[Tensor]]]:
+    """Each setting of a module as a JSON value, and the tensors in it."""
+    tensors: dict[str, list[Tensor]] = defaultdict(list)
+    return {key: (_described(value, seen, tensors[key]), tensors[key]) for key, value in _settings(part).items()}
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
@@ -169,8 +172,11 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     return found | {key: value for key, value in sorted(state.items()) if not isinstance(value, Tensor)}
 
 
-def _described(value: Any, seen: frozenset[int]) -> Any:
-    """A plain attribute as a JSON value; of a tensor its format, of what is not plain its class."""
+def _described(value: Any, seen: frozenset[int], tensors: list[Tensor]) -> Any:
+    """A plain attribute as a JSON value; of a tensor its format, of what is not plain its class.
+
+    The tensors in it join ``tensors``, in the order of names; those of modules in ``seen`` stand elsewhere.
+    """
     if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
@@ -178,6 +184,7 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
     if isinstance(value, Enum):
         return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, Tensor):
+        tensors.append(value)
         return [str(value.dtype), list(value.shape)]
     if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
         return value.__qualname__
@@ -185,23 +192,39 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
         return f"{type(value.__self__).__qualname__}.{value.__name__}"
     if isinstance(value, (torch.dtype, complex, bytes, np.generic)):
         return repr(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        tensors.append(torch.from_numpy(np.ascontiguousarray(value).view(np.uint8).copy()))
+        tensors = []
     if id(value) in seen:  # a module of the tree itself, or an object that holds itself
         return f"the {type(value).__qualname__}"
     inside = seen | {id(value)}
     if isinstance(value, nn.Module):
-        parts, ids = _tree(value)
-        return {name: _own_structure(part, inside | ids) for name, part in parts}
+        return _described_module(value, inside, tensors)
     if isinstance(value, Mapping):
-        return {"mapping": sorted(([str(k), _described(v, inside)] for k, v in value.items()), key=json.dumps)}
-    if isinstance(value, (set, frozenset)):
-        return {"set": sorted((_described(inner, inside) for inner in value), key=json.dumps)}
+        named = sorted(value.items(), key=lambda item: str(item[0]))
+        return {"mapping": sorted(([str(k), _described(v, inside, tensors)] for k, v in named), key=json.dumps)}
+    if isinstance(value, (set, frozenset)):  # which has no order in which its tensors could stand
+        return {"set": sorted((_described(inner, inside, []) for inner in value), key=json.dumps)}
     if isinstance(value, (list, tuple)):
-        return [_described(inner, inside) for inner in value]
+        return [_described(inner, inside, tensors) for inner in value]
     if isinstance(value, partial):
-        return [_described(part, inside) for part in (value.func, value.args, value.keywords)]
+        return [_described(part, inside, []) for part in (value.func, value.args, value.keywords)]
     if fields := _fields(value):
-        return _described(fields, inside)
+        return _described(fields, inside, tensors)
     return type(value).__qualname__
+
+
+def _described_module(module: nn.Module, seen: frozenset[int], tensors: list[Tensor]) -> dict[str, Any]:
+    """The structure of a module that is a setting of another."""
+    parts, ids = _tree(module)
+    structure = {}
+    for name, part in parts:
+        tensors += [value for _, value in _weights(part)]
+        settings = _described_settings(part, seen | ids)
+        tensors += [tensor for _, inside in settings.values() for tensor in inside]
+        described = {key: value for key, (value, _) in settings.items()}
+        structure[name] = {"class": _class_of(part), "settings": described}
+    return structure
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -219,14 +242,14 @@ def _digest(model: nn.Module, without: frozenset[tuple[str, str]] = frozenset())
     digest = sha256()
     parts, seen = _tree(model)
     for name, part in parts:
-        own = _own_structure(part, seen)
-        described = {key: value for key, value in own["settings"].items() if (name, key) not in without}
-        digest.update(json.dumps([name, own["class"], described], sort_keys=True).encode())
-        for key, value in (*_weights(part), *_settings(part).items()):
-            if (name, key) not in without:
-                for tensor in _tensors(value, seen):
-                    digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor_bytes(tensor))
+        settings = {k: v for k, v in _described_settings(part, seen).items() if (name, k) not in without}
+        described = {key: value for key, (value, _) in settings.items()}
+        digest.update(json.dumps([name, _class_of(part), described], sort_keys=True).encode())
+        weights = [(key, [value]) for key, value in _weights(part) if (name, key) not in without]
+        for key, tensors in (*weights, *((key, inside) for key, (_, inside) in settings.items())):
+            for tensor in tensors:
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -235,10 +258,10 @@ def _changeable(model: nn.Module) -> dict[tuple[str, str], str]:
     parts, seen = _tree(model)
     found = {}
     for name, part in parts:
-        for key, value in {**part._buffers, **_settings(part)}.items():
-            tensors = b"".join(map(tensor_bytes, _tensors(value, seen)))
-            described = json.dumps(_described(value, seen), sort_keys=True).encode()
-            found[name, key] = sha256(described + tensors).hexdigest()
+        buffers = {key: (None, [value]) for key, value in part._buffers.items() if value is not None}
+        for key, (described, tensors) in {**buffers, **_described_settings(part, seen)}.items():
+            values = b"".join(map(tensor_bytes, tensors))
+            found[name, key] = sha256(json.dumps(described, sort_keys=True).encode() + values).hexdigest()
     return found
 
 
@@ -265,33 +288,6 @@ def _weights(part: nn.Module) -> list[tuple[str, Tensor]]:
     part._save_to_state_dict(state, "", True)
     every = {**part._parameters, **part._buffers, **state}
     return sorted((key, value) for key, value in every.items() if isinstance(value, Tensor))
-
-
-def _tensors(value: Any, seen: frozenset[int]) -> Iterator[Tensor]:
-    """The tensors in a value, in its order; those of modules in ``seen`` stand elsewhere."""
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        yield torch.from_numpy(np.ascontiguousarray(value).view(np.uint8).copy())
-        return
-    if id(value) in seen:
-        return
-    inside = seen | {id(value)}
-    if isinstance(value, nn.Module):
-        parts, ids = _tree(value)
-        for _, part in parts:
-            for _, inner in (*_weights(part), *_settings(part).items()):
-                yield from _tensors(inner, inside | ids)
-    elif isinstance(value, Mapping):
-        for _, inner in sorted(value.items(), key=lambda item: str(item[0])):
-            yield from _tensors(inner, inside)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _tensors(inner, inside)
-    elif not isinstance(value, (type, FunctionType, MethodType)):
-        for _, inner in sorted(_fields(value).items()):
-            yield from _tensors(inner, inside)
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

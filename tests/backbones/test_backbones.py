@@ -123,6 +123,14 @@ def test_a_fresh_net_in_training_mode_gives_every_parameter_a_gradient(architect
         ("wide_resnet", {"depth": 28}, "wrong arguments for architecture 'wide_resnet'"),
         ("small_cnn", {"widths": 3}, "wrong arguments for architecture 'small_cnn'"),
         *(("wide_resnet", {"depth": depth, "width": 1}, r"6 n \+ 4") for depth in (4, 9, 27, -2)),
+        ("dm_wide_resnet", {**SMALL["dm_wide_resnet"], "depth": 20}, r"6 n \+ 4"),
+        ("dm_wide_resnet", {**SMALL["dm_wide_resnet"], "activation": "gelu"}, "unknown activation 'gelu'"),
+        ("ra_wide_resnet", {"activation": "gelu"}, "unknown activation 'gelu'"),
+        ("ra_wide_resnet", {"depths": (1, 1)}, "each group"),
+        ("ra_wide_resnet", {"depths": (1, 0, 1)}, "at least one block"),
+        ("ra_wide_resnet", {"se_ratio": 0.001}, "no inner channel"),
+        *(("bit_resnet", {"depth": depth, "width": 1}, "depth") for depth in (18, (1, 1, 1))),
+        ("lipschitz", {"widths": (8, 7)}, "must be even, got 7"),
     ],
 )
 def test_what_cannot_be_built_is_refused(architecture, arguments, message):

@@ -156,9 +156,3 @@ def test_without_resizing() -> None:
     with torch.no_grad():
         maps = net.forward_intermediates(torch.rand(1, 3, 64, 64), [0, 3])[1]
     assert [64 // m.shape[-1] for m in maps] == [net.feature_info[i]["reduction"] for i in (0, 3)] == [4, 32]
-
-
-@pytest.mark.parametrize("depth", [18, (1, 1, 1)])
-def test_unknown_depth(depth: Any) -> None:
-    with pytest.raises(ValueError, match="depth"):
-        BiTResNet(depth=depth, width=1)

@@ -72,9 +72,3 @@ def test_parameter_counts(depth: int, width: int, count: int | None) -> None:
         ours = DMWideResNet(depth=depth, width=width, activation="silu", num_classes=100, mean=MEAN, std=STD)
         theirs = architecture("dm_rn").WideResNet(100, depth, width)
     assert parameters(ours) == (count or parameters(theirs)) == parameters(theirs)
-
-
-@pytest.mark.parametrize(("wrong", "message"), [({"depth": 20}, "6 n"), ({"activation": "gelu"}, "gelu")])
-def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DMWideResNet(**{"depth": 10, "width": 1, "activation": "relu", "mean": MEAN, "std": STD, **wrong})

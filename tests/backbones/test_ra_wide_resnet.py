@@ -95,17 +95,3 @@ def test_the_defaults_are_the_published_net() -> None:
     assert parameters(ours) == parameters(theirs) == 267_240_802
     shapes = {key: value.shape for key, value in from_foreign(theirs.state_dict()).items()}
     assert shapes == {key: value.shape for key, value in ours.state_dict().items()}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"activation": "gelu"}, "gelu"),
-        ({"depths": (1, 1)}, "each group"),
-        ({"depths": (1, 0, 1)}, "at least one block"),
-        ({"se_ratio": 0.01}, "no inner channel"),
-    ],
-)
-def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RaWideResNet(**{**SMALL, **wrong})
