@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -70,13 +68,11 @@ def bounded_margins(model: nn.Module) -> BoundedMargins | None:
 
 def _least_margin(log_rob: Tensor, labels: Tensor, alpha_min: float) -> Tensor:
     """The least margin that any g and any alpha >= alpha_min can make of h's log-probabilities, (N,)."""
-    log_weight = math.log(alpha_min)
-    log_label = log_rob.gather(1, labels[:, None]).squeeze(1)
-    log_other = log_rob.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    if alpha_min == 1.0:
-        return log_label - log_other
-    log_most = torch.logaddexp(log_other + log_weight, torch.full_like(log_other, math.log1p(-alpha_min)))
-    return log_label + log_weight - log_most
+    log_std_weight, log_rob_weight = log_weights_of(alpha_min)
+    weighted = log_rob + log_rob_weight
+    # At worst g is sure of another class, whichever that is.
+    others = torch.logaddexp(weighted, torch.full_like(weighted, log_std_weight))
+    return margin(others.scatter(1, labels[:, None], weighted.gather(1, labels[:, None])), labels)
 
 
 def _open(least: Tensor, worth: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""The Wide ResNet of DeepMind's robust nets (Gowal et al. 2020) and of many that followed."""
+"""The Wide ResNet of DeepMind's robust nets (Gowal et al. 2020), and RaWRN, its deeper and narrower relative."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.architectures import architecture
@@ -15,6 +17,7 @@ NORMALIZATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+CIFAR10 = NORMALIZATION["cifar10"]
 
 # The Swish of the older checkpoints, x sigmoid(x) with a hand-written gradient, is SiLU, gradient included.
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "swish": nn.SiLU}
@@ -102,14 +105,14 @@ def block_groups(
     return groups
 
 
-BLOCK = r"layer\.(\d)\.block\.(\d+)\."
+_BLOCK = r"layer\.(\d)\.block\.(\d+)\."
 DM_WRN_KEYS: KeyTable = {
     r"init_conv\.weight": "stem.weight",
-    BLOCK + r"batchnorm_0\.(\w+)": r"stages.\1.\2.norm1.\3",
-    BLOCK + r"conv_0\.weight": r"stages.\1.\2.conv1.weight",
-    BLOCK + r"batchnorm_1\.(\w+)": r"stages.\1.\2.norm2.\3",
-    BLOCK + r"conv_1\.weight": r"stages.\1.\2.conv2.weight",
-    BLOCK + r"shortcut\.weight": r"stages.\1.\2.shortcut.weight",
+    _BLOCK + r"batchnorm_0\.(\w+)": r"stages.\1.\2.norm1.\3",
+    _BLOCK + r"conv_0\.weight": r"stages.\1.\2.conv1.weight",
+    _BLOCK + r"batchnorm_1\.(\w+)": r"stages.\1.\2.norm2.\3",
+    _BLOCK + r"conv_1\.weight": r"stages.\1.\2.conv2.weight",
+    _BLOCK + r"shortcut\.weight": r"stages.\1.\2.shortcut.weight",
     r"batchnorm\.(\w+)": r"final.0.\1",
     r"logits\.(weight|bias)": r"head.\1",
 }
@@ -122,3 +125,89 @@ def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Seq
         WeightsError: a key that such a net does not have.
     """
     return {**normalization(mean, std), **rename(state, DM_WRN_KEYS, "DeepMind's Wide ResNet")}
+
+
+class SqueezeExcitation(nn.Module):
+    """Every channel times a number in (0, 1) that depends on the averages of all channels (Hu et al. 2018, fig. 1)."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        averages = features.mean(dim=(2, 3), keepdim=True)
+        return features * torch.sigmoid(self.fc2(F.relu(self.fc1(averages))))
+
+
+class _RaBlock(DMBlock):
+    identity_name = "_Block"
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, activation: type[nn.Module], se_ratio: float
+    ) -> None:
+        super().__init__(in_channels, out_channels, stride, activation)
+        self.after = SqueezeExcitation(out_channels, round(se_ratio * out_channels))
+
+
+@architecture("ra_wide_resnet")
+class RaWideResNet(BaseNet):
+    """DeepMind's Wide ResNet with free depths and widths, and squeeze and excitation behind each block's branch.
+
+    The defaults are those of the published RaWRN-70-16 for CIFAR-10 (robust design principles, Peng et al. 2023).
+    Feature maps: the output of each group.
+
+    Args:
+        stem_width: channels of the first convolution.
+        depths, widths: blocks and channels of each group.
+        activation: a key of ``ACTIVATIONS``.
+        se_ratio: inner channels of squeeze and excitation, as a share of the block's.
+
+    Raises:
+        ValueError: an unknown activation, depths and widths of different number, a group without blocks, or an
+            ``se_ratio`` that leaves no inner channel.
+    """
+
+    def __init__(
+        self,
+        *,
+        stem_width: int = 96,
+        depths: Sequence[int] = (30, 31, 10),
+        widths: Sequence[int] = (216, 432, 864),
+        activation: str = "silu",
+        se_ratio: float = 0.25,
+        num_classes: int = 10,
+        mean: Sequence[float] = CIFAR10[0],
+        std: Sequence[float] = CIFAR10[1],
+    ) -> None:
+        super().__init__(mean, std)
+        if len(depths) != len(widths) or min(depths, default=0) < 1:
+            raise ValueError(f"each group needs a width and at least one block, got depths {depths}, widths {widths}")
+        if round(se_ratio * min(widths)) < 1:
+            raise ValueError(f"an se_ratio of {se_ratio} leaves no inner channel of {min(widths)}")
+        act = activation_named(activation)
+        self.stem = nn.Conv2d(len(mean), stem_width, 3, 1, 1, bias=False)
+        self.stages = block_groups(stem_width, depths, widths, partial(_RaBlock, activation=act, se_ratio=se_ratio))
+        self.final = nn.Sequential(nn.BatchNorm2d(widths[-1]), act())
+        self.head = nn.Linear(widths[-1], num_classes)
+        self.feature_info = stage_info(widths, [2**i for i in range(len(widths))])
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.01  # as the published net was trained
+
+
+RA_WRN_KEYS: KeyTable = {
+    **DM_WRN_KEYS,
+    _BLOCK + r"se\.(fc[12])\.(weight|bias)": r"stages.\1.\2.after.\3.\4",
+}
+
+
+def ra_from_foreign(
+    state: Mapping[str, Tensor], *, mean: Sequence[float] = CIFAR10[0], std: Sequence[float] = CIFAR10[1]
+) -> dict[str, Tensor]:
+    """Our state dict from one of the authors' code, which RobustBench uses; it holds no normalization constants.
+
+    Raises:
+        WeightsError: a key that such a net does not have.
+    """
+    return {**normalization(mean, std), **rename(state, RA_WRN_KEYS, "a RaWRN")}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
+from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError, reason
 from adaptive_smoothing_zoo.method import mixing_network
 from adaptive_smoothing_zoo.zoo.entry import PARTS, BaseNetConfig
@@ -157,7 +157,7 @@ def _from_dm(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[
 
 def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     constants = {name: arguments[name] for name in ("mean", "std") if name in arguments}
-    return ra_wide_resnet.from_foreign(state, **constants)
+    return dm_wide_resnet.ra_from_foreign(state, **constants)
 
 
 CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]] = {

@@ -198,10 +198,8 @@ class TestEnds:
         torch.testing.assert_close(model(images), logits.log_softmax(dim=1), rtol=0, atol=1e-6)
         assert (model.std_model.calls, model.rob_model.calls) == ((0, 1) if end else (1, 0))
 
-    def test_alpha_of_a_constant_is_that_constant(self):
+    def test_a_constant_has_an_alpha_and_no_alpha_logit(self):
         assert read_off(0.25).alpha_of(torch.zeros(5, 1, 1, 1)).tolist() == [0.25] * 5
-
-    def test_a_constant_has_no_alpha_logit(self):
         with pytest.raises(TypeError, match="constant alpha has no alpha_logit"):
             read_off(0.25).alpha_logit_of(torch.zeros(5, 2 * C, 1, 1))
 

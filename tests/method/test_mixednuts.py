@@ -1,7 +1,6 @@
 """A mixed classifier with MixedNUTS's maps: everything it offers, held against the formula in plain arithmetic."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale
 
@@ -83,21 +81,3 @@ def test_the_gradient_is_the_robust_nets_alone() -> None:
         assert (gradient[:, :C] == 0).all()
     (gradient,) = torch.autograd.grad(read_off(0.0)(images).sum(), images)
     assert (gradient == 0).all()
-
-
-@pytest.fixture
-def model() -> MixedClassifier:
-    nets = (build("resnet18", width=4, num_classes=C), build("resnet20", width=6, num_classes=C))
-    return with_maps(*nets).eval()
-
-
-def test_moving_copying_and_saving_keep_the_maps(model: MixedClassifier) -> None:
-    """They hold no tensors, so a model built on the meta device has them whole."""
-    with torch.device("meta"):
-        empty = with_maps(
-            *(build(name, width=width, num_classes=C) for name, width in (("resnet18", 4), ("resnet20", 6)))
-        )
-    assert empty(torch.rand(2, 3, 16, 16, device="meta")).shape == (2, C)
-    empty.eval().load_state_dict(model.state_dict(), assign=True)
-    images = torch.rand(2, 3, 16, 16)
-    assert torch.equal(empty(images), model(images))
