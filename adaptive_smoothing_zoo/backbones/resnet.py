@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable
 
 _NO_SHIFT, _NO_SCALE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -130,14 +131,10 @@ def blocks_per_group(depth: int) -> int:
     return blocks
 
 
-# Prefixes of the widespread ResNet-18 code for CIFAR (conv1, bn1, layer1 .. layer4, linear) and ours.
-CIFAR_RESNET_KEYS = {
-    "conv1.": "stem.0.",
-    "bn1.": "stem.1.",
-    "layer1.": "stages.0.",
-    "layer2.": "stages.1.",
-    "layer3.": "stages.2.",
-    "layer4.": "stages.3.",
-    "linear.": "head.",
+# Of the widespread ResNet-18 code for CIFAR.
+CIFAR_RESNET_KEYS: KeyTable = {
+    r"conv1\.(\w+)": r"stem.0.\1",
+    r"bn1\.(\w+)": r"stem.1.\1",
+    r"layer([1-4])\.(.+)": lambda match: f"stages.{int(match[1]) - 1}.{match[2].replace('bn', 'norm')}",
+    r"linear\.(\w+)": r"head.\1",
 }
-CIFAR_RESNET_BLOCK_KEYS = {".bn1.": ".norm1.", ".bn2.": ".norm2."}
