@@ -167,13 +167,7 @@ class BackboneInterface(nn.Module):
         """
         if features not in TRUNKS:
             raise ValueError(f"features must be one of {', '.join(TRUNKS)}, got {features!r}")
-        nets = {name: getattr(self, name) for name in TRUNKS[features]}
-        for name, net in nets.items():
-            if missing := [method for method in (*_INTERFACE, "reset_classifier") if not hasattr(net, method)]:
-                raise ValueError(
-                    f"{name} ({type(net).__name__}) has no {missing[0]}, so it cannot serve as a backbone; "
-                    "use base nets with timm's interface"
-                )
+        nets = self._nets(*_INTERFACE, "reset_classifier", names=TRUNKS[features])
         like = float_tensor_of(nn.ModuleList(nets.values()))
         like = None if like is None else at_least_float32(like)
         head = fresh_head(sum(_pooled_length(net) for net in nets.values()), num_classes, global_pool, like)
@@ -225,9 +219,7 @@ class BackboneInterface(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the stages' outputs for the backward pass; ValueError if a base net does not offer it."""
-        for name, net in self._nets().items():
-            if not hasattr(net, "set_grad_checkpointing"):
-                raise ValueError(f"{name} ({type(net).__name__}) has no set_grad_checkpointing; use nets that have it")
+        for net in self._nets("set_grad_checkpointing").values():
             net.set_grad_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
@@ -239,9 +231,7 @@ class BackboneInterface(nn.Module):
         from timm.models._manipulate import group_parameters
 
         layers: dict[str, int] = {}
-        for name, net in self._nets().items():
-            if not hasattr(net, "group_matcher"):
-                raise ValueError(f"{name} ({type(net).__name__}) has no group_matcher; use nets that have it")
+        for name, net in self._nets("group_matcher").items():
             depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
             layers |= {f"{name}.{key}": depth for key, depth in depths.items()}
         return lambda name: (layers.get(name, math.inf),)
@@ -266,9 +256,13 @@ class BackboneInterface(nn.Module):
                 f"{what} is about a mix of two nets, and reset_classifier has replaced this one; load the model again"
             )
 
-    def _nets(self) -> dict[str, Any]:
-        """The nets that features come from, by name."""
-        return {name: getattr(self, name) for name in self.trunks}
+    def _nets(self, *needed: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """The nets that features come from, or those named; ValueError if one lacks a method that is needed."""
+        nets = {name: getattr(self, name) for name in (self.trunks if names is None else names)}
+        for name, net in nets.items():
+            if missing := [method for method in needed if not hasattr(net, method)]:
+                raise ValueError(f"{name} ({type(net).__name__}) has no {missing[0]}; use nets with timm's interface")
+        return nets
 
     def _places(self) -> list[tuple[str, int]]:
         """Net and index there of each feature map, in the order of ``feature_info``."""

@@ -29,7 +29,7 @@ class MixingNetwork(nn.Module):
     Args:
         first_channels: channels of the concatenated first maps; (N, first_channels, H, W).
         second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2).
-        planes: output channels of the three groups. The published networks of Bai et al. use (512, 768, 1024).
+        planes: output channels of the three groups. Those of [BAKS24] use (512, 768, 1024).
         version: 3 or 4.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Eq. (1) to (3) of the first paper, with gradients in closed form and by automatic differentiation."""
+"""Eq. (1) to (3) of [BAKS24], with gradients in closed form and by automatic differentiation."""
 
 import math
 
