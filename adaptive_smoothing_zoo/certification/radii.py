@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from scipy.special import expit, logsumexp, ndtr, ndtri
 from torch import Tensor
 
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import Alpha as AlphaModule
 
 Floats = NDArray[np.float64]
 Values = float | Sequence[float] | NDArray[Any] | Tensor
-Alpha = Values | ConstantAlpha | AdaptiveAlpha
+Alpha = Values | AlphaModule
 Bound = Literal["theorem4", "theorem5", "sharp"]
 
 BOUNDS = ("theorem4", "theorem5", "sharp")
@@ -361,7 +361,7 @@ def alpha_min_of(alpha: Alpha) -> Floats:
     Raises:
         ValueError: alpha outside [0, 1].
     """
-    values = alpha.alpha_min if isinstance(alpha, ConstantAlpha | AdaptiveAlpha) else alpha
+    values = alpha.alpha_min if isinstance(alpha, AlphaModule) else alpha
     return checked_values(values, "alpha", 0.0, 1.0)
 
 
