@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
-from adaptive_smoothing_zoo.certification.radii import Floats, lipschitz_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
+from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_smoothing_zoo.certification.logs import Certificates, mix_certificates
-from adaptive_smoothing_zoo.certification.radii import Bound
+from adaptive_smoothing_zoo.certification.logs import Certificates
+from adaptive_smoothing_zoo.certification.mixes import mix_certificates
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ def mix_curves(
     alphas: Iterable[float],
     sigma: float,
     *,
-    bounds: Sequence[Bound] = ("theorem5",),
+    bounds: Sequence[str] = ("theorem5",),
     name: str = "",
 ) -> list[CertifiedCurve]:
     """A curve for each mix with one Gaussian-smoothed h, and each bound, from the certificates of h alone.

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from adaptive_smoothing_zoo.certification.radii import (
-    gap_radius,
-    lipschitz_allowed,
-    margin_needed,
-    probability_needed,
-    smoothing_ceiling,
-)
+from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed, probability_needed
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import gap_radius, lipschitz_allowed
+from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_ceiling
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
 
 GAPS = (0.25, 0.5, 0.75, 1.0)

@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from adaptive_smoothing_zoo.certification.bounds import BOUNDS
+from adaptive_smoothing_zoo.certification.kinds import PARTS, Subject, stem_of
 from adaptive_smoothing_zoo.certification.logs import Certificates
-from adaptive_smoothing_zoo.certification.radii import Floats
+from adaptive_smoothing_zoo.certification.rounding import Floats
+from adaptive_smoothing_zoo.certification.sampling import Sampling
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
@@ -25,16 +28,8 @@ from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
-PARTS = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
+CALLED = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)  # radii of the tables
-THEOREMS = {
-    "cohen": "Cohen, Rosenfeld and Kolter 2019 (arXiv:1902.02918), Theorem 1, with 1 - p for the runner-up",
-    "theorem4": "Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 4: h's probabilities are Lipschitz",
-    "theorem5": "Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 5: h is smoothed by Gaussian noise; with "
-    "1 - p for the runner-up",
-    "sharp": "Lemma 2 of that paper with what is known of h before its probabilities are compared; proven in "
-    "adaptive_smoothing_zoo/certification/radii.py, not in the papers, never smaller than theirs",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +45,21 @@ class SamplingRecord:
     dtype: str
     tf32: bool
     mean_samples: float  # for one example, those that choose its class included
+
+    @classmethod
+    def of(cls, sampling: Sampling, mean_samples: float) -> SamplingRecord:
+        """What a record says of a sampling."""
+        return cls(
+            sigma=sampling.sigma,
+            votes=sampling.votes,
+            n0=sampling.n0,
+            n=sampling.n,
+            failure_probability=sampling.failure_probability,
+            seed=sampling.seed,
+            dtype=str(sampling.dtype).removeprefix("torch."),
+            tf32=False,
+            mean_samples=mean_samples,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +107,8 @@ class CertificationRecord:
         if any(radius < 0.0 for radius in self.radii):
             raise ValueError("radii must not be negative")
         for name, bound in self.bounds.items():
-            if name not in THEOREMS:
-                raise ValueError(f"no bound {name!r}; known: {', '.join(THEOREMS)}")
+            if name not in BOUNDS:
+                raise ValueError(f"no bound {name!r}; known: {', '.join(BOUNDS)}")
             if len(bound.certified_accuracy) != len(self.radii):
                 raise ValueError(f"{name} must have one certified accuracy for each of {len(self.radii)} radii")
             if not all(0.0 <= accuracy <= 1.0 for accuracy in bound.certified_accuracy):
@@ -110,73 +120,83 @@ def certification_path(out: Path, entry: Entry, name: str) -> Path:
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
-def stem_of(part: str, smoothing: str | None) -> str:
-    """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
-    own = "" if part == "whole" else f"{part}."
-    return own + ("certified" if smoothing is None else f"smoothed-{smoothing}")
+def log_path(out: Path, entry: Entry, name: str, radius: float | None) -> Path:
+    """Where a log of a triplet's certification stands, at all radii or at one."""
+    return certification_path(out, entry, f"{name}{_at(radius)}.tsv")
+
+
+def record_path(out: Path, entry: Entry, subject: Subject, radius: float | None) -> Path:
+    """Where the record of a certification stands."""
+    return certification_path(out, entry, f"{subject.stem}{_at(radius)}.json")
+
+
+def _at(radius: float | None) -> str:
+    return "" if radius is None else f"-at-{radius:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a record says of a run next to what was certified; see its fields."""
+
+    clean_accuracy: float | None
+    skip: int
+    device: str
+    commit: str | None
+    seconds: float
 
 
 def make_certification_record(
     entry: Entry,
     model: nn.Module,
     examples: Examples,
+    subject: Subject,
     found: dict[str, Certificates],
-    logs: dict[str, str],
-    *,
-    part: str,
-    smoothed: bool,
-    alpha_min: float,
-    logits_lipschitz: float | None,
-    sampling: SamplingRecord | None,
     at_radius: float | None,
-    clean_accuracy: float | None,
-    skip: int,
-    batch_size: int | None,
-    device: str,
-    commit: str | None,
-    seconds: float,
+    around: Circumstances,
 ) -> CertificationRecord:
     """Everything about a certification that a reader needs to trust it or to repeat it.
 
     Args:
         model: the whole triplet.
         examples: those that were certified.
-        found, logs: certificates and the name of their log, by bound.
+        found: certificates by bound.
+        at_radius: if only this radius was asked about.
     """
     radii = grid_of(list(found.values())) if at_radius is None else np.array([at_radius])
+    sampling = subject.sampling
     return CertificationRecord(
         model=entry.name,
         dataset=entry.dataset,
         threat_model=entry.threat_model,
-        part=part,
-        smoothed=smoothed,
+        part=subject.part,
+        smoothed=subject.smoothed,
         norm="L2",
-        alpha_min=alpha_min,
-        logits_lipschitz=logits_lipschitz,
-        sampling=sampling,
+        alpha_min=subject.model.alpha.alpha_min,
+        logits_lipschitz=subject.logits_lipschitz,
+        sampling=sampling and SamplingRecord.of(sampling, float(next(iter(found.values())).samples.mean())),
         at_radius=at_radius,
         radii=tuple(radii.tolist()),
         bounds={
             name: BoundRecord(
-                log=logs[name],
+                log=f"{entry.name}.{subject.log_name(name)}{_at(at_radius)}.tsv",
                 average_radius=certificates.average_certified_radius() if at_radius is None else None,
                 certified_accuracy=tuple(certificates.certified_accuracy(radii).tolist()),
             )
             for name, certificates in found.items()
         },
-        clean_accuracy=clean_accuracy,
+        clean_accuracy=around.clean_accuracy,
         n=len(examples),
-        skip=skip,
+        skip=around.skip,
         test_set_size=examples.test_set_size,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         identity=identity_of(model, examples.images.shape[1:]),
-        batch_size=batch_size,
-        device=device,
-        device_name=device_name(device),
+        batch_size=sampling and sampling.batch_size,
+        device=around.device,
+        device_name=device_name(around.device),
         versions=installed_versions(),
-        commit=commit,
-        seconds=round(seconds, 2),
+        commit=around.commit,
+        seconds=round(around.seconds, 2),
     )
 
 
@@ -199,7 +219,7 @@ def read_certification(out: Path, entry: Entry) -> CertificationRecord | None:
     Raises:
         ResultsError: it is damaged, or of another triplet.
     """
-    path = certification_path(out, entry, f"{stem_of('whole', None)}.json")
+    path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():
         return None
     try:
@@ -227,9 +247,9 @@ def certificates_section(record: CertificationRecord) -> str:
     head, *rows = table_of(record)
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    theorems = "\n".join(f"- {name}: {THEOREMS[name]}." for name in record.bounds)
+    theorems = "\n".join(f"- {name}: {BOUNDS[name].sentence}." for name in record.bounds)
     parts = [
-        f"Certified accuracy, %: the share of examples that {PARTS[record.part]} classifies correctly and whose label "
+        f"Certified accuracy, %: the share of examples that {CALLED[record.part]} classifies correctly and whose label "
         "no perturbation of a smaller l_2 norm can change, whatever g says and whatever the attack.",
         table,
         theorems,

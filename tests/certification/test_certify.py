@@ -15,8 +15,8 @@ from scipy.stats import beta, norm
 from torch import nn
 
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.certification.bounds import betting_lower
 from adaptive_smoothing_zoo.certification.certify import certify
+from adaptive_smoothing_zoo.certification.confidence import betting_lower
 from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
 from adaptive_smoothing_zoo.certification.logs import read_log
 from adaptive_smoothing_zoo.certification.sampling import Noise
@@ -316,7 +316,7 @@ def test_two_processes_do_not_write_one_log(tmp_path):
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)
         before = path.read_bytes()
-        with pytest.raises(ResultsError, match="another process is writing"):
+        with pytest.raises(ResultsError, match="another process works in"):
             certify(Pixels(), IMAGES, LABELS, log=path, fold=False, **SETTINGS)
         assert path.read_bytes() == before
     finally:
@@ -329,7 +329,7 @@ def test_an_error_lets_go_of_the_log(tmp_path):
     path = tmp_path / "log.tsv"
     with pytest.raises(EvaluationError, match="NaN"):
         certify(Broken(), IMAGES, LABELS, log=path, fold=False, **{**SETTINGS, "sigma": 2.0})
-    with pytest.raises(ResultsError, match=r"other settings: sigma was 2\.0"):
+    with pytest.raises(ResultsError, match=r"was made with sigma 2\.0, this run has sigma 0\.3"):
         certify(Pixels(), IMAGES, LABELS, log=path, fold=False, **SETTINGS)
 
 
@@ -351,18 +351,18 @@ def test_products_are_exact_and_the_log_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sigma": 0.5}, "sigma was 0.3 and is now 0.5"),
-        ({"n": 151}, "n was 150"),
-        ({"n0": 21}, "n0 was"),
-        ({"seed": 1}, "seed was"),
-        ({"votes": "soft"}, "votes was"),
-        ({"failure_probability": 0.01}, "failure_probability was"),
-        ({"fold": False}, "fold was"),
-        ({"dtype": torch.bfloat16}, "dtype was 'float32' and is now 'bfloat16'"),
-        ({"model": HalfSpace()}, "model was"),
-        ({"images": IMAGES * 0.5}, "data_sha256 was"),
-        ({"labels": LABELS.flip(0)}, "data_sha256 was"),
-        ({"indices": range(1, 8)}, "data_sha256 was"),
+        ({"sigma": 0.5}, "sigma 0.3, this run has sigma 0.5"),
+        ({"n": 151}, "n 150, this run has n 151"),
+        ({"n0": 21}, "n0 20"),
+        ({"seed": 1}, "seed 0"),
+        ({"votes": "soft"}, "votes 'hard'"),
+        ({"failure_probability": 0.01}, "failure_probability 0.001"),
+        ({"fold": False}, "fold True"),
+        ({"dtype": torch.bfloat16}, "dtype 'float32', this run has dtype 'bfloat16'"),
+        ({"model": HalfSpace()}, "made with model"),
+        ({"images": IMAGES * 0.5}, "images and labels of SHA-256"),
+        ({"labels": LABELS.flip(0)}, "images and labels of SHA-256"),
+        ({"indices": range(1, 8)}, "images and labels of SHA-256"),
     ],
 )
 def test_a_log_of_other_settings_is_refused(tmp_path, change, message):

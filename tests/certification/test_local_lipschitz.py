@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_lipschitz
-from adaptive_smoothing_zoo.certification.radii import lipschitz_radius
 
 
 class Slope(nn.Module):

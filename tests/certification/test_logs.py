@@ -11,18 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of, mix_certificates, read_log
+from adaptive_smoothing_zoo.certification.bounds.sharp import sharp_smoothing_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import gaussian_lipschitz, lipschitz_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
+from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of, read_log
+from adaptive_smoothing_zoo.certification.mixes import mix_certificates
 from adaptive_smoothing_zoo.certification.plots import (
     CertifiedCurve,
     certified_curve,
     mix_curves,
     plot_certified_curves,
-)
-from adaptive_smoothing_zoo.certification.radii import (
-    gaussian_lipschitz,
-    lipschitz_radius,
-    sharp_smoothing_radius,
-    smoothing_radius,
 )
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.method.alpha import ConstantAlpha

@@ -186,7 +186,7 @@ def test_100_examples_of_the_smoothed_triplet_in_two_minutes_and_the_same_after_
         ((*H, "--skip", 0), "--skip must be at least 1"),
         ((*H, "--n-examples", 1000), "n must be between 1 and the 359"),
         ((*H, "--n", 0, "--n-examples", 1), "n must be at least 1"),
-        ((*H, "--bound", "sharp"), "the bound sharp does not apply here; those that do: none, but Cohen's own"),
+        ((*H, "--bound", "sharp"), "the bound sharp does not apply here; those that do: cohen"),
         ((*H, "--radius", 9, "--n-examples", 1), "no vote, however clear"),
         ((*H, "--failure-probability", 2, "--n-examples", 1), "failure probability"),
         ((*H, "--batch-size", 0, "--n-examples", 1), "batch size must be at least 1"),
@@ -207,7 +207,7 @@ def test_a_log_of_other_settings_is_refused(capsys, tmp_path):
     certified(capsys, tmp_path, *H, *FEW)
     code, _, err = run(capsys, "certify", *H, "--n", 400, "--n-examples", 4, "--out", tmp_path)
     assert code == 2
-    assert "was made with other settings: n was 300 and is now 400" in err
+    assert "was made with n 300, this run has n 400" in err
 
 
 # ---- pictures

@@ -7,32 +7,18 @@ to look asks one question only, whether the mean exceeds one number, and uses ``
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import beta
 
-from adaptive_smoothing_zoo.certification.radii import Floats, Values, checked_values
+from adaptive_smoothing_zoo.certification.rounding import Floats, Values, checked_values, last_true
 
 QUANTILE_SLACK = 1e-13  # relative error of scipy's beta quantiles, with room to spare
 LARGEST_BET = 0.5  # share of the capital at stake in one sample; smaller than 1, so that no sample ruins the bettor
 BISECTIONS = 40  # leave less than 1e-12
 STAKES = 0.99 * 0.5 ** np.arange(10)  # of a capital, from nearly all of it to what tells means 1/1000 apart
-
-
-def split_failure_probability(failure_probability: float, parts: int) -> float:
-    """What each of ``parts`` bounds may fail with so that all of them hold with 1 - ``failure_probability``.
-
-    An equal share (union bound): nothing is assumed of how the bounds depend on each other.
-
-    Raises:
-        ValueError: a probability not in (0, 1), or fewer than one part.
-    """
-    if not 1 <= parts < math.inf:
-        raise ValueError(f"a failure probability is split over at least 1 part, got {parts}")
-    return _checked_failure_probability(failure_probability) / parts
 
 
 def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: float) -> Floats:
@@ -48,55 +34,16 @@ def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: f
     Raises:
         ValueError: a value outside its range.
     """
-    k, n = _checked_counts(votes, samples)
-    failure = _checked_failure_probability(failure_probability)
+    k = checked_values(votes, "votes", 0.0, np.inf)
+    n = checked_values(samples, "samples", 1.0, np.inf)
+    if (k != np.floor(k)).any() or (n != np.floor(n)).any():
+        raise ValueError("votes and samples must be whole numbers; for the mean of soft votes use another bound")
+    if (k > n).any():
+        raise ValueError("there cannot be more votes than samples")
+    failure = checked_failure_probability(failure_probability)
     # Where SciPy finds no quantile (of probabilities like 1e-300), the bound that always holds.
     bound = np.nan_to_num(beta.ppf(failure, np.maximum(k, 1.0), n - k + 1.0), nan=0.0)
     return np.where(k == 0, 0.0, bound * (1.0 - QUANTILE_SLACK))
-
-
-def clopper_pearson_upper(votes: Values, samples: Values, failure_probability: float) -> Floats:
-    """Upper bound of a probability; what ``clopper_pearson_lower`` says of the other votes. 1 if all voted for it."""
-    k, n = _checked_counts(votes, samples)
-    failure = _checked_failure_probability(failure_probability)
-    bound = np.nan_to_num(beta.isf(failure, k + 1.0, np.maximum(n - k, 1.0)), nan=1.0)
-    return np.where(k == n, 1.0, np.minimum(bound * (1.0 + QUANTILE_SLACK), 1.0))
-
-
-def empirical_bernstein_lower(mean: Values, variance: Values, samples: Values, failure_probability: float) -> Floats:
-    """Lower bound of the mean of samples in [0, 1] from their mean and variance (Maurer and Pontil 2009, Theorem 4).
-
-        mean - sqrt(2 variance ln(2 / failure) / n) - 7 ln(2 / failure) / (3 (n - 1))
-
-    Args:
-        mean: of the samples, in [0, 1].
-        variance: of the samples, with divisor n - 1, in [0, 1/2]; not used if n = 1.
-        samples: n >= 1; they all broadcast.
-        failure_probability: of this bound alone, in (0, 1).
-
-    Returns:
-        Bounds in [0, 1]; 0 for n = 1, for which the theorem says nothing.
-
-    Raises:
-        ValueError: a value outside its range.
-
-    Rounding: the result is lowered by less than 1e-14 to cover these formulas; the sums behind mean and variance must
-    be taken in float64.
-    """
-    means = checked_values(mean, "mean", 0.0, 1.0)
-    n = checked_values(samples, "samples", 1.0, np.inf)
-    # Two samples, 0 and 1, have the largest variance.
-    variances = checked_values(np.where(n == 1, 0.0, _as_array(variance)), "variance", 0.0, 0.5 * (1.0 + 1e-9))
-    log_term = math.log(2.0 / _checked_failure_probability(failure_probability))
-    with np.errstate(divide="ignore"):
-        deviation = np.sqrt(2.0 * variances * log_term / n) + 7.0 * log_term / (3.0 * (n - 1.0))
-    return np.maximum(means - deviation * (1.0 + 1e-15) - 1e-15, 0.0)
-
-
-def empirical_bernstein_upper(mean: Values, variance: Values, samples: Values, failure_probability: float) -> Floats:
-    """Upper bound of the mean; what ``empirical_bernstein_lower`` says of 1 - samples."""
-    means = checked_values(mean, "mean", 0.0, 1.0)
-    return 1.0 - empirical_bernstein_lower(1.0 - means, variance, samples, failure_probability)
 
 
 def betting_lower(samples: Values, failure_probability: float) -> Floats:
@@ -118,13 +65,11 @@ def betting_lower(samples: Values, failure_probability: float) -> Floats:
 
     Raises:
         ValueError: a value outside its range, or no samples.
-
-    Usually much nearer to the mean than the empirical Bernstein bound; it needs the samples, not just two sums.
     """
     x = checked_values(samples, "samples", 0.0, 1.0)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"samples must have shape (..., n) with n >= 1, got {x.shape}")
-    log_goal = -math.log(_checked_failure_probability(failure_probability)) + 1e-8  # covers the rounding of the sums
+    log_goal = -math.log(checked_failure_probability(failure_probability)) + 1e-8  # covers the rounding of the sums
     stakes = _stakes(x, failure_probability)
 
     def refuted(m: Floats) -> NDArray[np.bool_]:
@@ -133,13 +78,7 @@ def betting_lower(samples: Values, failure_probability: float) -> Floats:
         capital = np.cumsum(np.log1p(stake * (x - m[..., None])), axis=-1)
         return np.asarray(capital.max(axis=-1) >= log_goal)
 
-    return _last_true(refuted, x.shape[:-1])
-
-
-def betting_upper(samples: Values, failure_probability: float) -> Floats:
-    """Upper bound of the mean; what ``betting_lower`` says of 1 - samples."""
-    x = checked_values(samples, "samples", 0.0, 1.0)
-    return 1.0 - betting_lower(1.0 - x, failure_probability)
+    return last_true(refuted, np.zeros(x.shape[:-1]), np.ones(x.shape[:-1]), BISECTIONS)
 
 
 class BettingTest:
@@ -169,7 +108,7 @@ class BettingTest:
             raise ValueError(f"the mean to exceed must be in (0, 1), got {mean}")
         self.mean = mean
         # Rounding: a product of n factors is off by less than 1e-8 for every n in reach.
-        self._goal = -math.log(_checked_failure_probability(failure_probability)) + 1e-8
+        self._goal = -math.log(checked_failure_probability(failure_probability)) + 1e-8
         self._log_shares = np.full(len(STAKES), -math.log(len(STAKES)))
         self.exceeded = False
 
@@ -198,31 +137,8 @@ def _stakes(x: Floats, failure_probability: float) -> Floats:
     return np.asarray(np.sqrt(2.0 * math.log(1.0 / failure_probability) / (n * before)))
 
 
-def _last_true(holds: Callable[[Floats], NDArray[np.bool_]], shape: tuple[int, ...]) -> Floats:
-    """A point of [0, 1] at which ``holds``, true up to some point and false from there, is still true; 0 if none."""
-    low, high = np.zeros(shape), np.ones(shape)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2.0
-        true = holds(middle)
-        low, high = np.where(true, middle, low), np.where(true, high, middle)
-    return low
-
-
-def _as_array(values: Values) -> Floats:
-    return checked_values(values, "values", -np.inf, np.inf)
-
-
-def _checked_counts(votes: Values, samples: Values) -> tuple[Floats, Floats]:
-    k = checked_values(votes, "votes", 0.0, np.inf)
-    n = checked_values(samples, "samples", 1.0, np.inf)
-    if (k != np.floor(k)).any() or (n != np.floor(n)).any():
-        raise ValueError("votes and samples must be whole numbers; for the mean of soft votes use another bound")
-    if (k > n).any():
-        raise ValueError("there cannot be more votes than samples")
-    return k, n
-
-
-def _checked_failure_probability(failure_probability: float) -> float:
+def checked_failure_probability(failure_probability: float) -> float:
+    """The same number; ValueError unless it is in (0, 1)."""
     if not 0.0 < failure_probability < 1.0:
         raise ValueError(f"the failure probability must be in (0, 1), got {failure_probability}")
     return float(failure_probability)

@@ -9,10 +9,11 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier, Triplet
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
+from adaptive_smoothing_zoo.certification.bounds.sharp import lipschitz_logit_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.certify import certify
-from adaptive_smoothing_zoo.certification.certify_mix import certify_lipschitz, certify_mix
-from adaptive_smoothing_zoo.certification.logs import mix_certificates, read_log
-from adaptive_smoothing_zoo.certification.radii import lipschitz_logit_radius, lipschitz_radius
+from adaptive_smoothing_zoo.certification.logs import read_log
+from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.method.logit_maps import HardMax
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
@@ -250,7 +251,7 @@ def test_a_lipschitz_net_proves_its_own_constants(bound, alpha):
     [
         (Slope(), {}, "constants of Slope are not known"),
         (Slope(), {"lipschitz": 1.0, "bound": "sharp"}, "sharp bound needs a LipschitzNet"),
-        (Slope(), {"lipschitz": 1.0, "bound": "theorem5"}, "theorem 5 is about Gaussian-smoothed"),
+        (Slope(), {"lipschitz": 1.0, "bound": "theorem5"}, "must be one of theorem4, sharp"),
         (Slope(), {"lipschitz": 1.0, "bound": "theorem6"}, "the bound must be"),
         (MixedClassifier(Slope(), LipschitzNet(widths=(2,), patch=1), 0.9, rob_map=HardMax()), {}, "must be a scale"),
     ],
