@@ -6,7 +6,7 @@ from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_lipschitz
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
-from adaptive_smoothing_zoo.certification.plots import CertifiedCurve, mix_curves, plot_certified_curves
+from adaptive_smoothing_zoo.certification.plots import CertifiedCurve, plot_certified_curves
 from adaptive_smoothing_zoo.certification.running import CertifyProgress, Run
 from adaptive_smoothing_zoo.certification.sampling import Sampling
 
@@ -24,7 +24,6 @@ __all__ = [
     "certify_mix",
     "estimate_local_lipschitz",
     "mix_certificates",
-    "mix_curves",
     "plot_certified_curves",
     "read_log",
     "vote_needed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.certification.bounds import vote_needed
 from adaptive_smoothing_zoo.certification.confidence import BettingTest, betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
 from adaptive_smoothing_zoo.certification.rounding import Alpha, Floats
-from adaptive_smoothing_zoo.certification.running import Settings, run_certification, settled
+from adaptive_smoothing_zoo.certification.running import run_certification, settled
 from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Sampling
 
 
@@ -28,52 +28,47 @@ def certify_at_radius(
     alpha: Alpha = 1.0,
     bound: str = "theorem5",
     miss_probability: float = 0.001,
-    **settings: Unpack[Settings],
+    **settings: Any,
 ) -> Certificates:
     """Find the images at which a smoothed classifier, or a mix with it, has an l_2 radius of at least ``radius``.
 
-    n0 samples choose a class, as in ``certify``. The question is then whether its mean vote p exceeds what the radius
-    needs, ``q = vote_needed(radius, alpha, sigma, bound)``. Samples are drawn until one of two tests by betting
-    (``BettingTest``) answers, that p > q or that all n samples would hardly show it, or until there are n; then a bound
-    on p from all n is compared with q. Most images are far from q, and few samples tell.
+    n0 samples choose a class, as in ``certify``. Does its mean vote p exceed what the radius needs, q =
+    ``vote_needed``? Samples are drawn until one of two tests by betting (``BettingTest``) answers, that p > q or that
+    all n samples would hardly show it, or until there are n; then a bound on p from all n is compared with q.
 
-    Why a certificate is wrong with at most ``failure_probability``: suppose p <= q. There are two ways to be certified.
-    The test of p > q is told to err with at most half of that, at whatever number of samples it is asked. The bound at
-    the end comes from a number of samples that was fixed beforehand; it too is above q with at most half of that, were
-    it computed always, and it is computed less often. By the union bound both together have at most the whole. When to
-    look, and when the other test gives up, only removes chances to be certified. The samples that choose the class
-    are not used again.
+    A certificate is wrong with at most ``failure_probability``: if p <= q there are two ways to be certified. The test
+    of p > q errs with at most half of that, at whatever number of samples it is asked. The bound at the end comes from
+    a fixed number of samples; it too is above q with at most half of that. When to look, and when the other test gives
+    up, only removes chances to be certified. The samples that choose the class are not used again.
 
     Args:
-        model, images, labels, settings: as in ``certify``; n is the most samples for the question.
         radius: >= 0, in units of the images.
         alpha, bound: as in ``mix_certificates``, for a mix with the smoothed ``model`` as its h; 1 for h alone.
         miss_probability: with which an image may be given up before n samples although p is at least what all n would
             have to show at the end, in (0, 1). No part of the guarantee.
+        settings: as in ``certify``; n is the most samples for the question.
 
     Returns:
-        Prediction and ``radius`` where that is certified, -1 and 0 elsewhere; ``samples`` tells what it took. The
-        certified accuracy at ``radius`` is meaningful, average radii are not. Logs have a column ``samples`` more.
+        Prediction and ``radius`` where that is certified, -1 and 0 elsewhere; average radii mean nothing. Logs have a
+        column ``samples`` more.
 
     Raises:
         ValueError: no vote could certify the radius, or what ``certify`` refuses.
         EvaluationError, ResultsError: as ``certify``.
     """
     sampling, run = settled(settings)
-    needed = vote_for(radius, alpha, sampling.sigma, bound)
-    return run_certification(model, images, labels, AtRadius(sampling, float(radius), needed, miss_probability), run)
+    rule = at_radius(sampling, radius, alpha, bound, miss_probability)
+    return run_certification(model, images, labels, rule, run)
 
 
-def vote_for(radius: float, alpha: Alpha, sigma: float, bound: str) -> float:
-    """``vote_needed`` below 1.
-
-    Raises:
-        ValueError: no vote certifies the radius.
-    """
-    needed = float(vote_needed(radius, alpha, sigma, bound=bound))
+def at_radius(
+    sampling: Sampling, radius: float, alpha: Alpha = 1.0, bound: str = "theorem5", miss_probability: float = 0.001
+) -> AtRadius:
+    """The rule of ``certify_at_radius``, with its arguments and errors."""
+    needed = float(vote_needed(radius, alpha, sampling.sigma, bound=bound))
     if not needed < 1.0:
         raise ValueError(f"by {bound} no vote, however clear, certifies the radius {radius:g} for alpha {alpha}")
-    return needed
+    return AtRadius(sampling, float(radius), needed, miss_probability)
 
 
 @dataclass(frozen=True)
@@ -98,10 +93,7 @@ class AtRadius:
 
     @cached_property
     def hopeless(self) -> float:
-        """With a mean vote below this, all n samples would hardly pass at the end; at least ``needed``.
-
-        For hard votes the share of n that just passes. For soft votes, which pass with less, ``needed`` itself.
-        """
+        """With a mean vote below this, all n samples would hardly pass; ``needed`` for soft votes, which need less."""
         n = self.sampling.n
         if self.sampling.votes == "soft":
             return self.needed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,22 +14,21 @@ from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
 from adaptive_smoothing_zoo.certification.confidence import betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
 from adaptive_smoothing_zoo.certification.rounding import Floats
-from adaptive_smoothing_zoo.certification.running import Settings, run_certification, settled
+from adaptive_smoothing_zoo.certification.running import run_certification, settled
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampling
 
 
-def certify(model: nn.Module, images: Tensor, labels: Tensor, **settings: Unpack[Settings]) -> Certificates:
+def certify(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> Certificates:
     """Certify the smoothed version of a classifier at each image [CRK19, CERTIFY].
 
-    The smoothed classifier gives the class with the largest mean vote of ``model`` over noise N(0, sigma^2 I) on the
-    image. n0 samples choose the class, n others bound its mean vote p from below, and where p > 1/2 no perturbation
-    smaller than sigma Phi^-1(p) changes the class.
+    It gives the class with the largest mean vote of ``model`` over noise N(0, sigma^2 I). n0 samples choose the class,
+    n others bound its mean vote p from below; if p > 1/2, no perturbation smaller than sigma Phi^-1(p) changes it.
 
     Args:
         model: images (N, channels, H, W) to logits (N, C), C >= 2. Noisy images are not clipped to [0, 1].
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        settings: fields of :class:`Sampling`, of which ``sigma`` must be given, and of :class:`Run`.
+        settings: fields of :class:`Sampling` (``sigma`` must be given) and of :class:`Run`.
 
     Returns:
         One certificate per image, in their order; prediction -1 and radius 0 where the bound does not exceed 1/2.
@@ -39,14 +38,10 @@ def certify(model: nn.Module, images: Tensor, labels: Tensor, **settings: Unpack
         EvaluationError: the model fails on such images, its output is not (N, C), or NaN somewhere.
         ResultsError: the log is damaged, belongs to other settings, or is being written by another process.
 
-    Each certificate is wrong with at most ``failure_probability``; of N certificates some may be. What is certified is
-    the smoothed version of ``model`` as it is computed here, with the rounding of its number format and folding, as if
-    inputs and noise were real numbers.
-
-    The noise of an image depends on the seed, its dataset index and the kind of device alone: batch size, order, the
-    other images and interruptions change nothing but the rounding of kernels that depend on the shape of a batch, and
-    with one batch size not even that. (Generators on the CPU have 32-bit seeds, so two of many images may have the
-    same noise; that couples their errors and leaves each guarantee as it is.)
+    Each certificate is wrong with at most ``failure_probability``. It is about ``model`` as it is computed here, with
+    its rounding, as if inputs and noise were real numbers. The noise of an image depends on the seed, its dataset index
+    and the kind of device alone: order, other images and interruptions change nothing, the batch size only rounding.
+    (Generators on the CPU have 32-bit seeds: two of many images may have the same noise, which couples their errors.)
     """
     sampling, run = settled(settings)
     return run_certification(model, images, labels, FixedNumber(sampling), run)

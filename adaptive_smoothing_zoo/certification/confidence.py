@@ -1,9 +1,7 @@
 """One-sided confidence bounds for the mean of votes: what a certificate may believe after some samples.
 
-Every bound is wrong with at most its failure probability, for any number of independent samples n >= 1 of one
-distribution and whatever that distribution is. That speaks of one bound computed once, with n fixed beforehand: for
-several, split the failure probability; looking, and sampling on if the bound does not please, is not allowed. Who wants
-to look asks one question only, whether the mean exceeds one number, and uses ``BettingTest``.
+Every bound is wrong with at most its failure probability, for any number n >= 1 of independent samples of any one
+distribution, if n is fixed beforehand. Who looks and samples on uses ``BettingTest``.
 """
 
 import math
@@ -50,11 +48,9 @@ def betting_lower(samples: Values, failure_probability: float) -> Floats:
     """Lower bound of the mean of samples in [0, 1] by betting against smaller means (Waudby-Smith and Ramdas 2024).
 
     A bettor who believes that the mean exceeds m stakes, on each sample x in turn, lambda (x - m) of a capital that
-    starts at 1, with lambda chosen from the samples before it. If the mean is m or less the capital is a nonnegative
-    supermartingale, so it ever reaches 1 / failure_probability with at most that probability (Ville). The bound is
-    the smallest m that is not refuted so. Stakes follow the plug-in rule of their Section 4, one-sided and tuned for
-    the number of samples at hand. Capital falls as m grows, so bisection finds the bound; the value returned is one
-    that was itself refuted.
+    starts at 1, with lambda chosen from the samples before it (the plug-in rule of their Section 4, one-sided). If the
+    mean is m or less the capital is a nonnegative supermartingale, so it ever reaches 1 / failure_probability with at
+    most that probability (Ville). The bound is the largest m found by bisection that is refuted so.
 
     Args:
         samples: (..., n) with n >= 1, in [0, 1], in the order in which they were drawn.
@@ -86,11 +82,9 @@ class BettingTest:
 
     Bettors start with equal shares of a capital of 1. Each stakes a fixed part lambda of what it has left, so that a
     sample x multiplies its share by 1 + lambda (x - mean) / mean >= 0. If the mean of x (given the samples before it)
-    is at most ``mean``, then so is the expected factor at most 1: every share, and their sum, is a nonnegative
-    supermartingale, and by Ville's inequality the sum ever reaches 1 / failure_probability with at most that
-    probability, however long sampling goes on and whatever rule ends it. For votes of 0 and 1 the sum is a likelihood
-    ratio against a mixture of larger probabilities. (Betting as in Waudby-Smith and Ramdas 2024; the mixture of stakes
-    serves where n is not known beforehand.)
+    is at most ``mean``, the expected factor is at most 1: the sum of the shares is a nonnegative supermartingale, and
+    by Ville's inequality it ever reaches 1 / failure_probability with at most that probability, whatever rule ends the
+    sampling. (Waudby-Smith and Ramdas 2024; the mixture of stakes serves where n is not known beforehand.)
 
     Args:
         mean: in (0, 1).

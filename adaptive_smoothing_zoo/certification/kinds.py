@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 from torch import Tensor
 
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
-from adaptive_smoothing_zoo.certification.at_radius import AtRadius, vote_for
+from adaptive_smoothing_zoo.certification.at_radius import at_radius
 from adaptive_smoothing_zoo.certification.bounds import bounds_for
-from adaptive_smoothing_zoo.certification.bounds.cohen import BOUND as COHEN
 from adaptive_smoothing_zoo.certification.certify import FixedNumber
 from adaptive_smoothing_zoo.certification.logs import Certificates
 from adaptive_smoothing_zoo.certification.mixes import (
@@ -23,12 +21,10 @@ from adaptive_smoothing_zoo.certification.mixes import (
     mix_certificates,
     smoothed_rob_model,
 )
-from adaptive_smoothing_zoo.certification.rounding import Alpha
-from adaptive_smoothing_zoo.certification.running import Rule, Run, run_certification
-from adaptive_smoothing_zoo.certification.sampling import Sampling
+from adaptive_smoothing_zoo.certification.running import Run, run_certification
+from adaptive_smoothing_zoo.certification.sampling import Sampling, Votes
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
-Found = dict[str, Certificates]  # by the bound's name
 PARTS = {"whole": None, "std_model": 0.0, "rob_model": 1.0}  # what is certified of a triplet, and its alpha
 
 
@@ -37,151 +33,93 @@ class Request:
     """What is asked about a subject.
 
     Attributes:
-        bounds: only these; all that apply if there are none.
+        bounds: by which it is certified; all that apply if there are none (with a ``radius``, the papers' theorem,
+            since each bound then needs samples of its own).
         radius: only whether this l_2 radius is certified.
         log: gives the path of a log by its name.
-        run: of the sampling; its log is not used.
+        run: of the sampling, without its log.
     """
 
-    bounds: Sequence[str] = ()
-    radius: float | None = None
+    bounds: Sequence[str]
+    radius: float | None
     log: Callable[[str], Path]
-    run: Run = field(default_factory=Run)
+    run: Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject(ABC):
+class Subject:
     """What is to be certified.
 
     Attributes:
         model: the mix, or one of its nets as a mix with alpha 0 or 1.
         part: "whole", "std_model" or "rob_model".
+        known: what bounds may need: a mix with a "smoothed" or a "lipschitz" h, or the smoothed version of anything,
+            "alone".
         sampling: of the smoothing; None for a Lipschitz h.
     """
 
     model: MixedClassifier
     part: str
+    known: Literal["smoothed", "lipschitz", "alone"]
     sampling: Sampling | None = None
 
-    smoothed: ClassVar[bool] = False  # whether certified is not the part itself, but its smoothed version
-
     @property
-    @abstractmethod
-    def bounds(self) -> tuple[str, ...]:
-        """The bounds that apply."""
-
-    @property
-    def stem(self) -> str:
-        """What its files are called, after the triplet's name."""
-        return stem_of(self.part)
+    def is_smoothed_version(self) -> bool:
+        """Whether certified is not the part itself, but its Gaussian-smoothed version."""
+        return self.known == "alone"
 
     @property
     def logits_lipschitz(self) -> float | None:
         """The constant that a Lipschitz h proves for its scaled logits."""
-        return None
+        return logits_lipschitz(self.model.rob_model, self.model.rob_map) if self.known == "lipschitz" else None
+
+    @property
+    def stem(self) -> str:
+        """What its files are called, after the triplet's name."""
+        return stem_of(self.part, self.sampling if self.is_smoothed_version else None)
 
     def log_name(self, bound: str) -> str:
         """What the log of a bound is called."""
-        return f"{self.stem}-{bound}"
+        return self.stem if self.is_smoothed_version else f"{self.stem}-{bound}"
 
-    def certify(self, images: Tensor, labels: Tensor, request: Request) -> Found:
-        """Certify it by each bound that is asked for, and write the logs.
+    def certify(self, images: Tensor, labels: Tensor, request: Request) -> dict[str, Certificates]:
+        """Certificates by each bound that is asked for. Logs of all of them are written.
 
         Raises:
             ValueError: a bound that does not apply, or a radius for a Lipschitz h, which needs no samples.
             EvaluationError, ResultsError: as ``certify``.
         """
-        if foreign := [bound for bound in request.bounds if bound not in self.bounds]:
-            raise ValueError(f"the bound {foreign[0]} does not apply here; those that do: {', '.join(self.bounds)}")
-        return self._certify(images, labels, request)
-
-    @abstractmethod
-    def _certify(self, images: Tensor, labels: Tensor, request: Request) -> Found:
-        """The same for bounds that apply."""
-
-    def _written(self, found: Found, request: Request) -> Found:
+        apply, run = bounds_for(self.known), request.run
+        if foreign := [bound for bound in request.bounds if bound not in apply]:
+            raise ValueError(f"the bound {foreign[0]} does not apply here; those that do: {', '.join(apply)}")
+        bounds = request.bounds or apply
+        if self.sampling is None:
+            if request.radius is not None:
+                raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
+            settings: dict[str, Any] = {"indices": run.indices, "times": run.times}
+            found = {bound: certify_lipschitz(self.model, images, labels, bound=bound, **settings) for bound in bounds}
+        elif self.is_smoothed_version:
+            return {bound: self._sampled(images, labels, request, self.stem, "theorem5") for bound in bounds}
+        elif request.radius is not None:
+            bounds = request.bounds or ("theorem5",)
+            return {bound: self._sampled(images, labels, request, self.log_name(bound), bound) for bound in bounds}
+        else:
+            of_h = self._sampled(images, labels, request, stem_of("rob_model", self.sampling), "")
+            sigma = self.sampling.sigma
+            found = {bound: mix_certificates(of_h, self.model.alpha, sigma, bound=bound) for bound in bounds}
         for bound, certificates in found.items():
             certificates.write(request.log(self.log_name(bound)))
         return found
 
-
-@dataclass(frozen=True, kw_only=True)
-class LipschitzMix(Subject):
-    """A mix with a Lipschitz h; no sampling."""
-
-    @property
-    def bounds(self) -> tuple[str, ...]:
-        return bounds_for("lipschitz")
-
-    @property
-    def logits_lipschitz(self) -> float:
-        return logits_lipschitz(self.model.rob_model, self.model.rob_map)
-
-    def _certify(self, images: Tensor, labels: Tensor, request: Request) -> Found:
-        if request.radius is not None:
-            raise ValueError("a Lipschitz h is certified without samples at all radii at once; leave the radius away")
-        run = {"indices": request.run.indices, "times": request.run.times}
-        bounds = request.bounds or self.bounds
-        found = {bound: certify_lipschitz(self.model, images, labels, bound=bound, **run) for bound in bounds}
-        return self._written(found, request)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmoothedMix(Subject):
-    """A mix with a Gaussian-smoothed h, which is sampled."""
-
-    sampling: Sampling
-
-    @property
-    def bounds(self) -> tuple[str, ...]:
-        return bounds_for("smoothed")
-
-    def _certify(self, images: Tensor, labels: Tensor, request: Request) -> Found:
-        if request.radius is not None:  # each bound needs samples of its own: the papers' theorem, if none is named
-            bounds = request.bounds or ("theorem5",)
-            return {bound: self._at_radius(request.radius, bound, images, labels, request) for bound in bounds}
-        run = replace(request.run, log=request.log(stem_of("rob_model", self.sampling)))
-        voter, sigma = smoothed_rob_model(self.model).voter, self.sampling.sigma
-        of_h = run_certification(voter, images, labels, FixedNumber(self.sampling), run)
-        bounds = request.bounds or self.bounds
-        found = {bound: mix_certificates(of_h, self.model.alpha, sigma, bound=bound) for bound in bounds}
-        return self._written(found, request)
-
-    def _at_radius(self, radius: float, bound: str, images: Tensor, labels: Tensor, request: Request) -> Certificates:
-        rule = _radius_rule(self.sampling, radius, self.model.alpha, bound)
-        run = replace(request.run, log=request.log(self.log_name(bound)))
-        return run_certification(smoothed_rob_model(self.model).voter, images, labels, rule, run)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmoothedVersion(Subject):
-    """The Gaussian-smoothed version of a mix or a net."""
-
-    sampling: Sampling
-
-    smoothed = True
-
-    @property
-    def bounds(self) -> tuple[str, ...]:
-        return (COHEN.name,)
-
-    @property
-    def stem(self) -> str:
-        return stem_of(self.part, self.sampling)
-
-    def log_name(self, bound: str) -> str:
-        return self.stem
-
-    def _certify(self, images: Tensor, labels: Tensor, request: Request) -> Found:
-        run = replace(request.run, log=request.log(self.stem))
-        rule: Rule = FixedNumber(self.sampling)
-        if request.radius is not None:
-            rule = _radius_rule(self.sampling, request.radius, 1.0, "theorem5")
-        return {COHEN.name: run_certification(self.model, images, labels, rule, run)}
-
-
-def _radius_rule(sampling: Sampling, radius: float, alpha: Alpha, bound: str) -> AtRadius:
-    return AtRadius(sampling, float(radius), vote_for(radius, alpha, sampling.sigma, bound))
+    def _sampled(self, images: Tensor, labels: Tensor, request: Request, log: str, bound: str) -> Certificates:
+        """Certificates of the net that votes; with a radius, of what is certified by the bound."""
+        assert self.sampling is not None
+        alone, run = self.is_smoothed_version, replace(request.run, log=request.log(log))
+        voter = self.model if alone else smoothed_rob_model(self.model).voter
+        if request.radius is None:
+            return run_certification(voter, images, labels, FixedNumber(self.sampling), run)
+        rule = at_radius(self.sampling, request.radius, 1.0 if alone else self.model.alpha, bound)
+        return run_certification(voter, images, labels, rule, run)
 
 
 def stem_of(part: str, sampling: Sampling | None = None) -> str:
@@ -194,8 +132,8 @@ def subject_of(
     model: MixedClassifier,
     part: str = "whole",
     sigma: float | None = None,
-    votes: str | None = None,
-    sampling: Mapping[str, Any] | None = None,
+    votes: Votes | None = None,
+    **sampling: Any,
 ) -> Subject:
     """Which kind of certificate a mix, or a part of it, can have.
 
@@ -211,22 +149,21 @@ def subject_of(
     """
     if part not in PARTS:
         raise ValueError(f"the part must be one of {', '.join(PARTS)}, got {part!r}")
-    alpha, h, more = PARTS[part], model.rob_model, sampling or {}
+    alpha, h = PARTS[part], model.rob_model
     if alpha is not None:
-        model = MixedClassifier(
-            model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map
-        ).eval()
+        maps = {"std_map": model.std_map, "rob_map": model.rob_map}
+        model = MixedClassifier(model.std_model, model.rob_model, alpha, **maps).eval()
     if isinstance(h, GaussianSmoothed) and part != "std_model":
         smoothed_rob_model(model)
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):
             raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; leave sigma and votes away")
-        return SmoothedMix(model=model, part=part, sampling=Sampling(sigma=h.sigma, votes=h.votes, **more))
+        own = Sampling(sigma=h.sigma, votes=h.votes, **sampling)
+        return Subject(model=model, part=part, known="smoothed", sampling=own)
     if sigma is not None:
-        return SmoothedVersion(
-            model=model, part=part, sampling=Sampling(sigma=sigma, **({"votes": votes} if votes else {}), **more)
-        )
+        own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)
+        return Subject(model=model, part=part, known="alone", sampling=own)
     if isinstance(h, LipschitzNet) and part != "std_model":
-        return LipschitzMix(model=model, part=part)
+        return Subject(model=model, part=part, known="lipschitz")
     net = model.std_model if part == "std_model" else h
     raise ValueError(
         f"nothing is known that certifies a {type(net).__name__}; give a sigma to certify its Gaussian-smoothed version"

@@ -28,13 +28,13 @@ class Certificates:
     """One certificate per example; read-only arrays of one length N.
 
     Attributes:
-        index: (N,) int64, place in the data set, each at most once.
-        label: (N,) int64, the true class.
-        prediction: (N,) int64, the certified class; -1 where there is none (abstention).
-        radius: (N,) float64 >= 0, in units of the images: no smaller perturbation changes the prediction.
-        correct: (N,) bool, prediction == label.
-        seconds: (N,) float64, time spent; NaN if unknown.
-        samples: (N,) int64, noisy images classified; 0 if there were none, or if nobody counted (also if not given).
+        index: place in the data set, each at most once.
+        label: the true class.
+        prediction: the certified class; -1 where there is none (abstention).
+        radius: >= 0, in units of the images: no smaller perturbation changes the prediction.
+        correct: prediction == label.
+        seconds: time spent; NaN if unknown.
+        samples: noisy images classified; 0 if there were none, or if nobody counted (also if not given).
 
     Raises:
         ValueError: arrays of different lengths, or values that contradict each other or these ranges.
@@ -83,11 +83,7 @@ class Certificates:
         return np.asarray(self.prediction == ABSTAIN)
 
     def average_certified_radius(self) -> float:
-        """ACR: the mean over all examples of radius * [correct].
-
-        Raises:
-            ValueError: there are no examples.
-        """
+        """ACR: the mean over all examples of radius * [correct]; ValueError if there are none."""
         self._check_not_empty()
         return float(np.where(self.correct, self.radius, 0.0).mean())
 
@@ -110,11 +106,7 @@ class Certificates:
         return replace(self, prediction=prediction, radius=radius, correct=prediction == self.label)
 
     def write(self, path: Path) -> None:
-        """Write the log that ``read_log`` reads, radii to the last bit; the file is never half written.
-
-        Raises:
-            ResultsError: it cannot be written.
-        """
+        """Write the log that ``read_log`` reads, radii to the last bit; ResultsError if it cannot be written."""
         write_text(path, header(COLUMNS) + "".join(format_row(self, i) for i in range(len(self))))
 
     def _check_not_empty(self) -> None:
@@ -156,17 +148,14 @@ def format_row(certificates: Certificates, i: int, columns: tuple[str, ...] = CO
 
 
 def read_log(path: str | Path) -> Certificates:
-    """Read a certification log in the format of Cohen et al. 2019, which most who certify by smoothing use.
+    """Read a certification log in the format of [CRK19], which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss) and samples. Columns are found by name; further ones are ignored, as are empty lines, the
-    style of line ends and a byte-order mark.
+    time (seconds, or h:mm:ss) and samples. Further columns and empty lines are ignored. Published logs give radii to
+    three digits, so one may be up to half a unit of the third digit too large; those of this package are exact.
 
     Raises:
         ResultsError: there is no such file, it cannot be read, or a line is damaged; the message names the line.
-
-    Published logs give radii to three digits, so a radius in them may be up to half a unit of the third digit too
-    large. Those that this package writes are exact.
     """
     path = Path(path)
     try:
@@ -184,15 +173,13 @@ def parse_log(text: str, where: str) -> Certificates:
     if not lines:
         raise ResultsError(f"{where} is empty; a certification log starts with the line {'  '.join(COLUMNS)}")
     names = [name.strip() for name in lines[0][1].split("\t")]
-    missing = [name for name in COLUMNS[:-1] if name not in names]
-    if missing:
+    if missing := [name for name in COLUMNS[:-1] if name not in names]:
         raise ResultsError(f"{where}: the first line must name tab-separated columns; {', '.join(missing)} missing")
     rows = [_parse_row(line, names, f"{where}, line {number}") for number, line in lines[1:]]
     seen: dict[int, int] = {}
     for (number, _), row in zip(lines[1:], rows, strict=True):
-        if row[0] in seen:
-            raise ResultsError(f"{where}, line {number}: example {row[0]} appears again (first in line {seen[row[0]]})")
-        seen[row[0]] = number
+        if (first := seen.setdefault(row[0], number)) != number:
+            raise ResultsError(f"{where}, line {number}: example {row[0]} appears again (first in line {first})")
     return certificates_of(rows)
 
 

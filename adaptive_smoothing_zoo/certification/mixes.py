@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
-from adaptive_smoothing_zoo.certification.bounds import LipschitzOutputs, SmoothedNet, of_lipschitz, of_smoothed
+from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, chosen, of_smoothed
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
@@ -30,30 +30,25 @@ def mix_certificates(
     """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
 
     A radius r of h [CRK19] is sigma Phi^-1(p) for a lower bound p of its label's probability, so p = Phi(r / sigma);
-    every other class has at most 1 - p. With that runner-up the bounds are
-
-    - "theorem4": (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with Lip = ``gaussian_lipschitz(sigma)``. The papers take
-      twice that constant, and then Theorem 5 is always larger; with the best one it is not where alpha is small;
-    - "theorem5": sigma Phi^-1(alpha p);
-    - "sharp": r - sigma Phi^-1(1 / (2 alpha)). Never smaller than either, and tight.
+    every other class has at most 1 - p. With that runner-up "theorem4" is (2 p - 1 - (1 - alpha) / alpha) / (2 Lip)
+    with Lip = ``gaussian_lipschitz(sigma)``, "theorem5" sigma Phi^-1(alpha p), and "sharp" r - sigma Phi^-1(1 / (2
+    alpha)), which is never smaller than either.
 
     Args:
-        certificates: of h alone, with radii that were computed so (with p_runner_up = 1 - p_top).
+        certificates: of h alone, with radii that were computed so.
         alpha: one number in [0, 1], or an alpha module, whose alpha_min counts.
         sigma: of the noise behind ``certificates``, in units of the images.
         bound: a name from ``BOUNDS`` that is about a smoothed h.
 
     Returns:
-        The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: the mix
-        predicts something there, which h's log does not tell. Certified accuracy at 0 is therefore the limit at
-        radii just above 0, not the mix's clean accuracy. For alpha = 1 nothing changes, but by Theorem 4.
+        The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: what the
+        mix predicts there h's log does not tell. So the certified accuracy at 0 is the limit at radii just above 0.
 
     Raises:
         ValueError: several alphas, or a value outside its range.
 
-    What is assumed: the mix takes h(x) to be the exact mean over the noise of what was voted with (one-hot votes, or
-    probabilities if votes were soft), without temperature or other maps after it. The certificates of h, and with them
-    these, each hold with the confidence of h's; radii rounded up in a log make these up to as much too large.
+    The mix takes h(x) to be the exact mean over the noise of what was voted with, without a map after it. These
+    certificates hold with the confidence of h's; radii rounded up in a log make these up to as much too large.
     """
     weight = alpha_min_of(alpha)
     if weight.ndim != 0:
@@ -85,8 +80,7 @@ def certify_mix(
         images, labels: as in ``certify``.
         bound: as in ``mix_certificates``.
         radius: only whether the mix has at least this l_2 radius, by ``certify_at_radius``, with far fewer samples.
-        settings: of ``certify`` but sigma and votes. A ``log`` holds the certificates of h alone; with a ``radius``
-            those of the mix.
+        settings: of ``certify`` but sigma and votes. A ``log`` is of h alone; with a ``radius``, of the mix.
 
     Returns:
         Certificates of the mix with the exact smoothed h, of which the model averages over some noises only.
@@ -146,17 +140,18 @@ def certify_lipschitz(
         ValueError: images or labels that make no sense, values out of range, or a net without known constants.
         EvaluationError: the model fails on such images.
 
-    As sure as the constants, for h in real numbers, which float64 stands for here. The float32 net, evaluated at the
-    edge of a radius, may differ from it by its own rounding.
+    As sure as the constants, for h in real numbers, which float64 stands for here.
     """
     check_examples(images, labels)
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-    form, start = of_lipschitz(bound), time.perf_counter()
-    h, rob_map, alpha = robust_half(model)
+    form, start = chosen(bound, "lipschitz").lipschitz, time.perf_counter()
+    assert form is not None
+    mix = model if isinstance(model, MixedClassifier) else None
+    h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
     constant = logits_lipschitz(h, rob_map) if lipschitz is None else None
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
-    outputs = LipschitzOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
+    outputs = LipschitzNetOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
     radius = form(outputs, alpha_min_of(alpha))
     check_examples(images, labels, logits.shape[1])
     prediction = np.where(radius > 0, logits.argmax(axis=1), ABSTAIN)
@@ -169,13 +164,6 @@ def certify_lipschitz(
         correct=prediction == labels.cpu().numpy(),
         seconds=np.full(len(images), seconds),
     )
-
-
-def robust_half(model: nn.Module) -> tuple[nn.Module, nn.Module, float]:
-    """h, the map of its logits and the smallest alpha; a net that is no mix is its own h, with alpha 1."""
-    if isinstance(model, MixedClassifier):
-        return model.rob_model, model.rob_map, model.alpha.alpha_min
-    return model, Scale(), 1.0
 
 
 def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:

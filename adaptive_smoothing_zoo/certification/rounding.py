@@ -25,21 +25,13 @@ PROBABILITY_SLACK = 8 * EPS  # absolute error of a difference of two probabiliti
 
 
 def alpha_min_of(alpha: Alpha) -> Floats:
-    """The smallest alpha that counts: alpha itself, or the lower end of an alpha module's range.
-
-    Raises:
-        ValueError: alpha outside [0, 1].
-    """
+    """alpha itself, or the lower end of an alpha module's range; ValueError outside [0, 1]."""
     values = alpha.alpha_min if isinstance(alpha, ConstantAlpha | AdaptiveAlpha) else alpha
     return checked_values(values, "alpha", 0.0, 1.0)
 
 
 def checked_values(values: Values, what: str, low: float, high: float) -> Floats:
-    """``values`` (numbers, arrays or tensors) as a float64 array.
-
-    Raises:
-        ValueError: one is outside [low, high] or not finite; ``what`` names them.
-    """
+    """``values`` as a float64 array; ValueError if one is outside [low, high] or not finite, ``what`` names them."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy() if values.itemsize >= 4 else values.detach().cpu().double().numpy()
     if np.iscomplexobj(values):
@@ -54,11 +46,7 @@ def checked_values(values: Values, what: str, low: float, high: float) -> Floats
 
 
 def checked_sigma(sigma: Values) -> Floats:
-    """Standard deviations of noise as a float64 array.
-
-    Raises:
-        ValueError: one is not positive and finite.
-    """
+    """Standard deviations of noise as a float64 array; ValueError unless positive and finite."""
     array = checked_values(sigma, "sigma", 0.0, np.inf)
     if (array == 0.0).any():
         raise ValueError("sigma must be positive, got 0")

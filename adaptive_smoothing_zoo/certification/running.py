@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.certification.journal import open_journal
 from adaptive_smoothing_zoo.certification.logs import FIELDS, Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.rounding import Floats
-from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Sampling, Votes
+from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Sampling
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.storage.identity import identity_of
@@ -32,8 +32,7 @@ class CertifyProgress:
 
     Attributes:
         done, total: examples that are finished, and those wanted.
-        samples, samples_total: noisy images classified in this run, and how many it will be; where sampling is
-            adaptive, at first how many it can be, then an estimate from the examples that are finished.
+        samples, samples_total: noisy images classified in this run, and how many it will be at most, or probably.
     """
 
     done: int
@@ -47,14 +46,13 @@ OnProgress = Callable[[CertifyProgress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run is about and whom it tells; nothing here changes a certificate, but for the noise that indices choose.
+    """Which images a run is about, where it is kept and whom it tells.
 
     Args:
         indices: (N,) dataset indices of the images, different numbers >= 0; 0 to N - 1 if None.
-        log: a file to which each example's certificate is written as soon as it is known, in the format of
-            ``read_log``. A run that was interrupted, however hard, goes on from there if all settings are the same.
-        times: write to the log, and return, how long each example took. Without, runs with the same settings give
-            the same bytes.
+        log: a file to which each certificate is written as soon as it is known, in the format of ``read_log``. The same
+            run resumes there after any interruption.
+        times: write to the log, and return, how long each example took. Without, the same run gives the same bytes.
         on_progress: called after each batch.
     """
 
@@ -75,35 +73,16 @@ class Run:
         return places
 
 
-class Settings(TypedDict, total=False):
-    """The fields of :class:`Sampling` and :class:`Run`, as keywords."""
-
-    sigma: Required[float]
-    votes: Votes
-    n0: int
-    n: int
-    failure_probability: float
-    seed: int
-    batch_size: int | None
-    device: str | torch.device | None
-    fold: bool
-    dtype: torch.dtype
-    indices: Sequence[int] | None
-    log: str | Path | None
-    times: bool
-    on_progress: OnProgress | None
-
-
-def settled(settings: Settings) -> tuple[Sampling, Run]:
-    """Keywords as values.
+def settled(settings: Mapping[str, Any]) -> tuple[Sampling, Run]:
+    """The fields of both, given as keywords.
 
     Raises:
         TypeError: an unknown keyword, or no sigma.
         ValueError: a value outside its range.
     """
-    given: dict[str, Any] = dict(settings)
-    run = {field.name: given.pop(field.name) for field in fields(Run) if field.name in given}
-    return Sampling(**given), Run(**run)
+    names = {field.name for field in fields(Run)}
+    run = {name: value for name, value in settings.items() if name in names}
+    return Sampling(**{name: value for name, value in settings.items() if name not in names}), Run(**run)
 
 
 class Rule(Protocol):
@@ -175,7 +154,7 @@ def _certify_group(sampler: Sampler, rule: Rule, group: range, times: bool) -> R
 
 
 def _rows(done: Certificates, samples: int) -> Rows:
-    """Certificates of an earlier run; where its log does not tell the number of samples, it is always ``samples``."""
+    """Certificates of an earlier run; ``samples`` where its log does not tell their number."""
     columns = [getattr(done, name).tolist() for name in FIELDS]
     return {row[0]: (*row[:-1], row[-1] or samples) for row in zip(*columns, strict=True)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -36,13 +37,11 @@ class Sampling:
         n0, n: samples for the choice of a class and (at most) for its bound, whole numbers >= 1.
         failure_probability: of each certificate, in (0, 1), over the noise.
         seed: of the noise, with the dataset index of the image.
-        batch_size: noisy images per pass; images share batches where n is smaller. If None, 128 on the CPU, where more
-            leave its caches, and 1000 elsewhere.
-        device: where to compute; where the model is if None. The model is moved there.
-        fold: compute with a copy of the model whose batch norms are folded into its convolutions, which is the same
-            function up to rounding and faster (where that does not apply, the model itself).
-        dtype: torch.float32, or torch.bfloat16 or torch.float16 to let layers compute in that (autocast). What is
-            certified is then the smoothed version of the rounded net. Noise is added in float32, and TF32 is off.
+        batch_size: noisy images per pass. If None, 128 on the CPU, where more leave its caches, and 1000 elsewhere.
+        device: where to compute; where the model is if None.
+        fold: compute with a copy whose batch norms are folded into its convolutions: faster, equal up to rounding.
+        dtype: torch.float32, or torch.bfloat16 or torch.float16 for layers that compute in that (autocast); then the
+            rounded net is certified. Noise is added in float32, and TF32 is off.
 
     Raises:
         ValueError: a value outside its range.
@@ -80,24 +79,18 @@ class Sampling:
 
 def _whole_number(value: Any, name: str) -> int:
     """A number without a fraction, also one that is written as 1e3; ValueError for another."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):  # of no number, NaN, infinity
-        number = None
-    if number is None or number != value:
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    return number
+    with suppress(TypeError, ValueError, OverflowError):  # of no number, NaN, infinity
+        if int(value) == value:
+            return int(value)
+    raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 class Sampler:
     """A net and the images that it is asked about.
 
     Args:
-        model: images (N, channels, H, W) to logits (N, C), C >= 2; on the device, in eval mode.
-        images, labels: (N, channels, H, W) float32 in [0, 1], (N,) int64.
-        places: (N,) dataset indices.
-        sampling: how they are sampled.
-        device: where.
+        model: on the device, in eval mode.
+        images, labels, places: (N, channels, H, W) float32 in [0, 1], (N,) int64, (N,) dataset indices.
         on_samples: told how many noisy copies a pass has classified.
 
     Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
-class BoundName(click.ParamType):
+class BoundName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """The name of one of ``BOUNDS``, which are looked up when they are needed."""
 
     name = "bound"
@@ -101,7 +101,7 @@ def certify_command(
     threat_model: str | None,
     part: str,
     sigma: float | None,
-    votes: str | None,
+    votes: Any,
     bounds: tuple[str, ...],
     radius: float | None,
     n_examples: int | None,
@@ -141,7 +141,7 @@ def certify_command(
     commit = source_commit()
     model = load_model(entry.name, model_dir, dataset, entry.threat_model, device=chosen)
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
-    subject = subject_of(model, part, sigma, votes, sampling)
+    subject = subject_of(model, part, sigma, votes, **sampling)
     examples, indices = choose_examples(load_data(dataset, data_dir=data_dir), n_examples, skip)
 
     def log(name: str) -> Path:
@@ -153,14 +153,19 @@ def certify_command(
         run = Run(indices=indices, times=not no_times, on_progress=on_progress)
         request = Request(bounds=bounds, radius=radius, log=log, run=run)
         found = subject.certify(examples.images, examples.labels, request)
-    around = records.Circumstances(
-        clean_accuracy=None if subject.smoothed else _accuracy(subject.model, examples, chosen),
-        skip=skip,
+    record = records.make_certification_record(
+        entry,
+        model,
+        examples,
+        subject,
+        found,
+        at_radius=radius,
         device=str(chosen),
+        clean_accuracy=None if subject.is_smoothed_version else _accuracy(subject.model, examples, chosen),
+        skip=skip,
         commit=commit,
-        seconds=time.monotonic() - start,
+        seconds=round(time.monotonic() - start, 2),
     )
-    record = records.make_certification_record(entry, model, examples, subject, found, radius, around)
     path = records.write_certification(records.record_path(out, entry, subject, radius), record)
     _tell(record, [*(log(subject.log_name(bound)) for bound in found), path])
 
@@ -299,7 +304,7 @@ def log_curves(
     logs: tuple[Path, ...], sigmas: tuple[float, ...], alphas: tuple[float, ...], bounds: tuple[str, ...]
 ) -> list[CertifiedCurve]:
     """Curves of the mixes with the smoothed nets that logs are about."""
-    from adaptive_smoothing_zoo.certification import mix_curves, read_log
+    from adaptive_smoothing_zoo.certification import CertifiedCurve, mix_certificates, read_log
 
     if len(sigmas) not in (0, 1, len(logs)):
         raise click.UsageError(f"give one --sigma for all logs or one for each of {len(logs)}, not {len(sigmas)}")
@@ -307,7 +312,15 @@ def log_curves(
     for i, path in enumerate(logs):
         certificates = read_log(path)
         sigma = sigmas[i if len(sigmas) > 1 else 0] if sigmas else _sigma_of(path)
-        curves += mix_curves(certificates, alphas, sigma, bounds=bounds, name=path.stem)
+        curves += [
+            CertifiedCurve(
+                label=rf"{path.stem}, $\alpha$ = {alpha:g}, {bound}",
+                certificates=mix_certificates(certificates, alpha, sigma, bound=bound),
+                jumps=alpha < 1.0,
+            )
+            for alpha in alphas
+            for bound in bounds
+        ]
     return curves
 
 

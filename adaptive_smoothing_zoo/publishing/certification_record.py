@@ -1,8 +1,8 @@
-"""The record of a certification beside the logs, and what a model card says of it.
+"""The record of a certification next to the logs, and what a model card says of it.
 
-Under ``OUT/<dataset>/<threat model>/certificates/``. The certificates of a triplet itself are ``<NAME>.certified.json``
-(the record) and ``<NAME>.certified-<bound>.tsv``, one log for each bound. What was sampled for them, and what is said
-of smoothed versions of other nets, is named after net, sigma and votes: ``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
+Under ``OUT/<dataset>/<threat model>/certificates/``: ``<NAME>.certified.json`` and, for each bound, a log
+``<NAME>.certified-<bound>.tsv``. What was sampled is named after net, sigma and votes:
+``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -47,18 +48,14 @@ class SamplingRecord:
     mean_samples: float  # for one example, those that choose its class included
 
     @classmethod
-    def of(cls, sampling: Sampling, mean_samples: float) -> SamplingRecord:
-        """What a record says of a sampling."""
+    def of(cls, sampling: Sampling, found: Certificates) -> SamplingRecord:
+        """What a record says of a sampling and of what it took."""
+        names = ("sigma", "votes", "n0", "n", "failure_probability", "seed")
         return cls(
-            sigma=sampling.sigma,
-            votes=sampling.votes,
-            n0=sampling.n0,
-            n=sampling.n,
-            failure_probability=sampling.failure_probability,
-            seed=sampling.seed,
+            **{name: getattr(sampling, name) for name in names},
             dtype=str(sampling.dtype).removeprefix("torch."),
             tf32=False,
-            mean_samples=mean_samples,
+            mean_samples=float(found.samples.mean()),
         )
 
 
@@ -134,25 +131,16 @@ def _at(radius: float | None) -> str:
     return "" if radius is None else f"-at-{radius:g}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """What a record says of a run next to what was certified; see its fields."""
-
-    clean_accuracy: float | None
-    skip: int
-    device: str
-    commit: str | None
-    seconds: float
-
-
 def make_certification_record(
     entry: Entry,
     model: nn.Module,
     examples: Examples,
     subject: Subject,
     found: dict[str, Certificates],
+    *,
     at_radius: float | None,
-    around: Circumstances,
+    device: str,
+    **around: Any,
 ) -> CertificationRecord:
     """Everything about a certification that a reader needs to trust it or to repeat it.
 
@@ -160,7 +148,7 @@ def make_certification_record(
         model: the whole triplet.
         examples: those that were certified.
         found: certificates by bound.
-        at_radius: if only this radius was asked about.
+        around: what only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
     """
     radii = grid_of(list(found.values())) if at_radius is None else np.array([at_radius])
     sampling = subject.sampling
@@ -169,11 +157,11 @@ def make_certification_record(
         dataset=entry.dataset,
         threat_model=entry.threat_model,
         part=subject.part,
-        smoothed=subject.smoothed,
+        smoothed=subject.is_smoothed_version,
         norm="L2",
         alpha_min=subject.model.alpha.alpha_min,
         logits_lipschitz=subject.logits_lipschitz,
-        sampling=sampling and SamplingRecord.of(sampling, float(next(iter(found.values())).samples.mean())),
+        sampling=None if sampling is None else SamplingRecord.of(sampling, next(iter(found.values()))),
         at_radius=at_radius,
         radii=tuple(radii.tolist()),
         bounds={
@@ -184,27 +172,23 @@ def make_certification_record(
             )
             for name, certificates in found.items()
         },
-        clean_accuracy=around.clean_accuracy,
         n=len(examples),
-        skip=around.skip,
         test_set_size=examples.test_set_size,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         identity=identity_of(model, examples.images.shape[1:]),
-        batch_size=sampling and sampling.batch_size,
-        device=around.device,
-        device_name=device_name(around.device),
+        batch_size=None if sampling is None else sampling.batch_size,
+        device=device,
+        device_name=device_name(device),
         versions=installed_versions(),
-        commit=around.commit,
-        seconds=round(around.seconds, 2),
+        **around,
     )
 
 
 def grid_of(found: list[Certificates]) -> Floats:
     """The radii of a table: those of ``GRID`` up to the first at which nothing is certified."""
     accuracies = np.max([certificates.certified_accuracy(GRID) for certificates in found], axis=0)
-    end = int((accuracies > 0).sum()) + 1
-    return np.array(GRID[:end])
+    return np.array(GRID[: int((accuracies > 0).sum()) + 1])
 
 
 def write_certification(path: Path, record: CertificationRecord) -> Path:
@@ -214,11 +198,7 @@ def write_certification(path: Path, record: CertificationRecord) -> Path:
 
 
 def read_certification(out: Path, entry: Entry) -> CertificationRecord | None:
-    """The record of the certificates of a triplet itself under ``out``, or None if there is none.
-
-    Raises:
-        ResultsError: it is damaged, or of another triplet.
-    """
+    """The record of a triplet itself under ``out``; ResultsError if it is damaged, or of another triplet."""
     path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():
         return None

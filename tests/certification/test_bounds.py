@@ -14,16 +14,15 @@ from scipy.stats import norm
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.certification.bounds import vote_needed
 from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
-from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed, probability_needed
+from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
 from adaptive_smoothing_zoo.certification.bounds.sharp import lipschitz_logit_radius, sharp_smoothing_radius
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import (
     gap_radius,
     gaussian_lipschitz,
-    lipschitz_allowed,
     lipschitz_radius,
     softmax_lipschitz,
 )
-from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_ceiling, smoothing_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 
 ALPHAS = st.floats(0.5, 1.0)
@@ -68,31 +67,14 @@ def test_margin_needed_at_the_ends():
     assert margin_needed(0.8) == pytest.approx(0.25, abs=1e-15)
 
 
-# ---- probability_needed, gap_radius, lipschitz_allowed, smoothing_ceiling
-
-
-@given(ALPHAS)
-def test_the_probability_needed_is_exact_and_rounded_up(alpha):
-    exact = 1 / (2 * Fraction(alpha))
-    value = Fraction(float(probability_needed(alpha)))
-    assert exact <= value <= exact * (1 + Fraction(1, 10**15))
-
-
-@given(st.floats(0.51, 1.0), st.integers(2, 6), SEEDS)
-def test_no_g_beats_the_needed_probability_and_with_two_classes_one_beats_a_smaller_one(alpha, classes, seed):
-    rng = np.random.default_rng(seed)
-    p = min(float(probability_needed(alpha)), 1.0)
-    h = np.concatenate([[p], rng.dirichlet(np.ones(classes - 1)) * (1 - p)])
-    assert worst_margin(h, alpha) >= -1e-15
-    h = np.array([p - 1e-6, 1 - p + 1e-6])
-    assert worst_margin(h, alpha) < 0
+# ---- gap_radius
 
 
 @given(st.floats(0.0, 1.0), ALPHAS, st.floats(1e-3, 1e3))
 def test_the_gap_s_radius_is_theorem_4_s_rounded_down(gap, alpha, constant):
     exact = max((Fraction(gap) - 1 / Fraction(alpha) + 1) / (2 * Fraction(constant)), Fraction(0))
-    for value in (gap_radius(gap, alpha, constant), lipschitz_allowed(constant, gap, alpha)):
-        assert exact - Fraction(1, 10**14) * (1 + 1 / Fraction(constant)) <= Fraction(float(value)) <= exact
+    value = Fraction(float(gap_radius(gap, alpha, constant)))
+    assert exact - Fraction(1, 10**14) * (1 + 1 / Fraction(constant)) <= value <= exact
 
 
 @given(st.integers(2, 6), SEEDS, ALPHAS, st.floats(1e-3, 1e3))
@@ -107,31 +89,32 @@ def test_the_gap_s_radius_is_that_of_the_probabilities_with_equal_constants(clas
 
 @given(st.floats(0.6, 1.0), st.floats(0.8, 1.0), st.floats(1e-3, 1e3))
 def test_the_allowed_constant_gives_the_radius_back_and_a_larger_one_does_not(alpha, gap, radius):
-    constant = float(lipschitz_allowed(radius, gap, alpha))
+    constant = float(gap_radius(gap, alpha, radius))
     assert gap_radius(gap, alpha, constant) == pytest.approx(radius, rel=1e-12)
     assert gap_radius(gap, alpha, 1.001 * constant) < radius
 
 
 def test_without_a_slope_a_gap_lasts_for_ever_if_it_is_enough():
     assert gap_radius([0.5, 0.1], 0.8, 0.0).tolist() == [np.inf, 0.0]
-    assert lipschitz_allowed(0.0, [0.5, 0.1], 0.8).tolist() == [np.inf, 0.0]
 
 
 @given(st.floats(0.5, 1.0 - 1e-9, exclude_min=True), st.floats(0.01, 10.0))
 def test_the_ceiling_is_sigma_times_a_quantile(alpha, sigma):
     exact = sigma * mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(alpha) - 1)
-    value = float(smoothing_ceiling(alpha, sigma))
+    value = float(smoothing_radius(1.0, 0.0, alpha, sigma))
     assert value <= exact
     assert value == pytest.approx(float(exact), rel=1e-6, abs=1e-14 * sigma)
 
 
 @given(ALPHAS, st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.01, 10.0))
 def test_no_smoothed_h_takes_theorem_5_beyond_the_ceiling(alpha, p_top, p_runner_up, sigma):
-    assert smoothing_radius(p_top, min(p_runner_up, 1 - p_top), alpha, sigma) <= smoothing_ceiling(alpha, sigma)
+    assert smoothing_radius(p_top, min(p_runner_up, 1 - p_top), alpha, sigma) <= smoothing_radius(
+        1.0, 0.0, alpha, sigma
+    )
 
 
 def test_the_ceiling_has_ends():
-    assert smoothing_ceiling([0.3, 0.5, 1.0], 0.25).tolist() == [0.0, 0.0, np.inf]
+    assert smoothing_radius(1.0, 0.0, [0.3, 0.5, 1.0], 0.25).tolist() == [0.0, 0.0, np.inf]
 
 
 # ---- Lipschitz

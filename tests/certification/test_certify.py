@@ -447,3 +447,8 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 def test_a_model_of_another_shape_is_refused():
     with pytest.raises(EvaluationError, match=r"\(N, classes\)"):
         certify(nn.Identity(), IMAGES, LABELS, sigma=SIGMA)
+
+
+def test_images_of_another_size_are_refused_in_a_sentence():
+    with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 4, 4\) .*give images of the shape"):
+        certify(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), IMAGES, LABELS, sigma=SIGMA)

@@ -19,7 +19,6 @@ from adaptive_smoothing_zoo.certification.mixes import mix_certificates
 from adaptive_smoothing_zoo.certification.plots import (
     CertifiedCurve,
     certified_curve,
-    mix_curves,
     plot_certified_curves,
 )
 from adaptive_smoothing_zoo.errors import ResultsError
@@ -316,15 +315,3 @@ def test_the_legend_covers_no_curve_and_no_label(count):
     assert legend.x1 <= figure.x1
     assert figure.y0 <= legend.y0
     assert axes.bbox.height > 0.4 * figure.height or axes.bbox.height > 300
-
-
-def test_curves_of_mixes_are_one_for_each_alpha_and_bound():
-    curves = mix_curves(some(), [1.0, 0.8], 0.5, bounds=("theorem5", "sharp"), name="h")
-    assert [(curve.label, curve.jumps) for curve in curves] == [
-        (r"h, $\alpha$ = 1, theorem5", False),
-        (r"h, $\alpha$ = 1, sharp", False),
-        (r"h, $\alpha$ = 0.8, theorem5", True),
-        (r"h, $\alpha$ = 0.8, sharp", True),
-    ]
-    expected = mix_certificates(some(), 0.8, 0.5, bound="sharp").radius
-    np.testing.assert_array_equal(curves[3].certificates.radius, expected)

@@ -14,7 +14,7 @@ from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radiu
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import read_log
 from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
-from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.errors import ConfigError, EvaluationError
 from adaptive_smoothing_zoo.method.logit_maps import HardMax
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
 
@@ -268,3 +268,8 @@ def test_a_lipschitz_net_is_left_in_its_mode():
     assert model.training
     assert model[1].training
     assert not model[0].training
+
+
+def test_images_of_another_size_than_the_net_takes_are_refused_in_a_sentence():
+    with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 1, 1\)"):
+        certify_lipschitz(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), IMAGES, LABELS, lipschitz=1.0)

@@ -5,16 +5,14 @@ certifies nothing. An alpha module counts with the smallest alpha it can give: a
 alpha too, and every radius grows with alpha.
 """
 
-from collections.abc import Mapping
 from importlib import import_module
-from typing import Literal, TypeVar
+from typing import cast
 
 import numpy as np
 
 from adaptive_smoothing_zoo.certification.bounds.bound import (
     Bound,
-    LipschitzOutputs,
-    OfLipschitz,
+    LipschitzNetOutputs,
     OfSmoothed,
     SmoothedNet,
 )
@@ -31,16 +29,14 @@ from adaptive_smoothing_zoo.certification.rounding import (
 __all__ = [
     "BOUNDS",
     "Bound",
-    "LipschitzOutputs",
+    "LipschitzNetOutputs",
     "OfSmoothed",
     "SmoothedNet",
     "bounds_for",
-    "of_lipschitz",
+    "chosen",
     "of_smoothed",
     "vote_needed",
 ]
-
-T = TypeVar("T")
 
 FILES = (  # a line for each file of this folder that holds a bound, in the order of tables
     "theorem4",
@@ -51,30 +47,25 @@ FILES = (  # a line for each file of this folder that holds a bound, in the orde
 BOUNDS: dict[str, Bound] = {name: import_module(f"{__name__}.{name}").BOUND for name in FILES}
 
 
-def bounds_for(h: Literal["smoothed", "lipschitz"]) -> tuple[str, ...]:
-    """Names of the bounds for a mix with such an h."""
-    return tuple(name for name, bound in BOUNDS.items() if getattr(bound, h) is not None)
+def bounds_for(known: str) -> tuple[str, ...]:
+    """Names of the bounds that need no more than what is known of h; see ``Bound.needs``."""
+    return tuple(name for name, bound in BOUNDS.items() if known in bound.needs)
+
+
+def chosen(name: str, known: str) -> Bound:
+    """The bound of a name, which needs no more than what is known of h.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in (names := bounds_for(known)):
+        raise ValueError(f"the bound must be one of {', '.join(names)}, got {name!r}")
+    return BOUNDS[name]
 
 
 def of_smoothed(name: str) -> OfSmoothed:
-    """What the bound of a name says of a mix with a Gaussian-smoothed h.
-
-    Raises:
-        ValueError: there is no such bound, or it says nothing of that.
-    """
-    return _named(name, {bound.name: bound.smoothed for bound in BOUNDS.values()})
-
-
-def of_lipschitz(name: str) -> OfLipschitz:
-    """What the bound of a name says of a mix with a Lipschitz h; the same errors."""
-    return _named(name, {bound.name: bound.lipschitz for bound in BOUNDS.values()})
-
-
-def _named(name: str, forms: Mapping[str, T | None]) -> T:
-    known = {bound: form for bound, form in forms.items() if form is not None}
-    if name not in known:
-        raise ValueError(f"the bound must be one of {', '.join(known)}, got {name!r}")
-    return known[name]
+    """What the bound of a name says of a mix with a Gaussian-smoothed h; ValueError if nothing."""
+    return cast(OfSmoothed, chosen(name, "smoothed").smoothed)
 
 
 def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: str = "theorem5") -> Floats:

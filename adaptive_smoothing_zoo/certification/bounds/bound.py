@@ -13,12 +13,7 @@ from adaptive_smoothing_zoo.certification.rounding import PROBABILITY_SLACK, Flo
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SmoothedNet:
-    """A Gaussian-smoothed h at N images.
-
-    Attributes:
-        radius: (N,) l_2 radii of h alone by [CRK19], in units of the images; 0 where nothing is certified.
-        sigma: of the noise, > 0.
-    """
+    """A Gaussian-smoothed h at N images: its own l_2 radii (N,) by [CRK19], 0 for none, and the noise's sigma > 0."""
 
     radius: Floats
     sigma: float
@@ -26,26 +21,21 @@ class SmoothedNet:
     @property
     def p_top(self) -> Floats:
         """(N,), a lower bound of h's probability of its label; every other class has at most the rest."""
-        return np.maximum(ndtr(self.radius / self.sigma) - PROBABILITY_SLACK, 0.0)
+        return np.asarray(np.maximum(ndtr(self.radius / self.sigma) - PROBABILITY_SLACK, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LipschitzOutputs:
-    """An h whose outputs are Lipschitz, at N images.
+class LipschitzNetOutputs:
+    """The logits (N, C) of a Lipschitz h at N images, and one of two constants.
 
     Attributes:
-        logits: (N, C), what h's softmax is taken of.
-        of_logits: the l_2 constant of the vector of logits; None if it is not known.
-        of_probabilities: constants of the probabilities, one or (C,), in the norm of the radii; None: those that follow
-            from ``of_logits``.
+        of_logits: of the vector of logits, in l_2.
+        of_probabilities: of the probabilities, one or (C,), in the norm of the radii.
     """
 
     logits: Floats
     of_logits: float | None = None
     of_probabilities: Values | None = None
-
-
-OfLipschitz = Callable[[LipschitzOutputs, Floats], Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +45,7 @@ class OfSmoothed:
     Attributes:
         radius: (N,) radii of the mix from h and an alpha in (1/2, 1]; the caller rounds them down and cuts them at 0.
         vote: what h's probability of its label must reach for a radius, from radius, alpha and sigma, which broadcast;
-            the inverse of ``radius``. The caller rounds it up; for alpha <= 1/2 the value does not matter.
+            the inverse of ``radius``. The caller rounds it up.
         keeps_h: whether alpha = 1 gives the radius of h alone.
     """
 
@@ -64,19 +54,20 @@ class OfSmoothed:
     keeps_h: bool = True
 
 
+OfLipschitz = Callable[[LipschitzNetOutputs, Floats], Floats]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """A theorem that certifies radii.
+    """A theorem that certifies radii: of mixes, or, with neither of the two forms, of a smoothed net alone.
 
     Attributes:
         name: of its file, on the command line and in records.
         paper: key of the paper whose theorem or lemma it rests on.
         sentence: what it is, for people; commands and cards print it.
-        smoothed: the bound for a Gaussian-smoothed h; None if it is not about such.
-        lipschitz: (N,) radii of the mix, rounded down, from a Lipschitz h and alpha; None if it is not about such. It
-            raises ValueError where it needs other constants.
-
-    With neither it is about a smoothed net alone.
+        smoothed: its form for a Gaussian-smoothed h.
+        lipschitz: its form for a Lipschitz h: (N,) radii, rounded down, from outputs and alpha. ValueError where it
+            needs the other constant.
     """
 
     name: str
@@ -84,3 +75,8 @@ class Bound:
     sentence: str
     smoothed: OfSmoothed | None = None
     lipschitz: OfLipschitz | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be known of h: "smoothed", "lipschitz"; "alone" for a bound of h itself."""
+        return tuple(name for name in ("smoothed", "lipschitz") if getattr(self, name) is not None) or ("alone",)

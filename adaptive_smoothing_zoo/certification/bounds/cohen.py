@@ -6,10 +6,7 @@ from adaptive_smoothing_zoo.certification.rounding import Floats, Values, checke
 
 
 def cohen_radius(p_top_lower: Values, sigma: Values) -> Floats:
-    """l_2 radius sigma Phi^-1(p_top) of a smoothed classifier [CRK19, Theorem 1, with p_runner_up = 1 - p_top].
-
-    The special case alpha = 1, p_runner_up = 1 - p_top of ``smoothing_radius``; 0 for p_top <= 1/2.
-    """
+    """l_2 radius sigma Phi^-1(p_top) of a smoothed classifier [CRK19, Theorem 1]; 0 for p_top <= 1/2."""
     p_top = checked_values(p_top_lower, "p_top_lower", 0.0, 1.0)
     return smoothing_radius(p_top, 1.0 - p_top, 1.0, sigma)
 

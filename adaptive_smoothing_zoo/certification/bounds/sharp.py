@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logsumexp, ndtr, ndtri
 
-from adaptive_smoothing_zoo.certification.bounds.bound import Bound, LipschitzOutputs, OfSmoothed, SmoothedNet
+from adaptive_smoothing_zoo.certification.bounds.bound import Bound, LipschitzNetOutputs, OfSmoothed, SmoothedNet
 from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
 from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
 from adaptive_smoothing_zoo.certification.rounding import (
@@ -39,10 +39,9 @@ def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha
         h_y - h_i >= Phi(Phi^-1(p_top) - t) - Phi(Phi^-1(p_runner_up) + t),
 
     and with [BAS24, Lemma 2] the label stands as long as that is at least (1 - alpha) / alpha; this returns sigma times
-    the t where it no longer is. Two half-spaces attain the bound, so it is tight for every alpha. Theorem 5 applies
-    the same Lipschitz constant after the mix, to a function with values up to alpha only, and gives away the
-    difference; at alpha = 1 both are equal. With p_runner_up = 1 - p_top the solution is
-    sigma (Phi^-1(p_top) - Phi^-1(1 / (2 alpha))).
+    the t where it no longer is. Two half-spaces attain it, so it is tight for every alpha. Theorem 5 applies the same
+    constant after the mix, to values up to alpha only; at alpha = 1 both are equal. With p_runner_up = 1 - p_top this
+    is sigma (Phi^-1(p_top) - Phi^-1(1 / (2 alpha))).
 
     Arguments, result and errors are those of ``smoothing_radius``; never smaller than it.
     """
@@ -84,12 +83,8 @@ def lipschitz_logit_radius(logits: Values, alpha: Alpha, lipschitz: Values) -> F
     that is at most 1/2. With two classes it is tight, as it is at alpha = 1, where it is the familiar m / (sqrt(2) L).
 
     Args:
-        logits: z(x), (..., C) with C >= 2, finite; what h's softmax is taken of.
-        alpha: as in ``lipschitz_radius``.
+        logits: z(x), (..., C) with C >= 2, finite.
         lipschitz: L > 0; one, or of the leading dimensions' shape.
-
-    Returns:
-        Radii >= 0 in l_2.
 
     Raises:
         ValueError: fewer than two classes, or a value outside its range.
@@ -124,10 +119,10 @@ def _mix_radius(h: SmoothedNet, alpha: Floats) -> Floats:
 
 def _vote(radius: Floats, alpha: Floats, sigma: Floats) -> Floats:
     quantile = ndtri(np.minimum(0.5 / alpha, 1.0))
-    return np.where(alpha == 1.0, ndtr(radius / sigma), ndtr(radius / sigma + quantile))
+    return np.asarray(np.where(alpha == 1.0, ndtr(radius / sigma), ndtr(radius / sigma + quantile)))
 
 
-def _lipschitz(h: LipschitzOutputs, alpha: Floats) -> Floats:
+def _lipschitz(h: LipschitzNetOutputs, alpha: Floats) -> Floats:
     if h.of_logits is None:
         raise ValueError("the sharp bound needs a LipschitzNet; constants of probabilities give theorem4")
     return lipschitz_logit_radius(h.logits, alpha, h.of_logits)

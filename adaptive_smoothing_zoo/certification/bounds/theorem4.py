@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from adaptive_smoothing_zoo.certification.bounds.bound import Bound, LipschitzOutputs, OfSmoothed, SmoothedNet
+from adaptive_smoothing_zoo.certification.bounds.bound import Bound, LipschitzNetOutputs, OfSmoothed, SmoothedNet
 from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
 from adaptive_smoothing_zoo.certification.rounding import (
     EPS,
@@ -24,11 +24,10 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
         min over i != y of (h_y - h_i - (1 - alpha) / alpha) / (Lip(h_y) + Lip(h_i))
 
     Args:
-        probabilities: h(x), (..., C) with C >= 2, each in [0, 1]; probabilities, not logits.
-        alpha: broadcasts against the leading dimensions of ``probabilities``; (A, 1) alphas and (N, C) probabilities
-            give (A, N) radii. 1 for h alone.
-        lipschitz: Lipschitz constants of h's probabilities in the norm of the perturbation, >= 0: one for all classes,
-            or (..., C). Constants that hold in a ball around x serve for radii up to that of the ball.
+        probabilities: h(x), (..., C) with C >= 2, each in [0, 1].
+        alpha: broadcasts against the leading dimensions of ``probabilities``. 1 for h alone.
+        lipschitz: constants >= 0 of h's probabilities in the norm of the perturbation: one, or (..., C). Those that
+            hold in a ball around x serve for radii up to that of the ball.
 
     Returns:
         Radii >= 0 in that norm; infinite where the constants are 0.
@@ -47,14 +46,16 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
 
 
 def gap_radius(gap: Values, alpha: Alpha, lipschitz: Values) -> Floats:
-    """Radius (gap - (1 - alpha) / alpha) / (2 L) from the gap of a Lipschitz h [BAS24, Theorem 4 for equal constants].
+    """Radius r = (gap - (1 - alpha) / alpha) / (2 L) from the gap of an h with equal constants [BAS24, Theorem 4].
+
+    With r in the place of L it gives the largest L for that radius.
 
     Args:
         gap: h_y - h_i at the image for its label y and the runner-up i, in [0, 1].
         lipschitz: L >= 0, a Lipschitz constant of each of h's probabilities in the norm of the perturbation.
 
     Returns:
-        Radii >= 0 in that norm, rounded down; infinite where the constant is 0.
+        Radii >= 0 in that norm, rounded down; infinite where the constant is 0 and the gap is enough.
 
     Raises:
         ValueError: a value outside its range.
@@ -63,29 +64,12 @@ def gap_radius(gap: Values, alpha: Alpha, lipschitz: Values) -> Floats:
     return _used_up(gaps, margin_needed(alpha), 2.0 * checked_values(lipschitz, "lipschitz constants", 0.0, np.inf))
 
 
-def lipschitz_allowed(radius: Values, gap: Values, alpha: Alpha) -> Floats:
-    """The largest Lipschitz constant with which the mix has a radius >= 0: ``gap_radius`` solved for L.
-
-    Returns:
-        Constants >= 0 in the norm of the radius, rounded down; 0 where the gap is not enough, whatever the constant,
-        infinite where it is and the radius is 0.
-
-    Raises:
-        ValueError: a value outside its range.
-    """
-    gaps = checked_values(gap, "gaps", 0.0, 1.0)
-    return _used_up(gaps, margin_needed(alpha), 2.0 * checked_values(radius, "radii", 0.0, np.inf))
-
-
 def softmax_lipschitz(lipschitz: Values) -> Floats:
     """The l_2 Lipschitz constant sqrt(2) L / 4 of each softmax probability, if the logits have the constant L.
 
     With p = softmax(z), the gradient of p_i with respect to z is p_i (e_i - p), whose square is
     p_i^2 ((1 - p_i)^2 + sum_{j != i} p_j^2) <= 2 p_i^2 (1 - p_i)^2 <= 1/8. Two classes at 1/2 attain it. L is of the
-    vector z in l_2; for softmax(t z) it is t times that of z. Rounded up.
-
-    Raises:
-        ValueError: a constant that is negative or not finite.
+    vector z in l_2, >= 0; ValueError otherwise. Rounded up.
     """
     constant = checked_values(lipschitz, "lipschitz constants", 0.0, np.inf)
     return up(up(np.sqrt(2.0)) / 4.0 * constant)
@@ -95,11 +79,8 @@ def gaussian_lipschitz(sigma: Values) -> Floats:
     """The l_2 Lipschitz constant 1 / (sigma sqrt(2 pi)) of a function to [0, 1] smoothed by N(0, sigma^2 I).
 
     The slope along a unit vector is E[f(x + sigma z) z] / sigma, at most E[max(z, 0)] / sigma for z ~ N(0, 1); a
-    half-space attains it. The papers use sqrt(2 / (pi sigma^2)) (Salman et al. 2019, Lemma 1), which is twice as much;
-    ``2 * gaussian_lipschitz(sigma)`` gives their radii. Rounded up.
-
-    Raises:
-        ValueError: sigma is not positive and finite.
+    half-space attains it. The papers use sqrt(2 / (pi sigma^2)) (Salman et al. 2019, Lemma 1), which is twice as much.
+    Rounded up. ValueError unless sigma is positive and finite.
     """
     return up(up(np.sqrt(0.5 / np.pi)) / checked_sigma(sigma))
 
@@ -119,7 +100,7 @@ def _vote(radius: Floats, alpha: Floats, sigma: Floats) -> Floats:
     return 0.5 / alpha + radius * gaussian_lipschitz(sigma)
 
 
-def _lipschitz(h: LipschitzOutputs, alpha: Floats) -> Floats:
+def _lipschitz(h: LipschitzNetOutputs, alpha: Floats) -> Floats:
     constants = h.of_probabilities
     if constants is None:
         if h.of_logits is None:

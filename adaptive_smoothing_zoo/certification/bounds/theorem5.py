@@ -24,13 +24,12 @@ def smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alph
 
         sigma / 2 (Phi^-1(alpha p_top) - Phi^-1(alpha p_runner_up + 1 - alpha))
 
-    h(x) is the mean of a base net's probabilities (or of its one-hot votes) over Gaussian noise; the mix takes that
-    exact mean, not an average over some samples. alpha = 1 is h alone.
+    h(x) is the exact mean of a base net's probabilities (or of its one-hot votes) over Gaussian noise. alpha = 1 is h
+    alone. For 1/2 < alpha < 1 a larger radius holds, see ``sharp_smoothing_radius``.
 
     Args:
         p_top_lower: h(x) at its label, or a lower confidence bound of it, in [0, 1].
         p_runner_up_upper: h(x) at every other class is at most this, in [0, 1].
-        alpha: weight of h.
         sigma: standard deviation of the noise, > 0, in units of the images.
 
     Returns:
@@ -38,8 +37,6 @@ def smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alph
 
     Raises:
         ValueError: a value outside its range.
-
-    For 1/2 < alpha < 1 a larger radius holds under the same assumptions, see ``sharp_smoothing_radius``.
     """
     p_top = checked_values(p_top_lower, "p_top_lower", 0.0, 1.0)
     p_runner_up = checked_values(p_runner_up_upper, "p_runner_up_upper", 0.0, 1.0)
@@ -50,20 +47,6 @@ def smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alph
     with np.errstate(invalid="ignore"):  # infinity minus infinity, where nothing is certified
         distance = quantile_below(low) - quantile_above(high)
     return np.where((low > high) & (distance > 0.0), shrink(sigmas * (distance / 2.0)), 0.0)
-
-
-def smoothing_ceiling(alpha: Alpha, sigma: Values) -> Floats:
-    """The l_2 radius sigma Phi^-1(alpha) that no Gaussian-smoothed h takes Theorem 5 beyond [BAS24, Theorem 5].
-
-    It is what the theorem gives where h's probability of its label is 1. ``sharp_smoothing_radius`` has no ceiling.
-
-    Returns:
-        Radii >= 0; infinite at alpha = 1, 0 for alpha <= 1/2.
-
-    Raises:
-        ValueError: a value outside its range.
-    """
-    return smoothing_radius(1.0, 0.0, alpha, sigma)
 
 
 def _mix_radius(h: SmoothedNet, alpha: Floats) -> Floats:
