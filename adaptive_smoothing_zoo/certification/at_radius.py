@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.certification.bounds import vote_needed
 from adaptive_smoothing_zoo.certification.confidence import BettingTest, betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
 from adaptive_smoothing_zoo.certification.rounding import Alpha, Floats
-from adaptive_smoothing_zoo.certification.running import run_certification, settled
+from adaptive_smoothing_zoo.certification.running import Rule, run_certification, settled
 from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Sampling
 
 
@@ -72,7 +72,7 @@ def at_radius(
 
 
 @dataclass(frozen=True)
-class AtRadius:
+class AtRadius(Rule):
     """Votes until it is known whether their mean exceeds ``needed``, sampling.n at most."""
 
     sampling: Sampling
@@ -80,7 +80,7 @@ class AtRadius:
     needed: float
     miss_probability: float = 0.001
 
-    columns: ClassVar[tuple[str, ...]] = (*COLUMNS, "samples")
+    columns = (*COLUMNS, "samples")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.miss_probability < 1.0:

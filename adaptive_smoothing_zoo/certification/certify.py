@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
 from adaptive_smoothing_zoo.certification.confidence import betting_lower, clopper_pearson_lower
-from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
+from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import Floats
-from adaptive_smoothing_zoo.certification.running import run_certification, settled
+from adaptive_smoothing_zoo.certification.running import Rule, run_certification, settled
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampling
 
 
@@ -48,12 +48,10 @@ def certify(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -
 
 
 @dataclass(frozen=True)
-class FixedNumber:
+class FixedNumber(Rule):
     """n votes for every image, and Cohen's radius for their lower bound."""
 
     sampling: Sampling
-
-    columns: ClassVar[tuple[str, ...]] = COLUMNS
 
     def settings(self) -> dict[str, Any]:
         return {"n": self.sampling.n, "failure_probability": self.sampling.failure_probability}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.certification.journal import open_journal
-from adaptive_smoothing_zoo.certification.logs import FIELDS, Certificates, certificates_of
+from adaptive_smoothing_zoo.certification.logs import COLUMNS, FIELDS, Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Sampling
 from adaptive_smoothing_zoo.data import check_examples
@@ -85,23 +86,26 @@ def settled(settings: Mapping[str, Any]) -> tuple[Sampling, Run]:
     return Sampling(**{name: value for name, value in settings.items() if name not in names}), Run(**run)
 
 
-class Rule(Protocol):
-    """How many votes are asked for, and what they certify."""
+class Rule(ABC):
+    """How many votes are asked for, and what they certify.
 
-    @property
-    def sampling(self) -> Sampling:
-        """How votes are drawn; its n is the most for one image, next to those that choose its class."""
+    Attributes:
+        sampling: how votes are drawn; its n is the most for one image, next to those that choose its class.
+        columns: of the log.
+    """
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the log."""
+    sampling: Sampling
+    columns: ClassVar[tuple[str, ...]] = COLUMNS
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Everything in the rule that decides certificates, as JSON values."""
 
+    @abstractmethod
     def group_size(self, batch_size: int) -> int:
         """How many images are done together."""
 
+    @abstractmethod
     def certify(self, copies: Copies, tops: Tensor) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
         """Predictions (-1 for none), radii and numbers of samples of a group whose classes ``tops`` are chosen."""
 

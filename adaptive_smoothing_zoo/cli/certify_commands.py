@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +118,7 @@ def certify_command(
 
     A mix with a smoothed or a Lipschitz h has certificates of its own: theorem4 and theorem5 are those of the papers
     (h Lipschitz; h smoothed by Gaussian noise), sharp is never smaller than either. With --sigma the certificates are
-    about another classifier, the smoothed version. Each example's line is on the disk before the next one begins:
-    after an interruption of any kind, the same command goes on.
+    about another classifier, the smoothed version. Runs resume: repeat the command after any interruption.
     """
     import torch
 
@@ -144,9 +144,7 @@ def certify_command(
     subject = subject_of(model, part, sigma, votes, **sampling)
     examples, indices = choose_examples(load_data(dataset, data_dir=data_dir), n_examples, skip)
 
-    def log(name: str) -> Path:
-        return records.log_path(out, entry, name, radius)
-
+    log = partial(records.log_path, out, entry, radius)
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     start = time.monotonic()
     with sampling_bar(subject.sampling is not None) as on_progress, told_how_to_go_on():
@@ -161,7 +159,7 @@ def certify_command(
         found,
         at_radius=radius,
         device=str(chosen),
-        clean_accuracy=None if subject.is_smoothed_version else _accuracy(subject.model, examples, chosen),
+        clean_accuracy=None if subject.is_smoothed_version else accuracy(subject.model, examples, chosen),
         skip=skip,
         commit=commit,
         seconds=round(time.monotonic() - start, 2),
@@ -239,15 +237,14 @@ def sampling_bar(shown: bool) -> Iterator[OnProgress]:
         bar.n = bar.total or 0
 
 
-def _accuracy(model: Any, examples: Examples, device: Any) -> float:
+def accuracy(model: Any, examples: Examples, device: Any) -> float:
+    """The share of examples that a model classifies correctly."""
     import torch
 
+    from adaptive_smoothing_zoo.attacks.verify import predict
+
     with torch.no_grad():
-        right = [
-            (model(images.to(device)).argmax(dim=1).cpu() == labels).double()
-            for images, labels in zip(examples.images.split(128), examples.labels.split(128), strict=True)
-        ]
-    return float(torch.cat(right).mean())
+        return float((predict(model, examples.images, 128, device) == examples.labels).double().mean())
 
 
 @click.group("plot")
@@ -284,8 +281,8 @@ def plot_certified_command(
 
     Each LOG is of a smoothed h alone; every --alpha makes a mix of it. A mix is right where it cannot be certified, so
     its curve jumps at radius 0: an open circle marks the limit, a dot the clean accuracy, where that is known. A
-    --baseline is drawn as it is; where theorem4 is among the bounds, by that theorem too if its noise is known. The
-    format is that of the name of OUT (.png, .pdf, .svg).
+    --baseline is drawn as it is, and by theorem4 too if that is among the bounds and its noise is known. The name of
+    OUT chooses the format (.png, .pdf, .svg).
     """
     from adaptive_smoothing_zoo.certification import plot_certified_curves
     from adaptive_smoothing_zoo.storage.files import write_with

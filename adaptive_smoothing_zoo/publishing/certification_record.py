@@ -117,7 +117,7 @@ def certification_path(out: Path, entry: Entry, name: str) -> Path:
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
-def log_path(out: Path, entry: Entry, name: str, radius: float | None) -> Path:
+def log_path(out: Path, entry: Entry, radius: float | None, name: str) -> Path:
     """Where a log of a triplet's certification stands, at all radii or at one."""
     return certification_path(out, entry, f"{name}{_at(radius)}.tsv")
 

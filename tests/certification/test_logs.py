@@ -216,20 +216,6 @@ def test_no_shift_inside_a_mixs_radius_changes_its_label(bound, alpha, sigma, p_
         assert alpha * beyond < (1 - alpha) + alpha * (1 - beyond)
 
 
-def test_a_mix_by_simulation():
-    """Sampled votes of a half-space classifier, shifted by the radius: h's share still outweighs the worst g."""
-    sigma, alpha, p_top = 0.5, 0.9, 0.95
-    h = some(radius=[sigma * norm.ppf(p_top)], prediction=[0], label=[0])
-    radius = mix_certificates(h, alpha, sigma, bound="sharp").radius[0]
-    noise = np.random.default_rng(0).normal(scale=sigma, size=400_000)
-
-    def margin(distance):
-        votes = (distance + noise <= sigma * norm.ppf(p_top)).mean()
-        return alpha * votes - (alpha * (1 - votes) + 1 - alpha)
-
-    assert margin(0.95 * radius) > 0.005 > -0.005 > margin(1.05 * radius)
-
-
 def test_mixes_of_a_log():
     h = some()
     assert mix_certificates(h, 1.0, 0.5) is h
