@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,21 +35,16 @@ class LocalLipschitzEstimate:
     estimated_robust: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ascent:
-    """The projected gradient ascent for each image and class: its steps, restarts, seed, and images per batch."""
-
-    steps: int = 20
-    restarts: int = 2
-    seed: int = 0
-    batch_size: int = 64
-
-
-DEFAULT = Ascent()
-
-
 def estimate_local_lipschitz(
-    model: nn.Module, images: Tensor, threat: ThreatModel, *, alpha: float = 1.0, ascent: Ascent = DEFAULT
+    model: nn.Module,
+    images: Tensor,
+    threat: ThreatModel,
+    *,
+    alpha: float = 1.0,
+    steps: int = 20,
+    restarts: int = 2,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> LocalLipschitzEstimate:
     """Estimate the local Lipschitz constants of h's probabilities by projected gradient ascent.
 
@@ -67,6 +63,7 @@ def estimate_local_lipschitz(
         images: (N, channels, H, W) in [0, 1]; perturbed images stay in that box.
         threat: norm and radius eps > 0 of the balls.
         alpha: of the mix with h, where ``model`` is h itself.
+        steps, restarts, seed: of each ascent; there is one for every image and class.
 
     Raises:
         ValueError: a value outside its range.
@@ -77,8 +74,9 @@ def estimate_local_lipschitz(
     h = model
     if isinstance(model, MixedClassifier):
         h, alpha = nn.Sequential(model.rob_model, model.rob_map), model.alpha.alpha_min
-    starts, batches = range(0, len(images), ascent.batch_size), images.split(ascent.batch_size)
-    found = [_rises(h, batch, threat, ascent, start) for start, batch in zip(starts, batches, strict=True)]
+    ascent: dict[str, Any] = {"steps": steps, "step_size": 2.5 * eps / steps, "restarts": restarts, "seed": seed}
+    starts, batches = range(0, len(images), batch_size), images.split(batch_size)
+    found = [_rises(h, batch, threat, start, **ascent) for start, batch in zip(starts, batches, strict=True)]
     probabilities = torch.cat([p for p, _ in found]).cpu().numpy()
     constants = torch.cat([rise for _, rise in found]).cpu().numpy() / eps
     radius = lipschitz_radius(probabilities, alpha, constants)
@@ -87,7 +85,7 @@ def estimate_local_lipschitz(
     )
 
 
-def _rises(h: nn.Module, images: Tensor, threat: ThreatModel, ascent: Ascent, first: int) -> tuple[Tensor, Tensor]:
+def _rises(h: nn.Module, images: Tensor, threat: ThreatModel, first: int, **ascent: Any) -> tuple[Tensor, Tensor]:
     """h(x) and how far each class' probability was moved against the label, (N, C) each, in float64."""
     with torch.no_grad():
         before = h(images).double().softmax(dim=1)
@@ -104,14 +102,11 @@ def _rises(h: nn.Module, images: Tensor, threat: ThreatModel, ascent: Ascent, fi
         images.repeat_interleave(classes, dim=0),
         torch.full_like(which, -1),  # no label: only the loss tells which point is best
         eps=threat.eps,
-        step_size=2.5 * threat.eps / ascent.steps,
-        steps=ascent.steps,
         norm=threat.norm,
         random_start=True,
-        restarts=ascent.restarts,
         loss=moved,
         keep="best",
-        seed=ascent.seed,
+        **ascent,
         indices=torch.arange(first * classes, (first + count) * classes),
     )
     with torch.no_grad():

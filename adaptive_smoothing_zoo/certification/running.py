@@ -147,7 +147,7 @@ def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Ru
 
 def _certify_group(sampler: Sampler, rule: Rule, group: range, times: bool) -> Rows:
     start, n0 = time.perf_counter(), rule.sampling.n0
-    copies = sampler.copies_of(group)
+    copies = Copies(sampler, group)
     predictions, radii, samples = rule.certify(copies, copies.choose(n0))
     seconds = (time.perf_counter() - start) / len(group) if times else np.nan
     rows = {}

@@ -60,10 +60,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for field, name in (("n0", "n0"), ("n", "n"), ("seed", "the seed"), ("batch_size", "the batch size")):
-            if (value := getattr(self, field)) is not None:
-                object.__setattr__(self, field, _whole_number(value, name))
-                if field != "seed" and value < 1:
-                    raise ValueError(f"{name} must be at least 1, got {value}")
+            if (value := getattr(self, field)) is None and field == "batch_size":
+                continue
+            object.__setattr__(self, field, _whole_number(value, name))
+            if field != "seed" and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0.0 < self.sigma < np.inf:
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
         checked_failure_probability(self.failure_probability)
@@ -110,8 +111,7 @@ class Sampler:
     ) -> None:
         self.images, self.labels, self.places = images.detach(), labels.detach().cpu(), places
         self.sampling, self.on_samples = sampling, on_samples
-        self.device = device
-        self.batch_size = sampling.batch_size or (128 if device.type == "cpu" else 1000)
+        self.device, self.batch_size = device, sampling.batch_size or (128 if device.type == "cpu" else 1000)
         with torch.no_grad():
             some = self.images[:8].to(device)
             with refusals_named(images):
@@ -140,13 +140,9 @@ class Sampler:
             ),
         }
 
-    def copies_of(self, members: range) -> Copies:
-        """The noisy copies of the images at these positions, from the beginning of their streams."""
-        return Copies(self, members)
-
 
 class Copies:
-    """Noisy copies of a group of G images; every call goes on where the streams of noise have been left."""
+    """Noisy copies of the G images at some positions; every call goes on where the streams of noise have been left."""
 
     def __init__(self, sampler: Sampler, members: range) -> None:
         self._sampler, self._sampling = sampler, sampler.sampling
@@ -167,10 +163,7 @@ class Copies:
         return votes.view(size, count, classes).sum(dim=1).argmax(dim=1)
 
     def votes(self, tops: Tensor, count: int, members: Sequence[int] | None = None) -> Tensor:
-        """The votes for the classes ``tops`` (G,) of ``count`` copies of the images ``members`` (all if None).
-
-        (len(members), count) float32 on the device, in [0, 1]; hard votes are 0 or 1.
-        """
+        """The votes for the classes ``tops`` (G,) of ``count`` copies of each member (all if None): (G, count)."""
         chosen = range(len(self._images)) if members is None else members
         found = torch.empty(len(chosen) * count, device=self._images.device)
         wanted = tops[list(chosen)].repeat_interleave(count)
@@ -183,11 +176,7 @@ class Copies:
         return found.view(len(chosen), count)
 
     def fetch(self, *tensors: Tensor) -> list[Floats]:
-        """Tensors of the device as float64 arrays, in one transfer.
-
-        Raises:
-            EvaluationError: the net has given NaN for a copy.
-        """
+        """Tensors of the device as float64 arrays, in one transfer; EvaluationError if the net has given NaN."""
         packed = torch.cat([*(tensor.double().flatten() for tensor in tensors), self._broken.double()[None]])
         values = packed.cpu().numpy()
         if values[-1]:

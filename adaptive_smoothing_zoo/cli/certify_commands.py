@@ -130,10 +130,8 @@ def certify_command(
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing import certification_record as records
     from adaptive_smoothing_zoo.publishing.records import check_writable, source_commit
-    from adaptive_smoothing_zoo.units import warn_of_noise
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
-    warn_of_noise(sigma or 0.0)
     chosen = pick_device(device)
     entry = entry_of(name, dataset, threat_model)
     check_writable(out, entry)

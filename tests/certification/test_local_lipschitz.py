@@ -7,7 +7,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
-from adaptive_smoothing_zoo.certification.local_lipschitz import Ascent, estimate_local_lipschitz
+from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_lipschitz
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 
@@ -43,7 +43,7 @@ def test_a_sharp_step_shows_only_in_the_balls_that_reach_it():
             return torch.cat([torch.zeros_like(pixel), 40 * (pixel - 0.6)], dim=1)
 
     images = torch.tensor([0.2, 0.5, 0.55])[:, None, None, None]
-    found = estimate_local_lipschitz(Step(), images, ThreatModel("Linf", 0.1), ascent=Ascent(steps=40))
+    found = estimate_local_lipschitz(Step(), images, ThreatModel("Linf", 0.1), steps=40)
     assert found.constants[0].max() < 1e-3
     assert found.constants[2].min() > 4
     assert found.estimated_robust.tolist() == [True, False, False]
@@ -63,7 +63,7 @@ def test_a_mix_counts_with_its_robust_half_and_alpha_min():
 
 def test_batches_change_nothing_and_nonsense_is_refused():
     whole = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.1))
-    parts = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.1), ascent=Ascent(batch_size=2))
+    parts = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.1), batch_size=2)
     np.testing.assert_allclose(whole.constants, parts.constants, rtol=1e-5)
     with pytest.raises(ValueError, match="eps must be positive"):
         estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.0))
