@@ -202,20 +202,6 @@ def test_a_mixs_radius_is_rounded_down(alpha, sigma, quantile):
         assert sharp == 0 or mpmath.ncdf((r - sharp) / s) >= 1 / (2 * a)
 
 
-@pytest.mark.parametrize("bound", ["theorem4", "theorem5", "sharp"])
-@given(st.floats(0.51, 1.0), st.floats(0.1, 2.0), st.floats(0.51, 0.9999))
-def test_no_shift_inside_a_mixs_radius_changes_its_label(bound, alpha, sigma, p_top):
-    """h votes by half-spaces (the worst case for h), g always for the other class."""
-    h = some(radius=[sigma * norm.ppf(p_top)], prediction=[0], label=[0])
-    radius = mix_certificates(h, alpha, sigma, bound=bound).radius[0]
-    shifted = norm.cdf(norm.ppf(p_top) - radius / sigma)
-    if radius > 0:
-        assert alpha * shifted >= (1 - alpha) + alpha * (1 - shifted) - 1e-12
-    if bound == "sharp":
-        beyond = norm.cdf(norm.ppf(p_top) - (radius + 1e-6) / sigma)
-        assert alpha * beyond < (1 - alpha) + alpha * (1 - beyond)
-
-
 def test_mixes_of_a_log():
     h = some()
     assert mix_certificates(h, 1.0, 0.5) is h

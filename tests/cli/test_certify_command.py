@@ -154,17 +154,6 @@ def certified_with_a_kill(folder, log, arguments, lines):
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_same_command_writes_the_very_same_files(capsys, tmp_path):
-    settings = ("--n", 3000, "--n-examples", 20, "--no-times")
-    log = tmp_path / "killed" / "digits" / "Linf" / "certificates" / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv"
-    certified_with_a_kill(tmp_path / "killed", log, (*H, *settings), 4)
-    whole, _ = certified(capsys, tmp_path / "whole", *H, *settings)
-    for path in whole.glob("*.tsv*"):
-        assert (log.parent / path.name).read_bytes() == path.read_bytes()
-    assert len(read_log(log)) == 20
-
-
-@pytest.mark.slow
 def test_100_examples_of_the_smoothed_triplet_in_two_minutes_and_the_same_after_a_kill_half_way(capsys, tmp_path):
     settings = ("--n", 10_000, "--n-examples", 100, "--no-times")
     log = tmp_path / "killed" / "digits" / "L2" / "certificates" / "Demo2026Smoothed.rob_model.smoothed-0.25-soft.tsv"
