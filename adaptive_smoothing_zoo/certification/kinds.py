@@ -21,29 +21,11 @@ from adaptive_smoothing_zoo.certification.mixes import (
     mix_certificates,
     smoothed_rob_model,
 )
-from adaptive_smoothing_zoo.certification.running import Run, run_certification
+from adaptive_smoothing_zoo.certification.running import Rule, Run, run_certification
 from adaptive_smoothing_zoo.certification.sampling import Sampling, Votes
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 PARTS = {"whole": None, "std_model": 0.0, "rob_model": 1.0}  # what is certified of a triplet, and its alpha
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked about a subject.
-
-    Attributes:
-        bounds: by which it is certified; all that apply if there are none (with a ``radius``, the papers' theorem,
-            since each bound then needs samples of its own).
-        radius: only whether this l_2 radius is certified.
-        log: gives the path of a log by its name.
-        run: of the sampling, without its log.
-    """
-
-    bounds: Sequence[str]
-    radius: float | None
-    log: Callable[[str], Path]
-    run: Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +38,14 @@ class Subject:
         known: what bounds may need: a mix with a "smoothed" or a "lipschitz" h, or the smoothed version of anything,
             "alone".
         sampling: of the smoothing; None for a Lipschitz h.
+        radius: only whether this l_2 radius is certified.
     """
 
     model: MixedClassifier
     part: str
     known: Literal["smoothed", "lipschitz", "alone"]
     sampling: Sampling | None = None
+    radius: float | None = None
 
     @property
     def is_smoothed_version(self) -> bool:
@@ -73,52 +57,60 @@ class Subject:
         """The constant that a Lipschitz h proves for its scaled logits."""
         return logits_lipschitz(self.model.rob_model, self.model.rob_map) if self.known == "lipschitz" else None
 
-    @property
-    def stem(self) -> str:
-        """What its files are called, after the triplet's name."""
-        return stem_of(self.part, self.sampling if self.is_smoothed_version else None)
+    def file_name(self, bound: str | None = None) -> str:
+        """What its record is called, or the log of a bound, without the triplet's name and the ending."""
+        stem = stem_of(self.part, self.sampling if self.is_smoothed_version else None)
+        of = "" if bound is None or self.is_smoothed_version else f"-{bound}"
+        return f"{stem}{of}" if self.radius is None else f"{stem}{of}-at-{self.radius:g}"
 
-    def log_name(self, bound: str) -> str:
-        """What the log of a bound is called."""
-        return self.stem if self.is_smoothed_version else f"{self.stem}-{bound}"
+    def certify(
+        self, images: Tensor, labels: Tensor, bounds: Sequence[str], log: Callable[[str], Path], run: Run
+    ) -> dict[str, Certificates]:
+        """Certificates by each bound, whose logs are written.
 
-    def certify(self, images: Tensor, labels: Tensor, request: Request) -> dict[str, Certificates]:
-        """Certificates by each bound that is asked for. Logs of all of them are written.
+        Args:
+            bounds: all that apply if there are none (with a ``radius``, the papers' theorem, since each bound then
+                needs samples of its own).
+            log: gives the path of a log by its name.
+            run: of the sampling, without its log.
 
         Raises:
             ValueError: a bound that does not apply, or a radius for a Lipschitz h, which needs no samples.
             EvaluationError, ResultsError: as ``certify``.
         """
-        apply, run = bounds_for(self.known), request.run
-        if foreign := [bound for bound in request.bounds if bound not in apply]:
+        apply = bounds_for(self.known)
+        if foreign := [bound for bound in bounds if bound not in apply]:
             raise ValueError(f"the bound {foreign[0]} does not apply here; those that do: {', '.join(apply)}")
-        bounds = request.bounds or apply
+        chosen = bounds or (("theorem5",) if self.known == "smoothed" and self.radius is not None else apply)
         if self.sampling is None:
-            if request.radius is not None:
-                raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
-            settings: dict[str, Any] = {"indices": run.indices, "times": run.times}
-            found = {bound: certify_lipschitz(self.model, images, labels, bound=bound, **settings) for bound in bounds}
-        elif self.is_smoothed_version:
-            return {bound: self._sampled(images, labels, request, self.stem, "theorem5") for bound in bounds}
-        elif request.radius is not None:
-            bounds = request.bounds or ("theorem5",)
-            return {bound: self._sampled(images, labels, request, self.log_name(bound), bound) for bound in bounds}
+            found = self._without_samples(images, labels, chosen, run)
+        elif self.is_smoothed_version or self.radius is not None:
+            runs = {bound: replace(run, log=log(self.file_name(bound))) for bound in chosen}
+            return {bound: self._sampled(self.sampling, images, labels, runs[bound], bound) for bound in chosen}
         else:
-            of_h = self._sampled(images, labels, request, stem_of("rob_model", self.sampling), "")
-            sigma = self.sampling.sigma
-            found = {bound: mix_certificates(of_h, self.model.alpha, sigma, bound=bound) for bound in bounds}
+            run = replace(run, log=log(stem_of("rob_model", self.sampling)))
+            of_h, sigma = self._sampled(self.sampling, images, labels, run), self.sampling.sigma
+            found = {bound: mix_certificates(of_h, self.model.alpha, sigma, bound=bound) for bound in chosen}
         for bound, certificates in found.items():
-            certificates.write(request.log(self.log_name(bound)))
+            certificates.write(log(self.file_name(bound)))
         return found
 
-    def _sampled(self, images: Tensor, labels: Tensor, request: Request, log: str, bound: str) -> Certificates:
-        """Certificates of the net that votes; with a radius, of what is certified by the bound."""
-        assert self.sampling is not None
-        alone, run = self.is_smoothed_version, replace(request.run, log=request.log(log))
+    def _without_samples(
+        self, images: Tensor, labels: Tensor, bounds: Sequence[str], run: Run
+    ) -> dict[str, Certificates]:
+        if self.radius is not None:
+            raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
+        about: dict[str, Any] = {"indices": run.indices, "times": run.times}
+        return {bound: certify_lipschitz(self.model, images, labels, bound=bound, **about) for bound in bounds}
+
+    def _sampled(self, sampling: Sampling, images: Tensor, labels: Tensor, run: Run, bound: str = "") -> Certificates:
+        """Certificates of the net that votes; at a radius, of what is certified by the bound."""
+        alone = self.is_smoothed_version
         voter = self.model if alone else smoothed_rob_model(self.model).voter
-        if request.radius is None:
-            return run_certification(voter, images, labels, FixedNumber(self.sampling), run)
-        rule = at_radius(self.sampling, request.radius, 1.0 if alone else self.model.alpha, bound)
+        rule: Rule = FixedNumber(sampling)
+        if self.radius is not None:
+            alpha, by = (1.0, "theorem5") if alone else (self.model.alpha, bound)
+            rule = at_radius(sampling, self.radius, alpha, by)
         return run_certification(voter, images, labels, rule, run)
 
 
@@ -133,6 +125,7 @@ def subject_of(
     part: str = "whole",
     sigma: float | None = None,
     votes: Votes | None = None,
+    radius: float | None = None,
     **sampling: Any,
 ) -> Subject:
     """Which kind of certificate a mix, or a part of it, can have.
@@ -142,6 +135,7 @@ def subject_of(
         sigma: if given, the Gaussian-smoothed version of the part is the subject, unless its h is smoothed already,
             with this very sigma.
         votes: "hard" (the default) or "soft" where ``sigma`` makes the smoothed version; h's own otherwise.
+        radius: as in :class:`Subject`.
         sampling: other fields of :class:`Sampling`.
 
     Raises:
@@ -158,12 +152,12 @@ def subject_of(
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):
             raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; leave sigma and votes away")
         own = Sampling(sigma=h.sigma, votes=h.votes, **sampling)
-        return Subject(model=model, part=part, known="smoothed", sampling=own)
+        return Subject(model=model, part=part, known="smoothed", sampling=own, radius=radius)
     if sigma is not None:
         own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)
-        return Subject(model=model, part=part, known="alone", sampling=own)
+        return Subject(model=model, part=part, known="alone", sampling=own, radius=radius)
     if isinstance(h, LipschitzNet) and part != "std_model":
-        return Subject(model=model, part=part, known="lipschitz")
+        return Subject(model=model, part=part, known="lipschitz", radius=radius)
     net = model.std_model if part == "std_model" else h
     raise ValueError(
         f"nothing is known that certifies a {type(net).__name__}; give a sigma to certify its Gaussian-smoothed version"

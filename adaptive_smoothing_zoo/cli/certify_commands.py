@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,36 +38,8 @@ class BoundName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return list(BOUNDS)
 
 
-def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that are fields of ``Sampling``, but sigma and votes, which a smoothed h has itself."""
-    for option in reversed(SAMPLING):
-        command = option(command)
-    return command
-
-
-SAMPLING = (
-    click.option(
-        *("--n0-samples", "--n0", "n0"),
-        type=int,
-        default=100,
-        show_default=True,
-        metavar="N",
-        help="number of noise samples for each image that choose its class",
-    ),
-    click.option(
-        *("--n-samples", "--n", "n"),
-        type=int,
-        default=100_000,
-        show_default=True,
-        metavar="N",
-        help="number of noise samples for each image that bound its class's probability, at most; of images: "
-        "--n-examples",
-    ),
-    click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate"),
-    click.option("--batch-size", type=int, default=None, help="noisy images per pass"),
-    click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True, help="of the noise"),
-)
+N0 = "number of noise samples for each image that choose its class"
+N = "number of noise samples for each image that bound its class's probability, at most; of images: --n-examples"
 
 
 @click.command("certify")
@@ -86,7 +57,12 @@ SAMPLING = (
 @click.option("--votes", type=click.Choice(["hard", "soft"]), default=None, help="of the smoothed version; hard")
 @click.option("--bound", "bounds", type=BoundName(), multiple=True, help="may be repeated; all that apply")
 @click.option("--radius", type=float, default=None, help="only whether this radius is certified: far fewer samples")
-@sampling_options
+@click.option("--n0-samples", "--n0", "n0", type=int, default=100, show_default=True, metavar="N", help=N0)
+@click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
+@click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
+@click.option("--batch-size", type=int, default=None, help="noisy images per pass")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
 @click.option(
     "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
 )
@@ -122,7 +98,7 @@ def certify_command(
     """
     import torch
 
-    from adaptive_smoothing_zoo.certification.kinds import Request, subject_of
+    from adaptive_smoothing_zoo.certification.kinds import subject_of
     from adaptive_smoothing_zoo.certification.running import Run
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
@@ -136,34 +112,26 @@ def certify_command(
     entry = entry_of(name, dataset, threat_model)
     check_writable(out, entry)
     check_model_dir(model_dir, entry)
-    commit = source_commit()
+    around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
     model = load_model(entry.name, model_dir, dataset, entry.threat_model, device=chosen)
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
-    subject = subject_of(model, part, sigma, votes, **sampling)
+    subject = subject_of(model, part, sigma, votes, radius, **sampling)
     examples, indices = choose_examples(load_data(dataset, data_dir=data_dir), n_examples, skip)
 
-    log = partial(records.log_path, out, entry, radius)
+    def log(name: str) -> Path:
+        return records.certification_path(out, entry, f"{name}.tsv")
+
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     start = time.monotonic()
     with sampling_bar(subject.sampling is not None) as on_progress, told_how_to_go_on():
         run = Run(indices=indices, times=not no_times, on_progress=on_progress)
-        request = Request(bounds=bounds, radius=radius, log=log, run=run)
-        found = subject.certify(examples.images, examples.labels, request)
-    record = records.make_certification_record(
-        entry,
-        model,
-        examples,
-        subject,
-        found,
-        at_radius=radius,
-        device=str(chosen),
-        clean_accuracy=None if subject.is_smoothed_version else accuracy(subject.model, examples, chosen),
-        skip=skip,
-        commit=commit,
-        seconds=round(time.monotonic() - start, 2),
-    )
-    path = records.write_certification(records.record_path(out, entry, subject, radius), record)
-    _tell(record, [*(log(subject.log_name(bound)) for bound in found), path])
+        found = subject.certify(examples.images, examples.labels, bounds, log, run)
+    around["clean_accuracy"] = None if subject.is_smoothed_version else accuracy(subject.model, examples, chosen)
+    around["seconds"] = round(time.monotonic() - start, 2)
+    record = records.make_certification_record(entry, model, examples, subject, found, **around)
+    path = records.certification_path(out, entry, f"{subject.file_name()}.json")
+    records.write_certification(path, record)
+    _tell(record, [*(log(subject.file_name(bound)) for bound in found), path])
 
 
 def _tell(record: CertificationRecord, written: list[Path]) -> None:

@@ -117,20 +117,6 @@ def certification_path(out: Path, entry: Entry, name: str) -> Path:
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
-def log_path(out: Path, entry: Entry, radius: float | None, name: str) -> Path:
-    """Where a log of a triplet's certification stands, at all radii or at one."""
-    return certification_path(out, entry, f"{name}{_at(radius)}.tsv")
-
-
-def record_path(out: Path, entry: Entry, subject: Subject, radius: float | None) -> Path:
-    """Where the record of a certification stands."""
-    return certification_path(out, entry, f"{subject.stem}{_at(radius)}.json")
-
-
-def _at(radius: float | None) -> str:
-    return "" if radius is None else f"-at-{radius:g}"
-
-
 def make_certification_record(
     entry: Entry,
     model: nn.Module,
@@ -138,7 +124,6 @@ def make_certification_record(
     subject: Subject,
     found: dict[str, Certificates],
     *,
-    at_radius: float | None,
     device: str,
     **around: Any,
 ) -> CertificationRecord:
@@ -150,7 +135,7 @@ def make_certification_record(
         found: certificates by bound.
         around: what only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
     """
-    radii = grid_of(list(found.values())) if at_radius is None else np.array([at_radius])
+    radii = grid_of(list(found.values())) if subject.radius is None else np.array([subject.radius])
     sampling = subject.sampling
     return CertificationRecord(
         model=entry.name,
@@ -162,12 +147,12 @@ def make_certification_record(
         alpha_min=subject.model.alpha.alpha_min,
         logits_lipschitz=subject.logits_lipschitz,
         sampling=None if sampling is None else SamplingRecord.of(sampling, next(iter(found.values()))),
-        at_radius=at_radius,
+        at_radius=subject.radius,
         radii=tuple(radii.tolist()),
         bounds={
             name: BoundRecord(
-                log=f"{entry.name}.{subject.log_name(name)}{_at(at_radius)}.tsv",
-                average_radius=certificates.average_certified_radius() if at_radius is None else None,
+                log=f"{entry.name}.{subject.file_name(name)}.tsv",
+                average_radius=certificates.average_certified_radius() if subject.radius is None else None,
                 certified_accuracy=tuple(certificates.certified_accuracy(radii).tolist()),
             )
             for name, certificates in found.items()
