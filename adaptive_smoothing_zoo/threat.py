@@ -81,11 +81,11 @@ class ThreatModel:
         """
         radius = self.eps if radius is None else radius
         if self.is_linf:
-            return perturbation.clamp(-radius, radius)
+            return perturbation.clamp(-radius, radius)  # type: ignore[arg-type]
         if safe:
             return perturbation * (radius / _vector_norm(perturbation).clamp(min=1e-12)).clamp(max=1.0)
         length = self.size(perturbation)
-        return perturbation / (length + 1e-12) * length.clamp(max=radius)  # type: ignore[arg-type]
+        return perturbation / (length + 1e-12) * length.clamp(max=radius)
 
     def project(
         self, originals: Tensor, points: Tensor, radius: float | Tensor | None = None, *, safe: bool = False

@@ -1,6 +1,6 @@
 """The same machinery with shorter attacks."""
 
-from adaptive_smoothing_zoo.attacks.contract import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import Model
-from adaptive_smoothing_zoo.attacks.settings import NUMBERS, AttackSettings, Plan
+from adaptive_smoothing_zoo.attacks.settings import Plan
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 
@@ -226,35 +226,6 @@ def register(
 
 def _place(make: Any) -> tuple[str, str]:
     return getattr(make, "__module__", ""), getattr(make, "__qualname__", "")
-
-
-def entry_of(name: str) -> Entry:
-    """The catalogue's entry.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in Entry.known:
-        raise ValueError(f"there is no attack {name!r}; known: {', '.join(sorted(Entry.known))}")
-    return Entry.known[name]
-
-
-def complete(settings: AttackSettings) -> AttackSettings:
-    """The settings with every number of every attack.
-
-    Raises:
-        ValueError: an attack that does not exist, or a number that it does not have.
-    """
-    return replace(settings, attacks=tuple(_completed(plan) for plan in settings.attacks))
-
-
-def _completed(plan: Plan) -> Plan:
-    numbers = entry_of(plan.name).numbers
-    for name in plan.numbers:
-        if name not in numbers:
-            has = ", ".join(name for name in NUMBERS if name in numbers) or "none of these numbers"
-            raise ValueError(f"{plan.name} has no {name}; it has {has}")
-    return plan.filled(numbers)
 
 
 def join(states: list[S]) -> S:

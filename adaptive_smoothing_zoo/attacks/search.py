@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks import catalogue
 from adaptive_smoothing_zoo.attacks.autoattack.reference import LOST_GRADIENT, ReferenceEngine
-from adaptive_smoothing_zoo.attacks.contract import Attack, S, Setup, State, batches, complete, entry_of
+from adaptive_smoothing_zoo.attacks.catalogue import complete, entry_of
+from adaptive_smoothing_zoo.attacks.contract import Attack, S, Setup, State, batches
 from adaptive_smoothing_zoo.attacks.losses import Model, rank_classes
 from adaptive_smoothing_zoo.attacks.pool import Pool
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
@@ -86,7 +86,6 @@ class Search:
         device: torch.device,
         surrogate: nn.Module | None = None,
     ) -> None:
-        assert catalogue.ATTACK_FILES  # every attack is registered
         settings = complete(settings)
         self.model, self.threat, self.num_classes, self.device = asked(model), threat, num_classes, device
         self.settings = replace(settings, batch_size=settings.batch_size or 256)

@@ -13,6 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 
 
@@ -84,6 +85,7 @@ class Residual(nn.Module):
         return self.main(features) + self.shortcut(features)  # type: ignore[no-any-return]
 
 
+@architecture("layers")
 def layered(*, net: Mapping[str, Any], num_classes: int | None = None, **preprocessing: Any) -> nn.Module:
     """The net of a description, with random weights.
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@architecture("timm")
 def timm_net(
     *,
     model: str,
@@ -42,6 +44,7 @@ def timm_net(
     return Preprocessed(net, mean, std, _pair(size), interpolation)
 
 
+@architecture("torchvision")
 def torchvision_net(
     *,
     model: str,
@@ -65,6 +68,7 @@ def torchvision_net(
     return Preprocessed(net, mean, std, _pair(size), interpolation)
 
 
+@architecture("robustbench")
 def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes: int | None = None) -> nn.Module:
     """RobustBench's net of that name, which normalizes inside itself.
 

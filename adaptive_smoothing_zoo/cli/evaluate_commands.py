@@ -375,12 +375,12 @@ def _screen(model: Triplet, examples: Examples, settings: dict[str, Any]) -> Non
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.evaluation.screening import SCREENING, screen
 
-    (plan,) = SCREENING
+    (plan,), n = SCREENING, len(examples)
     with progress_bar() as on_progress:
         found = screen(model, examples.images, examples.labels, on_progress=on_progress, **settings)
     click.echo(
         f"clean            {100 * found.clean_accuracy:6.2f} %\n"
-        f"robust, at most  {100 * found.upper_bound:6.2f} % ({len(examples)} examples; APGD-T, {plan.targets} targets of "
+        f"robust, at most  {100 * found.upper_bound:6.2f} % ({n} examples; APGD-T, {plan.targets} targets of "
         f"{plan.iterations} steps; {found.passes} passes)\n"
         "This is a screening, not the standard protocol: nothing was written."
     )

@@ -69,7 +69,7 @@ def tune_command(out: Path, **options: Any) -> None:
     plot_fronts(out / "front.png", fronts, tables, chosen)
     _tell(tables, fronts)
     if chosen is not None:
-        tuned_triplet(*nets, chosen, _words(options, tables, examples)).save_pretrained(out)
+        tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples)).save_pretrained(out)
         click.echo(f"chosen: alpha {chosen.alpha:.6g}, clean {chosen.clean:.2%}, robust at least {chosen.robust:.2%}")
         click.echo(
             f"{out} holds the triplet {options['name']}; these numbers chose it: report others, by asz eval {out}"
@@ -96,7 +96,8 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
     with tqdm(total=len(labels), unit="image", desc="attack on h") as bar:
         tables = measure_tables(
-            *(net.net for net in nets),
+            nets[0].net,
+            nets[1].net,
             images,
             labels,
             ThreatModel(options["threat_model"], options["eps"]),

@@ -28,6 +28,7 @@ from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 
+ADAPTIVE_PROTOCOL = "adaptive AutoAttack"
 STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_after``
 
 
@@ -116,6 +117,7 @@ def evaluate_adaptive(
             task,
             model if folder else None,
             ADAPTIVE_ENGINE,
+            protocol=ADAPTIVE_PROTOCOL,
             surrogate=None if surrogate is None or folder is None else identity_of(surrogate, images.shape[1:]),
             robust_sha256=sha256(robust.numpy().tobytes()).hexdigest(),
         )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine
-from adaptive_smoothing_zoo.attacks.contract import batches, entry_of
+from adaptive_smoothing_zoo.attacks.catalogue import entry_of
+from adaptive_smoothing_zoo.attacks.contract import batches
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
@@ -31,56 +32,6 @@ _CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spend
 ENGINES: dict[str, type[ReferenceEngine] | type[Search]] = {"reference": ReferenceEngine, "fast": Search}
 
 
-class Engine(Protocol):
-    """What carries out the attacks. It proposes; the run decides.
-
-    Attributes:
-        name: with its version, for the record.
-        flat: by attack, indices of points at which it began with a gradient of zero.
-        resumes_inside: whether ``snapshot`` tells where a batch stands, so that nothing of it need be done again.
-    """
-
-    name: str
-    flat: dict[str, set[int]]
-    resumes_inside: bool
-
-    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object]) -> tuple[str, ...]:
-        """Reasons to distrust attacks on this model, a sentence each. ``beat`` is called again and again meanwhile."""
-
-    def attack(
-        self,
-        name: str,
-        images: Tensor,
-        labels: Tensor,
-        indices: Tensor,
-        done: Tensor,
-        *,
-        snapshot: dict[str, Tensor] | None,
-        beat: Callable[[], object],
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack the points that are not ``done``; yield (positions among all, candidates) as they are finished.
-
-        ``indices`` are the points' places in the whole data set, for random numbers that are to belong to a point.
-        ``done`` points are given because the company of a point may decide its random numbers, too. ``beat`` is called
-        again and again meanwhile. With a snapshot the engine goes on from there, and may yield ``done`` points again.
-
-        Raises:
-            ResultsError: the snapshot does not fit.
-        """
-
-    def snapshot(self) -> dict[str, Tensor] | None:
-        """Where the attack under way stands, without the points that were yielded; None if that cannot be said."""
-
-    def spent(self) -> int:
-        """Forward-equivalents that its checks and attacks have spent so far."""
-
-    def underway(self) -> float:
-        """How much is done for points that are not yet yielded, in points."""
-
-    def warnings(self, name: str) -> tuple[str, ...]:
-        """What there is to say against an attack as it went so far, a sentence each."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a run stands.
@@ -92,6 +43,7 @@ class Progress:
         passes_done, passes_left: forward-equivalents spent, and still to spend if every robust point stays so.
         passes_before: how many of those spent were spent before this process began; what it has done since tells how
             fast it is.
+        is_standard: whether the protocol is RobustBench's.
     """
 
     attack: str
@@ -101,6 +53,7 @@ class Progress:
     passes_done: int
     passes_left: int
     passes_before: int
+    is_standard: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,7 +335,7 @@ class Run:
             self._spent += self.engine.spent()
             self.engine = self._make_engine()
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self) -> ReferenceEngine | Search:
         return ENGINES[self.settings.engine](
             self.model,
             self.threat,
@@ -438,5 +391,6 @@ class Run:
                 passes_done=self._before + self._spent + self.engine.spent(),
                 passes_left=int(self._passes(stage) * left) + robust * sum(map(self._passes, later)),
                 passes_before=self._before,
+                is_standard=self.settings.is_standard or self.task.robust is not None,
             )
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
-from adaptive_smoothing_zoo.attacks.contract import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
@@ -259,11 +259,13 @@ class Call:
         )
 
 
-def binding_for(task: Task, model: nn.Module | None, engine: str, **more: Any) -> Binding:
+def binding_for(
+    task: Task, model: nn.Module | None, engine: str, *, protocol: str | None = None, **more: Any
+) -> Binding:
     """What the state of a task belongs to; of no model if no state is kept."""
     fast = task.settings.engine == "fast"
     return Binding(
-        protocol=task.settings.protocol,
+        protocol=protocol or task.settings.protocol,
         model=Identity(sha256="") if model is None else identity_of(model, task.images.shape[1:]),
         examples=len(task.labels),
         data_sha256=data_sha256(task.images, task.labels),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -83,9 +82,9 @@ def _channels(net: nn.Module, taps: tuple[int, int], name: str) -> list[int]:
 
 def alpha_config(alpha: nn.Module) -> AlphaConfig:
     """The inverse of ``build_alpha``. Raises ValueError for another module."""
-    if isinstance(alpha, ConstantAlpha):
+    if type(alpha) is ConstantAlpha:
         return ConstantAlphaConfig(value=alpha.alpha_min)
-    if not isinstance(alpha, AdaptiveAlpha):
+    if type(alpha) is not AdaptiveAlpha:
         raise ValueError(f"entries know a constant and an adaptive alpha, not a {type(alpha).__name__}")
     network = unwrapped(alpha.mixing_network)
     planes = [group[0].conv1.out_channels for group in network.groups]  # type: ignore[union-attr]
@@ -154,8 +153,14 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
     Args:
         twin: what the entry makes, on the meta device; it gets the module's weights if these fit.
     """
-    if found := next(_differences(module, twin), None):
-        raise ConfigError(f"{entry.key} cannot be saved: no entry describes it, {found}; save a module without that")
+    mine, its = _facts(module), _facts(twin)
+    for what in [*mine, *its]:
+        found, wanted = mine.get(what, "missing"), its.get(what, "missing")
+        if found != wanted:
+            raise ConfigError(
+                f"{entry.key} cannot be saved: no entry describes it, {what} is {found}, not {wanted}; save a module "
+                "without that"
+            )
     if not has_foreign_code(module):
         return
     # Hooks, exchanged methods and classes that only have the same name: they must change nothing.
@@ -171,29 +176,13 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
             )
 
 
-def _differences(module: nn.Module, twin: nn.Module) -> Iterator[str]:
-    """What is not the same in both, in words."""
-    mine, its = structure_of(module), structure_of(twin)
-    for name in sorted(mine.keys() | its.keys()):
-        where, found, expected = name or "the module", mine.get(name), its.get(name)
-        if found is None or expected is None:
-            yield f"{where} is {'missing' if found is None else 'a ' + found['class']}"
-        elif found["class"] != expected["class"]:
-            yield f"{where} is a {found['class']}, not a {expected['class']}"
-        else:
-            for key in sorted(found["settings"].keys() | expected["settings"].keys()):
-                values = [each["settings"].get(key) for each in (found, expected)]
-                if values[0] != values[1]:
-                    yield f"{key} of {where} is {values[0]!r}, not {values[1]!r}"
-    yield from _differences_of_weights(weights_of(module), weights_of(twin))
-
-
-def _differences_of_weights(mine: dict[str, Any], its: dict[str, Any]) -> Iterator[str]:
-    for key in sorted(mine.keys() | its.keys()):
-        found, expected = mine.get(key), its.get(key)
-        if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
-            yield f"{key} is {'missing' if found is None else 'more than an entry has'}"
-        elif found.shape != expected.shape:
-            yield f"{key} has shape {tuple(found.shape)}, not {tuple(expected.shape)}"
-        elif found.dtype != expected.dtype:
-            yield f"{key} is {found.dtype}, but published weights are {expected.dtype}"
+def _facts(module: nn.Module) -> dict[str, str]:
+    """What an entry must say of a module: its parts with their settings, and its weights."""
+    facts = {}
+    for name, part in structure_of(module).items():
+        where = name or "the module"
+        facts[where] = f"a {part['class']}"
+        facts |= {f"{key} of {where}": repr(value) for key, value in part["settings"].items()}
+    for name, value in weights_of(module).items():
+        facts[name] = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "no tensor"
+    return facts

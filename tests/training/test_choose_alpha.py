@@ -9,7 +9,7 @@ from quadrants import IMAGES, LABELS, a_mix, a_net
 from torch import nn
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier
-from adaptive_smoothing_zoo.attacks.contract import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import intervals
-from adaptive_smoothing_zoo.attacks.contract import batches, entry_of
+from adaptive_smoothing_zoo.attacks.catalogue import entry_of
+from adaptive_smoothing_zoo.attacks.contract import batches
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings, Plan
 from adaptive_smoothing_zoo.threat import ThreatModel
 
