@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import logits_of
+from adaptive_smoothing_zoo.backbones.asking import call_net, logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps, check_image_tensor
-from adaptive_smoothing_zoo.backbones.calling import call_net
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 

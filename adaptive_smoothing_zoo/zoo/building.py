@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+import adaptive_smoothing_zoo.zoo.robustbench  # noqa: F401  (puts RobustBench's nets on the list of architectures)
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.asking import in_eval_mode
 from adaptive_smoothing_zoo.errors import ConfigError, reason

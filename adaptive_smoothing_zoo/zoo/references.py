@@ -32,6 +32,7 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.robustbench import autoattack_stood_in
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
 
 
@@ -144,11 +145,11 @@ def _of_robustbench(name: str, wanted: Wanted) -> Made:
     config = BaseNetConfig(architecture="robustbench", arguments=arguments)
     if wanted.checkpoint is not None:
         return _built("robustbench", name, None, **arguments)
-    from robustbench.utils import load_model as load_robustbench_model
-
     try:
         net = build("robustbench", **arguments)  # names what RobustBench does not know, before anything is downloaded
         options = {} if wanted.model_dir is None else {"model_dir": str(wanted.model_dir)}
+        with autoattack_stood_in():
+            from robustbench.utils import load_model as load_robustbench_model
         net = load_robustbench_model(name, dataset=wanted.dataset, threat_model=wanted.threat_model, **options)
     except ValueError as error:
         raise UnknownModelError(str(error)) from error

@@ -1,11 +1,16 @@
-"""What we need of RobustBench: the addresses of its files, and the module ``autoattack`` without which it fails."""
+"""What we need of RobustBench: its nets, the addresses of its files, and the module ``autoattack`` that it imports."""
 
 import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
+from torch import nn
+
+from adaptive_smoothing_zoo.backbones.architectures import architecture
+from adaptive_smoothing_zoo.backbones.libraries import unknown
 from adaptive_smoothing_zoo.errors import WeightsError
 
 INSTALL = "pip install 'adaptive-smoothing-zoo[robustbench]'"
@@ -18,7 +23,7 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
         WeightsError: RobustBench is not installed, or has no such model on Google Drive.
     """
     try:
-        with _autoattack():
+        with autoattack_stood_in():
             from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
             from robustbench.model_zoo.models import model_dicts
     except ModuleNotFoundError as error:
@@ -30,6 +35,53 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
     if not ids:
         raise WeightsError(f"RobustBench has no model {model!r} for {dataset} {threat_model} on Google Drive")
     return list(ids) if isinstance(ids, list) else [ids]
+
+
+@architecture("robustbench")
+def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes: int | None = None) -> nn.Module:
+    """RobustBench's net of that name, which normalizes inside itself.
+
+    Args:
+        model: as ``robustbench.load_model`` knows it.
+        dataset, threat_model: "cifar10", "cifar100" or "imagenet"; "Linf", "L2" or "corruptions".
+        num_classes: what it must give, if it is said.
+
+    Raises:
+        ValueError: RobustBench does not know it, or its class cannot be made on this machine.
+        ModuleNotFoundError: RobustBench is not installed.
+    """
+    known = robustbench_models(dataset, threat_model)
+    if model not in known:
+        raise ValueError(unknown(f"RobustBench, for {dataset} and {threat_model},", model, list(known)))
+    make = known[model]["model"]
+    if not callable(make):
+        raise ValueError(f"{model} is an ensemble of RobustBench, which cannot be a base net; take one of its members")
+    try:
+        net = make()
+    except Exception as error:  # anything may happen in foreign constructors; some ask for CUDA
+        raise ValueError(f"RobustBench's {model} cannot be made here: {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"RobustBench's {model} is no module")
+    return net
+
+
+def robustbench_models(dataset: str, threat_model: str) -> dict[str, Any]:
+    """What RobustBench knows for a data set and a threat model, by name.
+
+    Raises:
+        ValueError: no such data set or threat model.
+        ModuleNotFoundError: RobustBench is not installed.
+    """
+    try:
+        with autoattack_stood_in():
+            from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+            from robustbench.model_zoo.models import model_dicts
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"RobustBench's models need it ({error}): {INSTALL}") from None
+    try:
+        return dict(model_dicts[BenchmarkDataset(dataset)][ThreatModel(threat_model)])
+    except (ValueError, KeyError):
+        raise ValueError(f"RobustBench has no models for the data set {dataset!r} and {threat_model!r}") from None
 
 
 def autoattack_shim() -> dict[str, ModuleType]:
@@ -46,7 +98,7 @@ def _is_installed(module: str) -> bool:
 
 
 @contextmanager
-def _autoattack() -> Iterator[None]:
+def autoattack_stood_in() -> Iterator[None]:
     """The module ``autoattack`` while RobustBench is imported; nothing of it stays behind."""
     shim = autoattack_shim()
     sys.modules |= shim

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.backbones.libraries import robustbench_net, timm_net, torchvision_net
+from adaptive_smoothing_zoo.backbones.libraries import timm_net, torchvision_net
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -103,24 +103,8 @@ class TestLibraries:
         [
             (lambda: timm_net(model="resnet10", num_classes=5), "resnet10t"),
             (lambda: torchvision_net(model="resnet49", num_classes=5), "resnet50"),
-            (
-                lambda: robustbench_net(model="Carmon2019", dataset="cifar10", threat_model="Linf"),
-                "Carmon2019Unlabeled",
-            ),
-            (lambda: robustbench_net(model="x", dataset="digits", threat_model="Linf"), "digits"),
         ],
     )
     def test_an_unknown_name_lists_near_ones(self, make, said):
-        pytest.importorskip("robustbench")
         with pytest.raises(ValueError, match=said):
             make()
-
-    def test_a_robustbench_net_by_name(self):
-        models = pytest.importorskip("robustbench.model_zoo.models")
-        net = robustbench_net(model="Wong2020Fast", dataset="cifar10", threat_model="Linf").eval()
-        assert type(net) is type(
-            models.model_dicts[models.BenchmarkDataset("cifar10")][models.ThreatModel("Linf")]["Wong2020Fast"][
-                "model"
-            ]()
-        )
-        assert net(IMAGES).shape == (3, 10)

@@ -12,6 +12,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
+from adaptive_smoothing_zoo.zoo.robustbench import robustbench_net
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 DIGITS = Wanted(dataset="digits")
@@ -140,3 +141,22 @@ def test_a_checkpoint_of_another_net_is_refused(tmp_path):
     path = saved(torch.nn.Linear(2, 2), tmp_path / "weights.pt")
     with pytest.raises(WeightsError):
         resolve("timm:resnet10t", Wanted(checkpoint=path))
+
+
+class TestRobustBench:
+    def test_a_net_by_name_with_the_weights_of_a_file(self, tmp_path):
+        made = robustbench_net(model="Wong2020Fast", dataset="cifar10", threat_model="Linf").eval()
+        wanted = Wanted(checkpoint=saved(made, tmp_path / "weights.pt"))
+        found = resolve("robustbench:Wong2020Fast", wanted)
+        assert type(found.net) is type(made)
+        assert torch.equal(found.net(IMAGES), made(IMAGES))
+        twin = build(found.config.architecture, num_classes=10, **found.config.arguments)
+        twin.load_state_dict(found.net.state_dict())
+        assert torch.equal(twin.eval()(IMAGES), made(IMAGES))
+
+    @pytest.mark.parametrize(
+        ("name", "dataset", "said"), [("Carmon2019", "cifar10", "Carmon2019Unlabeled"), ("x", "digits", "digits")]
+    )
+    def test_an_unknown_name_lists_near_ones(self, name, dataset, said):
+        with pytest.raises(UnknownModelError, match=said):
+            resolve(f"robustbench:{name}", Wanted(dataset=dataset))
