@@ -56,7 +56,7 @@ class Progress:
     is_standard: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task:
     """What is evaluated.
 
