@@ -21,12 +21,12 @@ from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
-from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, binding_of, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.machine.batch_size import brisk_batch_size, largest_batch_size
 from adaptive_smoothing_zoo.machine.devices import pick_device
 from adaptive_smoothing_zoo.machine.ready import ready
-from adaptive_smoothing_zoo.storage.bound_state import BINDING
+from adaptive_smoothing_zoo.storage.bound_state import BINDING, BoundState
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
@@ -289,7 +289,7 @@ class Call:
                 size = min(size, brisk_batch_size(net, images))
         return min(size, len(images))
 
-    def _state(self, stack: ExitStack, binding: Binding, ledger: Ledger) -> RunState | None:
+    def _state(self, stack: ExitStack, binding: Binding, ledger: Ledger) -> BoundState | None:
         """The state, locked until the stack ends; what it knows goes into the ledger."""
         if self.folder is None:
             return None
@@ -297,9 +297,9 @@ class Call:
             raise ResultsError(
                 f"{self.folder} was begun by an earlier version of this package; delete it to begin again"
             )
-        state = RunState(self.folder, binding)
+        state = BoundState(self.folder, binding)
         stack.enter_context(state.locked())
-        for chunk in state.chunks():
+        for chunk in state.entries(CHUNK, chunk_of):
             ledger.add(chunk)
         return state
 
