@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -78,8 +78,9 @@ def eval_command(
     )
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
+    from adaptive_smoothing_zoo.units import warn_of_radius
 
-    threat = ThreatModel(triplet.threat_model, parse_eps(eps or "0"))
+    warn_of_radius(triplet.threat_model, parse_eps(eps or "0"))
     chosen = pick_device(distributed.local_device(device))
     part, settings, entry = distributed.shard_of(shard), attack.settings(chosen), triplet.entry()
     check_writable(out, entry)
@@ -88,7 +89,8 @@ def eval_command(
         read_record(compare_with, entry)  # now rather than after hours
     commit = source_commit()  # now: the checkout may move on during a long run
     model = triplet.load(chosen)
-    entry, threat = _recorded_as(model.entry, settings), replace(threat, eps=parse_eps(eps or model.entry.eps))
+    entry = _recorded_as(model.entry, settings)
+    threat = ThreatModel(triplet.threat_model, parse_eps(eps or entry.eps))
     examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
@@ -96,27 +98,15 @@ def eval_command(
         return
     if not overwrite:
         _check_run(out, entry, model, len(examples), eps)
-    state, where = state_path(out, entry, part), {"device": chosen, "shard": part}
+    state = state_path(out, entry, part)
+    about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
-        evaluation: Evaluation | None = evaluate(
-            model,
-            examples.images,
-            examples.labels,
-            threat=threat,
-            settings=settings,
-            state=state,
-            on_progress=on_progress,
-            **where,  # type: ignore[arg-type]
-        )
-        if distributed.world_size() > 1:
-            evaluation = distributed.merge_all(state, examples.images, examples.labels)
-    if evaluation is None:  # the first process writes the results
+        evaluation = evaluate(model, examples.images, examples.labels, **about, on_progress=on_progress)
+        whole = _whole(evaluation, state, part, examples)
+    if whole is None:
         return
-    if part[1] > 1 and distributed.world_size() == 1:
-        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
-        return
-    remarks = () if compare_with is None else (agreement(compare_with, model.entry, evaluation, examples),)
-    _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=commit, remarks=remarks)
+    remarks = () if compare_with is None else (agreement(compare_with, model.entry, whole, examples),)
+    _write_and_tell(out, entry, whole, examples, model, eps=eps, commit=commit, remarks=remarks)
     remove_state(state)
 
 
@@ -284,32 +274,22 @@ def validate_command(
         known = read_validation(path) if path.exists() else None
         check_replaceable(known, "validation", out, entry, model, n=len(examples))
     state = None if only else validation_path(out, entry).with_suffix(".state")
+    about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": chosen, "channels_last": channels_last}
+    about |= {"norm": triplet.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
-            model,
-            examples.images,
-            examples.labels,
-            norm=triplet.threat_model,
-            eps=parse_eps(entry.eps),
-            seed=seed,
-            batch_size=batch_size,
-            device=chosen,
-            channels_last=channels_last,
-            recorded=recorded,
-            only=only or None,
-            state=state,
-            on_progress=on_progress,
+            model, examples.images, examples.labels, **about, recorded=recorded, state=state, on_progress=on_progress
         )
     for result in findings.checks:
         click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
-    if state is None:
-        click.echo("nothing is written: these are not all checks")
-    else:
+    if state is not None:
         validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
         click.echo(f"wrote {write_validation(out, entry, validation)}")
         remove_state(state)
         if record_path(out, entry).exists():
             click.echo(f"wrote {_update_entry(out, entry)}")
+    else:
+        click.echo("nothing is written: these are not all checks")
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
         sys.exit(1)
@@ -330,6 +310,18 @@ def _check_run(out: Path, entry: Entry, model: Triplet, n: int, eps: str | None)
 def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
     """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
     return entry if settings.is_standard else replace(entry, name=f"{entry.name}.custom")
+
+
+def _whole(evaluation: Evaluation, state: Path, part: tuple[int, int], examples: Examples) -> Evaluation | None:
+    """The evaluation of all examples; None if another process, or asz merge, brings the shards together."""
+    from adaptive_smoothing_zoo.evaluation import distributed
+
+    if distributed.world_size() > 1:  # the first process writes the results
+        return distributed.merge_all(state, examples.images, examples.labels)
+    if part[1] > 1:
+        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
+        return None
+    return evaluation
 
 
 def _screen(model: Triplet, examples: Examples, threat: ThreatModel, settings: AttackSettings, device: str) -> None:
