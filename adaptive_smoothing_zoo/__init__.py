@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, Alpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.method.smoothed_classifier import SmoothedClassifier
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveAlpha",
+    "Alpha",
     "ConstantAlpha",
     "MixedClassifier",
     "MixingNetwork",

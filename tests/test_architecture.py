@@ -61,12 +61,7 @@ def test_every_room_has_its_place():
     assert {_room(module) for module in MODULES} == set(ROOMS)
 
 
-OPEN = {"backbones": "GaussianSmoothed"}
-
-
-@pytest.mark.parametrize(
-    "room", [pytest.param(r, marks=pytest.mark.xfail(strict=True)) if r in OPEN else r for r in ROOMS]
-)
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_from_itself_and_from_those_before(room):
     known = set(ROOMS[: ROOMS.index(room) + 1])
     found = {m: set(map(_room, _imports(p))) - known for m, p in MODULES.items() if _room(m) == room}

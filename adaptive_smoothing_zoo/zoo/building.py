@@ -82,9 +82,9 @@ def _channels(net: nn.Module, taps: tuple[int, int], name: str) -> list[int]:
 
 def alpha_config(alpha: nn.Module) -> AlphaConfig:
     """The inverse of ``build_alpha``. Raises ValueError for another module."""
-    if isinstance(alpha, ConstantAlpha):
+    if type(alpha) is ConstantAlpha:
         return ConstantAlphaConfig(value=alpha.alpha_min)
-    if not isinstance(alpha, AdaptiveAlpha):
+    if type(alpha) is not AdaptiveAlpha:
         raise ValueError(f"entries know a constant and an adaptive alpha, not a {type(alpha).__name__}")
     network = unwrapped(alpha.mixing_network)
     planes = [group[0].conv1.out_channels for group in network.groups]  # type: ignore[union-attr]

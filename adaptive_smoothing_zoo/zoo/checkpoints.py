@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
+from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError, reason
-from adaptive_smoothing_zoo.method import mixing_network_keys
+from adaptive_smoothing_zoo.method import mixing_network
 from adaptive_smoothing_zoo.zoo.entry import PARTS, BaseNetConfig
 from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors, readable
 
@@ -104,7 +104,7 @@ def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what
             raise WeightsError(
                 f"{what} is no mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
             )
-        converted = mixing_network_keys.from_foreign(_tensors(network, what), _tensors(norm, what))
+        converted = mixing_network.from_foreign(_tensors(network, what), _tensors(norm, what))
     check_fit(alpha, converted, f"the mixing network ({what})")
     return converted
 
@@ -153,7 +153,7 @@ def _from_dm(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[
 
 def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     constants = {name: arguments[name] for name in ("mean", "std") if name in arguments}
-    return ra_wide_resnet.from_foreign(state, **constants)
+    return dm_wide_resnet.ra_from_foreign(state, **constants)
 
 
 CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]] = {

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_BLOCK_KEYS, CIFAR_RESNET_KEYS
+from adaptive_smoothing_zoo.backbones.key_tables import normalization, rename
+from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_KEYS
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.surroundings import own_surroundings
@@ -56,15 +57,10 @@ def _pyautoattack_resnet18() -> dict[str, Tensor]:
     known = "399f52da9f914c323fa5a6096d60f460a3449a59b64a6405200c1e629f8425a7"
     if (found := file_sha256(path)) != known:
         raise WeightsError(f"{path} has SHA-256 {found}, not {known}; reinstall pyautoattack 0.2.0")
-    state = {}
-    for key, value in torch.load(path, map_location="cpu", weights_only=True).items():
-        prefix = next(prefix for prefix in CIFAR_RESNET_KEYS if key.startswith(prefix))
-        ours = CIFAR_RESNET_KEYS[prefix] + key.removeprefix(prefix)
-        for theirs, name in CIFAR_RESNET_BLOCK_KEYS.items():
-            ours = ours.replace(theirs, name)
-        state[ours] = value
+    foreign = torch.load(path, map_location="cpu", weights_only=True)
     # The file has no normalization: the net takes pixels in [0, 1] as they are.
-    return {**state, "mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)}
+    state = rename(foreign, CIFAR_RESNET_KEYS, "a ResNet-18 for CIFAR")
+    return {**state, **normalization((0.0,) * 3, (1.0,) * 3)}
 
 
 BASE_NETS = {
