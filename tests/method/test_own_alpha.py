@@ -36,9 +36,6 @@ class SecondMap(Cautious):
     def forward(self, std_maps, rob_maps):
         return rob_maps[0].mean(dim=(1, 2, 3))
 
-    def alpha_logit(self, outputs):
-        return self(outputs.std_maps, outputs.rob_maps) if outputs.alpha_logit is None else outputs.alpha_logit
-
     def alpha(self, alpha_logit):
         return 0.6 + 0.4 * alpha_logit.sigmoid()
 
