@@ -1,5 +1,7 @@
 """Pretrained adaptively smoothed classifiers: load them, attack them, build on them."""
 
+from typing import Any
+
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, Alpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
@@ -27,3 +29,12 @@ __all__ = [
     "load_model",
     "register",
 ]
+
+
+def _upload(model: Triplet, repo: str, **options: Any) -> str:
+    from adaptive_smoothing_zoo.publishing.push import push_model
+
+    return push_model(model, repo, **options).url
+
+
+Triplet.uploader = _upload

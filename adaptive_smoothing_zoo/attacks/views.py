@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.objectives import append_alpha_loss
+from adaptive_smoothing_zoo.attacks.losses import append_alpha_loss
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.losses import rank_classes
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.attacks.randomized import (
     Randomization,
     every_randomized_apgd,
     randomized_apgd,
     randomized_pgd,
-    rank_classes,
 )
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, with_mixing_network

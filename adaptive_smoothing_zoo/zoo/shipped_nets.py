@@ -19,21 +19,12 @@ from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseNet:
-    """A base net with weights.
+class ShippedNet:
+    """A base net with weights."""
 
-    Attributes:
-        architecture, arguments: for :func:`adaptive_smoothing_zoo.backbones.build`.
-        dataset: what it classifies.
-        description: what it is and where its weights come from.
-        state_dict: reads the weights, with our keys.
-    """
-
-    architecture: str
+    architecture: str  # with arguments: for backbones.build
     arguments: dict[str, Any]
-    dataset: str
-    description: str
-    state_dict: Callable[[], dict[str, Tensor]]
+    state_dict: Callable[[], dict[str, Tensor]]  # reads the weights, with our keys
 
 
 @own_surroundings()
@@ -46,13 +37,14 @@ def load_base_net(name: str) -> nn.Module:
     """
     if name not in BASE_NETS:
         raise UnknownModelError(f"no base net {name!r}; known: {', '.join(sorted(BASE_NETS))}")
-    config = BASE_NETS[name]
-    net = build(config.architecture, **config.arguments)
-    load_strictly(net, config.state_dict(), name)
+    shipped = BASE_NETS[name]
+    net = build(shipped.architecture, **shipped.arguments)
+    load_strictly(net, shipped.state_dict(), name)
     return net.eval().requires_grad_(False)
 
 
 def _pyautoattack_resnet18() -> dict[str, Tensor]:
+    """The standard (not robust) CIFAR-10 net that the pyautoattack 0.2.0 wheel ships as an example."""
     try:
         path = Path(str(resources.files("pyautoattack"))) / "examples" / "model_test.pt"
     except ModuleNotFoundError:
@@ -72,11 +64,7 @@ def _pyautoattack_resnet18() -> dict[str, Tensor]:
 
 
 BASE_NETS = {
-    "pyautoattack_resnet18": BaseNet(
-        architecture="resnet18",
-        arguments={"num_classes": 10},
-        dataset="cifar10",
-        description="the standard (not robust) ResNet-18 that the pyautoattack 0.2.0 wheel ships as an example",
-        state_dict=_pyautoattack_resnet18,
+    "pyautoattack_resnet18": ShippedNet(
+        architecture="resnet18", arguments={"num_classes": 10}, state_dict=_pyautoattack_resnet18
     ),
 }

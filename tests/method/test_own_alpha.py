@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from adaptive_smoothing_zoo.attacks.objectives import alpha_loss
 from torch import nn
 
 from adaptive_smoothing_zoo import Alpha, MixedClassifier, ThreatModel, load_model
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
-from adaptive_smoothing_zoo.attacks.objectives import alpha_loss
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ConfigError
