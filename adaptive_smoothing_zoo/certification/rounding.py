@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import Alpha as AlphaModule
 
 Floats = NDArray[np.float64]
 Values = float | Sequence[float] | NDArray[Any] | Tensor
-Alpha = Values | ConstantAlpha | AdaptiveAlpha
+Alpha = Values | AlphaModule
 
 EPS = float(np.finfo(np.float64).eps)
 QUANTILE_SLACK = 8 * EPS  # relative error of scipy's ndtri, with room to spare
@@ -26,7 +26,7 @@ PROBABILITY_SLACK = 8 * EPS  # absolute error of a difference of two probabiliti
 
 def alpha_min_of(alpha: Alpha) -> Floats:
     """alpha itself, or the lower end of an alpha module's range; ValueError outside [0, 1]."""
-    values = alpha.alpha_min if isinstance(alpha, ConstantAlpha | AdaptiveAlpha) else alpha
+    values = alpha.alpha_min if isinstance(alpha, AlphaModule) else alpha
     return checked_values(values, "alpha", 0.0, 1.0)
 
 
