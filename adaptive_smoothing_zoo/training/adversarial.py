@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from functools import cached_property
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training.frozen import to_train_mode
-from adaptive_smoothing_zoo.training.single_net import NetTask, NetTraining, TrainingOptions, train_net
+from adaptive_smoothing_zoo.training.loop import TrainingOptions
+from adaptive_smoothing_zoo.training.single_net import NetTask, NetTraining, train_net
+from adaptive_smoothing_zoo.training.task import Batch
 
-TRADES_NOISE = 0.001  # standard deviation of what TRADES starts its attack with, in pixel units
+TRADES_NOISE = 1e-3  # standard deviation of what TRADES starts its attack with, in pixel units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,17 @@ class BaseNetTraining(NetTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eps == 0.0 and (self.noise_factor or self.trades_beta):
+        if self.threat.eps == 0.0 and (self.noise_factor or self.trades_beta):
             raise ValueError("N-FGSM and TRADES need a radius, eps > 0")
         if self.noise_factor and (self.trades_beta or self.norm != "Linf" or self.attack_steps != 1):
             raise ValueError("N-FGSM is one step in l_inf that increases the cross-entropy")
         if self.attack_mode not in ("train", "eval"):
             raise ValueError(f"attack_mode must be 'train' or 'eval', got {self.attack_mode!r}")
+
+    @cached_property
+    def threat(self) -> ThreatModel:
+        """The ball of the attack on each batch."""
+        return ThreatModel(self.norm, self.eps)
 
     @property
     def method(self) -> str:
@@ -91,54 +100,44 @@ class BaseNetPart:
     labels: Tensor
 
 
-class BaseNetTask(NetTask[BaseNetTraining]):
-    """See :class:`adaptive_smoothing_zoo.training.loop.Task`."""
+class BaseNetTask(NetTask[BaseNetTraining, BaseNetPart]):
+    """A base net, on clean or on attacked images."""
 
     def round(self, number: int) -> tuple[list[list[BaseNetPart]], dict[str, Tensor]]:
-        settings = self.settings
-        clean, labels, chosen, seed = self.batch(number)
-        attacked = clean if settings.eps == 0.0 else self._attack(clean, labels, chosen, seed)
-        slices = [slice(i, None, settings.accumulation) for i in range(settings.accumulation)]
-        return [[BaseNetPart(clean[part], attacked[part], labels[part]) for part in slices]], {}
+        batch, passes = self.batch(number), self.settings.accumulation
+        attacked = batch.images if self.settings.eps == 0.0 else self._attack(batch)
+        slices = [slice(i, None, passes) for i in range(passes)]
+        return [[BaseNetPart(batch.images[part], attacked[part], batch.labels[part]) for part in slices]], {}
 
     def losses(self, learner: nn.Module, part: BaseNetPart) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
         attacked = self.run(learner, part.attacked)
         accuracy = {"accuracy": (attacked.argmax(dim=1) == part.labels).float().mean()}
-        if not settings.trades_beta:
-            smoothing = settings.label_smoothing
-            return F.cross_entropy(attacked, part.labels, label_smoothing=smoothing, reduction="none"), accuracy
-        clean = self.run(learner, part.clean)
-        natural = F.cross_entropy(clean, part.labels, label_smoothing=settings.label_smoothing, reduction="none")
-        return natural + settings.trades_beta * divergence(clean, attacked), accuracy
+        learned = self.run(learner, part.clean) if settings.trades_beta else attacked
+        losses = F.cross_entropy(learned, part.labels, label_smoothing=settings.label_smoothing, reduction="none")
+        if settings.trades_beta:
+            losses = losses + settings.trades_beta * divergence(learned, attacked)
+        return losses, accuracy
 
-    def _attack(self, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
-        settings = self.settings
+    def _attack(self, batch: Batch) -> Tensor:
+        settings, images, labels = self.settings, batch.images, batch.labels
         self.learner.eval()
         if settings.attack_mode == "train":
             to_train_mode(self.learner)
 
-        def run(batch: Tensor) -> Tensor:
-            return self.run(self.learner, batch)
+        def run(points: Tensor) -> Tensor:
+            return self.run(self.learner, points)
 
         if settings.noise_factor:
-            return n_fgsm(run, images, labels, run_keys(seed, "n-fgsm", 0, indices), settings)
-        steps = {"eps": settings.eps, "step_size": settings.attack_step_size, "steps": settings.attack_steps}
-        if not settings.trades_beta:
-            random = {"random_start": True, "seed": seed, "indices": indices}
-            return pgd(run, images, labels, norm=settings.norm, **steps, **random)  # type: ignore[arg-type]
-        with torch.no_grad():
-            clean = run(images)
-        noise = normal_images(run_keys(seed, "trades", 0, indices).to(images.device), images.shape[1:])
-        return pgd(
-            run,
-            images,
-            labels,
-            norm=settings.norm,
-            start=TRADES_NOISE * noise,
-            loss=lambda attacked, _: divergence(clean, attacked),
-            **steps,  # type: ignore[arg-type]
-        )
+            return n_fgsm(run, images, labels, run_keys(batch.seed, "n-fgsm", 0, batch.indices), settings)
+        more: dict[str, Any] = {"random_start": True, "seed": batch.seed, "indices": batch.indices}
+        if settings.trades_beta:
+            with torch.no_grad():
+                clean = run(images)
+            noise = normal_images(run_keys(batch.seed, "trades", 0, batch.indices).to(images.device), images.shape[1:])
+            more = {"start": TRADES_NOISE * noise, "loss": lambda attacked, _: divergence(clean, attacked)}
+        more |= {"step_size": settings.attack_step_size, "steps": settings.attack_steps}
+        return pgd(run, images, labels, norm=settings.threat.norm, eps=settings.threat.eps, **more)
 
 
 def n_fgsm(

@@ -1,17 +1,17 @@
-"""Choosing alpha after training: its range, and the scale and bias of alpha_logit (003, appendix B).
+"""Choosing alpha after training: its range, and the scale and bias of alpha_logit [BAKS24, supp. B].
 
 The papers set a desired clean accuracy, or a desired robustness, and move one number until it is met: the lower end of
-a range of fixed width, or the bias of alpha_logit. All of it happens on training data that were held out; which data a
-test set has is nobody's business here.
+a range of fixed width, or the bias of alpha_logit. All of it happens on training data that were held out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,13 +22,13 @@ from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mix import mix
-from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.training.frozen import frozen
+from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
+from adaptive_smoothing_zoo.training.frozen import frozen, with_numbers
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
-CHOICE_FILE = "choice.json"
+CHOICE, _FORMER_FILE = "choice", "choice.json"  # where what was found is noted, and where it was
 _ROUNDING = 1e-9  # 36 of 100 are 90 % of 40 of 100, though 0.9 * 0.4 > 0.36 in floating point
 
 
@@ -108,25 +108,18 @@ class Candidate:
     logit_scale: float | None = None
     logit_bias: float | None = None
 
+    def alpha_like(self, alpha: ConstantAlpha | AdaptiveAlpha) -> ConstantAlpha | AdaptiveAlpha:
+        """This alpha, with the mixing network of another one."""
+        if self.logit_scale is None or self.logit_bias is None:
+            return ConstantAlpha(self.alpha_min)
+        assert isinstance(alpha, AdaptiveAlpha)
+        numbers = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
+        return with_numbers(alpha, self.alpha_min, self.alpha_max, **numbers)
+
     def applied_to(self, model: MixedClassifier) -> MixedClassifier:
         """The same nets, maps and mixing network with this alpha, in eval mode."""
-        alpha: ConstantAlpha | AdaptiveAlpha
-        if self.logit_scale is None or self.logit_bias is None:
-            alpha = ConstantAlpha(self.alpha_min)
-        else:
-            assert isinstance(model.alpha, AdaptiveAlpha)
-            alpha = AdaptiveAlpha(
-                model.alpha.mixing_network,
-                alpha_min=self.alpha_min,
-                alpha_max=self.alpha_max,
-                logit_scale=self.logit_scale,
-                logit_bias=self.logit_bias,
-                std_taps=model.alpha.std_taps,
-                rob_taps=model.alpha.rob_taps,
-            )
-            alpha.norm = model.alpha.norm
-        mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
-        return mixed.eval()
+        nets, alpha = (model.std_model, model.rob_model), self.alpha_like(model.alpha)
+        return MixedClassifier(*nets, alpha, std_map=model.std_map, rob_map=model.rob_map).eval()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +147,24 @@ class Chosen:
 OnCandidate = Callable[[Candidate, float, float], object]
 
 
+class ChoiceOptions(TypedDict, total=False):
+    """How candidates are attacked.
+
+    Attributes:
+        threat: the ball of the attacks; or ``norm`` ("Linf" if not given) and ``eps``.
+        seed: of the attacks; 0 if not given.
+        batch_size: of all passes; 256 if not given.
+        device: where the model is; the images' if not given.
+    """
+
+    threat: ThreatModel
+    eps: float
+    norm: str
+    seed: int
+    batch_size: int
+    device: torch.device | None
+
+
 @own_surroundings()
 @freed_memory_kept()
 def choose_alpha(
@@ -162,64 +173,36 @@ def choose_alpha(
     labels: Tensor,
     choice: Choice,
     *,
-    eps: float,
-    norm: str = "Linf",
-    seed: int = 0,
-    batch_size: int = 256,
-    device: torch.device | None = None,
     folder: Path | None = None,
-    on_candidate: OnCandidate | None = None,
+    on_candidate: OnCandidate = lambda candidate, clean, robust: None,
+    **options: Unpack[ChoiceOptions],
 ) -> Chosen:
     """Find range, scale and bias of an adaptive alpha, or the value of a constant one. The model is left as it is.
 
     Args:
-        model: on ``device``; its own range, scale and bias (or constant) do not matter.
+        model: its own range, scale and bias (or constant) do not matter.
         images: (N, channels, H, W) in [0, 1], held-out training examples.
         labels: (N,).
-        eps, norm: of the attacks.
-        seed: of the attacks.
-        batch_size: of all passes.
-        device: where the model is; the images' if None.
-        folder: where accuracies that took an attack are noted, so that an interrupted choice goes on.
+        folder: where accuracies that took an attack are noted, in ``choice/``, so that an interrupted choice resumes.
         on_candidate: told of every candidate that was attacked, with its clean and robust accuracy.
+        options: see :class:`ChoiceOptions`.
 
     Raises:
         TrainingError: no candidate reaches the target.
         ResultsError: the folder belongs to another choice.
+        ValueError: no threat model, or a quantity to vary that a constant alpha does not have.
     """
-    device = device or images.device
     with frozen(model):
-        held = _Held(model, images, labels, choice, eps=eps, norm=norm, seed=seed, batch_size=batch_size, device=device)
-        notes = _Notes(folder, choice, held)
-        tried: dict[Candidate, tuple[float, float]] = {}
-
-        def robust(candidate: Candidate) -> float:
-            if candidate not in tried:
-                enough = target - _ROUNDING if choice.rule == "robust" and candidate != _constant(1.0) else 0.0
-                found = notes.get(candidate, lambda: held.robust_accuracy(candidate, enough))
-                tried[candidate] = held.clean_accuracy(candidate), found
-                if on_candidate is not None:
-                    on_candidate(candidate, *tried[candidate])
-            return tried[candidate][1]
-
-        target, picked = choice.target, []
-        if choice.rule == "clean":
-            target *= held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0
-            for line in _lines(model, choice):
-                picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target - _ROUNDING][-1:]
-        else:
-            target *= robust(_constant(1.0)) if choice.relative else 1.0
-            for line in _lines(model, choice):
-                # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
-                best_clean = max(map(held.clean_accuracy, picked), default=0.0)
-                worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
-                picked += _first_reaching(line[: max(worthy, default=-1) + 1], robust, target - _ROUNDING)
-        if not picked:
-            raise TrainingError(
-                f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out "
-                "examples; lower the target, or let alpha vary further"
-            )
-        worth = {candidate: (held.clean_accuracy(candidate), robust(candidate)) for candidate in picked}
+        held = _Held(model, images, labels, choice, options)
+        attacked = _Attacked(held, folder, on_candidate)
+        with attacked.kept():
+            target, picked = (_by_clean if choice.rule == "clean" else _by_robust)(held, attacked)
+            if not picked:
+                raise TrainingError(
+                    f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out "
+                    "examples; lower the target, or let alpha vary further"
+                )
+            worth = {candidate: (held.clean_accuracy(candidate), attacked.robust(candidate)) for candidate in picked}
         best = max(picked, key=lambda candidate: worth[candidate][:: 1 if choice.rule == "robust" else -1])
         return Chosen(
             candidate=best,
@@ -228,8 +211,30 @@ def choose_alpha(
             target=target,
             clean_examples=len(labels),
             robust_examples=len(held.attacked),
-            tried=tuple((candidate, *accuracies) for candidate, accuracies in tried.items()),
+            tried=tuple((candidate, *accuracies) for candidate, accuracies in attacked.tried.items()),
         )
+
+
+def _by_clean(held: _Held, attacked: _Attacked) -> tuple[float, list[Candidate]]:
+    """The target, and of each line the last candidate whose clean accuracy reaches it."""
+    choice, picked = held.choice, []
+    target = choice.target * (held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0)
+    for line in _lines(held.model, choice):
+        picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target - _ROUNDING][-1:]
+    return target, picked
+
+
+def _by_robust(held: _Held, attacked: _Attacked) -> tuple[float, list[Candidate]]:
+    """The target, and of each line the first candidate whose robust accuracy reaches it, if it can still win."""
+    choice, picked = held.choice, list[Candidate]()
+    target = choice.target * (attacked.robust(_constant(1.0)) if choice.relative else 1.0)
+    attacked.enough = target - _ROUNDING
+    for line in _lines(held.model, choice):
+        # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
+        best_clean = max(map(held.clean_accuracy, picked), default=0.0)
+        worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
+        picked += _first_reaching(line[: max(worthy, default=-1) + 1], attacked.robust, attacked.enough)
+    return target, picked
 
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
@@ -274,44 +279,29 @@ class _Held:
     """Held-out examples, and accuracies of candidates on them."""
 
     def __init__(
-        self,
-        model: MixedClassifier,
-        images: Tensor,
-        labels: Tensor,
-        choice: Choice,
-        *,
-        eps: float,
-        norm: str,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
+        self, model: MixedClassifier, images: Tensor, labels: Tensor, choice: Choice, options: ChoiceOptions
     ) -> None:
         self.model, self.images, self.labels, self.choice = model, images, labels, choice
-        self.eps, self.norm, self.seed, self.batch_size, self.device = eps, norm, seed, batch_size, device
+        self.threat = threat_of(options.get("threat"), options.get("norm", "Linf"), options.get("eps"))
+        self.seed, self.batch_size = options.get("seed", 0), options.get("batch_size", 256)
+        self.device = options.get("device") or images.device
         count = min(choice.attacked_examples or len(labels), len(labels))
         self.attacked = torch.arange(count) * len(labels) // count
-        self._log_std, self._log_rob, self._normalized = self._outputs()
+        self._log_std, self._log_rob = self._passes(_constant(0.0)), self._passes(_constant(1.0))
+        # alpha_logit = 1 * the mixing network's normalized output + 0
+        raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
+        self._normalized = self._passes(raw) if isinstance(model.alpha, AdaptiveAlpha) else None
 
     @torch.no_grad()
-    def _outputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probabilities of g and h (N, C), and the mixing network's normalized output (N,), on the CPU."""
-        std, rob = _constant(0.0).applied_to(self.model), _constant(1.0).applied_to(self.model)
-        # alpha_logit = 1 * output + 0
-        raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
-        adaptive = raw.applied_to(self.model) if isinstance(self.model.alpha, AdaptiveAlpha) else None
-        columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        for batch in self.images.split(self.batch_size):
-            points = batch.to(self.device)
-            columns[0].append(std(points).cpu())
-            columns[1].append(rob(points).cpu())
-            if adaptive is not None:
-                columns[2].append(adaptive.alpha_logit_of(points).cpu())
-        normalized = None if adaptive is None else torch.cat(columns[2])
-        return torch.cat(columns[0]), torch.cat(columns[1]), normalized
+    def _passes(self, candidate: Candidate) -> Tensor:
+        """A constant's log-probabilities (N, C), or the alpha_logit (N,) of an adaptive alpha, on the CPU."""
+        mixed = candidate.applied_to(self.model)
+        asked = mixed if candidate.logit_scale is None else mixed.alpha_logit_of
+        return torch.cat([asked(batch.to(self.device)).cpu() for batch in self.images.split(self.batch_size)])
 
     def clean_accuracy(self, candidate: Candidate) -> float:
         """From what g, h and the mixing network said once."""
-        alpha = candidate.applied_to(self.model).alpha
+        alpha = candidate.alpha_like(self.model.alpha)
         logit = torch.zeros(len(self.labels))
         if isinstance(alpha, AdaptiveAlpha) and self._normalized is not None:
             logit = alpha.logit_scale * self._normalized + alpha.logit_bias
@@ -324,13 +314,8 @@ class _Held:
         Where it falls below ``enough``, what it has fallen to so far.
         """
         mixed = candidate.applied_to(self.model)
-        engine = AdaptiveEngine(
-            mixed,
-            threat=ThreatModel(self.norm, self.eps),
-            seed=self.seed,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        run = {"threat": self.threat, "seed": self.seed, "batch_size": self.batch_size, "device": self.device}
+        engine = AdaptiveEngine(mixed, **run)  # type: ignore[arg-type]
         engine.iterations, engine.starts = self.choice.attack_steps, self.choice.attack_starts
         engine.targets = self.choice.attack_targets
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
@@ -350,47 +335,66 @@ class _Held:
         predicted = [mixed(batch.to(self.device)).argmax(dim=1).cpu() for batch in images.split(self.batch_size)]
         return torch.cat(predicted) == labels
 
-
-class _Notes:
-    """Robust accuracies by candidate, in a file if there is a folder."""
-
-    def __init__(self, folder: Path | None, choice: Choice, held: _Held) -> None:
-        self._path = None if folder is None else folder / CHOICE_FILE
-        self._known: dict[str, float] = {}
-        if self._path is None:
-            return
+    def binding(self) -> dict[str, Any]:
+        """Everything that decides robust accuracies."""
         names = ("rule", "target", "relative", "attacks", "attack_steps", "attack_targets", "attack_starts")
-        self._binding = json.loads(
-            json.dumps(
-                {
-                    **{name: getattr(choice, name) for name in names},
-                    "eps": held.eps,
-                    "norm": held.norm,
-                    "seed": held.seed,
-                    "batch_size": held.batch_size,
-                    "data": fingerprint(held.images[held.attacked], held.labels[held.attacked]),
-                    "model": fingerprint(held.model),
-                    "maps": [repr(held.model.std_map), repr(held.model.rob_map)],
-                }
-            )
-        )
-        if self._path.exists():
-            try:
-                kept = json.loads(self._path.read_text(encoding="utf-8"))
-                binding, self._known = kept["binding"], {key: float(value) for key, value in kept["robust"].items()}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ResultsError(f"{self._path} is damaged ({error}); delete it to choose again") from error
-            if binding != self._binding:
-                raise ResultsError(
-                    f"{self._path} belongs to another model, other held-out examples, another rule or other attacks; "
-                    "delete it to choose again"
-                )
+        return {
+            **{name: getattr(self.choice, name) for name in names},
+            "threat": self.threat,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "data": fingerprint(self.images[self.attacked], self.labels[self.attacked]),
+            "model": fingerprint(self.model),
+            "maps": [repr(self.model.std_map), repr(self.model.rob_map)],
+        }
 
-    def get(self, candidate: Candidate, measure: Callable[[], float]) -> float:
-        key = json.dumps(asdict(candidate))
-        if key not in self._known:
-            self._known[key] = measure()
-            if self._path is not None:
-                text = json.dumps({"binding": self._binding, "robust": self._known}, indent=2)
-                write_text(self._path, text + "\n")
-        return self._known[key]
+
+class _Attacked:
+    """Robust accuracies of candidates, noted in a folder if there is one.
+
+    Attributes:
+        tried: clean and robust accuracy of every candidate that was asked for.
+        enough: below it, a robust accuracy need not be known exactly.
+    """
+
+    def __init__(self, held: _Held, folder: Path | None, on_candidate: OnCandidate) -> None:
+        self.tried: dict[Candidate, tuple[float, float]] = {}
+        self.enough = 0.0
+        self._held, self._on_candidate, self._known = held, on_candidate, dict[str, float]()
+        self._state = None
+        if folder is not None:
+            if (folder / _FORMER_FILE).exists():
+                raise ResultsError(f"{folder / _FORMER_FILE} is of an earlier version; delete it to choose again")
+            self._state = BoundState(folder / CHOICE, held.binding())
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Go on from what is noted, and note what is found in the block.
+
+        Raises:
+            ResultsError: another process works in the folder.
+        """
+        with nullcontext() if self._state is None else self._state.locked():
+            if self._state is not None:
+                entries = self._state.entries(
+                    "candidate", lambda _, about: (about["candidate"], float(about["robust"]))
+                )
+                self._known = {json.dumps(candidate): robust for candidate, robust in entries}
+            yield
+
+    def robust(self, candidate: Candidate) -> float:
+        """A candidate's robust accuracy."""
+        if candidate not in self.tried:
+            found = self._measured(candidate)
+            self.tried[candidate] = self._held.clean_accuracy(candidate), found
+            self._on_candidate(candidate, *self.tried[candidate])
+        return self.tried[candidate][1]
+
+    def _measured(self, candidate: Candidate) -> float:
+        about = asdict(candidate)
+        if (known := self._known.get(json.dumps(about))) is not None:
+            return known
+        found = self._held.robust_accuracy(candidate, 0.0 if candidate == _constant(1.0) else self.enough)
+        if self._state is not None:
+            self._state.append("candidate", {}, {"candidate": about, "robust": found})
+        return found

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_original
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 
 
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
@@ -37,11 +38,23 @@ def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> n
     return same_or_original(net, make, outputs)
 
 
+def check_learns(module: nn.Module) -> None:
+    """Raise ValueError for a module with tensors of inference mode, which no gradient can pass."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name} was made in torch.inference_mode, so it cannot learn; build the net outside of it"
+            )
+
+
 @contextmanager
 def frozen(*nets: nn.Module) -> Iterator[None]:
     """Nets in eval mode and without gradients within the block, and then as they were.
 
     Modes, requires_grad and buffers are put back, module by module, also what a net's own code writes into its buffers.
+
+    Raises:
+        ValueError: a net was built in inference mode.
     """
     modules = [module for net in nets for module in net.modules()]
     modes = [(module, module.training) for module in modules]
@@ -49,6 +62,7 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
     buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
     values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
     for net in nets:
+        check_learns(net)
         net.eval()
         net.requires_grad_(False)
     try:
@@ -83,3 +97,19 @@ def to_train_mode(net: nn.Module) -> None:
     net.train()
     for part in frozen_parts(net):
         part.eval()
+
+
+def with_numbers(
+    alpha: AdaptiveAlpha,
+    alpha_min: float,
+    alpha_max: float,
+    *,
+    logit_scale: float,
+    logit_bias: float,
+    clamp: float | None = None,
+) -> AdaptiveAlpha:
+    """The same mixing network and batch norm, shared, with another range, scale, bias and clamp."""
+    other = copy.copy(alpha)
+    other.set_range(alpha_min, alpha_max)
+    other.logit_scale, other.logit_bias, other.clamp = logit_scale, logit_bias, clamp
+    return other

@@ -8,31 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import TrainingError
 from adaptive_smoothing_zoo.training.keeping import rounds_kept
 from adaptive_smoothing_zoo.training.loop import OnProgress, Progress
-from adaptive_smoothing_zoo.training.mixing_training import train_mixing_network
-from adaptive_smoothing_zoo.training.recipe import (
-    NetRecipe,
-    NetSource,
-    PretrainedNet,
-    Recipe,
-    TripletNet,
-    TripletRecipe,
-    in_epochs,
-)
-from adaptive_smoothing_zoo.training.runs import (
-    RECORD_FILE,
-    Machine,
-    check_folder,
-    folder_of,
-    net_config,
-    new_triplet,
-    recipe_of,
-    train_net_of,
-    training_examples,
-)
+from adaptive_smoothing_zoo.training.recipe import Recipe
+from adaptive_smoothing_zoo.training.runs import BaseNet, Machine, NetJob, TripletJob, job_of
 
 TIMED_ROUNDS = 3  # of each training, of which the first warms up
 PATIENCE = 5.0  # seconds after which no further one is timed
@@ -45,29 +25,34 @@ class Stage:
     Attributes:
         name: "g", "h", "mixing network", "alpha", or "net" or "triplet" where that is all.
         what: it, in words.
-        folder: of its training; None if nothing is to be trained.
+        job: its training; None if nothing is to be trained.
         rounds: of its training.
         train: trains it from its first weights, keeping nothing, to measure how long a round takes.
     """
 
     name: str
     what: str
-    folder: Path | None = None
+    job: NetJob | TripletJob | None = None
     rounds: int = 0
     train: Callable[[OnProgress], object] = lambda on_progress: None
 
     @property
+    def folder(self) -> Path | None:
+        """Of its training."""
+        return None if self.job is None else self.job.out
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing of it is to be trained any more, as the disk says."""
-        return self.folder is None or (self.folder / RECORD_FILE).is_file()
+        return self.job is None or self.job.is_finished
 
     @property
     def kept(self) -> int:
         """How many of its rounds are on the disk."""
-        return self.rounds if self.folder is None or self.is_finished else min(rounds_kept(self.folder), self.rounds)
+        return self.rounds if self.job is None or self.is_finished else min(rounds_kept(self.job.out), self.rounds)
 
     def __str__(self) -> str:
-        if self.folder is None:
+        if self.job is None:
             return f"{self.name}: {self.what}"
         state = f"{self.rounds:,} rounds in {self.folder}"
         if self.is_finished:
@@ -83,18 +68,17 @@ def make_plan(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pat
     Raises:
         ConfigError, ResultsError, ValueError: as ``run_recipe``.
     """
-    check_folder(out, recipe)
-    if isinstance(recipe, NetRecipe):
-        return [_net("net", recipe, out, machine)]
-    if (out / RECORD_FILE).is_file():
-        return [Stage(name="triplet", what=recipe.entry.name, folder=out)]
-    stages = [
-        _part(name, source, recipe, out, machine, beside)
-        for name, source in (("g", recipe.std_model), ("h", recipe.rob_model))
-    ]
-    if recipe.training is not None:
-        stages.append(_mixing_network(recipe, out, machine, beside))
-    if recipe.choice is not None:
+    job = job_of(recipe, out, machine, beside)
+    job.check_folder()
+    if isinstance(job, NetJob):
+        return [_net("net", job)]
+    if job.is_finished:
+        return [Stage(name="triplet", what=job.recipe.entry.name, job=job)]
+    stages = [_part("g", job.base_net(job.recipe.std_model)), _part("h", job.base_net(job.recipe.rob_model))]
+    if job.recipe.training is not None:
+        what = f"{job.recipe.training.in_epochs()}, attacked in setting {job.recipe.training.attack.setting}"
+        stages.append(_training("mixing network", what, job))
+    if job.recipe.choice is not None:
         stages.append(Stage(name="alpha", what="chosen on held-out examples; its time is not estimated"))
     return stages
 
@@ -118,7 +102,7 @@ def kept(stages: list[Stage]) -> str:
     found = [
         f"{stage.name} (trained)" if stage.is_finished else f"round {stage.kept:,} of {stage.rounds:,} of {stage.name}"
         for stage in stages
-        if stage.folder is not None and (stage.is_finished or stage.kept)
+        if stage.job is not None and (stage.is_finished or stage.kept)
     ]
     return f"kept: {', '.join(found) or 'nothing yet'}"
 
@@ -127,46 +111,23 @@ class _EnoughError(Exception):
     """Ends a training that is only timed."""
 
 
-def _part(name: str, source: NetSource, recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> Stage:
-    if isinstance(source, PretrainedNet):
-        return Stage(name=name, what=f"{net_config(source, recipe, beside).architecture}, shipped ({source.name})")
-    if isinstance(source, TripletNet):
-        return Stage(name=name, what=f"{source.part} of {source.name}")
-    path, other = recipe_of(source, recipe, beside)
-    check_folder(folder_of(path, out), other)
-    return _net(name, other, folder_of(path, out), machine)
+def _part(name: str, net: BaseNet) -> Stage:
+    if net.job is None:
+        return Stage(name=name, what=net.what)
+    net.job.check_folder()
+    return _net(name, net.job)
 
 
-def _net(name: str, recipe: NetRecipe, folder: Path, machine: Machine) -> Stage:
-    examples, _ = training_examples(recipe.data, machine.data_dir)
-    return Stage(
-        name=name,
-        what=f"{recipe.net.architecture}, {in_epochs(recipe.training)}",
-        folder=folder,
-        rounds=_rounds(recipe, examples),
-        train=lambda on_progress: train_net_of(recipe, examples, workers=machine.workers, on_progress=on_progress),
-    )
+def _net(name: str, job: NetJob) -> Stage:
+    return _training(name, f"{job.recipe.net.architecture}, {job.recipe.training.in_epochs()}", job)
 
 
-def _mixing_network(recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> Stage:
-    examples, _ = training_examples(recipe.data, machine.data_dir)
-    settings = recipe.training
-    assert settings is not None
+def _training(name: str, what: str, job: NetJob | TripletJob) -> Stage:
+    (examples, _), training = job.examples(), job.recipe.training
+    assert training is not None
 
     def train(on_progress: OnProgress) -> None:
-        triplet = new_triplet(recipe, beside).to(machine.workers.device).eval()
-        data = examples.images, examples.labels
-        train_mixing_network(triplet, *data, settings, workers=machine.workers, on_progress=on_progress)
+        job.train(examples, workers=job.machine.workers, on_progress=on_progress)
 
-    return Stage(
-        name="mixing network",
-        what=f"{in_epochs(settings)}, attacked in setting {settings.attack.setting}",
-        folder=out,
-        rounds=_rounds(recipe, examples),
-        train=train,
-    )
-
-
-def _rounds(recipe: Recipe, examples: Examples) -> int:
-    training = recipe.training
-    return 0 if training is None else training.epochs * (len(examples) // training.batch_size)
+    rounds = training.epochs * (len(examples) // training.batch_size)
+    return Stage(name=name, what=what, job=job, rounds=rounds, train=train)

@@ -11,17 +11,17 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from adaptive_smoothing_zoo.data import NUM_CLASSES
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.storage.schema import parse
-from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose_alpha import Choice
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining
-from adaptive_smoothing_zoo.training.single_net import NetTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
@@ -44,10 +44,12 @@ class TrainingData:
 
     Attributes:
         dataset: whose training split is used.
-        hold_out_every: every k-th training example, beginning with the first, is held out, from base nets, too (so
-            that classes stay balanced in files that are sorted by class); 0 for none. Digits have a validation split
-            for this and take no number.
+        hold_out_every: every k-th training example, from the first on, is held out, from base nets, too; 0 for none.
+            Digits have a validation split for this and take no number.
         learn_every: of the others every k-th one is learned from, for short forms.
+
+    Raises:
+        ValueError: an unknown data set, or numbers out of range.
     """
 
     dataset: str
@@ -181,9 +183,14 @@ class TripletRecipe:
     entry: EntryText
 
     def __post_init__(self) -> None:
-        parse_eps(self.eps)
+        _ = self.threat
         if (self.training is None) == isinstance(self.alpha, AdaptiveAlphaConfig):
             raise ValueError("a recipe has a 'training' if and only if its alpha is adaptive")
+
+    @cached_property
+    def threat(self) -> ThreatModel:
+        """The entry's."""
+        return ThreatModel(self.threat_model, parse_eps(self.eps))
 
 
 Recipe = BaseNetRecipe | SmoothedNetRecipe | TripletRecipe
@@ -217,27 +224,22 @@ def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
 
 def list_recipes() -> list[str]:
     """The names of the package's recipes."""
-    paths = (path.relative_to(RECIPES).with_name(path.name.removesuffix(".toml")) for path in RECIPES.rglob("*.toml"))
-    return sorted((path.as_posix() for path in paths), key=lambda name: ("/" in name, name))
+    names = (path.relative_to(RECIPES).as_posix().removesuffix(".toml") for path in RECIPES.rglob("*.toml"))
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def describe(recipe: Recipe) -> str:
     """What a recipe trains, in one line."""
     data = recipe.data.dataset
     if isinstance(recipe, BaseNetRecipe):
-        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {in_epochs(recipe.training)}"
+        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {recipe.training.in_epochs()}"
     if isinstance(recipe, SmoothedNetRecipe):
         loss = f"{recipe.training.loss.kind}, sigma {recipe.training.sigma:g}"
-        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {in_epochs(recipe.training)}"
+        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {recipe.training.in_epochs()}"
     what = "constant alpha"
     if recipe.training is not None:
-        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {in_epochs(recipe.training)}"
+        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {recipe.training.in_epochs()}"
     return f"triplet: {recipe.entry.name} on {data}, {recipe.threat_model} {recipe.eps}, {what}"
-
-
-def in_epochs(training: NetTraining | MixingTraining) -> str:
-    """How long a training is, in words."""
-    return f"{training.epochs} epoch{'s' if training.epochs != 1 else ''}"
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:

@@ -2,16 +2,15 @@
 
 Notation: x an image, y its label, delta_1 to delta_m its noise, drawn from N(0, sigma^2 I); F the net's probabilities,
 F_i = F(x + delta_i); Fhat(x) = mean_i F_i the smoothed net's; CE the cross-entropy, KL the divergence, H the entropy.
-Every loss has its constants as attributes. Their defaults are 004's for MNIST, from the list of experiments beside its
-authors' code (github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, projections, modes.
+Every loss has its constants as attributes. Their defaults are those of [JS21] for MNIST, from the list of experiments
+next to its authors' code (github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, modes.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -47,42 +46,46 @@ class NoisyBatch:
     start: Tensor
     adversary: Tensor | None = None
 
+    def every(self, first: int, step: int) -> NoisyBatch:
+        """Every ``step``-th example, before an attack."""
+        names = ("images", "labels", "noise", "mixing", "start")
+        return replace(self, **{name: getattr(self, name)[first::step] for name in names})
 
-class SmoothedLoss(ABC):
-    """A loss, and the attack that it needs, if any.
+
+class SmoothedLoss:
+    """A loss, and the attack that it needs, if any: mean_i CE(F_i, y) where an attack has left x, or put it.
 
     Attributes:
         noises: m, noisy copies of each image.
+        warm_up: epochs in which the strength grows linearly to 1.
     """
 
     noises: int
+    warm_up: int = 0
 
     def strength(self, epoch: int) -> float:
         """In [0, 1]: what the warm-up multiplies in an epoch, counted from 0."""
-        return 1.0
+        return min(1.0, (epoch + 1) / max(1, self.warm_up))
 
-    def attack(self, net: Net, batch: NoisyBatch) -> None:  # noqa: B027 (most losses need none)
+    def attack(self, net: Net, batch: NoisyBatch) -> None:
         """Put attacked images into the batch. Called with the net in eval mode."""
 
-    @abstractmethod
     def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         """The loss of each example, (N,). Called with the net in train mode."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GaussianLoss(SmoothedLoss):
-    """mean_i CE(F_i, y) (Cohen et al. 2019, arXiv:1902.02918; 004, eq. 4)."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    noises: int = 1
-
-    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         return natural_losses(noisy_logits(net, batch.start, batch.noise), batch.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
+class GaussianLoss(SmoothedLoss):
+    """mean_i CE(F_i, y) [CRK19] [JS21, eq. 4]."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    noises: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class StabilityLoss(SmoothedLoss):
-    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; 004, section 4).
+    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; [JS21, section 4]).
 
     The clean prediction F(x) learns from both terms.
 
@@ -103,7 +106,7 @@ class StabilityLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdvLoss(SmoothedLoss):
-    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; 004, eq. 6).
+    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; [JS21, eq. 6]).
 
     xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
     same noise.
@@ -120,16 +123,10 @@ class SmoothAdvLoss(SmoothedLoss):
     steps: int = 10
     warm_up: int = 10
 
-    def strength(self, epoch: int) -> float:
-        return warmed_up(epoch, self.warm_up)
-
     def attack(self, net: Net, batch: NoisyBatch) -> None:
         eps = batch.strength * self.eps
         iterates = ascent(net, batch, 2.0 * eps / self.steps, eps)
         *_, batch.start = islice(iterates, self.steps)
-
-    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
-        return natural_losses(noisy_logits(net, batch.start, batch.noise), batch.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +140,9 @@ class MacerLoss(SmoothedLoss):
     Attributes:
         inverse_temperature: beta in the paper.
         margin: gamma in the paper.
-        weight: lambda in the paper; the authors of 004 have 6 where sigma is 1.
-        deferred: epochs at the beginning without the second term. The authors' code leaves it out while ``epoch <= 30``
-            (where they first lower the learning rate), and counts epochs from 0: that makes 31.
+        weight: lambda in the paper; the authors of [JS21] have 6 where sigma is 1.
+        deferred: epochs at the beginning without the second term; the authors' code has it from epoch 31 on,
+            counted from 0.
     """
 
     kind: Literal["macer"] = "macer"
@@ -181,7 +178,7 @@ class ConsistencyLoss(SmoothedLoss):
     Jeong and Shin 2020 (arXiv:2006.04062).
 
     Attributes:
-        weight: lambda in the paper; the authors of 004 have 10 where sigma is 0.25 and else 5 for MNIST.
+        weight: lambda in the paper; the authors of [JS21] have 10 where sigma is 0.25 and else 5 for MNIST.
         entropy_weight: eta in the paper.
     """
 
@@ -193,7 +190,8 @@ class ConsistencyLoss(SmoothedLoss):
     def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         logits = noisy_logits(net, batch.start, batch.noise)
         smoothed = log_smoothed(logits)
-        divergence = kl_divergence(smoothed.unsqueeze(1), logits.log_softmax(dim=2)).mean(dim=1)
+        expected = smoothed.unsqueeze(1)
+        divergence = (expected.exp() * (expected - logits.log_softmax(dim=2))).sum(dim=-1).mean(dim=1)
         entropy = -(smoothed.exp() * smoothed).sum(dim=1)
         natural = natural_losses(logits, batch.labels)
         return natural + self.weight * divergence + self.entropy_weight * entropy
@@ -203,7 +201,7 @@ class ConsistencyLoss(SmoothedLoss):
 class SmoothMixLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(y_mix || F(x_mix + delta_i)) * [y is Fhat(x)'s top class].
 
-    004, eq. 8 to 11. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C, where x_T is
+    [JS21, eq. 8 to 11]. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C, where x_T is
     ``steps`` gradient steps of length ``step_size`` up -log Fhat_y from x, bound by the box [0, 1] alone. With
     ``one_step`` the first of these steps takes the place of x in all of this but the attack.
 
@@ -226,9 +224,6 @@ class SmoothMixLoss(SmoothedLoss):
     weight: float = 5.0
     one_step: bool = False
     warm_up: int = 10
-
-    def strength(self, epoch: int) -> float:
-        return warmed_up(epoch, self.warm_up)
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
         iterates = list(islice(ascent(net, batch, self.step_size, None), self.steps))
@@ -271,18 +266,8 @@ def natural_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2), repeated, reduction="none").mean(dim=1)
 
 
-def kl_divergence(expected: Tensor, found: Tensor) -> Tensor:
-    """KL(expected || found) of log-probabilities over the last dimension."""
-    return (expected.exp() * (expected - found)).sum(dim=-1)
-
-
-def warmed_up(epoch: int, epochs: int) -> float:
-    """A linear rise to 1 over the first epochs."""
-    return min(1.0, (epoch + 1) / max(1, epochs))
-
-
 def ascent(net: Net, batch: NoisyBatch, step_size: float, eps: float | None) -> Iterator[Tensor]:
-    """Points ever further up -log Fhat_y, in the box and in the l_2 ball of radius ``eps`` around x (004, eq. 8).
+    """Points ever further up -log Fhat_y, in the box and in the l_2 ball of radius ``eps`` around x [JS21, eq. 8].
 
     Each step goes ``step_size`` along the gradient; where that is zero, nowhere.
     """

@@ -14,9 +14,8 @@ from adaptive_smoothing_zoo.training.adversarial import (
     divergence,
     train_base_net,
 )
-from adaptive_smoothing_zoo.training.draws import derived_seed
-from adaptive_smoothing_zoo.training.schedule import triangle
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
+from adaptive_smoothing_zoo.training.draws import batch_of_round, derived_seed
+from adaptive_smoothing_zoo.training.optimization import triangle
 from adaptive_smoothing_zoo.training.workers import Workers
 
 CPU = Workers(torch.device("cpu"))
@@ -63,9 +62,9 @@ def test_an_interrupted_training_goes_on_to_the_same_net(tmp_path, more):
     assert rounds == [4, 5, 6]
     assert same_tensors(whole, resumed)
     assert log_without_times(tmp_path / "parts") == log_without_times(tmp_path / "whole")
-    with pytest.raises(ResultsError, match=r"its settings.seed is 0, this one's is 1"):
+    with pytest.raises(ResultsError, match=r"made with settings\.seed 0, this run has settings\.seed 1"):
         train_base_net(a_net(), IMAGES, LABELS, replace(settings, seed=1), **options)
-    with pytest.raises(ResultsError, match="its data is"):
+    with pytest.raises(ResultsError, match="made with data "):
         train_base_net(a_net(), IMAGES.flip(0), LABELS, settings, **options)
 
 

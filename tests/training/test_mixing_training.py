@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.choose_alpha import Choice, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
+from adaptive_smoothing_zoo.training.draws import batch_of_round
 from adaptive_smoothing_zoo.training.keeping import read_log
 from adaptive_smoothing_zoo.training.mixing_training import (
     MixingTask,
@@ -20,7 +21,6 @@ from adaptive_smoothing_zoo.training.mixing_training import (
     TrainingAttack,
     train_mixing_network,
 )
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
 from adaptive_smoothing_zoo.training.workers import Workers
 
 CPU = Workers(torch.device("cpu"))
@@ -208,11 +208,11 @@ def test_an_interrupted_training_goes_on_bit_for_bit_from_any_round(tmp_path, at
         resumed = train_mixing_network(a_mix(), IMAGES, LABELS, chosen, **options)
         assert same_tensors(whole, resumed)
         assert log_without_times(tmp_path / str(stop)) == log_without_times(tmp_path / "whole")
-    with pytest.raises(ResultsError, match=r"settings.loss.c_prod is 0.2, this one's is 0.1"):
+    with pytest.raises(ResultsError, match=r"settings\.loss\.c_prod 0\.2, this run has settings\.loss\.c_prod 0\.1"):
         train_mixing_network(a_mix(), IMAGES, LABELS, replace(chosen, loss=CompositeLoss(c_prod=0.1)), **options)
     other = a_mix()
     other.std_model.head.bias.data += 1.0
-    with pytest.raises(ResultsError, match="its std_model is"):
+    with pytest.raises(ResultsError, match="made with std_model "):
         train_mixing_network(other, IMAGES, LABELS, chosen, **options)
 
 

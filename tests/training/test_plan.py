@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.training import adversarial as base_nets
 from adaptive_smoothing_zoo.training import plan, runs
-from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, rounds_kept, signals_wait
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, rounds_kept
 from adaptive_smoothing_zoo.training.loop import Progress
 from adaptive_smoothing_zoo.training.recipe import read_recipe
 
@@ -167,20 +167,15 @@ def test_the_time_left_is_computed_from_this_run_s_pace(monkeypatch):
             assert (found["n"] - found["initial"]) / found["elapsed"] == pytest.approx(0.1, rel=0.1)
 
 
-def test_signals_wait_while_the_last_checkpoint_is_written():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    with signals_wait():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
-
-
 def test_a_finished_run_of_before_there_was_a_choice_of_momentum_is_read(recipes):
     out = recipes / "out" / "net"
     runs.run_recipe(read_recipe(recipes / "net.toml"), out, runs.Machine())
     record = json.loads((out / "recipe.json").read_text())
     assert record["training"].pop("momentum") == "nesterov"
     (out / "recipe.json").write_text(json.dumps(record))
-    runs.check_folder(out, read_recipe(recipes / "net.toml"))
-    with pytest.raises(ResultsError, match=r"training\.momentum is 'nesterov', this one's is 'plain'"):
-        runs.check_folder(out, read_recipe(recipes / "net.toml", ["training.momentum=plain"]))
+    a_job = lambda *changes: runs.job_of(read_recipe(recipes / "net.toml", changes), out, runs.Machine(), recipes)  # noqa: E731
+    a_job().check_folder()
+    with pytest.raises(
+        ResultsError, match=r"training\.momentum 'nesterov', this run has recipe\.training\.momentum 'plain'"
+    ):
+        a_job("training.momentum=plain").check_folder()

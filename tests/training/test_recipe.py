@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.training.composite_loss import LOSSES
+from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.recipe import (
     RECIPES,
     BaseNetRecipe,
@@ -44,20 +44,25 @@ def test_every_recipe_of_ours_is_complete(path):
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "dataset"),
+    ("file", "name", "loss"),
     [
-        ("cifar100_edm", "Bai2023Improving_edm", "cifar100"),
-        ("cifar10_edm", "Bai2023Improving_edm", "cifar10"),
-        ("cifar100_trades", "Bai2023Improving_trades", "cifar100"),
+        ("cifar100_edm", "Bai2023Improving_edm", CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.2)),
+        ("cifar10_edm", "Bai2023Improving_edm", CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.3)),
+        (
+            "cifar100_trades",
+            "Bai2023Improving_trades",
+            CompositeLoss(c_ce=0.5, c_bce=1.0, c_prod=0.1, clean_weight=2.0),
+        ),
     ],
 )
-def test_recipes_of_published_triplets_have_their_entry_s_numbers_and_their_authors_settings(file, name, dataset):
+def test_recipes_of_published_triplets_have_their_entry_s_numbers_and_their_authors_settings(file, name, loss):
+    dataset = file.partition("_")[0]
     recipe, entry = read_recipe(RECIPES / f"{file}.toml"), find_entry(name, dataset, "Linf")
     assert (recipe.alpha, recipe.std_map, recipe.rob_map) == (entry.alpha, entry.std_map, entry.rob_map)
     assert recipe.eps == entry.eps
     assert recipe.choice is None
     training = recipe.training
-    assert training.loss == LOSSES[f"{name}, {dataset}"]
+    assert training.loss == loss
     assert training.learning_rate == (1e-4 if "trades" in name else 5e-5)
     assert (training.epochs, training.steps, training.accumulation, training.weight_decay) == (3, 5, 4, 1e-5)
     assert (training.logit_scale, training.logit_bias, training.clamp, training.gradient_clip) == (2.0, 0.4, 0.6, 10.0)

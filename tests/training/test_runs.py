@@ -97,7 +97,10 @@ def test_a_triplet_is_trained_with_its_base_net_chosen_saved_and_found_again(rec
     # A finished run is read, not made again; another recipe does not get its folder.
     assert torch.equal(run(recipes, out, on_stage=stages.append)(images), made(images))
     assert len(stages) == 3
-    with pytest.raises(ResultsError, match=r"recipe.training.epochs is 1, this one's is 2"):
+    with pytest.raises(
+        ResultsError,
+        match=r"belongs to another recipe: .* recipe\.training\.epochs 1, this run has recipe\.training\.epochs 2",
+    ):
         run(recipes, out, "training.epochs=2")
     # The rounded weights are the embedded ones, in half the space; the entry tells where they are.
     package = tmp_path / "package"

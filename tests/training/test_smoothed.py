@@ -6,8 +6,8 @@ from quadrants import IMAGES, LABELS, a_net, log_without_times, same_tensors
 from torch import nn
 
 from adaptive_smoothing_zoo.certification import certify
-from adaptive_smoothing_zoo.training.schedule import thirds
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
+from adaptive_smoothing_zoo.training.draws import batch_of_round
+from adaptive_smoothing_zoo.training.optimization import thirds
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTask, SmoothedTraining, train_smoothed_net
 from adaptive_smoothing_zoo.training.smoothed_losses import (
     ConsistencyLoss,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from adaptive_smoothing_zoo.training.schedule import SCHEDULES, cosine, triangle
+from adaptive_smoothing_zoo.training.optimization import SCHEDULES, cosine, triangle
 
 
 @pytest.mark.parametrize("total", [7, 100, 1000])
