@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -44,17 +45,16 @@ class Choice:
             robust. "robust": on each line the first whose robust accuracy does, found by halving, and of these the one
             of highest clean accuracy; both are taken to change in one direction along a line.
         target: an accuracy in [0, 1]; if ``relative`` a share of g's clean accuracy or of h's robust accuracy.
-        relative: see ``target``.
         vary: what grows: "alpha_min", the lower end of the range (or a constant alpha itself), or "logit_bias".
         first, last, step: the values it takes.
         widths: alpha_max - alpha_min, cut at alpha_max = 1. The papers use 0.1 and 0.15.
-        scales: of alpha_logit. The papers use 2 (Table SM3).
+        scales: of alpha_logit. The papers use 2 [BAKS24, supp., Table SM3].
         biases: of alpha_logit, where alpha_min varies.
         alpha_mins: where the bias varies.
-        attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows. Weak ones do harm: of
-            many candidates the one on which they fail by chance is chosen.
-        attack_steps, attack_targets, attack_starts: of each run; how many wrong classes are attacked toward, and from
-            how many random starts where no class is. It is a screening.
+        attacks: whose union decides what is robust; names of adaptive attacks. Of many candidates, that one is chosen
+            on which weak attacks fail by chance.
+        attack_steps, attack_targets, attack_starts: of each run; wrong classes to attack toward, and random starts
+            where no class is. It is a screening.
         attacked_examples: how many of the held-out examples are attacked, spread evenly; all if None.
 
     Raises:
@@ -87,9 +87,8 @@ class Choice:
             raise ValueError(f"no value lies between {self.first} and {self.last} in steps of {self.step}")
         if self.vary == "alpha_min" and not 0.0 <= self.first <= self.last <= 1.0:
             raise ValueError(f"alpha_min must be in [0, 1], got {self.first} to {self.last}")
-        others = self.biases if self.vary == "alpha_min" else self.alpha_mins
-        if not (self.widths and self.scales and others):
-            name = "biases" if self.vary == "alpha_min" else "alpha_mins"
+        name = "biases" if self.vary == "alpha_min" else "alpha_mins"
+        if not (self.widths and self.scales and getattr(self, name)):
             raise ValueError(f"a choice needs at least one of widths, of scales, and of {name}")
 
     @property
@@ -127,12 +126,11 @@ class Chosen:
     """What was chosen, and on what grounds.
 
     Attributes:
-        candidate: the settings.
         clean, robust: its accuracies on the held-out examples; ``robust`` is a screening's, an upper bound.
         target: as an accuracy.
         clean_examples, robust_examples: of how many each is the share.
         tried: every candidate that was attacked, with its clean and robust accuracy. (Under the robust rule an attack
-            ends where it is clear that the target is missed, so a robust accuracy below it is no more than a bound.)
+            ends once the target is missed, so a robust accuracy below it is no more than a bound.)
     """
 
     candidate: Candidate
@@ -148,21 +146,14 @@ OnCandidate = Callable[[Candidate, float, float], object]
 
 
 class ChoiceOptions(TypedDict, total=False):
-    """How candidates are attacked.
-
-    Attributes:
-        threat: the ball of the attacks; or ``norm`` ("Linf" if not given) and ``eps``.
-        seed: of the attacks; 0 if not given.
-        batch_size: of all passes; 256 if not given.
-        device: where the model is; the images' if not given.
-    """
+    """How candidates are attacked: in the ball ``threat``, or that of ``norm`` ("Linf" if not given) and ``eps``."""
 
     threat: ThreatModel
     eps: float
     norm: str
-    seed: int
-    batch_size: int
-    device: torch.device | None
+    seed: int  # of the attacks; 0 if not given
+    batch_size: int  # of all passes; 256 if not given
+    device: torch.device | None  # where the model is; the images' if not given
 
 
 @own_surroundings()
@@ -181,8 +172,7 @@ def choose_alpha(
 
     Args:
         model: its own range, scale and bias (or constant) do not matter.
-        images: (N, channels, H, W) in [0, 1], held-out training examples.
-        labels: (N,).
+        images, labels: held-out training examples, (N, channels, H, W) in [0, 1] and (N,).
         folder: where accuracies that took an attack are noted, in ``choice/``, so that an interrupted choice resumes.
         on_candidate: told of every candidate that was attacked, with its clean and robust accuracy.
         options: see :class:`ChoiceOptions`.
@@ -244,19 +234,13 @@ def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
             raise ValueError("a constant alpha has no bias that could vary")
         yield [_constant(value) for value in choice.values]
         return
-    for width in choice.widths:
-        for scale in choice.scales:
-            for other in choice.biases if choice.vary == "alpha_min" else choice.alpha_mins:
-                pairs = [(v, other) if choice.vary == "alpha_min" else (other, v) for v in choice.values]
-                yield [
-                    Candidate(
-                        alpha_min=alpha_min,
-                        alpha_max=round(min(1.0, alpha_min + width), 10),
-                        logit_scale=scale,
-                        logit_bias=bias,
-                    )
-                    for alpha_min, bias in pairs
-                ]
+    for width, scale in product(choice.widths, choice.scales):
+        for other in choice.biases if choice.vary == "alpha_min" else choice.alpha_mins:
+            pairs = [(v, other) if choice.vary == "alpha_min" else (other, v) for v in choice.values]
+            yield [
+                Candidate(alpha_min=low, alpha_max=round(min(1.0, low + width), 10), logit_scale=scale, logit_bias=bias)
+                for low, bias in pairs
+            ]
 
 
 def _first_reaching(line: list[Candidate], robust: Callable[[Candidate], float], target: float) -> list[Candidate]:
@@ -350,16 +334,11 @@ class _Held:
 
 
 class _Attacked:
-    """Robust accuracies of candidates, noted in a folder if there is one.
-
-    Attributes:
-        tried: clean and robust accuracy of every candidate that was asked for.
-        enough: below it, a robust accuracy need not be known exactly.
-    """
+    """Robust accuracies of candidates, noted in a folder if there is one."""
 
     def __init__(self, held: _Held, folder: Path | None, on_candidate: OnCandidate) -> None:
-        self.tried: dict[Candidate, tuple[float, float]] = {}
-        self.enough = 0.0
+        self.tried: dict[Candidate, tuple[float, float]] = {}  # clean and robust accuracy
+        self.enough = 0.0  # below it, a robust accuracy need not be known exactly
         self._held, self._on_candidate, self._known = held, on_candidate, dict[str, float]()
         self._state = None
         if folder is not None:
@@ -369,11 +348,7 @@ class _Attacked:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Go on from what is noted, and note what is found in the block.
-
-        Raises:
-            ResultsError: another process works in the folder.
-        """
+        """Go on from what is noted, and note what is found in the block."""
         with nullcontext() if self._state is None else self._state.locked():
             if self._state is not None:
                 entries = self._state.entries(

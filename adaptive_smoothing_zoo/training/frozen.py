@@ -18,11 +18,10 @@ from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
     """A copy of a frozen net in eval mode with weight standardization and batch norms folded into its convolutions.
 
-    Where that does not give the net's logits and feature maps on ``images`` up to rounding, the net itself.
+    Where that does not give the net's logits and feature maps at ``taps`` up to rounding, the net itself.
 
     Args:
         images: some images of the kind it will see, (N, channels, H, W), on its device.
-        taps: the feature maps that count.
     """
 
     def make() -> nn.Module:
@@ -51,7 +50,7 @@ def check_learns(module: nn.Module) -> None:
 def frozen(*nets: nn.Module) -> Iterator[None]:
     """Nets in eval mode and without gradients within the block, and then as they were.
 
-    Modes, requires_grad and buffers are put back, module by module, also what a net's own code writes into its buffers.
+    Modes, requires_grad and buffers are put back, also what a net's own code writes into its buffers.
 
     Raises:
         ValueError: a net was built in inference mode.

@@ -5,8 +5,6 @@ Nothing random is in the state, since whatever is drawn depends on the seed and 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,17 +33,11 @@ _UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError)
 
 @dataclass(frozen=True)
 class Kept:
-    """A state that was read.
+    """A state that was read."""
 
-    Attributes:
-        rounds: how many are done.
-        tensors: of the learner, its average and the optimizer.
-        workers: how many processes had made it.
-    """
-
-    rounds: int
-    tensors: dict[str, Tensor]
-    workers: int
+    rounds: int  # that are done
+    tensors: dict[str, Tensor]  # of the learner, its average and the optimizer
+    workers: int  # how many processes had made it
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of the learner, the average or the optimizer."""
@@ -57,7 +49,6 @@ class Keeper:
     """Writes the state of a training to a folder, and the log beside it.
 
     Args:
-        folder: made if it does not exist.
         binding: what the training is: its settings, its data, the frozen nets. JSON values.
         seconds: between two checkpoints; more if writing takes longer than a twentieth of that.
         workers: how many processes train.
@@ -70,12 +61,8 @@ class Keeper:
         self, folder: Path, binding: Mapping[str, Any], seconds: float = CHECKPOINT_SECONDS, workers: int = 1
     ) -> None:
         _adopt_former(folder)
-        self.folder, self._state, self._pace, self._workers = (
-            folder,
-            BoundState(folder, binding),
-            Pace(seconds),
-            workers,
-        )
+        self.folder, self._workers = folder, workers
+        self._state, self._pace = BoundState(folder, binding), Pace(seconds)
         self._unwritten: tuple[int, dict[str, Tensor]] | None = None  # a finished round that is not on the disk
         self._columns: list[str] = []
 
@@ -117,11 +104,7 @@ class Keeper:
             self._unwritten = rounds, {key: value.clone() for key, value in tensors.items()}
 
     def write(self, rounds: int, tensors: Mapping[str, Tensor]) -> None:
-        """Put a state in the place of the last one.
-
-        Raises:
-            ResultsError: it cannot be written; the last one is still there.
-        """
+        """Put a state in the place of the last one, which stays if this cannot be written."""
         with self._pace.done():
             state = {key: value.detach() for key, value in tensors.items()}
             self._state.replace(_CHECKPOINT, state, {"rounds": rounds, "workers": self._workers})
@@ -130,21 +113,21 @@ class Keeper:
     def begin_log(self, rounds: int) -> None:
         """Drop what the log says of rounds that will be done again."""
         path = self.folder / LOG_FILE
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and rounds else []
-        kept = [line for i, line in enumerate(lines) if i == 0 or _is_done(line, lines[0], rounds)]
-        write_text(path, "".join(kept))
-        self._columns = kept[0].strip().split(",") if kept else []
+        rows = _rows(path.read_text(encoding="utf-8")) if path.exists() and rounds else []
+        self._columns = rows[0] if rows else []
+        # A killed process may leave half of a row, of a round that is not done.
+        done = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= rounds]
+        write_text(path, "".join(map(_line, [*rows[:1], *done])))
 
     def log(self, row: Mapping[str, int | float]) -> None:
         """Add a row; the first one decides the columns, and its first column is the round."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        text = ""
         if not self._columns:
             self._columns = list(row)
-            writer.writerow(self._columns)
-        writer.writerow([_short(row[column]) for column in self._columns])
+            text = _line(self._columns)
+        text += _line([f"{row[column]:.6g}" if column != "round" else f"{row[column]}" for column in self._columns])
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(text.getvalue())
+            file.write(text)
 
 
 def _adopt_former(folder: Path) -> None:
@@ -178,8 +161,8 @@ def rounds_kept(folder: Path) -> int:
 
 def read_log(folder: Path) -> list[dict[str, float]]:
     """The rows of a training's log."""
-    with (folder / LOG_FILE).open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    columns, *rows = _rows((folder / LOG_FILE).read_text(encoding="utf-8")) or [[]]
+    return [dict(zip(columns, map(float, row), strict=True)) for row in rows]
 
 
 def last_row(folder: Path) -> dict[str, float]:
@@ -198,12 +181,9 @@ def fingerprint(*values: Tensor | nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _short(value: int | float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+def _rows(text: str) -> list[list[str]]:
+    return [line.split(",") for line in text.splitlines()]
 
 
-def _is_done(line: str, header: str, rounds: int) -> bool:
-    """Whether this is a whole row (a killed process may leave half of one) of a round that is done."""
-    first = line.split(",", 1)[0]
-    whole = line.endswith("\n") and line.count(",") == header.count(",")
-    return whole and first.isdecimal() and int(first) <= rounds
+def _line(values: list[str]) -> str:
+    return ",".join(values) + "\n"

@@ -30,35 +30,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands.
+    """Where a training stands."""
 
-    Attributes:
-        round, rounds: how many are done, and of how many.
-        measured: what the log says of this round.
-    """
-
-    round: int
+    round: int  # that is done, counted from 1
     rounds: int
-    measured: Mapping[str, float]
+    measured: Mapping[str, float]  # what the log says of this round
 
 
 OnProgress = Callable[[Progress], object]
 
 
 class TrainingOptions(TypedDict, total=False):
-    """What no result depends on, of every training.
+    """What no result depends on, of every training."""
 
-    Attributes:
-        workers: the processes that do it and their device; this process, on the images' device, if not given.
-        folder: where checkpoints and a log are kept. A training that was interrupted resumes from there.
-        checkpoint_seconds: time between two checkpoints.
-        on_progress: called after each round.
-    """
-
-    workers: Workers | None
-    folder: Path | None
-    checkpoint_seconds: float
-    on_progress: OnProgress | None
+    workers: Workers | None  # and their device; this process alone, on the images' device, if not given
+    folder: Path | None  # of checkpoints and a log, from which an interrupted training resumes
+    checkpoint_seconds: float  # between two checkpoints
+    on_progress: OnProgress | None  # called after each round
 
 
 @freed_memory_kept()
@@ -67,10 +55,9 @@ def fit(
 ) -> None:
     """Train ``task.learner`` in place, with ``task.workers``.
 
-    With a folder, a training that was interrupted in any way resumes from its newest checkpoint and ends with the same
-    weights, bit for bit on the same machine with as many threads and processes. (On a GPU some operations, like the
-    gradient of an image's resizing, have no deterministic form; then the weights agree up to rounding.) Whatever
-    exception ends it, the last finished round is kept.
+    With a folder, an interrupted training resumes from its newest checkpoint and ends with the same weights, bit for
+    bit on the same machine with as many threads and processes. (Some operations have no deterministic form on a GPU; then
+    the weights agree up to rounding.) Whatever exception ends it, the last finished round is kept.
 
     Args:
         models: what the folder belongs to besides settings and data: the first weights and whatever stays frozen.
@@ -116,11 +103,7 @@ class _Loop(Generic[Settings, Part]):
             self.learner.load_state_dict(self.average.tensors)
 
     def _round(self, number: int) -> dict[str, float]:
-        """Do a round; returns what was measured of it.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
+        """Do a round; returns what was measured of it."""
         task, meter = self.task, _Meter()
         seed = derived_seed(task.settings.seed, f"worker {self.workers.rank}", number)
         with _reproducible(seed, self.workers.device):
@@ -208,7 +191,7 @@ class _Meter:
 class _Average:
     """An exponential moving average of a module's parameters and statistics, which begins at the first weights.
 
-    (``torch.optim.swa_utils.AveragedModel`` begins at those after the first step, which gives other numbers.)
+    ``torch.optim.swa_utils`` would begin after the first step.
     """
 
     def __init__(self, learner: nn.Module, decay: float) -> None:

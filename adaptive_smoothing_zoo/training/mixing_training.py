@@ -44,8 +44,7 @@ class TrainingAttack:
         setting: "A", PGD without the gradient of the mixing network (gray box); "B", PGD with it (white box); "C",
             APGD with it, on the cross-entropy and on the targeted DLR loss.
         eps, norm: nominal radius, in pixel units, and "Linf" or "L2".
-        randomization: what is drawn for each example. The authors have 20 steps for A and B and 75 for C. In A alpha
-            has no gradient, so nothing pulls it down.
+        randomization: what is drawn for each example. The authors have 20 steps for A and B and 75 for C.
         targets: of C, wrong classes to attack toward; fewer if there are not so many.
         every_run: of C, whether every run gives an image to train on (1 + ``targets`` of them, as the authors have it)
             or only the first that fools the mix, which costs less.
@@ -127,8 +126,7 @@ def train_mixing_network(
 
     Args:
         model: with an :class:`AdaptiveAlpha`.
-        images: (N, channels, H, W) in [0, 1].
-        labels: (N,).
+        images, labels: (N, channels, H, W) in [0, 1] and (N,).
         options: see :class:`adaptive_smoothing_zoo.training.loop.TrainingOptions`.
 
     Returns:
@@ -138,8 +136,7 @@ def train_mixing_network(
     Raises:
         ValueError: the model has a constant alpha or was built in inference mode, the batch cannot be split as asked or
             is larger than the data, or setting C meets fewer than 4 classes.
-        ResultsError: the folder belongs to another training.
-        TrainingError: the loss is not finite.
+        ResultsError, TrainingError: as ``fit``.
     """
     alpha = model.alpha
     if not isinstance(alpha, AdaptiveAlpha):

@@ -1,7 +1,7 @@
 """Recipes: trainings as data files (TOML), complete in themselves; a variant is a base and a few lines.
 
 A recipe trains a base net, or makes a triplet: g and h from somewhere, an alpha that is constant or learned, and the
-rule by which its numbers are chosen. What depends on the machine (device, data folder, where results go) is not in it.
+rule by which its numbers are chosen. What depends on the machine (device, folders) is not in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.data import NUM_CLASSES
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.storage.schema import parse
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose_alpha import Choice
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
@@ -104,7 +104,7 @@ class PretrainedNet:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNet:
-    """A base net from another recipe's run beside this one's; trained first if it is not there."""
+    """A base net from another recipe's run next to this one's; trained first if it is not there."""
 
     kind: Literal["recipe"] = "recipe"
     recipe: str  # see find_recipe
@@ -153,16 +153,12 @@ class TripletRecipe:
     """g, h and alpha.
 
     Attributes:
-        data: what the mixing network learns from, and what alpha is chosen on.
         threat_model, eps: of the entry and of the choice; also of the training attack where that says nothing else.
-        std_model, rob_model: where g and h are from.
         std_map, rob_map: logit scales.
         alpha: as in an entry; with ``choice``, its numbers (range, scale, bias, or constant) are only the first ones.
         training: of the mixing network, if alpha has one.
         choice: how alpha's numbers are chosen on held-out examples.
-        half: round all weights (but those that a dependency ships) to half precision, before what follows uses them, so
-            that they can be stored in it.
-        entry: what the entry says for people.
+        half: round all weights (but those that a dependency ships) to half precision before they are used.
 
     Raises:
         ValueError: a mixing network without a training, or the other way round.
@@ -205,7 +201,7 @@ def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
     """The file of a recipe.
 
     Args:
-        name: a path, or the name of a recipe of the package, as ``list_recipes`` has it, with or without ".toml".
+        name: a path, or the name of a recipe of the package, with or without ".toml".
         beside: the folder to which a path is relative.
 
     Raises:

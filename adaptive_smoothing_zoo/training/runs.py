@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -27,7 +28,7 @@ from adaptive_smoothing_zoo.storage.bound_state import check_same, remove_state
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.training.adversarial import train_base_net
+from adaptive_smoothing_zoo.training.base_nets import train_base_net
 from adaptive_smoothing_zoo.training.choose_alpha import CHOICE, Chosen, OnCandidate, choose_alpha
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, forget, last_row
 from adaptive_smoothing_zoo.training.loop import OnProgress, TrainingOptions
@@ -64,25 +65,15 @@ R = TypeVar("R", bound=BaseNetRecipe | SmoothedNetRecipe | TripletRecipe)
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a recipe is carried out. Nothing of it is in the recipe.
-
-    Attributes:
-        workers: the processes and their device.
-        data_dir: as in ``load_data``.
-        checkpoint_seconds: time between two checkpoints.
-        about: what the records shall say of software and machine. JSON values.
-        on_stage: told, in words, what begins.
-        on_progress: called after each round.
-        on_candidate: told of every candidate for alpha that was attacked.
-    """
+    """Where a recipe is carried out. Nothing of it is in the recipe."""
 
     workers: Workers = field(default_factory=lambda: Workers(torch.device("cpu")))
-    data_dir: str | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    about: Mapping[str, Any] = field(default_factory=dict)
-    on_stage: Callable[[str], object] = lambda what: None
-    on_progress: OnProgress | None = None
-    on_candidate: OnCandidate = lambda candidate, clean, robust: None
+    data_dir: str | None = None  # as in load_data
+    checkpoint_seconds: float = CHECKPOINT_SECONDS  # between two checkpoints
+    about: Mapping[str, Any] = field(default_factory=dict)  # what records say of software and machine; JSON values
+    on_stage: Callable[[str], object] = lambda what: None  # told, in words, what begins
+    on_progress: OnProgress | None = None  # called after each round
+    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # told of every alpha that was attacked
 
 
 @own_surroundings()
@@ -156,6 +147,16 @@ class Job(ABC, Generic[R]):
         """To learn from, and held out."""
         return training_examples(self.recipe.data, self.machine.data_dir)
 
+    @cached_property
+    def rounds(self) -> int:
+        """Of its training."""
+        training, (examples, _) = self.recipe.training, self.examples()
+        return 0 if training is None else training.epochs * (len(examples) // training.batch_size)
+
+    @abstractmethod
+    def train_anew(self, on_progress: OnProgress) -> object:
+        """Train from the first weights, keeping nothing, to see how long a round takes."""
+
     @abstractmethod
     def _read(self) -> Any: ...
 
@@ -191,8 +192,10 @@ class NetJob(Job[NetRecipe]):
         with _seeded(self.recipe.training.seed):
             return build(net.architecture, num_classes=classes, **net.arguments)
 
-    def train(self, examples: Examples, **options: Unpack[TrainingOptions]) -> nn.Module:
-        """The net, trained from its first weights."""
+    def train_anew(self, on_progress: OnProgress) -> object:
+        return self._train(self.examples()[0], workers=self.machine.workers, on_progress=on_progress)
+
+    def _train(self, examples: Examples, **options: Unpack[TrainingOptions]) -> nn.Module:
         data = self.new_net(), examples.images, examples.labels
         if isinstance(self.recipe, SmoothedNetRecipe):
             return train_smoothed_net(*data, self.recipe.training, **options)
@@ -208,7 +211,7 @@ class NetJob(Job[NetRecipe]):
         examples, _ = self.examples()
         self.machine.on_stage(f"{self.recipe.net.architecture} on {len(examples)} examples ({examples.source})")
         started = time.monotonic()
-        net = self.train(examples, **self._options()).requires_grad_(False)
+        net = self._train(examples, **self._options()).requires_grad_(False)
         if self.machine.workers.is_first:
             sha256 = write_safetensors(self.out / WEIGHTS_FILE, net.state_dict())
             self._finish(started, {"examples": len(examples), "data": examples.source, "weights_sha256": sha256})
@@ -218,19 +221,12 @@ class NetJob(Job[NetRecipe]):
 
 @dataclass(frozen=True)
 class BaseNet:
-    """g or h of a triplet.
+    """g or h of a triplet."""
 
-    Attributes:
-        config: what an entry says of it; its weights need not exist.
-        load: the net on the CPU, trained first if it must be.
-        what: where it is from, in words.
-        job: that trains it, if one does.
-    """
-
-    config: BaseNetConfig
-    load: Callable[[], nn.Module]
-    what: str = ""
-    job: NetJob | None = None
+    config: BaseNetConfig  # what an entry says of it; its weights need not exist
+    load: Callable[[], nn.Module]  # the net on the CPU, trained first if it must be
+    what: str = ""  # where it is from, in words
+    job: NetJob | None = None  # that trains it, if one does
 
 
 class TripletJob(Job[TripletRecipe]):
@@ -312,12 +308,11 @@ class TripletJob(Job[TripletRecipe]):
         with _seeded(0 if training is None else training.seed):
             return Triplet(entry)
 
-    def train(
-        self, examples: Examples, triplet: Triplet | None = None, **options: Unpack[TrainingOptions]
-    ) -> MixedClassifier:
-        """The triplet, or a new one whose g and h have any weights, with a trained mixing network."""
-        if triplet is None:
-            triplet = self.new_triplet().to(self.machine.workers.device).eval()
+    def train_anew(self, on_progress: OnProgress) -> object:
+        triplet = self.new_triplet().to(self.machine.workers.device).eval()  # g and h have any weights
+        return self._train(triplet, self.examples()[0], workers=self.machine.workers, on_progress=on_progress)
+
+    def _train(self, triplet: Triplet, examples: Examples, **options: Unpack[TrainingOptions]) -> MixedClassifier:
         assert self.recipe.training is not None
         return train_mixing_network(triplet, examples.images, examples.labels, self.recipe.training, **options)
 
@@ -333,7 +328,7 @@ class TripletJob(Job[TripletRecipe]):
         sentences = [recipe.entry.training] if recipe.entry.training else []
         if recipe.training is not None:
             machine.on_stage(f"mixing network on {len(train)} examples ({train.source})")
-            self.train(train, triplet, **self._options())
+            self._train(triplet, train, **self._options())
             if recipe.half:
                 round_to_half(triplet.alpha)
             sentences.append(self._how_trained(train))
@@ -436,7 +431,7 @@ def embed(out: Path, package: Path, limits: tuple[str, ...] = ()) -> Entry:
     Args:
         out: folder of a finished run.
         package: folder that has ``pretrained`` and ``zoo/entries``.
-        limits: what the entry shall say beside the recipe's own limits; of the images that were at hand, for one.
+        limits: what the entry shall say in addition to the recipe's own limits.
 
     Raises:
         ResultsError: the folder holds no finished triplet.

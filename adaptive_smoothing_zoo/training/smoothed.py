@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.training.base_nets import NetTask, NetTraining, train_net
 from adaptive_smoothing_zoo.training.loop import TrainingOptions
 from adaptive_smoothing_zoo.training.optimization import Momentum
-from adaptive_smoothing_zoo.training.single_net import NetTask, NetTraining, train_net
 from adaptive_smoothing_zoo.training.smoothed_losses import AnySmoothedLoss, GaussianLoss, NoisyBatch
 
 
@@ -50,7 +50,7 @@ class SmoothedTraining(NetTraining):
 def train_smoothed_net(
     net: nn.Module, images: Tensor, labels: Tensor, settings: SmoothedTraining, **options: Unpack[TrainingOptions]
 ) -> nn.Module:
-    """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.single_net.train_net`.
+    """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.base_nets.train_net`.
 
     What is returned is the net that votes; ``backbones.gaussian_smoothed`` and ``certification.certify`` smooth it.
     """

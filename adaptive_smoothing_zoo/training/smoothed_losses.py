@@ -1,4 +1,4 @@
-"""Losses for nets to be smoothed by Gaussian noise: Gaussian, Stability, SmoothAdv, MACER, Consistency, SmoothMix.
+"""Losses for nets to be smoothed by Gaussian noise.
 
 Notation: x an image, y its label, delta_1 to delta_m its noise, drawn from N(0, sigma^2 I); F the net's probabilities,
 F_i = F(x + delta_i); Fhat(x) = mean_i F_i the smoothed net's; CE the cross-entropy, KL the divergence, H the entropy.
@@ -88,9 +88,6 @@ class StabilityLoss(SmoothedLoss):
     """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; [JS21, section 4]).
 
     The clean prediction F(x) learns from both terms.
-
-    Attributes:
-        weight: of the second term.
     """
 
     kind: Literal["stability"] = "stability"
@@ -206,8 +203,7 @@ class SmoothMixLoss(SmoothedLoss):
     ``one_step`` the first of these steps takes the place of x in all of this but the attack.
 
     Eq. 10 has a cross-entropy, which is this divergence plus the entropy of y_mix, and no factor for correct examples.
-    Both are as in the authors' code, which made their published nets, and so are the warm-up and the gradient, which
-    goes through y_mix, too.
+    The divergence, the factor, the warm-up and the gradient through y_mix are those of the authors' code.
 
     Attributes:
         step_size: alpha in the paper, l_2, in pixel units.

@@ -17,12 +17,10 @@ from adaptive_smoothing_zoo.training.workers import Workers
 
 
 class Training:
-    """Settings of any training, which a dataclass declares as fields (but ``optimizer``).
+    """Settings of any training; a dataclass declares them as fields. See also ``Optimization``.
 
     Attributes:
-        epochs, batch_size: an epoch leaves out what does not fill a batch, other examples each time.
-        learning_rate, momentum, schedule, weight_decay, gradient_clip, ema_decay, optimizer: as in
-            :class:`adaptive_smoothing_zoo.training.optimization.Optimization`.
+        batch_size: an epoch leaves out what does not fill a batch, other examples each time.
         accumulation: passes (per process) into which a step is split, whose gradients are added up.
         padding: images are padded by this many pixels and cropped at random.
         flip: images are mirrored with probability 1/2.
@@ -68,18 +66,12 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Batch:
-    """A process's share of a round.
+    """A process's share of a round, augmented, on its device."""
 
-    Attributes:
-        images, labels: (N, channels, H, W), augmented, and (N,), on the process's device.
-        indices: (N,) of the examples, on the CPU.
-        seed: of the round.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    seed: int
+    images: Tensor  # (N, channels, H, W)
+    labels: Tensor  # (N,)
+    indices: Tensor  # (N,) of the examples, on the CPU
+    seed: int  # of the round
 
 
 class Task(ABC, Generic[Settings, Part]):
@@ -88,19 +80,14 @@ class Task(ABC, Generic[Settings, Part]):
     Args:
         learner: the module whose parameters change; in train mode during steps.
         images, labels: (N, channels, H, W) in [0, 1] and (N,).
-        settings: of the training.
         workers: the processes that share each batch.
         shares: into how many equal parts a batch must split.
-
-    Attributes:
-        rounds: how many there are, each on one batch.
-        steps: optimizer steps in a round.
 
     Raises:
         ValueError: the examples do not fill a batch, or it does not split.
     """
 
-    steps = 1
+    steps = 1  # of the optimizer in a round
 
     def __init__(
         self, learner: nn.Module, images: Tensor, labels: Tensor, settings: Settings, workers: Workers, *, shares: int
@@ -124,11 +111,7 @@ class Task(ABC, Generic[Settings, Part]):
 
     @abstractmethod
     def losses(self, learner: nn.Module, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of each example of a part (N,), and what is to be logged of it.
-
-        Args:
-            learner: through which the learner must be called.
-        """
+        """Loss of each example of a part (N,), and what is to be logged of it; ``learner`` may be a wrapper of ours."""
 
     def batch(self, number: int) -> Batch:
         """What this process sees in a round."""

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,7 @@ from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.training import adversarial as base_nets
-from adaptive_smoothing_zoo.training import plan, runs
+from adaptive_smoothing_zoo.training import base_nets, plan, runs
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, rounds_kept
 from adaptive_smoothing_zoo.training.loop import Progress
 from adaptive_smoothing_zoo.training.recipe import read_recipe
@@ -64,21 +64,20 @@ def test_a_round_is_timed_and_nothing_of_it_is_kept(recipes, monkeypatch):
     stages = a_plan(recipes)
     state = torch.get_rng_state()
     for stage in (stages[0], stages[2]):
-        assert 0.0 < plan.pace(stage, runs.Machine()) < 60.0
+        assert 0.0 < plan.pace(stage) < 60.0
     assert torch.equal(torch.get_rng_state(), state)
     assert not (recipes / "out").exists()
     rounds = []
-    trained = plan.Stage(
-        name="net",
-        what="",
-        train=lambda on_progress: [
-            (rounds.append(i), on_progress(Progress(round=i, rounds=9, measured={"seconds": 4.0 * i})))
-            for i in range(1, 10)
-        ],
-    )
-    assert plan.pace(trained, runs.Machine()) == 8.0  # the first round warms up; after the second, time is up
+
+    def train(on_progress):
+        for i in range(1, 10):
+            rounds.append(i)
+            on_progress(Progress(round=i, rounds=9, measured={"seconds": 4.0 * i}))
+
+    stage = plan.Stage("net", "", SimpleNamespace(machine=runs.Machine(), train_anew=train))
+    assert plan.pace(stage) == 8.0  # the first round warms up; after the second, time is up
     assert rounds == [1, 2]
-    assert math.isnan(plan.pace(plan.Stage(name="net", what=""), runs.Machine()))
+    assert math.isnan(plan.pace(plan.Stage("net", "")))
 
 
 def test_the_plan_alone_is_printed(recipes):

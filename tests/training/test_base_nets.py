@@ -8,7 +8,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys, uniform_images
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
-from adaptive_smoothing_zoo.training.adversarial import (
+from adaptive_smoothing_zoo.training.base_nets import (
     BaseNetTask,
     BaseNetTraining,
     divergence,

@@ -1,4 +1,4 @@
-"""Training of a base net: standard, or adversarial.
+"""Training of a base net: standard, or adversarial; and what nets that will be smoothed share with it.
 
 Adversarial training is Madry et al. 2018 (arXiv:1706.06083); with one step from a random point it is FGSM-RS (Wong et
 al. 2020, arXiv:2001.03994), with more noise and no projection N-FGSM (de Jorge et al. 2022, arXiv:2202.01181). TRADES
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Unpack
+from typing import Any, Generic, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,85 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.training.frozen import to_train_mode
-from adaptive_smoothing_zoo.training.loop import TrainingOptions
-from adaptive_smoothing_zoo.training.single_net import NetTask, NetTraining, train_net
-from adaptive_smoothing_zoo.training.task import Batch
+from adaptive_smoothing_zoo.training.frozen import check_learns, frozen, frozen_parts, to_train_mode
+from adaptive_smoothing_zoo.training.keeping import fingerprint
+from adaptive_smoothing_zoo.training.loop import TrainingOptions, fit
+from adaptive_smoothing_zoo.training.optimization import Momentum
+from adaptive_smoothing_zoo.training.task import Batch, Part, Settings, Task, Training
+from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
 TRADES_NOISE = 1e-3  # standard deviation of what TRADES starts its attack with, in pixel units
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetTraining(Training):
+    """Settings of a training by SGD; see :class:`adaptive_smoothing_zoo.training.task.Training`."""
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: Momentum = "nesterov"
+    schedule: str = "triangle"
+    weight_decay: float = 5e-4
+    padding: int = 0
+    flip: bool = False
+    accumulation: int = 1
+    gradient_clip: float | None = None
+    ema_decay: float = 0.0
+    seed: int = 0
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.optimization
+
+
+class NetTask(Task[Settings, Part], Generic[Settings, Part]):
+    """A training of a net; a round is one step on one batch."""
+
+    def __init__(self, net: nn.Module, images: Tensor, labels: Tensor, settings: Settings, workers: Workers) -> None:
+        super().__init__(net, images, labels, settings, workers, shares=workers.size * settings.accumulation)
+
+    def run(self, net: nn.Module, images: Tensor) -> Tensor:
+        """Logits (N, C), in float32 also under bfloat16."""
+        if not self.settings.bfloat16:
+            return run_base_net(net, images, None)[0]
+        with self.autocast():
+            return run_base_net(net, images.contiguous(memory_format=torch.channels_last), None)[0].float()
+
+
+def train_net(
+    make_task: Callable[[nn.Module, Tensor, Tensor, Settings, Workers], Task[Settings, Any]],
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    **options: Unpack[TrainingOptions],
+) -> nn.Module:
+    """Train ``net`` in place on images (N, channels, H, W) in [0, 1] and labels (N,); returned in eval mode.
+
+    The same inputs, settings and machine give the same net. Parts without a parameter that learns stay as they are.
+
+    Args:
+        net: images to logits (N, C), or to something that holds them.
+        options: see :class:`TrainingOptions`.
+
+    Raises:
+        TypeError, ValueError: no logits in the net's output; a batch that does not split, or is larger than the data; a
+            net that was built in inference mode.
+        ResultsError, TrainingError: as ``fit``.
+    """
+    check_learns(net)
+    workers = options.get("workers") or find_workers(images.device)
+    net.to(workers.device)
+    if settings.bfloat16:
+        net.to(memory_format=torch.channels_last)
+    task = make_task(net, images, labels, settings, workers)
+    with frozen(*frozen_parts(net)):
+        fit(task, lambda: {"initial_weights": fingerprint(net)}, **options)
+    return net.eval()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +104,7 @@ class BaseNetTraining(NetTraining):
     """Everything that decides how a base net is trained, in addition to the settings of ``NetTraining``.
 
     Attributes:
-        label_smoothing: of the cross-entropy that is minimized.
-        eps: radius of the attack on each batch, in pixel units; 0 trains on clean images.
-        norm: "Linf" or "L2", of the attack.
+        norm, eps: of the attack on each batch, "Linf" or "L2", in pixel units; eps 0 trains on clean images.
         attack_steps, attack_step_size: of that attack, which starts at a random point of the ball.
         attack_mode: "train" attacks the net as it is in training, with batch norms that see the batch (and whose
             running statistics see the attack), "eval" with its running statistics, as TRADES does.
@@ -87,7 +156,7 @@ class BaseNetTraining(NetTraining):
 def train_base_net(
     net: nn.Module, images: Tensor, labels: Tensor, settings: BaseNetTraining, **options: Unpack[TrainingOptions]
 ) -> nn.Module:
-    """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.single_net.train_net`."""
+    """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.base_nets.train_net`."""
     return train_net(BaseNetTask, net, images, labels, settings, **options)
 
 
