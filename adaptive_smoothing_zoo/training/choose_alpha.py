@@ -184,15 +184,15 @@ def choose_alpha(
     """
     with frozen(model):
         held = _Held(model, images, labels, choice, options)
-        attacked = _Attacked(held, folder, on_candidate)
-        with attacked.kept():
-            target, picked = (_by_clean if choice.rule == "clean" else _by_robust)(held, attacked)
+        held.on_candidate = on_candidate
+        with nullcontext() if folder is None else held.noted_in(folder):
+            target, picked = (_by_clean if choice.rule == "clean" else _by_robust)(held)
             if not picked:
                 raise TrainingError(
                     f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out "
                     "examples; lower the target, or let alpha vary further"
                 )
-            worth = {candidate: (held.clean_accuracy(candidate), attacked.robust(candidate)) for candidate in picked}
+            worth = {candidate: (held.clean_accuracy(candidate), held.robust(candidate)) for candidate in picked}
         best = max(picked, key=lambda candidate: worth[candidate][:: 1 if choice.rule == "robust" else -1])
         return Chosen(
             candidate=best,
@@ -201,29 +201,29 @@ def choose_alpha(
             target=target,
             clean_examples=len(labels),
             robust_examples=len(held.attacked),
-            tried=tuple((candidate, *accuracies) for candidate, accuracies in attacked.tried.items()),
+            tried=tuple((candidate, *accuracies) for candidate, accuracies in held.tried.items()),
         )
 
 
-def _by_clean(held: _Held, attacked: _Attacked) -> tuple[float, list[Candidate]]:
+def _by_clean(held: _Held) -> tuple[float, list[Candidate]]:
     """The target, and of each line the last candidate whose clean accuracy reaches it."""
-    choice, picked = held.choice, []
+    choice, picked = held.choice, list[Candidate]()
     target = choice.target * (held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0)
     for line in _lines(held.model, choice):
         picked += [candidate for candidate in line if held.clean_accuracy(candidate) >= target - _ROUNDING][-1:]
     return target, picked
 
 
-def _by_robust(held: _Held, attacked: _Attacked) -> tuple[float, list[Candidate]]:
+def _by_robust(held: _Held) -> tuple[float, list[Candidate]]:
     """The target, and of each line the first candidate whose robust accuracy reaches it, if it can still win."""
     choice, picked = held.choice, list[Candidate]()
-    target = choice.target * (attacked.robust(_constant(1.0)) if choice.relative else 1.0)
-    attacked.enough = target - _ROUNDING
+    target = choice.target * (held.robust(_constant(1.0)) if choice.relative else 1.0)
+    held.enough = target - _ROUNDING
     for line in _lines(held.model, choice):
         # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
         best_clean = max(map(held.clean_accuracy, picked), default=0.0)
         worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
-        picked += _first_reaching(line[: max(worthy, default=-1) + 1], attacked.robust, attacked.enough)
+        picked += _first_reaching(line[: max(worthy, default=-1) + 1], held.robust, held.enough)
     return target, picked
 
 
@@ -262,6 +262,8 @@ def _constant(value: float) -> Candidate:
 class _Held:
     """Held-out examples, and accuracies of candidates on them."""
 
+    on_candidate: OnCandidate
+
     def __init__(
         self, model: MixedClassifier, images: Tensor, labels: Tensor, choice: Choice, options: ChoiceOptions
     ) -> None:
@@ -275,6 +277,10 @@ class _Held:
         # alpha_logit = 1 * the mixing network's normalized output + 0
         raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
         self._normalized = self._passes(raw) if isinstance(model.alpha, AdaptiveAlpha) else None
+        self.tried: dict[Candidate, tuple[float, float]] = {}  # clean and robust accuracy
+        self.enough = 0.0  # below it, a robust accuracy need not be known exactly
+        self._state: BoundState | None = None
+        self._known: dict[str, float] = {}  # robust accuracies that were noted
 
     @torch.no_grad()
     def _passes(self, candidate: Candidate) -> Tensor:
@@ -319,7 +325,33 @@ class _Held:
         predicted = [mixed(batch.to(self.device)).argmax(dim=1).cpu() for batch in images.split(self.batch_size)]
         return torch.cat(predicted) == labels
 
-    def binding(self) -> dict[str, Any]:
+    def robust(self, candidate: Candidate) -> float:
+        """The robust accuracy, known from before or found and noted; where it is not enough, perhaps only a bound."""
+        if candidate not in self.tried:
+            about = asdict(candidate)
+            found = self._known.get(json.dumps(about))
+            if found is None:
+                found = self.robust_accuracy(candidate, 0.0 if candidate == _constant(1.0) else self.enough)
+                if self._state is not None:
+                    self._state.append("candidate", {}, {"candidate": about, "robust": found})
+            self.tried[candidate] = self.clean_accuracy(candidate), found
+            self.on_candidate(candidate, *self.tried[candidate])
+        return self.tried[candidate][1]
+
+    @contextmanager
+    def noted_in(self, folder: Path) -> Iterator[None]:
+        """Go on from what is noted in a folder, and note what is found in the block."""
+        if (folder / _FORMER_FILE).exists():
+            raise ResultsError(f"{folder / _FORMER_FILE} is of an earlier version; delete it to choose again")
+        self._state = BoundState(folder / CHOICE, self._binding())
+        with self._state.locked():
+            for candidate, robust in self._state.entries(
+                "candidate", lambda _, about: (about["candidate"], about["robust"])
+            ):
+                self._known[json.dumps(candidate)] = float(robust)
+            yield
+
+    def _binding(self) -> dict[str, Any]:
         """Everything that decides robust accuracies."""
         names = ("rule", "target", "relative", "attacks", "attack_steps", "attack_targets", "attack_starts")
         return {
@@ -331,45 +363,3 @@ class _Held:
             "model": fingerprint(self.model),
             "maps": [repr(self.model.std_map), repr(self.model.rob_map)],
         }
-
-
-class _Attacked:
-    """Robust accuracies of candidates, noted in a folder if there is one."""
-
-    def __init__(self, held: _Held, folder: Path | None, on_candidate: OnCandidate) -> None:
-        self.tried: dict[Candidate, tuple[float, float]] = {}  # clean and robust accuracy
-        self.enough = 0.0  # below it, a robust accuracy need not be known exactly
-        self._held, self._on_candidate, self._known = held, on_candidate, dict[str, float]()
-        self._state = None
-        if folder is not None:
-            if (folder / _FORMER_FILE).exists():
-                raise ResultsError(f"{folder / _FORMER_FILE} is of an earlier version; delete it to choose again")
-            self._state = BoundState(folder / CHOICE, held.binding())
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Go on from what is noted, and note what is found in the block."""
-        with nullcontext() if self._state is None else self._state.locked():
-            if self._state is not None:
-                entries = self._state.entries(
-                    "candidate", lambda _, about: (about["candidate"], float(about["robust"]))
-                )
-                self._known = {json.dumps(candidate): robust for candidate, robust in entries}
-            yield
-
-    def robust(self, candidate: Candidate) -> float:
-        """A candidate's robust accuracy."""
-        if candidate not in self.tried:
-            found = self._measured(candidate)
-            self.tried[candidate] = self._held.clean_accuracy(candidate), found
-            self._on_candidate(candidate, *self.tried[candidate])
-        return self.tried[candidate][1]
-
-    def _measured(self, candidate: Candidate) -> float:
-        about = asdict(candidate)
-        if (known := self._known.get(json.dumps(about))) is not None:
-            return known
-        found = self._held.robust_accuracy(candidate, 0.0 if candidate == _constant(1.0) else self.enough)
-        if self._state is not None:
-            self._state.append("candidate", {}, {"candidate": about, "robust": found})
-        return found

@@ -56,8 +56,8 @@ def fit(
     """Train ``task.learner`` in place, with ``task.workers``.
 
     With a folder, an interrupted training resumes from its newest checkpoint and ends with the same weights, bit for
-    bit on the same machine with as many threads and processes. (Some operations have no deterministic form on a GPU; then
-    the weights agree up to rounding.) Whatever exception ends it, the last finished round is kept.
+    bit on the same machine with as many threads and processes (on a GPU up to rounding where an operation has no
+    deterministic form). Whatever exception ends it, the last finished round is kept.
 
     Args:
         models: what the folder belongs to besides settings and data: the first weights and whatever stays frozen.

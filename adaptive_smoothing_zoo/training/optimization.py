@@ -30,7 +30,7 @@ class Optimization:
             the first steps the decay is at most (1 + step) / (10 + step).
 
     Raises:
-        ValueError: an unknown optimizer, momentum or schedule, or a decay outside [0, 1).
+        ValueError: an unknown momentum or schedule, or a decay outside [0, 1).
     """
 
     optimizer: Optimizer
@@ -42,8 +42,6 @@ class Optimization:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"the optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
         if self.momentum not in ("nesterov", "plain"):
             raise ValueError(f"the momentum must be 'nesterov' or 'plain', got {self.momentum!r}")
         if self.schedule not in SCHEDULES:

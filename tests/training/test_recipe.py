@@ -27,6 +27,12 @@ data = { dataset = "digits" }
 net = { architecture = "small_cnn", arguments = { widths = [4, 8] } }
 training = { epochs = 1, eps = "8/255" }
 """
+SMOOTHED = """
+kind = "smoothed_net"
+data = { dataset = "digits" }
+net = { architecture = "small_cnn" }
+training = { sigma = "1/4", epochs = 2, loss = { kind = "smoothmix", steps = 1 } }
+"""
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -107,6 +113,9 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
         (SMALL, ["data.hold_out_every=10"], "digits have a validation split"),
         (SMALL, ["data.learn_every=0"], "learn_every must be at least 1, got 0"),
         (SMALL, ["training.noise_factor=2.0", "training.eps=0.0"], "need a radius"),
+        (SMOOTHED, ["training.loss.kind=none"], "'kind' must be one of 'gaussian', 'stability'"),
+        (SMOOTHED, ["training.loss.eta=1.0"], "unknown key 'eta'"),
+        (SMOOTHED, ["training.sigma=0.0"], "sigma must be positive"),
         ("base = 3", [], "must name a recipe"),
         ("base = 'recipe.toml'", [], "is based on it"),
     ],
