@@ -282,15 +282,14 @@ class TripletJob(Job[TripletRecipe]):
 
     def new_triplet(self) -> Triplet:
         """g and h with any weights, the mixing network with its first ones."""
-        recipe, text, training = self.recipe, self.recipe.entry, self.recipe.training
+        recipe, training = self.recipe, self.recipe.training
         std_model, rob_model = (self.base_net(source).config for source in (recipe.std_model, recipe.rob_model))
         passes = (net.arguments.get("num_noises", 1) for net in (std_model, rob_model))
         entry = Entry(
-            name=text.name,
+            **vars(recipe.entry),
             dataset=recipe.data.dataset,
             threat_model=recipe.threat_model,
             eps=recipe.eps,
-            description=text.description,
             num_classes=NUM_CLASSES[recipe.data.dataset],
             image_shape=IMAGE_SHAPE[recipe.data.dataset],
             std_model=std_model,
@@ -298,12 +297,7 @@ class TripletJob(Job[TripletRecipe]):
             alpha=recipe.alpha,
             std_map=recipe.std_map,
             rob_map=recipe.rob_map,
-            paper=text.paper,
-            architecture=text.architecture,
-            additional_data=text.additional_data,
             number_forward_passes=sum(map(int, passes)),
-            footnote=text.footnote,
-            limits=text.limits,
         )
         with _seeded(0 if training is None else training.seed):
             return Triplet(entry)
