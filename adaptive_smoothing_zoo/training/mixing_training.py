@@ -80,10 +80,9 @@ class TrainingAttack:
 
 @dataclass(frozen=True, kw_only=True)
 class MixingTraining(Training):
-    """Everything that decides how a mixing network is trained.
+    """Everything that decides how a mixing network is trained; see also ``Training``.
 
     Attributes:
-        attack, loss: see their classes.
         learning_rate, weight_decay: of AdamW, with :func:`adaptive_smoothing_zoo.training.optimization.cosine`. The
             authors have 1e-4, and 5e-5 for their largest triplets.
         steps: optimizer steps on the images of a batch, clean and attacked in equal number. The authors have 1 for one
@@ -93,7 +92,6 @@ class MixingTraining(Training):
         bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last. What
             fools the mix, and the features and probabilities of g and h that the network learns from, stay float32.
         channels_last: that memory format also without bfloat16.
-        others: see :class:`adaptive_smoothing_zoo.training.task.Training`; each pass has its own batch statistics.
     """
 
     epochs: int

@@ -369,6 +369,7 @@ class TripletJob(Job[TripletRecipe]):
                 held.labels,
                 self.recipe.choice,
                 threat=self.recipe.threat,
+                device=workers.device,
                 folder=self.out,
                 on_candidate=self.machine.on_candidate,
             )

@@ -2,8 +2,8 @@
 
 Notation: x an image, y its label, delta_1 to delta_m its noise, drawn from N(0, sigma^2 I); F the net's probabilities,
 F_i = F(x + delta_i); Fhat(x) = mean_i F_i the smoothed net's; CE the cross-entropy, KL the divergence, H the entropy.
-Every loss has its constants as attributes. Their defaults are those of [JS21] for MNIST, from the list of experiments
-next to its authors' code (github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, modes.
+The constants' defaults are those of [JS21] for MNIST, from the list of experiments next to its authors' code
+(github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, modes.
 """
 
 from __future__ import annotations
@@ -24,27 +24,16 @@ Net = Callable[[Tensor], Tensor]
 
 @dataclass(kw_only=True)
 class NoisyBatch:
-    """What a loss is taken of.
+    """What a loss is taken of."""
 
-    Attributes:
-        images: x, (N, channels, H, W) in [0, 1].
-        labels: y, (N,) int64.
-        noise: delta, (N, m, channels, H, W), of standard deviation ``sigma``.
-        mixing: lambda of SmoothMix, (N,) in [0, 1/2).
-        sigma: of the noise.
-        strength: in [0, 1], how far the warm-up is.
-        start: what takes the place of x: x itself, or an attacked image.
-        adversary: SmoothMix's far adversarial example; None for the other losses.
-    """
-
-    images: Tensor
-    labels: Tensor
-    noise: Tensor
-    mixing: Tensor
-    sigma: float
-    strength: float
-    start: Tensor
-    adversary: Tensor | None = None
+    images: Tensor  # x, (N, channels, H, W) in [0, 1]
+    labels: Tensor  # y, (N,) int64
+    noise: Tensor  # delta, (N, m, channels, H, W)
+    mixing: Tensor  # lambda of SmoothMix, (N,) in [0, 1/2)
+    sigma: float  # standard deviation of the noise
+    strength: float  # in [0, 1], how far the warm-up is
+    start: Tensor  # what takes the place of x: x itself, or an attacked image
+    adversary: Tensor | None = None  # SmoothMix's far adversarial example
 
     def every(self, first: int, step: int) -> NoisyBatch:
         """Every ``step``-th example, before an attack."""
@@ -53,15 +42,10 @@ class NoisyBatch:
 
 
 class SmoothedLoss:
-    """A loss, and the attack that it needs, if any: mean_i CE(F_i, y) where an attack has left x, or put it.
+    """A loss, and the attack that it needs, if any; by default mean_i CE(F_i, y), without one."""
 
-    Attributes:
-        noises: m, noisy copies of each image.
-        warm_up: epochs in which the strength grows linearly to 1.
-    """
-
-    noises: int
-    warm_up: int = 0
+    noises: int  # m, noisy copies of each image
+    warm_up: int = 0  # epochs in which the strength grows linearly to 1
 
     def strength(self, epoch: int) -> float:
         """In [0, 1]: what the warm-up multiplies in an epoch, counted from 0."""
@@ -107,17 +91,12 @@ class SmoothAdvLoss(SmoothedLoss):
 
     xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
     same noise.
-
-    Attributes:
-        eps: radius of the ball, in pixel units.
-        steps: T.
-        warm_up: epochs in which the radius grows to ``eps``.
     """
 
     kind: Literal["smoothadv"] = "smoothadv"
     noises: int = 4
-    eps: float = 1.0
-    steps: int = 10
+    eps: float = 1.0  # radius of the ball, in pixel units, to which it grows in the warm-up
+    steps: int = 10  # T
     warm_up: int = 10
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
@@ -133,21 +112,14 @@ class MacerLoss(SmoothedLoss):
     Zhai et al. 2020 (arXiv:2001.02378). xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
     softmax(inverse_temperature * logits_i): so sigma/2 * xi is the certified radius of a net with sharper votes. An xi
     that is not finite counts as large.
-
-    Attributes:
-        inverse_temperature: beta in the paper.
-        margin: gamma in the paper.
-        weight: lambda in the paper; the authors of [JS21] have 6 where sigma is 1.
-        deferred: epochs at the beginning without the second term; the authors' code has it from epoch 31 on,
-            counted from 0.
     """
 
     kind: Literal["macer"] = "macer"
     noises: int = 16
-    inverse_temperature: float = 16.0
-    margin: float = 8.0
-    weight: float = 16.0
-    deferred: int = 31
+    inverse_temperature: float = 16.0  # beta in the paper
+    margin: float = 8.0  # gamma in the paper
+    weight: float = 16.0  # lambda in the paper; the authors of [JS21] have 6 where sigma is 1
+    deferred: int = 31  # epochs without the second term; the authors' code has it from epoch 31 on, counted from 0
 
     def strength(self, epoch: int) -> float:
         return float(epoch >= self.deferred)
@@ -173,16 +145,12 @@ class ConsistencyLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)).
 
     Jeong and Shin 2020 (arXiv:2006.04062).
-
-    Attributes:
-        weight: lambda in the paper; the authors of [JS21] have 10 where sigma is 0.25 and else 5 for MNIST.
-        entropy_weight: eta in the paper.
     """
 
     kind: Literal["consistency"] = "consistency"
     noises: int = 2
-    weight: float = 5.0
-    entropy_weight: float = 0.5
+    weight: float = 5.0  # lambda in the paper; the authors of [JS21] have 10 where sigma is 0.25
+    entropy_weight: float = 0.5  # eta in the paper
 
     def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         logits = noisy_logits(net, batch.start, batch.noise)
@@ -204,21 +172,14 @@ class SmoothMixLoss(SmoothedLoss):
 
     Eq. 10 has a cross-entropy, which is this divergence plus the entropy of y_mix, and no factor for correct examples.
     The divergence, the factor, the warm-up and the gradient through y_mix are those of the authors' code.
-
-    Attributes:
-        step_size: alpha in the paper, l_2, in pixel units.
-        steps: T; the paper has 2, 4 and 8 for MNIST where sigma is 0.25, 0.5 and 1.
-        weight: eta in the paper.
-        one_step: "+ One-step adversary".
-        warm_up: epochs in which ``weight`` grows, and with it the length to which the one step is cut.
     """
 
     kind: Literal["smoothmix"] = "smoothmix"
     noises: int = 4
-    step_size: float = 1.0
-    steps: int = 2
-    weight: float = 5.0
-    one_step: bool = False
+    step_size: float = 1.0  # alpha in the paper, l_2, in pixel units
+    steps: int = 2  # T; the paper has 2, 4 and 8 for MNIST where sigma is 0.25, 0.5 and 1
+    weight: float = 5.0  # eta in the paper; in the warm-up it grows, and with it the length of the one step
+    one_step: bool = False  # "+ One-step adversary"
     warm_up: int = 10
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
