@@ -96,7 +96,8 @@ def train_net(
     task = make_task(net, images, labels, settings, workers)
     with frozen(*frozen_parts(net)):
         fit(task, lambda: {"initial_weights": fingerprint(net)}, **options)
-    return net.eval()
+    net.eval()  # which a foreign net may not return
+    return net
 
 
 @dataclass(frozen=True, kw_only=True)
