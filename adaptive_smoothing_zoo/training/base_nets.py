@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training.frozen import check_learns, frozen, frozen_parts, to_train_mode

@@ -17,16 +17,18 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
-from adaptive_smoothing_zoo.training.frozen import frozen, with_numbers
+from adaptive_smoothing_zoo.training.frozen import frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 
 CHOICE, _FORMER_FILE = "choice", "choice.json"  # where what was found is noted, and where it was
@@ -107,13 +109,11 @@ class Candidate:
     logit_scale: float | None = None
     logit_bias: float | None = None
 
-    def alpha_like(self, alpha: ConstantAlpha | AdaptiveAlpha) -> ConstantAlpha | AdaptiveAlpha:
+    def alpha_like(self, alpha: Alpha) -> Alpha:
         """This alpha, with the mixing network of another one."""
-        if self.logit_scale is None or self.logit_bias is None:
+        if self.logit_scale is None:
             return ConstantAlpha(self.alpha_min)
-        assert isinstance(alpha, AdaptiveAlpha)
-        numbers = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
-        return with_numbers(alpha, self.alpha_min, self.alpha_max, **numbers)
+        return with_mixing_network(alpha).with_numbers(**asdict(self))
 
     def applied_to(self, model: MixedClassifier) -> MixedClassifier:
         """The same nets, maps and mixing network with this alpha, in eval mode."""
@@ -229,7 +229,7 @@ def _by_robust(held: _Held) -> tuple[float, list[Candidate]]:
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
     """Candidates in rising order of h's weight."""
-    if not isinstance(model.alpha, AdaptiveAlpha):
+    if not model.alpha.varies:
         if choice.vary != "alpha_min":
             raise ValueError("a constant alpha has no bias that could vary")
         yield [_constant(value) for value in choice.values]
@@ -276,7 +276,7 @@ class _Held:
         self._log_std, self._log_rob = self._passes(_constant(0.0)), self._passes(_constant(1.0))
         # alpha_logit = 1 * the mixing network's normalized output + 0
         raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
-        self._normalized = self._passes(raw) if isinstance(model.alpha, AdaptiveAlpha) else None
+        self._normalized = self._passes(raw) if model.alpha.varies else None
         self.tried: dict[Candidate, tuple[float, float]] = {}  # clean and robust accuracy
         self.enough = 0.0  # below it, a robust accuracy need not be known exactly
         self._state: BoundState | None = None
@@ -291,11 +291,10 @@ class _Held:
 
     def clean_accuracy(self, candidate: Candidate) -> float:
         """From what g, h and the mixing network said once."""
-        alpha = candidate.alpha_like(self.model.alpha)
-        logit = torch.zeros(len(self.labels))
-        if isinstance(alpha, AdaptiveAlpha) and self._normalized is not None:
-            logit = alpha.logit_scale * self._normalized + alpha.logit_bias
-        mixed = mix(self._log_std, self._log_rob, *alpha.log_weights_at(logit.unsqueeze(1)))
+        outputs = BaseOutputs(self._log_std, self._log_rob)
+        if self._normalized is not None and candidate.logit_scale is not None and candidate.logit_bias is not None:
+            outputs = outputs._replace(alpha_logit=candidate.logit_scale * self._normalized + candidate.logit_bias)
+        mixed = outputs.mixed(candidate.alpha_like(self.model.alpha).log_weights(outputs))
         return float((mixed.argmax(dim=1) == self.labels.cpu()).double().mean())
 
     def robust_accuracy(self, candidate: Candidate, enough: float) -> float:
@@ -303,21 +302,27 @@ class _Held:
 
         Where it falls below ``enough``, what it has fallen to so far.
         """
-        mixed = candidate.applied_to(self.model)
-        run = {"threat": self.threat, "seed": self.seed, "batch_size": self.batch_size, "device": self.device}
-        engine = AdaptiveEngine(mixed, **run)  # type: ignore[arg-type]
-        engine.iterations, engine.starts = self.choice.attack_steps, self.choice.attack_starts
-        engine.targets = self.choice.attack_targets
+        mixed, choice = candidate.applied_to(self.model), self.choice
+        settings = AttackSettings(attacks=choice.attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
+        numbers = {
+            "iterations": choice.attack_steps,
+            "targets": choice.attack_targets,
+            "restarts": choice.attack_starts,
+        }
+        search = Search(
+            mixed,
+            self.threat,
+            complete(settings).limited(**numbers),
+            num_classes=self._log_std.shape[1],
+            device=self.device,
+        )
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
-        for attack in self.choice.attacks:
-            images, labels = self.images[standing], self.labels[standing]
-            right = torch.ones(len(standing), dtype=torch.bool)
-            for positions, found in engine.attack(attack, images, labels, standing) if len(standing) else ():
-                right[positions] = self._right(mixed, found, standing[positions])
-                if int(right.sum()) / len(self.attacked) < enough:
-                    return int(right.sum()) / len(self.attacked)
-            standing = standing[right]
-        return len(standing) / len(self.attacked)
+        left = len(standing)
+        for verdict in search.run(self.images[standing], self.labels[standing], standing):
+            left -= int(verdict.broken.sum())
+            if left / len(self.attacked) < enough:
+                break
+        return left / len(self.attacked)
 
     @torch.no_grad()
     def _right(self, mixed: MixedClassifier, images: Tensor, places: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_original
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 
 
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
@@ -96,19 +95,3 @@ def to_train_mode(net: nn.Module) -> None:
     net.train()
     for part in frozen_parts(net):
         part.eval()
-
-
-def with_numbers(
-    alpha: AdaptiveAlpha,
-    alpha_min: float,
-    alpha_max: float,
-    *,
-    logit_scale: float,
-    logit_bias: float,
-    clamp: float | None = None,
-) -> AdaptiveAlpha:
-    """The same mixing network and batch norm, shared, with another range, scale, bias and clamp."""
-    other = copy.copy(alpha)
-    other.set_range(alpha_min, alpha_max)
-    other.logit_scale, other.logit_bias, other.clamp = logit_scale, logit_bias, clamp
-    return other

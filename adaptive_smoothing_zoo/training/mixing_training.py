@@ -10,26 +10,24 @@ from functools import cached_property
 from typing import Any, Literal, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.losses import rank_classes
 from adaptive_smoothing_zoo.attacks.randomized import (
     Randomization,
     every_randomized_apgd,
     randomized_apgd,
     randomized_pgd,
-    rank_classes,
 )
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import permutation
-from adaptive_smoothing_zoo.training.frozen import check_learns, faster_copy, frozen, with_numbers
+from adaptive_smoothing_zoo.training.frozen import check_learns, faster_copy, frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 from adaptive_smoothing_zoo.training.loop import TrainingOptions, fit
 from adaptive_smoothing_zoo.training.task import Batch, Task, Training
@@ -136,10 +134,8 @@ def train_mixing_network(
             is larger than the data, or setting C meets fewer than 4 classes.
         ResultsError, TrainingError: as ``fit``.
     """
-    alpha = model.alpha
-    if not isinstance(alpha, AdaptiveAlpha):
-        raise ValueError("the model has a constant alpha; there is no mixing network to train")
     model.check_mixes("train_mixing_network")
+    alpha = with_mixing_network(model.alpha)
     check_learns(alpha)
     workers = options.get("workers") or find_workers(images.device)
     model.to(workers.device)
@@ -166,29 +162,6 @@ def train_mixing_network(
 
 
 @dataclass
-class BaseOutputs:
-    """What frozen g and h say of N images; the fields are tensors, or lists of tensors, with N rows."""
-
-    log_std: Tensor  # (N, C) log-probabilities
-    log_rob: Tensor
-    std_maps: list[Tensor]
-    rob_maps: list[Tensor]
-
-    def rows(self, chosen: Tensor) -> BaseOutputs:
-        std_maps, rob_maps = ([each[chosen] for each in maps] for maps in (self.std_maps, self.rob_maps))
-        return BaseOutputs(self.log_std[chosen], self.log_rob[chosen], std_maps, rob_maps)
-
-    @staticmethod
-    def join(parts: list[BaseOutputs]) -> BaseOutputs:
-        return BaseOutputs(
-            torch.cat([part.log_std for part in parts]),
-            torch.cat([part.log_rob for part in parts]),
-            [torch.cat(maps) for maps in zip(*(part.std_maps for part in parts), strict=True)],
-            [torch.cat(maps) for maps in zip(*(part.rob_maps for part in parts), strict=True)],
-        )
-
-
-@dataclass
 class MixingPart:
     """Clean and attacked images in equal number, as g and h see them; labels and pseudo-labels (N,)."""
 
@@ -208,11 +181,11 @@ class MixingTask(Task[MixingTraining, MixingPart]):
     def __init__(
         self, model: MixedClassifier, images: Tensor, labels: Tensor, settings: MixingTraining, workers: Workers
     ) -> None:
-        assert isinstance(model.alpha, AdaptiveAlpha)
-        numbers = {"logit_scale": settings.logit_scale, "logit_bias": settings.logit_bias}
+        numbers = {"alpha_min": 0.0, "alpha_max": 1.0}
+        numbers |= {"logit_scale": settings.logit_scale, "logit_bias": settings.logit_bias}
         # The network with its batch norm is the model's own; scale, bias, range and clamp around it are training's.
-        self.attacked_alpha = with_numbers(model.alpha, 0.0, 1.0, **numbers, clamp=None)
-        learner = with_numbers(model.alpha, 0.0, 1.0, **numbers, clamp=settings.clamp)
+        self.attacked_alpha = with_mixing_network(model.alpha).with_numbers(**numbers)
+        learner = with_mixing_network(model.alpha).with_numbers(**numbers, clamp=settings.clamp)
         super().__init__(learner, images, labels, settings, workers, shares=workers.size)
         self.channels_last = settings.bfloat16 or settings.channels_last
         maps = {"std_map": model.std_map, "rob_map": model.rob_map}
@@ -260,7 +233,8 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         outputs = part.outputs
         with self.autocast():
             alpha_logit = learner(outputs.std_maps, outputs.rob_maps)
-        losses = self.settings.loss(self._mix(outputs, alpha_logit), alpha_logit, part.labels, part.use_rob)
+        log_mix = outputs.mixed(self.learner.log_weights_at(alpha_logit.unsqueeze(1)))
+        losses = self.settings.loss(log_mix, alpha_logit, part.labels, part.use_rob)
         half = len(losses) // 2
         alpha = alpha_logit.detach().sigmoid()
         return losses, {"alpha_clean": alpha[:half].mean(), "alpha_attacked": alpha[half:].mean()}
@@ -268,15 +242,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
     @torch.no_grad()
     def _outputs(self, images: Tensor) -> BaseOutputs:
         """Of g and h, in float32; so many images at a time as are attacked at a time."""
-        parts = []
-        for batch in images.split(self.share):
-            batch = self._laid_out(batch)
-            std_logits, std_maps = run_base_net(self.model.std_model, batch, self.learner.std_taps)
-            rob_logits, rob_maps = run_base_net(self.model.rob_model, batch, self.learner.rob_taps)
-            log_std = F.log_softmax(self.model.std_map(std_logits), dim=1)
-            log_rob = F.log_softmax(self.model.rob_map(rob_logits), dim=1)
-            parts.append(BaseOutputs(log_std, log_rob, std_maps, rob_maps))
-        return BaseOutputs.join(parts)
+        return BaseOutputs.join([self.model.base_outputs(self._laid_out(batch)) for batch in images.split(self.share)])
 
     def _faster(self, net: nn.Module, images: Tensor, taps: tuple[int, ...]) -> nn.Module:
         faster = faster_copy(net, images, taps)
@@ -318,10 +284,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
 
     def _predicted(self, outputs: BaseOutputs) -> Tensor:
         """The mix's log-probabilities, as the attack sees it."""
-        return self._mix(outputs, self.attacked_alpha(outputs.std_maps, outputs.rob_maps))
-
-    def _mix(self, outputs: BaseOutputs, alpha_logit: Tensor) -> Tensor:
-        return mix(outputs.log_std, outputs.log_rob, *self.learner.log_weights_at(alpha_logit.unsqueeze(1)))
+        return outputs.mixed(self.attacked_alpha.log_weights(outputs))
 
     def _split(self, seed: int, what: str) -> tuple[Tensor, ...]:
         """Which rows go into which part; of several runs in random order, so that no part has one image's alone."""

@@ -50,7 +50,7 @@ from adaptive_smoothing_zoo.training.recipe import (
 )
 from adaptive_smoothing_zoo.training.smoothed import train_smoothed_net
 from adaptive_smoothing_zoo.training.workers import Workers
-from adaptive_smoothing_zoo.zoo.describing import entry_of
+from adaptive_smoothing_zoo.zoo.building import entry_of
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, Entry, Weights, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import find_entry

@@ -11,11 +11,12 @@ import pytest
 import torch
 from fuzzing import HUGE, STRANGE_TEXTS, attempt, cases, damage, damaged_bytes, damaged_text, restored
 from safetensors.torch import load_file, save_file
+from short_attacks import shorten
 
 import adaptive_smoothing_zoo as zoo
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.certification.journal import Journal
+from adaptive_smoothing_zoo.certification.journal import open_journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
@@ -183,15 +184,7 @@ def data():
 
 @pytest.fixture
 def short_attacks(monkeypatch):
-    from adaptive_smoothing_zoo.attacks.autoattack import fast
-
-    original = fast.FastEngine.__init__
-
-    def init(self, *args, **settings):
-        original(self, *args, **settings)
-        self.iterations, self.queries = 2, 4
-
-    monkeypatch.setattr(fast.FastEngine, "__init__", init)
+    shorten(monkeypatch, iterations=2, queries=4)
 
 
 SETTINGS = {"eps": 0.03, "seed": 5, "batch_size": 4, "device": "cpu", "engine": "fast", "flush_seconds": 0.0}
@@ -688,12 +681,12 @@ def test_journals(tmp_path):
     folder, original = tmp_path / "journal", tmp_path / "original"
     settings = {"sigma": 0.25, "n": 100, "model": {"sha256": "0" * 64, "answers": []}}
     one = Certificates(index=[0], label=[3], prediction=[3], radius=[0.5], correct=[True], seconds=[1.0])
-    with Journal(original / "log.tsv", settings) as journal:
+    with open_journal(original / "log.tsv", settings) as journal:
         journal.append(one)
         journal.append(replace(one, index=np.array([4])))
 
     def opened(path):
-        with Journal(path, settings) as journal:
+        with open_journal(path, settings) as journal:
             return journal.done
 
     refused = 0
