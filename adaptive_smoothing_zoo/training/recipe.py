@@ -189,12 +189,7 @@ class TripletRecipe:
         return ThreatModel(self.threat_model, parse_eps(self.eps))
 
 
-Recipe = BaseNetRecipe | SmoothedNetRecipe | TripletRecipe
-_KINDS: dict[str, type[BaseNetRecipe] | type[SmoothedNetRecipe] | type[TripletRecipe]] = {
-    "base_net": BaseNetRecipe,
-    "smoothed_net": SmoothedNetRecipe,
-    "triplet": TripletRecipe,
-}
+Recipe = Annotated[BaseNetRecipe | SmoothedNetRecipe | TripletRecipe, BY_KIND]
 
 
 def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
@@ -258,16 +253,14 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not sign or not all(key.split(".")):
             raise ConfigError(f"a change to a recipe is key=value, as training.epochs=3, got {change!r}")
         _merge(data, _nested(key.split("."), _value(value)), change)
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(f"{path}: 'kind' must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
     training = data.get("training")
     if isinstance(training, dict):
         data["training"] = training = _with_numbers(training)
-        if kind == "triplet" and isinstance(attack := training.setdefault("attack", {}), dict):
+        if data.get("kind") == "triplet" and isinstance(attack := training.setdefault("attack", {}), dict):
             attack.setdefault("eps", _number(data.get("eps")))
             attack.setdefault("norm", data.get("threat_model", "Linf"))
-    return parse(_KINDS[kind], data, str(path))
+    recipe: Recipe = parse(Recipe, data, str(path))  # type: ignore[arg-type]
+    return recipe
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
