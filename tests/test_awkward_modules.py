@@ -32,7 +32,7 @@ from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.screening import screen
 from adaptive_smoothing_zoo.machine.folding import prepare
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining, train_smoothed_net
 from adaptive_smoothing_zoo.units import UnitsWarning
 from adaptive_smoothing_zoo.validation import validate
