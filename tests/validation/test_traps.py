@@ -8,7 +8,7 @@ import pytest
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
-from adaptive_smoothing_zoo.attacks.objectives import LOSSES
+from adaptive_smoothing_zoo.attacks.losses import LOSSES
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.validation import CHECKS, Budget, RecordedRun, subject, validate
 from adaptive_smoothing_zoo.validation.checks import oracles
@@ -127,11 +127,15 @@ def test_a_trap_is_caught_by_name(make, caught_by, settings):
     assert set(run(make(), *caught_by, **settings).failed) == caught_by
 
 
+def halved(threat):
+    return dataclasses.replace(threat, eps=threat.eps / 2)
+
+
 class Halfhearted(APGD):
     """Uses half of the ball."""
 
-    def __init__(self, name, *, eps, **settings):
-        super().__init__(name, eps=eps / 2, **settings)
+    def __init__(self, name, threat, loss, **settings):
+        super().__init__(name, halved(threat), loss, **settings)
 
 
 ORACLES = {
@@ -140,7 +144,7 @@ ORACLES = {
     "autoattack_on_linear_net": (
         oracles,
         "evaluate",
-        lambda *args, eps, **settings: evaluate(*args, eps=eps / 2, **settings),
+        lambda *args, threat, **settings: evaluate(*args, threat=halved(threat), **settings),
     ),
 }
 

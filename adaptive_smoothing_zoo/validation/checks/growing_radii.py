@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
-from adaptive_smoothing_zoo.validation.subject import Subject, with_finite_gradient
+from adaptive_smoothing_zoo.validation.subject import Run, Subject, with_finite_gradient
 
 GROUP = "radii"
 GRID = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the radius
@@ -23,9 +23,9 @@ RISE = 0.002  # of accuracy: where a weaker attack may be luckier
     rule="It breaks nothing: accuracy is clean accuracy, exactly.",
 )
 def zero_radius(subject: Subject) -> Outcome:
-    attacked = subject.apgd(subject.correct, subject.losses["cw"], name="zero", eps=0.0, steps=3)
-    broken = int(attacked.found.sum())
-    measured = {"clean": len(subject.correct) / len(subject), "accuracy": subject.accuracy(attacked.found)}
+    found = subject.attack(subject.correct, Run("zero", subject.losses["cw"], eps=0.0, steps=3)).found
+    broken = int(found.sum())
+    measured = {"clean": len(subject.correct) / len(subject), "accuracy": subject.accuracy(found)}
     return Outcome(passed=broken == 0, measured=measured, found=f"{broken} points were broken by no change at all.")
 
 
@@ -37,14 +37,14 @@ def zero_radius(subject: Subject) -> Outcome:
 )
 def unbounded_radius(subject: Subject) -> Outcome:
     pixels = math.prod(subject.images.shape[1:])
-    eps = 0.5 if subject.norm == "Linf" else 0.5 * math.sqrt(pixels)
-    left = subject.correct
-    for name in ("cw", "ce", "scaled-ce"):
-        attacked = subject.apgd(left, subject.losses[name], name=f"unbounded {name}", eps=max(eps, subject.eps))
-        left = left[~attacked.found]
-    passed = len(left) <= allowed(len(subject), 0.001)
-    measured = {"eps": eps, "accuracy": len(left) / len(subject)}
-    return Outcome(passed=passed, measured=measured, found=f"{len(left)} of {len(subject)} points still stand.")
+    eps = 0.5 if subject.threat.is_linf else 0.5 * math.sqrt(pixels)
+    runs = (
+        Run(f"unbounded {name}", subject.losses[name], eps=max(eps, subject.threat.eps))
+        for name in ("cw", "ce", "scaled-ce")
+    )
+    left, n = len(subject.in_turn(subject.correct, runs).left), len(subject)
+    measured = {"eps": eps, "accuracy": left / n}
+    return Outcome(passed=left <= allowed(n, 0.001), measured=measured, found=f"{left} of {n} points still stand.")
 
 
 @check(
@@ -53,23 +53,17 @@ def unbounded_radius(subject: Subject) -> Outcome:
     rule="Accuracy never rises by more than 0.2 % or one point, and falls over the whole grid.",
 )
 def monotone_accuracy(subject: Subject) -> Outcome:
-    curve = [len(subject.correct) / len(subject)]
-    for factor in GRID:
-        attacked = subject.apgd(
-            subject.correct,
-            subject.losses["cw"],
-            name="grid",
-            eps=factor * subject.eps,
-            steps=subject.budget.grid_steps,
-        )
-        curve.append(subject.accuracy(attacked.found))
-    subject.series["accuracy_against_eps"] = ((0.0, *(factor * subject.eps for factor in GRID)), tuple(curve))
+    radii = [factor * subject.threat.eps for factor in GRID]
+    runs = [Run("grid", subject.losses["cw"], eps=eps, steps=subject.budget.grid_steps) for eps in radii]
+    found = [subject.attack(subject.correct, run).found for run in runs]
+    curve = [len(subject.correct) / len(subject), *map(subject.accuracy, found)]
+    subject.series["accuracy_against_eps"] = ((0.0, *radii), tuple(curve))
     rise = max(b - a for a, b in pairwise(curve))
     n = len(subject)
     measured = {f"at_{factor:g}": value for factor, value in zip((0.0, *GRID), curve, strict=True)}
     passed = round(rise * n) <= allowed(n, RISE) and curve[-1] < curve[0]
-    found = f"the largest rise from one radius to the next is {100 * max(rise, 0.0):.1f} %."
-    return Outcome(passed=passed, measured=measured | {"largest_rise": rise}, found=found)
+    text = f"the largest rise from one radius to the next is {100 * max(rise, 0.0):.1f} %."
+    return Outcome(passed=passed, measured=measured | {"largest_rise": rise}, found=text)
 
 
 @check(
@@ -140,21 +134,19 @@ def black_box_is_weaker(subject: Subject) -> Outcome:
 
 def _pgd(subject: Subject, steps: int) -> Tensor:
     """Which points of ``correct`` plain PGD breaks with its last iterate; no random start."""
-    points, ends = subject.correct, []
-    step_size = subject.eps * max(2.5 / steps, 1 / 4) if steps > 1 else subject.eps
-    for chosen in points.split(subject.batch_size):
-        images, labels = subject.images[chosen], subject.labels[chosen]
-        ends.append(
-            pgd(
-                lambda batch: with_finite_gradient(subject.model, batch),
-                images,
-                labels,
-                eps=subject.eps,
-                step_size=step_size,
-                steps=steps,
-                norm=subject.norm,
-                loss=subject.losses["cw"],
-            )
+    points, eps = subject.correct, subject.threat.eps
+    ends = [
+        pgd(
+            lambda batch: with_finite_gradient(subject.model, batch),
+            subject.images[chosen],
+            subject.labels[chosen],
+            eps=eps,
+            step_size=eps * max(2.5 / steps, 1 / 4) if steps > 1 else eps,
+            steps=steps,
+            norm=subject.threat.norm,
+            loss=subject.losses["cw"],
         )
+        for chosen in points.split(subject.batch_size)
+    ]
     subject.spend(2 * steps * len(points))
     return subject.candidates(points, torch.cat(ends)).found if ends else points.bool()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.losses import norm_of
+from adaptive_smoothing_zoo.threat import l2_norm
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
-from adaptive_smoothing_zoo.validation.subject import TARGETS, Subject
+from adaptive_smoothing_zoo.validation.subject import TARGETS, Run, Subject
 
 GROUP = "strength"
 INNER = 0.5  # radius of the inner ball, in radii of the ball
@@ -57,11 +57,11 @@ def losses_agree(subject: Subject) -> Outcome:
 )
 def loss_curves_are_flat(subject: Subject) -> Outcome:
     for name, attacked in subject.white_box.items():
-        left = attacked.history[:, ~subject.white_box_found].double()
+        left = attacked.history[~subject.white_box_found].T.double()
         usable = left[:, torch.isfinite(left).all(dim=0)]
         if usable.shape[1]:
             subject.series[f"loss_{name}"] = (tuple(usable.mean(dim=1).tolist()),)
-    history = subject.white_box["cw"].history[:, ~subject.white_box_found].double()
+    history = subject.white_box["cw"].history[~subject.white_box_found].T.double()
     history = history[:, torch.isfinite(history).all(dim=0)]
     n = history.shape[1]
     if n == 0:
@@ -87,15 +87,16 @@ def survivors_withstand_more(subject: Subject) -> Outcome:
     chosen = _closest(subject)
     if len(chosen) == 0:
         return not_applicable("nothing is left standing")
-    budget, left = subject.budget, chosen
-    for name in ("cw", "probability"):
-        for restart in range(budget.restarts):
-            run = f"survivors {name}"
-            attacked = subject.apgd(left, subject.losses[name], name=run, steps=budget.long_steps, restart=restart)
-            left = left[~attacked.found]
-    left = left[~subject.targeted(left, name="survivors", steps=budget.long_steps).found]
+    steps, restarts = subject.budget.long_steps, subject.budget.restarts
+    runs = (
+        Run(f"survivors {name}", subject.losses[name], steps=steps, restart=restart)
+        for name in ("cw", "probability")
+        for restart in range(restarts)
+    )
+    left = chosen[subject.in_turn(chosen, runs).left]
+    left = left[subject.targeted(left, "survivors", steps).left]
     broken = len(chosen) - len(left)
-    measured = {"attacked": len(chosen), "broken": broken, "steps": budget.long_steps, "restarts": budget.restarts}
+    measured = {"attacked": len(chosen), "broken": broken, "steps": steps, "restarts": restarts}
     return Outcome(
         passed=broken <= allowed(len(subject), 0.002),
         measured=measured,
@@ -116,7 +117,7 @@ def closest_targets(subject: Subject) -> Outcome:
     left = subject.left
     if len(left) == 0:
         return not_applicable("nothing is left standing")
-    broken = int(subject.toward(left, _closest_classes(subject, left), name="closest").found.sum())
+    broken = int(subject.toward(left, _closest_classes(subject, left), "closest").found.sum())
     return Outcome(
         passed=broken <= allowed(len(subject), 0.001),
         measured={"attacked": len(left), "broken": broken},
@@ -142,9 +143,15 @@ def planted_boundaries_are_found(subject: Subject) -> Outcome:
     readout = Readout(*(part[readout.planted] for part in (readout.planted, readout.weights, readout.offsets)))
 
     rows = torch.arange(n, device=subject.device)
-    left, by_chance = rows, torch.zeros(n, dtype=torch.bool, device=subject.device)
-    for restart in range(subject.budget.restarts):
-        left = left[~_attack_readout(subject, readout, points, left, restart)]
+    row_of, by_chance = torch.zeros_like(subject.labels), torch.zeros(n, dtype=torch.bool, device=subject.device)
+    row_of[points] = rows
+    run = Run(
+        "planted",
+        lambda output, labels, chosen: readout.score(output, chosen),
+        judge=lambda asked, said, examples: readout.score(said, row_of[examples]) > 0,
+        targets=rows,
+    )
+    left = subject.in_turn(points, (replace(run, restart=i) for i in range(subject.budget.restarts))).left
     for number in range(subject.budget.steps):
         drawn = subject.noise(points, -2 - number, on_the_surface=number % 2 == 1)
         by_chance |= readout.score(subject.logits(drawn), rows) > 0
@@ -196,18 +203,6 @@ def _plant(subject: Subject, points: Tensor) -> Readout:
     return Readout(separates, direction / scale[:, None], (highest + 0.9 * gap) / scale)
 
 
-def _attack_readout(subject: Subject, readout: Readout, points: Tensor, rows: Tensor, restart: int) -> Tensor:
-    """(M,) bool, whether APGD crosses the planted boundaries of these rows."""
-    return subject.apgd(
-        points[rows],
-        lambda output, labels, chosen: readout.score(output, chosen),
-        name="planted",
-        judge=lambda asked, said, chosen: readout.score(said, rows[chosen]) > 0,
-        restart=restart,
-        targets=rows,
-    ).found
-
-
 def _search(subject: Subject, points: Tensor, surface: Tensor, direction: Tensor, reached: Tensor) -> Tensor:
     """The highest readout that random changes of a tenth of the pixels lead to, (N,); no gradient is asked for.
 
@@ -219,9 +214,9 @@ def _search(subject: Subject, points: Tensor, surface: Tensor, direction: Tensor
         chosen = subject.noise(points, 2001 + 2 * number) - images
         few = chosen.abs().flatten(1).quantile(0.9, dim=1).view(-1, 1, 1, 1)
         moved = torch.where(chosen.abs() >= few, changed, best)
-        if subject.norm == "L2":
+        if not subject.threat.is_linf:
             away = moved - images
-            moved = (images + away * subject.eps / norm_of(away, "L2").clamp(min=1e-12)).clamp(0.0, 1.0)
+            moved = (images + away * subject.threat.eps / l2_norm(away).clamp(min=1e-12)).clamp(0.0, 1.0)
         score = (subject.logits(moved).double() * direction).sum(dim=1)
         better = score > reached
         reached = torch.where(better, score, reached)
@@ -243,7 +238,7 @@ def _closest_classes(subject: Subject, points: Tensor) -> Tensor:
             likely = order[order != labels].view(len(chosen), -1)[:, :CANDIDATES]
             gaps = logits.gather(1, labels) - logits.gather(1, likely)
         slopes = [torch.autograd.grad(gap.sum(), images, retain_graph=True)[0].flatten(1) for gap in gaps.unbind(dim=1)]
-        order_of_dual = 1 if subject.norm == "Linf" else 2
+        order_of_dual = 1 if subject.threat.is_linf else 2
         sizes = torch.stack([torch.linalg.vector_norm(slope, ord=order_of_dual, dim=1) for slope in slopes], dim=1)
         parts.append(likely.gather(1, (gaps.detach() / sizes).argsort(dim=1)[:, :TARGETS]))
         subject.spend(len(chosen) * (1 + likely.shape[1]))
