@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import examples_option
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, examples_option
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 
 ALONE = "smoothed-methods"  # takes an hour and no triplet; "all" leaves it out
@@ -29,14 +29,12 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
     help="papers: from the image, in steps of 0.0027 for eps 8/255 (in l_2 of 0.15 eps); random-start, which is "
     "stronger: from a random point, in steps of 2.5 eps / STEPS",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@SEED
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
-@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@DEVICE
+@DATA_DIR
 @click.option(
-    "--train-data-dir",
-    default=None,
-    help=f"of {TRAINED}: the training examples; those of --data-dir if not given",
+    "--train-data-dir", default=None, help=f"of {TRAINED}: the training examples; those of --data-dir if not given"
 )
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @click.option(

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 T = TypeVar("T")
 PgdName = Literal["papers", "random-start"]
-PGD_NAMES: tuple[PgdName, ...] = get_args(PgdName)
 PAPERS_STEP = {"Linf": 0.0027 / (8 / 255), "L2": 0.075 / 0.5}
 """The authors' steps as shares of the radius: 0.0027 of 8/255 in l_inf, 0.075 of 0.5 in l_2, at any number of steps."""
 TRAVEL = 2.5
@@ -102,17 +101,7 @@ class Table(Measured):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a command line says of experiments; every kind of bench takes what it needs.
-
-    Attributes:
-        model, dataset, threat_model, model_dir: the triplet.
-        n: the first n test examples; all if 0.
-        data_dir, train_data_dir: where the data are; training examples come from the first if the second is None.
-        steps, pgd: of PGD; the paper's number if ``steps`` is None.
-        seed, batch_size, device: of all.
-        recipe, changes, apgd_steps: of trained mixing networks; AutoAttack itself if ``apgd_steps`` is 0.
-        recipes, samples: of smoothed nets.
-    """
+    """The options of ``asz experiment``, which explains them; every kind of bench takes what it needs."""
 
     model: str
     dataset: str
@@ -150,13 +139,9 @@ class Bench:
     """A triplet, and PGD on the cross-entropy, with which the papers' figures attack.
 
     Attributes:
-        model: in eval mode and frozen, on ``device``; experiments use its g, h and logit maps, and put constants in the
-            place of its alpha.
+        model: in eval mode and frozen, on ``device``.
         examples: on the CPU.
-        threat: the ball.
-        pgd: which PGD.
         seed: of random starts, which belong to examples.
-        batch_size, device: how it is computed.
         on_stage: called with news.
     """
 
@@ -172,11 +157,7 @@ class Bench:
 
     @classmethod
     def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
-        """The bench that a command line describes.
-
-        Args:
-            steps: of PGD in the paper.
-        """
+        """The bench that a command line describes; ``steps`` of PGD are the paper's."""
         return cls(**cls._arguments(options, steps), on_stage=on_stage)
 
     @classmethod
@@ -193,12 +174,10 @@ class Bench:
 
     @property
     def images(self) -> Tensor:
-        """(N, channels, H, W) float32 in [0, 1]."""
         return self.examples.images
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64."""
         return self.examples.labels
 
     @property
@@ -232,21 +211,21 @@ class Bench:
 
     def attack(self, target: nn.Module) -> Tensor:
         """The examples after PGD on ``target``: (N, channels, H, W), on the CPU."""
-        found = [
-            pgd(
+        norm, eps, found = self.threat.norm, self.threat.eps, []
+        for rows in torch.arange(len(self.labels)).split(self.batch_size):
+            points = pgd(
                 target,
-                self.images[indices].to(self.device),
-                self.labels[indices].to(self.device),
-                eps=self.threat.eps,
-                step_size=self.pgd.share(self.threat.norm) * self.threat.eps,
+                self.images[rows].to(self.device),
+                self.labels[rows].to(self.device),
+                eps=eps,
+                step_size=self.pgd.share(norm) * eps,
                 steps=self.pgd.steps,
-                norm=self.threat.norm,
+                norm=norm,
                 random_start=self.pgd.random_start,
                 seed=self.seed,
-                indices=indices,
-            ).cpu()
-            for indices in torch.arange(len(self.labels)).split(self.batch_size)
-        ]
+                indices=rows,
+            )
+            found.append(points.cpu())
         return torch.cat(found)
 
     def logits(self, net: nn.Module, images: Tensor) -> Tensor:

@@ -48,14 +48,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """An experiment's data; a subclass adds what else decides the rows.
-
-    Attributes:
-        experiment, dataset, n: which, and on how many examples.
-        data, data_sha256: the examples.
-        device, versions, commit: with what; rows that were measured later may have other ones.
-        rows: in the order of the experiment's cases.
-    """
+    """An experiment's data; a subclass adds what else decides the rows, which stand in the order of the cases."""
 
     experiment: str
     dataset: str
@@ -239,11 +232,7 @@ One example is {100 / table.n:.2g} points.
 
 
 def not_answered(why: str) -> str:
-    """The verdict of a table that does not answer the question.
-
-    Args:
-        why: a clause.
-    """
+    """The verdict of a table that does not answer the question; ``why`` is a clause."""
     return f"not answered: {why}."
 
 

@@ -76,11 +76,9 @@ class MethodsBench:
     """What it is measured with.
 
     Attributes:
-        recipes: folder of the recipes, ``digits_<method>_<sigma>.toml``.
+        recipes: folder of ``digits_<method>_<sigma>.toml``.
         trained: folder for the nets and for the logs of their certificates; what is there is not done again.
         n: certify the first n test images; None for all.
-        samples, failure_probability: of each certificate.
-        device: where to compute.
     """
 
     recipes: Path
@@ -93,7 +91,6 @@ class MethodsBench:
 
     @classmethod
     def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
-        """The bench that a command line describes."""
         return cls(
             recipes=options.recipes or RECIPES / "smoothed",
             trained=Path("runs") / EXPERIMENT.name,

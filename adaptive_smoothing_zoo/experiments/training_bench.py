@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
@@ -41,7 +43,7 @@ class TrainingTable(Table):
 
     Attributes:
         training: of all networks; what a case says stands in the place of setting and loss.
-        alpha: the networks' architecture and taps; its range, scale and bias are not used.
+        alpha: the networks' architecture and taps.
         apgd_steps: of the APGD runs that are the settings C and D in short; None for AutoAttack itself.
         clean_share: where between h's (0) and g's (1) clean accuracy on held-out examples all mixes are put.
         clean_target: the accuracy that this is.
@@ -91,14 +93,11 @@ class TrainingTable(Table):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixed:
-    """A mix that was put to a clean accuracy.
+class Mixed(NamedTuple):
+    """A mix that was put to a clean accuracy, in eval mode and frozen.
 
-    Attributes:
-        model: in eval mode and frozen.
-        numbers: for the row: ``alpha``, if it is constant, or the ``bias`` of alpha_logit, and the accuracy on
-            ``held_out`` examples.
+    Its ``numbers`` are for the row: ``alpha``, if it is constant, or the ``bias`` of alpha_logit, and the accuracy on
+    ``held_out`` examples.
     """
 
     model: MixedClassifier
@@ -251,29 +250,24 @@ class TrainingBench(Bench):
             self.images,
             self.labels,
             threat=self.threat,
-            seed=self.seed,
-            batch_size=self.batch_size,
+            settings=AttackSettings(seed=self.seed, batch_size=self.batch_size),
             device=self.device,
             state=self.trained / f"autoattack_{self._hash(model)}",
             on_progress=lambda done: self.on_stage(f"{done.attack}: {done.done} of {done.total}"),
         )
         return torch.from_numpy(evaluation.robust)
 
-    def _attacked(self, model: MixedClassifier, attacks: Sequence[str], standing: Tensor) -> Tensor:
+    def _attacked(self, model: MixedClassifier, attacks: tuple[str, ...], standing: Tensor) -> Tensor:
         """Which of the examples that stand still stand after these attacks, the mix itself as judge."""
-        engine = AdaptiveEngine(
-            model, threat=self.threat, seed=self.seed, batch_size=self.batch_size, device=self.device
-        )
+        plans = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
+        settings = complete(plans)
         if self.apgd_steps is not None:
-            engine.iterations, engine.targets, engine.starts = self.apgd_steps, SHORT_TARGETS, SHORT_STARTS
-        standing = standing.clone()
-        for attack in attacks:
-            left = standing.nonzero().squeeze(1)
-            if len(left) == 0:
-                break
-            for positions, found in engine.attack(attack, self.images[left], self.labels[left], left):
-                chosen = left[positions]
-                standing[chosen] = self.logits(model, found).argmax(dim=1) == self.labels[chosen]
+            settings = settings.limited(iterations=self.apgd_steps, targets=SHORT_TARGETS, restarts=SHORT_STARTS)
+        standing, left = standing.clone(), standing.nonzero().squeeze(1)
+        classes = self.model.entry.num_classes
+        search = Search(model, self.threat, settings, num_classes=classes, device=self.device)
+        for verdict in search.run(self.images[left], self.labels[left], left):
+            standing[left[verdict.points[verdict.broken]]] = False
         return standing
 
     def _shifted(self, model: MixedClassifier, coarse: Choice) -> Mixed:

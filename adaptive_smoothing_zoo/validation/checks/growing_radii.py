@@ -18,7 +18,6 @@ RISE = 0.002  # of accuracy: where a weaker attack may be luckier
 
 
 @check(
-    group=GROUP,
     what="APGD on the margin at radius 0.",
     rule="It breaks nothing: accuracy is clean accuracy, exactly.",
 )
@@ -26,11 +25,10 @@ def zero_radius(subject: Subject) -> Outcome:
     found = subject.attack(subject.correct, Run("zero", subject.losses["cw"], eps=0.0, steps=3)).found
     broken = int(found.sum())
     measured = {"clean": len(subject.correct) / len(subject), "accuracy": subject.accuracy(found)}
-    return Outcome(passed=broken == 0, measured=measured, found=f"{broken} points were broken by no change at all.")
+    return Outcome(broken == 0, f"{broken} points were broken by no change at all.", measured)
 
 
 @check(
-    group=GROUP,
     what="APGD on the margin, on the cross-entropy and on the scaled cross-entropy where half the range of every pixel "
     "may change (l_2: as far as that reaches).",
     rule="Accuracy falls to 0.1 %, or to one point: with that much room any image can be made gray.",
@@ -44,11 +42,10 @@ def unbounded_radius(subject: Subject) -> Outcome:
     )
     left, n = len(subject.in_turn(subject.correct, runs).left), len(subject)
     measured = {"eps": eps, "accuracy": left / n}
-    return Outcome(passed=left <= allowed(n, 0.001), measured=measured, found=f"{left} of {n} points still stand.")
+    return Outcome(left <= allowed(n, 0.001), f"{left} of {n} points still stand.", measured)
 
 
 @check(
-    group=GROUP,
     what=f"APGD on the margin at {', '.join(f'{factor:g}' for factor in GRID)} times the radius.",
     rule="Accuracy never rises by more than 0.2 % or one point, and falls over the whole grid.",
 )
@@ -63,11 +60,10 @@ def monotone_accuracy(subject: Subject) -> Outcome:
     measured = {f"at_{factor:g}": value for factor, value in zip((0.0, *GRID), curve, strict=True)}
     passed = round(rise * n) <= allowed(n, RISE) and curve[-1] < curve[0]
     text = f"the largest rise from one radius to the next is {100 * max(rise, 0.0):.1f} %."
-    return Outcome(passed=passed, measured=measured | {"largest_rise": rise}, found=text)
+    return Outcome(passed, text, measured | {"largest_rise": rise})
 
 
 @check(
-    group=GROUP,
     what="Random points of the ball, half of them on its surface, against the white box (APGD on each loss).",
     rule="They break no point that the white box does not. (How many they break is a matter of the radius.)",
 )
@@ -94,11 +90,10 @@ def noise_is_weaker(subject: Subject) -> Outcome:
         f"one random point leaves {100 * inside:.1f} %, all {draws} leave {100 * subject.accuracy(wrong):.1f} %, the "
         f"white box {100 * subject.accuracy(attacked):.1f} %; it missed {missed} points that noise broke."
     )
-    return Outcome(passed=missed == 0, measured=measured, found=found)
+    return Outcome(missed == 0, found, measured)
 
 
 @check(
-    group=GROUP,
     what="One step of the sign of the gradient (l_2: of the gradient), PGD with 10 and with 100 steps, all on the "
     "margin, and the white box.",
     rule="Each leaves no higher accuracy than the one before it, but for 0.2 % or one point.",
@@ -110,11 +105,10 @@ def more_steps_are_stronger(subject: Subject) -> Outcome:
     rise = max(b - a for a, b in pairwise(curve))
     passed = round(rise * len(subject)) <= allowed(len(subject), RISE)
     found = f"accuracies of {', '.join(f'{100 * value:.1f} %' for value in curve)}, in this order."
-    return Outcome(passed=passed, measured=measured, found=found)
+    return Outcome(passed, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The Square attack, which sees no gradient, on the points that the white box did not break.",
     rule="It breaks at most 0.2 % of the points, or one, that the white box could not.",
 )
@@ -126,9 +120,9 @@ def black_box_is_weaker(subject: Subject) -> Outcome:
     n = len(subject)
     measured = {"queries": subject.budget.queries, "broken": broken, "accuracy_before": len(left) / n}
     return Outcome(
-        passed=broken <= allowed(n, 0.002),
-        measured=measured,
-        found=f"Square broke {broken} of the {len(left)} points that the white box left.",
+        broken <= allowed(n, 0.002),
+        f"Square broke {broken} of the {len(left)} points that the white box left.",
+        measured,
     )
 
 

@@ -68,7 +68,6 @@ def linear_problem(seed: int, norm: str, device: torch.device) -> tuple[LinearNe
 
 
 @check(
-    group=GROUP,
     what="APGD on each loss against a linear net, whose robust accuracy is known in closed form.",
     rule="The union of the losses gives the exact verdict on every point.",
 )
@@ -78,7 +77,6 @@ def linear_net(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     what="The same losses against a net so confident that its softmax is 0 or 1 in float32; every point can be broken.",
     rule="The margin breaks every point, and so does the cross-entropy of scaled logits.",
 )
@@ -94,11 +92,10 @@ def confident_net(subject: Subject) -> Outcome:
     found = {name: int(attacked.found.sum()) for name, attacked in toy.white_box.items()}
     measured: dict[str, float] = {"points": len(labels), **{f"{name}_broken": count for name, count in found.items()}}
     passed = found["cw"] == found["scaled-ce"] == len(labels)
-    return Outcome(passed=passed, measured=measured, found=f"the margin broke {found['cw']} of {len(labels)} points.")
+    return Outcome(passed, f"the margin broke {found['cw']} of {len(labels)} points.", measured)
 
 
 @check(
-    group=GROUP,
     what="AutoAttack standard (the fast engine) against the linear net.",
     rule="It gives the exact verdict on every point.",
 )
@@ -115,7 +112,7 @@ def autoattack_on_linear_net(subject: Subject) -> Outcome:
 def _compared(verdicts: Tensor, robust: Tensor) -> Outcome:
     wrong, n = int((verdicts.cpu() != robust.cpu()).sum()), len(robust)
     measured = {"points": n, "robust": int(robust.sum()), "wrong_verdicts": wrong}
-    return Outcome(passed=wrong == 0, measured=measured, found=f"{wrong} of {n} verdicts are wrong.")
+    return Outcome(wrong == 0, f"{wrong} of {n} verdicts are wrong.", measured)
 
 
 def _toy(subject: Subject, net: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Subject:

@@ -27,7 +27,6 @@ ALPHA_RULE = "It breaks at most 0.3 % of the points, or one, not broken before; 
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="The derivative of alpha's sigmoid at the clean images and at the adversarial examples found so far.",
     rule=f"It is below {SATURATED:g} for at most 1 % of them: an attack can move alpha.",
@@ -49,15 +48,10 @@ def alpha_not_saturated(subject: Subject) -> Outcome:
         "alpha_logit_min": float(both.min()),
         "alpha_logit_max": float(both.max()),
     }
-    return Outcome(
-        passed=flat <= allowed(len(both), 0.01),
-        measured=measured,
-        found=f"alpha is saturated at {flat} of {len(both)} points.",
-    )
+    return Outcome(flat <= allowed(len(both), 0.01), f"alpha is saturated at {flat} of {len(both)} points.", measured)
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="APGD on both margins and the cross-entropy of the mix with alpha held at its minimum, where g counts most; "
     "the verdict is the true model's.",
@@ -69,7 +63,6 @@ def alpha_pinned(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="APGD on both margins and the cross-entropy without the gradient through the mixing network.",
     rule=ALPHA_RULE,
@@ -80,7 +73,6 @@ def alpha_detached(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="APGD on (1 - w) times one of the margins or the cross-entropy, + w BCE(alpha_logit, 1), for w = 0.1 and 0.5; "
     "this pulls alpha down.",
@@ -97,7 +89,6 @@ def alpha_lowered(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on each loss of h alone, from several starts. Where h puts another class ahead by more than "
     "(1 - alpha_min) / alpha_min the mix must be wrong, and where it puts the label ahead by more it must be right, "
@@ -143,14 +134,13 @@ def margin_bound(subject: Subject) -> Outcome:
         "protected_by_h_yet_broken": weak,
     }
     return Outcome(
-        passed=exceptions == 0 and weak <= allowed(len(subject), 0.01),
-        measured=measured,
-        found=f"{exceptions} exceptions to the bound; {weak} points broken that h still protected after this attack.",
+        exceptions == 0 and weak <= allowed(len(subject), 0.01),
+        f"{exceptions} exceptions to the bound; {weak} points broken that h still protected after this attack.",
+        measured,
     )
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on g alone and on h alone (both margins and the cross-entropy), each with its own verdict, beside the "
     "mix with its own (one start of each loss).",
@@ -163,11 +153,10 @@ def base_nets_alone(subject: Subject) -> Outcome:
     accuracies["mix"] = subject.accuracy(torch.stack(runs).any(dim=0))
     more, n = accuracies["mix"] - accuracies["h"], len(subject)
     found = ", ".join(f"{net} {100 * accuracy:.1f} %" for net, accuracy in accuracies.items())
-    return Outcome(passed=round(more * n) <= allowed(n, 0.005), measured=accuracies, found=f"under attack: {found}.")
+    return Outcome(round(more * n) <= allowed(n, 0.005), f"under attack: {found}.", accuracies)
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on g alone and on h alone (both margins and the cross-entropy), carried over to the mix.",
     rule="They break at most 0.4 % of the points, or one, not broken before.",
@@ -183,7 +172,6 @@ def base_nets_transferred(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on the margin through surrogates, carried over to the mix: the weighted sum of raw logits, the mix with "
     "all logits times 0.1 and times 10, and MixedNUTS's blend of h with and without its map.",
@@ -255,9 +243,9 @@ def _gain(subject: Subject, runs: Iterable[Run], share: float) -> Outcome:
         measured[run.name] = int(attacked.found.sum())
     broken = before - len(left)
     return Outcome(
-        passed=broken <= allowed(len(subject), share),
-        measured={"accuracy_before": before / len(subject), "broken": broken, **measured},
-        found=f"{broken} of the {before} points fell that the white box and the recorded run (if any) had left.",
+        broken <= allowed(len(subject), share),
+        f"{broken} of the {before} points fell that the white box and the recorded run (if any) had left.",
+        {"accuracy_before": before / len(subject), "broken": broken, **measured},
     )
 
 

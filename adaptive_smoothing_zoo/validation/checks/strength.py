@@ -22,7 +22,6 @@ CANDIDATES = 100  # likeliest wrong classes whose boundaries' distances are comp
 
 
 @check(
-    group=GROUP,
     what="APGD on cross-entropy, DLR, margin, margin of probabilities and cross-entropy of scaled logits, each from "
     "several starts, and toward each of the likeliest classes; together they are the white box of the other checks.",
     rule="At equal effort the loss makes no difference: the best one from all its starts is within 1.5 % (or one "
@@ -47,11 +46,10 @@ def losses_agree(subject: Subject) -> Outcome:
         f"{100 * each_once:.1f} %, everything together {100 * measured['union']:.1f} %; the cross-entropy lags "
         f"{100 * lag:.1f} % behind that of scaled logits."
     )
-    return Outcome(passed=passed, measured=measured, found=found)
+    return Outcome(passed, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The loss of the white box (margin) at the points it did not break, step by step.",
     rule="It rises at 95 % of them (or at all but one), and the last fifth of the steps adds at most 10 % of the rise.",
 )
@@ -73,11 +71,10 @@ def loss_curves_are_flat(subject: Subject) -> Outcome:
     passed = still <= allowed(n, 0.05) and share <= 0.1
     measured = {"points": n, "without_rise": still, "share_of_the_last_fifth": share}
     found = f"the loss rose at all but {still} of {n} points, {100 * share:.1f} % of it in the last fifth of the steps."
-    return Outcome(passed=passed, measured=measured, found=found)
+    return Outcome(passed, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The points with the smallest margins among those that neither the white box nor the recorded run, if there "
     "is one, has broken, attacked with more steps: on the margin of logits and of probabilities, from as "
     "many new starts, and toward each of the likeliest classes.",
@@ -98,14 +95,11 @@ def survivors_withstand_more(subject: Subject) -> Outcome:
     broken = len(chosen) - len(left)
     measured = {"attacked": len(chosen), "broken": broken, "steps": steps, "restarts": restarts}
     return Outcome(
-        passed=broken <= allowed(len(subject), 0.002),
-        measured=measured,
-        found=f"{broken} of the {len(chosen)} closest survivors fell.",
+        broken <= allowed(len(subject), 0.002), f"{broken} of the {len(chosen)} closest survivors fell.", measured
     )
 
 
 @check(
-    group=GROUP,
     what="Where there are more wrong classes than a targeted attack tries: APGD toward those whose boundaries are the "
     "closest by linear extrapolation, instead of the likeliest (Melamed et al. 2024, MALT).",
     rule="It breaks at most 0.1 % of the points, or one, not broken before.",
@@ -119,14 +113,13 @@ def closest_targets(subject: Subject) -> Outcome:
         return not_applicable("nothing is left standing")
     broken = int(subject.toward(left, _closest_classes(subject, left), "closest").found.sum())
     return Outcome(
-        passed=broken <= allowed(len(subject), 0.001),
-        measured={"attacked": len(left), "broken": broken},
-        found=f"{broken} of the {len(left)} points fell that the white box and the recorded run (if any) had left.",
+        broken <= allowed(len(subject), 0.001),
+        f"{broken} of the {len(left)} points fell that the white box and the recorded run (if any) had left.",
+        {"attacked": len(left), "broken": broken},
     )
 
 
 @check(
-    group=GROUP,
     what="A boundary planted inside the ball: a linear readout of the logits that separates random points of the ball "
     "of half the radius from a point on the surface, found by random search (after Zimmermann et al. 2022, who read "
     "out features and take any point); attacked with APGD on the readout from several starts.",
@@ -158,7 +151,7 @@ def planted_boundaries_are_found(subject: Subject) -> Outcome:
     missed = len(left)
     measured = {"planted": n, "found": n - missed, "found_by_chance": int(by_chance.sum())}
     found = f"{n - missed} of {n} planted boundaries were found, {int(by_chance.sum())} by random points."
-    return Outcome(passed=missed <= allowed(n, 0.05), measured=measured, found=found)
+    return Outcome(missed <= allowed(n, 0.05), found, measured)
 
 
 @dataclass(frozen=True)
