@@ -25,8 +25,8 @@ from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 T = TypeVar("T")
 PgdName = Literal["papers", "random-start"]
-PAPERS_STEP = {"Linf": 0.0027 / (8 / 255), "L2": 0.075 / 0.5}
-"""The authors' steps as shares of the radius: 0.0027 of 8/255 in l_inf, 0.075 of 0.5 in l_2, at any number of steps."""
+LINF_STEP, L2_STEP = 0.0027 / (8 / 255), 0.075 / 0.5
+"""The authors' steps as shares of the radius, at any number of steps."""
 TRAVEL = 2.5
 """How far all steps of the other form reach together, as a share of the radius (Madry et al. 2018)."""
 
@@ -37,7 +37,7 @@ class Pgd:
 
     Attributes:
         steps: how many.
-        name: "papers": from the image, in steps of a fixed length (``PAPERS_STEP``). "random-start": from a random
+        name: "papers": from the image, in steps of a fixed length. "random-start": from a random
             point of the ball, in steps that reach ``TRAVEL`` radii together.
     """
 
@@ -49,13 +49,14 @@ class Pgd:
         """Whether it starts at a random point of the ball."""
         return self.name == "random-start"
 
-    def share(self, norm: str) -> float:
+    def share(self, threat: ThreatModel) -> float:
         """Length of a step as a share of the radius."""
-        return TRAVEL / self.steps if self.random_start else PAPERS_STEP[norm]
+        papers = LINF_STEP if threat.is_linf else L2_STEP
+        return TRAVEL / self.steps if self.random_start else papers
 
     def words(self, threat: ThreatModel, seed: int) -> str:
         """Exactly what is run."""
-        share = self.share(threat.norm)
+        share = self.share(threat)
         start = f"from one random start, seed {seed}" if self.random_start else "from the image, no random start"
         short = self.steps * share < 1 and not self.random_start
         reach = f", which reach {self.steps * share:.0%} of eps at most" if short else ""
@@ -211,16 +212,16 @@ class Bench:
 
     def attack(self, target: nn.Module) -> Tensor:
         """The examples after PGD on ``target``: (N, channels, H, W), on the CPU."""
-        norm, eps, found = self.threat.norm, self.threat.eps, []
+        eps, found = self.threat.eps, []
         for rows in torch.arange(len(self.labels)).split(self.batch_size):
             points = pgd(
                 target,
                 self.images[rows].to(self.device),
                 self.labels[rows].to(self.device),
                 eps=eps,
-                step_size=self.pgd.share(norm) * eps,
+                step_size=self.pgd.share(self.threat) * eps,
                 steps=self.pgd.steps,
-                norm=norm,
+                norm=self.threat.norm,
                 random_start=self.pgd.random_start,
                 seed=self.seed,
                 indices=rows,

@@ -304,20 +304,15 @@ def test_a_file_of_other_settings_is_not_resumed(changes, named, tmp_path):
         list(MARGINS.run(a_bench(**changes), tmp_path))
 
 
-def test_a_damaged_file_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "changes", [None, {"eps": "x"}, {"steps": 0}, {"n": 0}, {"threat_model": "L1"}, {"pgd": "other"}]
+)
+def test_damaged_files_and_settings_that_no_page_can_describe_are_refused(changes, tmp_path):
     path = MARGINS.file(tmp_path, MODEL.entry.key)
     path.parent.mkdir()
-    path.write_text('{"rows": ')
+    path.write_text('{"rows": ' if changes is None else json.dumps({**to_json(a_table("margins")), **changes}))
     with pytest.raises(ResultsError, match="does not hold an experiment's data"):
         list(MARGINS.run(a_bench(), tmp_path))
-
-
-@pytest.mark.parametrize("changes", [{"eps": "x"}, {"steps": 0}, {"n": 0}, {"threat_model": "L1"}, {"pgd": "other"}])
-def test_settings_that_no_page_can_describe_are_refused(changes, tmp_path):
-    path = tmp_path / "table.json"
-    path.write_text(json.dumps({**to_json(a_table("margins")), **changes}))
-    with pytest.raises(ResultsError, match="does not hold an experiment's data"):
-        read_table(path, Table)
 
 
 @pytest.mark.parametrize(("chosen", "words"), [((), "from the image"), (("--pgd", "random-start"), "random start")])

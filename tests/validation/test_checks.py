@@ -8,14 +8,14 @@ import nets
 import numpy as np
 import pytest
 import torch
-from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from test_traps import SMALL, run
 from torch import nn
 
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.validation import CHECKS, Budget, RecordedRun, validate
+from adaptive_smoothing_zoo.validation import CHECKS, RecordedRun, validate
 from adaptive_smoothing_zoo.validation.attacked import Attacked
 from adaptive_smoothing_zoo.validation.check import allowed
 from adaptive_smoothing_zoo.validation.checks import oracles, strength
@@ -306,6 +306,7 @@ def test_an_honest_net_passes_in_l2():
         ({"eps": 0.0}, "eps must be a finite number > 0"),
         ({"eps": float("nan")}, "eps must be a finite number >= 0"),
         ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"tf32": True}, "checks make their own attacks in float32"),
         ({"only": ("zero_radius", "luck")}, "unknown check 'luck'; known: linear_net"),
         ({"recorded": RecordedRun(robust=np.ones(3, dtype=bool))}, "3 verdicts for 6 points"),
     ],
@@ -401,8 +402,3 @@ def test_a_damaged_record_is_refused(tmp_path):
         with pytest.raises(ResultsError, match="not the record of a validation"):
             read_validation(path)
     assert json.loads(text)["checks"][0]["name"] == "zero_radius"
-
-
-def test_the_default_budget_gives_attacks_what_autoattack_gives_them():
-    assert Budget().steps == 100
-    assert Budget().restarts > 1
