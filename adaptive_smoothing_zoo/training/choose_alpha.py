@@ -303,6 +303,9 @@ class _Held:
         Where it falls below ``enough``, what it has fallen to so far.
         """
         mixed, choice = candidate.applied_to(self.model), self.choice
+        standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
+        if not choice.attacks:
+            return len(standing) / len(self.attacked)
         settings = AttackSettings(attacks=choice.attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
         numbers = {
             "iterations": choice.attack_steps,
@@ -316,7 +319,6 @@ class _Held:
             num_classes=self._log_std.shape[1],
             device=self.device,
         )
-        standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
         left = len(standing)
         for verdict in search.run(self.images[standing], self.labels[standing], standing):
             left -= int(verdict.broken.sum())

@@ -22,7 +22,8 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.evaluation_state import read_binding
-from adaptive_smoothing_zoo.experiments.table import Row, Table, read_table
+from adaptive_smoothing_zoo.experiments.bench import Table
+from adaptive_smoothing_zoo.experiments.experiment import Row, read_table
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification_record import certificates_section, read_certification
 from adaptive_smoothing_zoo.publishing.claim import claim
@@ -581,7 +582,7 @@ def test_experiments(tmp_path):
             path.rmdir()
         path.write_text(json.dumps(to_json(table)))
         damage(path, rng)
-        found, error = attempt(read_table, path)
+        found, error = attempt(read_table, path, Table)
         assert error is None or isinstance(error, ZooError), (number, repr(error))
         assert error is not None or all(isinstance(row.case, dict) for row in found.rows), number
 
