@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
-from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
+from adaptive_smoothing_zoo.data import Examples, find_data_set, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.storage.files import write_text
@@ -238,7 +238,9 @@ def _read_net(out: Path, recipe: NetRecipe) -> nn.Module:
 
 def _new_net(recipe: NetRecipe) -> nn.Module:
     with _seeded(recipe.training.seed):
-        return build(recipe.net.architecture, num_classes=NUM_CLASSES[recipe.data.dataset], **recipe.net.arguments)
+        return build(
+            recipe.net.architecture, num_classes=find_data_set(recipe.data.dataset).num_classes, **recipe.net.arguments
+        )
 
 
 def _make_triplet(recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> Triplet:
@@ -388,7 +390,7 @@ def _smoothing(recipe: SmoothedNetRecipe, source: TrainedSmoothedNet) -> dict[st
     """How a net that was trained for it is smoothed."""
     return {
         "sigma": recipe.training.sigma,
-        "image_shape": list(IMAGE_SHAPE[recipe.data.dataset]),
+        "image_shape": list(find_data_set(recipe.data.dataset).image_shape),
         "num_noises": source.num_noises,
         "votes": source.votes,
         "logit_scale": source.logit_scale,
@@ -418,8 +420,8 @@ def _entry(
         threat_model=recipe.threat_model,
         eps=recipe.eps,
         description=text.description,
-        num_classes=NUM_CLASSES[recipe.data.dataset],
-        image_shape=IMAGE_SHAPE[recipe.data.dataset],
+        num_classes=find_data_set(recipe.data.dataset).num_classes,
+        image_shape=find_data_set(recipe.data.dataset).image_shape,
         std_model=std_model,
         rob_model=rob_model,
         alpha=alpha,
