@@ -235,6 +235,9 @@ def other_arrays(path, rng):
 
 def fitting_images(examples, _):
     assert examples.images.shape[1:] == (3, 32, 32)
+    steps = 255 * examples.images
+    assert ((steps - steps.round()).abs() < 1e-3).all()
+    assert ((steps == 0) | (steps > 0.9)).all()
     assert examples.labels.shape == (len(examples.images),)
     assert ((examples.labels >= 0) & (examples.labels < 10)).all()
 
