@@ -101,5 +101,6 @@ for command in (
     publishing.push_command,
     weights.verify_command,
     weights.convert_command,
+    weights.check_entry_command,
 ):
     asz.add_command(command)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason, shown
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation

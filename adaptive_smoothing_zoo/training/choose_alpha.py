@@ -16,12 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -51,7 +53,7 @@ class Choice:
         scales: of alpha_logit. The papers use 2 (Table SM3).
         biases: of alpha_logit, where alpha_min varies.
         alpha_mins: where the bias varies.
-        attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows. Weak ones do harm: of
+        attacks: whose union decides what is robust; names in the catalogue. Weak ones do harm: of
             many candidates the one on which they fail by chance is chosen.
         attack_steps, attack_targets, attack_starts: of each run; how many wrong classes are attacked toward, and from
             how many random starts where no class is. It is a screening.
@@ -110,21 +112,14 @@ class Candidate:
 
     def applied_to(self, model: MixedClassifier) -> MixedClassifier:
         """The same nets, maps and mixing network with this alpha, in eval mode."""
-        alpha: ConstantAlpha | AdaptiveAlpha
-        if self.logit_scale is None or self.logit_bias is None:
-            alpha = ConstantAlpha(self.alpha_min)
-        else:
-            assert isinstance(model.alpha, AdaptiveAlpha)
-            alpha = AdaptiveAlpha(
-                model.alpha.mixing_network,
+        alpha: Alpha = ConstantAlpha(self.alpha_min)
+        if self.logit_scale is not None and self.logit_bias is not None:
+            alpha = with_mixing_network(model.alpha).with_numbers(
                 alpha_min=self.alpha_min,
                 alpha_max=self.alpha_max,
                 logit_scale=self.logit_scale,
                 logit_bias=self.logit_bias,
-                std_taps=model.alpha.std_taps,
-                rob_taps=model.alpha.rob_taps,
             )
-            alpha.norm = model.alpha.norm
         mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
         return mixed.eval()
 
@@ -234,7 +229,7 @@ def choose_alpha(
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
     """Candidates in rising order of h's weight."""
-    if not isinstance(model.alpha, AdaptiveAlpha):
+    if not model.alpha.varies:
         if choice.vary != "alpha_min":
             raise ValueError("a constant alpha has no bias that could vary")
         yield [_constant(value) for value in choice.values]
@@ -298,7 +293,7 @@ class _Held:
         std, rob = _constant(0.0).applied_to(self.model), _constant(1.0).applied_to(self.model)
         # alpha_logit = 1 * output + 0
         raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
-        adaptive = raw.applied_to(self.model) if isinstance(self.model.alpha, AdaptiveAlpha) else None
+        adaptive = raw.applied_to(self.model) if self.model.alpha.varies else None
         columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for batch in self.images.split(self.batch_size):
             points = batch.to(self.device)
@@ -311,11 +306,10 @@ class _Held:
 
     def clean_accuracy(self, candidate: Candidate) -> float:
         """From what g, h and the mixing network said once."""
-        alpha = candidate.applied_to(self.model).alpha
-        logit = torch.zeros(len(self.labels))
-        if isinstance(alpha, AdaptiveAlpha) and self._normalized is not None:
-            logit = alpha.logit_scale * self._normalized + alpha.logit_bias
-        mixed = mix(self._log_std, self._log_rob, *alpha.log_weights_at(logit.unsqueeze(1)))
+        outputs = BaseOutputs(self._log_std, self._log_rob)
+        if self._normalized is not None and candidate.logit_scale is not None and candidate.logit_bias is not None:
+            outputs = outputs._replace(alpha_logit=candidate.logit_scale * self._normalized + candidate.logit_bias)
+        mixed = outputs.mixed(candidate.applied_to(self.model).alpha.log_weights(outputs))
         return float((mixed.argmax(dim=1) == self.labels.cpu()).double().mean())
 
     def robust_accuracy(self, candidate: Candidate, enough: float) -> float:
@@ -324,25 +318,26 @@ class _Held:
         Where it falls below ``enough``, what it has fallen to so far.
         """
         mixed = candidate.applied_to(self.model)
-        engine = AdaptiveEngine(
-            mixed,
-            threat=ThreatModel(self.norm, self.eps),
+        limits = {"iterations": self.choice.attack_steps, "restarts": self.choice.attack_starts}
+        settings = AttackSettings(
+            attacks=self.choice.attacks,  # type: ignore[arg-type]
             seed=self.seed,
             batch_size=self.batch_size,
+        )
+        search = Search(
+            mixed,
+            ThreatModel(self.norm, self.eps),
+            complete(settings).limited(targets=self.choice.attack_targets, **limits),
+            num_classes=self._log_std.shape[1],
             device=self.device,
         )
-        engine.iterations, engine.starts = self.choice.attack_steps, self.choice.attack_starts
-        engine.targets = self.choice.attack_targets
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
-        for attack in self.choice.attacks:
-            images, labels = self.images[standing], self.labels[standing]
-            right = torch.ones(len(standing), dtype=torch.bool)
-            for positions, found in engine.attack(attack, images, labels, standing) if len(standing) else ():
-                right[positions] = self._right(mixed, found, standing[positions])
-                if int(right.sum()) / len(self.attacked) < enough:
-                    return int(right.sum()) / len(self.attacked)
-            standing = standing[right]
-        return len(standing) / len(self.attacked)
+        left = len(standing)
+        for verdict in search.run(self.images[standing], self.labels[standing], standing):
+            left -= int(verdict.broken.sum())
+            if left / len(self.attacked) < enough:
+                break
+        return left / len(self.attacked)
 
     @torch.no_grad()
     def _right(self, mixed: MixedClassifier, images: Tensor, places: Tensor) -> Tensor:

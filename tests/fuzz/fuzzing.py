@@ -6,9 +6,8 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
+from short_attacks import shorten
 
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.validation import runner
 from adaptive_smoothing_zoo.validation.subject import Budget
@@ -47,22 +46,10 @@ def _attempt(refusals, function, arguments, settings):
 
 def short_attacks(monkeypatch):
     """The same machinery with fewer iterations."""
-    for engine, numbers in (
-        (FastEngine, {"iterations": 2, "queries": 4}),
-        (AdaptiveEngine, {"iterations": 2, "targets": 1}),
-    ):
-        monkeypatch.setattr(engine, "__init__", _shortened(engine.__init__, numbers))
+    shorten(monkeypatch, iterations=2, queries=4, targets=1)
     spent = {"steps": 2, "grid_steps": 1, "long_steps": 2, "restarts": 1, "survivors": 1, "queries": 4, "noises": 2}
     spent |= {"directions": 1, "planted": 1, "inner": 2, "search": 2}
     monkeypatch.setattr(runner, "Budget", lambda: Budget(**spent))
-
-
-def _shortened(init, numbers):
-    def short_init(self, *given, **named):
-        init(self, *given, **named)
-        vars(self).update(numbers)
-
-    return short_init
 
 
 @contextmanager

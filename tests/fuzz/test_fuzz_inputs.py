@@ -25,13 +25,9 @@ from strange import (
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.certification import (
-    certify,
-    certify_at_radius,
-    certify_lipschitz,
-    clopper_pearson_lower,
-    cohen_radius,
-)
+from adaptive_smoothing_zoo.certification import certify, certify_at_radius, certify_lipschitz
+from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
+from adaptive_smoothing_zoo.certification.confidence import clopper_pearson_lower
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import evaluate

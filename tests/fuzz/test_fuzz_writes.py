@@ -15,7 +15,8 @@ from failing_disk import full_disk, in_child, interrupted, killed, killed_while_
 from fuzzing import assert_no_leftovers, snapshot
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.certification.journal import Journal
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.certification.journal import open_journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ZooError
@@ -26,6 +27,7 @@ from adaptive_smoothing_zoo.publishing.push import check_export
 from adaptive_smoothing_zoo.publishing.records import make_record, read_verdicts, write_results
 from adaptive_smoothing_zoo.storage.bound_state import BoundState, read_binding, read_entries
 from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 torch.manual_seed(0)
@@ -51,13 +53,9 @@ def evaluation(robust, seed):
         remarks=(),
         points=np.arange(8),
         engine="fast 1",
-        norm="Linf",
-        eps=0.2,
-        seed=seed,
-        batch_size=8,
+        threat=ThreatModel("Linf", 0.2),
+        settings=AttackSettings(seed=seed, batch_size=8),
         device="cpu",
-        tf32=False,
-        channels_last=False,
     )
 
 
@@ -93,7 +91,7 @@ def certificates(places):
 
 
 def add_to_log(folder, *places):
-    with Journal(folder / "log.tsv", {"sigma": 0.5}) as journal:
+    with open_journal(folder / "log.tsv", {"sigma": 0.5}) as journal:
         for place in places:
             journal.append(replace(certificates([place]), samples=[7]))
         return journal.done.index.tolist()

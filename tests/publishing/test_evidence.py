@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_publishing import EXAMPLES, MODEL, WEIGHTS, a_record, an_evaluation
 
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
 from adaptive_smoothing_zoo.publishing.adaptive_record import make_adaptive_record, write_adaptive
@@ -17,6 +18,7 @@ from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.records import make_record, read_record, write_results
 from adaptive_smoothing_zoo.publishing.validation_record import validation_path
 from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.validation import CheckResult, Validation
 from adaptive_smoothing_zoo.validation.report import to_text
 
@@ -40,13 +42,9 @@ def add_adaptive(folder, *fallen):
         accuracy_after={"standard": 0.5, "apgd-ce-low": float(robust.mean())},
         seconds={"apgd-ce-low": 1.0},
         engine="adaptive 1",
-        norm="Linf",
-        eps=0.2,
-        seed=0,
-        batch_size=8,
+        threat=ThreatModel("Linf", 0.2),
+        settings=AttackSettings(attacks=("apgd-ce-low",), batch_size=8),
         device="cpu",
-        tf32=False,
-        channels_last=False,
     )
     write_adaptive(folder, ENTRY, make_adaptive_record(folder, ENTRY, read_record(folder, ENTRY), found))
 

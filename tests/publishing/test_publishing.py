@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import Evaluation
@@ -28,6 +29,7 @@ from adaptive_smoothing_zoo.publishing.records import (
 )
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.zoo.entry import Published
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
@@ -57,13 +59,9 @@ def an_evaluation(**changes):
         "remarks": (),
         "points": np.arange(8),
         "engine": "pyautoattack 0.2.0",
-        "norm": "Linf",
-        "eps": 0.2,
-        "seed": 0,
-        "batch_size": 8,
+        "threat": ThreatModel("Linf", 0.2),
+        "settings": AttackSettings(batch_size=8),
         "device": "cpu",
-        "tf32": False,
-        "channels_last": False,
     }
     return Evaluation(**(fields | changes))
 
