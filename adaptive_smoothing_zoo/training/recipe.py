@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from adaptive_smoothing_zoo.data import NUM_CLASSES
+from adaptive_smoothing_zoo.data import find_data_set
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.storage.schema import BY_KIND, parse
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
@@ -57,8 +57,7 @@ class TrainingData:
     learn_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.dataset not in NUM_CLASSES:
-            raise ValueError(f"unknown dataset {self.dataset!r}; known: {', '.join(sorted(NUM_CLASSES))}")
+        find_data_set(self.dataset)
         if self.dataset == "digits" and self.hold_out_every:
             raise ValueError("digits have a validation split; hold_out_every must be 0")
         if self.hold_out_every < 0 or self.hold_out_every == 1:

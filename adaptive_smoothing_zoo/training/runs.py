@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
-from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
+from adaptive_smoothing_zoo.data import Examples, find_data_set, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.bound_state import check_same, remove_state
@@ -188,7 +188,7 @@ class NetJob(Job[NetRecipe]):
 
     def new_net(self) -> nn.Module:
         """With its first weights."""
-        net, classes = self.recipe.net, NUM_CLASSES[self.recipe.data.dataset]
+        net, classes = self.recipe.net, find_data_set(self.recipe.data.dataset).num_classes
         with _seeded(self.recipe.training.seed):
             return build(net.architecture, num_classes=classes, **net.arguments)
 
@@ -257,7 +257,7 @@ class TripletJob(Job[TripletRecipe]):
             return BaseNet(job.recipe.net, job.run, job=job)
         smoothing: dict[str, Any] = {
             "sigma": job.recipe.training.sigma,
-            "image_shape": list(IMAGE_SHAPE[dataset]),
+            "image_shape": list(find_data_set(dataset).image_shape),
             "num_noises": source.num_noises,
             "votes": source.votes,
             "logit_scale": source.logit_scale,
@@ -290,8 +290,8 @@ class TripletJob(Job[TripletRecipe]):
             dataset=recipe.data.dataset,
             threat_model=recipe.threat_model,
             eps=recipe.eps,
-            num_classes=NUM_CLASSES[recipe.data.dataset],
-            image_shape=IMAGE_SHAPE[recipe.data.dataset],
+            num_classes=find_data_set(recipe.data.dataset).num_classes,
+            image_shape=find_data_set(recipe.data.dataset).image_shape,
             std_model=std_model,
             rob_model=rob_model,
             alpha=recipe.alpha,
