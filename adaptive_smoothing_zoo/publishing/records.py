@@ -114,7 +114,7 @@ def make_record(
         dataset=entry.dataset,
         threat_model=evaluation.norm,
         eps=eps or entry.eps,
-        protocol=STANDARD,
+        protocol=evaluation.settings.protocol,
         attacks=tuple(attack for attack in evaluation.accuracy_after if attack != "clean"),
         engine=evaluation.engine,
         n=len(evaluation),
