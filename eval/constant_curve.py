@@ -28,16 +28,10 @@ from adaptive_smoothing_zoo.publishing.constant_curve import (
     matches,
     read_curve,
 )
-from adaptive_smoothing_zoo.publishing.records import (
-    device_name,
-    installed_versions,
-    read_record,
-    record_path,
-    results_path,
-    tensors_sha256,
-)
+from adaptive_smoothing_zoo.publishing.records import read_record, record_path, results_path
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.registry import list_models

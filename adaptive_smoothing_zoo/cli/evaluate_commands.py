@@ -66,13 +66,8 @@ def eval_command(
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
     from adaptive_smoothing_zoo.publishing.evidence import check_records
-    from adaptive_smoothing_zoo.publishing.records import (
-        agreement,
-        check_writable,
-        read_record,
-        source_commit,
-        state_path,
-    )
+    from adaptive_smoothing_zoo.publishing.records import agreement, check_writable, read_record, state_path
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
     from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -155,7 +150,8 @@ def merge_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
     from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
-    from adaptive_smoothing_zoo.publishing.records import shard_states, source_commit
+    from adaptive_smoothing_zoo.publishing.records import shard_states
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
@@ -213,7 +209,8 @@ def adapt_command(
         standard_verdicts,
         write_adaptive,
     )
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record, source_commit
+    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -298,13 +295,14 @@ def validate_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, check_writable, record_path, source_commit
+    from adaptive_smoothing_zoo.publishing.records import check_replaceable, check_writable, record_path
     from adaptive_smoothing_zoo.publishing.validation_record import (
         make_validation,
         recorded_run,
         validation_path,
         write_validation,
     )
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.validation import RecordedRun, read_validation, validate
     from adaptive_smoothing_zoo.zoo.loading import load_model

@@ -110,7 +110,7 @@ def experiment_command(
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.experiments import EXPERIMENTS, Bench
     from adaptive_smoothing_zoo.experiments.run_experiment import files_of, run
-    from adaptive_smoothing_zoo.publishing.records import source_commit
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
     sizes = {"n": n, "steps": steps or 0, "batch-size": batch_size - 1, "apgd-steps": apgd_steps}

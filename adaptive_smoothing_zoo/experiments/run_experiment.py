@@ -12,9 +12,9 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments.experiment import AnyBench, AnyTable, Experiment, findings
 from adaptive_smoothing_zoo.experiments.table import Row, complete, read_measured
 from adaptive_smoothing_zoo.machine.ready import ready
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 

@@ -17,8 +17,8 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments.experiment import not_answered
 from adaptive_smoothing_zoo.experiments.table import Case, Measured, Row, complete, read_measured
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.recipe import SmoothedNetRecipe, read_recipe

@@ -16,15 +16,13 @@ from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.publishing.records import (
     RunRecord,
     check_falling,
-    device_name,
-    installed_versions,
     read_verdicts,
     results_path,
-    tensors_sha256,
     verdicts_path,
 )
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 

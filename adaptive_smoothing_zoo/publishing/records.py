@@ -6,20 +6,15 @@ Under ``OUT/<dataset>/<threat model>/``: ``<NAME>.json``, ``<NAME>.run.json`` an
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import tempfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
@@ -29,6 +24,7 @@ from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.publishing.leaderboard import percent
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text, write_with
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
@@ -343,50 +339,3 @@ def read_verdicts(out: Path, entry: Entry, record: RunRecord) -> np.ndarray:
     if not (belongs and fits):
         raise ResultsError(f"{path} does not belong to the run record beside it; run asz eval again")
     return robust
-
-
-def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names and bytes of tensors, in the order of their names."""
-    digest = sha256()
-    for key in sorted(tensors):
-        digest.update(key.encode())
-        digest.update(tensors[key].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def device_name(device: str) -> str:
-    """The accelerator's name, or the processor and its threads."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of what decides a result, as far as installed."""
-    names = ("adaptive-smoothing-zoo", "torch", "torchvision", "numpy", "pyautoattack", "robustbench", "timm")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def source_commit() -> str | None:
-    """The commit of the checkout that this file stands in, marked if the package differs from it; None elsewhere."""
-    package = Path(__file__).parent.parent
-    try:
-        run = [
-            subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10)
-            for arguments in (
-                ["ls-files", "--error-unmatch", "__init__.py"],
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--", "."],
-            )
-        ]
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if any(process.returncode for process in run):
-        return None
-    return run[1].stdout.strip() + (" with local changes" if run[2].stdout.strip() else "")

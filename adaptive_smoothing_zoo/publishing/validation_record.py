@@ -10,17 +10,10 @@ from torch import nn
 
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.publishing.adaptive_record import read_adaptive_record
-from adaptive_smoothing_zoo.publishing.records import (
-    device_name,
-    installed_versions,
-    read_record,
-    read_verdicts,
-    results_path,
-    tensors_sha256,
-    verdicts_path,
-)
+from adaptive_smoothing_zoo.publishing.records import read_record, read_verdicts, results_path, verdicts_path
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.validation import Findings, RecordedRun, Validation
 from adaptive_smoothing_zoo.validation.figures import write_figure

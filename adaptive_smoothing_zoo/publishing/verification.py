@@ -13,9 +13,10 @@ import torch
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.machine.precision import float32_precision
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.records import results_path
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.components import load_components, pinned_source
 from adaptive_smoothing_zoo.zoo.entry import Component, Entry, Source, entry_to_text

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.publishing.records import tensors_sha256
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import to_json
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "migrate_identity.py"

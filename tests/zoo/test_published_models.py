@@ -11,8 +11,9 @@ from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification_record import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-from adaptive_smoothing_zoo.publishing.records import read_record, record_path, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.records import read_record, record_path, results_path
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
 ROOT = Path(__file__).parents[2]
