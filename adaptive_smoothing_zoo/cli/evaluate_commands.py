@@ -66,7 +66,8 @@ def eval_command(
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
     from adaptive_smoothing_zoo.publishing.evidence import check_records
-    from adaptive_smoothing_zoo.publishing.records import agreement, check_writable, read_record, state_path
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, state_path
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
@@ -80,7 +81,7 @@ def eval_command(
     check_writable(out, entry)
     check_records(out, entry)
     if compare_with is not None:
-        read_record(compare_with, entry)  # now rather than after hours
+        RunRecord.read(compare_with, entry)  # now rather than after hours
     check_model_dir(model_dir, entry)
     commit = source_commit()  # now: the checkout may move on during a long run
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
@@ -97,7 +98,7 @@ def eval_command(
         _screen(model, examples, {**settings, "device": chosen, "channels_last": channels_last})
         return
     if not overwrite:
-        _check_run(out, entry, model, len(examples), eps)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
     state = state_path(out, entry, part)
     with progress_bar() as on_progress, told_how_to_go_on():
         evaluation = evaluate(
@@ -150,7 +151,7 @@ def merge_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
     from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
-    from adaptive_smoothing_zoo.publishing.records import shard_states
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, shard_states
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -159,7 +160,7 @@ def merge_command(
     model = load_model(name, model_dir, dataset, threat_model)
     examples = load_data(dataset, data_dir=data_dir).first(n)
     if not overwrite:
-        _check_run(out, model.entry, model, len(examples), eps)
+        RunRecord.check_replaceable(out, model.entry, model, n=len(examples), eps=eps)
     evaluation = merge(states, examples.images, examples.labels)
     _write_and_tell(out, model.entry, evaluation, examples, model, eps, source_commit())
     for state in states:
@@ -203,13 +204,11 @@ def adapt_command(
     from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
     from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
+        AdaptiveRecord,
         adaptive_state_path,
         make_adaptive_record,
-        read_adaptive_record,
-        standard_verdicts,
-        write_adaptive,
     )
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -217,15 +216,14 @@ def adapt_command(
 
     chosen = pick_device(device)
     entry = find_entry(name, dataset, threat_model)
-    record = read_record(results, entry)
+    record = RunRecord.read(results, entry)
     check_model_dir(model_dir, entry)
     commit = source_commit()
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     examples = load_data(dataset, data_dir=data_dir).first(record.n)
-    robust = standard_verdicts(results, entry, record, model, examples)
+    robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
-        known = read_adaptive_record(results, entry)
-        check_replaceable(known, "adaptive record", results, entry, model, n=record.n, eps=record.eps)
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
     state = adaptive_state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
@@ -244,7 +242,7 @@ def adapt_command(
             on_progress=on_progress,
         )
     adaptive = make_adaptive_record(results, entry, record, found, commit=commit)
-    write_adaptive(results, entry, adaptive)
+    adaptive.write(results, entry)
     remove_adaptive_state(state)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():
@@ -295,16 +293,12 @@ def validate_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, check_writable, record_path
-    from adaptive_smoothing_zoo.publishing.validation_record import (
-        make_validation,
-        recorded_run,
-        validation_path,
-        write_validation,
-    )
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+    from adaptive_smoothing_zoo.publishing.validation_record import Validation, make_validation, recorded_run
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
-    from adaptive_smoothing_zoo.validation import RecordedRun, read_validation, validate
+    from adaptive_smoothing_zoo.validation import RecordedRun, validate
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
@@ -321,10 +315,8 @@ def validate_command(
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
     if not (overwrite or only):
-        path = validation_path(out, entry)
-        known = read_validation(path) if path.exists() else None
-        check_replaceable(known, "validation", out, entry, model, n=len(examples))
-    state = None if only else validation_path(out, entry).with_suffix(".state")
+        Validation.check_replaceable(out, entry, model, n=len(examples))
+    state = None if only else Validation.path(out, entry).with_suffix(".state")
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
             model,
@@ -347,25 +339,13 @@ def validate_command(
         click.echo("nothing is written: these are not all checks")
     else:
         validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
-        click.echo(f"wrote {write_validation(out, entry, validation)}")
+        click.echo(f"wrote {validation.write(out, entry)}")
         remove_state(state)
-        if record_path(out, entry).exists():
+        if RunRecord.path(out, entry).exists():
             click.echo(f"wrote {_update_entry(out, entry)}")
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
         sys.exit(1)
-
-
-def _check_run(out: Path, entry: Entry, model: Triplet, n: int, eps: str | None) -> None:
-    """Refuse to replace the record of a run that says more."""
-    from adaptive_smoothing_zoo.errors import ResultsError
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record
-
-    try:
-        known = read_record(out, entry)
-    except ResultsError:  # there is none, or nobody can read it
-        return
-    check_replaceable(known, "record", out, entry, model, n=n, eps=eps)
 
 
 def _screen(model: Triplet, examples: Examples, settings: dict[str, Any]) -> None:
@@ -403,7 +383,7 @@ def _write_and_tell(
     commit: str | None,
     remarks: tuple[str, ...] = (),
 ) -> None:
-    from adaptive_smoothing_zoo.publishing.records import make_record, write_results
+    from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 
     record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit, remarks=remarks)
     write_results(out, entry, evaluation, examples, record)

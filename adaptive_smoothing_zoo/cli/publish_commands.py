@@ -55,12 +55,12 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
     from adaptive_smoothing_zoo.publishing.certification_record import certification_path
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence
     from adaptive_smoothing_zoo.publishing.export import card_of
-    from adaptive_smoothing_zoo.publishing.records import record_path
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     entry = find_entry(name, dataset, threat_model)
-    measured = record_path(results, entry).exists()
+    measured = RunRecord.path(results, entry).exists()
     path = out / f"{entry.key}.md"
     if measured or certification_path(results, entry, "certified.json").exists():
         # Results are shown of the model that they were measured on, so it is loaded.

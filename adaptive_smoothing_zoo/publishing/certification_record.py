@@ -18,8 +18,8 @@ from adaptive_smoothing_zoo.certification.logs import Certificates
 from adaptive_smoothing_zoo.certification.radii import Floats
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.leaderboard import percent
-from adaptive_smoothing_zoo.publishing.records import results_path
+from adaptive_smoothing_zoo.publishing.pages import percent
+from adaptive_smoothing_zoo.publishing.record import results_path
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256

@@ -27,7 +27,7 @@ from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 from adaptive_smoothing_zoo.validation.check import CHECKS, Check, Outcome, not_applicable
-from adaptive_smoothing_zoo.validation.report import CheckResult, Verdict
+from adaptive_smoothing_zoo.validation.check_result import CheckResult, Verdict
 from adaptive_smoothing_zoo.validation.subject import Budget, RecordedRun, Subject
 from adaptive_smoothing_zoo.validation.validation_journal import Journal, ValidationBinding
 

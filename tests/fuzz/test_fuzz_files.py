@@ -25,18 +25,17 @@ from adaptive_smoothing_zoo.experiments.table import Row, Table, read_table
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification_record import certificates_section, read_certification
 from adaptive_smoothing_zoo.publishing.claim import claim
-from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
-from adaptive_smoothing_zoo.publishing.records import read_record, read_verdicts
-from adaptive_smoothing_zoo.publishing.validation_record import validation_path
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.training.keeping import Keeper
 from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
-from adaptive_smoothing_zoo.validation import Budget, CheckResult, Validation, validate
-from adaptive_smoothing_zoo.validation.report import to_text
+from adaptive_smoothing_zoo.validation import Budget, CheckResult, validate
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
@@ -402,12 +401,12 @@ def test_run_records_cards_and_claims(tmp_path):
     path.parent.mkdir(parents=True)
     original = json.dumps(RECORD | {"eps": entry.eps}, indent=2).encode()
     path.write_bytes(original)
-    assert read_record(tmp_path, entry).n == 359
+    assert RunRecord.read(tmp_path, entry).n == 359
     accepted = 0
     for number, rng in cases("records", 1000):
         path.write_bytes(original)
         damage(path, rng)
-        record, error = attempt(read_record, tmp_path, entry)
+        record, error = attempt(RunRecord.read, tmp_path, entry)
         if path.is_dir():
             path.rmdir()
         if error is not None:
@@ -500,7 +499,7 @@ def test_curves(tmp_path):
             path.rmdir()
         path.write_text(json.dumps(text))
         damage(path, rng)
-        curve, error = attempt(read_curve, tmp_path, entry)
+        curve, error = attempt(ConstantCurve.find, tmp_path, entry)
         assert error is None or isinstance(error, ZooError), number
         if curve is not None:
             _, error = attempt(curve.clean_at, 0.55)
@@ -512,7 +511,7 @@ def recorded(tmp_path_factory):
     """The results of this repository, with a validation and an experiment beside them."""
     folder = tmp_path_factory.mktemp("recorded") / "results"
     shutil.copytree(RECORDED, folder)
-    run = read_record(folder, CONSTANT)
+    run = RunRecord.read(folder, CONSTANT)
     same = ("model", "dataset", "threat_model", "eps", "data", "data_sha256", "identity", "device", "device_name")
     common = {name: getattr(run, name) for name in (*same, "seed", "batch_size", "n", "clean_accuracy", "commit")}
     check = CheckResult(
@@ -526,7 +525,7 @@ def recorded(tmp_path_factory):
         passes=3,
         seconds=1.0,
     )
-    robust = np.flatnonzero(read_verdicts(folder, CONSTANT, run)).tolist()
+    robust = np.flatnonzero(run.verdicts(folder, CONSTANT)).tolist()
     validation = Validation(
         **common,
         accuracy=0.5,
@@ -539,7 +538,7 @@ def recorded(tmp_path_factory):
         series={"alpha": ((0.5, 0.6), (0.7, 0.8))},
         versions={"torch": "2.3"},
     )
-    validation_path(folder, CONSTANT).write_text(to_text(validation))
+    validation.write(folder, CONSTANT)
     assert read_evidence(folder, CONSTANT).broken
     return folder
 
@@ -549,7 +548,7 @@ def tell(folder):
     evidence = read_evidence(folder, CONSTANT)
     update_entry(folder, CONSTANT)
     certified = read_certification(folder, LIPSCHITZ)
-    card = model_card(CONSTANT, evidence, read_curve(folder, CONSTANT))
+    card = model_card(CONSTANT, evidence, ConstantCurve.find(folder, CONSTANT))
     return evidence, card, certificates_section(certified) if certified else ""
 
 

@@ -93,7 +93,7 @@ class TestExport:
         assert ModelCard.load(folder / "README.md").data.eval_results is None
 
     def test_results_of_other_weights_are_refused(self):
-        with pytest.raises(ResultsError, match=r"Demo2026Adaptive\.run\.json records an evaluation of another model"):
+        with pytest.raises(ResultsError, match=r"Demo2026Adaptive\.run\.json was made with another model"):
             card_of(changed(), RESULTS)
 
     def test_weights_in_several_files_are_the_same_weights(self, tmp_path):
@@ -164,6 +164,24 @@ class TestExport:
         monkeypatch.undo()
         assert names(folder.parent) == ["export"]
         assert_same(Triplet.from_pretrained(folder))
+
+    def test_an_export_that_is_interrupted_at_its_last_step_leaves_the_earlier_one(self, monkeypatch, tmp_path):
+        card = "---\nlicense: mit\n---\n"
+        export(MODEL, tmp_path / "export", card=card)
+        rename, left = Path.rename, [2]
+
+        def interrupted(path, target):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export(MODEL, tmp_path / "export", card=f"{card}new\n")
+        assert check_export(tmp_path / "export").key == MODEL.entry.key
+        assert (tmp_path / "export" / "README.md").read_text() == card
+        assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
 class TestLicense:
