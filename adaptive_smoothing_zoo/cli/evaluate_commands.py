@@ -205,7 +205,6 @@ def adapt_command(
     from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
         AdaptiveRecord,
-        adaptive_state_path,
         make_adaptive_record,
     )
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
@@ -224,7 +223,7 @@ def adapt_command(
     robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
         AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
-    state = adaptive_state_path(results, entry)
+    state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
             model,
@@ -316,7 +315,7 @@ def validate_command(
         click.echo(f"nothing to compare with: {found}")
     if not (overwrite or only):
         Validation.check_replaceable(out, entry, model, n=len(examples))
-    state = None if only else Validation.path(out, entry).with_suffix(".state")
+    state = None if only else Validation.state_path(out, entry)
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
             model,

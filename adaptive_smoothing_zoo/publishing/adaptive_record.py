@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
-from adaptive_smoothing_zoo.publishing.record import check_falling, results_path
+from adaptive_smoothing_zoo.publishing.record import check_falling
 from adaptive_smoothing_zoo.publishing.run_record import AttackRecord, RunRecord, attack_fields, verdicts_path
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.storage.provenance import installed_versions
@@ -72,8 +72,3 @@ def make_adaptive_record(
         standard_accuracy=found.standard_accuracy,
         fallen={attack: tuple(np.flatnonzero(found.broken_by == attack).tolist()) for attack in broken_by},
     )
-
-
-def adaptive_state_path(out: Path, entry: Entry) -> Path:
-    """The file in which an unfinished run of adaptive attacks on a triplet keeps its state."""
-    return results_path(out, entry).with_suffix(".adaptive.state")

@@ -10,18 +10,6 @@ from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
-# Columns of the page: heading, and what stands in it.
-_COLUMNS = {
-    "Rank": "rank",
-    "Method": "method",
-    "Standard accuracy": "clean",
-    "AutoAttack robust accuracy": "autoattack",
-    "Best known robust accuracy": "best",
-    "Extra data": "extra",
-    "Architecture": "architecture",
-    "Venue": "venue",
-    "Remarks": "footnote",
-}
 _NO_ENTRIES = tuple(f"{kind}.json" for kind in (".run", ".curve", ".verify", ".adaptive", ".validation", "agreement"))
 
 
@@ -44,10 +32,9 @@ def leaderboard_entry(
 
     Returns:
         Keys, order and values as RobustBench has them. Accuracies are strings in percent with two decimals.
-        ``reported`` is what the authors published for this radius (under their adaptive attack, if they ran one), or
-        else what was measured. The key ``external`` exists only if a stronger attack, the authors' or another, is known
-        to leave less than AutoAttack. ``unreliable`` is a judgement that RobustBench's maintainers make; it starts as
-        false.
+        ``reported`` is what the authors published for this radius, under their adaptive attack if they ran one, or else
+        what was measured. ``external`` is there only if a stronger attack is known to leave less than AutoAttack.
+        ``unreliable`` is a judgement of RobustBench's maintainers and starts as false.
     """
     eps = eps or entry.eps
     published = entry.published if parse_eps(eps) == entry.eps_value else None
@@ -91,19 +78,20 @@ def render(folder: Path) -> tuple[str, str]:
         rows.sort(key=lambda row: -float(row["best"]))
         for rank, row in enumerate(rows, 1):
             row["rank"] = str(rank)
-    html, markdown = (page(f"leaderboard.{kind}", tables=tables, columns=_COLUMNS) for kind in ("html", "md"))
+    html, markdown = (page(f"leaderboard.{kind}", tables=tables) for kind in ("html", "md"))
     return html, markdown
 
 
 def _row(path: Path) -> dict[str, str]:
     try:
         entry = read_json(path)
+        parse_eps(str(entry["eps"]))
         row = {
             "method": path.stem,
             "title": entry["name"],
             "link": entry["link"],
             "footnote": entry.get("footnote") or "",
-            "eps": _radius(entry["eps"]),
+            "eps": str(entry["eps"]),
             "clean": _percentage(entry["clean_acc"]),
             "autoattack": _percentage(entry["autoattack_acc"]),
             "best": _percentage(entry.get("external", entry["autoattack_acc"])),
@@ -116,11 +104,6 @@ def _row(path: Path) -> dict[str, str]:
     if not all(isinstance(value, str) for value in row.values()):
         raise ResultsError(f"{path} is not a leaderboard entry: a text is not a string")
     return {key: " ".join(value.split()) for key, value in row.items()}
-
-
-def _radius(value: Any) -> str:
-    parse_eps(str(value))
-    return str(value)
 
 
 def _percentage(value: Any) -> str:

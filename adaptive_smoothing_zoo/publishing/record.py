@@ -51,6 +51,11 @@ class Record:
         return results_path(out, entry).with_suffix(f".{cls.KIND}.json")
 
     @classmethod
+    def state_path(cls, out: Path, entry: Entry) -> Path:
+        """Where an unfinished measurement keeps its state."""
+        return cls.path(out, entry).with_suffix(".state")
+
+    @classmethod
     def read(cls, out: Path, entry: Entry) -> Self:
         """The record of a triplet below ``out``.
 

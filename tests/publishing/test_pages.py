@@ -25,7 +25,7 @@ def card(record=None, curve=None):
 
 
 def test_the_template_engine_is_loaded_with_the_first_page_only():
-    code = "import sys, adaptive_smoothing_zoo.cli, adaptive_smoothing_zoo.publishing.card; 'jinja2' in sys.modules and 1/0"
+    code = "import sys, adaptive_smoothing_zoo.publishing.card; sys.exit('jinja2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
