@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar
 
 from adaptive_smoothing_zoo.publishing.record import Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
@@ -34,6 +34,7 @@ class ConstantCurve(Record):
     """
 
     KIND, TITLE, COMMAND = "curve", "a curve of constant alphas", "eval/constant_curve.py"
+    RENAMED: ClassVar[dict[str, str]] = {"name": "model"}
 
     eps: str
     engine: str
@@ -47,12 +48,6 @@ class ConstantCurve(Record):
     @classmethod
     def path(cls, out: Path, entry: Entry) -> Path:
         return results_path(out, entry).with_name(f"constant_alpha.{cls.KIND}.json")
-
-    @classmethod
-    def from_json(cls, content: Any, where: str) -> Self:
-        if isinstance(content, dict) and "name" in content:  # what "model" was called
-            content = {"model" if key == "name" else key: value for key, value in content.items()}
-        return super().from_json(content, where)
 
     def is_of(self, entry: Entry) -> bool:
         return True

@@ -30,12 +30,14 @@ class Record:
     """What was measured, on what, and with which versions.
 
     A subclass is one kind of record: ``KIND`` is the end of its file's name, ``TITLE`` what messages call it,
-    ``COMMAND`` what makes it.
+    ``COMMAND`` what makes it. ``DERIVED`` properties are written for readers; ``RENAMED`` are keys of older files.
     """
 
     KIND: ClassVar[str]
     TITLE: ClassVar[str]
     COMMAND: ClassVar[str]
+    DERIVED: ClassVar[tuple[str, ...]] = ()
+    RENAMED: ClassVar[dict[str, str]] = {}
 
     model: str
     dataset: str
@@ -64,7 +66,10 @@ class Record:
         """
         path = cls.path(out, entry)
         try:
-            record = cls.from_json(read_json(path), str(path))
+            content = read_json(path)
+            if isinstance(content, dict):
+                content = {cls.RENAMED.get(key, key): content[key] for key in content if key not in cls.DERIVED}
+            record = parse(cls, content, str(path))
             record.check()
         except FileNotFoundError:
             raise ResultsError(
@@ -89,18 +94,9 @@ class Record:
             ResultsError: it cannot be written.
         """
         path = self.path(out, entry)
-        write_text(path, json.dumps(self.as_json(), indent=2) + "\n")
+        content = to_json(self) | {name: getattr(self, name) for name in self.DERIVED}
+        write_text(path, json.dumps(content, indent=2) + "\n")
         return path
-
-    def as_json(self) -> dict[str, Any]:
-        """The file's content."""
-        content: dict[str, Any] = to_json(self)
-        return content
-
-    @classmethod
-    def from_json(cls, content: Any, where: str) -> Self:
-        """The inverse of ``as_json``; raises ConfigError."""
-        return parse(cls, content, where)
 
     def check(self) -> None:
         """Raise ConfigError if the numbers cannot be, or contradict each other."""

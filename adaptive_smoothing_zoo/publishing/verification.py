@@ -38,6 +38,7 @@ class Verification(Record):
     """
 
     KIND, TITLE, COMMAND = "verify", "a verification", "asz verify"
+    DERIVED = ("clean_accuracy", "interval", "agrees")
 
     correct: int
     test_set_size: int | None
@@ -73,10 +74,6 @@ class Verification(Record):
     def is_conclusive(self) -> bool:
         """Whether an entry may call its weights verified: agreement on enough examples of the official test set."""
         return bool(self.agrees) and self.test_set_size is not None and self.n >= min(ENOUGH, self.test_set_size)
-
-    def as_json(self) -> dict[str, Any]:
-        derived = {name: getattr(self, name) for name in ("clean_accuracy", "interval", "agrees")}
-        return super().as_json() | derived
 
 
 def verify(
@@ -147,13 +144,9 @@ def write_entry(folder: Path, entry: Entry) -> Path:
 
 def _pinned(component: Component, used: Source | None) -> Component:
     """The component with what is now known of the source that was used; the other sources stay as they are."""
-    sources = (used if used and _same_place(source, used) else source for source in component.sources)
+    sources = (used if used and _place(source) == _place(used) else source for source in component.sources)
     return replace(component, sources=tuple(sources))
 
 
-def _same_place(a: Source, b: Source) -> bool:
-    def place(source: Source) -> dict[str, Any]:
-        unpinned = {"sha256", "size", "revision"}
-        return {key: value for key, value in to_json(source).items() if key not in unpinned}
-
-    return place(a) == place(b)
+def _place(source: Source) -> dict[str, Any]:
+    return {key: value for key, value in to_json(source).items() if key not in ("sha256", "size", "revision")}
