@@ -15,7 +15,7 @@ from torch import nn
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry
-from adaptive_smoothing_zoo.publishing.pages import percent
+from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.record import results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_path
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
@@ -55,23 +55,10 @@ class Evidence:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for the footnote of a leaderboard entry; nothing if there is nothing to add to AutoAttack."""
-        said = []
-        if not self.run.is_full_standard_run:
-            said.append(f"Not the whole test set: {self.run.n} examples.")
-        if self.run.warnings:
-            flags = " ".join(f"{text.split('. ')[0].rstrip('.')}." for text in self.run.warnings)
-            said.append(f"AutoAttack's own checks raised a flag in this evaluation: {flags}")
-        if self.failed_checks:
-            names = ", ".join(self.failed_checks)
-            said.append(f"The robust accuracy is not to be trusted as it stands: asz validate failed in {names}.")
-        if self.broken:
-            said.append(
-                f"{percent(self.best_known)}% robust accuracy is due to {' and '.join(self._stronger())}, which broke "
-                f"{len(self.broken)} of the {self.run.robust_count} examples that AutoAttack left."
-            )
-        return tuple(said)
+        return tuple(page("remarks.txt", evidence=self, run=self.run).splitlines())
 
-    def _stronger(self) -> list[str]:
+    @property
+    def stronger(self) -> list[str]:
         """The attacks to which ``broken`` is due."""
         names = []
         if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
@@ -120,21 +107,13 @@ def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: Entr
 
 
 def check_records(out: Path, entry: Entry) -> None:
-    """Find out before a long run whether the records next to its results can be read.
-
-    Raises:
-        ResultsError: one is damaged.
-    """
+    """Find out before a long run whether the records next to its results can be read; ResultsError if not."""
     AdaptiveRecord.find(out, entry)
     Validation.find(out, entry)
 
 
 def update_entry(out: Path, entry: Entry) -> Path:
-    """Bring run record and leaderboard entry up to all the evidence, after a record was written; the entry's path.
-
-    Raises:
-        ResultsError: a record is missing or damaged, or a file cannot be written.
-    """
+    """Bring run record and leaderboard entry up to all the evidence, after a record was written; the entry's path."""
     evidence = read_evidence(out, entry)
     run = replace(evidence.run, failed_checks=evidence.failed_checks)
     if run != evidence.run:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
-from adaptive_smoothing_zoo.publishing.certification_record import read_certification
+from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
-from adaptive_smoothing_zoo.publishing.evidence import read_evidence
+from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
@@ -53,11 +54,11 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
     return folder
 
 
-def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]:
-    """A triplet's model card and the recorded run it tells of, None if ``results`` has none.
+def card_of(model: Triplet, results: str | Path) -> tuple[str, Evidence | None]:
+    """A triplet's model card and what is recorded of it, None if ``results`` has no run.
 
     Raises:
-        ResultsError: the run that is recorded there was one of another model, or is damaged.
+        ResultsError: what is recorded there was measured of another model, or is damaged.
     """
     results, entry = Path(results), model.described()
     certification = read_certification(results, entry)
@@ -66,10 +67,16 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
             f"the certificates of {entry.key} in {results} are of another model than this; certify this one (asz "
             "certify), or name a folder without results for it"
         )
-    if not RunRecord.path(results, entry).exists():
-        return model_card(entry, None, None, certification), None
-    evidence = read_evidence(results, entry, model)
-    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification), evidence.run
+    evidence = read_evidence(results, entry, model) if RunRecord.path(results, entry).exists() else None
+    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification), evidence
+
+
+def card_from(entry: Entry, results: Path) -> tuple[str, Evidence | None]:
+    """The same by an entry of the zoo. Results are shown of the model that they were measured on, so it is loaded."""
+    certificates = certification_path(results, entry, "certified.json")
+    if not (RunRecord.path(results, entry).exists() or certificates.exists()):
+        return model_card(entry, None), None
+    return card_of(load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model), results)
 
 
 def export_files(entry: Entry) -> set[str]:

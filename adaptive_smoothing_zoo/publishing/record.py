@@ -88,11 +88,7 @@ class Record:
         return cls.read(out, entry) if cls.path(out, entry).exists() else None
 
     def write(self, out: Path, entry: Entry) -> Path:
-        """Write the record, whole or not at all; its path.
-
-        Raises:
-            ResultsError: it cannot be written.
-        """
+        """Write the record, whole or not at all; its path. ResultsError if it cannot be written."""
         path = self.path(out, entry)
         content = to_json(self) | {name: getattr(self, name) for name in self.DERIVED}
         write_text(path, json.dumps(content, indent=2) + "\n")
@@ -199,11 +195,7 @@ def results_path(out: Path, entry: Entry) -> Path:
 
 
 def check_writable(out: Path, entry: Entry) -> None:
-    """Find out before a long run whether its results can be written; nothing is left behind, no folder either.
-
-    Raises:
-        ResultsError: they cannot.
-    """
+    """Raise ResultsError, before a long run, if its results cannot be written. Nothing is left behind, also no folder."""
     path = results_path(out, entry)
     try:
         with tempfile.TemporaryFile(dir=_nearest_that_exists(path)):

@@ -87,11 +87,7 @@ class RunRecord(AttackRecord):
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
     def verdicts(self, out: Path, entry: Entry) -> np.ndarray:
-        """Which examples the run left robust, (N,) bool.
-
-        Raises:
-            ResultsError: they are missing, damaged or of another run.
-        """
+        """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
         path = verdicts_path(out, entry)
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -105,11 +101,7 @@ class RunRecord(AttackRecord):
         return robust
 
     def verdicts_on(self, out: Path, entry: Entry, examples: Examples, model: nn.Module | None = None) -> np.ndarray:
-        """The verdicts, if the run was made on these examples, and with this model if one is given.
-
-        Raises:
-            ResultsError: it was not, or the verdicts are missing or damaged.
-        """
+        """The verdicts of a run on these examples, with this model if one is given; ResultsError if it was not that."""
         identity = None if model is None else identity_of(model, examples.images.shape[1:])
         self.require(out, entry, identity=identity, data_sha256=examples.sha256)
         return self.verdicts(out, entry)
@@ -168,11 +160,7 @@ def make_record(
 
 
 def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> None:
-    """Write run record and verdicts, each whole or not at all; ``evidence.update_entry`` writes the leaderboard entry.
-
-    Raises:
-        ResultsError: they cannot be written.
-    """
+    """Write run record and verdicts, each whole or not at all; ``evidence.update_entry`` does the leaderboard entry."""
     arrays: dict[str, Any] = {
         "index": np.arange(len(evaluation)),
         "label": examples.labels.numpy(),
@@ -186,11 +174,7 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
 
 
 def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Examples) -> str:
-    """By how much an evaluation agrees with a recorded one of the same triplet on the same data, in one sentence.
-
-    Raises:
-        ResultsError: there is no such record, or it is of other data.
-    """
+    """By how much an evaluation agrees with a recorded one of the same triplet and data; ResultsError without one."""
     record = RunRecord.read(results, entry)
     recorded = record.verdicts_on(results, entry, examples)
     same = int((recorded == evaluation.robust).sum())
@@ -213,11 +197,7 @@ def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path
 
 
 def shard_states(out: Path, entry: Entry) -> list[Path]:
-    """The states of shards of a triplet's evaluation.
-
-    Raises:
-        ResultsError: there are none.
-    """
+    """The states of shards of a triplet's evaluation; ResultsError if there are none."""
     path = results_path(out, entry)
     found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
     if not found:

@@ -96,14 +96,7 @@ class Validation(Measurement):
         return "was made on other examples" if elsewhere else None
 
     def write(self, out: Path, entry: Entry) -> Path:
-        """Write JSON, Markdown and, if matplotlib is installed, the figure; each whole or not at all.
-
-        Returns:
-            The JSON file's path.
-
-        Raises:
-            ResultsError: they cannot be written.
-        """
+        """Write JSON, Markdown and, if matplotlib is installed, the figure, each whole or not at all."""
         path = self.path(out, entry)
         figure: Path | None = path.with_suffix(".png")
         title = f"{self.model}, {self.dataset} {self.threat_model}, eps {self.eps}"

@@ -77,14 +77,14 @@ class TestExport:
         assert ModelCard.load(folder / "README.md").data.eval_results is None  # there are no results
 
     def test_the_card_tells_the_recorded_results_to_the_hub(self, tmp_path):
-        card, record = card_of(MODEL, RESULTS)
+        card, evidence = card_of(MODEL, RESULTS)
         data = ModelCard.load(export(MODEL, tmp_path / "export", card=card) / "README.md").data
         assert (data.license, data.library_name, data.datasets) == ("mit", "adaptive-smoothing-zoo", ["digits"])
         assert data.model_name == "Demo2026Adaptive"
         results = {result.metric_name: result.metric_value for result in data.eval_results}
         assert results == {
-            "clean accuracy (%)": pytest.approx(100 * record.clean_accuracy, abs=0.005),
-            "AutoAttack accuracy (%), Linf 1/5": pytest.approx(100 * record.robust_accuracy, abs=0.005),
+            "clean accuracy (%)": pytest.approx(100 * evidence.run.clean_accuracy, abs=0.005),
+            "AutoAttack accuracy (%), Linf 1/5": pytest.approx(100 * evidence.run.robust_accuracy, abs=0.005),
         }
         assert {(result.task_type, result.dataset_type, result.dataset_split) for result in data.eval_results} == {
             ("image-classification", "digits", "test")
