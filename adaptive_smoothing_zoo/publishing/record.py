@@ -195,7 +195,7 @@ def results_path(out: Path, entry: Entry) -> Path:
 
 
 def check_writable(out: Path, entry: Entry) -> None:
-    """Raise ResultsError, before a long run, if its results cannot be written. Nothing is left behind, also no folder."""
+    """Raise ResultsError, before a long run, if its results cannot be written. It leaves nothing behind, no folder."""
     path = results_path(out, entry)
     try:
         with tempfile.TemporaryFile(dir=_nearest_that_exists(path)):
