@@ -1,6 +1,6 @@
 """The text of a RobustBench submission, for the form "new model"."""
 
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page
