@@ -1,7 +1,5 @@
 """Model cards: made from the entry and the recorded results, never by hand."""
 
-import json
-
 from adaptive_smoothing_zoo.publishing.certificate_needs import needs_section
 from adaptive_smoothing_zoo.publishing.certification_record import CertificationRecord, certificates_section
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
@@ -95,10 +93,5 @@ def _certificates(entry: Entry, record: CertificationRecord | None) -> str | Non
 
 def how_to_load(entry: Entry, reference: str | None = None) -> str:
     """The code that loads it: by its name in the zoo, or by a reference that ``load_model`` takes."""
-    what = f'"{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}"'
     output = "log_probabilities" if entry.head is None else "logits" if entry.head.num_classes else "features"
-    return (
-        "```python\nfrom adaptive_smoothing_zoo import load_model\n\n"
-        f"model = load_model({what if reference is None else json.dumps(reference)})\n"
-        f"{output} = model(images)  # images in [0, 1]\n```"
-    )
+    return page("how_to_load.md", entry=entry, reference=reference, output=output).rstrip()

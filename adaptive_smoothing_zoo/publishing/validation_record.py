@@ -69,16 +69,6 @@ class Validation(Measurement):
             return None
         return (round(self.recorded_accuracy * self.recorded_n) - len(self.newly_broken)) / self.recorded_n
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of all checks."""
-        return sum(result.seconds for result in self.checks)
-
-    @property
-    def passes(self) -> int:
-        """Forward passes of one image in all checks."""
-        return sum(result.passes for result in self.checks)
-
     def check(self) -> None:
         super().check()
         fractions = (self.accuracy, self.clean_accuracy, self.recorded_accuracy or 0.0)
@@ -109,10 +99,7 @@ class Validation(Measurement):
 
     def report(self, figure: str | None = None) -> str:
         """The Markdown page; ``figure`` is the name of the image file next to it, if there is one."""
-        groups: dict[str, list[CheckResult]] = {}
-        for result in self.checks:
-            groups.setdefault(result.group, []).append(result)
-        return page("validation.md", v=self, groups=groups, figure=figure)
+        return page("validation.md", v=self, figure=figure)
 
 
 def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
