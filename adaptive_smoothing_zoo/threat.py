@@ -43,10 +43,80 @@ class ThreatModel:
     def __str__(self) -> str:
         return f"{self.norm} {self.eps:g}"
 
+    @property
+    def is_linf(self) -> bool:
+        """Whether every pixel may change by the radius; otherwise the l_2 norm of all changes is limited."""
+        return self.norm == "Linf"
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        """(N, 1, 1, 1) the norm of each perturbation (N, channels, H, W), in its number format."""
+        if self.is_linf:
+            return perturbation.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+        return l2_norm(perturbation)
+
+    def unit(self, perturbation: Tensor) -> Tensor:
+        """Perturbations (N, channels, H, W) at norm 1; zero stays zero."""
+        return perturbation / (self.size(perturbation) + 1e-12)
+
+    def steepest(self, gradient: Tensor, *, safe: bool = False) -> Tensor:
+        """The direction (N, channels, H, W) of norm 1 along which a loss of this gradient rises most.
+
+        Args:
+            safe: in l_2, also where the gradient's squares leave its number format; rounds in another way.
+        """
+        if self.is_linf:
+            return gradient.sign()
+        if not safe:
+            return self.unit(gradient)
+        largest = gradient.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+        gradient = gradient / torch.where(largest > 0, largest, 1.0)
+        return gradient / _vector_norm(gradient).clamp(min=1e-12)
+
+    def shorten(self, perturbation: Tensor, radius: float | Tensor | None = None, *, safe: bool = False) -> Tensor:
+        """Perturbations (N, channels, H, W) inside the ball.
+
+        Args:
+            radius: in the place of ``eps``; (N, 1, 1, 1) for one of each.
+            safe: in l_2, leave what is inside as it is, bit for bit; the standard attacks do not.
+        """
+        radius = self.eps if radius is None else radius
+        if self.is_linf:
+            return perturbation.clamp(-radius, radius)  # type: ignore[arg-type]
+        if safe:
+            return perturbation * (radius / _vector_norm(perturbation).clamp(min=1e-12)).clamp(max=1.0)
+        length = self.size(perturbation)
+        return perturbation / (length + 1e-12) * length.clamp(max=radius)
+
+    def project(
+        self, originals: Tensor, points: Tensor, radius: float | Tensor | None = None, *, safe: bool = False
+    ) -> Tensor:
+        """Points (N, channels, H, W) inside the ball, and then inside [0, 1]; see ``shorten``."""
+        if self.is_linf:
+            radius = self.eps if radius is None else radius
+            return points.clamp(originals - radius, originals + radius).clamp(0.0, 1.0)
+        return (originals + self.shorten(points - originals, radius, safe=safe)).clamp(0.0, 1.0)
+
+    def random_start(self, noise: Tensor, length: Tensor, radius: float | Tensor | None = None) -> Tensor:
+        """A perturbation (N, channels, H, W) of the ball: uniform in l_inf, in l_2 in direction and length.
+
+        Args:
+            noise: uniform in [-1, 1] for l_inf, standard normal for l_2.
+            length: (N, 1, 1, 1) uniform in [0, 1]; of l_2 only.
+            radius: in the place of ``eps``.
+        """
+        radius = self.eps if radius is None else radius
+        if self.is_linf:
+            return radius * noise
+        return radius * length * noise / _vector_norm(noise)
+
     def distance(self, originals: Tensor, points: Tensor) -> Tensor:
         """(N,) float64, how far each point (N, channels, H, W) is from its original."""
         away = (points.double() - originals.double()).flatten(1)
-        return away.abs().amax(dim=1) if self.norm == "Linf" else away.norm(dim=1)
+        return away.abs().amax(dim=1) if self.is_linf else away.norm(dim=1)
+
+    def contains(self, originals: Tensor, points: Tensor) -> Tensor:
+        """(N,) bool, whether each point (N, channels, H, W) is in the ball, up to ``TOLERANCE``."""
+        return self.distance(originals, points) <= self.eps + TOLERANCE
 
     def broken_rules(self, originals: Tensor, points: Tensor) -> list[tuple[Tensor, str]]:
         """What points (N, channels, H, W) may not do, each with the points (N,) that do it.
@@ -57,7 +127,7 @@ class ThreatModel:
         return [
             (~torch.isfinite(flat).all(dim=1), "has a pixel that is not finite"),
             ((flat < 0).any(dim=1) | (flat > 1).any(dim=1), "leaves [0, 1]"),
-            (self.distance(originals, points) > self.eps + TOLERANCE, f"leaves the {self.norm} ball of radius {eps}"),
+            (~self.contains(originals, points), f"leaves the {self.norm} ball of radius {eps}"),
         ]
 
     def without_rounding(self, originals: Tensor, points: Tensor) -> Tensor:
@@ -69,7 +139,7 @@ class ThreatModel:
         Args:
             originals, points: (N, channels, H, W).
         """
-        if self.norm != "L2" or len(points) == 0:
+        if self.is_linf or len(points) == 0:
             return points
         distance = self.distance(originals, points)
         rounding = 6e-8 * points[0].numel() ** 0.5
@@ -81,6 +151,18 @@ class ThreatModel:
         moved = points.clone()
         moved[outside] = (inside + scale * (points[outside].double() - inside)).to(points.dtype)
         return moved
+
+
+def l2_norm(perturbation: Tensor) -> Tensor:
+    """(N, 1, 1, 1) of each perturbation (N, channels, H, W), as the standard attacks round it."""
+    flat = perturbation.flatten(1)
+    return (flat * flat).sum(dim=1).sqrt().view(-1, 1, 1, 1)
+
+
+def _vector_norm(perturbation: Tensor) -> Tensor:
+    """The same by torch's own function, which rounds in another way."""
+    norms: Tensor = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
+    return norms.view(-1, 1, 1, 1)
 
 
 def threat_of(threat: ThreatModel | None, norm: str, eps: float | str | None) -> ThreatModel:

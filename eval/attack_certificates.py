@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.attacks.objectives import cross_entropy, cw_margin, probability_margin
+from adaptive_smoothing_zoo.attacks.losses import cross_entropy, cw_margin, probability_margin
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed

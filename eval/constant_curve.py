@@ -19,9 +19,9 @@ from adaptive_smoothing_zoo.cli.progress import progress_bar
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES
-from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+from adaptive_smoothing_zoo.storage.bound_state import remove_state
 from adaptive_smoothing_zoo.storage.files import write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256

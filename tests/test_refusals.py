@@ -14,6 +14,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import count_classes, predict
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.certification import (
@@ -37,7 +38,7 @@ from adaptive_smoothing_zoo.evaluation.screening import screen
 from adaptive_smoothing_zoo.method.logit_maps import Scale
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import read_json
-from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 from adaptive_smoothing_zoo.zoo import weights as weights_module
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, convert_mixing_network, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, read_entry
@@ -421,24 +422,21 @@ class TestStates:
         "changes", [{"indices": torch.tensor([0, 3])}, {"adversarials": torch.zeros(1, 3, 8, 8)}, {"flat": LABELS + 1}]
     )
     def test_chunks_of_other_data(self, changes):
-        ledger = Ledger(IMAGES, torch.arange(3))
+        ledger = Ledger(IMAGES, torch.arange(3), STANDARD_ATTACKS)
         ledger.add(Chunk(**CHUNK))
         with pytest.raises(ResultsError, match="about other data"):
             ledger.add(Chunk(**CHUNK | changes))
 
     @pytest.mark.parametrize("shard", ["..", "1/1", "a/b", "1", "0/0", "٠/٢"])
     def test_shards_that_are_none(self, shard):
-        fields = dict.fromkeys(("protocol", "data_sha256", "norm", "engine", "device"), "x")
+        fields = dict.fromkeys(("protocol", "data_sha256", "engine", "device"), "x")
         with pytest.raises(ValueError, match="a shard is i/k"):
             Binding(
                 **fields,
                 model=Identity(sha256="x"),
                 examples=3,
-                eps=0.1,
-                seed=0,
-                batch_size=None,
-                tf32=False,
-                channels_last=False,
+                threat=ThreatModel("Linf", 0.1),
+                settings=AttackSettings(),
                 shard=shard,
             )
 
@@ -446,6 +444,6 @@ class TestStates:
         settings = {"eps": np.float32(0.0), "seed": np.int64(3), "engine": "fast", "device": "cpu"}
         found = evaluate(net, IMAGES, LABELS, state=tmp_path / "state", **settings)
         assert (found.eps, found.seed) == (0.0, 3)
-        assert json.loads((tmp_path / "state" / "binding.json").read_text())["seed"] == 3
+        assert json.loads((tmp_path / "state" / "binding.json").read_text())["settings"]["seed"] == 3
         with pytest.raises(TypeError):
             evaluate(net, IMAGES, LABELS, eps=0.1, seed=0.5, engine="fast")

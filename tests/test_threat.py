@@ -76,3 +76,21 @@ def test_evaluate_takes_it_whole_or_in_two_words():
     assert (whole.robust == words.robust).all()
     with pytest.raises(ValueError, match="one of both"):
         evaluate(model, images, labels)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_projection_is_the_nearest_point_of_the_ball_then_of_the_box(norm, safe):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 1, 4, 4, generator=generator, dtype=torch.float64)
+    points = 2 * torch.rand(5, 1, 4, 4, generator=generator, dtype=torch.float64) - 0.5
+    radius = torch.tensor([0.0, 0.1, 0.2, 0.5, 9.0], dtype=torch.float64).view(-1, 1, 1, 1)
+    found = ThreatModel(norm, 0.2).project(images, points, radius, safe=safe)
+    away = points - images
+    if norm == "Linf":
+        inside = images + away.clamp(-radius, radius)
+    else:
+        inside = images + away * (radius / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(max=1)
+    torch.testing.assert_close(found, inside.clamp(0, 1), rtol=0, atol=1e-9)
+    assert ThreatModel(norm, 0.2).contains(images[2:3], found[2:3]).all()
+    torch.testing.assert_close(ThreatModel(norm, 0.2).project(images, points)[2], found[2], rtol=0, atol=1e-9)

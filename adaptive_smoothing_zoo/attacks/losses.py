@@ -1,4 +1,7 @@
-"""What attacks increase, and what they ask of a model: per-example losses, margins, and their gradients."""
+"""What attacks increase, and what they ask of a model: per-example losses, margins, and their gradients.
+
+A loss takes logits (N, C), labels (N,) and, if it is targeted, classes (N,) to move toward; it returns (N,).
+"""
 
 from collections.abc import Callable
 
@@ -7,19 +10,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Model = Callable[[Tensor], Tensor]  # images (N, channels, H, W) to logits (N, C)
+Loss = Callable[[Tensor, Tensor], Tensor]  # output (N, C), labels (N,) -> per-example loss (N,) to increase
 TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, targets -> (N,)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with the label, (N,); the targets are not used."""
+def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the label."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def cw_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The largest wrong logit minus the label's (Carlini and Wagner 2017); positive if misclassified."""
+    return -margin(logits, labels)
+
+
+def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The largest wrong probability minus the label's, in [-1, 1]; positive if misclassified."""
+    return -margin(logits.softmax(dim=1), labels)
+
+
+def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Difference-of-logits ratio [CH20, eq. (6)]; needs at least 3 classes.
+
+    The CW margin over the gap between the largest and the third largest logit; it changes with neither a shift nor a
+    scale of the logits.
+    """
+    largest = logits.topk(3, dim=1).values
+    return cw_margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Targeted difference-of-logits ratio, (N,) (Croce and Hein 2020, arXiv:2003.01690, eq. (7)).
+    """Targeted difference-of-logits ratio [CH20, eq. (7)]; needs at least 4 classes.
 
     Minus the gap between the label's logit and the target's, over the gap between the largest logit and the mean of
-    the third and fourth; it changes with neither a shift nor a scale of the logits. Needs at least 4 classes.
+    the third and fourth.
     """
     largest = logits.topk(4, dim=1).values
     scale = largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3])
@@ -27,14 +51,67 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def target_gap(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """The target's logit minus the label's, (N,)."""
+    """The target's logit minus the label's."""
     return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
+
+
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "dlr": dlr,
+    "cw": cw_margin,
+    "probability": probability_margin,
+}
+"""The untargeted losses by their short names."""
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The label's logit minus the largest other one, (N,); negative if misclassified."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return logits.gather(1, labels[:, None]).squeeze(1) - others.amax(dim=1)
+
+
+def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """The wrong classes from the likeliest to the least likely, (N, C - 1)."""
+    order = logits.argsort(dim=1, descending=True)
+    return order[order != labels[:, None]].view(len(labels), -1)
+
+
+def append_alpha_loss(logits: Tensor, alpha_logit: Tensor) -> Tensor:
+    """One output for two ends: the logits, and behind them the cross-entropy of alpha with label 1 in disguise.
+
+    Args:
+        logits: (N, C).
+        alpha_logit: (N,).
+
+    Returns:
+        (N, C + 1). The last column is the largest logit minus 1 minus BCE(alpha_logit, 1), so it is never the largest,
+        and an attack that asks for the argmax is told the label. ``alpha_loss`` reads it; its gradient is that of alpha
+        alone.
+    """
+    column = logits.detach().amax(dim=1) - 1.0 - F.softplus(-alpha_logit)
+    return torch.cat([logits, column.unsqueeze(1)], dim=1)
+
+
+def alpha_loss(output: Tensor) -> Tensor:
+    """BCE(alpha_logit, 1) = -log(sigmoid(alpha_logit)), (N,), of an output of ``append_alpha_loss``."""
+    return output[:, :-1].detach().amax(dim=1) - 1.0 - output[:, -1]
+
+
+def lowering_alpha(loss: Callable[..., Tensor], weight: float | Tensor) -> Callable[..., Tensor]:
+    """``(1 - w) loss + w BCE(alpha_logit, 1)``: breaks the mix while it pulls alpha toward g [BAKS24, supp.].
+
+    Args:
+        loss: of logits and labels, and of targets if it has such.
+        weight: w in [0, 1], one for all or (N,).
+
+    Returns:
+        A loss of an output of ``append_alpha_loss`` and the same further arguments.
+    """
+
+    def both(output: Tensor, *classes: Tensor) -> Tensor:
+        return (1.0 - weight) * loss(output[:, :-1], *classes) + weight * alpha_loss(output)
+
+    return both
 
 
 def loss_and_gradient(model: Model, points: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,15 +125,3 @@ def loss_and_gradient(model: Model, points: Tensor, loss: Callable[[Tensor], Ten
         losses = loss(logits)
         (gradient,) = torch.autograd.grad(losses.sum(), points)
     return logits.detach(), losses.detach(), gradient.contiguous()
-
-
-def norm_of(perturbation: Tensor, norm: str) -> Tensor:
-    """The l_inf or l_2 norm per example, in the shape (N, 1, 1, 1)."""
-    flat = perturbation.flatten(1)
-    size = flat.abs().amax(dim=1) if norm == "Linf" else (flat * flat).sum(dim=1).sqrt()
-    return size.view(-1, 1, 1, 1)
-
-
-def normalized(perturbation: Tensor, norm: str) -> Tensor:
-    """The perturbation at norm 1; zero stays zero."""
-    return perturbation / (norm_of(perturbation, norm) + 1e-12)

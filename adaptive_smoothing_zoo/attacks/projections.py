@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.threat import ThreatModel
+
 _NEGLIGIBLE = 1e-8  # in l_2, coordinates of the normal that are smaller are not moved along
 
 
-def project_on_hyperplane(points: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
+def project_on_hyperplane(points: Tensor, normal: Tensor, offset: Tensor, threat: ThreatModel) -> Tensor:
     """The shortest move, in the l_inf or l_2 norm, to ``{z in [0, 1]^D : normal . z = offset}``.
 
     Every coordinate moves toward the hyperplane by an amount that grows with one number per row, lambda, until it
@@ -19,7 +21,7 @@ def project_on_hyperplane(points: Tensor, normal: Tensor, offset: Tensor, norm: 
         points: (N, D) in [0, 1].
         normal: (N, D).
         offset: (N,).
-        norm: "Linf" or "L2".
+        threat: for the norm; its radius plays no part.
 
     Returns:
         (N, D) the move. Where the hyperplane misses the box, the move to the box's nearest corner.
@@ -27,11 +29,11 @@ def project_on_hyperplane(points: Tensor, normal: Tensor, offset: Tensor, norm: 
     distance = (normal * points).sum(dim=1) - offset
     toward = torch.where(distance >= 0, -1.0, 1.0).to(points.dtype)[:, None] * normal  # uphill for the move
     size = normal.abs()
-    moved = size > (0.0 if norm == "Linf" else _NEGLIGIBLE)
+    moved = size > (0.0 if threat.is_linf else _NEGLIGIBLE)
     room = torch.where(toward > 0, 1.0 - points, points) * moved
-    rate = size if norm == "Linf" else size * size
+    rate = size if threat.is_linf else size * size
     step = _solve(rate * moved, size * room, distance.abs())
-    length = step[:, None] if norm == "Linf" else step[:, None] * size
+    length = step[:, None] if threat.is_linf else step[:, None] * size
     return torch.minimum(length, room) * toward.sign()
 
 

@@ -11,19 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.autoattack.square import (
-    QUERIES,
-    Changes,
-    SquareState,
-    square_size,
-    stripes,
-    tile_grid,
-    tiles,
-)
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 _GOLDEN = 0x9E3779B97F4A7C15  # step of the counter and the two factors: splitmix64 (Steele, Lea and Flood 2014)
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_SHARED = -1  # the "dataset index" of what all examples share
+SHARED = -1  # the "dataset index" of what all examples share
 
 
 def run_keys(seed: int, attack: str, rank: int | Tensor, indices: Tensor) -> Tensor:
@@ -63,81 +55,10 @@ def normal_images(keys: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     return (radius * torch.cos(2.0 * math.pi * draws[:, count:])).float().view(len(keys), *shape)
 
 
-class KeyedSquares:
-    """The random numbers of the Square attack.
-
-    As in the reference, all examples share the squares' places, sizes and (in l_inf) signs; their starts are their
-    own, and so are their signs in l_2.
-
-    Args:
-        seed, attack: what everything depends on.
-        shape: channels, height and width of the images.
-        norm: "Linf" or "L2".
-        device: where to draw.
-        queries: how many changes there are.
-
-    Attributes:
-        twins: (queries,) see ``Square``.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        attack: str,
-        shape: tuple[int, int, int],
-        norm: str,
-        device: torch.device,
-        queries: int = QUERIES,
-    ) -> None:
-        self.norm, self.shape = norm, shape
-        channels, height, width = shape
-        shared = run_keys(seed, attack, 0, torch.tensor([_SHARED]))
-        self._shared_key = shared.to(device)
-        draws = uniform(shared, torch.arange(queries * (5 + channels)).view(queries, 5 + channels))
-        size = torch.tensor([square_size(query, height, width, norm) for query in range(queries)])
-        places = {
-            name: (draws[:, i] * (extent - size)).long().to(device)
-            for i, (name, extent) in enumerate((("top", height), ("left", width), ("top_2", height), ("left_2", width)))
-        }
-        self._transposed = (draws[:, 4] > 0.5).to(device)
-        self._signs = torch.where(draws[:, 5:] < 0.5, -1.0, 1.0).to(device)
-        self._size, self._places = size.to(device), places
-        self.twins = self._twins()
-
-    def _twins(self) -> Tensor:
-        """(queries,) for each change the number of the last one before it that is the same in all runs, or -1."""
-        twins = torch.full_like(self._size, -1)
-        if self.norm == "Linf":  # in l_2 each run has signs of its own
-            last: dict[tuple[float, ...], int] = {}
-            parts = (self._size[:, None], *(self._places[name][:, None] for name in ("top", "left")), self._signs)
-            for number, change in enumerate(torch.cat(parts, dim=1).tolist()):
-                twins[number] = last.get(tuple(change), -1)
-                last[tuple(change)] = number
-        return twins
-
-    def start(self, keys: Tensor) -> Tensor:
-        """The pattern at which each run starts, (N, channels, H, W)."""
-        channels, height, width = self.shape
-        if self.norm == "Linf":
-            counters = torch.arange(channels * width, device=keys.device)
-            return stripes(signs(keys[:, None], counters).view(len(keys), channels, width), height)
-        _, _, rows, columns = tile_grid(height, width)
-        counters = torch.arange(channels * rows * columns, device=keys.device)
-        chosen = signs(keys[:, None], counters).view(len(keys), channels, rows, columns)
-        # Counters from below, where no query comes.
-        transposed = bits(self._shared_key, -1 - torch.arange(rows * columns, device=keys.device)) < 0
-        return tiles(chosen, transposed.view(rows, columns), height, width)
-
-    def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
-        """The changes with these numbers of the runs in these rows."""
-        chosen = self._signs[numbers]
-        if self.norm == "L2":
-            channels = torch.arange(self.shape[0], device=numbers.device)
-            # Beyond the counters of the start.
-            counters = numbers[:, None] * self.shape[0] + channels + math.prod(self.shape)
-            chosen = signs(state.keys[rows, None], counters)
-        places = {name: place[numbers] for name, place in self._places.items()}
-        return Changes(size=self._size[numbers], signs=chosen, transposed=self._transposed[numbers], **places)
+def noise_of(threat: ThreatModel, keys: Tensor, images: Tensor) -> Tensor:
+    """(N, channels, H, W) uniform in [-1, 1) for l_inf, standard normal for l_2, one of the images' kind per key."""
+    draw = uniform_images if threat.is_linf else normal_images
+    return draw(keys.to(images.device), images.shape[1:]).to(images.dtype)
 
 
 _MASK = 2**64 - 1

@@ -1,4 +1,4 @@
-"""The attacks that a mixing network is trained against, with settings drawn anew for each example (003, supplement).
+"""The attacks that a mixing network is trained against, with settings drawn anew for each example [BAKS24, supp.].
 
 A network trained against one attack learns that attack. Radius, number of steps, momentum and the weight of the part
 that pulls alpha down are therefore random; all of them belong to the seed and to the example's index, not to the batch.
@@ -10,17 +10,25 @@ proposes, and what fooled and what did not is the judge's word.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks import losses
-from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD, APGDState
-from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, normalized, targeted_dlr
-from adaptive_smoothing_zoo.attacks.objectives import Loss, cross_entropy, lowering_alpha
-from adaptive_smoothing_zoo.attacks.pgd import pgd, project
-from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform, uniform_images
-from adaptive_smoothing_zoo.threat import check_norm
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
+from adaptive_smoothing_zoo.attacks.losses import (
+    Loss,
+    Model,
+    TargetedLoss,
+    cross_entropy,
+    lowering_alpha,
+    rank_classes,
+    targeted_dlr,
+)
+from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.attacks.random_streams import noise_of, normal_images, run_keys, uniform
+from adaptive_smoothing_zoo.attacks.search import advance
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 _ALL = -1  # the "index" of what all examples share
 
@@ -82,7 +90,7 @@ def randomized_pgd(
     indices: Tensor | None = None,
     settings: Randomization | None = None,
 ) -> Tensor:
-    """PGD from a random start whose steps together are ``reach`` radii long (settings A and B of 000, section 4.2).
+    """PGD from a random start whose steps together are ``reach`` radii long (settings A and B of [BAKS24, 4.2]).
 
     Args:
         model: a mix, or a view of one; see ``Randomization.alpha_weight``.
@@ -123,28 +131,29 @@ def randomized_pgd(
     )
 
 
+class ApgdOptions(TypedDict, total=False):
+    """Keywords of the randomized APGD that have a default."""
+
+    norm: str
+    targets: int
+    indices: Tensor | None
+    settings: Randomization | None
+    judge: Model | None
+    ranking: Tensor | None
+
+
 def randomized_apgd(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    seed: int,
-    norm: str = "Linf",
-    targets: int = 9,
-    indices: Tensor | None = None,
-    settings: Randomization | None = None,
-    judge: Model | None = None,
-    ranking: Tensor | None = None,
+    model: Model, images: Tensor, labels: Tensor, *, eps: float, seed: int, **options: Unpack[ApgdOptions]
 ) -> Tensor:
     """APGD on the cross-entropy, and then, where that fails, on the targeted DLR loss toward likely wrong classes.
 
     Args:
-        targets: wrong classes to try; fewer if there are not so many, and 0 for the cross-entropy alone.
+        model, images, labels, eps, seed, norm, indices, settings: as for ``randomized_pgd``; ``momentum`` and
+            ``reach`` are not used.
+        targets: wrong classes to try, 9 if not given; fewer if there are not so many, and 0 for the cross-entropy
+            alone.
         judge: images to logits; who says what fooled the model, ``model`` itself if None.
         ranking: the wrong classes of each image from likely to unlikely (``rank_classes``), if they are known.
-        model, images, labels, eps, seed, norm, indices, settings: as for ``randomized_pgd``; ``momentum`` and ``reach``
-            are not used.
 
     Returns:
         (N, channels, H, W), inside balls of up to ``max(radius_factor) * eps`` and the box. From the first run that
@@ -154,52 +163,25 @@ def randomized_apgd(
     Raises:
         ValueError: an unknown norm.
     """
-    check_norm(norm)
-    settings = settings or Randomization()
-    indices = torch.arange(len(labels)) if indices is None else indices.cpu()
-    steps = settings.draw_steps(seed)
-    radius = (eps * _draw(settings.radius_factor, seed, "radius", indices, images)).view(-1, 1, 1, 1)
-    weight = None
-    if settings.alpha_weight is not None:
-        weight = _draw(settings.alpha_weight, seed, "alpha weight", indices, images)
-    if ranking is None:
-        with torch.no_grad():
-            ranking = rank_classes(_logits(model(images), weight), labels)
-    found = images.clone()
+    runs = _ApgdRuns(model, images, labels, eps, seed, options)
+    drawn, found = runs.draw(0), images.clone()
     left = torch.arange(len(labels), device=images.device)
-    for rank in range(-1, min(targets, ranking.shape[1])):  # -1 is the cross-entropy
+    for rank in range(runs.count):
         if len(left) == 0:
             break
-        loss: TargetedLoss = losses.cross_entropy if rank < 0 else targeted_dlr
-        if weight is not None:
-            loss = lowering_alpha(loss, weight[left])
-        attack = _APGDWithRadii(norm=norm, radius=radius[left], loss=loss, steps=steps)
-        noise = _noise(run_keys(seed, "apgd", rank + 1, indices[left.cpu()]), norm, images)
-        goal = labels[left] if rank < 0 else ranking[left, rank]
-        points, fooled = _run(attack, attack.start(images[left], labels[left], goal, noise), model, judge)
-        taken = fooled | (rank < 0)
+        points, fooled = runs.run(rank, drawn, left)
+        taken = fooled | (rank == 0)
         found[left[taken]] = points[taken]
         left = left[~fooled]
     return found
 
 
 def every_randomized_apgd(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    seed: int,
-    norm: str = "Linf",
-    targets: int = 9,
-    indices: Tensor | None = None,
-    settings: Randomization | None = None,
-    judge: Model | None = None,
-    ranking: Tensor | None = None,
+    model: Model, images: Tensor, labels: Tensor, *, eps: float, seed: int, **options: Unpack[ApgdOptions]
 ) -> Tensor:
     """APGD on the cross-entropy and on the targeted DLR loss toward each likely wrong class, whether one fools or not.
 
-    This is what the authors train on (setting C of 000, section 4.2): every run of every image, each with a radius, a
+    This is what the authors train on (setting C of [BAKS24, 4.2]): every run of every image, each with a radius, a
     number of steps and a weight of alpha's part of its own.
 
     Args:
@@ -212,73 +194,66 @@ def every_randomized_apgd(
     Raises:
         ValueError: an unknown norm.
     """
-    settings = settings or Randomization()
-    indices = torch.arange(len(labels)) if indices is None else indices.cpu()
-    if ranking is None:
-        with torch.no_grad():
-            ranking = rank_classes(_logits(model(images), settings.alpha_weight), labels)
-    runs = []
-    for rank in range(1 + min(targets, ranking.shape[1])):  # 0 is the cross-entropy
-        loss: TargetedLoss = losses.cross_entropy if rank == 0 else targeted_dlr
+    runs = _ApgdRuns(model, images, labels, eps, seed, options)
+    every = torch.arange(len(labels), device=images.device)
+    return torch.stack([runs.run(rank, runs.draw(rank), every)[0] for rank in range(runs.count)])
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is random about a run: its radii (N, 1, 1, 1), its steps and the weights (N,) of alpha's part."""
+
+    radius: Tensor
+    steps: int
+    weight: Tensor | None
+
+
+class _ApgdRuns:
+    """The runs of a randomized APGD on a batch: 0 on the cross-entropy, the others toward one class each."""
+
+    def __init__(
+        self, model: Model, images: Tensor, labels: Tensor, eps: float, seed: int, options: ApgdOptions
+    ) -> None:
+        self.model, self.images, self.labels, self.seed = model, images, labels, seed
+        self.threat = ThreatModel(options.get("norm", "Linf"), eps)
+        self.settings, self.judge = options.get("settings") or Randomization(), options.get("judge")
+        indices, ranking = options.get("indices"), options.get("ranking")
+        self.indices = torch.arange(len(labels)) if indices is None else indices.cpu()
+        if ranking is None:
+            with torch.no_grad():
+                output = model(images)
+            # A view ``WithAlphaLoss`` has one column behind the logits.
+            ranking = rank_classes(output if self.settings.alpha_weight is None else output[:, :-1], labels)
+        self.ranking = ranking
+        self.count = 1 + min(options.get("targets", 9), ranking.shape[1])
+
+    def draw(self, rank: int) -> _Drawn:
+        """What is random about the run of a rank."""
+        settings, weight = self.settings, None
         if settings.alpha_weight is not None:
-            loss = lowering_alpha(loss, _draw(settings.alpha_weight, seed, "alpha weight", indices, images, rank))
-        attack = _APGDWithRadii(
-            norm=norm,
-            radius=(eps * _draw(settings.radius_factor, seed, "radius", indices, images, rank)).view(-1, 1, 1, 1),
-            loss=loss,
-            steps=settings.draw_steps(seed, rank),
-        )
-        goal = labels if rank == 0 else ranking[:, rank - 1]
-        noise = _noise(run_keys(seed, "apgd", rank, indices), norm, images)
-        runs.append(_run(attack, attack.start(images, labels, goal, noise), model, judge)[0])
-    return torch.stack(runs)
+            weight = _draw(settings.alpha_weight, self.seed, "alpha weight", self.indices, self.images, rank)
+        factor = _draw(settings.radius_factor, self.seed, "radius", self.indices, self.images, rank)
+        radius = (self.threat.eps * factor).view(-1, 1, 1, 1)
+        return _Drawn(radius=radius, steps=settings.draw_steps(self.seed, rank), weight=weight)
 
-
-class _APGDWithRadii(APGD):
-    """APGD in balls of different radii, (N, 1, 1, 1)."""
-
-    def __init__(self, *, norm: str, radius: Tensor, loss: TargetedLoss, steps: int) -> None:
-        super().__init__("apgd", norm=norm, eps=1.0, loss=loss, steps=steps)
-        self.radius = radius
-
-    def start(self, images: Tensor, labels: Tensor, targets: Tensor, noise: Tensor) -> APGDState:
-        state = super().start(images, labels, targets, noise)
-        points = (images + self.radius * normalized(noise, self.norm)).clamp(0.0, 1.0)
-        state.points, state.previous, state.best_points = points, points.clone(), points.clone()
-        state.step_size = 2.0 * self.radius
-        return state
-
-    def _project(self, points: Tensor, images: Tensor) -> Tensor:
-        return project(points, images, self.radius, self.norm)
-
-
-def _run(attack: APGD, state: APGDState, model: Model, judge: Model | None) -> tuple[Tensor, Tensor]:
-    """All steps of one run per example: its point (see ``randomized_apgd``), and whether it is misclassified."""
-    for _ in range(attack.steps + 1):
-        attack.step(state, model)
-    with torch.no_grad():
-        wrong = (judge or model)(state.best_points).argmax(dim=1) != state.labels
-        other = state.found & ~wrong
-        if judge is not None and bool(other.any()):
-            other[other.clone()] = judge(state.adversarials[other]).argmax(dim=1) != state.labels[other]
-    points = torch.where(other.view(-1, 1, 1, 1), state.adversarials, state.best_points)
-    return points, other | wrong
-
-
-def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """The wrong classes from likely to unlikely, (N, C - 1)."""
-    order = logits.argsort(dim=1, descending=True)
-    return order[order != labels[:, None]].view(len(labels), -1)
-
-
-def _logits(output: Tensor, alpha_weight: object) -> Tensor:
-    """The logits in a model's output, behind which a view ``WithAlphaLoss`` has one column more."""
-    return output if alpha_weight is None else output[:, :-1]
-
-
-def _noise(keys: Tensor, norm: str, images: Tensor) -> Tensor:
-    drawn = (uniform_images if norm == "Linf" else normal_images)(keys.to(images.device), images.shape[1:])
-    return drawn.to(images.dtype)
+    def run(self, rank: int, drawn: _Drawn, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """One run of these rows: its point (see ``randomized_apgd``), and whether it is misclassified."""
+        loss: TargetedLoss = cross_entropy if rank == 0 else targeted_dlr
+        if drawn.weight is not None:
+            loss = lowering_alpha(loss, drawn.weight[rows])
+        attack = APGD("apgd", self.threat, loss, steps=drawn.steps, radius=drawn.radius[rows])
+        images, labels = self.images[rows], self.labels[rows]
+        goal = labels if rank == 0 else self.ranking[rows, rank - 1]
+        noise = noise_of(self.threat, run_keys(self.seed, "apgd", rank, self.indices[rows.cpu()]), images)
+        state = advance(attack, attack.start_at(images, labels, goal, noise), self.model, stop=False)
+        judge = self.judge or self.model
+        with torch.no_grad():
+            wrong = judge(state.best_points).argmax(dim=1) != labels
+            other = state.found & ~wrong
+            if self.judge is not None and bool(other.any()):
+                other[other.clone()] = judge(state.adversarials[other]).argmax(dim=1) != labels[other]
+        points = torch.where(other.view(-1, 1, 1, 1), state.adversarials, state.best_points)
+        return points, other | wrong
 
 
 def _draw(bounds: tuple[float, float], seed: int, what: str, indices: Tensor, images: Tensor, rank: int = 0) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.machine.ready import refusals_named
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -15,6 +16,7 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
     """Labels (N,) on the images' device, always from batches of exactly ``batch_size`` (the last one is filled up).
 
     Kernels, and with them the last bits of the logits, depend on the shape of a batch; one shape gives one verdict.
+    It is given in full float32, whatever precision a search around it has.
 
     Raises:
         EvaluationError: the model's output is not one float32 number per class, or is NaN or infinity somewhere.
@@ -22,7 +24,8 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
     labels = [torch.empty(0, dtype=torch.int64, device=images.device)]
     for batch in images.split(batch_size) if len(images) else ():
         filled = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), *batch.shape[1:])])
-        logits = model(filled.to(device))
+        with float32_precision(tf32=False):
+            logits = model(filled.to(device))
         check_logits(logits, batch_size)
         logits = logits[: len(batch)]
         if not bool((logits < torch.inf).all()):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.objectives import append_alpha_loss
+from adaptive_smoothing_zoo.attacks.losses import append_alpha_loss
 from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier

@@ -64,10 +64,10 @@ def eval_command(
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
-    from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
     from adaptive_smoothing_zoo.publishing.evidence import check_records
     from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, state_path
+    from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
@@ -150,8 +150,8 @@ def merge_command(
     """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
-    from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord, shard_states
+    from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -202,12 +202,12 @@ def adapt_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
-    from adaptive_smoothing_zoo.evaluation.adaptive_state import remove_adaptive_state
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
         AdaptiveRecord,
         make_adaptive_record,
     )
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+    from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -242,7 +242,7 @@ def adapt_command(
         )
     adaptive = make_adaptive_record(results, entry, record, found, commit=commit)
     adaptive.write(results, entry)
-    remove_adaptive_state(state)
+    remove_state(state)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():
         click.echo(f"{f'after {attack}':24}{100 * accuracy:6.2f} %")
@@ -291,10 +291,10 @@ def validate_command(
     from adaptive_smoothing_zoo.cli.progress import check_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.evaluation.evaluation_state import remove_state
     from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.publishing.validation_record import Validation, make_validation, recorded_run
+    from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
     from adaptive_smoothing_zoo.validation import RecordedRun, validate
@@ -349,16 +349,16 @@ def validate_command(
 
 def _screen(model: Triplet, examples: Examples, settings: dict[str, Any]) -> None:
     """A screening, told and not written."""
-    from tqdm import tqdm
+    from adaptive_smoothing_zoo.cli.progress import progress_bar
+    from adaptive_smoothing_zoo.evaluation.screening import SCREENING, screen
 
-    from adaptive_smoothing_zoo.evaluation.screening import STEPS, TARGETS, screen
-
-    with tqdm(total=len(examples), unit="point") as bar:
-        found = screen(model, examples.images, examples.labels, on_progress=bar.update, **settings)
+    (plan,), n = SCREENING, len(examples)
+    with progress_bar() as on_progress:
+        found = screen(model, examples.images, examples.labels, on_progress=on_progress, **settings)
     click.echo(
         f"clean            {100 * found.clean_accuracy:6.2f} %\n"
-        f"robust, at most  {100 * found.upper_bound:6.2f} % ({len(examples)} examples; APGD-T, {TARGETS} targets of "
-        f"{STEPS} steps; {found.passes} passes)\n"
+        f"robust, at most  {100 * found.upper_bound:6.2f} % ({n} examples; APGD-T, {plan.targets} targets of "
+        f"{plan.iterations} steps; {found.passes} passes)\n"
         "This is a screening, not the standard protocol: nothing was written."
     )
 

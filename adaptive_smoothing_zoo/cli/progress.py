@@ -23,7 +23,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         def show(progress: Progress) -> None:
             bar.total = max(1, progress.passes_done + progress.passes_left)
             bar.n, bar.initial = progress.passes_done, progress.passes_before
-            bar.set_description(f"{progress.attack} {progress.done}/{progress.total}", refresh=False)
+            protocol = "" if progress.is_standard else "not standard: "
+            bar.set_description(f"{protocol}{progress.attack} {progress.done}/{progress.total}", refresh=False)
             bar.set_postfix_str(f"{progress.robust} points still robust")
 
         yield show

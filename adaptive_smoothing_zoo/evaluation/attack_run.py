@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
-from adaptive_smoothing_zoo.attacks.autoattack.reference import PASSES, STANDARD_ATTACKS, ReferenceEngine
-from adaptive_smoothing_zoo.attacks.state import batches
+from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine
+from adaptive_smoothing_zoo.attacks.catalogue import entry_of
+from adaptive_smoothing_zoo.attacks.contract import batches
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.evaluation.evaluation_state import RunState, empty_images
-from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, STAGES, VERIFIED, Chunk, Ledger, joined
+from adaptive_smoothing_zoo.evaluation.evaluation_state import RunState
+from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, VERIFIED, Chunk, Ledger, joined
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 from adaptive_smoothing_zoo.storage.pace import Keeper
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -27,57 +29,7 @@ T = TypeVar("T")
 
 _CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spends on a point
 
-ENGINES: dict[str, type[ReferenceEngine] | type[FastEngine]] = {"reference": ReferenceEngine, "fast": FastEngine}
-
-
-class Engine(Protocol):
-    """What carries out the attacks. It proposes; the run decides.
-
-    Attributes:
-        name: with its version, for the record.
-        flat: by attack, indices of points at which it began with a gradient of zero.
-        resumes_inside: whether ``snapshot`` tells where a batch stands, so that nothing of it need be done again.
-    """
-
-    name: str
-    flat: dict[str, set[int]]
-    resumes_inside: bool
-
-    def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object]) -> tuple[str, ...]:
-        """Reasons to distrust attacks on this model, a sentence each. ``beat`` is called again and again meanwhile."""
-
-    def attack(
-        self,
-        name: str,
-        images: Tensor,
-        labels: Tensor,
-        indices: Tensor,
-        done: Tensor,
-        *,
-        snapshot: dict[str, Tensor] | None,
-        beat: Callable[[], object],
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack the points that are not ``done``; yield (positions among all, candidates) as they are finished.
-
-        ``indices`` are the points' places in the whole data set, for random numbers that are to belong to a point.
-        ``done`` points are given because the company of a point may decide its random numbers, too. ``beat`` is called
-        again and again meanwhile. With a snapshot the engine goes on from there, and may yield ``done`` points again.
-
-        Raises:
-            ResultsError: the snapshot does not fit.
-        """
-
-    def snapshot(self) -> dict[str, Tensor] | None:
-        """Where the attack under way stands, without the points that were yielded; None if that cannot be said."""
-
-    def spent(self) -> int:
-        """Forward-equivalents that its checks and attacks have spent so far."""
-
-    def underway(self) -> float:
-        """How much is done for points that are not yet yielded, in points."""
-
-    def warnings(self, name: str) -> tuple[str, ...]:
-        """What there is to say against an attack as it went so far, a sentence each."""
+ENGINES: dict[str, type[ReferenceEngine] | type[Search]] = {"reference": ReferenceEngine, "fast": Search}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +43,7 @@ class Progress:
         passes_done, passes_left: forward-equivalents spent, and still to spend if every robust point stays so.
         passes_before: how many of those spent were spent before this process began; what it has done since tells how
             fast it is.
+        is_standard: whether the protocol is RobustBench's.
     """
 
     attack: str
@@ -100,6 +53,29 @@ class Progress:
     passes_done: int
     passes_left: int
     passes_before: int
+    is_standard: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is evaluated.
+
+    Attributes:
+        images, labels: all the data, on the CPU.
+        threat: the ball.
+        settings: complete, with a batch size.
+        device: where to compute.
+        robust: (N,) bool, verdicts to start from, which the model must not contradict; it is asked if None.
+        surrogate: ready like the model, for attacks through it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    threat: ThreatModel
+    settings: AttackSettings
+    device: torch.device
+    robust: Tensor | None = None
+    surrogate: nn.Module | None = None
 
 
 class Run:
@@ -107,56 +83,84 @@ class Run:
 
     Args:
         model: ready: on the device, in eval mode, frozen.
-        images, labels: all the data, on the CPU.
+        task: what is evaluated.
         ledger: what is known; it grows.
         state: where finished chunks are kept; nowhere if None.
         flush_seconds: a chunk is written when this much time has passed since the last one.
+        on_progress: called after each batch, and twice a second inside one.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        engine: str,
+        task: Task,
         ledger: Ledger,
         state: RunState | None,
+        *,
         flush_seconds: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.model, self.images, self.labels = model, images, labels
-        self.threat, self.seed, self.batch_size, self.device = threat, seed, batch_size, device
-        self.ledger, self.state, self.flush_seconds = ledger, state, flush_seconds
+        self.model, self.task, self.ledger, self.state = model, task, ledger, state
+        self.images, self.labels, self.threat = task.images, task.labels, task.threat
+        self.settings, self.device = task.settings, task.device
         self.on_progress = on_progress or (lambda progress: None)
         self.remarks: list[str] = []
         self.num_classes = self._count_classes()
-        self._engine_name = engine
         self.engine = self._make_engine()
         self._stage = CLEAN
         self._found: list[Chunk] = []  # what the stage has found and not yet written
         self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
         self._since = time.perf_counter()  # when the time began that no chunk speaks of
         self._owed = False  # the engine has yielded points that are not noted yet
-        before = sum(PASSES[attack] * int(ledger.done[attack].sum()) for attack in STANDARD_ATTACKS)
-        self._before = before + _CLEAN_PASSES * int(ledger.done[CLEAN].sum())
+        self._before = sum(self._passes(stage) * int(done.sum()) for stage, done in ledger.done.items())
         self._spent = 0  # forward-equivalents in this process, without those of the engine
+
+    @property
+    def batch_size(self) -> int:
+        """Most points per batch, as far as memory went."""
+        return self.settings.batch_size or 1
+
+    def _passes(self, stage: str) -> int:
+        """Forward-equivalents that a stage spends on a point that stays robust."""
+        if stage == VERIFIED:
+            return 0
+        if stage == CLEAN:
+            return _CLEAN_PASSES
+        return entry_of(stage).passes(self.settings.plan(stage), self.num_classes)
 
     def go(self) -> None:
         """All stages that are not done."""
-        for stage in STAGES:
+        for stage in self.ledger.stages:
             self._stage, self._since = stage, time.perf_counter()
             # A ball of radius zero holds nothing but the image itself.
-            if len(self._left()) and not (stage in STANDARD_ATTACKS and self.threat.eps == 0):
+            if len(self._left()) and not (self._attacks_now and self.threat.eps == 0):
                 self._keeper.report()
-                work = {CLEAN: self._classify, VERIFIED: self._verify}.get(stage, self._attack)
+                clean = self._classify if self.task.robust is None else self._confirm
+                work = {CLEAN: clean, VERIFIED: self._verify}.get(stage, self._attack)
                 with self._keeper.at_work():
                     self._smaller_until_it_fits(work)
         self._keeper.report()
+
+    @property
+    def _attacks_now(self) -> bool:
+        return self._stage not in (CLEAN, VERIFIED)
+
+    def _confirm(self) -> None:
+        """The model must be right where the verdicts that the attacks start from say robust."""
+        assert self.task.robust is not None
+        for indices in batches(self._left(), self.batch_size):
+            held = self.task.robust[indices]
+            points = indices[held]
+            wrong = self._predict(self.images[points]) != self.labels[points]
+            if bool(wrong.any()):
+                raise EvaluationError(
+                    f"the model misclassifies image {int(points[wrong][0])} without an attack, but the standard "
+                    "evaluation calls it robust; the evaluation belongs to another model or to other examples"
+                )
+            self._spend(len(points))
+            self._note(indices, held)
+            self._keeper.beat()
+        self._flush()
 
     def _classify(self) -> None:
         """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
@@ -201,7 +205,7 @@ class Run:
             self.state.drop_snapshot(self._stage, error)
             return
         self._since -= seconds
-        self._before += int(PASSES[self._stage] * self.engine.underway())
+        self._before += int(self._passes(self._stage) * self.engine.underway())
         self._carry_out(attack)
 
     def _begin(self, snapshot: dict[str, Tensor] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -256,7 +260,7 @@ class Run:
                 stage=self._stage,
                 indices=indices,
                 held=held,
-                adversarials=empty_images(self.images) if adversarials is None else adversarials,
+                adversarials=self.images[:0] if adversarials is None else adversarials,
                 flat=torch.tensor(flat, dtype=torch.int64),
                 batch_size=self.batch_size if self._stage == VERIFIED else 0,
                 **about,
@@ -266,7 +270,7 @@ class Run:
     def _keep(self) -> bool:
         """Write what is finished, and then where the attack stands, so that an end between the two loses nothing."""
         self._flush()
-        if self._stage not in STANDARD_ATTACKS:
+        if not self._attacks_now:
             return True
         snapshot = None if self._owed else self.engine.snapshot()
         if self.state is not None and snapshot is not None:
@@ -279,7 +283,7 @@ class Run:
             return
         chunk = replace(joined(self._found), remarks=tuple(self.remarks))
         now = time.perf_counter()
-        if self._stage in STANDARD_ATTACKS:
+        if self._attacks_now:
             chunk = replace(chunk, seconds=now - self._since, warnings=self.engine.warnings(self._stage))
         if self.state is not None:
             self.state.add(chunk)
@@ -292,7 +296,7 @@ class Run:
         points = self._points()
         done, total = int(self.ledger.done[self._stage][points].sum()), len(points)
         decided = f"{self._stage}: {done} of {total} points are decided"
-        if self._stage in STANDARD_ATTACKS and not self.engine.resumes_inside:
+        if self._attacks_now and not self.engine.resumes_inside:
             return (
                 f"{decided} and kept; {self.engine.name} cannot resume inside a batch, so {lost:.0f} s of work on the "
                 "batch under way are lost"
@@ -326,20 +330,19 @@ class Run:
             self._keeper.write()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.batch_size //= 2
+            self.settings = replace(self.settings, batch_size=self.batch_size // 2)
             self.remarks.append(f"memory ran out; the batch size was halved to {self.batch_size}")
             self._spent += self.engine.spent()
             self.engine = self._make_engine()
 
-    def _make_engine(self) -> Engine:
-        return ENGINES[self._engine_name](
+    def _make_engine(self) -> ReferenceEngine | Search:
+        return ENGINES[self.settings.engine](
             self.model,
-            norm=self.threat.norm,
-            eps=self.threat.eps,
-            seed=self.seed,
-            batch_size=self.batch_size,
+            self.threat,
+            self.settings,
             num_classes=self.num_classes,
             device=self.device,
+            surrogate=self.task.surrogate,
         )
 
     def _predict(self, images: Tensor) -> Tensor:
@@ -347,8 +350,9 @@ class Run:
 
     def _count_classes(self) -> int:
         classes = count_classes(self.model, self.images, self.device)
-        if classes < 4:
-            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}")
+        for name in self.settings.names:
+            if classes < (least := entry_of(name).least_classes):
+                raise EvaluationError(f"the loss of {name} needs at least {least} classes, got {classes}")
         check_examples(self.images, self.labels, classes)
         return classes
 
@@ -377,9 +381,7 @@ class Run:
         robust = int(hopeful[self.ledger.points].sum())
         done = int(self.ledger.done[stage][points].sum()) + pending
         left = max(0.0, len(points) - done - self.engine.underway())
-        later = STANDARD_ATTACKS[STANDARD_ATTACKS.index(stage) + 1 :] if stage in STANDARD_ATTACKS else ()
-        later = STANDARD_ATTACKS if stage == CLEAN else later
-        per_point = {CLEAN: _CLEAN_PASSES, **PASSES, VERIFIED: 0}[stage]
+        later = self.ledger.stages[self.ledger.stages.index(stage) + 1 :]
         self.on_progress(
             Progress(
                 attack=stage,
@@ -387,7 +389,8 @@ class Run:
                 total=len(points),
                 robust=robust,
                 passes_done=self._before + self._spent + self.engine.spent(),
-                passes_left=int(per_point * left) + robust * sum(PASSES[attack] for attack in later),
+                passes_left=int(self._passes(stage) * left) + robust * sum(map(self._passes, later)),
                 passes_before=self._before,
+                is_standard=self.settings.is_standard or self.task.robust is not None,
             )
         )

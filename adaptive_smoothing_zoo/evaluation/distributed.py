@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, merge_chunks
-from adaptive_smoothing_zoo.evaluation.evaluation_state import read_binding, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import binding_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 
 _PATIENCE = timedelta(days=7)  # how long the first process to finish waits for the last
@@ -70,4 +70,4 @@ def merge_all(state: Path, images: Tensor, labels: Tensor) -> Evaluation | None:
     if collected is None:
         return None
     chunks = [chunk for part in collected for chunk in part or ()]
-    return merge_chunks(chunks, read_binding(state), images, labels, what=f"{world_size()} processes")
+    return merge_chunks(chunks, binding_of(state), images, labels, what=f"{world_size()} processes")

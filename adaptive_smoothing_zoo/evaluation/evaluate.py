@@ -6,83 +6,136 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from operator import index
 from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS, check_square
+from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run
-from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, locked, read_binding, read_chunks
-from adaptive_smoothing_zoo.evaluation.ledger import STAGES, Chunk, Ledger, merged
+from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
+from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, binding_of, read_chunks
+from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.machine.batch_size import brisk_batch_size, largest_batch_size
 from adaptive_smoothing_zoo.machine.devices import pick_device
 from adaptive_smoothing_zoo.machine.ready import ready
+from adaptive_smoothing_zoo.storage.bound_state import BINDING
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 
-PROTOCOL = "AutoAttack standard"
 FLUSH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What was measured.
+class Outcome:
+    """What attacks found, and how.
 
     Attributes:
-        clean_correct: (N,) bool, classified correctly without an attack.
-        robust: (N,) bool, and by no attack of the protocol made to be misclassified.
-        broken_by: (N,) str, the attack that broke the point; "clean" if none was needed, "" if it is robust.
+        robust: (N,) bool, no attack made the point misclassified.
+        broken_by: (N,) str, the attack that broke the point; "" if none did, or none had to.
         adversarials: (N, channels, H, W) float32, a verified adversarial example for each point that an attack broke;
             the unchanged image for the others.
-        accuracy_after: accuracy after each attack, in the protocol's order, "clean" first; fractions.
-        warnings: what AutoAttack's own checks said.
-        deterministic: whether two passes over the clean images gave the same logits, bit for bit.
+        accuracy_after: accuracy after each attack, in order, what it started from first; fractions.
         seconds: wall time of each attack.
-        remarks: what happened that a reader should know, such as a smaller batch size after memory ran out.
-        points: (N,) int64, which examples of the data these are; all of them unless it was one shard.
-        engine, norm, eps, seed, batch_size, device, tf32, channels_last: how it was measured.
+        threat, settings: of the attacks, with all numbers and the batch size that was used.
+        engine: what carried them out, with its version.
+        device: where.
 
     A point counts as robust if these attacks failed on it. That is no certificate: a stronger attack may succeed.
     """
 
-    clean_correct: np.ndarray
     robust: np.ndarray
     broken_by: np.ndarray
     adversarials: np.ndarray
     accuracy_after: dict[str, float]
-    warnings: tuple[str, ...]
-    deterministic: bool
     seconds: dict[str, float]
-    remarks: tuple[str, ...]
-    points: np.ndarray
+    threat: ThreatModel
+    settings: AttackSettings
     engine: str
-    norm: str
-    eps: float
-    seed: int
-    batch_size: int
     device: str
-    tf32: bool
-    channels_last: bool
 
     def __len__(self) -> int:
         return len(self.robust)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of points that no attack broke, in [0, 1]."""
+        return float(self.robust.mean())
+
+    @property
+    def norm(self) -> str:
+        """Of the threat model."""
+        return self.threat.norm
+
+    @property
+    def eps(self) -> float:
+        """Of the threat model."""
+        return self.threat.eps
+
+    @property
+    def seed(self) -> int:
+        """Of the settings."""
+        return self.settings.seed
+
+    @property
+    def batch_size(self) -> int:
+        """Of the settings."""
+        return self.settings.batch_size or 0
+
+    @property
+    def tf32(self) -> bool:
+        """Of the settings."""
+        return self.settings.tf32
+
+    @property
+    def channels_last(self) -> bool:
+        """Of the settings."""
+        return self.settings.channels_last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Outcome):
+    """What a run of a protocol measured; ``broken_by`` is "clean" where no attack was needed.
+
+    Attributes:
+        clean_correct: (N,) bool, classified correctly without an attack.
+        warnings: what AutoAttack's own checks said.
+        deterministic: whether two passes over the clean images gave the same logits, bit for bit.
+        remarks: what happened that a reader should know, such as a smaller batch size after memory ran out.
+        points: (N,) int64, which examples of the data these are; all of them unless it was one shard.
+    """
+
+    clean_correct: np.ndarray
+    warnings: tuple[str, ...]
+    deterministic: bool
+    remarks: tuple[str, ...]
+    points: np.ndarray
 
     @property
     def clean_accuracy(self) -> float:
         """Share of points classified correctly, in [0, 1]."""
         return float(self.clean_correct.mean())
 
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of points that no attack broke, in [0, 1]."""
-        return float(self.robust.mean())
+
+class CallWords(SettingsWords, total=False):
+    """Threat model and settings of an evaluation as single words, and how its state is kept."""
+
+    norm: str
+    eps: float | str | None
+    flush_seconds: float
+
+
+class EvaluateWords(CallWords, total=False):
+    """Keywords of ``evaluate`` that have a default."""
+
+    shard: tuple[int, int]
 
 
 @own_surroundings()
@@ -92,18 +145,11 @@ def evaluate(
     labels: Tensor,
     *,
     threat: ThreatModel | None = None,
-    norm: str = "Linf",
-    eps: float | str | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
+    settings: AttackSettings | None = None,
     device: str | torch.device | None = None,
-    engine: str = "fast",
-    tf32: bool = False,
-    channels_last: bool = False,
     state: str | Path | None = None,
-    shard: tuple[int, int] = (0, 1),
-    flush_seconds: float = FLUSH_SECONDS,
     on_progress: Callable[[Progress], None] | None = None,
+    **words: Unpack[EvaluateWords],
 ) -> Evaluation:
     """Run AutoAttack "standard" (APGD-CE, APGD-T, FAB-T, Square), each attack on the points that are still robust.
 
@@ -117,24 +163,20 @@ def evaluate(
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
         threat: what the attacker may do.
-        norm, eps: the same in two words, "Linf" or "L2" and a radius in units of pixels in [0, 1], as 0.5 or "8/255".
-        seed: of the attacks.
-        batch_size: most points per batch; what the device's memory holds if None, and on CPUs no more than make a step
-            of the fast engine within seconds. Halved where memory runs out. The reference engine's random numbers
-            depend on it, the fast engine's do not.
+        settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
-        engine: "fast", AutoAttack's attacks organized for throughput, with random numbers that belong to each example;
-            or "reference", pyautoattack itself.
-        tf32: let CUDA round float32 products to TF32. Off, whatever torch's global setting is, unless asked for.
-        channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
-            and up to twice as fast for wide nets on CPUs.
-        state: a folder in which what is finished is kept, so that the same call after an interruption of any kind goes
-            on there. It stays when all is done; whoever has the results may delete it.
+        state: a folder in which what is finished is kept: the same call after any interruption resumes there. It stays
+            when all is done; whoever has the results may delete it.
+        on_progress: called after each batch, and twice a second inside one.
+        norm, eps: the threat model in two words, "Linf" or "L2" and a radius in units of pixels in [0, 1], as 0.5 or
+            "8/255".
+        seed, batch_size, engine, tf32, channels_last: settings as single words, see :class:`AttackSettings`. A batch
+            size that is not given is what memory holds, and on CPUs no more than make a step of the fast engine within
+            seconds; it is halved where memory runs out.
         shard: (i, k), only every k-th example beginning with the i-th, 0 <= i < k; ``merge`` puts states of shards
             together. With the fast engine only: the reference's random numbers depend on a point's company.
         flush_seconds: how often the state is written, also inside a batch, unless writing would take more than a
-            twentieth of the time.
-        on_progress: called after each batch, and twice a second inside one.
+            twentieth of the time; 10 if not given.
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
@@ -144,64 +186,114 @@ def evaluate(
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     check_examples(images, labels)
-    chosen_device = pick_device(device)
-    threat, seed = threat_of(threat, norm, eps), index(seed)  # NumPy's numbers cannot be written to the state
-    check_settings(batch_size, engine, shard)
+    chosen, shard = pick_device(device), words.pop("shard", (0, 1))
+    call = Call.of(threat, settings, words).on(chosen)
+    _check_shard(shard, call.settings)
     images, labels = own_copy(images), own_copy(labels)
-    ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]])
+    ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]], call.settings.names)
     if len(ledger.points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
+    ReferenceEngine.full_name()  # its checks are part of every evaluation: refused now if pyautoattack is missing
+    folder = None if state is None else Path(state)
     with ExitStack() as stack:
-        net = stack.enter_context(ready(model, chosen_device, tf32=tf32, channels_last=channels_last))
-        identity = identity_of(model, images.shape[1:]) if state is not None else Identity(sha256="")
-        if batch_size is None and engine == "reference" and state is not None:
-            batch_size = _begun_with(Path(state))
-        if batch_size is None:
-            batch_size = largest_batch_size(net, images, chosen_device)
-            if chosen_device.type == "cpu" and engine == "fast":  # whose random numbers do not depend on it
-                batch_size = min(batch_size, brisk_batch_size(net, images))
-        batch_size = min(batch_size, len(labels))
-        binding = Binding(
-            protocol=PROTOCOL,
-            model=identity,
-            examples=len(labels),
-            data_sha256=data_sha256(images, labels),
-            norm=threat.norm,
-            eps=threat.eps,
-            seed=seed,
-            engine=ENGINES[engine].full_name(),
-            batch_size=batch_size if engine == "reference" else None,
-            tf32=tf32 and chosen_device.type == "cuda",
-            channels_last=channels_last,
-            device=chosen_device.type,
-            shard=f"{shard[0]}/{shard[1]}",
-        )
-        kept = RunState(Path(state), binding) if state is not None else None
-        if kept is not None:
-            stack.enter_context(locked(kept.folder))
-            for chunk in kept.chunks():
-                ledger.add(chunk)
-        run = Run(
-            net,
-            images,
-            labels,
-            threat=threat,
-            seed=seed,
-            batch_size=batch_size,
-            device=chosen_device,
-            engine=engine,
-            ledger=ledger,
-            state=kept,
-            flush_seconds=flush_seconds,
-            on_progress=on_progress,
-        )
-        run.go()
-    return _evaluation(ledger, binding, str(chosen_device))
+        precision = {"tf32": call.settings.tf32, "channels_last": call.settings.channels_last}
+        net = stack.enter_context(ready(model, chosen, **precision))
+        task = call.task(net, images, labels, chosen, folder)
+        engine = ENGINES[task.settings.engine].full_name()
+        binding = binding_for(task, model if folder else None, engine, shard=f"{shard[0]}/{shard[1]}")
+        kept = resumed(stack, folder, binding, ledger)
+        Run(net, task, ledger, kept, flush_seconds=call.flush_seconds, on_progress=on_progress).go()
+    return _evaluation(ledger, binding, str(chosen))
 
 
-def _begun_with(state: Path) -> int | None:
-    """The batch size of a state of the reference engine, whose verdicts depend on it, whatever memory is free now."""
-    return read_binding(state).batch_size if (state / "binding.json").exists() else None
+@dataclass(frozen=True)
+class Call:
+    """What the words of a call mean.
+
+    Attributes:
+        threat, settings: the latter complete.
+        flush_seconds: how often a state is written.
+    """
+
+    threat: ThreatModel
+    settings: AttackSettings
+    flush_seconds: float
+
+    @classmethod
+    def of(cls, threat: ThreatModel | None, settings: AttackSettings | None, words: CallWords, **base: Any) -> Call:
+        """From whole nouns or from single words; ``base`` are settings that hold where neither says otherwise.
+
+        Raises:
+            ValueError: a noun and its words are both given, or they make none.
+        """
+        flush = words.pop("flush_seconds", FLUSH_SECONDS)
+        threat = threat_of(threat, words.pop("norm", "Linf"), words.pop("eps", None))
+        return cls(threat, complete(settings_of(settings, words, **base)), flush)
+
+    def task(
+        self, net: nn.Module, images: Tensor, labels: Tensor, device: torch.device, folder: Path | None = None
+    ) -> Task:
+        """What is to be evaluated, with a batch size.
+
+        Args:
+            net: ready.
+            folder: of the state. The verdicts of the reference engine depend on the batch size it was begun with.
+        """
+        settings = self.settings
+        size = settings.batch_size
+        if size is None and settings.engine == "reference" and folder is not None and folder.exists():
+            size = binding_of(folder).settings.batch_size if (folder / BINDING).exists() else None
+        if size is None:
+            size = largest_batch_size(net, images, device)
+            if device.type == "cpu" and settings.engine == "fast":  # whose random numbers do not depend on it
+                size = min(size, brisk_batch_size(net, images))
+        settings = replace(settings, batch_size=min(size, len(labels)))
+        return Task(images=images, labels=labels, threat=self.threat, settings=settings, device=device)
+
+    def on(self, device: torch.device) -> Call:
+        """The same, where only CUDA rounds to TF32."""
+        return (
+            self
+            if device.type == "cuda"
+            else replace(self, settings=replace(self.settings, search_precision="float32"))
+        )
+
+
+def binding_for(
+    task: Task, model: nn.Module | None, engine: str, *, protocol: str | None = None, **more: Any
+) -> Binding:
+    """What the state of a task belongs to; of no model if no state is kept."""
+    fast = task.settings.engine == "fast"
+    return Binding(
+        protocol=protocol or task.settings.protocol,
+        model=Identity(sha256="") if model is None else identity_of(model, task.images.shape[1:]),
+        examples=len(task.labels),
+        data_sha256=data_sha256(task.images, task.labels),
+        threat=task.threat,
+        settings=replace(task.settings, batch_size=None) if fast else task.settings,
+        engine=engine,
+        device=task.device.type,
+        **more,
+    )
+
+
+def resumed(stack: ExitStack, folder: Path | None, binding: Binding, ledger: Ledger) -> RunState | None:
+    """The state in a folder, locked until the stack ends; what it knows goes into the ledger.
+
+    Raises:
+        ResultsError: it belongs to another evaluation, or is in use.
+    """
+    if folder is None:
+        return None
+    if folder.is_file():
+        raise ResultsError(
+            f"{folder} is a state that an earlier version of this package began; delete it to begin again"
+        )
+    state = RunState(folder, binding)
+    stack.enter_context(state.locked())
+    for chunk in state.chunks():
+        ledger.add(chunk)
+    return state
 
 
 def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evaluation:
@@ -217,15 +309,15 @@ def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evalu
     folders = [Path(state) for state in states]
     if not folders:
         raise ResultsError("there is nothing to merge")
-    bindings = [read_binding(folder) for folder in folders]
+    bindings = [binding_of(folder) for folder in folders]
     for folder, binding in zip(folders, bindings, strict=True):
-        if (alike := replace(binding, shard=bindings[0].shard)) != bindings[0]:
-            name = next(n for n in alike.__dataclass_fields__ if getattr(alike, n) != getattr(bindings[0], n))
+        theirs, ours = _said(binding), _said(bindings[0])
+        if name := next((name for name in ours if theirs[name] != ours[name]), None):
             raise ResultsError(
-                f"{folder} does not belong to the evaluation of {folders[0]}: its {name} is {getattr(alike, name)!r}, "
-                f"not {getattr(bindings[0], name)!r}"
+                f"{folder} does not belong to the evaluation of {folders[0]}: its {name} is {theirs[name]!r}, not "
+                f"{ours[name]!r}"
             )
-    _check_shards(folders, bindings)
+    _check_all_shards(folders, bindings)
     chunks = [chunk for folder in folders for chunk in read_chunks(folder)]
     return merge_chunks(chunks, bindings[0], images, labels, what=", ".join(map(str, folders)))
 
@@ -237,19 +329,27 @@ def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labe
         raise ResultsError(f"{what}: evaluated were {binding.examples} examples, given are {len(labels)}")
     if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
-    ledger = merged(images, chunks)
-    stages = [stage for stage in STAGES if binding.eps > 0 or stage not in STANDARD_ATTACKS]
+    ledger = Ledger(images, torch.arange(len(labels)), binding.settings.names)
+    for chunk in chunks:
+        ledger.add(chunk)
+    stages = [stage for stage in ledger.stages if binding.threat.eps > 0 or stage not in ledger.attacks]
     if missing := len({index for stage in stages for index in ledger.left(stage).tolist()}):
         raise ResultsError(f"{what}: {missing} of {len(labels)} examples are not finished; run their shards to the end")
     return _evaluation(ledger, binding, binding.device)
 
 
-def _check_shards(folders: list[Path], bindings: list[Binding]) -> None:
+def _check_all_shards(folders: list[Path], bindings: list[Binding]) -> None:
     count = int(bindings[0].shard.split("/")[1])
     have = sorted(int(binding.shard.split("/")[0]) for binding in bindings)
     if {int(binding.shard.split("/")[1]) for binding in bindings} != {count} or have != list(range(count)):
         listed = ", ".join(f"{binding.shard} in {folder}" for folder, binding in zip(folders, bindings, strict=True))
         raise ResultsError(f"these are not all shards of one split, each once: {listed}")
+
+
+def _said(binding: Binding) -> dict[str, Any]:
+    """What shards of one evaluation have in common, by name."""
+    whole = vars(binding) | vars(binding.threat) | vars(binding.settings)
+    return {name: value for name, value in whole.items() if name not in ("shard", "threat", "settings")}
 
 
 def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
@@ -266,14 +366,10 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
         seconds=ledger.seconds,
         remarks=ledger.remarks(),
         points=points,
+        threat=binding.threat,
+        settings=replace(binding.settings, batch_size=ledger.batch_size),
         engine=binding.engine,
-        norm=binding.norm,
-        eps=binding.eps,
-        seed=binding.seed,
-        batch_size=ledger.batch_size,
         device=device,
-        tf32=binding.tf32,
-        channels_last=binding.channels_last,
     )
 
 
@@ -282,13 +378,9 @@ def data_sha256(images: Tensor, labels: Tensor) -> str:
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 
-def check_settings(batch_size: int | None, engine: str = "fast", shard: tuple[int, int] = (0, 1)) -> None:
-    """Raise ValueError for what no evaluation can be made with."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}; known: {', '.join(sorted(ENGINES))}")
+def _check_shard(shard: tuple[int, int], settings: AttackSettings) -> None:
+    """Raise ValueError for a part of the examples that cannot be evaluated."""
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"a shard is i/k with 0 <= i < k, got {shard[0]}/{shard[1]}")
-    if shard[1] > 1 and engine == "reference":
+    if shard[1] > 1 and settings.engine == "reference":
         raise ValueError("the reference's random numbers depend on a point's batch; take the engine 'fast' for shards")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
 
 CLEAN = "clean"  # the stage before any attack, and what "broke" a point that was misclassified without one
 VERIFIED = "verified"  # the stage after all attacks: every adversarial example was checked once more
-STAGES = (CLEAN, *STANDARD_ATTACKS, VERIFIED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +47,11 @@ class Chunk:
         fallen = int((~self.held).sum()) if self.held.dtype == torch.bool else -1
         texts = (*self.warnings, *self.remarks)
         for fine, what in (
-            (self.stage in STAGES, "stage"),
+            (type(self.stage) is str, "stage"),
             (_are_indices(self.indices), "indices"),
             (self.held.dtype == torch.bool and self.held.shape == self.indices.shape, "held"),
             (self.adversarials.dtype == torch.float32 and self.adversarials.ndim == 4, "adversarials"),
-            (len(self.adversarials) == (fallen if self.stage in STANDARD_ATTACKS else 0), "adversarials"),
+            (len(self.adversarials) == (0 if self.stage in (CLEAN, VERIFIED) else fallen), "adversarials"),
             (_are_indices(self.flat), "flat"),
             (type(self.deterministic) is bool, "deterministic"),
             (type(self.seconds) in (int, float) and 0.0 <= self.seconds < float("inf"), "seconds"),
@@ -92,17 +89,18 @@ class Ledger:
     Args:
         images: (N, channels, H, W), of all the data.
         points: which of them this evaluation is about, rising.
+        attacks: in order.
     """
 
-    def __init__(self, images: Tensor, points: Tensor) -> None:
+    def __init__(self, images: Tensor, points: Tensor, attacks: tuple[str, ...]) -> None:
         n = len(images)
-        self.points = points
+        self.points, self.attacks, self.stages = points, attacks, (CLEAN, *attacks, VERIFIED)
         self.adversarials = images.clone()
-        self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in STAGES}
+        self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in self.stages}
         self.correct = torch.zeros(n, dtype=torch.bool)
-        self.broken = {attack: torch.zeros(n, dtype=torch.bool) for attack in STANDARD_ATTACKS}
-        self.flat: dict[str, set[int]] = {attack: set() for attack in STANDARD_ATTACKS}
-        self.seconds = dict.fromkeys(STANDARD_ATTACKS, 0.0)
+        self.broken = {attack: torch.zeros(n, dtype=torch.bool) for attack in attacks}
+        self.flat: dict[str, set[int]] = {attack: set() for attack in attacks}
+        self.seconds = dict.fromkeys(attacks, 0.0)
         self.deterministic = True
         self.batch_size = 0
         self._said: dict[str, list[str]] = {stage: [] for stage in self.done}
@@ -112,8 +110,10 @@ class Ledger:
         """Take in what a chunk says. A chunk that says nothing new changes nothing.
 
         Raises:
-            ResultsError: it is about points or images that these data do not have.
+            ResultsError: it is about points, images or a stage that these data and attacks do not have.
         """
+        if chunk.stage not in self.stages:
+            raise ResultsError(f"what is known of {chunk.stage} is of an attack that this evaluation does not have")
         n, shape = len(self.adversarials), self.adversarials.shape[1:]
         if bool((chunk.indices >= n).any() | (chunk.flat >= n).any()) or chunk.adversarials.shape[1:] != shape:
             raise ResultsError(f"what is known of {chunk.stage} is about other data than {n} images {tuple(shape)}")
@@ -135,7 +135,7 @@ class Ledger:
     def standing(self, attack: str | None = None) -> Tensor:
         """(N,) bool: correct, and not broken by an attack before ``attack`` (by any attack if it is None)."""
         standing = self.correct.clone()
-        for earlier in STANDARD_ATTACKS[: None if attack is None else STANDARD_ATTACKS.index(attack)]:
+        for earlier in self.attacks[: None if attack is None else self.attacks.index(attack)]:
             standing &= ~self.broken[earlier]
         return standing
 
@@ -146,20 +146,20 @@ class Ledger:
 
     def points_of(self, stage: str) -> Tensor:
         """All points of a stage."""
-        return self.points[self.standing(stage)[self.points]] if stage in STANDARD_ATTACKS else self.points
+        return self.points[self.standing(stage)[self.points]] if stage in self.attacks else self.points
 
     def broken_by(self) -> np.ndarray:
         """(N,) str: the first attack that broke a point, "clean" if none was needed, "" if it stands."""
-        found = np.where(self.correct.numpy(), "", CLEAN).astype("<U8")
-        for attack in reversed(STANDARD_ATTACKS):
+        longest = max(8, *map(len, self.attacks))
+        found = np.where(self.correct.numpy(), "", CLEAN).astype(f"<U{longest}")
+        for attack in reversed(self.attacks):
             found[(self.broken[attack] & self.correct).numpy()] = attack
         return found
 
     def accuracy_after(self) -> dict[str, float]:
         """Accuracy on the points after each stage, in the protocol's order; fractions."""
         stages = {CLEAN: self.correct}
-        for i, attack in enumerate(STANDARD_ATTACKS):
-            later = STANDARD_ATTACKS[i + 1] if i + 1 < len(STANDARD_ATTACKS) else None
+        for attack, later in zip(self.attacks, (*self.attacks[1:], None), strict=True):
             stages[attack] = self.standing(later)
         return {stage: float(standing[self.points].double().mean()) for stage, standing in stages.items()}
 
@@ -175,11 +175,3 @@ class Ledger:
     def remarks(self) -> tuple[str, ...]:
         """What happened that a reader of the numbers should know."""
         return tuple(self._remarks)
-
-
-def merged(images: Tensor, chunks: Iterable[Chunk]) -> Ledger:
-    """The ledger of all points from the chunks of all shards."""
-    ledger = Ledger(images, torch.arange(len(images)))
-    for chunk in chunks:
-        ledger.add(chunk)
-    return ledger

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
-from adaptive_smoothing_zoo.backbones.asking import own_copy
-from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.errors import EvaluationError
-from adaptive_smoothing_zoo.evaluation.evaluate import check_settings
-from adaptive_smoothing_zoo.machine.batch_size import largest_batch_size
-from adaptive_smoothing_zoo.machine.devices import pick_device
-from adaptive_smoothing_zoo.machine.ready import ready
-from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
+from adaptive_smoothing_zoo.evaluation.attack_run import Progress
+from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 
-TARGETS, STEPS = 3, 20  # of the protocol's 9 and 100
+SCREENING = (Plan("apgd-t", targets=3, iterations=20),)  # of the protocol's 9 and 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,62 +42,28 @@ class Screening:
         return float(self.standing.mean())
 
 
-@own_surroundings()
-def screen(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    threat: ThreatModel | None = None,
-    norm: str = "Linf",
-    eps: float | str | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    channels_last: bool = False,
-    on_progress: Callable[[int], object] | None = None,
-) -> Screening:
+def screen(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0, **words: Any) -> Screening:
     """Attack every correctly classified point by APGD-T with 3 targets of 20 steps; the model judges.
 
     Args:
-        model, images, labels, threat, norm, eps, seed, batch_size, device, channels_last: as for ``evaluate``.
-        on_progress: told of the number of points that were finished.
+        model, images, labels, seed: as for ``evaluate``.
+        words: ``threat`` or ``norm`` and ``eps``, ``device``, ``batch_size``, ``channels_last``, ``on_progress``, as
+            for ``evaluate``.
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
         EvaluationError: as in ``evaluate``.
     """
-    check_examples(images, labels)
-    chosen = pick_device(device)
-    threat = threat_of(threat, norm, eps)
-    check_settings(batch_size)
-    images, labels = own_copy(images), own_copy(labels)
-    with ready(model, chosen, channels_last=channels_last) as model:
-        size = min(batch_size or largest_batch_size(model, images, chosen), len(labels))
-        classes = count_classes(model, images, chosen)
-        if classes < 4:
-            raise EvaluationError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}")
-        check_examples(images, labels, classes)
-        correct = predict(model, images, size, chosen) == labels
-        engine = FastEngine(
-            model,
-            norm=threat.norm,
-            eps=threat.eps,
-            seed=seed,
-            batch_size=size,
-            num_classes=classes,
-            device=chosen,
-        )
-        engine.iterations, engine.num_targets = STEPS, min(TARGETS, classes - 1)
-        points = correct.nonzero().squeeze(1)
-        standing = correct.clone()
-        if len(points) and threat.eps > 0:
-            for positions, candidates in engine.attack("apgd-t", images[points], labels[points], points):
-                indices = points[positions]
-                broken = predict(model, candidates, size, chosen) != labels[indices]
-                check_adversarials(images[indices[broken]], candidates[broken], indices[broken], threat)
-                standing[indices[broken]] = False
-                if on_progress is not None:
-                    on_progress(len(positions))
-    passes = len(labels) + 2 * engine.asked["apgd-t"]
-    return Screening(clean_correct=correct.numpy(), standing=standing.numpy(), passes=passes)
+    seen: list[Progress] = []
+    told = words.pop("on_progress", None) or (lambda progress: None)
+
+    def note(progress: Progress) -> None:
+        seen[:] = [progress]
+        told(progress)
+
+    names = ("batch_size", "channels_last")
+    settings = AttackSettings(
+        attacks=SCREENING, seed=seed, **{name: words.pop(name) for name in names if name in words}
+    )
+    found = evaluate(model, images, labels, settings=settings, on_progress=note, **words)
+    return Screening(clean_correct=found.clean_correct, standing=found.robust, passes=seen[-1].passes_done)

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
@@ -244,24 +246,19 @@ class TrainingBench(Bench):
 
     def _attacked(self, model: MixedClassifier, attacks: Sequence[str], standing: Tensor) -> Tensor:
         """Which of the examples that stand still stand after these attacks, the mix itself as judge."""
-        engine = AdaptiveEngine(
-            model,
-            threat=ThreatModel(self.norm, self.eps),
-            seed=self.seed,
-            batch_size=self.batch_size,
-            device=self.device,
+        settings = complete(
+            AttackSettings(attacks=tuple(attacks), seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
         )
         if self.apgd_steps is not None:
-            engine.iterations, engine.targets, engine.starts = self.apgd_steps, SHORT_TARGETS, SHORT_STARTS
+            settings = settings.limited(iterations=self.apgd_steps, targets=SHORT_TARGETS, restarts=SHORT_STARTS)
         standing = standing.clone()
-        for attack in attacks:
-            left = standing.nonzero().squeeze(1)
-            if len(left) == 0:
-                break
-            for positions, found in engine.attack(attack, self.images[left], self.labels[left], left):
-                chosen = left[positions]
-                standing[chosen] = self.logits(model, found).argmax(dim=1) == self.labels[chosen]
-                self.on_batch(len(chosen))
+        left = standing.nonzero().squeeze(1)
+        classes = self.logits(model, self.images[:1]).shape[1]
+        threat = ThreatModel(self.norm, self.eps)
+        search = Search(model, threat, settings, num_classes=classes, device=self.device)
+        for verdict in search.run(self.images[left], self.labels[left], left):
+            standing[left[verdict.points[verdict.broken]]] = False
+            self.on_batch(len(verdict.points))
         return standing
 
     def _shifted(self, model: MixedClassifier, coarse: Choice) -> Mixed:

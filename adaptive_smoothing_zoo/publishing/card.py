@@ -23,7 +23,7 @@ def model_card(
         certification: the certificates of the triplet, if there are some.
     """
     run = None if evidence is None else evidence.run
-    if run is None or curve is None or not curve.matches(run):
+    if run is None or curve is None or not (run.is_standard and curve.matches(run)):
         curve, reached, gain = None, None, 0.0
     else:
         reached = curve.clean_at(run.robust_accuracy)
@@ -48,7 +48,8 @@ def _front_matter(entry: Entry, run: RunRecord | None) -> str:
 
     measured = []
     if run is not None:
-        attacked = f"AutoAttack accuracy (%), {run.threat_model} {run.eps}"
+        attack = "AutoAttack" if run.is_standard else "robust"
+        attacked = f"{attack} accuracy (%), {run.threat_model} {run.eps}"
         measured = [
             EvalResult(
                 task_type="image-classification",

@@ -1,6 +1,6 @@
 """The text of a RobustBench submission, for the form "new model"."""
 
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page
@@ -26,13 +26,11 @@ def claim(entry: Entry, evidence: Evidence, checkpoint: str, identity: Identity)
 
 def _reasons_against(entry: Entry, evidence: Evidence, identity: Identity) -> list[str]:
     run, reasons = evidence.run, []
-    if not run.is_full_standard_run:
+    if run.n != run.test_set_size:
         whole = f"{run.test_set_size}" if run.test_set_size else "the official test set in its order"
-        reasons.append(
-            f"it took {run.n} examples ({run.data}) through {', '.join(run.attacks)}, TF32 "
-            f"{'on' if run.tf32 else 'off'}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32 on all of "
-            f"the test set ({whole})"
-        )
+        reasons.append(f"it took {run.n} examples ({run.data}); a claim needs all of the test set ({whole})")
+    if run.deviation:
+        reasons.append(f"it is {run.deviation}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32")
     if run.identity != identity:
         reasons.append("the model that was evaluated is not the one that load_model gives")
     if not run.deterministic:

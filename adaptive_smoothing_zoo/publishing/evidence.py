@@ -113,11 +113,18 @@ def check_records(out: Path, entry: Entry) -> None:
 
 
 def update_entry(out: Path, entry: Entry) -> Path:
-    """Bring run record and leaderboard entry up to all the evidence, after a record was written; the entry's path."""
+    """Bring run record and leaderboard entry up to all the evidence, after a record was written; the entry's path.
+
+    A run that is not of the standard protocol has no leaderboard entry; an earlier one goes, and the path is the run's.
+    """
     evidence = read_evidence(out, entry)
     run = replace(evidence.run, failed_checks=evidence.failed_checks)
     if run != evidence.run:
         run.write(out, entry)
+    path = results_path(out, entry)
+    if not run.is_standard:
+        path.unlink(missing_ok=True)
+        return run.path(out, entry)
     data = leaderboard_entry(
         entry,
         run.clean_accuracy,
@@ -126,6 +133,5 @@ def update_entry(out: Path, entry: Entry) -> Path:
         remarks=evidence.remarks,
         external=evidence.best_known if evidence.broken else None,
     )
-    path = results_path(out, entry)
     write_text(path, json.dumps(data, indent=2) + "\n")
     return path

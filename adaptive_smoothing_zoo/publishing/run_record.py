@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, STANDARD_PROTOCOL, AttackSettings
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
@@ -21,8 +21,6 @@ from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
 from adaptive_smoothing_zoo.zoo.entry import Entry
-
-STANDARD = "AutoAttack standard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +36,7 @@ class AttackRecord(Measurement):
     robust_accuracy: float
     accuracy_after: dict[str, float]
     seconds: dict[str, float]
+    settings: AttackSettings | None = None  # None in older records, whose settings were the protocol's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +59,21 @@ class RunRecord(AttackRecord):
     failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
 
     @property
-    def is_full_standard_run(self) -> bool:
-        """Whether every example of the official test set went through the standard protocol, in full float32."""
-        whole = self.n == self.test_set_size and self.attacks == STANDARD_ATTACKS
-        return whole and self.protocol == STANDARD and self.dtype == "float32" and not self.tf32
+    def is_standard(self) -> bool:
+        """Whether it is the standard protocol, in full float32. Nothing else may be claimed or enter a leaderboard."""
+        same = self.protocol == STANDARD_PROTOCOL and self.attacks == STANDARD_ATTACKS
+        float32 = self.dtype == "float32" and not self.tf32
+        return same and float32 and (self.settings is None or self.settings.is_standard)
+
+    @property
+    def deviation(self) -> str | None:
+        """What is not as in the standard protocol; None if nothing is."""
+        if self.is_standard:
+            return None
+        settings = self.settings
+        if settings is not None and not settings.is_standard:
+            return settings.protocol
+        return f"not standard: {self.protocol}, {', '.join(self.attacks)}, TF32 {'on' if self.tf32 else 'off'}"
 
     @property
     def robust_count(self) -> int:
@@ -85,6 +95,26 @@ class RunRecord(AttackRecord):
         check_falling(self.accuracy_after, self.clean_accuracy, self.robust_accuracy)
         if sum(self.broken_by.values()) != self.n - self.robust_count:
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
+
+    @classmethod
+    def check_replaceable(
+        cls,
+        out: Path,
+        entry: Entry,
+        model: nn.Module,
+        *,
+        n: int,
+        eps: str | None = None,
+        settings: AttackSettings | None = None,
+    ) -> None:
+        """As for other records; a run of the standard protocol also says more than one by other ``settings``."""
+        super().check_replaceable(out, entry, model, n=n, eps=eps)
+        known = cls.find(out, entry)
+        if settings is not None and not settings.is_standard and known is not None and known.is_standard:
+            raise ResultsError(
+                f"{cls.path(out, entry)} is of the standard protocol, this run is {settings.protocol}; choose another "
+                "folder for this run, or add --overwrite"
+            )
 
     def verdicts(self, out: Path, entry: Entry) -> np.ndarray:
         """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
@@ -124,6 +154,7 @@ def attack_fields(found: Evaluation | AdaptiveEvaluation, protocol: str, commit:
         "robust_accuracy": found.robust_accuracy,
         "accuracy_after": found.accuracy_after,
         "seconds": {name: round(value, 2) for name, value in found.seconds.items()},
+        "settings": found.settings,
         "commit": commit,
     }
 
@@ -145,7 +176,7 @@ def make_record(
         commit: what ``source_commit`` said when the run began.
         remarks: in addition to the evaluation's own.
     """
-    fields = about(entry, examples) | attack_fields(evaluation, STANDARD, commit)
+    fields = about(entry, examples) | attack_fields(evaluation, evaluation.settings.protocol, commit)
     return RunRecord(
         **fields,
         eps=eps or entry.eps,

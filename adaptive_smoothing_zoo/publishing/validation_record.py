@@ -120,6 +120,8 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
     identity = identity_of(model, examples.images.shape[1:])
     if why := run.misfit(identity=identity, threat=ThreatModel(entry.threat_model, entry.eps_value)):
         return f"the recorded run {why}"
+    if not run.is_standard:
+        return "the recorded run did not follow the standard protocol"
     if not n <= run.n <= len(examples):
         return f"the recorded run has {run.n} examples, this validation {n} of {len(examples)}"
     if why := run.misfit(data_sha256=examples.first(run.n).sha256):

@@ -16,7 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
@@ -51,7 +53,7 @@ class Choice:
         scales: of alpha_logit. The papers use 2 (Table SM3).
         biases: of alpha_logit, where alpha_min varies.
         alpha_mins: where the bias varies.
-        attacks: whose union decides what is robust; names that :class:`AdaptiveEngine` knows. Weak ones do harm: of
+        attacks: whose union decides what is robust; names in the catalogue. Weak ones do harm: of
             many candidates the one on which they fail by chance is chosen.
         attack_steps, attack_targets, attack_starts: of each run; how many wrong classes are attacked toward, and from
             how many random starts where no class is. It is a screening.
@@ -324,25 +326,26 @@ class _Held:
         Where it falls below ``enough``, what it has fallen to so far.
         """
         mixed = candidate.applied_to(self.model)
-        engine = AdaptiveEngine(
-            mixed,
-            threat=ThreatModel(self.norm, self.eps),
+        limits = {"iterations": self.choice.attack_steps, "restarts": self.choice.attack_starts}
+        settings = AttackSettings(
+            attacks=self.choice.attacks,  # type: ignore[arg-type]
             seed=self.seed,
             batch_size=self.batch_size,
+        )
+        search = Search(
+            mixed,
+            ThreatModel(self.norm, self.eps),
+            complete(settings).limited(targets=self.choice.attack_targets, **limits),
+            num_classes=self._log_std.shape[1],
             device=self.device,
         )
-        engine.iterations, engine.starts = self.choice.attack_steps, self.choice.attack_starts
-        engine.targets = self.choice.attack_targets
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
-        for attack in self.choice.attacks:
-            images, labels = self.images[standing], self.labels[standing]
-            right = torch.ones(len(standing), dtype=torch.bool)
-            for positions, found in engine.attack(attack, images, labels, standing) if len(standing) else ():
-                right[positions] = self._right(mixed, found, standing[positions])
-                if int(right.sum()) / len(self.attacked) < enough:
-                    return int(right.sum()) / len(self.attacked)
-            standing = standing[right]
-        return len(standing) / len(self.attacked)
+        left = len(standing)
+        for verdict in search.run(self.images[standing], self.labels[standing], standing):
+            left -= int(verdict.broken.sum())
+            if left / len(self.attacked) < enough:
+                break
+        return left / len(self.attacked)
 
     @torch.no_grad()
     def _right(self, mixed: MixedClassifier, images: Tensor, places: Tensor) -> Tensor:

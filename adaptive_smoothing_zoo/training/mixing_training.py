@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.losses import rank_classes
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.attacks.randomized import (
     Randomization,
     every_randomized_apgd,
     randomized_apgd,
     randomized_pgd,
-    rank_classes,
 )
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones.calling import run_base_net

@@ -18,11 +18,11 @@ from adaptive_smoothing_zoo.backbones.asking import original, own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256
-from adaptive_smoothing_zoo.evaluation.evaluation_state import locked
 from adaptive_smoothing_zoo.machine.devices import pick_device
 from adaptive_smoothing_zoo.machine.ready import ready, refusals_named
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.storage.bound_state import locked
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of

@@ -15,11 +15,20 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.autoattack.square import Square
-from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, margin, norm_of, target_gap
-from adaptive_smoothing_zoo.attacks.objectives import LOSSES, Loss, cross_entropy
-from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_images, run_keys, uniform_images
-from adaptive_smoothing_zoo.attacks.state import State
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
+from adaptive_smoothing_zoo.attacks.contract import State
+from adaptive_smoothing_zoo.attacks.losses import (
+    LOSSES,
+    Loss,
+    Model,
+    TargetedLoss,
+    cross_entropy,
+    margin,
+    rank_classes,
+    target_gap,
+)
+from adaptive_smoothing_zoo.attacks.random_streams import noise_of, run_keys, uniform_images
+from adaptive_smoothing_zoo.threat import ThreatModel, l2_norm
 from adaptive_smoothing_zoo.validation.validation_journal import BatchOutcome, Journal
 
 # Points asked about, what the differentiated model said, and their rows among the points attacked -> found (N,).
@@ -286,22 +295,19 @@ class Subject:
         def row_loss(output: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
             return loss(output, labels) if targets is None else loss(output, labels, classes[rows])  # type: ignore[call-arg]
 
-        attack = APGD(name, norm=self.norm, eps=radius, loss=row_loss, steps=steps)
-        draw = uniform_images if self.norm == "Linf" else normal_images
+        attack = APGD(name, ThreatModel(self.norm, radius), row_loss, steps=steps)
         parts = []
         for rows in torch.arange(len(points), device=self.device).split(self.batch_size):
             chosen = points[rows]
             keys = run_keys(self.seed, name, restart, chosen.cpu()).to(self.device)
-            noise = draw(keys, self.images.shape[1:])
-            state = attack.start(self.images[chosen], self.labels[chosen], rows, noise)
+            state = attack.start(self.images[chosen], self.labels[chosen], rows, keys)
             parts.append(self._run(attack, state, steps + 1, model, judge, stop))
         attacked = _joined(parts, self.images[points], steps + 1)
         return self.enter(points, attacked) if judge is None and radius == self.eps else attacked
 
     def targeted(self, points: Tensor, *, name: str, steps: int | None = None) -> Attacked:
         """APGD toward the likeliest wrong classes, one after the other on the points that are left."""
-        order = self.clean_logits[points].argsort(dim=1, descending=True)
-        wrong = order[order != self.labels[points, None]].view(len(points), self.num_classes - 1)
+        wrong = rank_classes(self.clean_logits[points], self.labels[points])
         return self.toward(points, wrong[:, :TARGETS], name=name, steps=steps)
 
     def toward(self, points: Tensor, classes: Tensor, *, name: str, steps: int | None = None) -> Attacked:
@@ -316,13 +322,13 @@ class Subject:
     def square(self, points: Tensor) -> Attacked:
         """The Square attack; what it finds goes into the ledger."""
         queries, shape = self.budget.queries, tuple(self.images.shape[1:])
-        squares = KeyedSquares(self.seed, "square", shape, self.norm, self.device, queries)  # type: ignore[arg-type]
-        attack = Square("square", norm=self.norm, eps=self.eps, draw=squares, queries=queries)
+        squares = KeyedSquares(self.seed, "square", shape, self.threat, self.device, queries)  # type: ignore[arg-type]
+        attack = Square(self.threat, squares, queries=queries)
         parts = []
         for rows in torch.arange(len(points), device=self.device).split(self.batch_size):
             chosen = points[rows]
             keys = run_keys(self.seed, "square", 0, chosen.cpu()).to(self.device)
-            state = attack.start(self.images[chosen], self.labels[chosen], rows, keys, squares.start(keys))
+            state = attack.start(self.images[chosen], self.labels[chosen], rows, keys)
             parts.append(self._run(attack, state, queries + 1, None, None, True))
         return self.enter(points, _joined(parts, self.images[points], queries + 1))
 
@@ -431,13 +437,12 @@ class Subject:
         uniform in direction.
         """
         keys = run_keys(self.seed, "noise", number, points.cpu()).to(self.device)
-        if self.norm == "Linf":
-            drawn = uniform_images(keys, self.images.shape[1:])
+        drawn = noise_of(self.threat, keys, self.images)
+        if self.threat.is_linf:
             away = drawn.sign() if on_the_surface else drawn
         else:
-            drawn = normal_images(keys, self.images.shape[1:])
             length = 1.0 if on_the_surface else 0.5 + 0.5 * uniform_images(keys, (1, 1, 1))
-            away = length * drawn / norm_of(drawn, "L2")
+            away = length * drawn / l2_norm(drawn)
         return (self.images[points] + self.eps * away).clamp(0.0, 1.0)
 
     @cached_property

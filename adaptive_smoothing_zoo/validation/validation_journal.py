@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.attacks.contract import State
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.evaluation_state import bind
+from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.checked_file import checksum, read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.storage.identity import Identity
 
@@ -83,7 +83,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, binding: ValidationBinding) -> None:
-        bind(folder, binding)
+        BoundState(folder, binding)
         self.folder, self.number = folder, 0
 
     def recall(self, name: str, start: State, attack: Callable[[], BatchOutcome]) -> tuple[BatchOutcome, bool]:

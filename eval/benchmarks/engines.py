@@ -28,11 +28,11 @@ from unittest.mock import patch
 
 import click
 import torch
+from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.autoattack import apgd, fab
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradient
 from adaptive_smoothing_zoo.backbones import build

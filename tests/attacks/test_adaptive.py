@@ -7,8 +7,11 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks import adaptive
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -17,12 +20,11 @@ GRAY = 0.5 + 0.01 * torch.randn(5, *SHAPE, generator=torch.Generator().manual_se
 CPU = torch.device("cpu")
 
 
-def an_engine(model, norm="Linf", eps=EPS, batch_size=5, seed=4, **settings):
-    engine = AdaptiveEngine(
-        model, threat=ThreatModel(norm, eps), seed=seed, batch_size=batch_size, device=CPU, **settings
-    )
-    engine.iterations = 30  # enough for these mixes
-    return engine
+def an_engine(model, name, norm="Linf", eps=EPS, batch_size=5, seed=4, surrogate=None):
+    settings = AttackSettings(attacks=(name,), seed=seed, batch_size=batch_size)
+    shorter = complete(settings).limited(iterations=30)  # enough for these mixes
+    classes = model(IMAGES[:1]).shape[1]
+    return Search(model, ThreatModel(norm, eps), shorter, num_classes=classes, device=CPU, surrogate=surrogate)
 
 
 def candidates(engine, name, images, labels, indices=None):
@@ -48,7 +50,7 @@ def test_verdicts_on_a_linear_mix_are_the_closed_form_s(name, constant, norm):
     labels = model(IMAGES).argmax(1)
     exact = distance(model, IMAGES, labels, norm)
     eps = float(exact.median())  # the box is out of reach
-    found = candidates(an_engine(model, norm, eps, surrogate=model.std_model), name, IMAGES, labels)
+    found = candidates(an_engine(model, name, norm, eps, surrogate=model.std_model), name, IMAGES, labels)
     check_adversarials(IMAGES, found, torch.arange(12), ThreatModel(norm, eps))
     broken = model(found).argmax(1) != labels
     assert torch.equal(broken, (found != IMAGES).flatten(1).any(1))  # a candidate is adversarial or the image itself
@@ -65,13 +67,13 @@ def test_batch_size_order_and_company_change_nothing(name):
     model = a_linear_mix()
     labels, indices = model(IMAGES).argmax(1), torch.arange(100, 112)
     eps = float(distance(model, IMAGES, labels, "Linf").quantile(0.7))
-    expected = candidates(an_engine(model, eps=eps, batch_size=12), name, IMAGES, labels, indices)
+    expected = candidates(an_engine(model, name, eps=eps, batch_size=12), name, IMAGES, labels, indices)
     shuffled = torch.randperm(12)
     for batch_size, chosen in ((3, torch.arange(12)), (12, shuffled), (5, shuffled[:7])):
-        engine = an_engine(model, eps=eps, batch_size=batch_size)
+        engine = an_engine(model, name, eps=eps, batch_size=batch_size)
         found = candidates(engine, name, IMAGES[chosen], labels[chosen], indices[chosen])
         torch.testing.assert_close(found, expected[chosen], rtol=0, atol=1e-5)
-    other = candidates(an_engine(model, eps=eps, batch_size=12, seed=5), name, IMAGES, labels, indices)
+    other = candidates(an_engine(model, name, eps=eps, batch_size=12, seed=5), name, IMAGES, labels, indices)
     assert not torch.equal(other, expected)
 
 
@@ -80,7 +82,7 @@ def test_adaptive_attacks_break_what_the_gradient_of_the_mix_leads_away_from():
     assert (model(GRAY).argmax(1) == 0).all()
     lured = "apgd-ce-mix", "apgd-ce-rob", "apgd-p-mix", "apgd-p-nudging"  # the last one pulls too little here
     for name in {*lured, *ADAPTIVE_ATTACKS}:
-        found = candidates(an_engine(model), name, GRAY, labels)
+        found = candidates(an_engine(model, name), name, GRAY, labels)
         assert ((found != GRAY).flatten(1).any(1) == (name not in lured)).all()
         if name.endswith("lowering"):
             assert (model.alpha_of(found) < 0.1).all()
@@ -92,22 +94,23 @@ def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypat
     model = a_linear_mix()
     labels = model(IMAGES).argmax(1)
     eps = float(distance(model, IMAGES, labels, "Linf").median())
-    asked = []
+    asked, judged_by = [], adaptive.judged_by
+
+    def counting(judge, *, alike):
+        def ask(points):
+            asked[-1] += len(points)
+            return judge(points)
+
+        return judged_by(ask, alike=alike)
 
     def found():
         asked.append(0)
-        engine = an_engine(model, eps=eps, batch_size=12, surrogate=model.std_model)
-        broken = engine.broken
-
-        def counting(points, labels, doubtful):
-            asked[-1] += int(doubtful.sum())
-            return broken(points, labels, doubtful)
-
-        engine.broken = counting
+        engine = an_engine(model, name, eps=eps, batch_size=12, surrogate=model.std_model)
         return candidates(engine, name, IMAGES, labels)
 
+    monkeypatch.setattr(adaptive, "judged_by", counting)
     sparing = found()
-    monkeypatch.setattr(adaptive, "_doubtful", lambda logits, labels: torch.ones_like(labels).bool())
+    monkeypatch.setattr(adaptive, "doubtful", lambda logits, labels: torch.ones_like(labels).bool())
     assert torch.equal(sparing, found())
     if name.rpartition("-")[2] in ("mix", "gray_box", *PULLS_ALPHA):
         assert 0 < asked[0] < asked[1]
@@ -118,60 +121,65 @@ def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypat
 def test_what_the_view_does_not_know_to_rounding_the_mix_is_asked():
     labels = torch.zeros(4, dtype=torch.int64)
     logits = torch.tensor([[0.0, -50.0, -1e-3], [0.0, -50.0, -2e-2], [-1.0, 0.0, -50.0], [torch.nan, 0.0, 0.0]])
-    assert adaptive._doubtful(logits[:3], labels[:3]).tolist() == [True, False, True]  # 2 * 50 * 1e-4 = 0.01
-    assert adaptive._doubtful(logits, labels).all()
+    assert adaptive.doubtful(logits[:3], labels[:3]).tolist() == [True, False, True]  # 2 * 50 * 1e-4 = 0.01
+    assert adaptive.doubtful(logits, labels).all()
 
 
 def test_untargeted_attacks_begin_anew_from_other_points(monkeypatch):
     begun = []
-    start = APGD.start
+    start = APGD.start_at
 
     def remember(attack, images, labels, targets, noise):
         begun.append((len(labels), noise))
         return start(attack, images, labels, targets, noise)
 
-    monkeypatch.setattr(APGD, "start", remember)
+    monkeypatch.setattr(APGD, "start_at", remember)
     model = a_linear_mix()
     labels = model(IMAGES).argmax(1)
-    engine = an_engine(model, eps=float(distance(model, IMAGES, labels, "Linf").median()), batch_size=12)
-    engine.starts = 3
+    eps = float(distance(model, IMAGES, labels, "Linf").median())
+    engine = an_engine(model, "apgd-p-mix", eps=eps, batch_size=12)
+    engine.settings = engine.settings.limited(restarts=3)
     found = candidates(engine, "apgd-p-mix", IMAGES, labels)
     standing = int((found == IMAGES).flatten(1).all(1).sum())
-    (first, _), (second, noise), (third, other_noise) = begun
-    assert first == 12 > second >= third >= standing > 0  # what fell is left out
-    assert not torch.equal(noise[-1], other_noise[-1])
+    assert begun[0][0] == 12
+    assert 0 < 3 * standing <= sum(count for count, _ in begun) < 3 * 12  # what fell is left out
+    noise = torch.cat([noise for _, noise in begun]).flatten(1)
+    assert len(noise.unique(dim=0)) == len(noise)
 
 
 def test_a_view_proposes_and_the_mix_decides():
     # Alpha cannot fall below 0.7, where h alone decides: nothing breaks the mix, though the pinned g would be broken.
     model, labels = a_lured_mix(alpha_min=0.7), torch.zeros(5, dtype=torch.int64)
     surrogate = MixedClassifier(model.std_model, model.rob_model, 0.0).eval()
-    engine = an_engine(model, surrogate=surrogate)
     for name in (*ADAPTIVE_ATTACKS, "apgd-ce-surrogate", "apgd-t-std"):
-        assert torch.equal(candidates(engine, name, GRAY, labels), GRAY)
-    assert (candidates(an_engine(surrogate), "apgd-ce-mix", GRAY, labels) != GRAY).flatten(1).any(1).all()
+        assert torch.equal(candidates(an_engine(model, name, surrogate=surrogate), name, GRAY, labels), GRAY)
+    assert (
+        (candidates(an_engine(surrogate, "apgd-ce-mix"), "apgd-ce-mix", GRAY, labels) != GRAY).flatten(1).any(1).all()
+    )
 
 
-def test_each_attack_differentiates_what_its_name_says(monkeypatch):
+def test_each_attack_differentiates_what_its_name_says():
+    model, stand_in = a_linear_mix(), nn.Identity()
     seen = []
-
-    def remember(view, images):
-        seen.append(view)
-        return view
-
-    monkeypatch.setattr(adaptive, "prepare", remember)
-    model, labels = a_linear_mix(), torch.zeros(12, dtype=torch.int64)
-    stand_in = nn.Identity()
-    engine = an_engine(model, surrogate=stand_in)
-    engine.iterations = 1
-    for name in ("apgd-ce-lowering", "apgd-ce-pinned", "apgd-ce-gray_box", "apgd-ce-mix"):
-        next(iter(engine.attack(name, IMAGES, labels, torch.arange(12))))
-    assert [type(view).__name__ for view in seen] == ["WithAlphaLoss", "MixedClassifier", "GrayBox", "MixedClassifier"]
+    for name in ("apgd-ce-lowering", "apgd-ce-pinned", "apgd-ce-gray_box", "apgd-ce-mix", "apgd-ce-surrogate"):
+        seen.append(an_engine(model, name, surrogate=stand_in).made(name, IMAGES)[0].view)
+    assert [type(view).__name__ for view in seen[:4]] == [
+        "WithAlphaLoss",
+        "MixedClassifier",
+        "GrayBox",
+        "MixedClassifier",
+    ]
     assert seen[1].alpha.alpha_min == seen[1].alpha.alpha_max == 0.2
     assert seen[3] is model
+    assert seen[4] is stand_in
 
 
-@pytest.mark.parametrize("name", ["apgd-ce", "fab-t-mix", "apgd-ce-surrogate", "apgd-ce-gray"])
+@pytest.mark.parametrize("name", ["apgd-cw", "fab-t-mix", "apgd-ce-surrogate", "apgd-ce-gray"])
 def test_an_attack_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match="no attack"):
-        next(iter(an_engine(a_linear_mix()).attack(name, IMAGES, torch.zeros(12, dtype=torch.int64), torch.arange(12))))
+        an_engine(a_linear_mix(), name).made(name, IMAGES)
+
+
+def test_adaptive_attacks_are_about_mixes():
+    with pytest.raises(TypeError, match="about a MixedClassifier, got Sequential"):
+        an_engine(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), "apgd-ce-mix").made("apgd-ce-mix", IMAGES)

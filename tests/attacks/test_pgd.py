@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from adaptive_smoothing_zoo.attacks.objectives import LOSSES
-from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd, project
+from adaptive_smoothing_zoo.attacks.losses import LOSSES
+from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd
 
 FEW = settings(max_examples=40)
 SHAPE = (2, 3, 3)
@@ -189,20 +189,6 @@ def test_with_a_seed_restarts_and_momentum_an_example_s_result_does_not_depend_o
     for i in range(5):
         alone = pgd(net, images[i : i + 1], LABELS[i : i + 1], indices=indices[i : i + 1], **options)
         torch.testing.assert_close(alone, together[i : i + 1])
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_projection_is_the_nearest_point_of_the_ball_then_of_the_box(norm):
-    images, points = random_images(), random_images(low=-0.5, high=1.5)
-    radius = torch.tensor([0.0, 0.1, 0.2, 0.5, 9.0], dtype=torch.float64).view(-1, 1, 1, 1)
-    found = project(points, images, radius, norm)
-    away = points - images
-    if norm == "Linf":
-        inside = images + away.clamp(-radius, radius)
-    else:
-        inside = images + away * (radius / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(max=1)
-    torch.testing.assert_close(found, inside.clamp(0, 1))
-    assert torch.equal(found[4], points[4].clamp(0, 1))
 
 
 @FEW

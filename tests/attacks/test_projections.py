@@ -7,6 +7,7 @@ from pyautoattack.fab_projections import projection_l2, projection_linf
 from scipy.optimize import linprog, minimize
 
 from adaptive_smoothing_zoo.attacks.projections import project_on_hyperplane
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 REFERENCE = {"Linf": projection_linf, "L2": projection_l2}
 
@@ -30,7 +31,7 @@ def _cases(n, dim, dtype=torch.float64, reachable=True):
 @pytest.mark.parametrize("dim", [1, 5, 64, 3072])
 def test_the_move_reaches_the_hyperplane_inside_the_box_and_is_as_short_as_the_references(norm, dim):
     points, normal, offset = _cases(60, dim)
-    move = project_on_hyperplane(points, normal, offset, norm)
+    move = project_on_hyperplane(points, normal, offset, ThreatModel(norm, 1.0))
     ends = points + move
     assert float(ends.min()) >= -1e-12
     assert float(ends.max()) <= 1 + 1e-12
@@ -42,13 +43,13 @@ def test_the_move_reaches_the_hyperplane_inside_the_box_and_is_as_short_as_the_r
 @pytest.mark.parametrize("norm", REFERENCE)
 def test_a_hyperplane_out_of_reach_gives_the_nearest_corner_as_in_the_reference(norm):
     points, normal, offset = _cases(40, 20, reachable=False)
-    ends = points + project_on_hyperplane(points, normal, offset, norm)
+    ends = points + project_on_hyperplane(points, normal, offset, ThreatModel(norm, 1.0))
     torch.testing.assert_close(torch.where(normal != 0, (normal > 0).double(), points), ends)
 
 
 def test_linf_against_a_linear_program():
     points, normal, offset = _cases(12, 6)
-    moves = project_on_hyperplane(points, normal, offset, "Linf")
+    moves = project_on_hyperplane(points, normal, offset, ThreatModel("Linf", 1.0))
     for t, w, b, move in zip(points.numpy(), normal.numpy(), offset.numpy(), moves, strict=True):
         # Variables: the end z in [0, 1]^D and the length r, |z - t| <= r.
         eye = np.eye(6)
@@ -66,7 +67,7 @@ def test_linf_against_a_linear_program():
 
 def test_l2_against_a_general_solver():
     points, normal, offset = _cases(12, 6)
-    moves = project_on_hyperplane(points, normal, offset, "L2")
+    moves = project_on_hyperplane(points, normal, offset, ThreatModel("L2", 1.0))
     for t, w, b, move in zip(points.numpy(), normal.numpy(), offset.numpy(), moves, strict=True):
         best = minimize(
             lambda z, t=t: ((z - t) ** 2).sum(),
@@ -96,6 +97,6 @@ def test_gradients_of_all_scales_are_solved_within_the_steps_allowed(seed, sprea
     corner = (normal > 0).double()
     room = (normal * (corner - points)).sum(1)
     offset = (normal * points).sum(1) + share * room
-    move = project_on_hyperplane(points, normal, offset, norm)
+    move = project_on_hyperplane(points, normal, offset, ThreatModel(norm, 1.0))
     error = ((normal * move).sum(1) - share * room).abs()
     assert bool((error <= 1e-6 * room + 1e-12 * normal.abs().sum(1)).all())

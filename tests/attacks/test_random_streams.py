@@ -2,8 +2,8 @@ import pytest
 import torch
 from scipy import stats
 
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
 from adaptive_smoothing_zoo.attacks.random_streams import (
-    KeyedSquares,
     bits,
     normal_images,
     run_keys,
@@ -11,6 +11,7 @@ from adaptive_smoothing_zoo.attacks.random_streams import (
     uniform,
     uniform_images,
 )
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 INDICES = torch.arange(2000)
 
@@ -78,7 +79,7 @@ def test_images_have_the_distribution_asked_for():
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_squares_start_and_move_alike_whatever_the_company(norm):
-    squares = KeyedSquares(3, "square", (2, 10, 12), norm, torch.device("cpu"), queries=400)
+    squares = KeyedSquares(3, "square", (2, 10, 12), ThreatModel(norm, 0.1), torch.device("cpu"), queries=400)
     keys = run_keys(3, "square", 0, torch.tensor([4, 9, 2]))
     together = squares.start(keys)
     assert together.shape == (3, 2, 10, 12)

@@ -7,15 +7,13 @@ import torch
 from linear_mixes import a_linear_mix, a_lured_mix, distance
 from scipy import stats
 
-from adaptive_smoothing_zoo.attacks.losses import targeted_dlr
-from adaptive_smoothing_zoo.attacks.objectives import alpha_loss
+from adaptive_smoothing_zoo.attacks.losses import alpha_loss, rank_classes, targeted_dlr
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.randomized import (
     Randomization,
     every_randomized_apgd,
     randomized_apgd,
     randomized_pgd,
-    rank_classes,
 )
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 

@@ -6,7 +6,7 @@ from linear_mixes import adaptive
 from torch import nn
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
-from adaptive_smoothing_zoo.attacks.objectives import alpha_loss, lowering_alpha
+from adaptive_smoothing_zoo.attacks.losses import alpha_loss, lowering_alpha
 from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd
 from adaptive_smoothing_zoo.attacks.views import VIEWS, GrayBox, WithAlphaLoss, pin_alpha
 from adaptive_smoothing_zoo.backbones import build

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
-from adaptive_smoothing_zoo.attacks.objectives import cross_entropy, cw_margin, probability_margin
+from adaptive_smoothing_zoo.attacks.losses import cross_entropy, cw_margin, probability_margin
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet

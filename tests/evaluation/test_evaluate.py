@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS, ReferenceEngine, check_square
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel
+from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation import evaluate
@@ -153,7 +154,7 @@ class OneAttack:
     def __init__(self, candidates):
         self.candidates, self.flat = candidates, {}
 
-    def __call__(self, model, **settings):
+    def __call__(self, model, threat, settings, **more):
         return self
 
     def check(self, images, labels, beat):
@@ -190,7 +191,7 @@ class OneAttack:
 def test_a_candidate_outside_the_threat_model_is_an_error_not_a_number(monkeypatch, change, message):
     model = Linear()
     labels = (model(IMAGES).argmax(1) + 0) % 4
-    monkeypatch.setitem(ENGINES, "fake", OneAttack(change))
+    monkeypatch.setitem(ENGINES, "fast", OneAttack(change))
 
     class Confused(nn.Module):
         def forward(self, images):
@@ -198,13 +199,13 @@ def test_a_candidate_outside_the_threat_model_is_an_error_not_a_number(monkeypat
             return logits if torch.equal(images[: len(IMAGES)], IMAGES[: len(images)]) else logits.roll(1, 1)
 
     with pytest.raises(EvaluationError, match=message):
-        evaluate(Confused(), IMAGES, labels, eps=0.01, engine="fake")
+        evaluate(Confused(), IMAGES, labels, eps=0.01, engine="fast")
 
 
 def test_an_adversarial_example_that_does_not_hold_is_an_error(monkeypatch):
     model = Linear()
     labels = model(IMAGES).argmax(1)
-    monkeypatch.setitem(ENGINES, "fake", OneAttack(lambda x: x + 0.001))
+    monkeypatch.setitem(ENGINES, "fast", OneAttack(lambda x: x + 0.001))
 
     class Moody(nn.Module):
         calls = 0
@@ -217,15 +218,20 @@ def test_an_adversarial_example_that_does_not_hold_is_an_error(monkeypatch):
             return model(images)
 
     with pytest.raises(EvaluationError, match="no longer changes its label"):
-        evaluate(Moody(), IMAGES, labels, eps=0.01, engine="fake")
+        evaluate(Moody(), IMAGES, labels, eps=0.01, engine="fast")
 
 
 def test_warnings_of_engines_are_collected_not_printed(monkeypatch, capfd):
     model = Linear()
-    monkeypatch.setitem(ENGINES, "fake", OneAttack(lambda x: x))
-    result = evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.01, engine="fake")
+    monkeypatch.setitem(ENGINES, "fast", OneAttack(lambda x: x))
+    result = evaluate(model, IMAGES, model(IMAGES).argmax(1), eps=0.01, engine="fast")
     assert result.warnings == ("something is odd", *(f"{name} is odd, too" for name in STANDARD_ATTACKS))
     assert "odd" not in capfd.readouterr().err
+
+
+def a_reference(model, eps, classes):
+    settings = AttackSettings(engine="reference", batch_size=12)
+    return ReferenceEngine(model, ThreatModel("Linf", eps), settings, num_classes=classes, device=torch.device("cpu"))
 
 
 def test_autoattacks_checks_see_a_randomized_net_and_probabilities():
@@ -237,14 +243,10 @@ def test_autoattacks_checks_see_a_randomized_net_and_probabilities():
             return model(x) + 0.1 * torch.randn(len(x), 10)
 
     for net, expected in ((Noisy(), "randomized"), (nn.Sequential(model, nn.Softmax(1)), "probability")):
-        engine = ReferenceEngine(
-            net, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
-        )
+        engine = a_reference(net, 0.1, 10)
         (found,) = engine.check(images, labels)
         assert expected in found
-    engine = ReferenceEngine(
-        model, norm="Linf", eps=0.1, seed=0, batch_size=6, num_classes=10, device=torch.device("cpu")
-    )
+    engine = a_reference(model, 0.1, 10)
     assert engine.check(images, labels) == ()
 
 
@@ -286,11 +288,10 @@ class FiniteAtCleanImagesOnly(torch.autograd.Function):
 def test_a_gradient_that_is_lost_during_an_attack_is_warned_of():
     model = Linear()
     labels = model(IMAGES).argmax(1)
-    settings = {"norm": "Linf", "eps": 0.01, "seed": 0, "batch_size": 12, "num_classes": 4}
     for head, expected in ((FiniteAtCleanImagesOnly.apply, True), (torch.clone, False)):
         wrapped = nn.Module()
         wrapped.forward = lambda images, head=head: model(head(images))
-        engine = ReferenceEngine(wrapped, device=torch.device("cpu"), **settings)
+        engine = a_reference(wrapped, 0.01, 4)
         list(engine.attack("apgd-ce", IMAGES, labels))
         assert any("not finite during an attack" in warning for warning in engine.warnings("apgd-ce")) == expected
 

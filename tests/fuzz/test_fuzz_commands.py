@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import short_attacks
 import torch
 from fuzzing import HUGE, STRANGE_TEXTS, assert_no_leftovers, cases, damage, snapshot
 from huggingface_hub import constants
@@ -21,8 +22,6 @@ from safetensors.torch import load
 
 import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import data, load_model
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.publishing import records as results
 from adaptive_smoothing_zoo.training import plan, runs
 from adaptive_smoothing_zoo.validation import runner
@@ -123,11 +122,7 @@ def short(tmp_path_factory):
 
 
 def shorten(monkeypatch, folder):
-    for engine, settings in (
-        (FastEngine, {"iterations": 2, "queries": 4}),
-        (AdaptiveEngine, {"iterations": 2, "targets": 1}),
-    ):
-        monkeypatch.setattr(engine, "__init__", shortened(engine.__init__, settings))
+    short_attacks.shorten(monkeypatch, iterations=2, queries=4, targets=1)
     spent = {"steps": 2, "grid_steps": 1, "long_steps": 2, "restarts": 1, "survivors": 1, "queries": 4, "noises": 2}
     spent |= {"directions": 1, "planted": 1, "inner": 2, "search": 2}
     monkeypatch.setattr(runner, "Budget", lambda: Budget(**spent))

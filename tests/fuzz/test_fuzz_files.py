@@ -11,6 +11,7 @@ import pytest
 import torch
 from fuzzing import HUGE, STRANGE_TEXTS, attempt, cases, damage, damaged_bytes, damaged_text, restored
 from safetensors.torch import load_file, save_file
+from short_attacks import shorten
 
 import adaptive_smoothing_zoo as zoo
 from adaptive_smoothing_zoo import load_model
@@ -182,15 +183,7 @@ def data():
 
 @pytest.fixture
 def short_attacks(monkeypatch):
-    from adaptive_smoothing_zoo.attacks.autoattack import fast
-
-    original = fast.FastEngine.__init__
-
-    def init(self, *args, **settings):
-        original(self, *args, **settings)
-        self.iterations, self.queries = 2, 4
-
-    monkeypatch.setattr(fast.FastEngine, "__init__", init)
+    shorten(monkeypatch, iterations=2, queries=4)
 
 
 SETTINGS = {"eps": 0.03, "seed": 5, "batch_size": 4, "device": "cpu", "engine": "fast", "flush_seconds": 0.0}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from fuzzing import HUGE, STRANGE_TEXTS, attempt_call, cases
 from PIL import Image
+from short_attacks import shorten
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.certification import (
@@ -54,13 +54,7 @@ def _in_a_folder_of_its_own(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def short_attacks(monkeypatch):
     """The same machinery with fewer iterations."""
-    original = FastEngine.__init__
-
-    def init(self, *args, **settings):
-        original(self, *args, **settings)
-        self.iterations, self.queries = 2, 4
-
-    monkeypatch.setattr(FastEngine, "__init__", init)
+    shorten(monkeypatch, iterations=2, queries=4)
 
 
 def small(widths=(4, 6)):

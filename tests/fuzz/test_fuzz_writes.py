@@ -15,12 +15,13 @@ from failing_disk import full_disk, in_child, interrupted, killed, killed_while_
 from fuzzing import assert_no_leftovers, snapshot
 
 from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.certification.journal import Journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import Evaluation
-from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, read_binding, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, binding_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.export import export
@@ -28,6 +29,7 @@ from adaptive_smoothing_zoo.publishing.push import check_export
 from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 torch.manual_seed(0)
@@ -53,13 +55,9 @@ def evaluation(robust, seed):
         remarks=(),
         points=np.arange(8),
         engine="fast 1",
-        norm="Linf",
-        eps=0.2,
-        seed=seed,
-        batch_size=8,
+        threat=ThreatModel("Linf", 0.2),
+        settings=AttackSettings(seed=seed, batch_size=8),
         device="cpu",
-        tf32=False,
-        channels_last=False,
     )
 
 
@@ -116,13 +114,9 @@ BINDING = Binding(
     model=Identity(sha256="0" * 64),
     examples=3,
     data_sha256="1" * 64,
-    norm="Linf",
-    eps=0.2,
-    seed=0,
+    threat=ThreatModel("Linf", 0.2),
+    settings=AttackSettings(),
     engine="fast 1",
-    batch_size=None,
-    tf32=False,
-    channels_last=False,
     device="cpu",
     shard="0/1",
 )
@@ -139,7 +133,7 @@ def add_chunk(folder, place):
 
 
 def read_state(folder):
-    read_binding(folder / "state")
+    binding_of(folder / "state")
     return [chunk.indices.tolist() for chunk in read_chunks(folder / "state")]
 
 

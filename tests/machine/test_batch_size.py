@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from adaptive_smoothing_zoo import ThreatModel
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.machine.batch_size import BRISK_OPERATIONS, brisk_batch_size
 
@@ -62,9 +64,8 @@ def test_autoattacks_checks_look_at_more_than_a_small_batch():
 
     images = IMAGES.clone()
     beats = []
-    engine = ReferenceEngine(
-        NoisyWhereBright(), norm="Linf", eps=0.1, seed=0, batch_size=5, num_classes=6, device=torch.device("cpu")
-    )
+    settings, device = AttackSettings(batch_size=5), torch.device("cpu")
+    engine = ReferenceEngine(NoisyWhereBright(), ThreatModel("Linf", 0.1), settings, num_classes=6, device=device)
     assert not any(
         "randomized" in text for text in engine.check(images, torch.zeros(40).long(), lambda: beats.append(1))
     )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.evaluation import Evaluation
 from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
@@ -14,6 +15,7 @@ from adaptive_smoothing_zoo.publishing.adaptive_record import make_adaptive_reco
 from adaptive_smoothing_zoo.publishing.evidence import update_entry
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, make_record, write_results
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
+from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.validation import CheckResult
 
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
@@ -22,15 +24,7 @@ CIFAR_ENTRY = replace(ENTRY, dataset="cifar10", eps="8/255")
 EXAMPLES = Examples(
     images=torch.rand(8, 1, 8, 8), labels=torch.arange(8), source="eight made-up images", test_set_size=8
 )
-SETTINGS = {
-    "norm": "Linf",
-    "eps": 0.2,
-    "seed": 0,
-    "batch_size": 8,
-    "device": "cpu",
-    "tf32": False,
-    "channels_last": False,
-}
+THREAT = ThreatModel("Linf", 0.2)
 
 
 def an_evaluation(**changes):
@@ -48,8 +42,11 @@ def an_evaluation(**changes):
         "remarks": (),
         "points": np.arange(8),
         "engine": "pyautoattack 0.2.0",
+        "threat": THREAT,
+        "settings": AttackSettings(engine="reference", batch_size=8),
+        "device": "cpu",
     }
-    return Evaluation(**(SETTINGS | fields | changes))
+    return Evaluation(**(fields | changes))
 
 
 def a_record(entry=ENTRY, **changes):
@@ -82,7 +79,9 @@ def add_adaptive(folder, *fallen):
         accuracy_after={"standard": 0.5, "apgd-ce-low": float(robust.mean())},
         seconds={"apgd-ce-low": 1.0},
         engine="adaptive 1",
-        **SETTINGS,
+        threat=THREAT,
+        settings=AttackSettings(attacks=("apgd-ce-low",), batch_size=8),
+        device="cpu",
     )
     make_adaptive_record(folder, ENTRY, RunRecord.read(folder, ENTRY), found).write(folder, ENTRY)
 

@@ -1,5 +1,7 @@
 """Leaderboard entry, claim and card know of every record that belongs to a run, and of none that does not."""
 
+import json
+
 import numpy as np
 import pytest
 from recorded import (
@@ -11,9 +13,11 @@ from recorded import (
     add_validation,
     an_evaluation,
     entry_of,
+    publish,
     write_run,
 )
 
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
@@ -153,3 +157,37 @@ def test_adaptive_attacks_cannot_break_what_the_run_has_as_broken(folder):
     assert path.read_text() != text
     with pytest.raises(ResultsError, match="has as broken already"):
         update_entry(folder, ENTRY)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(AttackSettings().limited(**{number: 2}) for number in ("iterations", "targets", "restarts", "queries")),
+        AttackSettings(search_precision="tf32"),
+        AttackSettings(attacks=("apgd-ce", "apgd-t")),
+        AttackSettings(attacks=(*AttackSettings().attacks, Plan("mine"))),
+    ],
+    ids=lambda settings: settings.protocol[14:60],
+)
+def test_a_run_that_is_not_standard_has_no_leaderboard_entry(settings, tmp_path):
+    entry = publish(tmp_path)
+    found = an_evaluation(settings=settings)
+    write_results(tmp_path, ENTRY, found, EXAMPLES, make_record(ENTRY, found, EXAMPLES, MODEL))
+    run = RunRecord.read(tmp_path, ENTRY)
+    assert run.settings == settings
+    assert not run.is_standard
+    assert update_entry(tmp_path, ENTRY) == RunRecord.path(tmp_path, ENTRY)
+    assert not entry.exists()
+    with pytest.raises(ResultsError, match="no leaderboard entries"):
+        render(tmp_path)
+
+
+def test_an_older_record_without_settings_is_standard(folder):
+    path = RunRecord.path(folder, ENTRY)
+    content = json.loads(path.read_text())
+    assert content.pop("settings")["engine"] == "reference"
+    path.write_text(json.dumps(content))
+    run = RunRecord.read(folder, ENTRY)
+    assert run.settings is None
+    assert run.is_standard
+    assert update_entry(folder, ENTRY).name == f"{ENTRY.name}.json"

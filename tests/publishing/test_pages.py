@@ -9,6 +9,7 @@ import yaml
 from recorded import CIFAR_ENTRY, ENTRY, MODEL, a_check, a_record, a_validation
 
 from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
@@ -18,6 +19,7 @@ from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 
 WEIGHTS = identity_of(MODEL)
+SHORT = AttackSettings().limited(iterations=10)
 
 
 def card(record=None, curve=None):
@@ -61,12 +63,14 @@ class TestClaim:
         [
             (CIFAR_ENTRY, {"n": 7}, "took 7 examples"),
             (CIFAR_ENTRY, {"test_set_size": None}, "all of the test set"),
-            (CIFAR_ENTRY, {"protocol": "quick"}, "all of the test set"),
+            (CIFAR_ENTRY, {"protocol": "quick"}, "it is not standard: quick"),
             (CIFAR_ENTRY, {"deterministic": False}, "deterministic"),
-            (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "through apgd-ce"),
+            (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "AutoAttack standard, apgd-ce, TF32 off"),
             (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
             (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
             (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
+            (CIFAR_ENTRY, {"settings": SHORT}, "apgd-ce iterations=10 restarts=1"),
+            (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="tf32")}, "search in TF32"),
             (ENTRY, {}, "no leaderboard for digits"),
         ],
     )
@@ -125,6 +129,15 @@ class TestCard:
         assert f"[{ENTRY.alpha.alpha_min:g}, {ENTRY.alpha.alpha_max:g}]" in text
         assert "\nSomething to say.\n" in text
         assert f"<{ENTRY.paper.link}>" in text
+
+    def test_it_names_what_is_not_standard(self):
+        text = card(a_record(settings=SHORT, protocol=SHORT.protocol), a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5)))
+        assert f"{SHORT.protocol}." in text
+        assert "iterations=10" in text
+        assert "AutoAttack standard" not in text
+        assert "AutoAttack accuracy (%)" not in text.split("---")[1]
+        assert "| 0.5 | 90.00 | 50.00 |" not in text
+        assert "not standard" not in card(a_record()).lower()
 
     def test_without_results_it_claims_nothing(self):
         text = card()

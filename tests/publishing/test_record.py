@@ -20,6 +20,7 @@ from recorded import (
 )
 
 from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError, ZooError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
@@ -72,7 +73,7 @@ def test_writing_the_same_results_twice_gives_the_same_bytes(tmp_path):
 def test_agreement_counts_equal_verdicts(folder):
     robust = an_evaluation().robust.copy()
     robust[[0, 5]] ^= True
-    other = an_evaluation(robust=robust, engine="fast 1", seed=3)
+    other = an_evaluation(robust=robust, engine="fast 1", settings=AttackSettings(seed=3))
     text = agreement(folder, ENTRY, other, EXAMPLES)
     assert "fast 1 (seed 3)" in text
     assert "6 of 8" in text
@@ -221,3 +222,12 @@ def test_a_record_that_says_more_is_not_replaced(tmp_path, known, n, eps, messag
     else:
         with pytest.raises(ResultsError, match=message):
             RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=n, eps=eps)
+
+
+def test_a_standard_run_is_not_replaced_by_another_protocol(folder):
+    RunRecord.check_replaceable(folder, ENTRY, MODEL, n=8, settings=AttackSettings(seed=3))
+    shorter = AttackSettings().limited(iterations=10)
+    with pytest.raises(ResultsError, match=r"is of the standard protocol, this run is not standard: .*iterations=10"):
+        RunRecord.check_replaceable(folder, ENTRY, MODEL, n=8, settings=shorter)
+    write_run(folder, a_record(settings=shorter))
+    RunRecord.check_replaceable(folder, ENTRY, MODEL, n=8, settings=shorter)

@@ -9,7 +9,9 @@ from quadrants import IMAGES, LABELS, a_mix, a_net
 from torch import nn
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier
-from adaptive_smoothing_zoo.attacks.adaptive import AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training import choose_alpha as choose
@@ -179,8 +181,9 @@ def test_accuracies_are_the_model_s_own_and_its_attacked_ones_the_engine_s():
     assert chosen.clean == float((mixed(IMAGES).argmax(1) == LABELS).double().mean())
     places = torch.arange(20) * 64 // 20
     standing = mixed(IMAGES[places]).argmax(1) == LABELS[places]
-    engine = AdaptiveEngine(mixed, threat=ThreatModel("Linf", 0.05), seed=0, batch_size=16, device=torch.device("cpu"))
-    engine.iterations, engine.targets = 3, 2
+    settings = complete(AttackSettings(attacks=choice.attacks, batch_size=16)).limited(iterations=3, targets=2)
+    classes, device = mixed(IMAGES[:1]).shape[1], torch.device("cpu")
+    engine = Search(mixed, ThreatModel("Linf", 0.05), settings, num_classes=classes, device=device)
     for attack in choice.attacks:
         for positions, found in engine.attack(attack, IMAGES[places], LABELS[places], places):
             standing[positions] &= mixed(found).argmax(1) == LABELS[places][positions]

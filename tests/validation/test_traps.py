@@ -6,9 +6,9 @@ import nets
 import numpy as np
 import pytest
 
-from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
-from adaptive_smoothing_zoo.attacks.objectives import LOSSES
+from adaptive_smoothing_zoo.attacks.losses import LOSSES
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.validation import CHECKS, Budget, RecordedRun, subject, validate
 from adaptive_smoothing_zoo.validation.checks import oracles
@@ -130,8 +130,8 @@ def test_a_trap_is_caught_by_name(make, caught_by, settings):
 class Halfhearted(APGD):
     """Uses half of the ball."""
 
-    def __init__(self, name, *, eps, **settings):
-        super().__init__(name, eps=eps / 2, **settings)
+    def __init__(self, name, threat, loss, **settings):
+        super().__init__(name, ThreatModel(threat.norm, threat.eps / 2), loss, **settings)
 
 
 ORACLES = {

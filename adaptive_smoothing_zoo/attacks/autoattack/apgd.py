@@ -1,14 +1,20 @@
-"""Auto-PGD (Croce and Hein 2020, arXiv:2003.01690, Algorithm 1), many runs side by side."""
+"""Auto-PGD [CH20, Algorithm 1], many runs side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, loss_and_gradient, norm_of, normalized
-from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
+from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, cross_entropy, loss_and_gradient, targeted_dlr
+from adaptive_smoothing_zoo.attacks.random_streams import noise_of
+from adaptive_smoothing_zoo.threat import ThreatModel
+
+# Points asked about, the answers there, the runs -> (N,) bool, which of the points are adversarial.
+Fooled = Callable[[Tensor, Tensor, State], Tensor]
 
 MOMENTUM = 0.75  # weight of the gradient step against the last move
 RHO = 0.75  # the share of steps between two checkpoints that must increase the loss
@@ -16,10 +22,9 @@ RHO = 0.75  # the share of steps between two checkpoints that must increase the 
 
 @dataclass
 class APGDState(State):
-    """Beside the fields of every run:
+    """Next to the fields of every run:
 
     Attributes:
-        iteration: (N,) how many gradient steps led to ``points``.
         points: (N, channels, H, W) where the model is asked next.
         previous: the point from which the last gradient step was made.
         step_size: (N, 1, 1, 1).
@@ -30,7 +35,6 @@ class APGDState(State):
         halved: (N,) bool, the last checkpoint halved the step size.
     """
 
-    iteration: Tensor
     points: Tensor
     previous: Tensor
     step_size: Tensor
@@ -43,59 +47,71 @@ class APGDState(State):
     halved: Tensor
 
 
-class APGD:
+class APGD(Attack[APGDState]):
     """Projected gradient ascent with momentum that halves its step size where progress stalls, and then goes on from
     the best point so far.
 
     Args:
-        name: what it is called in a protocol.
-        norm, eps: the ball, "Linf" or "L2".
+        name: in the catalogue.
+        threat: the ball.
         loss: what to increase.
         steps: gradient steps; a run asks the model once more than that.
+        radius: (N, 1, 1, 1) of each run in the place of the ball's, for N runs that stay together.
+        view: what to differentiate in the model's place.
+        fooled: which points are adversarial; by default those at which what is differentiated gives another label.
 
     Iterates are those of pyautoattack 0.2.0.
     """
 
-    def __init__(self, name: str, *, norm: str, eps: float, loss: TargetedLoss, steps: int = 100) -> None:
-        self.name, self.norm, self.eps, self.loss, self.steps = name, norm, eps, loss, steps
+    def __init__(
+        self,
+        name: str,
+        threat: ThreatModel,
+        loss: TargetedLoss,
+        *,
+        steps: int = 100,
+        radius: Tensor | None = None,
+        view: nn.Module | None = None,
+        fooled: Fooled | None = None,
+    ) -> None:
+        self.name, self.threat, self.loss, self.steps, self.length = name, threat, loss, steps, steps + 1
+        self.radius, self.view = radius, view
+        self.fooled: Fooled = fooled or (lambda points, logits, state: logits.argmax(dim=1) != state.labels)
         checked = checkpoints(steps)
         windows = [later - earlier for earlier, later in zip([0, *checked], checked, strict=False)]
         # By iteration: steps since the last checkpoint if this is one, else 0. Idle runs go beyond the last iteration.
         self._window = torch.zeros(steps + 2, dtype=torch.int64)
         self._window[checked] = torch.tensor(windows)
 
-    def start(self, images: Tensor, labels: Tensor, targets: Tensor, noise: Tensor) -> APGDState:
+    def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> APGDState:
+        """Begin at noise that belongs to the keys."""
+        return self.start_at(images, labels, targets, noise_of(self.threat, keys, images))
+
+    def start_at(self, images: Tensor, labels: Tensor, targets: Tensor, noise: Tensor) -> APGDState:
         """Begin at the images plus noise, scaled to the ball's radius and cut to the box.
 
         Args:
             noise: the images' shape, uniform in [-1, 1] for l_inf and standard normal for l_2.
         """
-        n = len(labels)
-        points = (images + self.eps * normalized(noise, self.norm)).clamp(0.0, 1.0)
-        numbers = images.new_zeros(n)
-        no = torch.zeros_like(labels, dtype=torch.bool)
-        return APGDState(
-            images=images,
-            labels=labels,
-            targets=targets,
-            found=no,
-            adversarials=images.clone(),
-            exhausted=no.clone(),
-            lost=no.clone(),
-            flat=no.clone(),
-            iteration=torch.zeros_like(labels),
+        radius = self.threat.eps if self.radius is None else self.radius
+        points = (images + radius * self.threat.unit(noise)).clamp(0.0, 1.0)
+        # The first step is compared with a loss of zero, not with the loss at the start. The paper would have the
+        # latter; iterates are to be the reference's.
+        zero = images.new_zeros(len(labels))
+        return APGDState.begin(
+            images,
+            labels,
+            targets,
             points=points,
             previous=points.clone(),
-            step_size=images.new_full((n, 1, 1, 1), 2.0 * self.eps),
-            # The first step is compared with a loss of zero, not with the loss at the start. The paper would have the
-            # latter; iterates are to be the reference's.
-            loss=numbers,
+            step_size=images.new_zeros((len(labels), 1, 1, 1)) + 2.0 * radius,
+            loss=zero,
             best_points=points.clone(),
             best_gradient=torch.zeros_like(images),
-            best_loss=numbers.clone(),
+            best_loss=zero.clone(),
             increases=torch.zeros_like(labels),
-            checked_loss=numbers.clone(),
-            halved=torch.ones_like(no),
+            checked_loss=zero.clone(),
+            halved=torch.ones_like(labels, dtype=torch.bool),
         )
 
     @torch.no_grad()
@@ -104,18 +120,14 @@ class APGD:
         logits, loss, gradient = loss_and_gradient(
             model, state.points, lambda logits: self.loss(logits, state.labels, state.targets)
         )
-        state.meet(state.points, logits.argmax(dim=1) != state.labels)
-        state.look_at(gradient, at_start=state.iteration == 0)
+        state.meet(state.points, self.fooled(state.points, logits, state))
+        state.look_at(gradient)
         self._keep_best(state, loss, gradient)
         gradient = self._check_progress(state, gradient)
         self._move(state, gradient)
         state.exhausted = state.iteration >= self.steps
         state.iteration = (state.iteration + 1).clamp(max=self.steps + 1)
         return len(state)
-
-    def spent(self, state: APGDState) -> Tensor:
-        """Which share of its budget each run has spent, (N,)."""
-        return (state.iteration / (self.steps + 1)).clamp(max=1.0)
 
     def _keep_best(self, state: APGDState, loss: Tensor, gradient: Tensor) -> None:
         at_start = state.iteration == 0
@@ -146,27 +158,36 @@ class APGD:
     def _move(self, state: APGDState, gradient: Tensor) -> None:
         last_move = state.points - state.previous
         state.previous = state.points
-        direction = gradient.sign() if self.norm == "Linf" else normalized(gradient, self.norm)
-        ahead = self._project(state.points + state.step_size * direction, state.images)
+        ahead = self._project(state.points + state.step_size * self.threat.steepest(gradient), state.images)
         weight = torch.where(state.iteration == 0, 1.0, MOMENTUM).to(gradient.dtype).view(-1, 1, 1, 1)
         mixed = state.points + weight * (ahead - state.points) + (1.0 - weight) * last_move
         state.points = self._project(mixed, state.images)
 
     def _project(self, points: Tensor, images: Tensor) -> Tensor:
-        """Into the ball, then into the box."""
-        if self.norm == "Linf":
-            return points.clamp(images - self.eps, images + self.eps).clamp(0.0, 1.0)
-        away = points - images
-        length = norm_of(away, self.norm)
-        return (images + away / (length + 1e-12) * length.clamp(max=self.eps)).clamp(0.0, 1.0)
+        return self.threat.project(images, points, self.radius, safe=self.radius is not None)
+
+
+@register("apgd-ce", iterations=100, restarts=1)
+def _apgd_ce(setup: Setup) -> APGD:
+    return APGD("apgd-ce", setup.threat, cross_entropy, steps=setup.iterations)
+
+
+@register("apgd-t", targeted=True, least_classes=4, iterations=100, targets=9, restarts=1)
+def _apgd_t(setup: Setup) -> APGD:
+    return APGD("apgd-t", setup.threat, targeted_dlr, steps=setup.iterations)
 
 
 def checkpoints(steps: int) -> list[int]:
     """The iterations at which progress is judged: 22 % of the steps, then intervals that shrink by 3 % down to 6 %."""
-    interval, shrink, shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+    interval, shrink, shortest = intervals(steps)
     found, iteration = [], interval
     while iteration <= steps:
         found.append(iteration)
         interval = max(interval - shrink, shortest)
         iteration += interval
     return found
+
+
+def intervals(steps: int) -> tuple[int, int, int]:
+    """The first interval between checkpoints, how much each later one is shorter, and the shortest."""
+    return max(int(0.22 * steps), 1), max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)

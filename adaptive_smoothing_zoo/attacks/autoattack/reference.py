@@ -1,4 +1,4 @@
-"""The reference engine: AutoAttack "standard" as pyautoattack implements it (Croce and Hein 2020)."""
+"""The reference engine: AutoAttack as pyautoattack implements it [CH20]."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,36 +7,35 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.state import batches
-
-STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-
-# Forward-equivalents that each attack spends on a point it does not break: what progress is measured in.
-PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import intervals
+from adaptive_smoothing_zoo.attacks.catalogue import entry_of
+from adaptive_smoothing_zoo.attacks.contract import batches
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings, Plan
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 CHECKED = 256  # images that AutoAttack's checks are made with, unless a batch has more
 LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed for that"
 
 
 class ReferenceEngine:
-    """Runs each attack of the standard protocol on batches of points, as ``AutoAttack.run_standard_evaluation`` does.
+    """Runs AutoAttack's attacks on batches of points, as ``AutoAttack.run_standard_evaluation`` does.
 
     The verdicts are those of pyautoattack for the same seed and batch size; its global seeding is undone afterwards.
 
     Args:
         model: images in [0, 1] to logits, in eval mode, on ``device``.
-        norm: "Linf" or "L2".
-        eps: radius of the ball.
-        seed: given to each attack at the start of each batch, as pyautoattack does.
-        batch_size: points per batch.
-        num_classes: of the model. The targeted attacks try 9 wrong classes, or all there are if they are fewer.
+        threat: the ball.
+        settings: which attacks, how long, and in which batches. Each attack gets the seed at the start of each batch.
+        num_classes: of the model.
         device: where the model is.
+        surrogate: not used.
 
     Attributes:
         resumes_inside: False: random numbers depend on the batch, so that a batch is attacked whole or anew.
 
     Raises:
         ModuleNotFoundError: pyautoattack is not installed.
+        ValueError: an attack that it does not have.
     """
 
     resumes_inside = False
@@ -44,28 +43,51 @@ class ReferenceEngine:
     def __init__(
         self,
         model: nn.Module,
+        threat: ThreatModel,
+        settings: AttackSettings,
         *,
-        norm: str,
-        eps: float,
-        seed: int,
-        batch_size: int,
         num_classes: int,
         device: torch.device,
+        surrogate: nn.Module | None = None,
     ) -> None:
         self.name = self.full_name()
         from pyautoattack import AutoAttack
 
         self.flat: dict[str, set[int]] = {}  # pyautoattack does not tell
-        self.model, self.batch_size, self.device = model, batch_size, device
+        self.model, self.device, self.settings = model, device, settings
+        self.batch_size = settings.batch_size or 256
         self._notes = _Notes()
         self._warnings: dict[str, list[str]] = {}
         self._watched = _Watched(model, self._notes)
-        self._autoattack = AutoAttack(self._watched, norm=norm, eps=eps, seed=seed, version="standard", device=device)
+        self._autoattack = AutoAttack(
+            self._watched, norm=threat.norm, eps=threat.eps, seed=settings.seed, version="standard", device=device
+        )
         self._autoattack.apgd.logger = self._autoattack.apgd_targeted.logger = self._notes
         self._batch: tuple[int, int, int] | None = None  # passes when it began, passes per point, points
-        self._targets = min(9, num_classes - 1)
-        self._autoattack.apgd_targeted.n_target_classes = self._targets
+        self._num_classes = num_classes
+        self._targets = self._autoattack.apgd_targeted.n_target_classes = min(9, num_classes - 1)
         self._autoattack.fab.n_target_classes = self._targets
+        if settings.engine == "reference":
+            for plan in settings.attacks:
+                self._follow(plan)
+
+    def _follow(self, plan: Plan) -> None:
+        """Give pyautoattack the numbers of a plan."""
+        attack, attacker = _NAMES.get(plan.name), self._autoattack
+        if attack is None:
+            raise ValueError(f"pyautoattack has no attack {plan.name!r}; take the engine 'fast'")
+        part = getattr(attacker, attack)
+        numbers = {
+            "n_iter": plan.iterations,
+            "n_restarts": plan.restarts,
+            "n_target_classes": plan.targets and min(plan.targets, self._num_classes - 1),
+            "n_queries": plan.queries,
+        }
+        for name, number in numbers.items():
+            if number is not None:
+                setattr(part, name, number)
+        if plan.iterations is not None and hasattr(part, "n_iter_2"):  # APGD's first checkpoint and later intervals
+            part.n_iter_2, part.size_decr, part.n_iter_min = intervals(plan.iterations)
 
     @staticmethod
     def full_name() -> str:
@@ -105,7 +127,8 @@ class ReferenceEngine:
         for positions in batches(torch.arange(len(labels)), self.batch_size):
             if done is not None and bool(done[positions].all()):
                 continue
-            self._batch = self._watched.passes, PASSES[name], len(positions)
+            per_point = entry_of(name).passes(self.settings.plan(name), self._num_classes)
+            self._batch = self._watched.passes, per_point, len(positions)
             # pyautoattack asserts nothing about memory format but needs contiguous tensors.
             x = images[positions].to(self.device).contiguous()
             y = labels[positions].to(self.device)
@@ -159,17 +182,12 @@ class ReferenceEngine:
         return torch.cat([self._watched(part) for part in images.split(self.batch_size)])
 
     def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-        if name == "apgd-ce":
-            self._autoattack.apgd.loss = "ce"
-            return self._autoattack.apgd.perturb  # type: ignore[no-any-return]
-        if name == "apgd-t":
-            return self._autoattack.apgd_targeted.perturb  # type: ignore[no-any-return]
-        if name == "fab-t":
-            self._autoattack.fab.targeted = True
-            return self._autoattack.fab.perturb  # type: ignore[no-any-return]
-        if name == "square":
-            return self._autoattack.square.perturb  # type: ignore[no-any-return]
-        raise ValueError(f"the standard protocol has the attacks {', '.join(STANDARD_ATTACKS)}, not {name!r}")
+        self._autoattack.apgd.loss = "ce"
+        self._autoattack.fab.targeted = True
+        return getattr(self._autoattack, _NAMES[name]).perturb  # type: ignore[no-any-return]
+
+
+_NAMES = {"apgd-ce": "apgd", "apgd-t": "apgd_targeted", "fab-t": "fab", "square": "square"}  # of its attributes
 
 
 def check_square(accuracy_after: dict[str, float]) -> tuple[str, ...]:

@@ -2,77 +2,66 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.losses import Model, margin, normalized
-from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
+    QUERIES,
+    Changes,
+    KeyedSquares,
+    inside,
+    placed_pattern,
+)
+from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
+from adaptive_smoothing_zoo.attacks.losses import Model, margin
+from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
+from adaptive_smoothing_zoo.threat import ThreatModel
 
-QUERIES = 5000
 MOST_AHEAD = 8  # changes of one run that are tried at once
 LOOK_AHEAD = 32  # for each of these, changes that are looked at for ones worth trying
-P_INIT = 0.8  # share of the pixels that the first squares cover
-_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # changes after which the share is halved
 
 
 @dataclass
 class SquareState(State):
-    """Beside the fields of every run:
+    """Next to the fields of every run. ``iteration`` is the next query; 0 asks about the start, others about changes.
 
     Attributes:
         keys: (N,) int64, what the random signs of a run depend on.
-        query: (N,) the next one; 0 asks about the start, each other one about a change.
         best: (N, channels, H, W) the point with the lowest margin so far.
         best_margin: (N,) the margin there.
         best_query: (N,) the query that asked about it.
     """
 
     keys: Tensor
-    query: Tensor
     best: Tensor
     best_margin: Tensor
     best_query: Tensor
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Random changes.
+class Draw(Protocol):
+    """Where starts and changes come from."""
 
-    Attributes:
-        size: (M,) side of the square.
-        top, left: (M,) its corner.
-        signs: (M, channels) -1 or 1, direction of the change in each channel.
-        top_2, left_2: (M,) corner of the square that gives up its perturbation (l_2).
-        transposed: (M,) bool, whether the pattern lies on its side (l_2).
-    """
+    def start(self, keys: Tensor) -> Tensor:
+        """(N, channels, H, W) a pattern for each key, which fills the ball of radius 1."""
 
-    size: Tensor
-    top: Tensor
-    left: Tensor
-    signs: Tensor
-    top_2: Tensor
-    left_2: Tensor
-    transposed: Tensor
+    def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
+        """The changes (M,) with these numbers (M,), from 0, of the runs in these rows (M,)."""
 
 
-# State, rows (M,), numbers of changes (M,) from 0 -> the changes of the runs in these rows.
-Draw = Callable[[SquareState, Tensor, Tensor], Changes]
 # Points, labels, worth -> margins (N,), or infinity for margins that are certainly not below ``worth``.
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Square:
+class Square(Attack[SquareState]):
     """Random search: change a square of the perturbation, keep the change if it lowers the margin.
 
     Args:
-        name: what it is called in a protocol.
-        norm, eps: the ball, "Linf" or "L2".
-        draw: where the changes come from.
+        threat: the ball.
+        draw: where starts and changes come from.
         ask: a way to margins that is shorter than the model's logits, if there is one.
         batch_size: most points to ask about at once, if the runs are fewer.
         queries: changes tried per run; a run asks the model once more than that.
@@ -82,45 +71,36 @@ class Square:
             the best point. Small images have few changes, and most of the queries are such. Looking for them makes
             the host wait for the device.
 
-    Attributes:
-        answered: queries of all runs so far, whether the model had to be asked or not.
-
     Points are those of pyautoattack 0.2.0 for the same random numbers.
     """
 
+    name = "square"
+    answered: Tensor
+
     def __init__(
         self,
-        name: str,
-        *,
-        norm: str,
-        eps: float,
+        threat: ThreatModel,
         draw: Draw,
+        *,
         queries: int = QUERIES,
         ask: Ask | None = None,
         batch_size: int = 1,
         twins: Tensor | None = None,
     ) -> None:
-        self.name, self.norm, self.eps, self.draw, self.queries = name, norm, eps, draw, queries
+        self.threat, self.draw, self.queries, self.length = threat, draw, queries, queries + 1
         self.ask, self.batch_size, self.twins = ask, batch_size, twins
         self.answered = torch.zeros((), dtype=torch.int64)
 
-    def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, pattern: Tensor) -> SquareState:
-        """Begin at the image plus a pattern that fills the ball: see ``stripes`` (l_inf) and ``tiles`` (l_2)."""
-        no = torch.zeros_like(labels, dtype=torch.bool)
-        scaled = pattern if self.norm == "Linf" else normalized(pattern, "L2")
-        points = (images + self.eps * scaled).clamp(0.0, 1.0)
-        return SquareState(
-            images=images,
-            labels=labels,
-            targets=targets,
-            found=no,
-            adversarials=images.clone(),
-            exhausted=no.clone(),
-            lost=no.clone(),
-            flat=no.clone(),
+    def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> SquareState:
+        """Begin at the image plus a pattern that fills the ball."""
+        pattern = self.draw.start(keys)
+        scaled = pattern if self.threat.is_linf else self.threat.unit(pattern)
+        return SquareState.begin(
+            images,
+            labels,
+            targets,
             keys=keys,
-            query=torch.zeros_like(labels),
-            best=points,
+            best=(images + self.threat.eps * scaled).clamp(0.0, 1.0),
             best_margin=images.new_full((len(labels),), torch.inf),
             best_query=torch.zeros_like(labels),
         )
@@ -138,15 +118,11 @@ class Square:
         rows, queries, points, after = self._next(state, over, ahead)
         if len(rows):
             after = self._keep_first_that_helps(state, model, rows, queries, points, after)
-        after = torch.where(over, state.query, after.clamp(max=self.queries + 1))
-        self.answered = self.answered.to(after.device) + (after - state.query).sum()
-        state.query = after
-        state.exhausted = state.query > self.queries
+        after = torch.where(over, state.iteration, after.clamp(max=self.queries + 1))
+        self.answered = self.answered.to(after.device) + (after - state.iteration).sum()
+        state.iteration = after
+        state.exhausted = state.iteration > self.queries
         return len(rows)
-
-    def spent(self, state: SquareState) -> Tensor:
-        """Which share of its budget each run has spent, (N,)."""
-        return (state.query / (self.queries + 1)).clamp(max=1.0)
 
     def _keep_first_that_helps(
         self, state: SquareState, model: Model, rows: Tensor, queries: Tensor, points: Tensor, after: Tensor
@@ -169,13 +145,13 @@ class Square:
 
     def _next(self, state: SquareState, over: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Up to ``ahead`` queries of every run: rows (M,), queries (M,), points; and the query after them, (N,)."""
-        device = state.query.device
+        device = state.iteration.device
         if self.twins is None:
             rows = torch.arange(len(state), device=device).repeat_interleave(ahead)
-            queries = (state.query[:, None] + torch.arange(ahead, device=device)).flatten()
-            return rows, queries, self._points(state, rows, queries), state.query + ahead
+            queries = (state.iteration[:, None] + torch.arange(ahead, device=device)).flatten()
+            return rows, queries, self._points(state, rows, queries), state.iteration + ahead
         # Candidates, more than are wanted, without those whose change has been tried on the best point.
-        window = state.query[:, None] + torch.arange(LOOK_AHEAD * ahead, device=device)
+        window = state.iteration[:, None] + torch.arange(LOOK_AHEAD * ahead, device=device)
         twins = self.twins[(window - 1).clamp(0, self.queries - 1)] + 1
         open_ = ~over[:, None] & (window <= self.queries) & (twins <= state.best_query[:, None])
         wanted, after = _first(open_, window, 2 * ahead)
@@ -193,7 +169,7 @@ class Square:
         images, best = state.images[rows], state.best[rows]
         change = self.draw(state, rows, (queries - 1).clamp(0, self.queries - 1))
         changed = (
-            self._linf_points(images, best, change) if self.norm == "Linf" else self._l2_points(images, best, change)
+            self._linf_points(images, best, change) if self.threat.is_linf else self._l2_points(images, best, change)
         )
         return torch.where((queries == 0).view(-1, 1, 1, 1), best, changed)
 
@@ -202,25 +178,25 @@ class Square:
 
     def _linf_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
         """Add twice the radius inside the square and cut to the ball, so that it ends on one side or the other."""
-        inside = _inside(change.top, change.left, change.size, best)
-        added = 2.0 * self.eps * change.signs[:, :, None, None] * inside
-        return (best + added).clamp(images - self.eps, images + self.eps).clamp(0.0, 1.0)
+        square = inside(change.top, change.left, change.size, best)
+        added = 2.0 * self.threat.eps * change.signs[:, :, None, None] * square
+        return self.threat.project(images, best + added)
 
     def _l2_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
         """Give one square the perturbation of another, what is left of the radius, and a new pattern on top."""
         away = best - images
         channels = away.shape[1]
-        inside = _inside(change.top, change.left, change.size, away)
-        inside_2 = _inside(change.top_2, change.left_2, change.size, away)
+        square = inside(change.top, change.left, change.size, away)
+        square_2 = inside(change.top_2, change.left_2, change.size, away)
         energy = (away * away).sum(dim=(1, 2, 3), keepdim=True)
-        window_energy = (away * away * (inside | inside_2)).sum(dim=(2, 3), keepdim=True)
-        unused = (self.eps * self.eps - energy).clamp(min=0.0)
-        here = away * inside
-        pattern = _placed_pattern(change, away) * change.signs[:, :, None, None]
+        window_energy = (away * away * (square | square_2)).sum(dim=(2, 3), keepdim=True)
+        unused = (self.threat.eps * self.threat.eps - energy).clamp(min=0.0)
+        here = away * square
+        pattern = placed_pattern(change, away) * change.signs[:, :, None, None]
         new = pattern + here / (1e-12 + _plane_norm(here))
         new = new / (1e-12 + _plane_norm(new)) * (unused / channels + window_energy).sqrt()
-        away = torch.where(inside, new, away.masked_fill(inside_2, 0.0))
-        return (images + self.eps * normalized(away, "L2")).clamp(0.0, 1.0)
+        away = torch.where(square, new, away.masked_fill(square_2, 0.0))
+        return (images + self.threat.eps * self.threat.unit(away)).clamp(0.0, 1.0)
 
 
 def _first(wanted: Tensor, queries: Tensor, most: int, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -238,98 +214,27 @@ def _first(wanted: Tensor, queries: Tensor, most: int, end: Tensor | None = None
     return wanted & (rank <= most), torch.minimum(later, end)
 
 
-def square_size(query: int, height: int, width: int, norm: str) -> int:
-    """Side of the square of a change, counted from 0; odd and at least 3 in l_2."""
-    share = P_INIT / 2 ** sum(query > after for after in _HALVED_AFTER)
-    size = round(math.sqrt(share * height * width))
-    if norm == "L2":
-        size = max(size, 3) | 1
-    return min(max(size, 1), height, width)
-
-
-def stripes(signs: Tensor, height: int) -> Tensor:
-    """The l_inf start: (N, channels, W) signs, one for each column -> (N, channels, height, W)."""
-    return signs[:, :, None, :].expand(-1, -1, height, -1)
-
-
-def tile_grid(height: int, width: int) -> tuple[int, int, int, int]:
-    """Side of the tiles of the l_2 start, the row and column where they begin, and how many there are each way.
-
-    An image narrower than a tile has none, and starts from itself. One lower than 5 pixels has tiles of one pixel,
-    where the authors' code divides by zero.
-    """
-    side = max(height // 5, 1)
-    begin = max((height - 5 * side) // 2, 0)
-    return side, begin, height // side, width // side
-
-
-def tiles(signs: Tensor, transposed: Tensor, height: int, width: int) -> Tensor:
-    """The l_2 start: a pattern in every tile.
-
-    Args:
-        signs: (N, channels, rows, columns), one for each tile.
-        transposed: (rows, columns) bool, whether the tile's pattern lies on its side.
-        height, width: of the images. Tiles that do not fit are cut off.
-
-    Returns:
-        (N, channels, height, width).
-    """
-    side, begin, rows, columns = tile_grid(height, width)
-    upright = pattern(side).to(signs)
-    shapes = torch.where(transposed[:, :, None, None].to(signs.device), upright.T, upright)  # (rows, columns, s, s)
-    filled = signs[..., None, None] * shapes  # (N, channels, rows, columns, s, s)
-    plane = filled.transpose(3, 4).reshape(*signs.shape[:2], rows * side, columns * side)
-    start = signs.new_zeros(*signs.shape[:2], height, width)
-    kept = plane[:, :, : height - begin, : width - begin]
-    start[:, :, begin : begin + kept.shape[2], begin : begin + kept.shape[3]] = kept
-    return start
-
-
-@cache
-def pattern(side: int) -> Tensor:
-    """The l_2 perturbation of a square: a hill on its upper part, a valley on its lower; norm 1."""
-    plane = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)])
-    return plane / plane.square().sum().sqrt()
-
-
-def _hill(height: int, width: int) -> Tensor:
-    """Nested rectangles around the centre, the k-th from inside adding 1 / k^2; norm 1."""
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
-    ring = torch.maximum((rows - height // 2).abs(), (columns - width // 2).abs())
-    heights = 1.0 / torch.arange(1, max(height // 2, width // 2) + 2, dtype=torch.float64) ** 2
-    hill = heights.flip(0).cumsum(0).flip(0)[ring]
-    return hill / hill.square().sum().sqrt() if height else hill
-
-
-def _inside(top: Tensor, left: Tensor, size: Tensor, images: Tensor) -> Tensor:
-    """(N, 1, H, W) bool, the pixels of each run's square."""
-    rows = torch.arange(images.shape[2], device=images.device)
-    columns = torch.arange(images.shape[3], device=images.device)
-    in_rows = (rows >= top[:, None]) & (rows < (top + size)[:, None])
-    in_columns = (columns >= left[:, None]) & (columns < (left + size)[:, None])
-    return (in_rows[:, :, None] & in_columns[:, None, :]).unsqueeze(1)
-
-
-def _placed_pattern(change: Changes, images: Tensor) -> Tensor:
-    """(N, 1, H, W) each run's pattern in its square, whatever around it."""
-    table = _pattern_table(min(images.shape[2:]), images.device, images.dtype)
-    rows = (torch.arange(images.shape[2], device=images.device) - change.top[:, None]).clamp(0, table.shape[1] - 1)
-    columns = (torch.arange(images.shape[3], device=images.device) - change.left[:, None]).clamp(0, table.shape[2] - 1)
-    rows, columns = rows[:, :, None], columns[:, None, :]
-    upright, size = ~change.transposed[:, None, None], change.size[:, None, None]
-    placed = torch.where(upright, table[size, rows, columns], table[size, columns, rows])
-    return (placed.unsqueeze(1) * _inside(change.top, change.left, change.size, images)).to(images.dtype)
-
-
-@cache
-def _pattern_table(largest: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(largest + 1, largest, largest): the pattern of each size in the upper left corner, zero around it."""
-    table = torch.zeros(largest + 1, largest, largest, dtype=torch.float64)
-    for side in range(1, largest + 1):
-        table[side, :side, :side] = pattern(side)
-    return table.to(device, dtype)
-
-
 def _plane_norm(planes: Tensor) -> Tensor:
     """(N, channels, H, W) -> (N, channels, 1, 1) l_2 norms."""
     return (planes * planes).sum(dim=(2, 3), keepdim=True).sqrt()
+
+
+@register("square", cost=1, queries=QUERIES)
+def _square(setup: Setup) -> Square:
+    """On CPUs, where a question does not make the host wait, known answers and bounds spare passes."""
+    draw = KeyedSquares(setup.seed, "square", setup.shape, setup.threat, setup.device, setup.queries)
+    on_cpu = setup.device.type == "cpu"
+    return Square(
+        setup.threat,
+        draw,
+        queries=setup.queries,
+        ask=bounded_margins(_inner(setup.prepared)) if on_cpu else None,
+        batch_size=setup.batch_size,
+        twins=draw.twins if on_cpu and setup.deterministic else None,
+    )
+
+
+def _inner(prepared: nn.Module) -> nn.Module:
+    """The model within a prepared copy."""
+    inner = getattr(prepared, "model", prepared)
+    return inner if isinstance(inner, nn.Module) else prepared

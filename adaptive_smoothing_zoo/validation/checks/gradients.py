@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.objectives import Loss
+from adaptive_smoothing_zoo.attacks.losses import Loss
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys
 from adaptive_smoothing_zoo.validation.check import Outcome, check, not_applicable
 from adaptive_smoothing_zoo.validation.subject import Subject

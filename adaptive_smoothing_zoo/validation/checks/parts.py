@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.losses import Model, margin
-from adaptive_smoothing_zoo.attacks.objectives import Loss, lowering_alpha
+from adaptive_smoothing_zoo.attacks.losses import Loss, Model, lowering_alpha, margin
 from adaptive_smoothing_zoo.attacks.surrogates import MixedNUTSSurrogate
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss, pin_alpha
 from adaptive_smoothing_zoo.backbones.asking import original

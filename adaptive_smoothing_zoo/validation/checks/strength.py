@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.losses import norm_of
+from adaptive_smoothing_zoo.threat import l2_norm
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
 from adaptive_smoothing_zoo.validation.subject import TARGETS, Subject
 
@@ -221,7 +221,7 @@ def _search(subject: Subject, points: Tensor, surface: Tensor, direction: Tensor
         moved = torch.where(chosen.abs() >= few, changed, best)
         if subject.norm == "L2":
             away = moved - images
-            moved = (images + away * subject.eps / norm_of(away, "L2").clamp(min=1e-12)).clamp(0.0, 1.0)
+            moved = (images + away * subject.eps / l2_norm(away).clamp(min=1e-12)).clamp(0.0, 1.0)
         score = (subject.logits(moved).double() * direction).sum(dim=1)
         better = score > reached
         reached = torch.where(better, score, reached)

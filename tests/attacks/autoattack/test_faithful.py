@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from lockstep import Lockstep
 from torch import nn
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.attacks.autoattack.lockstep import Lockstep
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS, ReferenceEngine
+from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 SEED = 5
 
@@ -54,10 +56,8 @@ def double(monkeypatch):
 
 def _reference(model, name, images, labels, norm, eps, queries):
     """What pyautoattack makes of one batch."""
-    engine = ReferenceEngine(
-        model, norm=norm, eps=eps, seed=SEED, batch_size=len(images), num_classes=6, device=torch.device("cpu")
-    )
-    engine._autoattack.square.n_queries = queries
+    settings = AttackSettings(engine="reference", seed=SEED, batch_size=len(images)).limited(queries=queries)
+    engine = ReferenceEngine(model, ThreatModel(norm, eps), settings, num_classes=6, device=torch.device("cpu"))
     engine.model = model
     for attack in ("apgd", "apgd_targeted", "fab", "square"):
         part = getattr(engine._autoattack, attack)
@@ -173,9 +173,8 @@ def test_verdicts_example_by_example(which, norm, eps):
     with torch.no_grad():
         correct = model(examples.images).argmax(1) == examples.labels
     images, labels = examples.images[correct], examples.labels[correct]
-    engine = ReferenceEngine(
-        model, norm=norm, eps=eps, seed=SEED, batch_size=20, num_classes=10, device=torch.device("cpu")
-    )
+    settings = AttackSettings(engine="reference", seed=SEED, batch_size=20)
+    engine = ReferenceEngine(model, ThreatModel(norm, eps), settings, num_classes=10, device=torch.device("cpu"))
     lockstep = Lockstep(model, norm=norm, eps=eps, seed=SEED)
     # Every attack meets all points, so that each is compared on as many as possible.
     for name in STANDARD_ATTACKS:

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from adaptive_smoothing_zoo.attacks.autoattack.square import Square
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
 from adaptive_smoothing_zoo.attacks.losses import margin
-from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, run_keys
+from adaptive_smoothing_zoo.attacks.random_streams import run_keys
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 SHAPE, QUERIES = (1, 5, 5), 400
 IMAGES = torch.rand(9, *SHAPE, generator=torch.Generator().manual_seed(2))
@@ -31,7 +34,7 @@ class Net(nn.Module):
 
 
 def squares(norm):
-    return KeyedSquares(0, "square", SHAPE, norm, CPU, queries=QUERIES)
+    return KeyedSquares(0, "square", SHAPE, ThreatModel(norm, EPS[norm]), CPU, queries=QUERIES)
 
 
 def go(net, norm, images, *, twins, batch_size=1):
@@ -39,15 +42,13 @@ def go(net, norm, images, *, twins, batch_size=1):
     draw, labels = squares(norm), net.layers(images).argmax(1)
     keys = run_keys(0, "square", 0, torch.arange(len(images)))
     attack = Square(
-        "square",
-        norm=norm,
-        eps=EPS[norm],
-        draw=draw,
+        ThreatModel(norm, EPS[norm]),
+        draw,
         queries=QUERIES,
         batch_size=batch_size,
         twins=draw.twins if twins else None,
     )
-    state = attack.start(images, labels, labels, keys, draw.start(keys))
+    state = attack.start(images, labels, labels, keys)
     asked = 0
     while not bool((state.found | state.exhausted).all()):
         asked += attack.step(state, net)
@@ -75,11 +76,11 @@ def test_the_way_is_the_same_if_known_answers_are_not_asked_for_again(norm, batc
     assert torch.equal(state.found, plain.found)
     assert 0 < state.found.sum() < 9
     # What a run that is found goes through afterwards is of no interest.
-    for name in ("best", "best_margin", "best_query", "query"):
+    for name in ("best", "best_margin", "best_query", "iteration"):
         left = getattr(state, name)[~state.found], getattr(plain, name)[~state.found]
         torch.testing.assert_close(*left, rtol=0, atol=1e-6)
     torch.testing.assert_close(state.adversarials[state.found], plain.adversarials[state.found], rtol=0, atol=1e-6)
-    steps = plain.query.clamp(max=QUERIES + 1)
+    steps = plain.iteration.clamp(max=QUERIES + 1)
     assert int(attack.answered) == int(steps.sum())
     if norm == "Linf":
         assert sum(map(len, net.asked)) < 0.5 * int(attack.answered)
@@ -107,8 +108,8 @@ def test_an_engine_looks_back_only_if_the_model_answers_the_same_twice():
 
     spared = {}
     for net in (Net(), Noisy()):
-        engine = FastEngine(net, norm="Linf", eps=0.05, seed=0, batch_size=9, num_classes=4, device=CPU)
-        engine.queries = 200
+        plans = AttackSettings(attacks=("square",), batch_size=9).limited(queries=200)
+        engine = Search(net, ThreatModel("Linf", 0.05), plans, num_classes=4, device=CPU)
         labels = net.layers(IMAGES).argmax(1)
         list(engine.attack("square", IMAGES, labels, torch.arange(9)))
         spared[type(net)] = 1 - engine.asked["square"] / engine.answered["square"]

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_smoothing_zoo.attacks.autoattack.square import Square, tile_grid
-from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.attacks.autoattack.square import Square
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares, tile_grid
+from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 CPU = torch.device("cpu")
 
@@ -18,11 +20,11 @@ def test_any_shape_stays_in_the_ball_and_the_box(channels, height, width, norm, 
     images = torch.rand(count, channels, height, width, generator=generator)
     weight = torch.randn(images[0].numel() if count else channels * height * width, 3, generator=generator)
     eps, queries = 0.3, 12
-    draw = KeyedSquares(0, "square", (channels, height, width), norm, CPU, queries)
-    attack = Square("square", norm=norm, eps=eps, draw=draw, queries=queries)
+    threat = ThreatModel(norm, eps)
+    attack = Square(threat, KeyedSquares(0, "square", (channels, height, width), threat, CPU, queries), queries=queries)
     keys = run_keys(0, "square", 0, torch.arange(count))
     labels = torch.zeros(count, dtype=torch.int64)
-    state = attack.start(images, labels, labels, keys, draw.start(keys))
+    state = attack.start(images, labels, labels, keys)
     for _ in range(queries + 1):
         attack.step(state, lambda points: points.flatten(1) @ weight)
     away = (state.best - images).double().flatten(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_smoothing_zoo.attacks.objectives import LOSSES, alpha_loss, append_alpha_loss, lowering_alpha
+from adaptive_smoothing_zoo.attacks.losses import LOSSES, alpha_loss, append_alpha_loss, lowering_alpha
 
 LABELS = torch.tensor([0, 3, 1, 2, 3, 0])
 

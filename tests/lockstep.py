@@ -15,18 +15,18 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.autoattack.fab import FAB
-from adaptive_smoothing_zoo.attacks.autoattack.square import (
+from adaptive_smoothing_zoo.attacks.autoattack.square import Square, SquareState
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
     QUERIES,
     Changes,
-    Square,
-    SquareState,
     square_size,
     stripes,
     tile_grid,
     tiles,
 )
+from adaptive_smoothing_zoo.attacks.contract import Attack, State
 from adaptive_smoothing_zoo.attacks.losses import Model, cross_entropy, targeted_dlr
-from adaptive_smoothing_zoo.attacks.state import Attack, State
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 Watch = Callable[[State], None]  # sees the state after every step
 
@@ -54,7 +54,7 @@ class Lockstep:
         queries: int = QUERIES,
         watch: Watch | None = None,
     ) -> None:
-        self.model, self.norm, self.eps, self.seed = model, norm, eps, seed
+        self.model, self.threat, self.seed = model, ThreatModel(norm, eps), seed
         self.num_targets, self.queries = num_targets, queries
         self._watch = watch or (lambda state: None)
 
@@ -83,16 +83,15 @@ class Lockstep:
         self, name: str, images: Tensor, labels: Tensor, targets: Tensor, stream: torch.Generator
     ) -> tuple[Attack[Any], State]:
         if name in ("apgd-ce", "apgd-t"):
-            apgd = APGD(name, norm=self.norm, eps=self.eps, loss=cross_entropy if name == "apgd-ce" else targeted_dlr)
-            draw = torch.rand if self.norm == "Linf" else torch.randn
+            apgd = APGD(name, self.threat, cross_entropy if name == "apgd-ce" else targeted_dlr)
+            draw = torch.rand if self.threat.is_linf else torch.randn
             noise = draw(images.shape, generator=stream).to(images.device)
-            return apgd, apgd.start(images, labels, targets, 2 * noise - 1 if self.norm == "Linf" else noise)
+            return apgd, apgd.start_at(images, labels, targets, 2 * noise - 1 if self.threat.is_linf else noise)
         if name == "fab-t":
-            fab = FAB(name, norm=self.norm, eps=self.eps)
-            return fab, fab.start(images, labels, targets)
-        replay = _ReplayedSquares(stream, images, self.norm)
-        square = Square(name, norm=self.norm, eps=self.eps, draw=replay, queries=self.queries)
-        return square, square.start(images, labels, targets, torch.zeros_like(labels), replay.start())
+            fab = FAB(self.threat)
+            return fab, fab.start(images, labels, targets, torch.zeros_like(labels))
+        square = Square(self.threat, _ReplayedSquares(stream, images, self.threat), queries=self.queries)
+        return square, square.start(images, labels, targets, torch.zeros_like(labels))
 
     def _run(self, attack: Attack[Any], state: State) -> None:
         while not bool((state.found | state.exhausted).all()):
@@ -103,12 +102,12 @@ class Lockstep:
 class _ReplayedSquares:
     """The numbers of a Square run as pyautoattack draws them for one batch."""
 
-    def __init__(self, stream: torch.Generator, images: Tensor, norm: str) -> None:
-        self.stream, self.norm, self.device = stream, norm, images.device
+    def __init__(self, stream: torch.Generator, images: Tensor, threat: ThreatModel) -> None:
+        self.stream, self.threat, self.device = stream, threat, images.device
         self.n, self.channels, self.height, self.width = images.shape
 
-    def start(self) -> Tensor:
-        if self.norm == "Linf":
+    def start(self, keys: Tensor) -> Tensor:
+        if self.threat.is_linf:
             return stripes(self._signs(self.n, self.channels, self.width).to(self.device), self.height)
         _, _, rows, columns = tile_grid(self.height, self.width)
         transposed, signs = (
@@ -123,13 +122,13 @@ class _ReplayedSquares:
 
     def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
         # In lockstep all runs are at the same query, but for those that are over and stay behind.
-        if int(state.query.max()) == 0:  # the first query changes nothing
+        if int(state.iteration.max()) == 0:  # the first query changes nothing
             places = dict.fromkeys(("top", "left", "top_2", "left_2"), 0)
             return self._changes(torch.ones(self.n, self.channels), {"size": 1, "transposed": False} | places)
-        size = square_size(int(numbers.max()), self.height, self.width, self.norm)
+        size = square_size(int(numbers.max()), self.height, self.width, self.threat)
         places = {"size": size, "top": self._place(self.height - size), "left": self._place(self.width - size)}
         signs = torch.ones(self.n, self.channels)
-        if self.norm == "Linf":
+        if self.threat.is_linf:
             places |= {"top_2": 0, "left_2": 0, "transposed": False}
             signs[:] = self._signs(self.channels)
         else:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.autoattack.pool import Pool
-from adaptive_smoothing_zoo.attacks.state import State
+from adaptive_smoothing_zoo.attacks.contract import State
+from adaptive_smoothing_zoo.attacks.pool import Pool
 from adaptive_smoothing_zoo.errors import ResultsError
 
 BUDGET = 6
@@ -23,7 +23,7 @@ class Counting(State):
 class Scripted:
     """Runs that meet a misclassified point after as many steps as a table says (never if 0)."""
 
-    name = "scripted"
+    name, answered = "scripted", None
 
     def __init__(self, hit_at):
         self.hit_at, self.widths, self.active = torch.tensor(hit_at), [], set()
@@ -40,6 +40,7 @@ class Scripted:
             labels=zeros,
             targets=zeros,
             adversarials=torch.full_like(images, -1.0),
+            iteration=zeros.clone(),
             point=points,
             steps=zeros.clone(),
             hit_at=self.hit_at[points, ranks],

@@ -8,14 +8,16 @@ from torch import nn
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import checkpoints
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
-from adaptive_smoothing_zoo.attacks.autoattack.square import square_size
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import square_size
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.storage.checked_file import read_checked, write_checked
+from adaptive_smoothing_zoo.threat import ThreatModel
 
+LINF = ThreatModel("Linf", 1.0)
 IMAGES = torch.rand(14, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
 
 
@@ -51,18 +53,9 @@ def test_verdicts_agree_with_the_closed_form_on_a_linear_net(norm):
     assert 0 < result.robust.sum() < 13
 
 
-def _engine(model, norm, eps, batch_size, seed=4, num_classes=5):
-    engine = FastEngine(
-        model,
-        norm=norm,
-        eps=eps,
-        seed=seed,
-        batch_size=batch_size,
-        num_classes=num_classes,
-        device=torch.device("cpu"),
-    )
-    engine.queries = 500
-    return engine
+def _engine(model, norm, eps, batch_size, seed=4, num_classes=5, iterations=100, queries=500):
+    settings = AttackSettings(seed=seed, batch_size=batch_size).limited(iterations=iterations, queries=queries)
+    return Search(model, ThreatModel(norm, eps), settings, num_classes=num_classes, device=torch.device("cpu"))
 
 
 class Smooth(nn.Module):
@@ -142,14 +135,12 @@ def test_an_attack_goes_on_from_a_snapshot_as_if_nothing_had_been(name, mix, nor
     eps = {"Linf": 0.05, "L2": 0.25}[norm] * (1.3 if name == "square" else 1.0) * (0.3 if mix else 1.0)
 
     def an_engine():
-        engine = _engine(model, norm, eps, 5)
-        engine.iterations, engine.queries = 12, 60
-        return engine
+        return _engine(model, norm, eps, 5, iterations=12, queries=60)
 
     whole = an_engine()
     expected, _ = _until(whole, 0, name, (IMAGES, labels, indices))
     assert 0 < sum(not torch.equal(point, IMAGES[index - 100]) for index, point in expected) < 14
-    assert (whole.bounds is not None) == mix
+    assert (whole.made("square", IMAGES)[0].ask is not None) == mix
     moments, found, order = random.Random(0), [], torch.arange(14)
     engine, snapshot, interrupted = an_engine(), None, True
     while interrupted:
@@ -229,10 +220,10 @@ def test_gradients_that_lead_nowhere_are_told_of():
 
 def test_the_attacks_settings_are_the_papers():
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
-    sizes = [square_size(query, 32, 32, "Linf") for query in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001)]
+    sizes = [square_size(query, 32, 32, LINF) for query in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001)]
     assert sizes == [29, 29, 20, 14, 10, 7, 5, 4, 3]
-    assert {square_size(query, 32, 32, "L2") % 2 for query in range(0, 5000, 7)} == {1}
-    assert square_size(4500, 8, 8, "Linf") == 1
+    assert {square_size(query, 32, 32, ThreatModel("L2", 1.0)) % 2 for query in range(0, 5000, 7)} == {1}
+    assert square_size(4500, 8, 8, LINF) == 1
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Keeps every batch full: runs of an attack share a batch of slots, and a slot that is free takes the next run."""
+"""Full batches: the runs of an attack share slots, and a free slot takes the next run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.attacks.contract import Attack, State, from_tensors, join, to_tensors
 from adaptive_smoothing_zoo.attacks.losses import Model
-from adaptive_smoothing_zoo.attacks.state import Attack, State, from_tensors, join, to_tensors
 from adaptive_smoothing_zoo.errors import ResultsError
 
 Start = Callable[[Tensor, Tensor], State]  # points (R,), ranks (R,) -> the state of these runs at their beginning
@@ -21,11 +21,9 @@ Verify = Callable[[Tensor, Tensor], Tensor]  # points (R,), candidates (R, ...) 
 
 @dataclass(frozen=True)
 class Finished:
-    """Points that the attack is done with.
+    """Points (P,) int64 that the attack is done with; none is a heartbeat, which only gives the caller its turn.
 
-    Attributes:
-        points: (P,) int64, their numbers; none of them is a heartbeat, which only gives the caller its turn.
-        adversarials: (P, channels, H, W) verified; None if no run broke any of these points.
+    ``adversarials`` are (P, channels, H, W), verified; None if no run broke any of these points.
     """
 
     points: Tensor
@@ -35,11 +33,9 @@ class Finished:
 class Pool:
     """Carries out the runs of one attack on many points.
 
-    A run that meets a misclassified point gives up its slot at once. Such points are verified in full batches; a run
-    whose point does not hold takes a slot again and goes on from where it was.
-
-    A pool can be written down at any moment (``snapshot``), and another one go on from there (``restore``). If no
-    number of an attack depends on when it is drawn, both end alike, bit for bit.
+    A run that meets an adversarial point gives up its slot at once. Such points are verified in full batches; a run
+    whose point does not hold takes a slot again and resumes. Another pool can resume from a ``snapshot`` of this one:
+    if no number of an attack depends on when it is drawn, both end alike, bit for bit.
 
     Args:
         attack: what a step does to the runs.

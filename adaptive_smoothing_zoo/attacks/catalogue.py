@@ -1,0 +1,41 @@
+"""All attacks by name. A new one is a file that registers it, and its name in ``ATTACK_FILES``."""
+
+from dataclasses import replace
+
+from adaptive_smoothing_zoo.attacks import adaptive
+from adaptive_smoothing_zoo.attacks.autoattack import apgd, fab, square
+from adaptive_smoothing_zoo.attacks.contract import Entry
+from adaptive_smoothing_zoo.attacks.settings import NUMBERS, AttackSettings, Plan
+
+__all__ = ["ATTACK_FILES", "Entry", "complete", "entry_of"]
+
+ATTACK_FILES = (apgd, fab, square, adaptive)
+
+
+def entry_of(name: str) -> Entry:
+    """The catalogue's entry.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in Entry.known:
+        raise ValueError(f"there is no attack {name!r}; known: {', '.join(sorted(Entry.known))}")
+    return Entry.known[name]
+
+
+def complete(settings: AttackSettings) -> AttackSettings:
+    """The settings with every number of every attack.
+
+    Raises:
+        ValueError: an attack that does not exist, or a number that it does not have.
+    """
+    return replace(settings, attacks=tuple(_completed(plan) for plan in settings.attacks))
+
+
+def _completed(plan: Plan) -> Plan:
+    numbers = entry_of(plan.name).numbers
+    for name in plan.numbers:
+        if name not in numbers:
+            has = ", ".join(name for name in NUMBERS if name in numbers) or "none of these numbers"
+            raise ValueError(f"{plan.name} has no {name}; it has {has}")
+    return plan.filled(numbers)

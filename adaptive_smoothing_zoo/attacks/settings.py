@@ -1,0 +1,196 @@
+"""How an evaluation attacks: which attacks, how long, with which seed, and in which precision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from operator import index
+from typing import Any, Literal, TypedDict
+
+from adaptive_smoothing_zoo.errors import shown
+
+NUMBERS = ("iterations", "targets", "restarts", "queries")
+"""What the length of an attack is made of."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One attack of a protocol. A number that is None is the attack's own.
+
+    Attributes:
+        name: in the catalogue of attacks.
+        iterations: gradient steps of a run.
+        targets: wrong classes that a targeted attack tries, from the likeliest on; all, if there are fewer.
+        restarts: random starts, of each target if there are such.
+        queries: changes that a random search tries.
+
+    Raises:
+        ValueError: the name cannot be one, or a number is no integer of at least 1.
+    """
+
+    name: str
+    iterations: int | None = None
+    targets: int | None = None
+    restarts: int | None = None
+    queries: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.name):
+            raise ValueError(f"an attack's name has up to 40 of a-z, 0-9, - and _, got {shown(self.name)}")
+        for name, number in self.numbers.items():
+            try:
+                whole = -1 if isinstance(number, bool) else index(number)
+            except TypeError:
+                whole = -1
+            if whole < 1:
+                raise ValueError(f"{name} of {self.name} must be an integer of at least 1, got {shown(number)}")
+            object.__setattr__(self, name, whole)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Those that are given."""
+        return {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
+
+    def filled(self, numbers: dict[str, int]) -> Plan:
+        """This plan, with these numbers where it has none."""
+        return Plan(self.name, **(numbers | self.numbers))
+
+
+STANDARD_PLANS = (
+    Plan("apgd-ce", iterations=100, restarts=1),
+    Plan("apgd-t", iterations=100, targets=9, restarts=1),
+    Plan("fab-t", iterations=100, targets=9),
+    Plan("square", queries=5000),
+)
+"""AutoAttack "standard" [CH20], as RobustBench runs it."""
+
+STANDARD_ATTACKS = tuple(plan.name for plan in STANDARD_PLANS)
+STANDARD_PROTOCOL = "AutoAttack standard"
+
+ENGINES = ("fast", "reference")
+Precision = Literal["float32", "tf32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """How to attack. The defaults are RobustBench's protocol, and two settings of one meaning are equal.
+
+    Attributes:
+        attacks: in order, each on the points that those before it left. A name alone stands for a plan with the
+            attack's own numbers.
+        engine: "fast", this package's attacks, with random numbers that belong to each example; or "reference",
+            pyautoattack itself.
+        seed: of the random numbers.
+        search_precision: of the passes that look for adversarial examples; with "tf32" CUDA may round float32 products
+            to TF32.
+        judge_precision: of the passes that decide; "float32".
+        channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
+            and up to twice as fast for wide nets on CPUs.
+        batch_size: most points per batch; None for what the device's memory holds. The reference engine's random
+            numbers depend on it, the fast engine's do not.
+
+    Raises:
+        ValueError: settings that cannot be meant.
+    """
+
+    attacks: tuple[Plan, ...] = STANDARD_PLANS
+    engine: str = "fast"
+    seed: int = 0
+    search_precision: Precision = "float32"
+    judge_precision: Literal["float32"] = "float32"
+    channels_last: bool = False
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attacks", _plans(self.attacks))
+        if self.engine not in ENGINES:
+            raise ValueError(f"unknown engine {shown(self.engine)}; known: {', '.join(ENGINES)}")
+        if self.search_precision not in ("float32", "tf32"):
+            raise ValueError(f"the search precision must be float32 or tf32, got {shown(self.search_precision)}")
+        if self.judge_precision != "float32":
+            raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
+        if self.batch_size is not None and index(self.batch_size) < 1:
+            raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
+        object.__setattr__(self, "seed", index(self.seed))  # NumPy's numbers cannot be written
+        object.__setattr__(self, "channels_last", bool(self.channels_last))
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", index(self.batch_size))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the attacks."""
+        return tuple(plan.name for plan in self.attacks)
+
+    @property
+    def tf32(self) -> bool:
+        """Whether the search may round to TF32."""
+        return self.search_precision == "tf32"
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether verdicts are those of the standard protocol. Engine, seed, batch size and memory format are free."""
+        return self.attacks == STANDARD_PLANS and not self.tf32
+
+    @property
+    def protocol(self) -> str:
+        """What to call it: "AutoAttack standard", or what differs from that."""
+        if self.is_standard:
+            return STANDARD_PROTOCOL
+        said = "; ".join(" ".join([p.name, *(f"{name}={n}" for name, n in p.numbers.items())]) for p in self.attacks)
+        return f"not standard: {said}{'; search in TF32' if self.tf32 else ''}"
+
+    def plan(self, name: str) -> Plan:
+        """The plan of an attack."""
+        return next(plan for plan in self.attacks if plan.name == name)
+
+    def limited(self, **numbers: int | None) -> AttackSettings:
+        """The same with these numbers, of those that each attack has: ``limited(iterations=20, queries=100)``."""
+        given = {name: number for name, number in numbers.items() if number is not None}
+        plans = (Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in self.attacks)
+        return replace(self, attacks=tuple(plans))
+
+
+class SettingsWords(TypedDict, total=False):
+    """The settings as single words of a call."""
+
+    seed: int
+    batch_size: int | None
+    engine: str
+    tf32: bool
+    channels_last: bool
+
+
+def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: Any) -> AttackSettings:
+    """The settings that a call names: whole, or by single words.
+
+    Args:
+        base: settings that hold in the second case where no word says otherwise.
+
+    Raises:
+        ValueError: both are given, or they make no settings.
+    """
+    if settings is not None:
+        if words:
+            raise ValueError(f"give {', '.join(words)} within settings=AttackSettings(...), not beside it")
+        return settings
+    rest: dict[str, Any] = {name: value for name, value in words.items() if name != "tf32"}
+    if unknown := sorted(set(rest) - {field.name for field in fields(AttackSettings)}):
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+    return AttackSettings(search_precision="tf32" if words.get("tf32") else "float32", **(base | rest))
+
+
+def _plans(attacks: Iterable[Plan | str]) -> tuple[Plan, ...]:
+    if isinstance(attacks, str):
+        raise ValueError(f"attacks are a tuple of names or plans, got the text {shown(attacks)}")
+    standard = {plan.name: plan for plan in STANDARD_PLANS}
+    plans = tuple(attack if isinstance(attack, Plan) else Plan(attack) for attack in attacks)
+    names = [plan.name for plan in plans]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"each attack runs once, {twice[0]} is named twice")
+    if not plans:
+        raise ValueError("settings need at least one attack")
+    return tuple(plan.filled(standard[plan.name].numbers) if plan.name in standard else plan for plan in plans)
+
+
+STANDARD = AttackSettings()

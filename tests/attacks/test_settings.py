@@ -1,0 +1,144 @@
+"""Settings: what they take, what is standard, and that an attack of somebody else goes all the way."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from adaptive_smoothing_zoo import ThreatModel
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.contract import Entry, register
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import STANDARD, STANDARD_ATTACKS, AttackSettings, Plan
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.storage.schema import parse, to_json
+
+DOOR = Path(__file__).parents[2] / "docs" / "doors" / "attack.md"
+
+
+@pytest.mark.parametrize(
+    ("settings", "standard"),
+    [
+        ({}, True),
+        ({"attacks": STANDARD_ATTACKS, "engine": "reference", "seed": 5, "batch_size": 3, "channels_last": True}, True),
+        ({"attacks": STANDARD_ATTACKS[:3]}, False),
+        ({"attacks": STANDARD_ATTACKS[::-1]}, False),
+        ({"attacks": (*STANDARD_ATTACKS, "toy")}, False),
+        ({"attacks": (Plan("apgd-ce", iterations=50), *STANDARD_ATTACKS[1:])}, False),
+        ({"attacks": (*STANDARD_ATTACKS[:3], Plan("square", queries=9000))}, False),
+        ({"search_precision": "tf32"}, False),
+    ],
+)
+def test_what_is_standard_is_called_so_and_nothing_else_is(settings, standard):
+    found = AttackSettings(**settings)
+    assert found.is_standard == standard
+    assert (found.protocol == "AutoAttack standard") == standard
+    assert found.protocol.startswith("not standard: ") != standard
+    assert parse(AttackSettings, json.loads(json.dumps(to_json(found))), "settings") == found
+
+
+def test_numbers_apply_where_an_attack_has_them():
+    short = STANDARD.limited(iterations=7, queries=20, targets=2)
+    assert [plan.numbers for plan in short.attacks] == [
+        {"iterations": 7, "restarts": 1},
+        {"iterations": 7, "targets": 2, "restarts": 1},
+        {"iterations": 7, "targets": 2},
+        {"queries": 20},
+    ]
+    adaptive = complete(AttackSettings(attacks=("apgd-p-mix", Plan("apgd-t-pinned", targets=3))))
+    assert [plan.numbers for plan in adaptive.attacks] == [
+        {"iterations": 100, "restarts": 5},
+        {"iterations": 100, "targets": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attacks": ()}, "at least one attack"),
+        ({"attacks": "apgd-ce"}, "a tuple of names or plans"),
+        ({"attacks": ("square", "square")}, "square is named twice"),
+        ({"attacks": ("../x",)}, "an attack's name has up to 40 of a-z"),
+        ({"attacks": (3,)}, "an attack's name"),
+        ({"engine": "magic"}, "unknown engine 'magic'; known: fast, reference"),
+        ({"search_precision": "float16"}, "must be float32 or tf32"),
+        ({"judge_precision": "tf32"}, "the judge computes in float32"),
+        ({"batch_size": 0}, "batch size must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AttackSettings(**settings)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "3"])
+def test_numbers_of_a_plan_are_whole_and_positive(number):
+    with pytest.raises(ValueError, match="iterations of apgd-ce must be an integer of at least 1"):
+        Plan("apgd-ce", iterations=number)
+    assert Plan("apgd-ce", iterations=np.int64(3)).iterations == 3
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [(Plan("magic"), "there is no attack 'magic'; known: apgd-ce"), (Plan("fab-t", queries=3), "fab-t has no queries")],
+)
+def test_what_the_catalogue_does_not_have_is_refused(plan, message):
+    images = torch.rand(2, 1, 6, 6)
+    with pytest.raises(ValueError, match=message):
+        evaluate(Net(), images, torch.zeros(2).long(), eps=0.1, settings=AttackSettings(attacks=(plan,)))
+
+
+def test_settings_and_words_are_not_mixed_and_unknown_words_are_named():
+    arguments = Net(), torch.rand(2, 1, 6, 6), torch.zeros(2).long()
+    with pytest.raises(ValueError, match="give seed within settings"):
+        evaluate(*arguments, eps=0.1, settings=AttackSettings(), seed=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sead'"):
+        evaluate(*arguments, eps=0.1, sead=3)
+    with pytest.raises(ConfigError, match="unknown key 'x'"):
+        parse(AttackSettings, {"x": 1}, "settings")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.Tanh(), nn.Linear(12, 5))
+
+    def forward(self, images):
+        return 4 * self.layers(images)
+
+
+@pytest.fixture
+def toy():
+    """The attack of the page, entered into the catalogue."""
+    (code,) = re.findall(r"```python\n(.*?)```", DOOR.read_text(), re.DOTALL)
+    assert len(code.splitlines()) < 40
+    names = {"__name__": "toy"}
+    exec(code, names)
+    yield names["Toy"]
+    del Entry.known["toy"]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_an_attack_that_is_one_file_is_evaluated_like_any_other(toy, norm, tmp_path):
+    net, images = Net(), torch.rand(30, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    labels, threat = net(images).argmax(1), ThreatModel(norm, {"Linf": 0.12, "L2": 0.6}[norm])
+    settings = AttackSettings(attacks=("toy",), batch_size=7)
+    found = evaluate(net, images, labels, threat=threat, settings=settings, state=tmp_path / "state")
+    assert 0 < found.robust.sum() < 30
+    assert set(found.broken_by) == {"toy", ""}
+    assert found.settings.protocol == "not standard: toy iterations=20"
+    other = evaluate(net, images, labels, threat=threat, settings=AttackSettings(attacks=("toy",), batch_size=30))
+    np.testing.assert_array_equal(found.robust, other.robust)
+    more = evaluate(net, images, labels, threat=threat, settings=AttackSettings(attacks=(Plan("toy", iterations=200),)))
+    assert more.robust.sum() < found.robust.sum()
+
+
+def test_a_name_belongs_to_one_attack(toy):
+    with pytest.raises(ValueError, match=r"there is already an attack 'toy', toy\.Toy"):
+        register("toy")(Search)
