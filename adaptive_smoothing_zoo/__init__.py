@@ -1,6 +1,8 @@
 """Pretrained adaptively smoothed classifiers: load them, attack them, build on them."""
 
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from typing import Any
+
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, Alpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.method.smoothed_classifier import SmoothedClassifier
@@ -15,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveAlpha",
+    "Alpha",
     "ConstantAlpha",
     "MixedClassifier",
     "MixingNetwork",
@@ -26,3 +29,12 @@ __all__ = [
     "load_model",
     "register",
 ]
+
+
+def _upload(model: Triplet, repo: str, **options: Any) -> str:
+    from adaptive_smoothing_zoo.publishing.push import push_model
+
+    return push_model(model, repo, **options).url
+
+
+Triplet.uploader = _upload

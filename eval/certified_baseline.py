@@ -16,8 +16,8 @@ import torch
 
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import Certificates, certify, plot_certified_curves
-from adaptive_smoothing_zoo.certification.certify_mix import smoothed_rob_model
 from adaptive_smoothing_zoo.certification.journal import settings_path
+from adaptive_smoothing_zoo.certification.mixes import smoothed_rob_model
 from adaptive_smoothing_zoo.cli.certify_commands import baseline_curves, triplet_curves
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification

@@ -9,7 +9,6 @@ import pytest
 import torch
 from robustbench_nets import architecture, randomized
 
-from adaptive_smoothing_zoo.method.mixing_network import default_planes
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
@@ -59,7 +58,7 @@ def reduced(entry: Entry) -> Entry:
         entry,
         std_model=replace(entry.std_model, arguments={**entry.std_model.arguments, **std}),
         rob_model=replace(entry.rob_model, arguments={**entry.rob_model.arguments, **rob}),
-        alpha=replace(entry.alpha, planes=default_planes(256, 64)),
+        alpha=replace(entry.alpha, planes=(384, 640, 1024)),
     )
 
 

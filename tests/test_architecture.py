@@ -61,19 +61,13 @@ def test_every_room_has_its_place():
     assert {_room(module) for module in MODULES} == set(ROOMS)
 
 
-OPEN = {"backbones": "GaussianSmoothed", "zoo": "RobustBench's names, push_to_hub"}
-
-
-@pytest.mark.parametrize(
-    "room", [pytest.param(r, marks=pytest.mark.xfail(strict=True)) if r in OPEN else r for r in ROOMS]
-)
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_from_itself_and_from_those_before(room):
     known = set(ROOMS[: ROOMS.index(room) + 1])
     found = {m: set(map(_room, _imports(p))) - known for m, p in MODULES.items() if _room(m) == room}
     assert not {module: later for module, later in found.items() if later}
 
 
-@pytest.mark.xfail(strict=True)
 def test_no_module_imports_itself_by_way_of_others():
     reached = {module: set(_imports(path)) for module, path in MODULES.items()}
     for _ in MODULES:

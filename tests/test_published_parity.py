@@ -12,8 +12,7 @@ from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork, default_planes
-from adaptive_smoothing_zoo.method.mixing_network_keys import from_foreign
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork, from_foreign
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
 
@@ -28,7 +27,7 @@ def ours_like(model: Any, published: Published, *, small: bool) -> MixedClassifi
             **rob, activation=published.activation, num_classes=classes, mean=mean, std=deviation
         )
         first, second = (sum(net.feature_info[i]["num_chs"] for net in (std_model, rob_model)) for i in (0, 1))
-        planes = default_planes(*(net.feature_info[0]["num_chs"] for net in (std_model, rob_model)))
+        planes = (384, 640, 1024) if small else (512, 768, 1024)
         mixed = MixedClassifier(
             std_model,
             rob_model,
@@ -95,7 +94,7 @@ def test_mixing_network(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mixing_net = architecture("mixing_net")
     theirs = randomized(getattr(mixing_net, f"MixingNetV{version}")({"in_planes": (64, 64)}))
     norm = randomized(nn.BatchNorm1d(1, affine=False))
-    ours = AdaptiveAlpha(MixingNetwork(128, 256, default_planes(64, 64), version=version)).eval()
+    ours = AdaptiveAlpha(MixingNetwork(128, 256, (256, 512, 1024), version=version)).eval()
     load_strictly(ours, from_foreign(theirs.state_dict(), norm.state_dict()), "the mixing network")
     first, second = torch.randn(2, 2, 64, 8, 8), torch.randn(2, 2, 128, 4, 4)  # net, image, channels, H, W
     std_maps, rob_maps = zip(first, second, strict=True)
@@ -110,7 +109,7 @@ def test_mixing_network(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mixing_network_parameters() -> None:
     with torch.device("meta"):
-        network = MixingNetwork(768, 1536, default_planes(512, 256))
+        network = MixingNetwork(768, 1536, (512, 768, 1024))
         theirs = architecture("mixing_net").MixingNetV4({"in_planes": (512, 256)})
     assert parameters(network) == parameters(theirs) == 67_848_704
 

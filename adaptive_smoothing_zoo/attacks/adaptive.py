@@ -29,7 +29,6 @@ from adaptive_smoothing_zoo.attacks.losses import (
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones.asking import Asked, is_own, original
 from adaptive_smoothing_zoo.machine.folding import rounding
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 ADAPTIVE_ENGINE = "adaptive 3"  # the number changes when the same seed no longer gives the same candidates
@@ -74,7 +73,7 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
         raise TypeError(f"{name} is about a MixedClassifier, got {type(model).__name__}")
     model.check_mixes(name)
     loss, view = _LOSSES[loss_name], _view(view_name, model, setup)
-    if view_name in ALPHA_WEIGHTS and isinstance(model.alpha, AdaptiveAlpha):
+    if view_name in ALPHA_WEIGHTS and model.alpha.varies:
         loss = lowering_alpha(loss, ALPHA_WEIGHTS[view_name])
     if not is_own(model):  # many a view calls the model as it is
         view = Asked(view)
@@ -88,7 +87,7 @@ def _view(name: str, model: MixedClassifier, setup: Setup) -> nn.Module:
             raise ValueError("there is no attack through a surrogate, since no surrogate is given")
         return setup.surrogate
     if name in ALPHA_WEIGHTS:
-        return WithAlphaLoss(model) if isinstance(model.alpha, AdaptiveAlpha) else model
+        return WithAlphaLoss(model) if model.alpha.varies else model
     return VIEWS[name](model)
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import margin
 from adaptive_smoothing_zoo.backbones.base import BaseNet
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, log_weights_of
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.alpha import log_weights_of
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_mix
+from adaptive_smoothing_zoo.method.formula import BaseOutputs
 
 _SLACK = 1e-4  # covers the rounding of margins, which are gaps of log-probabilities, in float32
 
@@ -22,9 +18,9 @@ class BoundedMargins:
     """The margin of a mix at many points, or word that it is not below what it would have to be to matter.
 
     First h runs. Whatever g says, the margin is at least ``log(a h_y) - log(a h_i + 1 - a)`` with a = alpha_min and i
-    the likeliest other class of h: the lemma of 001 and 003, turned around. Where that does not settle it, g runs.
-    With both known, the odds of the label against each other class are monotone in alpha, so the margin is at least
-    the smaller of those at alpha_min and alpha_max. Where that does not settle it either, the mixing network runs.
+    the likeliest other class of h [BAS24, lemma]. Where that does not settle it, g runs. With both known, the odds of
+    the label against each other class are monotone in alpha, so the margin is at least the smaller of those at
+    alpha_min and alpha_max. Where that does not settle it either, the mixing network runs.
 
     Args:
         model: in eval mode, with a weight of the robust net that can be above 0.
@@ -46,45 +42,37 @@ class BoundedMargins:
 
         if all(isinstance(net, BaseNet) for net in (model.std_model, model.rob_model)):  # others may call view
             points = points.contiguous(memory_format=torch.channels_last)
-        logits, rob_maps = run_base_net(model.rob_model, points, alpha.rob_taps)
-        log_rob = F.log_softmax(model.rob_map(logits), dim=1)
+        log_rob, rob_maps = model.rob_outputs(points, alpha.rob_taps)
         rows = _open(_least_margin(log_rob, labels, alpha.alpha_min), worth)
         if len(rows) == 0:
             return margins
-        log_rob, labels, rob_maps = log_rob[rows], labels[rows], [feature_map[rows] for feature_map in rob_maps]
-
-        logits, std_maps = run_base_net(model.std_model, points[rows], alpha.std_taps)
-        log_std = F.log_softmax(model.std_map(logits), dim=1)
+        log_std, std_maps = model.std_outputs(points[rows], alpha.std_taps)
         self.std_runs += len(rows)
-        if isinstance(alpha, AdaptiveAlpha):
-            ends = (log_weights_of(end) for end in (alpha.alpha_min, alpha.alpha_max))
-            least = torch.stack([margin(mix(log_std, log_rob, *weights), labels) for weights in ends]).amin(dim=0)
+        outputs = BaseOutputs(log_std, log_rob[rows], std_maps, [feature_map[rows] for feature_map in rob_maps])
+        if alpha.varies:
+            ends = (outputs.mixed(log_weights_of(end)) for end in (alpha.alpha_min, alpha.alpha_max))
+            least = torch.stack([margin(end, labels[rows]) for end in ends]).amin(dim=0)
             still = _open(least, worth[rows])
             if len(still) == 0:
                 return margins
-            rows, log_rob, log_std, labels = rows[still], log_rob[still], log_std[still], labels[still]
-            std_maps, rob_maps = ([feature_map[still] for feature_map in maps] for maps in (std_maps, rob_maps))
+            rows, outputs = rows[still], outputs.rows(still)
             self.mixing_runs += len(rows)
-        margins[rows] = margin(mix(log_std, log_rob, *alpha.log_weights(std_maps, rob_maps)), labels)
+        margins[rows] = margin(outputs.mixed(alpha.log_weights(outputs)), labels[rows])
         return margins
 
 
 def bounded_margins(model: nn.Module) -> BoundedMargins | None:
     """``BoundedMargins`` of a model for which they exist: a mix that is still one and in which h has weight."""
-    if isinstance(model, MixedClassifier) and model.head is None and model.alpha.alpha_min > 0.0:
-        return BoundedMargins(model)
-    return None
+    return BoundedMargins(model) if is_mix(model) and model.alpha.alpha_min > 0.0 else None
 
 
 def _least_margin(log_rob: Tensor, labels: Tensor, alpha_min: float) -> Tensor:
     """The least margin that any g and any alpha >= alpha_min can make of h's log-probabilities, (N,)."""
-    log_weight = math.log(alpha_min)
-    log_label = log_rob.gather(1, labels[:, None]).squeeze(1)
-    log_other = log_rob.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    if alpha_min == 1.0:
-        return log_label - log_other
-    log_most = torch.logaddexp(log_other + log_weight, torch.full_like(log_other, math.log1p(-alpha_min)))
-    return log_label + log_weight - log_most
+    log_std_weight, log_rob_weight = log_weights_of(alpha_min)
+    weighted = log_rob + log_rob_weight
+    # At worst g is sure of another class, whichever that is.
+    others = torch.logaddexp(weighted, torch.full_like(weighted, log_std_weight))
+    return margin(others.scatter(1, labels[:, None], weighted.gather(1, labels[:, None])), labels)
 
 
 def _open(least: Tensor, worth: Tensor) -> Tensor:

@@ -9,16 +9,17 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.views import View
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.method.alpha import check_alpha, log_weights_of
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.formula import mix
 from adaptive_smoothing_zoo.method.logit_maps import Scale
-from adaptive_smoothing_zoo.method.mix import mix
 
 
-class MixedNUTSSurrogate(nn.Module):
-    """What the authors of MixedNUTS attack in its place (Bai et al. 2024; the second output of their classifier).
+class MixedNUTSSurrogate(View):
+    """What the authors of MixedNUTS attack in its place [BZPS24]; the second output of their classifier.
 
     ``log((1 - alpha) softmax(g) + 0.9 alpha softmax(h) + 0.1 alpha softmax(rob_map(h)))``: g without its hard maximum,
     which has no gradient, and h mostly without its map, which is flat where h is unsure and steep where it is certain.
@@ -34,9 +35,7 @@ class MixedNUTSSurrogate(nn.Module):
     """
 
     def __init__(self, model: MixedClassifier, alpha: float) -> None:
-        super().__init__()
-        model.check_mixes("the surrogate")
-        self.model = model
+        super().__init__(model)
         self.alpha = check_alpha(alpha)
         self.plain = Scale()  # finite for any finite logits
 

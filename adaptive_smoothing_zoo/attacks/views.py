@@ -6,69 +6,61 @@ A view proposes; the verdict is always the mixed classifier's own. The white box
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import append_alpha_loss
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
 
 
-class GrayBox(nn.Module):
-    """The mix without the gradient of its mixing network: alpha is known, but not how it changes (000, section 4.2, A).
+class View(nn.Module):
+    """A function of a mix's parts. Raises ValueError: ``reset_classifier`` has replaced the mix."""
+
+    def __init__(self, model: MixedClassifier) -> None:
+        super().__init__()
+        model.check_mixes(type(self).__name__)
+        self.model = model
+
+
+class GrayBox(View):
+    """The mix without the gradient of its alpha: alpha is known, but not how it changes [BAKS24, section 4.2, A].
 
     Args:
         model: with any alpha; a constant one has no gradient to withhold.
 
-    Raises:
-        ValueError: ``reset_classifier`` has replaced the mix.
-
     The logits are the model's.
     """
 
-    def __init__(self, model: MixedClassifier) -> None:
-        super().__init__()
-        model.check_mixes("GrayBox")
-        self.model = model
-
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C) log-probabilities."""
-        if not isinstance(self.model.alpha, AdaptiveAlpha):
+        if not self.model.alpha.varies:
             return self.model(images)  # type: ignore[no-any-return]
-        log_std, log_rob, std_maps, rob_maps = _base_nets(self.model, images)
+        outputs = self.model.base_outputs(images)
         with torch.no_grad():
-            weights = self.model.alpha.log_weights(std_maps, rob_maps)
-        return mix(log_std, log_rob, *weights)
+            weights = self.model.alpha.log_weights(outputs)
+        return outputs.mixed(weights)
 
 
-class WithAlphaLoss(nn.Module):
+class WithAlphaLoss(View):
     """The mix's log-probabilities with alpha's own loss behind them, for ``lowering_alpha``; from one pass.
 
     Args:
-        model: with a mixing network.
+        model: with an alpha that varies.
 
     Raises:
         TypeError: alpha is a constant.
-        ValueError: ``reset_classifier`` has replaced the mix.
     """
 
     def __init__(self, model: MixedClassifier) -> None:
-        super().__init__()
-        model.check_mixes("WithAlphaLoss")
-        if not isinstance(model.alpha, AdaptiveAlpha):
+        super().__init__(model)
+        if not model.alpha.varies:
             raise TypeError("a constant alpha has no loss to increase")
-        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C + 1), see ``append_alpha_loss``."""
-        alpha = self.model.alpha
-        assert isinstance(alpha, AdaptiveAlpha)
-        log_std, log_rob, std_maps, rob_maps = _base_nets(self.model, images)
-        alpha_logit = alpha(std_maps, rob_maps)
-        logits = mix(log_std, log_rob, *alpha.log_weights_at(alpha_logit.unsqueeze(1)))
-        return append_alpha_loss(logits, alpha_logit)
+        outputs, alpha = self.model.base_outputs(images), self.model.alpha
+        outputs = outputs._replace(alpha_logit=alpha.alpha_logit(outputs))
+        assert outputs.alpha_logit is not None
+        return append_alpha_loss(outputs.mixed(alpha.log_weights(outputs)), outputs.alpha_logit)
 
 
 def pin_alpha(model: MixedClassifier, alpha: float | None = None) -> MixedClassifier:
@@ -91,15 +83,5 @@ VIEWS: dict[str, Callable[[MixedClassifier], nn.Module]] = {
     "std": lambda model: pin_alpha(model, 0.0),
     "rob": lambda model: pin_alpha(model, 1.0),
 }
-"""Views by name, all with logits (N, C): the white box ("mix", the papers' adaptive target), the gray box (which is
-alpha detached), alpha pinned at alpha_min, and the papers' targets STD (g alone) and ROB (h alone)."""
-
-
-def _base_nets(model: MixedClassifier, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """Log-probabilities of g and of h, and the feature maps that the mixing network reads."""
-    model.check_images(images)
-    std_logits, std_maps = run_base_net(model.std_model, images, model.alpha.std_taps)
-    rob_logits, rob_maps = run_base_net(model.rob_model, images, model.alpha.rob_taps)
-    log_std = F.log_softmax(model.std_map(std_logits), dim=1)
-    log_rob = F.log_softmax(model.rob_map(rob_logits), dim=1)
-    return log_std, log_rob, std_maps, rob_maps
+"""Views by name, all with logits (N, C): the white box ("mix", the papers' adaptive target), the gray box, alpha pinned
+at alpha_min, and the papers' targets STD (g alone) and ROB (h alone)."""

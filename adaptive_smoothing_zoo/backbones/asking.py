@@ -1,25 +1,25 @@
-"""How the package asks a model for logits, whoever wrote the model."""
+"""How the package asks a net, whoever wrote it: by the net's own call, so that hooks run, with images of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.base import Taps
+
 _PACKAGE = __name__.partition(".")[0]
+_LOCK = threading.RLock()  # while a foreign net's forward is exchanged
 
 
 class Asked(nn.Module):
-    """Somebody else's model as the package uses it.
+    """Somebody else's model, from images (N, channels, H, W) to logits or what holds them, as the package uses it.
 
-    The model gets a copy of the images, so it may write into its input. It is never given an empty batch, which many
-    nets refuse. Of what it returns, the logits are taken (see ``logits_of``).
-
-    Args:
-        model: images (N, channels, H, W) to logits (N, C), or to something that holds them.
+    The model gets a copy of the images, so it may write into its input, and never an empty batch, which many refuse.
     """
 
     def __init__(self, model: Callable[[Tensor], Any]) -> None:
@@ -28,14 +28,7 @@ class Asked(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) images, N >= 0 -> (N, C) logits."""
-        if len(images) == 0:
-            return self._nothing(images)
-        return logits_of(self.model(images.clone()))
-
-    def _nothing(self, images: Tensor) -> Tensor:
-        """The answer to no images, a function of them: that to one black image in eval mode, without its row."""
-        with in_eval_mode(self):
-            return logits_of(self.model(torch.cat([images, images.new_zeros((1, *images.shape[1:]))])))[:0]
+        return logits_of(_ask(self.model, images, None))
 
 
 def asked(model: nn.Module) -> nn.Module:
@@ -61,6 +54,85 @@ def is_own(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == _PACKAGE
 
 
+def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
+    """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass.
+
+    The images stay as they are, whatever the net does to its input.
+
+    Raises:
+        TypeError, ValueError: the net's output has no logits in it, or they are not (N, C), C >= 2.
+    """
+    wanted = None if taps is None else Taps(taps)
+    logits = _logits(call_net(net, images, wanted), images, type(net).__name__)
+    return logits, [] if wanted is None else wanted.maps
+
+
+def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
+    """``net(images)``, or what ``taps`` ask for from within that call.
+
+    A foreign net gets a copy of the images, and never an empty batch.
+    """
+    if getattr(net, "takes_taps", False):  # our own nets write into no input and take any batch
+        return net(images) if taps is None else net(images, taps=taps)
+    return _ask(net, images, taps)
+
+
+def _ask(net: Any, images: Tensor, taps: Taps | None) -> Any:
+    if not isinstance(images, Tensor) or images.shape[0] > 0:
+        return _call_foreign(net, images.clone(), taps)
+    # The empty part of the answer to a black image; in eval mode, or that would enter statistics of batch norms.
+    with in_eval_mode(net):
+        output = _call_foreign(net, torch.cat([images, images.new_zeros((1, *images.shape[1:]))]), taps)
+    if taps is not None:
+        taps.maps = [feature_map[:0] for feature_map in taps.maps]
+    return logits_of(output)[:0]
+
+
+def _call_foreign(net: Any, images: Tensor, taps: Taps | None) -> Any:
+    if taps is None:
+        return net(images)
+    if torch.compiler.is_compiling() and not _hooks(net):
+        return taps.collect(net, images)
+    return _collect_within_call(net, images, taps)
+
+
+def _collect_within_call(net: nn.Module, images: Tensor, taps: Taps) -> Any:
+    """What ``taps`` ask for, as the output of the net's call, whose ``forward`` is exchanged until it begins.
+
+    A compiler breaks its graph here, at the lock.
+    """
+    own = vars(net).get("forward")
+
+    def restore() -> None:
+        vars(net).pop("forward", None) if own is None else vars(net).update(forward=own)
+
+    def forward(images: Tensor) -> Any:
+        restore()
+        return taps.collect(net, images)
+
+    with _LOCK:
+        vars(net)["forward"] = forward
+        try:
+            return net(images)
+        finally:
+            restore()
+
+
+def _hooks(net: nn.Module) -> Iterable[Any]:
+    return (*net._forward_pre_hooks, *net._forward_hooks, *net._backward_pre_hooks, *net._backward_hooks)
+
+
+@torch.fx.wrap
+def _logits(output: Any, images: Tensor, name: str) -> Tensor:
+    logits = logits_of(output)
+    if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
+        raise ValueError(
+            f"{name} gives {tuple(logits.shape)} for {images.shape[0]} images; a base net gives logits (N, C), one for "
+            "each of C >= 2 classes"
+        )
+    return logits
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in a model's output: a tensor, ``output.logits``, ``output["logits"]``, or the first of a tuple.
 
@@ -82,12 +154,26 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
+def number_of_classes(net: nn.Module) -> int | None:
+    """Length of a net's output as far as its structure tells for certain; None if only a pass would."""
+    head: Any = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else net  # type: ignore[operator]
+    while isinstance(head, nn.Sequential) and len(head):
+        head = head[-1]
+    known = getattr(head, "out_features", None)
+    if isinstance(known, int) and (head is not net or isinstance(net, nn.Linear)):
+        return known
+    stated = getattr(net, "num_classes", None)  # which stays behind when a head is exchanged
+    lengths = {getattr(layer, name, None) for layer in net.modules() for name in ("out_features", "out_channels")}
+    return stated if isinstance(stated, int) and stated in lengths else None
+
+
 @contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; each module's mode is put back."""
-    training = [module for module in model.modules() if module.training]
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """The model in eval mode; each module's mode is put back. A callable that is no module stays as it is."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     try:
-        model.eval()
+        if training:
+            model.eval()
         yield
     finally:
         for module in training:

@@ -10,15 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Taps:
-    """What is wanted of one pass of a net: feature maps, and what comes out at its end.
-
-    It travels through the net's call as one opaque object, which wrappers (compiled, sharded, adapted nets) hand on as
-    it is. The call's own output is then what it always is, and every hook on the net runs.
+    """What is wanted of one pass of a net. It travels through the net's call, so that wrappers and hooks see the call.
 
     Args:
         indices: of the feature maps, in rising order.
-        output: "logits", "features" (pooled, what the head gets), or "maps" alone, for which the last stages may not
-            run.
+        output: "logits", "features" (pooled, what the head gets), or "maps" alone, for which later stages may not run.
 
     Attributes:
         maps: the feature maps at ``indices``, after the call.
@@ -45,11 +41,10 @@ class BaseNet(nn.Module):
     """A convolutional net from images in [0, 1] to logits that normalizes inside itself.
 
     A subclass sets, in its constructor, ``stem``, ``stages`` (one feature map each), ``final`` (what follows the last
-    stage before pooling), ``head`` (linear) and ``feature_info``.
+    stage before pooling), ``head`` (linear) and ``feature_info``. ``num_classes`` is the length of the logits.
 
     Args:
-        mean, std: per-channel normalization constants; kept as buffers, so they move with the net and travel with
-            its weights. Their number is the number of image channels.
+        mean, std: normalization constants, one for each image channel; buffers, which travel with the weights.
     """
 
     stem: nn.Module
@@ -84,7 +79,7 @@ class BaseNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format of the weights; normalization happens in that of ``mean`` and ``std``, if it is finer."""
+        """The number format of the weights; that of normalization is that of ``mean`` if it is finer."""
         weight = float_tensor_of(self.stages)
         return self.mean.dtype if weight is None else weight.dtype
 
@@ -107,7 +102,7 @@ class BaseNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The last feature map and the outputs of the stages at ``indices``, in the order asked for.
+        """The last feature map and the outputs of the stages at ``indices``, in the order asked for, as timm's nets do.
 
         Args:
             images: (N, channels, H, W) in [0, 1].
@@ -147,10 +142,7 @@ class BaseNet(nn.Module):
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the outputs of the stages alone for the backward pass, and compute the rest again: less memory.
-
-        A batch norm in train mode then counts a batch twice in its running statistics, as with timm's nets.
-        """
+        """Keep only the stages' outputs for the backward pass. Batch norms in train mode then count a batch twice."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -159,11 +151,7 @@ class BaseNet(nn.Module):
         return {"stem": r"^stem", "blocks": [*blocks, (r"^stages\.(\d+)", None), (r"^final", (99999,))]}
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a fresh one; by none at all if ``num_classes`` is 0.
-
-        Raises:
-            ValueError: a negative number of classes, or another pooling than the average.
-        """
+        """Replace the head by a fresh one, see :func:`fresh_head`."""
         head = fresh_head(self.num_features, num_classes, global_pool, float_tensor_of(self))
         self.head = head.train(self.training)
 
@@ -181,8 +169,7 @@ class BaseNet(nn.Module):
             The indices of the wanted maps, in the net that remains.
 
         Raises:
-            ValueError: no map is wanted.
-            IndexError: a map that does not exist.
+            ValueError, IndexError: no map is wanted, or one that does not exist.
         """
         wanted = map_indices(indices, len(self.stages))
         if not wanted:
@@ -198,11 +185,8 @@ class BaseNet(nn.Module):
 
 @torch.fx.wrap
 def _as_fine_as(mean: Tensor, images: Tensor) -> Tensor:
-    """The images in the finer of both number formats.
-
-    Raises:
-        ValueError: they have not as many channels as ``mean``; one would broadcast to three without a word.
-    """
+    """The images in the finer of both number formats."""
+    # One channel would broadcast to three without a word.
     if images.ndim != 4 or images.shape[1] != len(mean):
         raise ValueError(f"images must have shape (N, {len(mean)}, H, W), got {tuple(images.shape)}")
     return images.to(torch.promote_types(images.dtype, mean.dtype))
@@ -217,9 +201,7 @@ def float_tensor_of(module: nn.Module) -> Tensor | None:
 
 
 def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor | None) -> nn.Module:
-    """A trainable linear layer from pooled features, on the device and in the number format of ``like``, if any.
-
-    No layer if ``num_classes`` is 0.
+    """A trainable linear layer from pooled features, or none for 0 classes; of the device and format of ``like``.
 
     Raises:
         ValueError: a negative number of classes, or another pooling than the average.
@@ -232,9 +214,8 @@ def fresh_head(num_features: int, num_classes: int, global_pool: str | None, lik
         )
     if num_classes == 0:
         return nn.Identity()
-    if like is None:
-        return nn.Linear(num_features, num_classes)
-    return nn.Linear(num_features, num_classes, device=like.device, dtype=like.dtype)
+    place = {} if like is None else {"device": like.device, "dtype": like.dtype}
+    return nn.Linear(num_features, num_classes, **place)  # type: ignore[arg-type]
 
 
 def map_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
@@ -274,12 +255,7 @@ def stage_info(channels: Sequence[int], reductions: Sequence[int]) -> list[dict[
 
 
 def check_image_tensor(images: Tensor) -> None:
-    """Refuse what is no float tensor (N, channels, H, W) with pixels; its values are not read.
-
-    Raises:
-        TypeError: no tensor.
-        ValueError: another shape, layout or number format.
-    """
+    """Raise TypeError or ValueError for what is no dense float tensor (N, channels, H, W); values are not read."""
     _check_image_tensor(images)
 
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
-from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, rename
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, normalization, rename
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # units per block
 
@@ -42,11 +43,10 @@ class StdConv2d(nn.Conv2d):
 
 
 def fold_weight_standardization(net: nn.Module) -> None:
-    """Replace, in place, every standardized convolution inside ``net`` by a plain one with its kernel.
+    """Replace, in place, every standardized convolution inside a frozen ``net`` by a plain one with its kernel.
 
-    The outputs stay the same, but kernels are no longer standardized at every pass. This is for frozen nets:
-    training would go on differently. The keys of the state dict stay the same too, and an unfolded net that
-    loads a folded state dict has the same outputs up to rounding: standardizing twice is standardizing once.
+    Outputs and the keys of the state dict stay the same. An unfolded net that loads a folded state dict has the same
+    outputs up to rounding: standardizing twice is standardizing once.
     """
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
@@ -80,8 +80,7 @@ class _Unit(nn.Module):
 class _ZeroFrame(nn.Module):
     """A frame of zeros around a feature map; they count in the pooling that follows, since no ReLU precedes it.
 
-    It is put on by concatenation because onnxruntime merges a padding, though with zeros, into the pooling, whose own
-    padding never counts.
+    By concatenation: onnxruntime would merge a padding into the pooling, whose own padding never counts.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -91,18 +90,14 @@ class _ZeroFrame(nn.Module):
         return torch.cat([column, features, column], dim=3)
 
 
+@architecture("bit_resnet")
 class BiTResNet(BaseNet):
     """BiT ResNet-v2; the published accurate nets are ``depth=152, width=2`` on images resized to 128x128.
 
     Args:
-        depth: 50, 101, 152, or the number of units in each of the four blocks.
+        depth: 50, 101, 152, or the number of units in each of the four blocks; else ValueError.
         width: multiple of the usual channels.
-        num_classes: length of the logits.
         image_size: images are resized bilinearly to this many pixels squared; not at all if None.
-        mean, std: see :class:`BaseNet`.
-
-    Raises:
-        ValueError: an unknown depth, or not four blocks.
 
     Feature maps: the outputs of the four blocks, the first of which includes the root. ``feature_info`` gives
     their reduction relative to 32x32 images, or to the image itself if it is not resized.
@@ -138,7 +133,6 @@ class BiTResNet(BaseNet):
         )
 
     def resize(self, images: Tensor) -> Tensor:
-        """The images at ``image_size``."""
         if self.image_size is None:
             return images
         return F.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", align_corners=False)
@@ -182,22 +176,12 @@ BIT_NPZ_KEYS: KeyTable = {
 
 
 def from_foreign(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict from one with the keys of BiT's PyTorch code, which RobustBench uses.
-
-    Normalization constants that the checkpoint does not hold are ``MEAN`` and ``STD``.
-
-    Raises:
-        WeightsError: a key that such a net does not have.
-    """
+    """Our state dict from one with the keys of BiT's PyTorch code; WeightsError for a key that it does not have."""
     return _completed(rename(state, BIT_KEYS, "BiT's ResNet"))
 
 
 def from_npz(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]:
-    """Our state dict from the arrays of the BiT authors' .npz files (kernels are height, width, in, out).
-
-    Raises:
-        WeightsError: a name that such a file does not have.
-    """
+    """Our state dict from the arrays of the authors' .npz files, whose kernels are height, width, in, out; as above."""
     state = {
         name: torch.from_numpy(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
         for name, array in arrays.items()
@@ -206,8 +190,8 @@ def from_npz(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]
 
 
 def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    constants = {"mean": torch.tensor(MEAN).view(-1, 1, 1), "std": torch.tensor(STD).view(-1, 1, 1)}
-    state = {**constants, **{key: value.detach() for key, value in state.items()}}
+    """With the normalization constants, if they are missing, and a linear head."""
+    state = {**normalization(MEAN, STD), **{key: value.detach() for key, value in state.items()}}
     if "head.weight" in state:
         state["head.weight"] = state["head.weight"].flatten(1)  # a 1x1 convolution there
     return state

@@ -1,16 +1,16 @@
 """A net smoothed by Gaussian noise, as a net: the mean of its votes over a fixed bank of noise."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import asked
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.backbones.architectures import architecture, build
+from adaptive_smoothing_zoo.backbones.asking import asked, run_base_net
+from adaptive_smoothing_zoo.backbones.scale import Scale
 
 NOISES_AT_ONCE = 8  # images times this are one pass of the base net
 LOG_NONE = -87.0  # the logarithm of nearly the smallest float32; votes that nobody gave have it, to stay finite
@@ -26,8 +26,8 @@ class GaussianSmoothed(nn.Module):
         num_noises: m, size of the bank.
         seed: of the bank.
         votes: "soft" (softmax) or "hard" (argmax, through which no gradient flows).
-        logit_scale: s > 0, which soft votes know and hard ones do not. The larger, the closer soft votes are to hard
-            ones: a net whose logits are close together, as SmoothMix trains them, is certified for little without it.
+        logit_scale: s > 0. The larger, the closer soft votes are to hard ones: a net whose logits are close together,
+            as [JS21] trains them, is certified for little without it.
 
     Attributes:
         voter: the net that votes, base and scale: what ``certify`` is to be given.
@@ -35,9 +35,8 @@ class GaussianSmoothed(nn.Module):
     Raises:
         ValueError: sigma, m or s out of range, or other votes.
 
-    The bank is drawn once and kept with the weights, so the net is a deterministic function. It is an approximation of
-    the smoothed net, whose mean is over all noise: certificates (``certification``) are about the latter, and hold for
-    this one only as far as m samples tell.
+    The bank is drawn once and kept with the weights, so the net is deterministic. Certificates are about the smoothed
+    net, whose mean is over all noise; they hold for this approximation only as far as m samples tell.
     """
 
     noise: Tensor
@@ -104,3 +103,16 @@ class GaussianSmoothed(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}, num_noises={len(self.noise)}, votes={self.votes}"
+
+
+@architecture("gaussian_smoothed")
+def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **arguments: Any) -> GaussianSmoothed:
+    """A :class:`GaussianSmoothed` of a net described by data: its "architecture" and, optionally, "arguments".
+
+    Raises:
+        ValueError: a base that is not described so.
+    """
+    if not isinstance(base, Mapping) or "architecture" not in base or set(base) - {"architecture", "arguments"}:
+        raise ValueError(f"'base' must hold 'architecture' and, optionally, 'arguments', got {base!r}")
+    net = build(base["architecture"], num_classes=num_classes, **base.get("arguments", {}))
+    return GaussianSmoothed(net, **arguments)

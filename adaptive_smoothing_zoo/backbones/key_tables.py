@@ -1,7 +1,7 @@
-"""How the keys of other people's checkpoints become ours. The tables stand beside the nets they serve."""
+"""How the keys of other people's checkpoints become ours. Each table is in the file of the net that it serves."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,9 +18,8 @@ def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str,
     """The same tensors under our keys.
 
     Prefixes that wrappers leave (``module.``, ``module.0.``, ``_orig_mod.``, ``model.``, ``backbone.``, in any
-    combination) are dropped: the first two are those of a DataParallel, and of a Sequential in one, the third that of
-    ``torch.compile``.
-    A batch norm without ``num_batches_tracked``, as in old checkpoints, gets a zero, as PyTorch does it.
+    combination) are dropped. A batch norm without ``num_batches_tracked``, as in old checkpoints, gets a zero, as
+    PyTorch does it.
 
     Args:
         state: foreign keys and tensors.
@@ -46,6 +45,11 @@ def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str,
     for key in [key for key in renamed if key.endswith("running_var")]:
         renamed.setdefault(key.removesuffix("running_var") + "num_batches_tracked", torch.tensor(0))
     return renamed
+
+
+def normalization(mean: Sequence[float], std: Sequence[float]) -> dict[str, Tensor]:
+    """The constants of a ``BaseNet`` as its state dict holds them; most checkpoints have none."""
+    return {"mean": torch.tensor(mean).view(-1, 1, 1), "std": torch.tensor(std).view(-1, 1, 1)}
 
 
 def _look_up(key: str, table: KeyTable) -> str | None:

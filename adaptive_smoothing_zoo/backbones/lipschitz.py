@@ -10,41 +10,37 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 GRAM_SLACK = 1e-10  # more than float64 rounds off a Gram matrix of a few thousand orthonormal rows
 
 
+@architecture("lipschitz")
 class LipschitzNet(BaseNet):
-    """Logits z with ``||z(x) - z(x')||_2 <= lipschitz * ||x - x'||_2`` for all images, the logits taken as a vector.
+    """Logits z with ``||z(x) - z(x')||_2 <= lipschitz * ||x - x'||_2`` for all images.
 
     Pixels are gathered into patches; then, per stage, an orthogonal matrix on the channels of each position and a sort
-    of pairs of channels; then the average over positions and an orthogonal matrix to the logits. With one patch as
-    large as the image this is a multilayer perceptron.
+    of pairs of channels; then the average over positions and an orthogonal matrix to the logits.
 
     Args:
         widths: channels per stage, even; one stage or more.
         patch: side of the square of pixels that becomes one position; image sides are its multiples. Every stage but
             the first does the same with 2 x 2 positions if ``halve``.
         halve: whether they do.
-        num_classes: length of the logits.
-        mean, std: see :class:`BaseNet`.
 
     Raises:
         ValueError: a width that is odd.
 
     Feature maps: the output of each stage. The constant, layer by layer (all norms l_2, over all entries of a map):
 
-    - (x - mean) / std: 1 / min |std|.
-    - Pixels to patches: 1, since entries change their places only.
-    - A matrix W on the channels of each position: ||W||, because the squares of the positions add up. ||W|| = 1 if rows
-      or columns are orthonormal.
-    - A bias: 1, a shift.
+    - (x - mean) / std: 1 / min |std|. Pixels to patches, and a bias: 1.
+    - A matrix W on the channels of each position: ||W||, since the squares of the positions add up; 1 if orthonormal.
     - max and min of pairs (Anil et al. 2019, arXiv:1811.05381, GroupSort of size 2): 1. Of all ways to pair the entries
       of two vectors, that of equal ranks has the least sum of squared differences.
     - The average over P positions: 1 / sqrt(P), by Cauchy and Schwarz; counted as 1.
 
-    ``lipschitz`` multiplies these for the weights that are there, whatever they are.
+    ``lipschitz`` multiplies these for the weights that are there.
     """
 
     def __init__(

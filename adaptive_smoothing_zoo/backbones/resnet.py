@@ -1,11 +1,14 @@
 """Residual nets for small images: ResNet, pre-activation ResNet and Wide ResNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
+from adaptive_smoothing_zoo.backbones.key_tables import KeyTable
 
 _NO_SHIFT, _NO_SCALE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -51,14 +54,9 @@ class ResNet(BaseNet):
     """Residual net whose first stage keeps the image's resolution and whose other stages halve it.
 
     Args:
-        depths: blocks per stage.
-        widths: channels per stage.
+        depths, widths: blocks and channels per stage. Feature maps: the output of each stage.
         stem_width: channels of the first convolution; the first stage's if None.
         pre_activation: pre-activation blocks instead of basic ones.
-        num_classes: length of the logits.
-        mean, std: see :class:`BaseNet`.
-
-    Feature maps: the output of each stage.
     """
 
     def __init__(
@@ -89,82 +87,54 @@ class ResNet(BaseNet):
         self.feature_info = stage_info(widths, [2**i for i in range(len(widths))])
 
 
-def resnet18(
-    *, width: int = 64, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
-) -> ResNet:
-    """ResNet-18 for 32x32 images; ``width`` 64 is the usual size, 32 a quarter of its cost."""
-    return ResNet(
-        depths=(2, 2, 2, 2), widths=[width * 2**i for i in range(4)], num_classes=num_classes, mean=mean, std=std
-    )
+@architecture("resnet18")
+def resnet18(*, width: int = 64, **options: Any) -> ResNet:
+    """ResNet-18 for 32x32 images; ``width`` 64 is the usual size. Options are those of :class:`ResNet`; so below."""
+    return ResNet(depths=(2, 2, 2, 2), widths=[width * 2**i for i in range(4)], **options)
 
 
-def preact_resnet18(
-    *, width: int = 64, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
-) -> ResNet:
+@architecture("preact_resnet18")
+def preact_resnet18(**options: Any) -> ResNet:
     """Pre-activation ResNet-18 for 32x32 images."""
-    return ResNet(
-        depths=(2, 2, 2, 2),
-        widths=[width * 2**i for i in range(4)],
-        pre_activation=True,
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-    )
+    return resnet18(pre_activation=True, **options)
 
 
-def resnet20(
-    *, width: int = 16, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
-) -> ResNet:
+@architecture("resnet20")
+def resnet20(*, width: int = 16, **options: Any) -> ResNet:
     """ResNet-20 for 32x32 images: three stages of three blocks."""
-    return ResNet(
-        depths=(3, 3, 3), widths=[width * 2**i for i in range(3)], num_classes=num_classes, mean=mean, std=std
-    )
+    return ResNet(depths=(3, 3, 3), widths=[width * 2**i for i in range(3)], **options)
 
 
-def resnet110(
-    *, width: int = 16, num_classes: int = 10, mean: Sequence[float] = _NO_SHIFT, std: Sequence[float] = _NO_SCALE
-) -> ResNet:
+@architecture("resnet110")
+def resnet110(*, width: int = 16, **options: Any) -> ResNet:
     """ResNet-110 for 32x32 images, usual in randomized smoothing: three stages of 18 blocks."""
-    return ResNet(
-        depths=(18, 18, 18), widths=[width * 2**i for i in range(3)], num_classes=num_classes, mean=mean, std=std
-    )
+    return ResNet(depths=(18, 18, 18), widths=[width * 2**i for i in range(3)], **options)
 
 
-def wide_resnet(
-    *,
-    depth: int,
-    width: int,
-    num_classes: int = 10,
-    mean: Sequence[float] = _NO_SHIFT,
-    std: Sequence[float] = _NO_SCALE,
-) -> ResNet:
+@architecture("wide_resnet")
+def wide_resnet(*, depth: int, width: int, **options: Any) -> ResNet:
     """WRN-depth-width: three stages of (depth - 4) / 6 pre-activation blocks behind a 16-channel stem.
 
     Raises:
         ValueError: depth - 4 is not a positive multiple of 6.
     """
+    blocks = blocks_per_group(depth)
+    widths = [16 * width * 2**i for i in range(3)]
+    return ResNet(depths=(blocks,) * 3, widths=widths, stem_width=16, pre_activation=True, **options)
+
+
+def blocks_per_group(depth: int) -> int:
+    """n of a Wide ResNet with 6 n + 4 layers. Raises ValueError: there is no such n >= 1."""
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest:
         raise ValueError(f"the depth of a Wide ResNet is 6 n + 4 (10, 16, 22, 28, ...), got {depth}")
-    return ResNet(
-        depths=(blocks,) * 3,
-        widths=[16 * width * 2**i for i in range(3)],
-        stem_width=16,
-        pre_activation=True,
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-    )
+    return blocks
 
 
-# Prefixes of the widespread ResNet-18 code for CIFAR (conv1, bn1, layer1 .. layer4, linear) and ours.
-CIFAR_RESNET_KEYS = {
-    "conv1.": "stem.0.",
-    "bn1.": "stem.1.",
-    "layer1.": "stages.0.",
-    "layer2.": "stages.1.",
-    "layer3.": "stages.2.",
-    "layer4.": "stages.3.",
-    "linear.": "head.",
+# Of the widespread ResNet-18 code for CIFAR.
+CIFAR_RESNET_KEYS: KeyTable = {
+    r"conv1\.(\w+)": r"stem.0.\1",
+    r"bn1\.(\w+)": r"stem.1.\1",
+    r"layer([1-4])\.(.+)": lambda match: f"stages.{int(match[1]) - 1}.{match[2].replace('bn', 'norm')}",
+    r"linear\.(\w+)": r"head.\1",
 }
-CIFAR_RESNET_BLOCK_KEYS = {".bn1.": ".norm1.", ".bn2.": ".norm2."}

@@ -4,18 +4,16 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 
+@architecture("small_cnn")
 class SmallCNN(BaseNet):
     """Per stage: 3x3 convolution, batch norm, ReLU, twice; every stage but the first halves the resolution.
 
     Args:
-        widths: channels per stage; two stages or more.
-        num_classes: length of the logits.
-        mean, std: see :class:`BaseNet`; one number each for gray images.
-
-    Feature maps: the output of each stage.
+        widths: channels per stage; two stages or more. Feature maps: the output of each stage.
     """
 
     def __init__(

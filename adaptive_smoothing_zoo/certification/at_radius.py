@@ -5,24 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.certification.bounds import (
-    BettingTest,
-    betting_lower,
-    clopper_pearson_lower,
-    split_failure_probability,
-)
-from adaptive_smoothing_zoo.certification.certify import check_numbers
+from adaptive_smoothing_zoo.certification.bounds import vote_needed
+from adaptive_smoothing_zoo.certification.confidence import BettingTest, betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
-from adaptive_smoothing_zoo.certification.radii import Alpha, Bound, Floats, vote_needed
-from adaptive_smoothing_zoo.certification.running import run_certification, whole_number
-from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Votes
+from adaptive_smoothing_zoo.certification.rounding import Alpha, Floats
+from adaptive_smoothing_zoo.certification.running import Rule, run_certification, settled
+from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Sampling
 
 
 def certify_at_radius(
@@ -31,107 +25,91 @@ def certify_at_radius(
     labels: Tensor,
     *,
     radius: float,
-    sigma: float,
     alpha: Alpha = 1.0,
-    bound: Bound = "theorem5",
-    n0: int = 100,
-    n: int = 100_000,
-    failure_probability: float = 0.001,
+    bound: str = "theorem5",
     miss_probability: float = 0.001,
-    votes: Votes = "hard",
-    log: str | Path | None = None,
     **settings: Any,
 ) -> Certificates:
     """Find the images at which a smoothed classifier, or a mix with it, has an l_2 radius of at least ``radius``.
 
-    n0 samples choose a class, as in ``certify``. The question is then whether its mean vote p exceeds what the radius
-    needs, ``q = vote_needed(radius, alpha, sigma, bound)``. Samples are drawn until one of two tests by betting
-    (``BettingTest``) answers, that p > q or that all n samples would hardly show it, or until there are n; then a bound
-    on p from all n is compared with q. Most images are far from q, and few samples tell.
+    n0 samples choose a class, as in ``certify``. Does its mean vote p exceed what the radius needs, q =
+    ``vote_needed``? Samples are drawn until one of two tests by betting (``BettingTest``) answers, that p > q or that
+    all n samples would hardly show it, or until there are n; then a bound on p from all n is compared with q.
 
-    Why a certificate is wrong with at most ``failure_probability``: suppose p <= q. There are two ways to be certified.
-    The test of p > q is told to err with at most half of that, at whatever number of samples it is asked. The bound at
-    the end comes from a number of samples that was fixed beforehand; it too is above q with at most half of that, were
-    it computed always, and it is computed less often. By the union bound both together have at most the whole. When to
-    look, and when the other test gives up, only removes chances to be certified. The samples that choose the class
-    are not used again.
+    A certificate is wrong with at most ``failure_probability``: if p <= q there are two ways to be certified. The test
+    of p > q errs with at most half of that, at whatever number of samples it is asked. The bound at the end comes from
+    a fixed number of samples; it too is above q with at most half of that. When to look, and when the other test gives
+    up, only removes chances to be certified. The samples that choose the class are not used again.
 
     Args:
-        model, images, labels, sigma, n0, votes, log: as in ``certify``.
         radius: >= 0, in units of the images.
         alpha, bound: as in ``mix_certificates``, for a mix with the smoothed ``model`` as its h; 1 for h alone.
-        n: samples for the question, at most.
-        failure_probability: of each certificate, in (0, 1).
         miss_probability: with which an image may be given up before n samples although p is at least what all n would
             have to show at the end, in (0, 1). No part of the guarantee.
-        settings: further arguments of ``certify``.
+        settings: as in ``certify``; n is the most samples for the question.
 
     Returns:
-        Prediction and ``radius`` where that is certified, -1 and 0 elsewhere; ``samples`` tells what it took. The
-        certified accuracy at ``radius`` is meaningful, average radii are not. Logs have a column ``samples`` more.
+        Prediction and ``radius`` where that is certified, -1 and 0 elsewhere; average radii mean nothing. Logs have a
+        column ``samples`` more.
 
     Raises:
         ValueError: no vote could certify the radius, or what ``certify`` refuses.
         EvaluationError, ResultsError: as ``certify``.
     """
-    needed = float(vote_needed(radius, alpha, sigma, bound=bound))
+    sampling, run = settled(settings)
+    rule = at_radius(sampling, radius, alpha, bound, miss_probability)
+    return run_certification(model, images, labels, rule, run)
+
+
+def at_radius(
+    sampling: Sampling, radius: float, alpha: Alpha = 1.0, bound: str = "theorem5", miss_probability: float = 0.001
+) -> AtRadius:
+    """The rule of ``certify_at_radius``, with its arguments and errors."""
+    needed = float(vote_needed(radius, alpha, sampling.sigma, bound=bound))
     if not needed < 1.0:
         raise ValueError(f"by {bound} no vote, however clear, certifies the radius {radius:g} for alpha {alpha}")
-    rule = AtRadius(
-        radius=float(radius),
-        needed=needed,
-        n=whole_number(n, "n"),
-        failure_probability=failure_probability,
-        miss_probability=miss_probability,
-        votes=votes,
-    )
-    return run_certification(model, images, labels, rule, sigma=sigma, n0=n0, votes=votes, log=log, **settings)
+    return AtRadius(sampling, float(radius), needed, miss_probability)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AtRadius:
-    """Votes until it is known whether their mean exceeds ``needed``, n at most."""
+@dataclass(frozen=True)
+class AtRadius(Rule):
+    """Votes until it is known whether their mean exceeds ``needed``, sampling.n at most."""
 
+    sampling: Sampling
     radius: float
     needed: float
-    n: int
-    failure_probability: float
-    miss_probability: float
-    votes: Votes
+    miss_probability: float = 0.001
 
-    columns: ClassVar[tuple[str, ...]] = (*COLUMNS, "samples")
+    columns = (*COLUMNS, "samples")
 
     def __post_init__(self) -> None:
-        check_numbers(self.n, self.failure_probability)
         if not 0.0 < self.miss_probability < 1.0:
             raise ValueError(f"the miss probability must be in (0, 1), got {self.miss_probability}")
 
     @property
     def share(self) -> float:
         """The failure probability of each of the two ways to a certificate."""
-        return split_failure_probability(self.failure_probability, 2)
+        return self.sampling.failure_probability / 2
 
     @cached_property
     def hopeless(self) -> float:
-        """With a mean vote below this, all n samples would hardly pass at the end; at least ``needed``.
-
-        For hard votes the share of n that just passes. For soft votes, which pass with less, ``needed`` itself.
-        """
-        if self.votes == "soft":
+        """With a mean vote below this, all n samples would hardly pass; ``needed`` for soft votes, which need less."""
+        n = self.sampling.n
+        if self.sampling.votes == "soft":
             return self.needed
-        passing = bisect_left(range(self.n + 1), True, key=self._passes)
-        return passing / self.n if passing < self.n else self.needed
+        passing = bisect_left(range(n + 1), True, key=self._passes)
+        return passing / n if passing < n else self.needed
 
     def _passes(self, votes: int) -> bool:
         """Whether so many hard votes of n pass at the end."""
-        return bool(clopper_pearson_lower(votes, self.n, self.share) >= self.needed)
+        return bool(clopper_pearson_lower(votes, self.sampling.n, self.share) >= self.needed)
 
     def settings(self) -> dict[str, Any]:
         return {
             "radius": self.radius,
             "vote_needed": self.needed,
-            "n_at_most": self.n,
-            "failure_probability": self.failure_probability,
+            "n_at_most": self.sampling.n,
+            "failure_probability": self.sampling.failure_probability,
             "miss_probability": self.miss_probability,
         }
 
@@ -172,7 +150,7 @@ class Question:
     def next_look(self) -> int:
         """How many votes to take before the tests are asked again: a block, later a quarter of what was seen."""
         count = NOISE_BLOCK * max(1, self.seen // NOISE_BLOCK // 4)
-        return min(count, self._rule.n - self.seen)
+        return min(count, self._rule.sampling.n - self.seen)
 
     def observe(self, votes: Floats) -> None:
         """Take the next votes, in [0, 1], in the order in which they were drawn."""
@@ -182,12 +160,11 @@ class Question:
             self.answer = True
         elif self._below.observe(1.0 - votes):
             self.answer = False
-        elif self.seen == self._rule.n:
-            every = np.concatenate(self._votes)
-            soft = self._rule.votes == "soft"
-            bound = betting_lower if soft else _clopper_pearson_of
-            self.answer = bool(bound(every, self._rule.share) >= self._rule.needed)
+        elif self.seen == self._rule.sampling.n:
+            self.answer = bool(self._lower_bound() >= self._rule.needed)
 
-
-def _clopper_pearson_of(votes: Floats, failure_probability: float) -> Floats:
-    return clopper_pearson_lower(votes.sum(), len(votes), failure_probability)
+    def _lower_bound(self) -> Floats:
+        every = np.concatenate(self._votes)
+        if self._rule.sampling.votes == "soft":
+            return betting_lower(every, self._rule.share)
+        return clopper_pearson_lower(every.sum(), len(every), self._rule.share)

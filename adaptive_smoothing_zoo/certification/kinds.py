@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,27 +11,21 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
-from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
-from adaptive_smoothing_zoo.certification.certify import certify
-from adaptive_smoothing_zoo.certification.certify_mix import (
+from adaptive_smoothing_zoo.certification.at_radius import at_radius
+from adaptive_smoothing_zoo.certification.bounds import bounds_for
+from adaptive_smoothing_zoo.certification.certify import FixedNumber
+from adaptive_smoothing_zoo.certification.logs import Certificates
+from adaptive_smoothing_zoo.certification.mixes import (
     certify_lipschitz,
-    certify_mix,
     logits_lipschitz,
+    mix_certificates,
     smoothed_rob_model,
 )
-from adaptive_smoothing_zoo.certification.logs import Certificates, mix_certificates
-from adaptive_smoothing_zoo.certification.radii import Bound
+from adaptive_smoothing_zoo.certification.running import Rule, Run, run_certification
+from adaptive_smoothing_zoo.certification.sampling import Sampling, Votes
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
-Kind = Literal["lipschitz", "smoothed_rob_model", "smoothing"]
-KINDS = ("lipschitz", "smoothed_rob_model", "smoothing")
-"""What can be certified: a mix by its Lipschitz h; a mix by its smoothed h; the smoothed version of anything."""
-
-BOUNDS_OF: dict[Kind, tuple[Bound, ...]] = {
-    "lipschitz": ("theorem4", "sharp"),
-    "smoothed_rob_model": ("theorem4", "theorem5", "sharp"),
-    "smoothing": (),
-}
+PARTS = {"whole": None, "std_model": 0.0, "rob_model": 1.0}  # what is certified of a triplet, and its alpha
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,27 +35,98 @@ class Subject:
     Attributes:
         model: the mix, or one of its nets as a mix with alpha 0 or 1.
         part: "whole", "std_model" or "rob_model".
-        kind: one of ``KINDS``.
-        sigma, votes: of the smoothing; None for a Lipschitz h.
+        known: what bounds may need: a mix with a "smoothed" or a "lipschitz" h, or the smoothed version of anything,
+            "alone".
+        sampling: of the smoothing; None for a Lipschitz h.
+        radius: only whether this l_2 radius is certified.
     """
 
     model: MixedClassifier
     part: str
-    kind: Kind
-    sigma: float | None
-    votes: Literal["hard", "soft"] | None
+    known: Literal["smoothed", "lipschitz", "alone"]
+    sampling: Sampling | None = None
+    radius: float | None = None
+
+    @property
+    def is_smoothed_version(self) -> bool:
+        """Whether certified is not the part itself, but its Gaussian-smoothed version."""
+        return self.known == "alone"
 
     @property
     def logits_lipschitz(self) -> float | None:
         """The constant that a Lipschitz h proves for its scaled logits."""
-        return logits_lipschitz(self.model.rob_model, self.model.rob_map) if self.kind == "lipschitz" else None
+        return logits_lipschitz(self.model.rob_model, self.model.rob_map) if self.known == "lipschitz" else None
+
+    def file_name(self, bound: str | None = None) -> str:
+        """What its record is called, or the log of a bound, without the triplet's name and the ending."""
+        stem = stem_of(self.part, self.sampling if self.is_smoothed_version else None)
+        of = "" if bound is None or self.is_smoothed_version else f"-{bound}"
+        return f"{stem}{of}" if self.radius is None else f"{stem}{of}-at-{self.radius:g}"
+
+    def certify(
+        self, images: Tensor, labels: Tensor, bounds: Sequence[str], log: Callable[[str], Path], run: Run
+    ) -> dict[str, Certificates]:
+        """Certificates by each bound, whose logs are written.
+
+        Args:
+            bounds: all that apply if there are none (with a ``radius``, the papers' theorem, since each bound then
+                needs samples of its own).
+            log: gives the path of a log by its name.
+            run: of the sampling, without its log.
+
+        Raises:
+            ValueError: a bound that does not apply, or a radius for a Lipschitz h, which needs no samples.
+            EvaluationError, ResultsError: as ``certify``.
+        """
+        apply = bounds_for(self.known)
+        if foreign := [bound for bound in bounds if bound not in apply]:
+            raise ValueError(f"the bound {foreign[0]} does not apply here; those that do: {', '.join(apply)}")
+        chosen = bounds or (("theorem5",) if self.known == "smoothed" and self.radius is not None else apply)
+        if self.sampling is None:
+            found = self._without_samples(images, labels, chosen, run)
+        elif self.is_smoothed_version or self.radius is not None:
+            runs = {bound: replace(run, log=log(self.file_name(bound))) for bound in chosen}
+            return {bound: self._sampled(self.sampling, images, labels, runs[bound], bound) for bound in chosen}
+        else:
+            run = replace(run, log=log(stem_of("rob_model", self.sampling)))
+            of_h, sigma = self._sampled(self.sampling, images, labels, run), self.sampling.sigma
+            found = {bound: mix_certificates(of_h, self.model.alpha, sigma, bound=bound) for bound in chosen}
+        for bound, certificates in found.items():
+            certificates.write(log(self.file_name(bound)))
+        return found
+
+    def _without_samples(
+        self, images: Tensor, labels: Tensor, bounds: Sequence[str], run: Run
+    ) -> dict[str, Certificates]:
+        if self.radius is not None:
+            raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
+        about: dict[str, Any] = {"indices": run.indices, "times": run.times}
+        return {bound: certify_lipschitz(self.model, images, labels, bound=bound, **about) for bound in bounds}
+
+    def _sampled(self, sampling: Sampling, images: Tensor, labels: Tensor, run: Run, bound: str = "") -> Certificates:
+        """Certificates of the net that votes; at a radius, of what is certified by the bound."""
+        alone = self.is_smoothed_version
+        voter = self.model if alone else smoothed_rob_model(self.model).voter
+        rule: Rule = FixedNumber(sampling)
+        if self.radius is not None:
+            alpha, by = (1.0, "theorem5") if alone else (self.model.alpha, bound)
+            rule = at_radius(sampling, self.radius, alpha, by)
+        return run_certification(voter, images, labels, rule, run)
+
+
+def stem_of(part: str, sampling: Sampling | None = None) -> str:
+    """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
+    own = "" if part == "whole" else f"{part}."
+    return own + ("certified" if sampling is None else f"smoothed-{sampling.sigma:g}-{sampling.votes}")
 
 
 def subject_of(
     model: MixedClassifier,
     part: str = "whole",
     sigma: float | None = None,
-    votes: Literal["hard", "soft"] | None = None,
+    votes: Votes | None = None,
+    radius: float | None = None,
+    **sampling: Any,
 ) -> Subject:
     """Which kind of certificate a mix, or a part of it, can have.
 
@@ -70,90 +135,30 @@ def subject_of(
         sigma: if given, the Gaussian-smoothed version of the part is the subject, unless its h is smoothed already,
             with this very sigma.
         votes: "hard" (the default) or "soft" where ``sigma`` makes the smoothed version; h's own otherwise.
+        radius: as in :class:`Subject`.
+        sampling: other fields of :class:`Sampling`.
 
     Raises:
         ValueError: there is no such part, nothing is known that certifies it, or h is smoothed otherwise.
     """
-    parts = {"whole": None, "std_model": 0.0, "rob_model": 1.0}
-    if part not in parts:
-        raise ValueError(f"the part must be one of {', '.join(parts)}, got {part!r}")
-    alpha, h = parts[part], model.rob_model
+    if part not in PARTS:
+        raise ValueError(f"the part must be one of {', '.join(PARTS)}, got {part!r}")
+    alpha, h = PARTS[part], model.rob_model
     if alpha is not None:
-        model = MixedClassifier(
-            model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map
-        ).eval()
+        maps = {"std_map": model.std_map, "rob_map": model.rob_map}
+        model = MixedClassifier(model.std_model, model.rob_model, alpha, **maps).eval()
     if isinstance(h, GaussianSmoothed) and part != "std_model":
         smoothed_rob_model(model)
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):
             raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; leave sigma and votes away")
-        return Subject(model=model, part=part, kind="smoothed_rob_model", sigma=h.sigma, votes=h.votes)
+        own = Sampling(sigma=h.sigma, votes=h.votes, **sampling)
+        return Subject(model=model, part=part, known="smoothed", sampling=own, radius=radius)
     if sigma is not None:
-        return Subject(model=model, part=part, kind="smoothing", sigma=sigma, votes=votes or "hard")
+        own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)
+        return Subject(model=model, part=part, known="alone", sampling=own, radius=radius)
     if isinstance(h, LipschitzNet) and part != "std_model":
-        return Subject(model=model, part=part, kind="lipschitz", sigma=None, votes=None)
+        return Subject(model=model, part=part, known="lipschitz", radius=radius)
     net = model.std_model if part == "std_model" else h
     raise ValueError(
         f"nothing is known that certifies a {type(net).__name__}; give a sigma to certify its Gaussian-smoothed version"
     )
-
-
-def certify_subject(
-    subject: Subject,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    bounds: Sequence[Bound] = (),
-    radius: float | None = None,
-    log: Callable[[str | None], Path],
-    indices: Sequence[int],
-    times: bool = True,
-    **settings: Any,
-) -> dict[str, Certificates]:
-    """Certify a subject by each bound that applies.
-
-    Args:
-        bounds: only these; all that apply to its kind if there are none (with a ``radius``, the papers' theorem, since
-            each bound then needs samples of its own).
-        radius: only whether this l_2 radius is certified.
-        log: gives the path of the log of a bound, or, for None, of what is sampled before any bound.
-        indices, times, settings: as in ``certify``; ``settings`` are not used for a Lipschitz h.
-
-    Returns:
-        Certificates by bound; by "cohen" for the smoothed version of a net. Logs of all of them are written.
-
-    Raises:
-        ValueError: a bound that does not apply, or a radius for a Lipschitz h, which needs no samples.
-        EvaluationError, ResultsError: as ``certify``.
-    """
-    wanted = tuple(bounds) or BOUNDS_OF[subject.kind]
-    if foreign := [bound for bound in wanted if bound not in BOUNDS_OF[subject.kind]]:
-        known = ", ".join(BOUNDS_OF[subject.kind]) or "none, but Cohen's own"
-        raise ValueError(f"the bound {foreign[0]} does not apply here; those that do: {known}")
-    if subject.kind == "lipschitz":
-        if radius is not None:
-            raise ValueError("a Lipschitz h is certified without samples at all radii at once; leave the radius away")
-        found: dict[str, Certificates] = {
-            bound: certify_lipschitz(subject.model, images, labels, bound=bound, indices=indices, times=times)
-            for bound in wanted
-        }
-    elif subject.kind == "smoothing":
-        settings |= {"sigma": subject.sigma, "votes": subject.votes, "indices": indices, "times": times}
-        where = log(None)
-        if radius is None:
-            return {"cohen": certify(subject.model, images, labels, log=where, **settings)}
-        return {"cohen": certify_at_radius(subject.model, images, labels, radius=radius, log=where, **settings)}
-    elif radius is not None:
-        settings |= {"radius": radius, "indices": indices, "times": times}
-        chosen = tuple(bounds) or ("theorem5",)
-        return {
-            bound: certify_mix(subject.model, images, labels, bound=bound, log=log(bound), **settings)
-            for bound in chosen
-        }
-    else:
-        h = smoothed_rob_model(subject.model)
-        settings |= {"sigma": h.sigma, "votes": h.votes, "indices": indices, "times": times}
-        of_h = certify(h.voter, images, labels, log=log(None), **settings)
-        found = {bound: mix_certificates(of_h, subject.model.alpha, h.sigma, bound=bound) for bound in wanted}
-    for bound, certificates in found.items():
-        certificates.write(log(bound))
-    return found

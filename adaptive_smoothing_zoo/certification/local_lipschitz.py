@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
-from adaptive_smoothing_zoo.certification.radii import Floats, lipschitz_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
+from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,16 +22,13 @@ class LocalLipschitzEstimate:
     """What an ascent found in the balls around N images. No certificate follows from it.
 
     Attributes:
-        eps, norm: radius of the balls and their norm.
         probabilities: (N, C), h(x).
         constants: (N, C), estimates of Lip^x(h_i) from below: how far h_y (y the label of h) was seen to fall, or
             another h_i to rise, within the ball, divided by eps.
-        estimated_radius: (N,), 001, eq. (5) with these estimates; it means something up to eps only.
+        estimated_radius: (N,), [BAS24, eq. (5)] with these estimates; it means something up to eps only.
         estimated_robust: (N,) bool, whether ``estimated_radius`` is at least eps.
     """
 
-    eps: float
-    norm: str
     probabilities: Floats
     constants: Floats
     estimated_radius: Floats
@@ -38,9 +38,8 @@ class LocalLipschitzEstimate:
 def estimate_local_lipschitz(
     model: nn.Module,
     images: Tensor,
+    threat: ThreatModel,
     *,
-    eps: float,
-    norm: str = "Linf",
     alpha: float = 1.0,
     steps: int = 20,
     restarts: int = 2,
@@ -49,54 +48,44 @@ def estimate_local_lipschitz(
 ) -> LocalLipschitzEstimate:
     """Estimate the local Lipschitz constants of h's probabilities by projected gradient ascent.
 
-    The relaxed statement (001, after Theorem 4): let y be the label of h at x, and suppose that for all perturbations d
-    of norm at most eps
+    The relaxed statement [BAS24, after Theorem 4]: let y be the label of h at x, and suppose that for all perturbations
+    d of norm at most eps
 
         h_y(x) - h_y(x + d) <= eps Lip^x(h_y)   and   h_i(x + d) - h_i(x) <= eps Lip^x(h_i) for all i != y,
 
-    and that the radius of eq. (5) with these constants is at least eps. Then the mix has the label y within eps. The
-    smallest such constants are maxima over the ball. An ascent finds points of the ball, so what it returns is at most
-    these maxima: constants too small, radii too large, and "robust" where a better ascent might say otherwise. (The
-    idea of estimating them so is that of Yang et al. 2020, arXiv:2003.02460, for logits.)
+    and that the radius of eq. (5) with these constants is at least eps. Then the mix has the label y within eps. An
+    ascent finds at most the smallest such constants, so radii are too large, and a better ascent might say otherwise.
+    (The idea is that of Yang et al. 2020, arXiv:2003.02460, for logits.)
 
     Args:
         model: h, images to logits (N, C); or a :class:`MixedClassifier`, of which ``rob_model``, ``rob_map`` and
             alpha_min are taken.
         images: (N, channels, H, W) in [0, 1]; perturbed images stay in that box.
-        eps: radius, > 0.
-        norm: "Linf" or "L2".
+        threat: norm and radius eps > 0 of the balls.
         alpha: of the mix with h, where ``model`` is h itself.
-        steps, restarts: of each ascent; there is one for every image and class.
-        seed: of the random starts.
+        steps, restarts, seed: of each ascent; there is one for every image and class.
 
     Raises:
         ValueError: a value outside its range.
     """
+    eps = threat.eps
     if not eps > 0.0:
         raise ValueError(f"eps must be positive, got {eps}")
     h = model
     if isinstance(model, MixedClassifier):
         h, alpha = nn.Sequential(model.rob_model, model.rob_map), model.alpha.alpha_min
-    found = [
-        _rises(h, batch, eps, norm, steps, restarts, seed, start)
-        for start, batch in zip(range(0, len(images), batch_size), images.split(batch_size), strict=True)
-    ]
+    ascent: dict[str, Any] = {"steps": steps, "step_size": 2.5 * eps / steps, "restarts": restarts, "seed": seed}
+    starts, batches = range(0, len(images), batch_size), images.split(batch_size)
+    found = [_rises(h, batch, threat, start, **ascent) for start, batch in zip(starts, batches, strict=True)]
     probabilities = torch.cat([p for p, _ in found]).cpu().numpy()
     constants = torch.cat([rise for _, rise in found]).cpu().numpy() / eps
     radius = lipschitz_radius(probabilities, alpha, constants)
     return LocalLipschitzEstimate(
-        eps=float(eps),
-        norm=norm,
-        probabilities=probabilities,
-        constants=constants,
-        estimated_radius=radius,
-        estimated_robust=radius >= eps,
+        probabilities=probabilities, constants=constants, estimated_radius=radius, estimated_robust=radius >= eps
     )
 
 
-def _rises(
-    h: nn.Module, images: Tensor, eps: float, norm: str, steps: int, restarts: int, seed: int, first: int
-) -> tuple[Tensor, Tensor]:
+def _rises(h: nn.Module, images: Tensor, threat: ThreatModel, first: int, **ascent: Any) -> tuple[Tensor, Tensor]:
     """h(x) and how far each class' probability was moved against the label, (N, C) each, in float64."""
     with torch.no_grad():
         before = h(images).double().softmax(dim=1)
@@ -112,15 +101,12 @@ def _rises(
         h,
         images.repeat_interleave(classes, dim=0),
         torch.full_like(which, -1),  # no label: only the loss tells which point is best
-        eps=eps,
-        step_size=2.5 * eps / steps,
-        steps=steps,
-        norm=norm,
+        eps=threat.eps,
+        norm=threat.norm,
         random_start=True,
-        restarts=restarts,
         loss=moved,
         keep="best",
-        seed=seed,
+        **ascent,
         indices=torch.arange(first * classes, (first + count) * classes),
     )
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Certificates of a data set: what they hold, the usual log format, and the mixes that a log says something about."""
+"""Certificates of a data set: what they hold, and the usual log format."""
 
 from __future__ import annotations
 
@@ -10,26 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from adaptive_smoothing_zoo.certification.radii import (
-    EPS,
-    PROBABILITY_SLACK,
-    Alpha,
-    Bound,
-    Floats,
-    Values,
-    alpha_min_of,
-    check_bound,
-    gaussian_lipschitz,
-    lipschitz_radius,
-)
+from adaptive_smoothing_zoo.certification.rounding import Floats, Values
 from adaptive_smoothing_zoo.errors import ResultsError, reason
 from adaptive_smoothing_zoo.storage.files import write_text
 
 ABSTAIN = -1
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # time may be missing in others' files
+FIELDS = ("index", "label", "prediction", "radius", "correct", "seconds", "samples")  # of certificates, as columns
 LONGEST = timedelta.max.total_seconds()
 TIME = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # as str(timedelta) writes it
 
@@ -39,13 +28,13 @@ class Certificates:
     """One certificate per example; read-only arrays of one length N.
 
     Attributes:
-        index: (N,) int64, place in the data set, each at most once.
-        label: (N,) int64, the true class.
-        prediction: (N,) int64, the certified class; -1 where there is none (abstention).
-        radius: (N,) float64 >= 0, in units of the images: no smaller perturbation changes the prediction.
-        correct: (N,) bool, prediction == label.
-        seconds: (N,) float64, time spent; NaN if unknown.
-        samples: (N,) int64, noisy images classified; 0 if there were none, or if nobody counted (also if not given).
+        index: place in the data set, each at most once.
+        label: the true class.
+        prediction: the certified class; -1 where there is none (abstention).
+        radius: >= 0, in units of the images: no smaller perturbation changes the prediction.
+        correct: prediction == label.
+        seconds: time spent; NaN if unknown.
+        samples: noisy images classified; 0 if there were none, or if nobody counted (also if not given).
 
     Raises:
         ValueError: arrays of different lengths, or values that contradict each other or these ranges.
@@ -63,7 +52,7 @@ class Certificates:
         kinds: dict[str, type] = {"radius": np.float64, "seconds": np.float64, "correct": np.bool_}
         if len(self.samples) == 0:
             object.__setattr__(self, "samples", np.zeros(len(self.index)))
-        for name in ("index", "label", "prediction", "radius", "correct", "seconds", "samples"):
+        for name in FIELDS:
             array = _exactly(getattr(self, name), kinds.get(name, np.int64), name)
             if array.shape != (len(self.index),):
                 raise ValueError(f"{name} must have shape ({len(self.index)},), got {array.shape}")
@@ -94,11 +83,7 @@ class Certificates:
         return np.asarray(self.prediction == ABSTAIN)
 
     def average_certified_radius(self) -> float:
-        """ACR: the mean over all examples of radius * [correct].
-
-        Raises:
-            ValueError: there are no examples.
-        """
+        """ACR: the mean over all examples of radius * [correct]; ValueError if there are none."""
         self._check_not_empty()
         return float(np.where(self.correct, self.radius, 0.0).mean())
 
@@ -115,12 +100,13 @@ class Certificates:
         reached = np.sort(self.radius[self.correct])
         return np.asarray((len(reached) - np.searchsorted(reached, asked, side="left")) / len(self))
 
-    def write(self, path: Path) -> None:
-        """Write the log that ``read_log`` reads, radii to the last bit; the file is never half written.
+    def with_radii(self, radius: Floats) -> Certificates:
+        """The same predictions with other radii; where a radius is 0, none."""
+        prediction = np.where(radius > 0, self.prediction, ABSTAIN)
+        return replace(self, prediction=prediction, radius=radius, correct=prediction == self.label)
 
-        Raises:
-            ResultsError: it cannot be written.
-        """
+    def write(self, path: Path) -> None:
+        """Write the log that ``read_log`` reads, radii to the last bit; ResultsError if it cannot be written."""
         write_text(path, header(COLUMNS) + "".join(format_row(self, i) for i in range(len(self))))
 
     def _check_not_empty(self) -> None:
@@ -162,17 +148,14 @@ def format_row(certificates: Certificates, i: int, columns: tuple[str, ...] = CO
 
 
 def read_log(path: str | Path) -> Certificates:
-    """Read a certification log in the format of Cohen et al. 2019, which most who certify by smoothing use.
+    """Read a certification log in the format of [CRK19], which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss) and samples. Columns are found by name; further ones are ignored, as are empty lines, the
-    style of line ends and a byte-order mark.
+    time (seconds, or h:mm:ss) and samples. Further columns and empty lines are ignored. Published logs give radii to
+    three digits, so one may be up to half a unit of the third digit too large; those of this package are exact.
 
     Raises:
         ResultsError: there is no such file, it cannot be read, or a line is damaged; the message names the line.
-
-    Published logs give radii to three digits, so a radius in them may be up to half a unit of the third digit too
-    large. Those that this package writes are exact.
     """
     path = Path(path)
     try:
@@ -190,31 +173,20 @@ def parse_log(text: str, where: str) -> Certificates:
     if not lines:
         raise ResultsError(f"{where} is empty; a certification log starts with the line {'  '.join(COLUMNS)}")
     names = [name.strip() for name in lines[0][1].split("\t")]
-    missing = [name for name in COLUMNS[:-1] if name not in names]
-    if missing:
+    if missing := [name for name in COLUMNS[:-1] if name not in names]:
         raise ResultsError(f"{where}: the first line must name tab-separated columns; {', '.join(missing)} missing")
     rows = [_parse_row(line, names, f"{where}, line {number}") for number, line in lines[1:]]
     seen: dict[int, int] = {}
     for (number, _), row in zip(lines[1:], rows, strict=True):
-        if row[0] in seen:
-            raise ResultsError(f"{where}, line {number}: example {row[0]} appears again (first in line {seen[row[0]]})")
-        seen[row[0]] = number
+        if (first := seen.setdefault(row[0], number)) != number:
+            raise ResultsError(f"{where}, line {number}: example {row[0]} appears again (first in line {first})")
     return certificates_of(rows)
 
 
 def certificates_of(rows: list[tuple[Any, ...]]) -> Certificates:
-    """Certificates from tuples in the order of the columns, with or without the number of samples at the end."""
-    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
-    index, label, prediction, radius, correct, seconds = columns[: len(COLUMNS)]
-    return Certificates(
-        index=np.array(index, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        prediction=np.array(prediction, dtype=np.int64),
-        radius=np.array(radius, dtype=np.float64),
-        correct=np.array(correct, dtype=np.bool_),
-        seconds=np.array(seconds, dtype=np.float64),
-        samples=np.array(columns[-1] if len(columns) > len(COLUMNS) else [], dtype=np.int64),
-    )
+    """Certificates from tuples in the order of ``FIELDS``, with or without the number of samples at the end."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+    return Certificates(**{name: np.array(column) for name, column in zip(FIELDS, columns, strict=False)})
 
 
 def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float, int]:
@@ -245,68 +217,3 @@ def _parse_time(text: str) -> float:
         return float(text)
     days, hours, minutes, seconds = match.groups()
     return int(days or 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-def mix_certificates(
-    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: Bound = "theorem5"
-) -> Certificates:
-    """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
-
-    A radius r of h (Cohen et al. 2019) is sigma Phi^-1(p) for a lower bound p of its label's probability, so
-    p = Phi(r / sigma); every other class has at most 1 - p. With that runner-up,
-
-    - "theorem4" ([BAS24, Theorem 4]): (2 p - 1 - (1 - alpha) / alpha) / (2 Lip), with
-      Lip = ``gaussian_lipschitz(sigma)``. The papers take twice that constant, which halves the radius, and then
-      Theorem 5 is always larger; with the best constant it is not where alpha is small;
-    - "theorem5" ([BAS24, Theorem 5]): sigma / 2 (Phi^-1(alpha p) - Phi^-1(alpha (1 - p) + 1 - alpha))
-      = sigma Phi^-1(alpha Phi(r / sigma)), because the second argument is 1 - alpha p;
-    - "sharp" (``sharp_smoothing_radius``): r - sigma Phi^-1(1 / (2 alpha)), because h_y >= 1 / (2 alpha) implies the
-      margin h_y - h_i >= 2 h_y - 1 >= (1 - alpha) / alpha, and at distance t Phi^-1(h_y) has fallen by at most
-      t / sigma. Never smaller than either, and tight.
-
-    Args:
-        certificates: of h alone, with radii that were computed so (with p_runner_up = 1 - p_top).
-        alpha: one number in [0, 1], or an alpha module, whose alpha_min counts.
-        sigma: of the noise behind ``certificates``, in units of the images.
-        bound: which of the three.
-
-    Returns:
-        The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: the mix
-        predicts something there, which h's log does not tell. Certified accuracy at 0 is therefore the limit at
-        radii just above 0, not the mix's clean accuracy. For alpha = 1 nothing changes, but by Theorem 4.
-
-    Raises:
-        ValueError: several alphas, or a value outside its range.
-
-    What is assumed: the mix takes h(x) to be the exact mean over the noise of what was voted with (one-hot votes, or
-    probabilities if votes were soft), without temperature or other maps after it. A mix that averages over some noise
-    samples only approximates this one. The certificates of h, and with them these, each hold with the confidence of
-    h's; radii rounded up in a log make these up to as much too large.
-    """
-    weight = alpha_min_of(alpha)
-    if weight.ndim != 0:
-        raise ValueError(f"mix_certificates takes one alpha, got shape {weight.shape}; call it for each")
-    if not 0.0 < sigma < np.inf:
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    check_bound(bound)
-    radius = certificates.radius
-    if weight == 1.0 and bound != "theorem4":
-        return certificates
-    p_top = np.maximum(ndtr(radius / sigma) - PROBABILITY_SLACK, 0.0)
-    if weight <= 0.5:
-        mixed = np.zeros_like(radius)
-    elif bound == "theorem4":
-        mixed = lipschitz_radius(np.stack([p_top, 1.0 - p_top], axis=1), weight, gaussian_lipschitz(sigma))
-    elif bound == "theorem5":
-        mixed = sigma * ndtri(weight * p_top)
-    else:
-        mixed = radius - sigma * ndtri(0.5 / weight)
-    # Rounded down: a quantile near 0 has an absolute error, one far away a relative one.
-    slack = 16 * EPS * (np.where(np.isfinite(radius), radius, 0.0) + sigma)
-    return with_radii(certificates, np.where(radius > 0, np.maximum(mixed - slack, 0.0), 0.0))
-
-
-def with_radii(certificates: Certificates, radius: Floats) -> Certificates:
-    """The same predictions with other radii; where a radius is 0, none."""
-    prediction = np.where(radius > 0, certificates.prediction, ABSTAIN)
-    return replace(certificates, prediction=prediction, radius=radius, correct=prediction == certificates.label)

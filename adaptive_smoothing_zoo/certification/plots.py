@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from adaptive_smoothing_zoo.certification.logs import Certificates, mix_certificates
-from adaptive_smoothing_zoo.certification.radii import Bound
+from adaptive_smoothing_zoo.certification.logs import Certificates
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,8 +16,6 @@ class CertifiedCurve:
     """One curve of a figure.
 
     Attributes:
-        label: in the legend.
-        certificates: whose certified accuracy it shows.
         jumps: whether the classifier gets examples right that it cannot certify, as a mix does.
         clean_accuracy: of a classifier that jumps, on the same examples, a fraction; None if it is not known.
         baseline: drawn with a broken line.
@@ -31,54 +28,20 @@ class CertifiedCurve:
     baseline: bool = False
 
 
-def mix_curves(
-    certificates: Certificates,
-    alphas: Iterable[float],
-    sigma: float,
-    *,
-    bounds: Sequence[Bound] = ("theorem5",),
-    name: str = "",
-) -> list[CertifiedCurve]:
-    """A curve for each mix with one Gaussian-smoothed h, and each bound, from the certificates of h alone.
-
-    Args:
-        certificates: of h, as from ``read_log`` or ``certify``.
-        alphas: in [0, 1]; 1 is h alone, which has no jump.
-        sigma: of the noise behind them, in units of the images.
-        bounds: as in ``mix_certificates``.
-        name: before the alpha in the legend.
-
-    Raises:
-        ValueError: values out of range.
-    """
-    return [
-        CertifiedCurve(
-            label=", ".join([*([name] if name else []), rf"$\alpha$ = {alpha:g}", bound]),
-            certificates=mix_certificates(certificates, alpha, sigma, bound=bound),
-            jumps=alpha < 1.0,
-        )
-        for alpha in alphas
-        for bound in bounds
-    ]
-
-
 def plot_certified_curves(curves: Sequence[CertifiedCurve], *, axes: Any = None) -> Any:
     """Draw certified accuracy against l_2 radius ([BAS24] and [BAKS24, supp.], certified curves).
 
-    A curve shows, at each radius, the share of examples certified correct with at least that radius. A mix classifies
-    examples correctly that it cannot certify, so its curve jumps at radius 0: the open circle is the limit at radii
-    above 0, the dot at 0 is the clean accuracy, where it is known. The number of examples stands on the axis, or in the
-    legend where curves differ in it.
+    A mix classifies examples correctly that it cannot certify, so its curve jumps at radius 0: the open circle is the
+    limit at radii above 0, the dot is the clean accuracy, where it is known.
 
     Args:
-        axes: matplotlib axes to draw into, with their legend where it hides least; if None, new ones, with the figure's
-            legend below them.
+        axes: matplotlib axes to draw into; if None, new ones, with the legend below them.
 
     Returns:
         The axes; their figure is ``axes.figure``.
 
     Raises:
-        ValueError: no curves, or one without examples.
+        ValueError: no curves, one without examples, or a correct example of infinite radius.
         ImportError: matplotlib is not installed (it comes with the "evaluation" extra).
     """
     if not curves:
@@ -111,11 +74,7 @@ def plot_certified_curves(curves: Sequence[CertifiedCurve], *, axes: Any = None)
 
 
 def certified_curve(certificates: Certificates) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of the curve: rising radii from 0, and the certified accuracy up to and including each.
-
-    Raises:
-        ValueError: there are no certificates, or a correct one has an infinite radius.
-    """
+    """The corners of the curve: rising radii from 0, and the certified accuracy up to and including each."""
     corners = np.unique(np.concatenate([[0.0], certificates.radius[certificates.correct]]))
     if np.isinf(corners[-1]):
         raise ValueError("an infinite radius cannot be drawn")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.asking import own_copy
-from adaptive_smoothing_zoo.certification.journal import Journal
-from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of
-from adaptive_smoothing_zoo.certification.radii import Floats
-from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Smoothing, Votes
+from adaptive_smoothing_zoo.certification.journal import open_journal
+from adaptive_smoothing_zoo.certification.logs import COLUMNS, FIELDS, Certificates, certificates_of
+from adaptive_smoothing_zoo.certification.rounding import Floats
+from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Sampling
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.machine.devices import known_device
-from adaptive_smoothing_zoo.machine.ready import device_of, ready
+from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.units import warn_of_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,7 @@ class CertifyProgress:
 
     Attributes:
         done, total: examples that are finished, and those wanted.
-        samples, samples_total: noisy images classified in this run, and how many it will be; where sampling is
-            adaptive, at first how many it can be, then an estimate from the examples that are finished.
+        samples, samples_total: noisy images classified in this run, and how many it will be at most, or probably.
     """
 
     done: int
@@ -45,87 +45,98 @@ class CertifyProgress:
 OnProgress = Callable[[CertifyProgress], None]
 
 
-class Rule(Protocol):
-    """How many votes are asked for, and what they certify."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Which images a run is about, where it is kept and whom it tells.
 
-    @property
-    def n(self) -> int:
-        """Samples for one image at most, beside those that choose its class."""
+    Args:
+        indices: (N,) dataset indices of the images, different numbers >= 0; 0 to N - 1 if None.
+        log: a file to which each certificate is written as soon as it is known, in the format of ``read_log``. The same
+            run resumes there after any interruption.
+        times: write to the log, and return, how long each example took. Without, the same run gives the same bytes.
+        on_progress: called after each batch.
+    """
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the log."""
+    indices: Sequence[int] | None = None
+    log: str | Path | None = None
+    times: bool = True
+    on_progress: OnProgress | None = None
 
+    def places(self, count: int) -> NDArray[np.int64]:
+        """The dataset indices of so many images; ValueError if they are not these."""
+        places = np.arange(count) if self.indices is None else np.asarray(self.indices)
+        if places.dtype.kind not in "iu":
+            raise ValueError(f"dataset indices must be whole numbers, got {places.dtype}")
+        if places.shape != (count,):
+            raise ValueError(f"{count} images need as many indices, got {places.shape}")
+        if len(np.unique(places)) < count or (places < 0).any():
+            raise ValueError("dataset indices must be different numbers >= 0")
+        return places
+
+
+def settled(settings: Mapping[str, Any]) -> tuple[Sampling, Run]:
+    """The fields of both, given as keywords.
+
+    Raises:
+        TypeError: an unknown keyword, or no sigma.
+        ValueError: a value outside its range.
+    """
+    names = {field.name for field in fields(Run)}
+    run = {name: value for name, value in settings.items() if name in names}
+    return Sampling(**{name: value for name, value in settings.items() if name not in names}), Run(**run)
+
+
+class Rule(ABC):
+    """How many votes are asked for, and what they certify.
+
+    Attributes:
+        sampling: how votes are drawn; its n is the most for one image, next to those that choose its class.
+        columns: of the log.
+    """
+
+    sampling: Sampling
+    columns: ClassVar[tuple[str, ...]] = COLUMNS
+
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Everything in the rule that decides certificates, as JSON values."""
 
+    @abstractmethod
     def group_size(self, batch_size: int) -> int:
         """How many images are done together."""
 
+    @abstractmethod
     def certify(self, copies: Copies, tops: Tensor) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
         """Predictions (-1 for none), radii and numbers of samples of a group whose classes ``tops`` are chosen."""
 
 
+Rows = dict[int, tuple[Any, ...]]  # of a log, by dataset index, in the order of its columns
+
+
 @own_surroundings()
-def run_certification(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    rule: Rule,
-    *,
-    sigma: float,
-    n0: int,
-    votes: Votes = "hard",
-    batch_size: int | None = None,
-    seed: int = 0,
-    indices: Sequence[int] | None = None,
-    device: str | torch.device | None = None,
-    fold: bool = True,
-    dtype: torch.dtype = torch.float32,
-    log: str | Path | None = None,
-    times: bool = True,
-    on_progress: OnProgress | None = None,
-) -> Certificates:
-    """Apply a rule to every image; see ``certify`` for the arguments."""
+def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Rule, run: Run) -> Certificates:
+    """Apply a rule to every image; see ``certify``."""
     check_examples(images, labels)
-    places = np.arange(len(images)) if indices is None else np.asarray(indices)
-    if places.dtype.kind not in "iu":
-        raise ValueError(f"dataset indices must be whole numbers, got {places.dtype}")
-    if places.shape != (len(images),):
-        raise ValueError(f"{len(images)} images need as many indices, got {places.shape}")
-    if len(np.unique(places)) < len(images) or (places < 0).any():
-        raise ValueError("dataset indices must be different numbers >= 0")
-    if (n0 := whole_number(n0, "n0")) < 1:
-        raise ValueError(f"n0 must be at least 1, got {n0}")
+    places, sampling = run.places(len(images)), rule.sampling
+    warn_of_noise(sampling.sigma)
     images, labels = own_copy(images), own_copy(labels)
-    where = (device_of(model) or torch.device("cpu")) if device is None else known_device(device)
-    smoothing = Smoothing(
-        sigma=sigma,
-        votes=votes,
-        seed=whole_number(seed, "the seed"),
-        batch_size=(128 if where.type == "cpu" else 1000)
-        if batch_size is None
-        else whole_number(batch_size, "the batch size"),
-        device=where,
-        fold=fold,
-        dtype=dtype,
-    )
-    report = _Report(len(places), on_progress)
-    with ready(model, where) as net:
-        sampler = Sampler(net, images, labels, places, smoothing, report.add)
+    device, dtype = sampling.device_for(model), sampling.dtype
+    report = _Report(len(places), run.on_progress)
+    with ready(model, device) as net:
+        sampler = Sampler(net, images, labels, places, sampling, device, report.add)
         settings = {
             **sampler.settings(),
             "model": identity_of(model, images.shape[1:]).as_json(),
-            "n0": n0,
+            "n0": sampling.n0,
             **rule.settings(),
         }
-        with nullcontext() if log is None else Journal(Path(log), settings, rule.columns) as journal:
-            rows = {} if journal is None else _rows(journal.done, n0 + rule.n)
-            groups = _open_groups(places, rule.group_size(smoothing.batch_size), rows)
-            report.begin(len(rows), sum(len(group) for group in groups), n0 + rule.n)
-            with torch.inference_mode(), torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+        with nullcontext() if run.log is None else open_journal(Path(run.log), settings, rule.columns) as journal:
+            rows = {} if journal is None else _rows(journal.done, sampling.n0 + sampling.n)
+            groups = _open_groups(places, rule.group_size(sampler.batch_size), rows)
+            report.begin(len(rows), sum(len(group) for group in groups), sampling.n0 + sampling.n)
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 for group in groups:
-                    found = _certify_group(sampler, rule, group, n0, times)
+                    found = _certify_group(sampler, rule, group, run.times)
                     new = {place: row for place, row in found.items() if place not in rows}
                     if journal is not None:
                         journal.append(certificates_of(list(new.values())))
@@ -134,10 +145,9 @@ def run_certification(
     return certificates_of([rows[int(place)] for place in places])
 
 
-def _certify_group(sampler: Sampler, rule: Rule, group: range, n0: int, times: bool) -> dict[int, tuple[Any, ...]]:
-    """The rows of a log for a group, by dataset index."""
-    start = time.perf_counter()
-    copies = sampler.copies_of(group)
+def _certify_group(sampler: Sampler, rule: Rule, group: range, times: bool) -> Rows:
+    start, n0 = time.perf_counter(), rule.sampling.n0
+    copies = Copies(sampler, group)
     predictions, radii, samples = rule.certify(copies, copies.choose(n0))
     seconds = (time.perf_counter() - start) / len(group) if times else np.nan
     rows = {}
@@ -147,21 +157,16 @@ def _certify_group(sampler: Sampler, rule: Rule, group: range, n0: int, times: b
     return rows
 
 
-def _rows(done: Certificates, samples: int) -> dict[int, tuple[Any, ...]]:
-    """Certificates of an earlier run with the same settings, by dataset index, in the order of a log's columns.
-
-    Where the log does not tell the number of samples, it is always ``samples``.
-    """
-    names = ("index", "label", "prediction", "radius", "correct", "seconds", "samples")
-    columns = [getattr(done, name).tolist() for name in names]
+def _rows(done: Certificates, samples: int) -> Rows:
+    """Certificates of an earlier run; ``samples`` where its log does not tell their number."""
+    columns = [getattr(done, name).tolist() for name in FIELDS]
     return {row[0]: (*row[:-1], row[-1] or samples) for row in zip(*columns, strict=True)}
 
 
-def _open_groups(places: NDArray[np.int64], size: int, rows: dict[int, Any]) -> list[range]:
+def _open_groups(places: NDArray[np.int64], size: int, rows: Rows) -> list[range]:
     """The groups of which some example has no certificate yet.
 
-    Which images form a group is fixed, so that an image meets the same neighbours in a run that goes on as in one that
-    was not interrupted.
+    Which images form a group is fixed, so that an image meets the same neighbours in a run that is resumed.
     """
     groups = [range(i, min(i + size, len(places))) for i in range(0, len(places), size)]
     return [group for group in groups if any(int(places[i]) not in rows for i in group)]
@@ -195,18 +200,3 @@ class _Report:
             self.on_progress(
                 CertifyProgress(done=self.done, total=self.total, samples=self.samples, samples_total=expected)
             )
-
-
-def whole_number(value: Any, name: str) -> int:
-    """A number without a fraction, also one that is written as 1e3.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):  # of no number, NaN, infinity
-        number = None
-    if number is None or number != value:
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    return number

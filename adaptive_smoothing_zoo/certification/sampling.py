@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -13,56 +14,88 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.certification.radii import Floats
+from adaptive_smoothing_zoo.certification.confidence import checked_failure_probability
+from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
+from adaptive_smoothing_zoo.machine.devices import known_device
 from adaptive_smoothing_zoo.machine.folding import prepare
-from adaptive_smoothing_zoo.units import warn_of_noise
+from adaptive_smoothing_zoo.machine.ready import device_of, refusals_named
 
 NOISE_BLOCK = 128  # noise images drawn at once; the numbers depend on it
 Votes = Literal["hard", "soft"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothing:
-    """Which smoothed classifier is sampled, and how; see ``certify``.
+class Sampling:
+    """Which smoothed classifier is sampled, how, and what may be concluded from its votes.
+
+    Args:
+        sigma: standard deviation of the noise, > 0, in units of pixels in [0, 1].
+        votes: "hard": each sample votes for its argmax; Clopper-Pearson bound. "soft": its softmax is averaged;
+            betting bound. They certify two different smoothed classifiers.
+        n0, n: samples for the choice of a class and (at most) for its bound, whole numbers >= 1.
+        failure_probability: of each certificate, in (0, 1), over the noise.
+        seed: of the noise, with the dataset index of the image.
+        batch_size: noisy images per pass. If None, 128 on the CPU, where more leave its caches, and 1000 elsewhere.
+        device: where to compute; where the model is if None.
+        fold: compute with a copy whose batch norms are folded into its convolutions: faster, equal up to rounding.
+        dtype: torch.float32, or torch.bfloat16 or torch.float16 for layers that compute in that (autocast); then the
+            rounded net is certified. Noise is added in float32, and TF32 is off.
 
     Raises:
         ValueError: a value outside its range.
     """
 
     sigma: float
-    votes: Votes
-    seed: int
-    batch_size: int
-    device: torch.device
-    fold: bool
-    dtype: torch.dtype
+    votes: Votes = "hard"
+    n0: int = 100
+    n: int = 100_000
+    failure_probability: float = 0.001
+    seed: int = 0
+    batch_size: int | None = None
+    device: str | torch.device | None = None
+    fold: bool = True
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
+        for field, name in (("n0", "n0"), ("n", "n"), ("seed", "the seed"), ("batch_size", "the batch size")):
+            if (value := getattr(self, field)) is None and field == "batch_size":
+                continue
+            object.__setattr__(self, field, _whole_number(value, name))
+            if field != "seed" and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0.0 < self.sigma < np.inf:
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
-        warn_of_noise(self.sigma)
-        if self.batch_size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
+        checked_failure_probability(self.failure_probability)
         if self.votes not in ("hard", "soft"):
             raise ValueError(f"votes must be 'hard' or 'soft', got {self.votes!r}")
         if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"certification computes in float32, bfloat16 or float16, not in {self.dtype}")
+
+    def device_for(self, model: nn.Module) -> torch.device:
+        """Where the model is to compute."""
+        return (device_of(model) or torch.device("cpu")) if self.device is None else known_device(self.device)
+
+
+def _whole_number(value: Any, name: str) -> int:
+    """A number without a fraction, also one that is written as 1e3; ValueError for another."""
+    with suppress(TypeError, ValueError, OverflowError):  # of no number, NaN, infinity
+        if int(value) == value:
+            return int(value)
+    raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 class Sampler:
     """A net and the images that it is asked about.
 
     Args:
-        model: images (N, channels, H, W) to logits (N, C), C >= 2; on the device, in eval mode.
-        images, labels: (N, channels, H, W) float32 in [0, 1], (N,) int64.
-        places: (N,) dataset indices.
-        smoothing: the classifier.
+        model: on the device, in eval mode.
+        images, labels, places: (N, channels, H, W) float32 in [0, 1], (N,) int64, (N,) dataset indices.
         on_samples: told how many noisy copies a pass has classified.
 
     Raises:
-        EvaluationError: the model's output is not (N, C).
+        EvaluationError: the model fails on such images, or its output is not (N, C).
         ValueError: a label that is none of C classes.
     """
 
@@ -72,88 +105,78 @@ class Sampler:
         images: Tensor,
         labels: Tensor,
         places: NDArray[np.int64],
-        smoothing: Smoothing,
+        sampling: Sampling,
+        device: torch.device,
         on_samples: Callable[[int], None],
     ) -> None:
         self.images, self.labels, self.places = images.detach(), labels.detach().cpu(), places
-        self.smoothing, self.on_samples = smoothing, on_samples
+        self.sampling, self.on_samples = sampling, on_samples
+        self.device, self.batch_size = device, sampling.batch_size or (128 if device.type == "cpu" else 1000)
         with torch.no_grad():
-            some = self.images[:8].to(smoothing.device)
-            logits = model(some)
+            some = self.images[:8].to(device)
+            with refusals_named(images):
+                logits = model(some)
             if logits.ndim != 2 or logits.shape[1] < 2:
                 raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
             self.classes = int(logits.shape[1])
             check_examples(self.images, self.labels, self.classes)
-            self.net = prepare(model, some) if smoothing.fold else model
-        self.batch = torch.empty((smoothing.batch_size, *images.shape[1:]), device=smoothing.device)
+            self.net = prepare(model, some) if sampling.fold else model
+        self.batch = torch.empty((self.batch_size, *images.shape[1:]), device=device)
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the votes, as JSON values."""
-        smoothing = self.smoothing
-        on_cpu = smoothing.device.type == "cpu"
+        sampling = self.sampling
         return {
-            "sigma": float(smoothing.sigma),
-            "seed": smoothing.seed,
-            "votes": smoothing.votes,
-            "fold": smoothing.fold,
-            "dtype": str(smoothing.dtype).removeprefix("torch."),
+            "sigma": float(sampling.sigma),
+            "seed": sampling.seed,
+            "votes": sampling.votes,
+            "fold": sampling.fold,
+            "dtype": str(sampling.dtype).removeprefix("torch."),
             "tf32": False,
-            "noise": "cpu" if on_cpu else torch.cuda.get_device_name(smoothing.device),
+            "noise": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "examples": len(self.places),
             "data_sha256": _sha256(
                 self.images.cpu().contiguous().numpy(), self.labels.numpy(), self.places.astype(np.int64)
             ),
         }
 
-    def copies_of(self, members: range) -> Copies:
-        """The noisy copies of the images at these positions, from the beginning of their streams."""
-        return Copies(self, members)
-
 
 class Copies:
-    """Noisy copies of a group of G images; every call goes on where the streams of noise have been left."""
+    """Noisy copies of the G images at some positions; every call goes on where the streams of noise have been left."""
 
     def __init__(self, sampler: Sampler, members: range) -> None:
-        self._sampler, self._smoothing = sampler, sampler.smoothing
+        self._sampler, self._sampling = sampler, sampler.sampling
         self._places = sampler.places[members.start : members.stop]
-        self._images = sampler.images[members.start : members.stop].to(self._smoothing.device)
+        self._images = sampler.images[members.start : members.stop].to(sampler.device)
         self._noises = [
-            Noise(self._smoothing.seed, int(place), self._images.shape[1:], self._smoothing.device)
-            for place in self._places
+            Noise(self._sampling.seed, int(place), self._images.shape[1:], sampler.device) for place in self._places
         ]
-        self._broken = torch.zeros((), dtype=torch.bool, device=self._smoothing.device)
+        self._broken = torch.zeros((), dtype=torch.bool, device=sampler.device)
 
     def choose(self, count: int) -> Tensor:
         """The class with the largest mean vote of ``count`` copies of each image, (G,), on the device."""
         size, classes = len(self._images), self._sampler.classes
         votes = torch.empty((size * count, classes), dtype=torch.float64, device=self._images.device)
         for start, stop, logits in self._classify(range(size), count):
-            soft = self._smoothing.votes == "soft"
+            soft = self._sampling.votes == "soft"
             votes[start:stop] = logits.float().softmax(1) if soft else F.one_hot(logits.argmax(1), classes)
         return votes.view(size, count, classes).sum(dim=1).argmax(dim=1)
 
     def votes(self, tops: Tensor, count: int, members: Sequence[int] | None = None) -> Tensor:
-        """The votes for the classes ``tops`` (G,) of ``count`` copies of the images ``members`` (all if None).
-
-        (len(members), count) float32 on the device, in [0, 1]; hard votes are 0 or 1.
-        """
+        """The votes for the classes ``tops`` (G,) of ``count`` copies of each member (all if None): (G, count)."""
         chosen = range(len(self._images)) if members is None else members
         found = torch.empty(len(chosen) * count, device=self._images.device)
         wanted = tops[list(chosen)].repeat_interleave(count)
         for start, stop, logits in self._classify(chosen, count):
             label = wanted[start:stop]
-            if self._smoothing.votes == "soft":
+            if self._sampling.votes == "soft":
                 found[start:stop] = logits.float().softmax(dim=1).gather(1, label[:, None]).squeeze(1).clamp(max=1.0)
             else:
                 found[start:stop] = logits.argmax(dim=1) == label
         return found.view(len(chosen), count)
 
     def fetch(self, *tensors: Tensor) -> list[Floats]:
-        """Tensors of the device as float64 arrays, in one transfer.
-
-        Raises:
-            EvaluationError: the net has given NaN for a copy.
-        """
+        """Tensors of the device as float64 arrays, in one transfer; EvaluationError if the net has given NaN."""
         packed = torch.cat([*(tensor.double().flatten() for tensor in tensors), self._broken.double()[None]])
         values = packed.cpu().numpy()
         if values[-1]:
@@ -167,13 +190,13 @@ class Copies:
 
     def _classify(self, members: Sequence[int], count: int) -> Iterator[tuple[int, int, Tensor]]:
         """The logits of ``count`` copies of each image, in batches that cross images: from, to, (B, C)."""
-        total, batch_size = len(members) * count, self._smoothing.batch_size
+        total, batch_size = len(members) * count, self._sampler.batch_size
         for start in range(0, total, batch_size):
             stop = min(start + batch_size, total)
             batch = self._sampler.batch[: stop - start]
             for k in range(start // count, (stop - 1) // count + 1):
                 part = batch[max(k * count - start, 0) : (k + 1) * count - start]
-                self._noises[members[k]].add_to(self._images[members[k]], self._smoothing.sigma, part)
+                self._noises[members[k]].add_to(self._images[members[k]], self._sampling.sigma, part)
             logits = self._sampler.net(batch)
             self._broken |= logits.isnan().any()
             yield start, stop, logits

@@ -16,9 +16,30 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.certification import CertifiedCurve
     from adaptive_smoothing_zoo.certification.running import OnProgress
     from adaptive_smoothing_zoo.data import Examples
+    from adaptive_smoothing_zoo.publishing.certification_record import CertificationRecord
     from adaptive_smoothing_zoo.zoo.entry import Entry
 
-BOUND_CHOICES = click.Choice(["theorem4", "theorem5", "sharp"])
+
+class BoundName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """The name of one of ``BOUNDS``, which are looked up when they are needed."""
+
+    name = "bound"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(click.Choice(self._known()).convert(value, param, ctx))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self._known())}]"
+
+    @staticmethod
+    def _known() -> list[str]:
+        from adaptive_smoothing_zoo.certification import BOUNDS
+
+        return list(BOUNDS)
+
+
+N0 = "number of noise samples for each image that choose its class"
+N = "number of noise samples for each image that bound its class's probability, at most; of images: --n-examples"
 
 
 @click.command("certify")
@@ -34,33 +55,19 @@ BOUND_CHOICES = click.Choice(["theorem4", "theorem5", "sharp"])
 )
 @click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise ([CRK19])")
 @click.option("--votes", type=click.Choice(["hard", "soft"]), default=None, help="of the smoothed version; hard")
-@click.option("--bound", "bounds", type=BOUND_CHOICES, multiple=True, help="may be repeated; all that apply")
+@click.option("--bound", "bounds", type=BoundName(), multiple=True, help="may be repeated; all that apply")
 @click.option("--radius", type=float, default=None, help="only whether this radius is certified: far fewer samples")
-@click.option(
-    *("--n0-samples", "--n0", "n0"),
-    type=int,
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="number of noise samples for each image that choose its class",
-)
-@click.option(
-    *("--n-samples", "--n", "n"),
-    type=int,
-    default=100_000,
-    show_default=True,
-    metavar="N",
-    help="number of noise samples for each image that bound its class's probability, at most; of images: --n-examples",
-)
+@click.option("--n0-samples", "--n0", "n0", type=int, default=100, show_default=True, metavar="N", help=N0)
+@click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
+@click.option("--batch-size", type=int, default=None, help="noisy images per pass")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
 @click.option(
     "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
 )
 @click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
-@click.option("--batch-size", type=int, default=None, help="noisy images per pass")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
 @click.option("--no-times", is_flag=True, help="leave times out of the logs: the same command writes the same bytes")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
@@ -72,32 +79,27 @@ def certify_command(
     part: str,
     sigma: float | None,
     votes: Any,
-    bounds: tuple[Any, ...],
+    bounds: tuple[str, ...],
     radius: float | None,
-    n0: int,
-    n: int,
-    failure_probability: float,
     n_examples: int | None,
     skip: int,
-    batch_size: int | None,
     device: str,
-    dtype: str,
-    seed: int,
     no_times: bool,
     data_dir: str | None,
     model_dir: str | None,
     out: Path,
+    **sampling: Any,
 ) -> None:
     """Certify l_2 radii of a triplet whose h is smoothed or Lipschitz, or of the smoothed version of any net.
 
     A mix with a smoothed or a Lipschitz h has certificates of its own: theorem4 and theorem5 are those of the papers
     (h Lipschitz; h smoothed by Gaussian noise), sharp is never smaller than either. With --sigma the certificates are
-    about another classifier, the smoothed version. Each example's line is on the disk before the next one begins:
-    after an interruption of any kind, the same command goes on.
+    about another classifier, the smoothed version. Runs resume: repeat the command after any interruption.
     """
     import torch
 
-    from adaptive_smoothing_zoo.certification.kinds import certify_subject, subject_of
+    from adaptive_smoothing_zoo.certification.kinds import subject_of
+    from adaptive_smoothing_zoo.certification.running import Run
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
     from adaptive_smoothing_zoo.data import load_data
@@ -105,94 +107,46 @@ def certify_command(
     from adaptive_smoothing_zoo.publishing import certification_record as records
     from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.storage.provenance import source_commit
-    from adaptive_smoothing_zoo.units import warn_of_noise
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
-    warn_of_noise(0.0 if sigma is None else sigma)
     chosen = pick_device(device)
     entry = entry_of(name, dataset, threat_model)
     check_writable(out, entry)
     check_model_dir(model_dir, entry)
-    commit = source_commit()
+    around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
     model = load_model(entry.name, model_dir, dataset, entry.threat_model, device=chosen)
-    subject = subject_of(model, part, sigma, votes)
+    sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
+    subject = subject_of(model, part, sigma, votes, radius, **sampling)
     examples, indices = choose_examples(load_data(dataset, data_dir=data_dir), n_examples, skip)
-    at = "" if radius is None else f"-at-{radius:g}"
-    smoothing = None if subject.sigma is None else f"{subject.sigma:g}-{subject.votes}"
-    smoothed = subject.kind == "smoothing"
-    stem = records.stem_of(part, smoothing if smoothed else None)
-    sampled = records.stem_of("rob_model" if subject.kind == "smoothed_rob_model" else part, smoothing)
 
-    def log(bound: str | None) -> Path:
-        named = f"{sampled}{at}" if bound is None else f"{stem}-{bound}{at}"
-        return records.certification_path(out, entry, f"{named}.tsv")
+    def log(name: str) -> Path:
+        return records.certification_path(out, entry, f"{name}.tsv")
 
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     start = time.monotonic()
-    sampling = {
-        "n0": n0,
-        "n": n,
-        "failure_probability": failure_probability,
-        "seed": seed,
-        "batch_size": batch_size,
-        "device": chosen,
-        "dtype": getattr(torch, dtype),
-    }
-    with sampling_bar(subject.sigma is not None) as on_progress, told_how_to_go_on():
-        found = certify_subject(
-            subject,
-            examples.images,
-            examples.labels,
-            bounds=bounds,
-            radius=radius,
-            log=log,
-            indices=indices,
-            times=not no_times,
-            on_progress=on_progress,
-            **sampling,
-        )
-    clean = None if smoothed else _accuracy(subject.model, examples, chosen)
-    record = records.make_certification_record(
-        entry,
-        model,
-        examples,
-        found,
-        {bound: log(None if smoothed else bound).name for bound in found},
-        part=part,
-        smoothed=smoothed,
-        alpha_min=subject.model.alpha.alpha_min,
-        logits_lipschitz=subject.logits_lipschitz,
-        sampling=None
-        if subject.sigma is None
-        else records.SamplingRecord(
-            sigma=subject.sigma,
-            votes=str(subject.votes),
-            n0=n0,
-            n=n,
-            failure_probability=failure_probability,
-            seed=seed,
-            dtype=dtype,
-            tf32=False,
-            mean_samples=float(next(iter(found.values())).samples.mean()),
-        ),
-        at_radius=radius,
-        clean_accuracy=clean,
-        skip=skip,
-        batch_size=batch_size,
-        device=str(chosen),
-        commit=commit,
-        seconds=time.monotonic() - start,
-    )
-    path = records.write_certification(records.certification_path(out, entry, f"{stem}{at}.json"), record)
-    for line in aligned(records.table_of(record)):
+    with sampling_bar(subject.sampling is not None) as on_progress, told_how_to_go_on():
+        run = Run(indices=indices, times=not no_times, on_progress=on_progress)
+        found = subject.certify(examples.images, examples.labels, bounds, log, run)
+    around["clean_accuracy"] = None if subject.is_smoothed_version else accuracy(subject.model, examples, chosen)
+    around["seconds"] = round(time.monotonic() - start, 2)
+    record = records.make_certification_record(entry, model, examples, subject, found, **around)
+    path = records.certification_path(out, entry, f"{subject.file_name()}.json")
+    records.write_certification(path, record)
+    _tell(record, [*(log(subject.file_name(bound)) for bound in found), path])
+
+
+def _tell(record: CertificationRecord, written: list[Path]) -> None:
+    from adaptive_smoothing_zoo.certification import BOUNDS
+    from adaptive_smoothing_zoo.publishing.certification_record import table_of
+
+    for line in aligned(table_of(record)):
         click.echo(line)
-    for bound in found:
-        click.echo(f"{bound}: {records.THEOREMS[bound]}")
+    for bound in record.bounds:
+        click.echo(f"{bound}: {BOUNDS[bound].sentence}")
     if record.sampling is not None:
         click.echo(f"{record.sampling.mean_samples:,.0f} noisy images for each example on average")
-    for bound in found:
-        click.echo(f"wrote {log(None if smoothed else bound)}")
-    click.echo(f"wrote {path}")
+    for path in written:
+        click.echo(f"wrote {path}")
 
 
 def entry_of(name: str, dataset: str, threat_model: str | None) -> Entry:
@@ -250,15 +204,14 @@ def sampling_bar(shown: bool) -> Iterator[OnProgress]:
         bar.n = bar.total or 0
 
 
-def _accuracy(model: Any, examples: Examples, device: Any) -> float:
+def accuracy(model: Any, examples: Examples, device: Any) -> float:
+    """The share of examples that a model classifies correctly."""
     import torch
 
+    from adaptive_smoothing_zoo.attacks.verify import predict
+
     with torch.no_grad():
-        right = [
-            (model(images.to(device)).argmax(dim=1).cpu() == labels).double()
-            for images, labels in zip(examples.images.split(128), examples.labels.split(128), strict=True)
-        ]
-    return float(torch.cat(right).mean())
+        return float((predict(model, examples.images, 128, device) == examples.labels).double().mean())
 
 
 @click.group("plot")
@@ -270,7 +223,7 @@ def plot_command() -> None:
 @click.argument("logs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--sigma", "sigmas", type=float, multiple=True, help="of the logs: one for all or one each, in order")
 @click.option("--alpha", "alphas", type=float, multiple=True, help="of mixes with the logs' h; 1, h alone")
-@click.option("--bound", "bounds", type=BOUND_CHOICES, multiple=True, help="for mixes and triplets, may be repeated")
+@click.option("--bound", "bounds", type=BoundName(), multiple=True, help="for mixes and triplets, may be repeated")
 @click.option("--baseline", "baselines", type=click.Path(path_type=Path), multiple=True, help="a log, drawn broken")
 @click.option("--triplet", "triplets", multiple=True, help="name of a triplet that asz certify has certified")
 @click.option("--dataset", default="cifar10", show_default=True, help="of the triplets")
@@ -282,7 +235,7 @@ def plot_certified_command(
     logs: tuple[Path, ...],
     sigmas: tuple[float, ...],
     alphas: tuple[float, ...],
-    bounds: tuple[Any, ...],
+    bounds: tuple[str, ...],
     baselines: tuple[Path, ...],
     triplets: tuple[str, ...],
     dataset: str,
@@ -295,8 +248,8 @@ def plot_certified_command(
 
     Each LOG is of a smoothed h alone; every --alpha makes a mix of it. A mix is right where it cannot be certified, so
     its curve jumps at radius 0: an open circle marks the limit, a dot the clean accuracy, where that is known. A
-    --baseline is drawn as it is; where theorem4 is among the bounds, by that theorem too if its noise is known. The
-    format is that of the name of OUT (.png, .pdf, .svg).
+    --baseline is drawn as it is, and by theorem4 too if that is among the bounds and its noise is known. The name of
+    OUT chooses the format (.png, .pdf, .svg).
     """
     from adaptive_smoothing_zoo.certification import plot_certified_curves
     from adaptive_smoothing_zoo.storage.files import write_with
@@ -312,10 +265,10 @@ def plot_certified_command(
 
 
 def log_curves(
-    logs: tuple[Path, ...], sigmas: tuple[float, ...], alphas: tuple[float, ...], bounds: tuple[Any, ...]
+    logs: tuple[Path, ...], sigmas: tuple[float, ...], alphas: tuple[float, ...], bounds: tuple[str, ...]
 ) -> list[CertifiedCurve]:
     """Curves of the mixes with the smoothed nets that logs are about."""
-    from adaptive_smoothing_zoo.certification import mix_curves, read_log
+    from adaptive_smoothing_zoo.certification import CertifiedCurve, mix_certificates, read_log
 
     if len(sigmas) not in (0, 1, len(logs)):
         raise click.UsageError(f"give one --sigma for all logs or one for each of {len(logs)}, not {len(sigmas)}")
@@ -323,12 +276,20 @@ def log_curves(
     for i, path in enumerate(logs):
         certificates = read_log(path)
         sigma = sigmas[i if len(sigmas) > 1 else 0] if sigmas else _sigma_of(path)
-        curves += mix_curves(certificates, alphas, sigma, bounds=bounds, name=path.stem)
+        curves += [
+            CertifiedCurve(
+                label=rf"{path.stem}, $\alpha$ = {alpha:g}, {bound}",
+                certificates=mix_certificates(certificates, alpha, sigma, bound=bound),
+                jumps=alpha < 1.0,
+            )
+            for alpha in alphas
+            for bound in bounds
+        ]
     return curves
 
 
 def triplet_curves(
-    name: str, dataset: str, threat_model: str | None, results: Path, bounds: tuple[Any, ...]
+    name: str, dataset: str, threat_model: str | None, results: Path, bounds: tuple[str, ...]
 ) -> list[CertifiedCurve]:
     """Curves of a triplet's own certificates, with its clean accuracy."""
     from adaptive_smoothing_zoo.certification import CertifiedCurve, read_log
@@ -353,16 +314,18 @@ def triplet_curves(
     ]
 
 
-def baseline_curves(path: Path, bounds: tuple[Any, ...]) -> list[CertifiedCurve]:
-    """A log as it is and, if theorem4 is wanted and the log is of a smoothed net, by that theorem with alpha = 1."""
+def baseline_curves(path: Path, bounds: tuple[str, ...]) -> list[CertifiedCurve]:
+    """A log as it is and, if it is of a smoothed net, by the bounds that give a net alone another radius."""
     from adaptive_smoothing_zoo.certification import CertifiedCurve, mix_certificates, read_log
+    from adaptive_smoothing_zoo.certification.bounds import of_smoothed
     from adaptive_smoothing_zoo.certification.journal import settings_path
 
     certificates = read_log(path)
     curves = [CertifiedCurve(label=path.stem, certificates=certificates, baseline=True)]
-    if "theorem4" in bounds and settings_path(path).exists():
-        by_theorem = mix_certificates(certificates, 1.0, _sigma_of(path), bound="theorem4")
-        curves.append(CertifiedCurve(label=f"{path.stem}, theorem4", certificates=by_theorem, baseline=True))
+    for bound in bounds:
+        if not of_smoothed(bound).keeps_h and settings_path(path).exists():
+            mixed = mix_certificates(certificates, 1.0, _sigma_of(path), bound=bound)
+            curves.append(CertifiedCurve(label=f"{path.stem}, {bound}", certificates=mixed, baseline=True))
     return curves
 
 

@@ -202,10 +202,7 @@ def adapt_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
-    from adaptive_smoothing_zoo.publishing.adaptive_record import (
-        AdaptiveRecord,
-        make_adaptive_record,
-    )
+    from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord, make_adaptive_record
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit

@@ -12,11 +12,8 @@ def check_model_dir(model_dir: str | None, entry: Entry) -> None:
     Raises:
         WeightsError: it has no weights of the entry.
     """
-    from adaptive_smoothing_zoo.zoo.components import robustbench_file
-    from adaptive_smoothing_zoo.zoo.loading import local_folder
+    from adaptive_smoothing_zoo.zoo.loading import has_weights
     from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 
-    if model_dir is None or local_folder(Path(model_dir), entry) is not None:
-        return
-    if not any(robustbench_file(Path(model_dir), entry, part) for part in entry.weights.components):
+    if model_dir is not None and not has_weights(Path(model_dir), entry):
         raise WeightsError(f"there is no {CONFIG_FILE} of {entry.key} in {model_dir}")

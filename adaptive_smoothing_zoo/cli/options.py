@@ -15,6 +15,8 @@ import click
 from adaptive_smoothing_zoo.units import UnitsWarning
 
 if TYPE_CHECKING:
+    import torch
+
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.zoo.entry import Entry
     from adaptive_smoothing_zoo.zoo.triplet import Triplet
@@ -141,8 +143,8 @@ class AttackChoice:
     channels_last: bool
     batch_size: int | None
 
-    def settings(self) -> AttackSettings:
-        """The same in one noun; what is not standard is told."""
+    def settings(self, device: torch.device) -> AttackSettings:
+        """The same in one noun; what is not standard is told. Only CUDA rounds to TF32."""
         from adaptive_smoothing_zoo.attacks.catalogue import complete
         from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 
@@ -151,7 +153,7 @@ class AttackChoice:
             attacks=names,  # type: ignore[arg-type]
             engine=self.engine,
             seed=self.seed,
-            search_precision=self.search_precision,  # type: ignore[arg-type]
+            search_precision=self.search_precision if device.type == "cuda" else "float32",  # type: ignore[arg-type]
             channels_last=self.channels_last,
             batch_size=self.batch_size,
         )

@@ -1,4 +1,4 @@
-"""``asz verify`` and ``convert``."""
+"""``asz verify``, ``convert`` and ``check-entry``."""
 
 from __future__ import annotations
 
@@ -99,3 +99,26 @@ def convert_command(
     files = {"std_model": std_model, "rob_model": rob_model} | ({} if alpha is None else {"alpha": alpha})
     convert_triplet(entry, files).save_pretrained(folder, shard_size)
     click.echo(f"wrote {folder}")
+
+
+@click.command("check-entry")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--schema", is_flag=True, help="print the JSON schema of entries instead")
+def check_entry_command(file: Path | None, schema: bool) -> None:
+    """Say what is missing or wrong in FILE, the entry of a triplet; the exit code is 1 then.
+
+    Checked are its fields, that its nets can be built, and that the hashes of its weights are pinned. Nothing is
+    downloaded.
+    """
+    from adaptive_smoothing_zoo.zoo.entry_check import problems_of, schema_text
+
+    if schema:
+        click.echo(schema_text(), nl=False)
+        return
+    if file is None:
+        raise click.UsageError("name the FILE of an entry, or give --schema")
+    for problem in (problems := problems_of(file)):
+        click.echo(problem)
+    if problems:
+        raise SystemExit(1)
+    click.echo(f"{file} is complete")

@@ -6,11 +6,7 @@ from adaptive_smoothing_zoo.errors import reason
 
 
 def known_device(device: str | torch.device) -> torch.device:
-    """A device of this machine, of any kind.
-
-    Raises:
-        ValueError: there is no such device; or "meta", where tensors have no values.
-    """
+    """A device of this machine, of any kind but "meta", where tensors have no values; ValueError for another."""
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -21,11 +17,7 @@ def known_device(device: str | torch.device) -> torch.device:
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, the CPU or a CUDA device; for None or "auto", CUDA if there is one and the CPU if not.
-
-    Raises:
-        ValueError: not such a device, or CUDA where there is none.
-    """
+    """The CPU or CUDA device asked for, else ValueError; for None or "auto", CUDA if there is one, else the CPU."""
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

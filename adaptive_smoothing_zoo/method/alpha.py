@@ -1,8 +1,10 @@
-"""Where alpha comes from: a constant, or a mixing network with its range.
+"""Where alpha comes from: a constant, a mixing network with its range, or a class of your own.
 
-Both are used through their logarithms, log(1 - alpha) and log(alpha), because a mix is computed with logaddexp:
-an alpha that rounds to 0 or 1 then still has the right weight and a gradient.
+A mix uses the logarithms log(1 - alpha) and log(alpha). An alpha that rounds to 0 or 1 then still has the right weight
+and a gradient.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -11,27 +13,73 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.method.logit_maps import at_least_float32
-from adaptive_smoothing_zoo.method.mix import logaddexp
+from adaptive_smoothing_zoo.backbones.scale import at_least_float32
+from adaptive_smoothing_zoo.method.formula import BaseOutputs, LogWeights, logaddexp
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 
 
-def log_weights_of(alpha: float) -> tuple[float, float]:
-    """log(1 - alpha) and log(alpha) of a number in [0, 1], -inf for the log of zero."""
-    return (
-        math.log1p(-alpha) if alpha < 1.0 else -math.inf,
-        math.log(alpha) if alpha > 0.0 else -math.inf,
-    )
+class Alpha(nn.Module):
+    """The weight of the robust net, as a mix uses it. A subclass gives ``log_weights``, and its range if not [0, 1].
+
+    Attributes:
+        alpha_min, alpha_max: range that alpha never leaves; fast prediction, margins and certificates rely on it.
+        std_taps, rob_taps: indices, in rising order, of the feature maps that it reads of g and of h; None for none.
+            An alpha with taps is called with both lists of maps and gives alpha_logit, (N,).
+        varies: whether alpha depends on the image, so that an attack can move it.
+    """
+
+    alpha_min: float = 0.0
+    alpha_max: float = 1.0
+    std_taps: tuple[int, ...] | None = None
+    rob_taps: tuple[int, ...] | None = None
+    varies: bool = True
+
+    def log_weights(self, outputs: BaseOutputs) -> LogWeights:
+        """log(1 - alpha) and log(alpha): (N, 1) tensors, or numbers for all images; -inf for the log of 0."""
+        raise NotImplementedError(f"{type(self).__name__} has no log_weights")
+
+    def alpha_logit(self, outputs: BaseOutputs) -> Tensor:
+        """(N,), any real number that grows with alpha; an attack on alpha pulls it down. By default logit(alpha)."""
+        log_std_weight, log_rob_weight = self.log_weights(outputs)
+        return (log_rob_weight - log_std_weight).squeeze(1)  # type: ignore[union-attr]
+
+    def alpha(self, alpha_logit: Tensor) -> Tensor:
+        """alpha in [alpha_min, alpha_max] where ``alpha_logit`` is as given, in its shape."""
+        return torch.sigmoid(alpha_logit)
+
+    def numbers(self) -> dict[str, float]:
+        """What an entry says of it in numbers."""
+        return {"alpha_min": self.alpha_min, "alpha_max": self.alpha_max}
 
 
-def check_alpha(value: float, what: str = "alpha") -> float:
-    """Return ``value`` as a float, or raise ValueError if it is not in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{what} must be in [0, 1], got {value}")
-    return float(value)
+def as_alpha(alpha: float | nn.Module) -> Alpha:
+    """A number as a :class:`ConstantAlpha`; a module as it is, if it has what :class:`Alpha` has.
+
+    Raises:
+        ValueError: a number or a range outside [0, 1].
+        TypeError: a module that lacks something.
+    """
+    if not isinstance(alpha, nn.Module):
+        return ConstantAlpha(alpha)
+    for name in ("alpha_min", "alpha_max", "std_taps", "rob_taps", "varies", "log_weights", "alpha_logit", "alpha"):
+        if not hasattr(alpha, name):
+            raise TypeError(
+                f"alpha must be a number in [0, 1] or a module like method.alpha.Alpha; {type(alpha).__name__} has no "
+                f"{name}"
+            )
+    check_range(alpha.alpha_min, alpha.alpha_max)  # type: ignore[arg-type]
+    return alpha  # type: ignore[return-value]
 
 
-class ConstantAlpha(nn.Module):
+def with_mixing_network(alpha: Alpha) -> AdaptiveAlpha:
+    """The alpha, for what needs its mixing network. Raises ValueError: it has none."""
+    if not isinstance(alpha, AdaptiveAlpha):
+        kind = "a constant alpha" if isinstance(alpha, ConstantAlpha) else f"a {type(alpha).__name__}"
+        raise ValueError(f"the model has {kind}; there is no mixing network to train")
+    return alpha
+
+
+class ConstantAlpha(Alpha):
     """The same weight of the robust net for every input.
 
     Args:
@@ -41,38 +89,35 @@ class ConstantAlpha(nn.Module):
         ValueError: the value is outside [0, 1].
     """
 
-    std_taps: tuple[int, ...] | None = None  # no feature maps are read
-    rob_taps: tuple[int, ...] | None = None
+    varies = False
 
     def __init__(self, value: float) -> None:
         super().__init__()
         self.alpha_min = self.alpha_max = check_alpha(value)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, ...) -> alpha, (N,); float32 for images in half precision, which would round it."""
-        dtype = torch.promote_types(images.dtype, torch.float32)
-        return torch.full((len(images),), self.alpha_min, device=images.device, dtype=dtype)
-
-    def log_weights(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> tuple[float, float]:
-        """log(1 - alpha) and log(alpha); -inf where alpha is 1 or 0."""
+    def log_weights(self, outputs: BaseOutputs) -> LogWeights:
+        """Two numbers."""
         return log_weights_of(self.alpha_min)
 
-    def log_weights_at(self, alpha_logit: Tensor) -> tuple[float, float]:
-        """The same, whatever alpha_logit is."""
-        return log_weights_of(self.alpha_min)
+    def alpha_logit(self, outputs: BaseOutputs) -> Tensor:
+        """Raises TypeError: there is none."""
+        raise TypeError("a constant alpha has no alpha_logit")
+
+    def numbers(self) -> dict[str, float]:
+        return {"value": self.alpha_min}
 
     def extra_repr(self) -> str:
         return f"{self.alpha_min}"
 
 
-class AdaptiveAlpha(nn.Module):
-    """The weight of the robust net, chosen per input by a mixing network (000, section 4; 003, supplement).
+class AdaptiveAlpha(Alpha):
+    """The weight of the robust net, chosen per input by a mixing network [BAKS24, section 4 and supp.].
 
     ``alpha_logit = logit_scale * batch_norm(network output) + logit_bias`` and
     ``alpha = alpha_min + (alpha_max - alpha_min) * sigmoid(alpha_logit)``.
 
-    The range and the clamp are settings, never consequences of ``train()`` or ``eval()``: a trainer uses the full
-    range (0, 1) and a clamp, a published model its own range and none.
+    The range and the clamp are settings; ``train()`` and ``eval()`` do not change them. A trainer uses the full range
+    (0, 1) and a clamp, a published model its own range and no clamp.
 
     Args:
         mixing_network: from feature maps of both base nets to one value per input.
@@ -86,6 +131,9 @@ class AdaptiveAlpha(nn.Module):
         ValueError: the range is not inside [0, 1] or is reversed; or the taps are not in rising order (timm nets give
             their maps in the net's order, whatever order is asked for).
     """
+
+    std_taps: tuple[int, ...]
+    rob_taps: tuple[int, ...]
 
     def __init__(
         self,
@@ -104,8 +152,7 @@ class AdaptiveAlpha(nn.Module):
         self.norm = nn.BatchNorm1d(1, affine=False, momentum=0.01)
         self.set_range(alpha_min, alpha_max)
         self.logit_scale, self.logit_bias = float(logit_scale), float(logit_bias)
-        self.std_taps: tuple[int, ...] = tuple(std_taps)
-        self.rob_taps: tuple[int, ...] = tuple(rob_taps)
+        self.std_taps, self.rob_taps = tuple(std_taps), tuple(rob_taps)
         for taps in (self.std_taps, self.rob_taps):
             if list(taps) != sorted(set(taps)):
                 raise ValueError(f"feature maps are tapped in rising order, got the indices {taps}")
@@ -113,11 +160,24 @@ class AdaptiveAlpha(nn.Module):
 
     def set_range(self, alpha_min: float, alpha_max: float) -> None:
         """Choose the range of alpha; the mixing network is unchanged."""
-        check_alpha(alpha_min, "alpha_min")
-        check_alpha(alpha_max, "alpha_max")
-        if alpha_min > alpha_max:
-            raise ValueError(f"alpha_min must not exceed alpha_max, got {alpha_min} > {alpha_max}")
-        self.alpha_min, self.alpha_max = float(alpha_min), float(alpha_max)
+        self.alpha_min, self.alpha_max = check_range(alpha_min, alpha_max)
+
+    def with_numbers(
+        self, *, alpha_min: float, alpha_max: float, logit_scale: float, logit_bias: float, clamp: float | None = None
+    ) -> AdaptiveAlpha:
+        """The same mixing network and batch norm, not copied, with other numbers around them."""
+        other = AdaptiveAlpha(
+            self.mixing_network,
+            alpha_min=alpha_min,
+            alpha_max=alpha_max,
+            logit_scale=logit_scale,
+            logit_bias=logit_bias,
+            std_taps=self.std_taps,
+            rob_taps=self.rob_taps,
+            clamp=clamp,
+        )
+        other.norm = self.norm
+        return other
 
     def forward(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> Tensor:
         """Two feature maps of each base net -> alpha_logit, shape (N,), any real number."""
@@ -130,13 +190,18 @@ class AdaptiveAlpha(nn.Module):
         normalized = at_least_float32(self.norm(output).squeeze(1))  # (N,)
         return self.logit_scale * normalized + self.logit_bias
 
+    def alpha_logit(self, outputs: BaseOutputs) -> Tensor:
+        """(N,); the mixing network runs if it has not run yet."""
+        if outputs.alpha_logit is not None:
+            return outputs.alpha_logit
+        return self(outputs.std_maps, outputs.rob_maps)  # type: ignore[no-any-return]
+
     def alpha(self, alpha_logit: Tensor) -> Tensor:
-        """alpha in [alpha_min, alpha_max], the shape of ``alpha_logit``."""
         return self.alpha_min + (self.alpha_max - self.alpha_min) * torch.sigmoid(alpha_logit)
 
-    def log_weights(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """log(1 - alpha) and log(alpha), (N, 1) each, from the feature maps of both nets."""
-        return self.log_weights_at(self(std_maps, rob_maps).unsqueeze(1))
+    def log_weights(self, outputs: BaseOutputs) -> tuple[Tensor, Tensor]:
+        """(N, 1) each."""
+        return self.log_weights_at(self.alpha_logit(outputs).unsqueeze(1))
 
     def log_weights_at(self, alpha_logit: Tensor) -> tuple[Tensor, Tensor]:
         """log(1 - alpha) and log(alpha), with a gradient even where alpha itself rounds to 0 or 1.
@@ -151,10 +216,36 @@ class AdaptiveAlpha(nn.Module):
         )
         return log_std, log_rob
 
+    def numbers(self) -> dict[str, float]:
+        return {**super().numbers(), "logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
+
     def extra_repr(self) -> str:
         return (
             f"range=[{self.alpha_min}, {self.alpha_max}], logit_scale={self.logit_scale}, logit_bias={self.logit_bias}"
         )
+
+
+def log_weights_of(alpha: float) -> tuple[float, float]:
+    """log(1 - alpha) and log(alpha) of a number in [0, 1], -inf for the log of zero."""
+    return (
+        math.log1p(-alpha) if alpha < 1.0 else -math.inf,
+        math.log(alpha) if alpha > 0.0 else -math.inf,
+    )
+
+
+def check_alpha(value: float, what: str = "alpha") -> float:
+    """Return ``value`` as a float, or raise ValueError if it is not in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{what} must be in [0, 1], got {value}")
+    return float(value)
+
+
+def check_range(alpha_min: float, alpha_max: float) -> tuple[float, float]:
+    """Return both as floats, or raise ValueError if they are no range inside [0, 1]."""
+    low, high = check_alpha(alpha_min, "alpha_min"), check_alpha(alpha_max, "alpha_max")
+    if low > high:
+        raise ValueError(f"alpha_min must not exceed alpha_max, got {alpha_min} > {alpha_max}")
+    return low, high
 
 
 def _log_average(low: float, log_low_weight: Tensor, high: float, log_high_weight: Tensor) -> Tensor:

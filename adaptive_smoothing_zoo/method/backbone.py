@@ -1,8 +1,8 @@
-"""What code written for a timm backbone asks of a model, answered by a mixed classifier.
+"""What code written for a timm backbone asks of a model, answered by a model of two nets.
 
-A mix has two trunks. Its features are the pooled features of g and of h, concatenated, g first; its feature maps are
-those of g and of h in the order of their reduction, g's first where both have one. Both base nets must speak the
-interface of :mod:`adaptive_smoothing_zoo.backbones` (which is timm's).
+Its features are the pooled features of g and of h, concatenated, g first; its feature maps are those of g and of h in
+the order of their reduction, g's first where both have one. Both base nets must speak the interface of
+:mod:`adaptive_smoothing_zoo.backbones` (which is timm's). Nothing here knows how the nets are mixed.
 """
 
 import copy
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import call_net, number_of_classes
 from adaptive_smoothing_zoo.backbones.base import (
     Taps,
     check_image_tensor,
@@ -22,10 +22,7 @@ from adaptive_smoothing_zoo.backbones.base import (
     fresh_head,
     map_indices,
 )
-from adaptive_smoothing_zoo.backbones.calling import call_net, number_of_classes
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.method.logit_maps import at_least_float32
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.backbones.scale import at_least_float32
 
 TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
 """What ``features`` of ``reset_classifier`` may be, and the nets that then run."""
@@ -34,15 +31,36 @@ _INTERFACE = ("feature_info", "forward_features", "forward_intermediates", "forw
 
 
 class BackboneInterface(nn.Module):
-    """timm's method names; ``forward(x) == forward_head(forward_features(x))``."""
+    """timm's method names; ``forward(x) == forward_head(forward_features(x))``.
+
+    A subclass says how the nets are mixed: ``_mix_taps``, ``_mix_columns``, ``_mix_of`` and ``_drop_mix``.
+    """
 
     std_model: Any  # any nn.Module; the methods here need one with the interface of ``BaseNet``
     rob_model: Any
-    std_map: nn.Module
-    rob_map: nn.Module
-    alpha: ConstantAlpha | AdaptiveAlpha
     head: nn.Module | None  # what ``reset_classifier`` put in place of the mix; None while there is one
     trunks: tuple[str, ...]  # the nets that features come from
+
+    def _mix_taps(self) -> Mapping[str, Sequence[int] | None]:
+        """The feature maps that the mix reads, by net; None for none."""
+        raise NotImplementedError
+
+    def _mix_columns(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> list[Tensor]:
+        """What the mix keeps of those maps, each (N, k)."""
+        raise NotImplementedError
+
+    def _mix_of(self, std_logits: Tensor, rob_logits: Tensor, columns: Tensor) -> Tensor:
+        """The mix, (N, C), of both nets' logits (N, C) and of those columns, (N, k)."""
+        raise NotImplementedError
+
+    def _drop_mix(self) -> None:
+        """Remove what only the mix uses."""
+        raise NotImplementedError
+
+    @property
+    def is_mix(self) -> bool:
+        """Whether the output is a mix, which ``reset_classifier`` has not replaced."""
+        return self.head is None
 
     @property
     def num_features(self) -> int:
@@ -76,34 +94,29 @@ class BackboneInterface(nn.Module):
     ) -> Any:
         """What ``forward_features`` gives, and the feature maps at ``indices``, in the order asked for.
 
-        Args:
-            images: (N, channels, H, W) in [0, 1].
-            indices: of ``feature_info``; all if None, the last n if a number n.
-            norm: must be False; there is no norm layer to apply to each map.
-            stop_early: needs ``intermediates_only``, which already runs no more than the maps need.
-            output_fmt: must be "NCHW".
-            intermediates_only: return the list of maps alone.
-
-        Raises:
-            ValueError: an argument as said above, or images that are none.
-            IndexError: a map that does not exist.
+        Arguments and errors are those of :meth:`BaseNet.forward_intermediates`. ``intermediates_only`` gives the maps
+        alone, and runs no more than they need.
         """
         self.check_images(images)
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
+        read = {name: [] if intermediates_only else self._tapped(name) for name in self.trunks}
         pooled: list[Tensor] = []
-        maps: dict[str, dict[int, Tensor]] = {}
+        maps: dict[tuple[str, int], Tensor] = {}
         for name, net in self._nets().items():
-            needed = {i for owner, i in wanted if owner == name}
-            if not intermediates_only:
-                needed.update(self._taps(name))
+            needed = {i for owner, i in wanted if owner == name}.union(read[name])
             taps = Taps(sorted(needed), "maps" if intermediates_only else "features")
             if needed or not intermediates_only:
                 pooled.append(call_net(net, images, taps))
-            maps[name] = dict(zip(taps.indices, taps.maps, strict=True))
-        chosen = [maps[name][i] for name, i in wanted]
-        return chosen if intermediates_only else (self._pack(pooled, maps), chosen)
+            maps.update({(name, i): each for i, each in zip(taps.indices, taps.maps, strict=True)})
+        chosen = [maps[place] for place in wanted]
+        if intermediates_only:
+            return chosen
+        features = [at_least_float32(part) for part in pooled]
+        if self.is_mix:
+            features += self._mix_columns(*([maps[name, i] for i in indices] for name, indices in read.items()))
+        return torch.cat(features, dim=1), chosen
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, num_features) pooled features; with a mixing network one more column, the alpha_logit of each image.
@@ -123,12 +136,10 @@ class BackboneInterface(nn.Module):
         if self.head is not None:
             return _apply(self.head, features)
         lengths = [_pooled_length(self.std_model), _pooled_length(self.rob_model)]
-        std_features, rob_features, alpha_logit = features.split([*lengths, features.shape[1] - sum(lengths)], dim=1)
+        std_features, rob_features, columns = features.split([*lengths, features.shape[1] - sum(lengths)], dim=1)
         std_logits = _apply(self.std_model.get_classifier(), std_features)
         rob_logits = _apply(self.rob_model.get_classifier(), rob_features)
-        log_std = F.log_softmax(self.std_map(std_logits), dim=1)
-        log_rob = F.log_softmax(self.rob_map(rob_logits), dim=1)
-        return mix(log_std, log_rob, *self.alpha.log_weights_at(alpha_logit))
+        return self._mix_of(std_logits, rob_logits, columns)
 
     def get_classifier(self) -> nn.Module:
         """The linear heads of g and of h in a ``ModuleList``; after ``reset_classifier`` the new head."""
@@ -139,10 +150,9 @@ class BackboneInterface(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, features: str = "both") -> None:
         """Make this a classifier for another task: a fresh linear head, trainable, on the pooled features.
 
-        The mix is given up for good: the heads of the nets in use, both logit maps and alpha (with its mixing
-        network) are removed. ``forward`` then gives the new head's logits, or the pooled features if
-        ``num_classes`` is 0; ``predict`` gives their argmax; ``alpha_of``, ``alpha_logit_of`` and ``sweep`` refuse.
-        The base nets stay as they are, frozen or not. The head is float32 also on nets in half precision.
+        The mix is given up for good: the heads of the nets in use, both logit maps and alpha are removed. ``forward``
+        then gives the new head's logits, or the pooled features if ``num_classes`` is 0. The base nets stay as they
+        are, frozen or not. The head is float32 also on nets in half precision.
 
         Args:
             num_classes: of the new task; 0 for no head.
@@ -157,20 +167,14 @@ class BackboneInterface(nn.Module):
         """
         if features not in TRUNKS:
             raise ValueError(f"features must be one of {', '.join(TRUNKS)}, got {features!r}")
-        nets = {name: getattr(self, name) for name in TRUNKS[features]}
-        for name, net in nets.items():
-            if missing := [method for method in (*_INTERFACE, "reset_classifier") if not hasattr(net, method)]:
-                raise ValueError(
-                    f"{name} ({type(net).__name__}) has no {missing[0]}, so it cannot serve as a backbone; "
-                    "use base nets with timm's interface"
-                )
+        nets = self._nets(*_INTERFACE, "reset_classifier", names=TRUNKS[features])
         like = float_tensor_of(nn.ModuleList(nets.values()))
         like = None if like is None else at_least_float32(like)
         head = fresh_head(sum(_pooled_length(net) for net in nets.values()), num_classes, global_pool, like)
         for net in nets.values():
             net.reset_classifier(0)
-        if self.head is None:
-            del self.alpha, self.std_map, self.rob_map
+        if self.is_mix:
+            self._drop_mix()
         self.head, self.trunks = head.train(self.training), TRUNKS[features]
 
     def prune_intermediate_layers(
@@ -178,20 +182,14 @@ class BackboneInterface(nn.Module):
     ) -> list[int]:
         """Drop, for good, what the feature maps at ``indices`` do not need; timm's ``FeatureGetterNet`` calls this.
 
-        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted.
-        Every parameter that remains then has a gradient, as DistributedDataParallel expects.
-
-        Args:
-            indices: as in ``forward_intermediates``.
-            prune_norm: passed on to the base nets.
-            prune_head: must be True; a mix is of no use to a net without its last stages.
+        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted. Every
+        parameter that remains has a gradient. ``prune_norm`` is for the base nets; ``prune_head`` must be True.
 
         Returns:
             The indices of the wanted maps among those that remain.
 
         Raises:
-            ValueError: no map is wanted, or one of the errors of ``reset_classifier``.
-            IndexError: a map that does not exist.
+            ValueError, IndexError: no map is wanted, one that does not exist, or an error of ``reset_classifier``.
         """
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
@@ -220,30 +218,20 @@ class BackboneInterface(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the outputs of the nets' stages alone for the backward pass, and compute the rest again: less memory.
-
-        Raises:
-            ValueError: a base net does not offer it.
-        """
-        for name, net in self._nets().items():
-            if not hasattr(net, "set_grad_checkpointing"):
-                raise ValueError(f"{name} ({type(net).__name__}) has no set_grad_checkpointing; use nets that have it")
+        """Keep only the stages' outputs for the backward pass; ValueError if a base net does not offer it."""
+        for net in self._nets("set_grad_checkpointing").values():
             net.set_grad_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
         """From a parameter's name to its depth, for timm's layer-wise learning rates; g and h are side by side.
 
-        What belongs to neither net (the mixing network, a new head) is the last layer.
-
-        Raises:
-            ValueError: a base net does not offer it.
+        What belongs to neither net (the mixing network, a new head) is the last layer. ValueError if a base net does
+        not offer it.
         """
         from timm.models._manipulate import group_parameters
 
         layers: dict[str, int] = {}
-        for name, net in self._nets().items():
-            if not hasattr(net, "group_matcher"):
-                raise ValueError(f"{name} ({type(net).__name__}) has no group_matcher; use nets that have it")
+        for name, net in self._nets("group_matcher").items():
             depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
             layers |= {f"{name}.{key}": depth for key, depth in depths.items()}
         return lambda name: (layers.get(name, math.inf),)
@@ -258,23 +246,23 @@ class BackboneInterface(nn.Module):
         }
 
     def check_images(self, images: Tensor) -> None:
-        """Refuse what is no float tensor (N, channels, H, W) with pixels; its values are not read.
-
-        Raises:
-            TypeError, ValueError: it is none.
-        """
+        """Raise TypeError or ValueError for what is no float tensor (N, channels, H, W); its values are not read."""
         check_image_tensor(images)
 
     def check_mixes(self, what: str) -> None:
         """Raise ValueError if ``reset_classifier`` has replaced the mix that ``what`` is about."""
-        if self.head is not None:
+        if not self.is_mix:
             raise ValueError(
                 f"{what} is about a mix of two nets, and reset_classifier has replaced this one; load the model again"
             )
 
-    def _nets(self) -> dict[str, Any]:
-        """The nets that features come from, by name."""
-        return {name: getattr(self, name) for name in self.trunks}
+    def _nets(self, *needed: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """The nets that features come from, or those named; ValueError if one lacks a method that is needed."""
+        nets = {name: getattr(self, name) for name in (self.trunks if names is None else names)}
+        for name, net in nets.items():
+            if missing := [method for method in needed if not hasattr(net, method)]:
+                raise ValueError(f"{name} ({type(net).__name__}) has no {missing[0]}; use nets with timm's interface")
+        return nets
 
     def _places(self) -> list[tuple[str, int]]:
         """Net and index there of each feature map, in the order of ``feature_info``."""
@@ -285,19 +273,10 @@ class BackboneInterface(nn.Module):
         ]
         return [place for _, place in sorted(found, key=lambda item: item[0])]  # stable: g before h
 
-    def _taps(self, name: str) -> list[int]:
-        """Which maps of a net the mixing network reads, counted from 0."""
-        if self.head is not None or not isinstance(self.alpha, AdaptiveAlpha):
-            return []
-        taps = self.alpha.std_taps if name == "std_model" else self.alpha.rob_taps
-        return map_indices(taps, len(getattr(self, name).feature_info))
-
-    def _pack(self, pooled: Sequence[Tensor], maps: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
-        parts = [at_least_float32(part) for part in pooled]
-        if self.head is None and isinstance(self.alpha, AdaptiveAlpha):
-            std_maps, rob_maps = ([maps[name][i] for i in self._taps(name)] for name in TRUNKS["both"])
-            parts.append(self.alpha(std_maps, rob_maps).unsqueeze(1))
-        return torch.cat(parts, dim=1)
+    def _tapped(self, name: str) -> list[int]:
+        """Which maps of a net the mix reads, counted from 0."""
+        taps = self._mix_taps()[name] if self.is_mix else None
+        return [] if taps is None else map_indices(taps, len(getattr(self, name).feature_info))
 
 
 def _pooled_length(net: Any) -> int:

@@ -4,18 +4,14 @@ import torch
 
 from adaptive_smoothing_zoo.backbones import BaseNet
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def known_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """One of DTYPES, also by its name: "bfloat16".
-
-    Raises:
-        ValueError: another.
-    """
+    """One of DTYPES, also by its name: "bfloat16". Raises ValueError: another."""
     known = {str(each).removeprefix("torch."): each for each in DTYPES}
     found = known.get(str(dtype).removeprefix("torch."))
     if found is None:
@@ -24,17 +20,12 @@ def known_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifier:
-    """Let the base nets and the mixing network of ``model`` compute in ``dtype``, in place.
+    """Let the base nets and the mixing network of ``model`` compute in ``dtype``, in place; for inference alone.
 
-    Their convolutions (standardized kernels after folding), linear layers and norm layers are cast, weights and
-    statistics. What decides a result by small differences stays as it is, in float32: pixels, resizing and
-    normalization with their constants, the batch norm behind the mixing network, logit maps, softmax, alpha, the mix,
-    and the head that ``reset_classifier`` made.
-    (``model.to(dtype)`` casts all of that too: bfloat16 has 8 bits, as few as a pixel.)
-
-    Images may come in float32 or in ``dtype``; log-probabilities are float32. They differ from those of the
-    float32 model by the rounding of the layers: expect two to three digits from bfloat16, three to four from float16,
-    whose largest number, 65504, is too small for some nets.
+    Their convolutions, linear and norm layers are cast. What decides a result by small differences stays float32:
+    pixels, resizing, normalization, the batch norm behind the mixing network, logit maps, alpha, the mix, and a head
+    that ``reset_classifier`` made. Images may be float32 or ``dtype``; log-probabilities are float32. Expect two to
+    three digits from bfloat16, three to four from float16, whose largest number, 65504, is too small for some nets.
 
     Args:
         model: any mixed classifier whose base nets are of :mod:`adaptive_smoothing_zoo.backbones`.
@@ -42,12 +33,10 @@ def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifie
             name, as "bfloat16".
 
     Returns:
-        The model.
+        The model. ``evaluate`` refuses it in half precision.
 
     Raises:
         ValueError: another number format, or a base net that is not a ``BaseNet``, whose constants are not known.
-
-    For inference alone: training needs the lost digits, and ``evaluate`` refuses such a model.
     """
     dtype = known_dtype(dtype)
     for name in model.trunks:
@@ -58,8 +47,9 @@ def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifie
             )
     for name in model.trunks:
         _cast(getattr(model, name), dtype)
-    if model.head is None and isinstance(model.alpha, AdaptiveAlpha):
-        model.alpha.mixing_network.to(dtype)
+    for part in model.modules():
+        if isinstance(part, MixingNetwork):
+            part.to(dtype)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Maps that act on a base net's logits before they become probabilities."""
+"""What a base net's logits pass before they become probabilities: ``Scale``, which the papers use, and other maps."""
 
 import math
 
@@ -6,50 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.scale import Scale, at_least_float32
 
-class Scale(nn.Module):
-    """Multiply logits by a positive constant (an inverse temperature), without overflow.
+__all__ = ["HardMax", "NormClampPowerScale", "Scale"]
 
-    Only differences of logits matter to what follows (a softmax), so the largest logit is moved to zero first,
-    and gaps that the floating-point format cannot hold after scaling are cut to the largest it can.
-    The result is therefore finite for any finite logits.
-
-    Args:
-        scale: the factor, t_g or t_h of the method; > 0 and at most 3.4e38.
-
-    Raises:
-        ValueError: the scale is not a positive number that float32 holds.
-    """
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        if not 0.0 < scale <= _LARGEST[4]:
-            raise ValueError(f"a logit scale must be a finite positive number that float32 holds, got {scale}")
-        self.scale = float(scale)
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """(N, C) logits -> (N, C) scaled logits with maximum 0; half precision comes out as float32."""
-        logits = at_least_float32(logits)
-        smallest = _smallest_gap(logits, self.scale)
-        # Halving first keeps the difference of two huge logits finite; both factors are powers of two, hence exact.
-        gaps = 2.0 * (0.5 * logits - 0.5 * logits.detach().amax(dim=-1, keepdim=True)).clamp(min=0.5 * smallest)
-        return gaps * self.scale
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}"
-
-
-_LARGEST = {4: 3.4028234e38, 8: 1.7976931348623157e308}  # of float32 and float64, by bytes per element
 _FAR = -1e30  # far below every log-probability, with room for sums of many in float32
 
 
 class HardMax(nn.Module):
     """All probability on the largest logit, the first of them on ties: the limit of :class:`Scale` at infinity.
 
-    This is the map of MixedNUTS's accurate net (Bai et al. 2024). The published net replaces it by a steep smooth map
-    whenever gradients are tracked, so the net that is attacked is not quite the one that is judged. Here it is one
-    function. Its gradient is zero, so through this map an attack learns nothing of g; one that wants to needs a
-    surrogate (:mod:`adaptive_smoothing_zoo.attacks.surrogates`).
+    The map of MixedNUTS's accurate net [BZPS24]. The published net replaces it by a steep smooth map whenever gradients
+    are tracked; here it is one function. Its gradient is zero, so through it an attack learns nothing of g; one that
+    wants to needs a surrogate.
     """
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -67,10 +36,8 @@ class HardMax(nn.Module):
 class NormClampPowerScale(nn.Module):
     """Standardize logits, cut off the low ones, and stretch what remains: ``scale * GELU(z + clamp_bias) ** power``.
 
-    The map of MixedNUTS's robust net (Bai et al. 2024), which makes a net confident where its margin is
-    large and unsure where it is small. z are the logits minus the mean and over the standard deviation of the
-    ``top_k`` largest; the power keeps the sign. Adding a constant to all logits, or multiplying them by a positive one
-    (as long as their variance stays far above 1e-8), changes nothing.
+    The map of MixedNUTS's robust net [BZPS24]: confident where the margin is large, unsure where it is small. z are the
+    logits minus the mean and over the standard deviation of the ``top_k`` largest; the power keeps the sign.
 
     The order of two logits is kept if the larger has z >= -clamp_bias. Below, GELU is not monotone: its values between
     -0.17 and 0 become differences of at most ``scale * 0.17 ** power``.
@@ -115,19 +82,3 @@ class NormClampPowerScale(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, power={self.power}, clamp_bias={self.clamp_bias}, top_k={self.top_k}"
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32, anything finer as it is."""
-    return _at_least_float32(values)
-
-
-@torch.fx.wrap
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.float() if values.itemsize < 4 else values
-
-
-@torch.fx.wrap
-def _smallest_gap(logits: Tensor, scale: float) -> float:
-    # A quarter of the range leaves room for the sums in log_softmax and logaddexp.
-    return -_LARGEST[logits.itemsize] / (4.0 * max(scale, 1.0))

@@ -1,11 +1,12 @@
-"""The mixing network: feature maps of both base nets in, one real number per input out (000, Fig. 3)."""
+"""The mixing network: feature maps of both base nets in, one real number per input out [BAKS24, Fig. 3]."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.key_tables import rename
 from adaptive_smoothing_zoo.backbones.resnet import PreActBlock
 
 
@@ -28,7 +29,7 @@ class MixingNetwork(nn.Module):
     Args:
         first_channels: channels of the concatenated first maps; (N, first_channels, H, W).
         second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2).
-        planes: output channels of the three groups. The published networks of Bai et al. use (512, 768, 1024).
+        planes: output channels of the three groups. Those of [BAKS24] use (512, 768, 1024).
         version: 3 or 4.
 
     Raises:
@@ -64,23 +65,28 @@ class MixingNetwork(nn.Module):
         return self.head(features.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-def default_planes(std_channels: int, rob_channels: int) -> tuple[int, int, int]:
-    """Group widths that the authors use, from the channels of each base net's first feature map (method V3/V4).
+_BLOCK = r"layers\.(\d)\.(\d)\."
+MIXING_NETWORK_KEYS = {
+    _BLOCK + r"bn([12])\.(\w+)": r"mixing_network.groups.\1.\2.norm\3.\4",
+    _BLOCK + r"conv([12])\.weight": r"mixing_network.groups.\1.\2.conv\3.weight",
+    _BLOCK + r"shortcut\.0\.weight": r"mixing_network.groups.\1.\2.shortcut.weight",
+    r"conv1x1\.weight": "mixing_network.project.weight",
+    r"linear\.weight": "mixing_network.head.weight",
+}
+NORM_KEYS = {r"(running_mean|running_var|num_batches_tracked)": r"norm.\1"}
+
+
+def from_foreign(network: Mapping[str, Tensor], norm: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of an ``AdaptiveAlpha`` from the parts of a published file, as RobustBench has them.
+
+    Args:
+        network: of the mixing network, version 3 or 4; the file's ``model``.
+        norm: of the batch norm behind it; the file's ``bn``.
 
     Raises:
-        ValueError: the authors name no widths for these channels; give ``planes`` explicitly.
+        WeightsError: a key that such a network does not have.
     """
-    published = {
-        64: (128, 256, 512),
-        160: (320, 512, 768),
-        256: (256, 384, 512),
-        512: (256, 384, 512),
+    return {
+        **rename(network, MIXING_NETWORK_KEYS, "the mixing network"),
+        **rename(norm, NORM_KEYS, "the batch norm behind the mixing network"),
     }
-    try:
-        a, b, c = (s + r for s, r in zip(published[std_channels], published[rob_channels], strict=True))
-    except KeyError as error:
-        raise ValueError(
-            f"no published mixing-network widths for a first feature map of {error} channels "
-            f"(known: {sorted(published)}); give planes explicitly"
-        ) from None
-    return a, b, c

@@ -1,11 +1,12 @@
-"""Eq. (1) to (3) of the first paper (000): the forms from which adaptive smoothing was chosen."""
+"""Eq. (1) to (3) of [BAKS24]: the forms from which adaptive smoothing was chosen."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
+from adaptive_smoothing_zoo.threat import check_norm
 
 TRUST_OPTIONS = ("one", "std_gradient", "max_gradient", "gradient_ratio")
 SPACES = ("probabilities", "logits")
@@ -20,21 +21,18 @@ class SmoothedClassifier(nn.Module):
 
     Args:
         std_model, rob_model: g and h, images to logits.
-        trust: R_i. "one": 1. "std_gradient": the norm of the gradient of g_i. "max_gradient": the norm of the gradient
-            of max_j g_j, the same for all i. "gradient_ratio": the norm of the gradient of g_i over that of h_i.
+        trust: R_i. "one": 1. "std_gradient": the norm of the gradient of g_i. "max_gradient": that of max_j g_j, the
+            same for all i. "gradient_ratio": that of g_i over that of h_i.
         ratio: r >= 0, the trust ratio (gamma in the paper).
-        space: "probabilities": g and h are softmax outputs, and the result passes through log. "logits": they are
-            logits, and so is the result.
-        norm: the attack's norm, "Linf" or "L2"; gradients with respect to the image are measured in its dual, l_1 or
-            l_2.
+        space: "probabilities": g and h are softmax outputs, and the result their logarithm. "logits": both are logits.
+        norm: the attack's norm; gradients with respect to the image are measured in its dual.
         normalize: whether to divide by 1 + r R_i.
 
     Raises:
         ValueError: an option that does not exist, or a negative ratio.
 
-    For study: a forward pass with a gradient in it costs one backward pass per class and is not what leaderboards
-    accept. Gradients of the output are exact (they pass through the gradient norms), also under ``torch.no_grad()``
-    the values are the same.
+    For study: with a gradient in it a forward pass costs one backward pass per class. Gradients of the output are exact
+    (they pass through the gradient norms).
     """
 
     def __init__(
@@ -49,11 +47,8 @@ class SmoothedClassifier(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        for value, options, what in (
-            (trust, TRUST_OPTIONS, "trust"),
-            (space, SPACES, "space"),
-            (norm, ("Linf", "L2"), "norm"),
-        ):
+        check_norm(norm)
+        for value, options, what in ((trust, TRUST_OPTIONS, "trust"), (space, SPACES, "space")):
             if value not in options:
                 raise ValueError(f"{what} must be one of {', '.join(options)}, got {value!r}")
         if not 0.0 <= ratio < float("inf"):

@@ -55,8 +55,7 @@ class _Listed:
     """A triplet of the zoo."""
 
     def __init__(self, entry: Entry, alias: str) -> None:
-        self.entry, self.alias = entry, alias
-        self.description = entry.description
+        self.entry, self.alias, self.description = entry, alias, entry.description
 
     def entry_for(self, pretrained_cfg: Any) -> Entry:
         if pretrained_cfg not in (None, "", _TAG):
@@ -131,17 +130,13 @@ def _entrypoint(name: str, source: _Source) -> Callable[..., nn.Module]:
     create.__doc__ = f"""{source.description}
 
     Args:
-        pretrained: load the weights (as ``load_model`` does) or begin with random ones. In the folder that the
-            environment variable ASZ_MODEL_DIR names, or ``models`` if it names none, weights are looked for first,
-            if there is such a folder. Loaded weights are frozen; ``requires_grad_(True)`` lets them be trained.
-        num_classes: another number than the model's replaces the mix by a fresh linear head on the pooled features of
-            both nets, and 0 by nothing: ``MixedClassifier.reset_classifier``.
+        pretrained: load the weights (as ``load_model`` does, from ``models`` or the folder that ASZ_MODEL_DIR names
+            first) or begin with random ones. Loaded weights are frozen; ``requires_grad_(True)`` lets them be trained.
+        num_classes: another number than the model's replaces the mix: ``MixedClassifier.reset_classifier``.
         global_pool, in_chans, drop_rate: what they are anyway: None or "avg", the images' channels, 0.
-        features_only: return timm's ``FeatureGetterNet``, which gives the list of feature maps and tells their
-            channels and reductions; see ``MixedClassifier.feature_info``.
+        features_only: return timm's ``FeatureGetterNet``, which gives the list of feature maps.
         out_indices: which of them; all if None, the last n if a number n.
-        pretrained_cfg: what timm itself gives; otherwise None, since the entry says what the model is.
-        pretrained_cfg_overlay: must be None.
+        pretrained_cfg, pretrained_cfg_overlay: what timm itself gives; the entry says what the model is.
         cache_dir: of the Hub's client, as in ``load_model``.
 
     Raises:

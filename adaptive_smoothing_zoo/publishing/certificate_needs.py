@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from adaptive_smoothing_zoo.certification.radii import (
-    gap_radius,
-    lipschitz_allowed,
-    margin_needed,
-    probability_needed,
-    smoothing_ceiling,
-)
+from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import gap_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
 
 GAPS = (0.25, 0.5, 0.75, 1.0)
@@ -33,7 +29,7 @@ def needs_section(entry: Entry) -> str:
         f"- The gap that h needs [Lemma 2]: (1 - alpha_min) / alpha_min = {margin:.4g}. Where h's probability of its "
         "label is larger than every other one by that much, no g changes the label; with a smaller gap some g does.\n"
         "- The probability that suffices for the label, whatever the others are [Lemma 2]: 1 / (2 alpha_min) = "
-        f"{float(probability_needed(alpha)):.4f}.\n"
+        f"{0.5 / alpha:.4f}.\n"
         f"- The radius in any norm [Theorem 4]: (gap - {margin:.4g}) / (2 L), where the gap is h's at the image and L "
         "is a Lipschitz constant of each of h's probabilities in that norm, on a ball of that radius at least. In "
         "units of pixels in [0, 1]:",
@@ -56,7 +52,7 @@ def _radii(entry: Entry, alpha: float) -> str:
         [
             f"{gap:g}",
             *(f"{float(gap_radius(gap, alpha, constant)):.3g}" for constant in CONSTANTS),
-            f"{float(lipschitz_allowed(entry.eps_value, gap, alpha)):.3g}",
+            f"{float(gap_radius(gap, alpha, entry.eps_value)):.3g}",
         ]
         for gap in GAPS
     ]
@@ -66,7 +62,7 @@ def _radii(entry: Entry, alpha: float) -> str:
 def _ceiling(alpha: float) -> list[str]:
     if alpha == 1.0:
         return []
-    ceiling = float(smoothing_ceiling(alpha, SIGMA))
+    ceiling = float(smoothing_radius(1.0, 0.0, alpha, SIGMA))
     return [
         f"With an h smoothed by Gaussian noise of sigma = {SIGMA:g} in this h's place, Theorem 5 certifies l_2 radii "
         f"below sigma Phi^-1(alpha_min) = {ceiling:.3f}: that is what it gives where h's probability of its label is "

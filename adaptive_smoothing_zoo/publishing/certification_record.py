@@ -1,8 +1,8 @@
-"""The record of a certification beside the logs, and what a model card says of it.
+"""The record of a certification next to the logs, and what a model card says of it.
 
-Under ``OUT/<dataset>/<threat model>/certificates/``. The certificates of a triplet itself are ``<NAME>.certified.json``
-(the record) and ``<NAME>.certified-<bound>.tsv``, one log for each bound. What was sampled for them, and what is said
-of smoothed versions of other nets, is named after net, sigma and votes: ``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
+Under ``OUT/<dataset>/<threat model>/certificates/``: ``<NAME>.certified.json`` and, for each bound, a log
+``<NAME>.certified-<bound>.tsv``. What was sampled is named after net, sigma and votes:
+``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from adaptive_smoothing_zoo.certification.bounds import BOUNDS
+from adaptive_smoothing_zoo.certification.kinds import PARTS, Subject, stem_of
 from adaptive_smoothing_zoo.certification.logs import Certificates
-from adaptive_smoothing_zoo.certification.radii import Floats
+from adaptive_smoothing_zoo.certification.rounding import Floats
+from adaptive_smoothing_zoo.certification.sampling import Sampling
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.pages import percent
@@ -26,16 +30,8 @@ from adaptive_smoothing_zoo.storage.provenance import device_name, installed_ver
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
-PARTS = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
+CALLED = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)  # radii of the tables
-THEOREMS = {
-    "cohen": "Cohen, Rosenfeld and Kolter 2019 (arXiv:1902.02918), Theorem 1, with 1 - p for the runner-up",
-    "theorem4": "Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 4: h's probabilities are Lipschitz",
-    "theorem5": "Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 5: h is smoothed by Gaussian noise; with "
-    "1 - p for the runner-up",
-    "sharp": "Lemma 2 of that paper with what is known of h before its probabilities are compared; proven in "
-    "adaptive_smoothing_zoo/certification/radii.py, not in the papers, never smaller than theirs",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +47,17 @@ class SamplingRecord:
     dtype: str
     tf32: bool
     mean_samples: float  # for one example, those that choose its class included
+
+    @classmethod
+    def of(cls, sampling: Sampling, found: Certificates) -> SamplingRecord:
+        """What a record says of a sampling and of what it took."""
+        names = ("sigma", "votes", "n0", "n", "failure_probability", "seed")
+        return cls(
+            **{name: getattr(sampling, name) for name in names},
+            dtype=str(sampling.dtype).removeprefix("torch."),
+            tf32=False,
+            mean_samples=float(found.samples.mean()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +105,8 @@ class CertificationRecord:
         if any(radius < 0.0 for radius in self.radii):
             raise ValueError("radii must not be negative")
         for name, bound in self.bounds.items():
-            if name not in THEOREMS:
-                raise ValueError(f"no bound {name!r}; known: {', '.join(THEOREMS)}")
+            if name not in BOUNDS:
+                raise ValueError(f"no bound {name!r}; known: {', '.join(BOUNDS)}")
             if len(bound.certified_accuracy) != len(self.radii):
                 raise ValueError(f"{name} must have one certified accuracy for each of {len(self.radii)} radii")
             if not all(0.0 <= accuracy <= 1.0 for accuracy in bound.certified_accuracy):
@@ -111,81 +118,63 @@ def certification_path(out: Path, entry: Entry, name: str) -> Path:
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
-def stem_of(part: str, smoothing: str | None) -> str:
-    """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
-    own = "" if part == "whole" else f"{part}."
-    return own + ("certified" if smoothing is None else f"smoothed-{smoothing}")
-
-
 def make_certification_record(
     entry: Entry,
     model: nn.Module,
     examples: Examples,
+    subject: Subject,
     found: dict[str, Certificates],
-    logs: dict[str, str],
     *,
-    part: str,
-    smoothed: bool,
-    alpha_min: float,
-    logits_lipschitz: float | None,
-    sampling: SamplingRecord | None,
-    at_radius: float | None,
-    clean_accuracy: float | None,
-    skip: int,
-    batch_size: int | None,
     device: str,
-    commit: str | None,
-    seconds: float,
+    **around: Any,
 ) -> CertificationRecord:
     """Everything about a certification that a reader needs to trust it or to repeat it.
 
     Args:
         model: the whole triplet.
         examples: those that were certified.
-        found, logs: certificates and the name of their log, by bound.
+        found: certificates by bound.
+        around: what only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
     """
-    radii = grid_of(list(found.values())) if at_radius is None else np.array([at_radius])
+    radii = grid_of(list(found.values())) if subject.radius is None else np.array([subject.radius])
+    sampling = subject.sampling
     return CertificationRecord(
         model=entry.name,
         dataset=entry.dataset,
         threat_model=entry.threat_model,
-        part=part,
-        smoothed=smoothed,
+        part=subject.part,
+        smoothed=subject.is_smoothed_version,
         norm="L2",
-        alpha_min=alpha_min,
-        logits_lipschitz=logits_lipschitz,
-        sampling=sampling,
-        at_radius=at_radius,
+        alpha_min=subject.model.alpha.alpha_min,
+        logits_lipschitz=subject.logits_lipschitz,
+        sampling=None if sampling is None else SamplingRecord.of(sampling, next(iter(found.values()))),
+        at_radius=subject.radius,
         radii=tuple(radii.tolist()),
         bounds={
             name: BoundRecord(
-                log=logs[name],
-                average_radius=certificates.average_certified_radius() if at_radius is None else None,
+                log=f"{entry.name}.{subject.file_name(name)}.tsv",
+                average_radius=certificates.average_certified_radius() if subject.radius is None else None,
                 certified_accuracy=tuple(certificates.certified_accuracy(radii).tolist()),
             )
             for name, certificates in found.items()
         },
-        clean_accuracy=clean_accuracy,
         n=len(examples),
-        skip=skip,
         test_set_size=examples.test_set_size,
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         identity=identity_of(model, examples.images.shape[1:]),
-        batch_size=batch_size,
+        batch_size=None if sampling is None else sampling.batch_size,
         device=device,
         device_name=device_name(device),
         versions=installed_versions(),
-        commit=commit,
-        seconds=round(seconds, 2),
+        **around,
     )
 
 
 def grid_of(found: list[Certificates]) -> Floats:
     """The radii of a table: those of ``GRID`` up to the first at which nothing is certified."""
     accuracies = np.max([certificates.certified_accuracy(GRID) for certificates in found], axis=0)
-    end = int((accuracies > 0).sum()) + 1
-    return np.array(GRID[:end])
+    return np.array(GRID[: int((accuracies > 0).sum()) + 1])
 
 
 def write_certification(path: Path, record: CertificationRecord) -> Path:
@@ -195,12 +184,8 @@ def write_certification(path: Path, record: CertificationRecord) -> Path:
 
 
 def read_certification(out: Path, entry: Entry) -> CertificationRecord | None:
-    """The record of the certificates of a triplet itself under ``out``, or None if there is none.
-
-    Raises:
-        ResultsError: it is damaged, or of another triplet.
-    """
-    path = certification_path(out, entry, f"{stem_of('whole', None)}.json")
+    """The record of a triplet itself under ``out``; ResultsError if it is damaged, or of another triplet."""
+    path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():
         return None
     try:
@@ -228,9 +213,9 @@ def certificates_section(record: CertificationRecord) -> str:
     head, *rows = table_of(record)
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    theorems = "\n".join(f"- {name}: {THEOREMS[name]}." for name in record.bounds)
+    theorems = "\n".join(f"- {name}: {BOUNDS[name].sentence}." for name in record.bounds)
     parts = [
-        f"Certified accuracy, %: the share of examples that {PARTS[record.part]} classifies correctly and whose label "
+        f"Certified accuracy, %: the share of examples that {CALLED[record.part]} classifies correctly and whose label "
         "no perturbation of a smaller l_2 norm can change, whatever g says and whatever the attack.",
         table,
         theorems,

@@ -1,9 +1,8 @@
 """Who a model is: one value made from everything that decides its output.
 
-Runs, records, claims and saved files belong to a model. They name it by its ``Identity``: the classes and settings of
-all its modules (alpha, its range, scale and bias, taps and logit maps among them) and the bytes of all its tensors,
-whatever their number formats. No memory address, no device and no training mode is part of it. Where code that this
-package does not know takes part, the model's answers to fixed images belong to it as well.
+An ``Identity`` is made of the classes and settings of all modules (alpha's numbers, taps and logit maps among them) and
+the bytes of all tensors, in any number format. No memory address, device or training mode is part of it. Where code of
+others takes part, the model's answers to fixed images belong to it as well.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import json
 import math
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,14 +38,12 @@ _NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile", "_compiled_c
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
-    """Who a model is.
+    """Who a model is. Two are equal if they are the same model: answers may differ by rounding.
 
     Attributes:
         sha256: of classes, settings and tensors.
         answers: three numbers for each of some fixed images, from the logits there. Empty if all code is known, or if
             the model does not give the same answers twice from the same state of torch's random generators.
-
-    Two are equal if they are the same model: answers may differ by rounding.
     """
 
     sha256: str
@@ -53,9 +51,8 @@ class Identity:
 
     def agrees(self, other: Identity) -> bool:
         """Whether both are the same model; answers may differ by rounding."""
-        if self.sha256 != other.sha256 or len(self.answers) != len(other.answers):
-            return False
-        return _close(self.answers, other.answers)
+        same = self.sha256 == other.sha256 and len(self.answers) == len(other.answers)
+        return same and _close(self.answers, other.answers)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -78,12 +75,12 @@ class Identity:
 
 @own_surroundings()
 def identity_of(model: nn.Module, image_shape: Sequence[int] | None = None) -> Identity:
-    """Who a model is.
+    """Who a model is; the model stays as it is, its mode included.
 
     Args:
-        model: any module. It stays as it is, its mode included.
-        image_shape: (channels, H, W) of the images it takes, for the answers of a module with foreign code. Without,
-            two modules of the same classes, settings and weights, but of different code, are one.
+        model: any module.
+        image_shape: (channels, H, W) of its images, for the answers of foreign code; without, two modules that differ
+            in code alone are one.
 
     Raises:
         ValueError: the model stands on the meta device, or fails on an image of that shape.
@@ -103,12 +100,9 @@ def structure_of(module: nn.Module) -> dict[str, Any]:
     """Class and settings of a module and of all modules in it, by name; JSON values, no tensor's values.
 
     Compiled and parallel wrappers are looked through. Settings are the plain attributes: numbers, texts, tuples, names
-    of functions, and what objects without a special meaning hold. Of torch's own modules only the public ones count,
-    which other versions of torch have as well.
+    of functions, and what plain objects hold; of torch's own modules the public ones only, which all versions have.
     """
-    parts = list(_parts(module))
-    seen = frozenset(id(part) for _, part in parts)
-    return {name: _own_structure(part, seen) for name, part in parts}
+    return _described_module(module, frozenset(), [])
 
 
 def has_foreign_code(module: nn.Module) -> bool:
@@ -145,11 +139,20 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
             yield from _parts(part, f"{name}.{child}" if name else child)
 
 
-def _own_structure(part: nn.Module, seen: frozenset[int] = frozenset()) -> dict[str, Any]:
-    return {
-        "class": getattr(type(part), "identity_name", type(part).__qualname__),
-        "settings": {key: _described(value, seen) for key, value in _settings(part).items()},
-    }
+def _tree(module: nn.Module) -> tuple[list[tuple[str, nn.Module]], frozenset[int]]:
+    """All modules by name, and their ids, by which a walk through attributes knows them again."""
+    parts = list(_parts(module))
+    return parts, frozenset(id(part) for _, part in parts)
+
+
+def _class_of(part: nn.Module) -> str:
+    return str(getattr(type(part), "identity_name", type(part).__qualname__))
+
+
+def _described_settings(part: nn.Module, seen: frozenset[int]) -> dict[str, tuple[Any, list[Tensor]]]:
+    """Each setting of a module as a JSON value, and the tensors in it."""
+    tensors: dict[str, list[Tensor]] = defaultdict(list)
+    return {key: (_described(value, seen, tensors[key]), tensors[key]) for key, value in _settings(part).items()}
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
@@ -169,8 +172,11 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     return found | {key: value for key, value in sorted(state.items()) if not isinstance(value, Tensor)}
 
 
-def _described(value: Any, seen: frozenset[int] = frozenset()) -> Any:
-    """A plain attribute as a JSON value; of a tensor its format, of what is not plain its class."""
+def _described(value: Any, seen: frozenset[int], tensors: list[Tensor]) -> Any:
+    """A plain attribute as a JSON value; of a tensor its format, of what is not plain its class.
+
+    The tensors in it join ``tensors``, in the order of names; those of modules in ``seen`` stand elsewhere.
+    """
     if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
@@ -178,6 +184,7 @@ def _described(value: Any, seen: frozenset[int] = frozenset()) -> Any:
     if isinstance(value, Enum):
         return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, Tensor):
+        tensors.append(value)
         return [str(value.dtype), list(value.shape)]
     if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
         return value.__qualname__
@@ -185,24 +192,39 @@ def _described(value: Any, seen: frozenset[int] = frozenset()) -> Any:
         return f"{type(value.__self__).__qualname__}.{value.__name__}"
     if isinstance(value, (torch.dtype, complex, bytes, np.generic)):
         return repr(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        tensors.append(torch.from_numpy(np.ascontiguousarray(value).view(np.uint8).copy()))
+        tensors = []
     if id(value) in seen:  # a module of the tree itself, or an object that holds itself
         return f"the {type(value).__qualname__}"
     inside = seen | {id(value)}
     if isinstance(value, nn.Module):
-        parts = list(_parts(value))
-        inside |= {id(part) for _, part in parts}
-        return {name: _own_structure(part, inside) for name, part in parts}
+        return _described_module(value, inside, tensors)
     if isinstance(value, Mapping):
-        return {"mapping": sorted(([str(k), _described(v, inside)] for k, v in value.items()), key=json.dumps)}
-    if isinstance(value, (set, frozenset)):
-        return {"set": sorted((_described(inner, inside) for inner in value), key=json.dumps)}
+        named = sorted(value.items(), key=lambda item: str(item[0]))
+        return {"mapping": sorted(([str(k), _described(v, inside, tensors)] for k, v in named), key=json.dumps)}
+    if isinstance(value, (set, frozenset)):  # which has no order in which its tensors could stand
+        return {"set": sorted((_described(inner, inside, []) for inner in value), key=json.dumps)}
     if isinstance(value, (list, tuple)):
-        return [_described(inner, inside) for inner in value]
+        return [_described(inner, inside, tensors) for inner in value]
     if isinstance(value, partial):
-        return [_described(part, inside) for part in (value.func, value.args, value.keywords)]
+        return [_described(part, inside, []) for part in (value.func, value.args, value.keywords)]
     if fields := _fields(value):
-        return _described(fields, inside)
+        return _described(fields, inside, tensors)
     return type(value).__qualname__
+
+
+def _described_module(module: nn.Module, seen: frozenset[int], tensors: list[Tensor]) -> dict[str, Any]:
+    """The structure of a module that is a setting of another."""
+    parts, ids = _tree(module)
+    structure = {}
+    for name, part in parts:
+        tensors += [value for _, value in _weights(part)]
+        settings = _described_settings(part, seen | ids)
+        tensors += [tensor for _, inside in settings.values() for tensor in inside]
+        described = {key: value for key, (value, _) in settings.items()}
+        structure[name] = {"class": _class_of(part), "settings": described}
+    return structure
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -218,31 +240,28 @@ def _fields(value: Any) -> dict[str, Any]:
 def _digest(model: nn.Module, without: frozenset[tuple[str, str]] = frozenset()) -> str:
     """SHA-256 of structure and tensors, without what is named as (module, key)."""
     digest = sha256()
-    parts = list(_parts(model))
-    seen = frozenset(id(part) for _, part in parts)
+    parts, seen = _tree(model)
     for name, part in parts:
-        settings = {key: value for key, value in _settings(part).items() if (name, key) not in without}
-        described = {key: _described(value, seen) for key, value in settings.items()}
-        digest.update(json.dumps([name, _own_structure(part, seen)["class"], described], sort_keys=True).encode())
-        for key, value in (*_weights(part), *settings.items()):
-            if (name, key) not in without:
-                for tensor in _tensors(value, seen):
-                    digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor_bytes(tensor))
+        settings = {k: v for k, v in _described_settings(part, seen).items() if (name, k) not in without}
+        described = {key: value for key, (value, _) in settings.items()}
+        digest.update(json.dumps([name, _class_of(part), described], sort_keys=True).encode())
+        weights = [(key, [value]) for key, value in _weights(part) if (name, key) not in without]
+        for key, tensors in (*weights, *((key, inside) for key, (_, inside) in settings.items())):
+            for tensor in tensors:
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
 def _changeable(model: nn.Module) -> dict[tuple[str, str], str]:
     """A digest of each setting and each buffer, by module and key."""
-    parts = list(_parts(model))
-    seen = frozenset(id(part) for _, part in parts)
+    parts, seen = _tree(model)
     found = {}
     for name, part in parts:
-        for key, value in {**part._buffers, **_settings(part)}.items():
-            digest = sha256(json.dumps(_described(value, seen), sort_keys=True).encode())
-            for tensor in _tensors(value, seen):
-                digest.update(tensor_bytes(tensor))
-            found[name, key] = digest.hexdigest()
+        buffers = {key: (None, [value]) for key, value in part._buffers.items() if value is not None}
+        for key, (described, tensors) in {**buffers, **_described_settings(part, seen)}.items():
+            values = b"".join(map(tensor_bytes, tensors))
+            found[name, key] = sha256(json.dumps(described, sort_keys=True).encode() + values).hexdigest()
     return found
 
 
@@ -271,40 +290,8 @@ def _weights(part: nn.Module) -> list[tuple[str, Tensor]]:
     return sorted((key, value) for key, value in every.items() if isinstance(value, Tensor))
 
 
-def _tensors(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Tensor]:
-    """The tensors in a value, in its order; those of modules in ``seen`` stand elsewhere."""
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        yield torch.from_numpy(np.ascontiguousarray(value).view(np.uint8).copy())
-        return
-    if id(value) in seen:
-        return
-    inside = seen | {id(value)}
-    if isinstance(value, nn.Module):
-        parts = [part for _, part in _parts(value)]
-        inside |= {id(part) for part in parts}
-        for part in parts:
-            for _, inner in (*_weights(part), *_settings(part).items()):
-                yield from _tensors(inner, inside)
-    elif isinstance(value, Mapping):
-        for _, inner in sorted(value.items(), key=lambda item: str(item[0])):
-            yield from _tensors(inner, inside)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _tensors(inner, inside)
-    elif not isinstance(value, (type, FunctionType, MethodType)):
-        for _, inner in sorted(_fields(value).items()):
-            yield from _tensors(inner, inside)
-
-
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """The bytes of a tensor's values, in the order of its elements, whatever its number format.
-
-    Raises:
-        ValueError: it stands on the meta device, where there are no values.
-    """
+    """The bytes of a tensor's values, in the order of its elements; ValueError on the meta device, which has none."""
     if tensor.is_meta:
         raise ValueError("a model on the device 'meta' has no weights yet; load some")
     values = tensor.detach()

@@ -1,28 +1,35 @@
-"""From JSON to typed, frozen dataclasses and back, refusing what is unknown, missing or of the wrong type."""
+"""Records: dataclasses that pydantic reads from JSON values strictly, and describes by a JSON schema."""
 
 import dataclasses
 import json
-import math
-import types
-import typing
+import re
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from adaptive_smoothing_zoo.errors import ConfigError, reason, shown
 
 T = TypeVar("T")
 
+BY_KIND = Field(discriminator="kind")  # Annotated[A | B, BY_KIND]: dataclasses that their field ``kind`` tells apart
+
+_TOLD = 5  # problems of a file that a message names
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """What a JSON file (UTF-8, with or without a byte order mark) holds.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: it cannot be read or is no JSON. Python reads more than JSON: NaN, infinities and halves of
-            characters, which could not be written again, are refused too.
+        ConfigError: it cannot be read or is no JSON. NaN, infinities and halves of characters, which Python would
+            read, are refused: they could not be written again.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
     except FileNotFoundError:
         raise
@@ -32,38 +39,42 @@ def read_json(path: Path) -> Any:
 
 
 def parse(cls: type[T], data: Any, where: str) -> T:
-    """Build the dataclass ``cls`` from a JSON object.
-
-    A field whose type is a union of dataclasses is told apart by their ``kind`` field.
+    """The dataclass ``cls`` from a JSON object.
 
     Args:
-        cls: a dataclass of str, int, float, bool, None, tuples, dicts and such dataclasses.
-        data: what ``json.load`` gave.
+        data: what ``read_json`` gave.
         where: the file's name, for messages.
 
     Raises:
-        ConfigError: an unknown or missing key, a value of the wrong type, or a float that is not finite; or the
-            dataclass refused the values.
+        ConfigError: unknown or missing keys, values of the wrong type or out of range, floats that are not finite, or
+            what the dataclass itself refuses; the message names each place.
     """
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where}: expected an object with named fields, got {_kind(data)}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {shown(unknown[0])}; known keys: {', '.join(fields)}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in data and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where}: missing key {missing[0]!r}")
-    hints = typing.get_type_hints(cls)
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     try:
-        return cls(**values)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        found: list[T] = _adapter(cls).validate_json(json.dumps([data]))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {'; '.join(_problems(error, data)[:_TOLD])}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {reason(error)}") from error
+    return found[0]
+
+
+def checked(cls: type[T]) -> type[T]:
+    """A dataclass whose constructor refuses what ``parse`` would refuse in a file of it."""
+    init = cls.__init__
+
+    @wraps(init)
+    def checking_init(self: Any, **values: Any) -> None:
+        init(self, **values)
+        parse(cls, to_json(self), cls.__name__)
+
+    cls.__init__ = checking_init  # type: ignore[method-assign]
+    return cls
+
+
+def json_schema(cls: type) -> dict[str, Any]:
+    """The JSON schema of what ``parse`` takes."""
+    schema = _adapter(cls).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema["items"], "$defs": schema["$defs"]}
 
 
 def to_json(value: Any) -> Any:
@@ -77,58 +88,45 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: expected a list, got {_kind(value)}")
-        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(items) != len(value):
-            raise ConfigError(f"{where}: expected {len(items)} items, got {len(value)}")
-        return tuple(_convert(item, v, f"{where}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected an object, got {_kind(value)}")
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return parse(typing.cast(type, hint), value, where)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {shown(value)}")
-        return value
-    if hint is float and type(value) in (int, float):
-        return _finite(value, where)
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {_kind(value)}")
-    return value
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    """Of a list, since pydantic passes strictness on to dataclasses that are in something else only."""
+    return TypeAdapter(list[cls], config=_STRICT)  # type: ignore[valid-type]
 
 
-def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    options = tuple(option for option in options if option is not type(None))
-    if len(options) == 1:
-        return _convert(options[0], value, where)
-    kinds = {typing.get_args(typing.get_type_hints(option)["kind"])[0]: option for option in options}
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"{where}: 'kind' must be one of {', '.join(map(repr, kinds))}, got {shown(kind)}")
-    return parse(kinds[kind], value, where)
+def _problems(error: ValidationError, data: Any) -> list[str]:
+    """What is wrong, in one phrase for each place in ``data``."""
+    found = [(_place(each, data), _phrase(each)) for each in error.errors(include_url=False)]
+    return [f"{place}: {phrase}" if place else phrase for place, phrase in found]
 
 
-def _finite(value: int | float, where: str) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ConfigError(f"{where}: expected a finite number, got {shown(value)}")
-    return number
+def _place(found: ErrorDetails, data: Any) -> str:
+    """Like ``weights.components.alpha.sources[0]``, without the kinds that pydantic says of unions."""
+    place, kind, loc = "", None, found["loc"][1:]
+    for part in loc[:-1] if found["type"] in ("missing", "unexpected_keyword_argument") else loc:
+        if isinstance(part, int):
+            place, kind, data = f"{place}[{part}]", None, data[part]
+        elif not isinstance(data, dict):  # a mark of pydantic's behind a key
+            break
+        elif kind is None and part == data.get("kind"):
+            kind = part
+        elif part in data:
+            place, kind, data = f"{place}.{part}".lstrip("."), None, data[part]
+    return place
 
 
-def _kind(value: Any) -> str:
-    return f"{type(value).__name__} {shown(value)}" if not isinstance(value, (dict, list)) else type(value).__name__
+def _phrase(found: ErrorDetails) -> str:
+    value, context, key = found["input"], found.get("ctx", {}), found["loc"][-1]
+    match found["type"]:
+        case "missing":
+            return f"missing key {key!r}" if isinstance(key, str) else f"item {key} is missing"
+        case "unexpected_keyword_argument":
+            return f"unknown key {shown(key)}; remove it or correct its name"
+        case "union_tag_not_found":
+            return "missing key 'kind', which says what this is"
+        case "union_tag_invalid":
+            return f"'kind' must be one of {context['expected_tags']}, got {shown(context['tag'])}"
+        case "value_error":
+            return str(context["error"])
+    wanted = re.sub("^(Input|String) should", "must", found["msg"])
+    return f"{wanted}, got {type(value).__name__ if isinstance(value, (dict, list)) else shown(value)}"

@@ -21,9 +21,9 @@ from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
+from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -112,21 +112,14 @@ class Candidate:
 
     def applied_to(self, model: MixedClassifier) -> MixedClassifier:
         """The same nets, maps and mixing network with this alpha, in eval mode."""
-        alpha: ConstantAlpha | AdaptiveAlpha
-        if self.logit_scale is None or self.logit_bias is None:
-            alpha = ConstantAlpha(self.alpha_min)
-        else:
-            assert isinstance(model.alpha, AdaptiveAlpha)
-            alpha = AdaptiveAlpha(
-                model.alpha.mixing_network,
+        alpha: Alpha = ConstantAlpha(self.alpha_min)
+        if self.logit_scale is not None and self.logit_bias is not None:
+            alpha = with_mixing_network(model.alpha).with_numbers(
                 alpha_min=self.alpha_min,
                 alpha_max=self.alpha_max,
                 logit_scale=self.logit_scale,
                 logit_bias=self.logit_bias,
-                std_taps=model.alpha.std_taps,
-                rob_taps=model.alpha.rob_taps,
             )
-            alpha.norm = model.alpha.norm
         mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
         return mixed.eval()
 
@@ -236,7 +229,7 @@ def choose_alpha(
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
     """Candidates in rising order of h's weight."""
-    if not isinstance(model.alpha, AdaptiveAlpha):
+    if not model.alpha.varies:
         if choice.vary != "alpha_min":
             raise ValueError("a constant alpha has no bias that could vary")
         yield [_constant(value) for value in choice.values]
@@ -300,7 +293,7 @@ class _Held:
         std, rob = _constant(0.0).applied_to(self.model), _constant(1.0).applied_to(self.model)
         # alpha_logit = 1 * output + 0
         raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
-        adaptive = raw.applied_to(self.model) if isinstance(self.model.alpha, AdaptiveAlpha) else None
+        adaptive = raw.applied_to(self.model) if self.model.alpha.varies else None
         columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for batch in self.images.split(self.batch_size):
             points = batch.to(self.device)
@@ -313,11 +306,10 @@ class _Held:
 
     def clean_accuracy(self, candidate: Candidate) -> float:
         """From what g, h and the mixing network said once."""
-        alpha = candidate.applied_to(self.model).alpha
-        logit = torch.zeros(len(self.labels))
-        if isinstance(alpha, AdaptiveAlpha) and self._normalized is not None:
-            logit = alpha.logit_scale * self._normalized + alpha.logit_bias
-        mixed = mix(self._log_std, self._log_rob, *alpha.log_weights_at(logit.unsqueeze(1)))
+        outputs = BaseOutputs(self._log_std, self._log_rob)
+        if self._normalized is not None and candidate.logit_scale is not None and candidate.logit_bias is not None:
+            outputs = outputs._replace(alpha_logit=candidate.logit_scale * self._normalized + candidate.logit_bias)
+        mixed = outputs.mixed(candidate.applied_to(self.model).alpha.log_weights(outputs))
         return float((mixed.argmax(dim=1) == self.labels.cpu()).double().mean())
 
     def robust_accuracy(self, candidate: Candidate, enough: float) -> float:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
 from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_original
 
 

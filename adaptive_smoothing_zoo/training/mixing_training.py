@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import rank_classes
@@ -22,10 +21,9 @@ from adaptive_smoothing_zoo.attacks.randomized import (
     randomized_pgd,
 )
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
-from adaptive_smoothing_zoo.backbones.calling import run_base_net
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
+from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import check_norm
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
@@ -164,9 +162,8 @@ def train_mixing_network(
         TrainingError: the loss is not finite.
     """
     workers = workers or find_workers(images.device)
-    if not isinstance(model.alpha, AdaptiveAlpha):
-        raise ValueError("the model has a constant alpha; there is no mixing network to train")
     model.check_mixes("train_mixing_network")
+    with_mixing_network(model.alpha)
     model.to(workers.device)
     keeper = None
     if folder is not None:
@@ -194,33 +191,6 @@ def train_mixing_network(
 
 
 @dataclass
-class BaseOutputs:
-    """What frozen g and h say of N images; the fields are tensors, or lists of tensors, with N rows."""
-
-    log_std: Tensor  # (N, C) log-probabilities
-    log_rob: Tensor
-    std_maps: list[Tensor]
-    rob_maps: list[Tensor]
-
-    def rows(self, chosen: Tensor) -> BaseOutputs:
-        return BaseOutputs(
-            self.log_std[chosen],
-            self.log_rob[chosen],
-            [feature_map[chosen] for feature_map in self.std_maps],
-            [feature_map[chosen] for feature_map in self.rob_maps],
-        )
-
-    @staticmethod
-    def join(parts: list[BaseOutputs]) -> BaseOutputs:
-        return BaseOutputs(
-            torch.cat([part.log_std for part in parts]),
-            torch.cat([part.log_rob for part in parts]),
-            [torch.cat(maps) for maps in zip(*(part.std_maps for part in parts), strict=True)],
-            [torch.cat(maps) for maps in zip(*(part.rob_maps for part in parts), strict=True)],
-        )
-
-
-@dataclass
 class MixingPart:
     """Clean and attacked images in equal number, as g and h see them; labels and pseudo-labels (N,)."""
 
@@ -241,11 +211,11 @@ class MixingTask:
     def __init__(
         self, model: MixedClassifier, images: Tensor, labels: Tensor, settings: MixingTraining, workers: Workers
     ) -> None:
-        assert isinstance(model.alpha, AdaptiveAlpha)
+        own = with_mixing_network(model.alpha)
         self.images, self.labels, self.settings, self.workers = images, labels, settings, workers
         # The network with its batch norm is the model's own; scale, bias, range and clamp around it are training's.
-        self.learner = _alpha_in_training(model.alpha, settings, clamp=settings.clamp)
-        attacked_alpha = _alpha_in_training(model.alpha, settings, clamp=None)
+        self.learner = _alpha_in_training(own, settings, clamp=settings.clamp)
+        attacked_alpha = _alpha_in_training(own, settings, clamp=None)
         self.model = MixedClassifier(
             model.std_model, model.rob_model, attacked_alpha, std_map=model.std_map, rob_map=model.rob_map
         )
@@ -309,15 +279,8 @@ class MixingTask:
     @torch.no_grad()
     def _outputs(self, images: Tensor) -> BaseOutputs:
         """Of g and h, in float32; so many images at a time as are attacked at a time."""
-        alpha, parts = self.learner, []
-        for batch in images.split(self.settings.batch_size // self.workers.size):
-            batch = self._laid_out(batch)
-            std_logits, std_maps = run_base_net(self.model.std_model, batch, alpha.std_taps)
-            rob_logits, rob_maps = run_base_net(self.model.rob_model, batch, alpha.rob_taps)
-            log_std = F.log_softmax(self.model.std_map(std_logits), dim=1)
-            log_rob = F.log_softmax(self.model.rob_map(rob_logits), dim=1)
-            parts.append(BaseOutputs(log_std, log_rob, std_maps, rob_maps))
-        return BaseOutputs.join(parts)
+        size = self.settings.batch_size // self.workers.size
+        return BaseOutputs.join([self.model.base_outputs(self._laid_out(batch)) for batch in images.split(size)])
 
     def _faster_model(self, images: Tensor) -> MixedClassifier:
         """What the attacks' gradients go through: the model, with copies of g and h that are faster."""
@@ -366,12 +329,10 @@ class MixingTask:
         return {"accuracy_clean": right.float().mean(), "accuracy_attacked": stands.all(dim=0).float().mean()}
 
     def _alpha_logit(self, outputs: BaseOutputs) -> Tensor:
-        alpha = self.model.alpha
-        assert isinstance(alpha, AdaptiveAlpha)
-        return alpha(outputs.std_maps, outputs.rob_maps)  # type: ignore[no-any-return]
+        return self.model.alpha.alpha_logit(outputs)
 
     def _mix(self, outputs: BaseOutputs, alpha_logit: Tensor) -> Tensor:
-        return mix(outputs.log_std, outputs.log_rob, *self.learner.log_weights_at(alpha_logit.unsqueeze(1)))
+        return outputs.mixed(self.learner.log_weights_at(alpha_logit.unsqueeze(1)))
 
     def _split(self, seed: int, what: str) -> tuple[Tensor, ...]:
         """Which rows go into which part; of several runs in random order, so that no part has one image's alone."""
@@ -395,15 +356,5 @@ def _part(clean: BaseOutputs, clean_labels: Tensor, attacked: BaseOutputs, attac
 
 def _alpha_in_training(alpha: AdaptiveAlpha, settings: MixingTraining, *, clamp: float | None) -> AdaptiveAlpha:
     """The same network and batch norm with training's scale, bias and range."""
-    other = AdaptiveAlpha(
-        alpha.mixing_network,
-        alpha_min=0.0,
-        alpha_max=1.0,
-        logit_scale=settings.logit_scale,
-        logit_bias=settings.logit_bias,
-        std_taps=alpha.std_taps,
-        rob_taps=alpha.rob_taps,
-        clamp=clamp,
-    )
-    other.norm = alpha.norm
-    return other
+    scale, bias = settings.logit_scale, settings.logit_bias
+    return alpha.with_numbers(alpha_min=0.0, alpha_max=1.0, logit_scale=scale, logit_bias=bias, clamp=clamp)

@@ -12,11 +12,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from adaptive_smoothing_zoo.data import NUM_CLASSES
 from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.storage.schema import parse
+from adaptive_smoothing_zoo.storage.schema import BY_KIND, parse
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose_alpha import Choice
@@ -25,8 +25,8 @@ from adaptive_smoothing_zoo.training.single_net import NetTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
+    AlphaConfig,
     BaseNetConfig,
-    ConstantAlphaConfig,
     Paper,
     ScaleConfig,
 )
@@ -93,7 +93,7 @@ class PretrainedNet:
     """A base net whose weights a dependency ships."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str  # a key of zoo.base_nets.BASE_NETS
+    name: str  # a key of zoo.shipped_nets.BASE_NETS
 
     def __post_init__(self) -> None:
         if self.name not in BASE_NETS:
@@ -129,7 +129,7 @@ class TripletNet:
     threat_model: Literal["Linf", "L2"] | None = None  # of that triplet; this recipe's if None
 
 
-NetSource = PretrainedNet | TrainedNet | TrainedSmoothedNet | TripletNet
+NetSource = Annotated[PretrainedNet | TrainedNet | TrainedSmoothedNet | TripletNet, BY_KIND]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class TripletRecipe:
     rob_model: NetSource
     std_map: ScaleConfig = field(default_factory=ScaleConfig)
     rob_map: ScaleConfig = field(default_factory=ScaleConfig)
-    alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
+    alpha: AlphaConfig
     training: MixingTraining | None = None
     choice: Choice | None = None
     half: bool = False

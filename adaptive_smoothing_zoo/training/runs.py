@@ -21,7 +21,6 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import own_surroundings
@@ -308,13 +307,7 @@ def _choose(recipe: TripletRecipe, triplet: Triplet, held: Examples, out: Path, 
 
 def _apply(triplet: Triplet, candidate: Candidate) -> None:
     """Give a triplet's alpha the chosen numbers."""
-    if isinstance(triplet.alpha, AdaptiveAlpha):
-        assert candidate.logit_scale is not None
-        assert candidate.logit_bias is not None
-        triplet.alpha.set_range(candidate.alpha_min, candidate.alpha_max)
-        triplet.alpha.logit_scale, triplet.alpha.logit_bias = candidate.logit_scale, candidate.logit_bias
-    else:
-        triplet.alpha = ConstantAlpha(candidate.alpha_min)
+    triplet.alpha = candidate.applied_to(triplet).alpha
 
 
 def new_triplet(recipe: TripletRecipe, beside: Path) -> Triplet:
@@ -404,12 +397,8 @@ def _entry(
 ) -> Entry:
     """The entry; with the numbers of a triplet's alpha if one is given."""
     alpha: ConstantAlphaConfig | AdaptiveAlphaConfig = recipe.alpha
-    if triplet is not None and isinstance(alpha, ConstantAlphaConfig):
-        alpha = ConstantAlphaConfig(value=triplet.alpha.alpha_min)
-    elif triplet is not None and isinstance(triplet.alpha, AdaptiveAlpha):
-        numbers = {
-            name: getattr(triplet.alpha, name) for name in ("alpha_min", "alpha_max", "logit_scale", "logit_bias")
-        }
+    if triplet is not None:
+        numbers: dict[str, Any] = triplet.alpha.numbers()
         alpha = replace(alpha, **numbers)
     text = recipe.entry
     return Entry(

@@ -13,11 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from adaptive_smoothing_zoo.storage.schema import BY_KIND
 
 Net = Callable[[Tensor], Tensor]
 """Images (B, channels, H, W) to logits (B, C)."""
@@ -251,7 +253,9 @@ class SmoothMixLoss(SmoothedLoss):
         return natural_losses(logits, batch.labels) + batch.strength * self.weight * correct * divergence
 
 
-AnySmoothedLoss = GaussianLoss | StabilityLoss | SmoothAdvLoss | MacerLoss | ConsistencyLoss | SmoothMixLoss
+AnySmoothedLoss = Annotated[
+    GaussianLoss | StabilityLoss | SmoothAdvLoss | MacerLoss | ConsistencyLoss | SmoothMixLoss, BY_KIND
+]
 
 
 def noisy_logits(net: Net, images: Tensor, noise: Tensor) -> Tensor:

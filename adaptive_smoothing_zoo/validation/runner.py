@@ -20,8 +20,7 @@ from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256
 from adaptive_smoothing_zoo.machine.devices import pick_device
 from adaptive_smoothing_zoo.machine.ready import ready, refusals_named
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.classifier import is_mix
 from adaptive_smoothing_zoo.storage.bound_state import locked
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
@@ -218,11 +217,11 @@ def _make(each: Check, subject: Subject) -> CheckResult:
 
 def _outcome(each: Check, subject: Subject) -> Outcome:
     mix = original(subject.model)
-    is_mix = isinstance(mix, MixedClassifier) and mix.head is None
-    if each.needs != "any" and not is_mix:
-        return not_applicable("the model is not a mix of two nets")
-    if each.needs == "adaptive" and not isinstance(mix.alpha, AdaptiveAlpha):
-        return not_applicable("alpha is a constant")
+    if each.needs != "any":
+        if not is_mix(mix):
+            return not_applicable("the model is not a mix of two nets")
+        if each.needs == "adaptive" and not mix.alpha.varies:
+            return not_applicable("alpha is a constant")
     return each.function(subject)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
+from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
 from adaptive_smoothing_zoo.errors import WeightsError, reason
-from adaptive_smoothing_zoo.method import mixing_network_keys
+from adaptive_smoothing_zoo.method import mixing_network
 from adaptive_smoothing_zoo.zoo.entry import PARTS, BaseNetConfig
 from adaptive_smoothing_zoo.zoo.weights import check_fit, read_safetensors, readable
 
@@ -31,9 +31,7 @@ NESTINGS = ("state_dict", "model_state_dict", "model")
 
 
 def read_checkpoint(path: Path, device: str | torch.device | None = None) -> dict[str, Any]:
-    """What a checkpoint file holds: keys to tensors, possibly nested.
-
-    Reads PyTorch files (new and old format), safetensors, and .npz; told apart by content, never by name.
+    """What a checkpoint file (PyTorch, new or old; safetensors; .npz) holds: keys to tensors, possibly nested.
 
     Args:
         device: where to put the tensors of a safetensors file; those of other files stand on the CPU.
@@ -75,8 +73,7 @@ def convert_base_net(
     """A base net's checkpoint under our keys.
 
     Args:
-        checkpoint: as ``read_checkpoint`` gives it; with foreign keys or with ours, these also behind prefixes of
-            wrappers (``WRAPPERS``) that every key has.
+        checkpoint: as ``read_checkpoint`` gives it; with foreign keys or with ours, also behind ``WRAPPERS``.
         config: the base net's; its architecture decides which key table applies.
         net: that base net (on any device, also meta), which the result fits exactly.
         what: the checkpoint's name, for messages.
@@ -84,7 +81,7 @@ def convert_base_net(
     Raises:
         WeightsError: the checkpoint is of another net.
     """
-    state, own = _unnest(checkpoint, what), net.state_dict().keys()
+    state, own = _tensors(_innermost(checkpoint), what), net.state_dict().keys()
     if (unwrapped := without_wrappers(state, lambda keys: keys == own)) is not None:
         converted = unwrapped
     elif config.architecture not in CONVERTERS:
@@ -100,15 +97,14 @@ def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what
     own = alpha.state_dict().keys()
     if (unwrapped := without_wrappers(_innermost(checkpoint), lambda keys: keys == own)) is not None:
         converted = _tensors(unwrapped, what)
-        check_fit(alpha, converted, f"the mixing network ({what})")
-        return converted
-    inner = checkpoint.get("state_dict", checkpoint)
-    network, norm = (inner.get(name) if isinstance(inner, Mapping) else None for name in ("model", "bn"))
-    if not (isinstance(network, Mapping) and isinstance(norm, Mapping)):
-        raise WeightsError(
-            f"{what} is no mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
-        )
-    converted = mixing_network_keys.from_foreign(_tensors(network, what), _tensors(norm, what))
+    else:
+        inner = checkpoint.get("state_dict", checkpoint)
+        network, norm = (inner.get(name) if isinstance(inner, Mapping) else None for name in ("model", "bn"))
+        if not (isinstance(network, Mapping) and isinstance(norm, Mapping)):
+            raise WeightsError(
+                f"{what} is no mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
+            )
+        converted = mixing_network.from_foreign(_tensors(network, what), _tensors(norm, what))
     check_fit(alpha, converted, f"the mixing network ({what})")
     return converted
 
@@ -157,7 +153,7 @@ def _from_dm(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[
 
 def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     constants = {name: arguments[name] for name in ("mean", "std") if name in arguments}
-    return ra_wide_resnet.from_foreign(state, **constants)
+    return dm_wide_resnet.ra_from_foreign(state, **constants)
 
 
 CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]] = {
@@ -165,10 +161,6 @@ CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[s
     "dm_wide_resnet": _from_dm,
     "ra_wide_resnet": _from_ra,
 }
-
-
-def _unnest(checkpoint: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
-    return _tensors(_innermost(checkpoint), what)
 
 
 def _innermost(checkpoint: Mapping[Any, Any]) -> Mapping[Any, Any]:

@@ -1,21 +1,36 @@
 """What a triplet is, as data: everything that decides its outputs, and everything a leaderboard or a card says of it.
 
-The same fields, in the same format, stand in ``zoo/entries/`` and in the ``config.json`` beside published weights.
+The same fields, in the same format, stand in ``zoo/entries/`` and in the ``config.json`` of published weights. Their
+JSON schema is ``zoo/entry.schema.json``.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from adaptive_smoothing_zoo.errors import ConfigError, shown
-from adaptive_smoothing_zoo.method.alpha import check_alpha
-from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
-from adaptive_smoothing_zoo.threat import parse_eps
+from adaptive_smoothing_zoo.storage.schema import BY_KIND, checked, parse, read_json, to_json
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
+
+PARTS = ("std_model", "rob_model", "alpha")  # in the order of RobustBench's files
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+WeightsFile = Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")]  # a bare name
+NetName = Annotated[str, Field(pattern="^(std_model|rob_model)$")]
+PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
+
+
+def _check_eps(text: str) -> str:
+    parse_eps(text)
+    return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +39,7 @@ class BaseNetConfig:
 
     architecture: str  # a key of backbones.ARCHITECTURES
     arguments: dict[str, Any] = field(default_factory=dict)  # of that architecture; num_classes is the entry's
-    pretrained: str | None = None  # a key of zoo.base_nets.BASE_NETS whose weights it has, if not the triplet's file
+    pretrained: str | None = None  # a key of shipped_nets.BASE_NETS whose weights it has, if not the triplet's file
 
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:
@@ -36,10 +51,7 @@ class ConstantAlphaConfig:
     """The same alpha for every input."""
 
     kind: Literal["constant"] = "constant"
-    value: float  # in [0, 1]
-
-    def __post_init__(self) -> None:
-        check_alpha(self.value)
+    value: Share
 
     @property
     def alpha_min(self) -> float:
@@ -55,8 +67,8 @@ class AdaptiveAlphaConfig:
     """alpha from a mixing network."""
 
     kind: Literal["adaptive"] = "adaptive"
-    alpha_min: float  # in [0, 1]
-    alpha_max: float  # in [alpha_min, 1]
+    alpha_min: Share
+    alpha_max: Share  # >= alpha_min
     logit_scale: float  # on the batch-normalized output of the network
     logit_bias: float
     planes: tuple[int, int, int]  # output channels of the network's three groups
@@ -65,10 +77,11 @@ class AdaptiveAlphaConfig:
     rob_taps: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha_min, "alpha_min")
-        check_alpha(self.alpha_max, "alpha_max")
         if self.alpha_min > self.alpha_max:
             raise ConfigError(f"alpha_min must not exceed alpha_max, got {self.alpha_min} > {self.alpha_max}")
+
+
+AlphaConfig = Annotated[ConstantAlphaConfig | AdaptiveAlphaConfig, BY_KIND]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,11 +89,7 @@ class ScaleConfig:
     """Logits times a positive number (t_g, t_h)."""
 
     kind: Literal["scale"] = "scale"
-    factor: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.factor < math.inf:
-            raise ConfigError(f"a logit scale must be a finite positive number, got {self.factor}")
+    factor: Positive = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,13 +104,13 @@ class NormClampPowerScaleConfig:
     """The non-linear map of MixedNUTS, for h: ``scale * |GELU(standardized + clamp_bias)| ** power``, with its sign."""
 
     kind: Literal["norm_clamp_power_scale"] = "norm_clamp_power_scale"
-    scale: float  # > 0
-    power: float  # >= 1
+    scale: Positive
+    power: Annotated[float, Field(ge=1)]
     clamp_bias: float
-    top_k: int = 250  # how many logits give mean and variance
+    top_k: Annotated[int, Field(ge=2)] = 250  # how many logits give mean and variance
 
 
-LogitMapConfig = ScaleConfig | HardMaxConfig | NormClampPowerScaleConfig
+LogitMapConfig = Annotated[ScaleConfig | HardMaxConfig | NormClampPowerScaleConfig, BY_KIND]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,21 +118,14 @@ class HeadConfig:
     """What ``reset_classifier`` put in place of the mix, and what ``prune_intermediate_layers`` left of the nets."""
 
     features: Literal["both", "std_model", "rob_model"]  # whose pooled features the head gets
-    num_classes: int  # of the head; 0 if the features themselves are the output
-    stages: dict[str, int]  # by base net that the module still has: how many of its stages
-    without_final: tuple[str, ...] = ()  # base nets without what followed their last stage
+    num_classes: Annotated[int, Field(ge=0)]  # of the head; 0 if the features themselves are the output
+    stages: dict[NetName, Count]  # by base net that the module still has: how many of its stages
+    without_final: tuple[NetName, ...] = ()  # base nets without what followed their last stage
 
     def __post_init__(self) -> None:
-        nets = {"std_model", "rob_model"}
-        needed = nets if self.features == "both" else {self.features}
-        if not needed <= self.stages.keys() <= nets or min(self.stages.values()) < 1:
-            raise ConfigError(
-                f"'stages' must name {' and '.join(sorted(needed))} with at least 1 stage, got {shown(self.stages)}"
-            )
-        if not nets.issuperset(self.without_final):
-            raise ConfigError(f"'without_final' names base nets, got {shown(self.without_final)}")
-        if self.num_classes < 0:
-            raise ConfigError(f"'num_classes' must not be negative, got {self.num_classes}")
+        needed = {"std_model", "rob_model"} if self.features == "both" else {self.features}
+        if not needed <= self.stages.keys():
+            raise ConfigError(f"'stages' must name {' and '.join(sorted(needed))}, got {shown(self.stages)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,10 +133,7 @@ class SurrogateConfig:
     """What the authors attack in place of the model, whose gradient says little; the verdict is always the model's."""
 
     name: str  # a key of attacks.surrogates.SURROGATES
-    alpha: float  # weight of h in it
-
-    def __post_init__(self) -> None:
-        check_alpha(self.alpha)
+    alpha: Share  # weight of h in it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,11 +144,8 @@ class HubFile:
     repo: str  # "org/name"
     filename: str
     revision: str | None = None  # full commit hash; the newest file if None
-    sha256: str | None = None  # of the file, where known
+    sha256: Sha256 | None = None  # of the file, where known
     size: int | None = None  # in bytes, where known
-
-    def __post_init__(self) -> None:
-        _check_sha256(self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,11 +154,8 @@ class UrlFile:
 
     kind: Literal["url"] = "url"
     url: str
-    sha256: str | None = None  # of the file, where known
+    sha256: Sha256 | None = None  # of the file, where known
     size: int | None = None  # in bytes, where known
-
-    def __post_init__(self) -> None:
-        _check_sha256(self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,11 +165,8 @@ class RobustBenchFile:
     kind: Literal["robustbench"] = "robustbench"
     model: str  # RobustBench's name, for the entry's data set and threat model
     index: int | None = None  # which of the model's files, if it has several
-    sha256: str | None = None  # of the file, where known
+    sha256: Sha256 | None = None  # of the file, where known
     size: int | None = None  # in bytes, where known
-
-    def __post_init__(self) -> None:
-        _check_sha256(self.sha256)
 
     @property
     def filename(self) -> str:
@@ -184,8 +174,7 @@ class RobustBenchFile:
         return f"{self.model}.pt" if self.index is None else f"{self.model}.pt_m{self.index}.pt"
 
 
-Source = HubFile | UrlFile | RobustBenchFile
-PARTS = ("std_model", "rob_model", "alpha")  # in the order of RobustBench's files
+Source = Annotated[HubFile | UrlFile | RobustBenchFile, BY_KIND]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,31 +188,14 @@ class Component:
 class Weights:
     """Where the weights are and how to know them."""
 
-    embedded: str | None = None  # file name in the package's folder "pretrained"
-    sha256: str | None = None  # of the weights file
-    shards: dict[str, str] = field(default_factory=dict)  # file name to SHA-256, if the weights are in several files
+    embedded: WeightsFile | None = None  # in the package's folder "pretrained"
+    sha256: Sha256 | None = None  # of the weights file
+    shards: dict[WeightsFile, Sha256] = field(default_factory=dict)  # if the weights are in several files
     hub_repo: str | None = None  # "org/name", only if that repository exists
     revision: str | None = None  # full commit hash in that repository
-    components: dict[str, Component] = field(default_factory=dict)  # by part: the original checkpoints
+    components: dict[PartName, Component] = field(default_factory=dict)  # the original checkpoints
     verified: bool = False  # whether somebody loaded exactly these and found the clean accuracy that was published
-    model_sha256: str | None = None  # identity of the model that "verified" and "published" are about
-
-    def __post_init__(self) -> None:
-        if self.embedded is not None and re.fullmatch(r"[\w.-]+\.safetensors", self.embedded) is None:
-            raise ConfigError(f"'embedded' must be the bare name of a .safetensors file, got {shown(self.embedded)}")
-        _check_sha256(self.sha256)
-        _check_sha256(self.model_sha256)
-        for name, sha256 in self.shards.items():
-            if re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
-                raise ConfigError(f"a shard must be the bare name of a .safetensors file, got {shown(name)}")
-            _check_sha256(sha256)
-        if unknown := sorted(set(self.components) - set(PARTS)):
-            raise ConfigError(f"unknown component {shown(unknown[0])}; the parts of a triplet are {', '.join(PARTS)}")
-
-
-def _check_sha256(value: str | None) -> None:
-    if value is not None and re.fullmatch(r"[0-9a-f]{64}", value) is None:
-        raise ConfigError(f"'sha256' must be 64 lower-case hexadecimal digits, got {shown(value)}")
+    model_sha256: Sha256 | None = None  # identity of the model that "verified" and "published" are about
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,21 +218,22 @@ class Published:
     adaptive: str | None = None  # accuracy under an attack adapted to the model, where one was published
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One triplet."""
 
-    name: str  # NameYearFirstword, with an optional _suffix
-    dataset: str
+    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.+-]*$")]  # NameYearFirstword, with an optional _suffix
+    dataset: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # it names a folder of results
     threat_model: Literal["Linf", "L2"]
-    eps: str  # "8/255" or "0.5", in units of pixels in [0, 1]
+    eps: Annotated[str, AfterValidator(_check_eps)]  # "8/255" or "0.5", in units of pixels in [0, 1]
     description: str
     aliases: tuple[str, ...] = ()  # other names of the same triplet
-    num_classes: int
-    image_shape: tuple[int, int, int]  # channels, height, width
+    num_classes: Annotated[int, Field(ge=2)]
+    image_shape: tuple[Count, Count, Count]  # channels, height, width
     std_model: BaseNetConfig
     rob_model: BaseNetConfig
-    alpha: ConstantAlphaConfig | AdaptiveAlphaConfig
+    alpha: AlphaConfig
     std_map: LogitMapConfig = field(default_factory=ScaleConfig)
     rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
     surrogate: SurrogateConfig | None = None
@@ -276,16 +249,10 @@ class Entry:
     training: str = ""  # how the weights came to be
     limits: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", self.name) is None:
-            raise ConfigError(f"a model name has letters, digits and '_.+-' only, got {shown(self.name)}")
-        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.dataset) is None:  # it names a folder of results
-            raise ConfigError(f"a data set's name has letters, digits, '_' and '-' only, got {shown(self.dataset)}")
-        if self.num_classes < 2:
-            raise ConfigError(f"'num_classes' must be at least 2, got {self.num_classes}")
-        if min(self.image_shape) < 1:
-            raise ConfigError(f"'image_shape' must have positive numbers, got {self.image_shape}")
-        parse_eps(self.eps)
+    @property
+    def threat(self) -> ThreatModel:
+        """What it is robust against."""
+        return ThreatModel(self.threat_model, self.eps_value)
 
     @property
     def eps_value(self) -> float:
@@ -299,16 +266,12 @@ class Entry:
 
     def self_contained(self, sha256: str | None = None, shards: dict[str, str] | None = None) -> Entry:
         """The same triplet with all its weights in one file of hash ``sha256``, or in several, ``shards``."""
+        verified, model_sha256 = self.weights.verified, self.weights.model_sha256
         return replace(
             self,
             std_model=replace(self.std_model, pretrained=None),
             rob_model=replace(self.rob_model, pretrained=None),
-            weights=Weights(
-                sha256=sha256,
-                shards=shards or {},
-                verified=self.weights.verified,
-                model_sha256=self.weights.model_sha256,
-            ),
+            weights=Weights(sha256=sha256, shards=shards or {}, verified=verified, model_sha256=model_sha256),
         )
 
     @property
@@ -322,24 +285,18 @@ class Entry:
 
     def without_numbers(self) -> Entry:
         """The same without what was published or verified, which is about weights: for others."""
-        weights = replace(self.weights, verified=False, model_sha256=None)
-        return replace(self, published=None, weights=weights)
+        return replace(self, published=None, weights=replace(self.weights, verified=False, model_sha256=None))
 
     def differences(self, other: Entry) -> list[str]:
-        """Names of the fields that decide outputs and are not the same in both."""
-        return [
-            name
-            for name in (*_IDENTITY, "std_map", "rob_map", "alpha", "head", "num_classes", "image_shape")
-            if getattr(self, name) != getattr(other, name)
-        ] + [
-            name
-            for name in ("std_model", "rob_model")
-            for mine, its in [(getattr(self, name), getattr(other, name))]
-            if (mine.architecture, to_json(mine.arguments)) != (its.architecture, to_json(its.arguments))
-        ]
+        """Names of the fields that decide outputs, or which triplet it is, and are not the same in both."""
+        mine, its = self.self_contained(), other.self_contained()
+        return [name for name in _DECIDING if to_json(getattr(mine, name)) != to_json(getattr(its, name))]
 
 
-_IDENTITY = ("name", "dataset", "threat_model", "eps")
+_DECIDING = (
+    *("name", "dataset", "threat_model", "eps", "std_map", "rob_map", "alpha", "head", "num_classes", "image_shape"),
+    *("std_model", "rob_model"),
+)
 
 
 def read_entry(path: Path) -> Entry:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import WeightsError
 
+MAKE_ROOM = "make room there, or set HF_HOME to a folder that can be written and locked"
+
 # What a file system answers, and no network.
 _LOCAL = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
@@ -45,62 +47,40 @@ def hub_file(repo: str, filename: str, revision: str | None = None, options: Hub
         WeightsError: it cannot be had now (network, permission, server), cannot be written into the cache, or the name
             is none.
     """
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     options = options or HubOptions()
-    where = f"{filename} from {repo!r} on the Hub" + (f" at revision {revision}" if revision else "")
     try:
-        return Path(
-            hf_hub_download(
-                repo,
-                filename,
-                revision=revision,
-                cache_dir=options.cache_dir,
-                token=options.token,
-                local_files_only=options.local_files_only,
-            )
-        )
-    except HFValidationError as error:
+        return Path(hf_hub_download(repo, filename, revision=revision, **vars(options)))
+    except errors.HFValidationError as error:
         raise WeightsError(f"{repo!r} is neither an existing folder nor a repository name (org/name)") from error
-    except GatedRepoError as error:
-        raise WeightsError(f"cannot get {where}: its owners must grant access first, see its page") from error
-    except RepositoryNotFoundError as error:
-        raise NotOnHubError(
-            f"cannot get {where}: there is no such repository, or it is private and no token that may read it was "
-            "given (`hf auth login`, HF_TOKEN)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise NotOnHubError(f"cannot get {where}: the repository has no such revision") from error
-    except LocalEntryNotFoundError as error:
-        raise NotOnHubError(
-            f"cannot get {where}: it is not in the cache, and the Hub was not asked (offline) or could not be reached "
-            f"({_first_line(error.__cause__ or error)})"
-        ) from error
-    except EntryNotFoundError as error:
-        raise NotOnHubError(f"cannot get {where}: the repository has no such file") from error
-    except (
-        HfHubHTTPError,
-        httpx.HTTPError,
-        OSError,
-        RuntimeError,
-    ) as error:  # RuntimeError: hf_xet's
-        if is_local(error):
-            cache = options.cache_dir or constants.HF_HUB_CACHE
-            raise WeightsError(
-                f"cannot keep {where} in the cache {cache}: {_first_line(error)}; make room there, or set HF_HOME to a "
-                "folder that can be written and locked"
-            ) from error
-        raise WeightsError(f"cannot get {where}: {_first_line(error)}; run it again to try again") from error
+    except (errors.EntryNotFoundError, httpx.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: of hf_xet
+        where = f"{filename} from {repo!r} on the Hub" + (f" at revision {revision}" if revision else "")
+        raise _told(error, where, options) from error
+
+
+def _told(error: Exception, where: str, options: HubOptions) -> WeightsError:
+    """The client's error in one sentence that says what to do."""
+    from huggingface_hub import constants, errors
+
+    absent = {
+        errors.RepositoryNotFoundError: "there is no such repository, or it is private and no token that may read it "
+        "was given (`hf auth login`, HF_TOKEN)",
+        errors.RevisionNotFoundError: "the repository has no such revision",
+        errors.LocalEntryNotFoundError: "it is not in the cache, and the Hub was not asked (offline) or could not be "
+        f"reached ({_first_line(error.__cause__ or error)})",
+        errors.EntryNotFoundError: "the repository has no such file",
+    }
+    if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError
+        return WeightsError(f"cannot get {where}: its owners must grant access first, see its page")
+    for kind, why in absent.items():
+        if isinstance(error, kind):
+            return NotOnHubError(f"cannot get {where}: {why}")
+    if is_local(error):
+        cache = options.cache_dir or constants.HF_HUB_CACHE
+        return WeightsError(f"cannot keep {where} in the cache {cache}: {_first_line(error)}; {MAKE_ROOM}")
+    return WeightsError(f"cannot get {where}: {_first_line(error)}; run it again to try again")
 
 
 def is_local(error: BaseException) -> bool:

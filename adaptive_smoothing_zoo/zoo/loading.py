@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from adaptive_smoothing_zoo.zoo.components import are_pinned, load_components, r
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.hub_files import HubOptions, NotOnHubError
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_of
-from adaptive_smoothing_zoo.zoo.registry import find_entry, is_listed, list_models
+from adaptive_smoothing_zoo.zoo.registry import entries_named, find_entry, list_models
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
 from adaptive_smoothing_zoo.zoo.weights import read_safetensors
 
@@ -80,36 +81,38 @@ def load_model(
     """
     device = None if device is None else known_device(device)
     dtype = None if dtype is None else known_dtype(dtype)
+    dataset, threat_model = _plain(dataset), _plain(threat_model)
     options = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-    if not is_listed(model_name) and place_of(model_name) is not None:
+
+    def pretrained(folder_or_repo: str | Path, revision: str | None = None) -> Triplet:
+        return Triplet.from_pretrained(folder_or_repo, revision=revision, device=device, dtype=dtype, **vars(options))
+
+    listed = entries_named(model_name)
+    if not listed and place_of(model_name) is not None:
         if model_dir or custom_checkpoint or hub_repo:
             raise ConfigError(f"{model_name} says where the weights are; leave model_dir and its like away")
-        return Triplet.from_pretrained(model_name, revision=revision, device=device, dtype=dtype, **vars(options))
+        return pretrained(model_name, revision)
     if model_dir is not None:
-        _check_no_argument(model_name, model_dir, _plain(dataset), _plain(threat_model))
-    if hub_repo is not None and not is_listed(model_name):
-        return _of_that_name(model_name, hub_repo, revision, options, device, dtype)
-    entry = find_entry(model_name, _plain(dataset), _plain(threat_model))
-    if model_dir is not None:
-        _check_folder(Path(model_dir), entry)
+        wanted = [entry for entry in listed if (entry.dataset, entry.threat_model) == (dataset, threat_model)]
+        _check_model_dir(model_dir, model_name, wanted)
+    if hub_repo is not None and not listed:
+        return _of_that_name(model_name, pretrained(hub_repo, revision=revision), hub_repo)
+    entry = find_entry(model_name, dataset, threat_model)
     if custom_checkpoint:
         state = read_triplet_state(Path(custom_checkpoint), device)
         return load_triplet(entry.without_numbers().self_contained(), state, device, dtype)
-    if model_dir is not None and (folder := local_folder(Path(model_dir), entry)) is not None:
-        return _checked(Triplet.from_pretrained(folder, device=device, dtype=dtype), entry, str(folder))
-    in_cache = model_dir is not None and _in_cache(Path(model_dir), entry)
-    if not in_cache and (triplet := _from_hub(entry, hub_repo, revision, options, device, dtype)) is not None:
-        return triplet
+    folder = None if model_dir is None else Path(model_dir)
+    if folder is not None and (saved := local_folder(folder, entry)) is not None:
+        return _checked(pretrained(saved), entry, str(saved))
+    if folder is None or not _in_cache(folder, entry):
+        triplet = _from_hub(entry, hub_repo, revision, pretrained)
+        if triplet is not None:
+            return triplet
     if entry.weights.embedded is not None:
         state = read_safetensors(EMBEDDED / entry.weights.embedded, entry.weights.sha256, device)
         return load_triplet(entry, state, device, dtype, checked=entry.weights.sha256 is not None)
     if entry.weights.components:
-        state, files = load_components(
-            entry,
-            meta_triplet(entry),
-            model_dir=Path(model_dir) if model_dir else None,
-            options=options,
-        )
+        state, files = load_components(entry, meta_triplet(entry), model_dir=folder, options=options)
         return load_triplet(entry, state, device, dtype, checked=are_pinned(entry, files))
     raise WeightsError(
         f"the weights of {entry.key} are not published in a form this version can load; give a folder that "
@@ -117,49 +120,38 @@ def load_model(
     )
 
 
-def _check_no_argument(name: str, model_dir: str | Path, dataset: str, threat_model: str) -> None:
-    """Raise ConfigError if ``model_dir`` would be another argument, a frequent slip, and has no weights of the model.
+def _check_model_dir(model_dir: str | Path, name: str, wanted: list[Entry]) -> None:
+    """Refuse a slip: another argument in the place of ``model_dir``, a file, nearly the name of the right folder.
 
-    A folder of that name is no sign that it is meant: results and data have folders named after data sets.
+    A missing folder is only logged. A folder named like a data set may hold results or data; with weights, it is meant.
+
+    Args:
+        wanted: the entries of that name, data set and threat model.
     """
-    given = _plain(model_dir) if isinstance(model_dir, str) else ""
+    folder = Path(model_dir)
+    if any(has_weights(folder, entry) for entry in wanted):
+        return
     for argument in ("dataset", "threat_model"):
         for known in {getattr(entry, argument) for entry in list_models()}:
-            if given.lower() == known.lower() and not _has_weights(Path(given), name, dataset, threat_model):
+            if isinstance(model_dir, str) and model_dir.lower() == known.lower():
                 raise ConfigError(
-                    f"{given!r} is a {argument.replace('_', ' ')}, and no folder of that name has weights of {name}; "
-                    f'the second argument is model_dir. Write load_model("{name}", {argument}="{known}"), or, if you '
-                    f'mean a folder, load_model("{name}", "./{given}")'
+                    f"{model_dir!r} is a {argument.replace('_', ' ')}, and no folder of that name has weights of "
+                    f'{name}; the second argument is model_dir. Write load_model("{name}", {argument}="{known}"), or, '
+                    f'if you mean a folder, load_model("{name}", "./{model_dir}")'
                 )
-
-
-def _has_weights(folder: Path, name: str, dataset: str, threat_model: str) -> bool:
-    """Whether a folder has files of the triplet of that name, which the zoo may not know."""
-    return any(
-        _holds(folder, entry)
-        for entry in list_models()
-        if name in (entry.name, *entry.aliases) and (entry.dataset, entry.threat_model) == (dataset, threat_model)
-    )
-
-
-def _check_folder(model_dir: Path, entry: Entry) -> None:
-    """Say that there is no such folder, since what is loaded instead might not be what is wanted.
-
-    Raises:
-        ConfigError: it is a file, or a folder with nearly that name beside it has the weights of ``entry``.
-    """
-    if model_dir.is_dir():
+    if not wanted or folder.is_dir():
         return
-    if model_dir.exists():
-        raise ConfigError(f"model_dir {model_dir} is a file; a weights file is given as custom_checkpoint")
-    siblings = model_dir.parent.iterdir() if model_dir.parent.is_dir() else ()
-    holding = [folder.name for folder in siblings if folder.is_dir() and _holds(folder, entry)]
-    if near := difflib.get_close_matches(model_dir.name, holding, n=1, cutoff=0.75):
-        raise ConfigError(f"there is no folder {model_dir}; did you mean {model_dir.with_name(near[0])}?")
-    logger.warning("there is no folder %s (model_dir); the weights of %s come from elsewhere", model_dir, entry.key)
+    if folder.exists():
+        raise ConfigError(f"model_dir {folder} is a file; a weights file is given as custom_checkpoint")
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    holding = [sibling.name for sibling in siblings if sibling.is_dir() and has_weights(sibling, wanted[0])]
+    if near := difflib.get_close_matches(folder.name, holding, n=1, cutoff=0.75):
+        raise ConfigError(f"there is no folder {folder}; did you mean {folder.with_name(near[0])}?")
+    logger.warning("there is no folder %s (model_dir); the weights of %s come from elsewhere", folder, wanted[0].key)
 
 
-def _holds(folder: Path, entry: Entry) -> bool:
+def has_weights(folder: Path, entry: Entry) -> bool:
+    """Whether a folder has weights of the entry, in our format or in RobustBench's cache."""
     return local_folder(folder, entry) is not None or _in_cache(folder, entry)
 
 
@@ -174,47 +166,32 @@ def local_folder(model_dir: Path, entry: Entry) -> Path | None:
 
 
 def _from_hub(
-    entry: Entry,
-    hub_repo: str | None,
-    revision: str | None,
-    options: HubOptions,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
+    entry: Entry, hub_repo: str | None, revision: str | None, pretrained: Callable[..., Triplet]
 ) -> Triplet | None:
     """The triplet from a repository in our format, or None if there is no reason to expect one."""
-    repo = hub_repo or entry.weights.hub_repo
-    organization = os.environ.get("ASZ_HUB_ORG")
+    own, organization = entry.weights.hub_repo, os.environ.get("ASZ_HUB_ORG")
+    repo = hub_repo or own
     if repo is None and organization and entry.weights.embedded is None:
         repo = f"{organization}/{entry.key}"
     if repo is None:
         if revision is not None:
             raise WeightsError(f"no Hub repository of {entry.key} is known, so there is no revision {revision!r} of it")
         return None
-    pinned = revision or (entry.weights.revision if repo == entry.weights.hub_repo else None)
     try:
-        triplet = Triplet.from_pretrained(repo, revision=pinned, device=device, dtype=dtype, **vars(options))
+        triplet = pretrained(repo, revision or (entry.weights.revision if repo == own else None))
     except NotOnHubError as error:
-        if hub_repo is not None or revision is not None or entry.weights.hub_repo is not None:
+        if hub_repo is not None or revision is not None or own is not None:
             raise
         logger.warning("%s (ASZ_HUB_ORG is %s); looking for the original files instead", error, organization)
         return None
-    if repo == entry.weights.hub_repo and entry.weights.sha256 not in (None, triplet.entry.weights.sha256):
-        raise WeightsError(
-            f"{repo} holds weights of SHA-256 {triplet.entry.weights.sha256}, but {entry.weights.sha256} are pinned"
-        )
+    found, pinned = triplet.entry.weights.sha256, entry.weights.sha256
+    if repo == own and pinned not in (None, found):
+        raise WeightsError(f"{repo} holds weights of SHA-256 {found}, but {pinned} are pinned")
     return _checked(triplet, entry, repo)
 
 
-def _of_that_name(
-    name: str,
-    repo: str,
-    revision: str | None,
-    options: HubOptions,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-) -> Triplet:
-    """A triplet that is not in the zoo, from a repository."""
-    triplet = Triplet.from_pretrained(repo, revision=revision, device=device, dtype=dtype, **vars(options))
+def _of_that_name(name: str, triplet: Triplet, repo: str) -> Triplet:
+    """A triplet that is not in the zoo, from a repository, if it is the one that was asked for."""
     if triplet.entry.name != name:
         raise WeightsError(f'{repo} holds {triplet.entry.key}, not {name}; write "hf-hub:{repo}" for what is there')
     return triplet

@@ -31,8 +31,10 @@ class Place:
 
 
 def place_of(reference: str) -> Place | None:
-    """The place that "hf-hub:org/name", "hf-hub:org/name@revision", "local-dir:folder" or a folder with a
-    ``config.json`` names; None if the text is none of these.
+    """What "hf-hub:org/name", "hf-hub:org/name@revision", "local-dir:folder" or a folder with a ``config.json`` names.
+
+    Returns:
+        None if the text is none of these.
 
     Raises:
         WeightsError: "local-dir:" names no folder.
@@ -51,10 +53,10 @@ def place_of(reference: str) -> Place | None:
 
 
 def place_at(folder_or_repo: str | Path, revision: str | None = None) -> Place:
-    """The place of ``Triplet.from_pretrained``: as ``place_of``; what is no folder is a repository.
+    """As ``place_of``; another existing folder is that folder, and what is no folder is a repository.
 
     Raises:
-        WeightsError: as ``place_of``; or a revision of a folder, or two of a repository.
+        WeightsError: as ``place_of``; or two revisions of a repository.
     """
     place = place_of(str(folder_or_repo))
     if place is None:

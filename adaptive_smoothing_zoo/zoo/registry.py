@@ -44,6 +44,11 @@ def list_models(dataset: str | None = None, threat_model: str | None = None) -> 
     return entries
 
 
+def entries_named(name: str) -> list[Entry]:
+    """The entries of that name or alias, for any data set and threat model."""
+    return [entry for entry in _all_entries() if name in (entry.name, *entry.aliases)]
+
+
 def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
     """The entry of one triplet.
 
@@ -55,30 +60,21 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
         UnknownModelError: there is none; the message says what exists, near matches first.
         ConfigError, WeightsError: the place that is named holds no entry.
     """
-    if not is_listed(name) and (place := place_of(name)) is not None:
+    named = entries_named(name)
+    if not named and (place := place_of(name)) is not None:
         return read_entry(place.file(CONFIG_FILE))
     candidates = list_models(dataset, threat_model)
     for entry in candidates:
-        if entry.name == name:
+        if entry in named:
+            if entry.name != name:
+                logger.warning("%s on %s %s is another name of %s", name, dataset, threat_model, entry.name)
             return entry
-        if name in entry.aliases:
-            logger.warning("%s on %s %s is another name of %s", name, dataset, threat_model, entry.name)
-            return entry
-    elsewhere = [
-        f"{entry.dataset}/{entry.threat_model}" for entry in list_models() if name in (entry.name, *entry.aliases)
-    ]
     names = [entry.name for entry in candidates]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     message = f"no model {shown(name)} for {dataset} {threat_model}"
-    if elsewhere:
-        message += f"; it exists for {', '.join(elsewhere)}"
-    elif near:
+    if named:
+        message += f"; it exists for {', '.join(f'{entry.dataset}/{entry.threat_model}' for entry in named)}"
+    elif near := difflib.get_close_matches(name, names, n=3, cutoff=0.4):
         message += f"; did you mean {' or '.join(near)}?"
     elif "/" in name:
         message += f'; for a Hub repository write "hf-hub:{name}", for a folder "local-dir:{name}"'
     raise UnknownModelError(f"{message}; models there: {', '.join(names) or 'none'}")
-
-
-def is_listed(name: str) -> bool:
-    """Whether the zoo has a triplet of that name, for any data set and threat model."""
-    return any(name in (entry.name, *entry.aliases) for entry in _all_entries())

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_BLOCK_KEYS, CIFAR_RESNET_KEYS
+from adaptive_smoothing_zoo.backbones.key_tables import normalization, rename
+from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_KEYS
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.surroundings import own_surroundings
@@ -18,21 +19,12 @@ from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseNet:
-    """A base net with weights.
+class ShippedNet:
+    """A base net with weights."""
 
-    Attributes:
-        architecture, arguments: for :func:`adaptive_smoothing_zoo.backbones.build`.
-        dataset: what it classifies.
-        description: what it is and where its weights come from.
-        state_dict: reads the weights, with our keys.
-    """
-
-    architecture: str
+    architecture: str  # with arguments: for backbones.build
     arguments: dict[str, Any]
-    dataset: str
-    description: str
-    state_dict: Callable[[], dict[str, Tensor]]
+    state_dict: Callable[[], dict[str, Tensor]]  # reads the weights, with our keys
 
 
 @own_surroundings()
@@ -45,13 +37,14 @@ def load_base_net(name: str) -> nn.Module:
     """
     if name not in BASE_NETS:
         raise UnknownModelError(f"no base net {name!r}; known: {', '.join(sorted(BASE_NETS))}")
-    config = BASE_NETS[name]
-    net = build(config.architecture, **config.arguments)
-    load_strictly(net, config.state_dict(), name)
+    shipped = BASE_NETS[name]
+    net = build(shipped.architecture, **shipped.arguments)
+    load_strictly(net, shipped.state_dict(), name)
     return net.eval().requires_grad_(False)
 
 
 def _pyautoattack_resnet18() -> dict[str, Tensor]:
+    """The standard (not robust) CIFAR-10 net that the pyautoattack 0.2.0 wheel ships as an example."""
     try:
         path = Path(str(resources.files("pyautoattack"))) / "examples" / "model_test.pt"
     except ModuleNotFoundError:
@@ -65,23 +58,13 @@ def _pyautoattack_resnet18() -> dict[str, Tensor]:
     if (found := file_sha256(path)) != known:
         raise WeightsError(f"{path} has SHA-256 {found}, not {known}; reinstall pyautoattack 0.2.0")
     foreign = torch.load(path, map_location="cpu", weights_only=True)
-    state = {}
-    for key, value in foreign.items():
-        prefix = next(prefix for prefix in CIFAR_RESNET_KEYS if key.startswith(prefix))
-        ours = CIFAR_RESNET_KEYS[prefix] + key.removeprefix(prefix)
-        for theirs, name in CIFAR_RESNET_BLOCK_KEYS.items():
-            ours = ours.replace(theirs, name)
-        state[ours] = value
     # The file has no normalization: the net takes pixels in [0, 1] as they are.
-    return {**state, "mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)}
+    state = rename(foreign, CIFAR_RESNET_KEYS, "a ResNet-18 for CIFAR")
+    return {**state, **normalization((0.0,) * 3, (1.0,) * 3)}
 
 
 BASE_NETS = {
-    "pyautoattack_resnet18": BaseNet(
-        architecture="resnet18",
-        arguments={"num_classes": 10},
-        dataset="cifar10",
-        description="the standard (not robust) ResNet-18 that the pyautoattack 0.2.0 wheel ships as an example",
-        state_dict=_pyautoattack_resnet18,
+    "pyautoattack_resnet18": ShippedNet(
+        architecture="resnet18", arguments={"num_classes": 10}, state_dict=_pyautoattack_resnet18
     ),
 }

@@ -5,48 +5,37 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
-from adaptive_smoothing_zoo.backbones import BaseNet, build
+from adaptive_smoothing_zoo.backbones import BaseNet
 from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.machine.devices import known_device
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
-from adaptive_smoothing_zoo.method.backbone import TRUNKS
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.half_precision import to_dtype
-from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
-from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import ordinary_tensors, own_surroundings
-from adaptive_smoothing_zoo.zoo.describing import check_described, entry_of, weights_of
-from adaptive_smoothing_zoo.zoo.entry import (
-    AdaptiveAlphaConfig,
-    BaseNetConfig,
-    ConstantAlphaConfig,
-    Entry,
-    HardMaxConfig,
-    HeadConfig,
-    LogitMapConfig,
-    ScaleConfig,
-    read_entry,
+from adaptive_smoothing_zoo.zoo.building import (
+    build_alpha,
+    build_base_net,
+    build_map,
+    check_described,
+    entry_of,
+    give_up_mix,
+    weights_of,
 )
+from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.hub_files import HubOptions
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
-from adaptive_smoothing_zoo.zoo.weights import (
-    WEIGHTS_FILE,
-    load_strictly,
-    read_safetensors,
-    write_safetensors,
-    write_shards,
-)
+from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read_safetensors, write_shards
 
 logger = logging.getLogger(__name__)
 
@@ -62,21 +51,18 @@ class Triplet(MixedClassifier):
 
     identity_name = "MixedClassifier"
     identity_ignores = ("entry", "pretrained_cfg", "default_cfg")  # these describe, they decide nothing
+    uploader: ClassVar[Callable[..., str]]  # set in the package's __init__: a later room writes cards and uploads
 
     @ordinary_tensors()
     def __init__(self, entry: Entry) -> None:
         try:
-            std_model = _build_base_net(entry.std_model, entry.num_classes)
-            rob_model = _build_base_net(entry.rob_model, entry.num_classes)
-            super().__init__(
-                std_model,
-                rob_model,
-                _build_alpha(entry.alpha, std_model, rob_model),
-                std_map=_build_map(entry.std_map),
-                rob_map=_build_map(entry.rob_map),
-            )
+            std_model = build_base_net(entry.std_model, entry.num_classes)
+            rob_model = build_base_net(entry.rob_model, entry.num_classes)
+            alpha = build_alpha(entry.alpha, std_model, rob_model)
+            std_map, rob_map = build_map(entry.std_map), build_map(entry.rob_map)
+            super().__init__(std_model, rob_model, alpha, std_map=std_map, rob_map=rob_map)
             if entry.head is not None:
-                self._give_up_mix(entry.head)
+                give_up_mix(self, entry.head)
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
                 channels = len(net.mean) if isinstance(net, BaseNet) else entry.image_shape[0]
                 if channels != entry.image_shape[0]:
@@ -115,16 +101,9 @@ class Triplet(MixedClassifier):
             ResultsError: the folder cannot be written.
         """
         folder, described = Path(folder), self.described()
-        state = _without_sharing(weights_of(self))
-        if max_shard_size is None:
-            shards = {WEIGHTS_FILE: write_safetensors(folder / WEIGHTS_FILE, state)}
-        else:
-            shards = write_shards(folder, state, max_shard_size)
-        if len(shards) == 1:
-            entry = described.self_contained(shards[WEIGHTS_FILE])
-        else:
-            entry = described.self_contained(shards=shards)
-        write_text(folder / CONFIG_FILE, _config_to_text(entry))
+        shards = write_shards(folder, _without_sharing(weights_of(self)), max_shard_size)
+        alone = {"sha256": shards[WEIGHTS_FILE]} if len(shards) == 1 else {"shards": shards}
+        write_text(folder / CONFIG_FILE, _config_to_text(described.self_contained(**alone)))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
@@ -136,9 +115,7 @@ class Triplet(MixedClassifier):
             ConfigError: as ``save_pretrained``.
             HubError: the Hub does not take it; the message says why.
         """
-        from adaptive_smoothing_zoo.publishing.push import push_model
-
-        return push_model(self, repo_id, **options).url
+        return Triplet.uploader(self, repo_id, **options)
 
     def described(self) -> Entry:
         """The entry of this module as it is now; the stored one lends the words, and numbers if they are about it.
@@ -151,19 +128,8 @@ class Triplet(MixedClassifier):
             twin = meta_triplet(entry)
         except ConfigError as error:
             raise ConfigError(f"{entry.key} cannot be saved: {reason(error.__cause__ or error)}") from error
-        check_described(self, twin, entry.key, entry.image_shape)
-        if not entry.has_numbers:
-            return entry.without_numbers()
-        return _with_own_numbers(entry, identity_of(self).sha256)
-
-    def _give_up_mix(self, config: HeadConfig) -> None:
-        self.reset_classifier(config.num_classes, features=config.features)
-        for name in TRUNKS["both"]:
-            if name not in config.stages:
-                setattr(self, name, None)
-            elif name in self.trunks:
-                last, norm = config.stages[name] - 1, name in config.without_final
-                getattr(self, name).prune_intermediate_layers([last], prune_norm=norm, prune_head=False)
+        check_described(self, twin, entry)
+        return _with_own_numbers(entry, self) if entry.has_numbers else entry.without_numbers()
 
     @classmethod
     @own_surroundings()
@@ -186,9 +152,7 @@ class Triplet(MixedClassifier):
             revision: branch, tag or full commit hash in the repository.
             cache_dir, token, local_files_only: as in ``huggingface_hub.hf_hub_download``.
             device: where to put the module, straight from the file; the CPU if None.
-            dtype: torch.bfloat16 or torch.float16, or their names, for inference in less memory and time (see
-                :func:`adaptive_smoothing_zoo.method.half_precision.to_dtype`); float32, the only one to evaluate in, if
-                None.
+            dtype: as in :func:`adaptive_smoothing_zoo.load_model`.
 
         Returns:
             The triplet in eval mode, its weights frozen.
@@ -231,17 +195,21 @@ def load_triplet(
     load_strictly(triplet, state, entry.key)
     triplet = triplet.eval().requires_grad_(False).to(device or "cpu")
     if entry.has_numbers and (checked or entry.weights.model_sha256 is not None):
-        found = identity_of(triplet).sha256
-        triplet.entry = _with_own_numbers(entry.about(entry.weights.model_sha256 or found), found)
+        triplet.entry = _with_own_numbers(entry, triplet, checked=checked)
     if dtype is not None:
         to_dtype(triplet, dtype)
     return triplet
 
 
-def _with_own_numbers(entry: Entry, model_sha256: str) -> Entry:
-    """The entry without what was published or verified, unless that is about the model of that identity."""
-    if entry.weights.model_sha256 == model_sha256:
-        return entry
+def _with_own_numbers(entry: Entry, model: Triplet, *, checked: bool = False) -> Entry:
+    """The entry without what was published or verified, unless that is about this model.
+
+    Args:
+        checked: where the entry does not say what model its numbers are about, it is this one.
+    """
+    mine, about = identity_of(model).sha256, entry.weights.model_sha256
+    if about == mine or (checked and about is None):
+        return entry.about(mine)
     logger.warning(
         "%s: what was published or verified is left away, since it is not known to be about this model", entry.key
     )
@@ -256,8 +224,10 @@ def meta_triplet(entry: Entry) -> Triplet:
 
 def _config_to_text(entry: Entry) -> str:
     """The text of ``config.json``: the entry, and what timm looks for behind "hf-hub:" and "local-dir:"."""
-    cfg = {key: value for key, value in timm_cfg(entry).items() if key not in ("architecture", "num_classes")}
-    document = {"architecture": TIMM_ARCHITECTURE, "num_classes": timm_cfg(entry)["num_classes"], "pretrained_cfg": cfg}
+    cfg = timm_cfg(entry)
+    classes = cfg.pop("num_classes")
+    del cfg["architecture"]
+    document = {"architecture": TIMM_ARCHITECTURE, "num_classes": classes, "pretrained_cfg": cfg}
     return json.dumps({**document, "entry": to_json(entry)}, indent=2) + "\n"
 
 
@@ -295,42 +265,3 @@ def _warn_of_size(images: Tensor, image_shape: tuple[int, int, int], key: str) -
             "you mean it",
             stacklevel=5,
         )
-
-
-def _build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
-    if config.pretrained is not None and config.pretrained not in BASE_NETS:
-        raise ValueError(f"no base net {config.pretrained!r}; known: {', '.join(sorted(BASE_NETS))}")
-    return build(config.architecture, num_classes=num_classes, **config.arguments)
-
-
-def _build_map(config: LogitMapConfig) -> nn.Module:
-    if isinstance(config, ScaleConfig):
-        return Scale(config.factor)
-    if isinstance(config, HardMaxConfig):
-        return HardMax()
-    return NormClampPowerScale(scale=config.scale, power=config.power, clamp_bias=config.clamp_bias, top_k=config.top_k)
-
-
-def _build_alpha(
-    config: ConstantAlphaConfig | AdaptiveAlphaConfig, std_model: nn.Module, rob_model: nn.Module
-) -> ConstantAlpha | AdaptiveAlpha:
-    if isinstance(config, ConstantAlphaConfig):
-        return ConstantAlpha(config.value)
-    taps = ((std_model, config.std_taps), (rob_model, config.rob_taps))
-    for name, (net, tap) in zip(("std", "rob"), taps, strict=True):
-        count = len(net.feature_info)  # type: ignore[arg-type]
-        if outside := [i for i in tap if not -count <= i < count]:
-            raise ValueError(
-                f"{name}_model has {count} feature maps; there is none at index {outside[0]} ({name}_taps)"
-            )
-    channels: list[list[int]] = [[net.feature_info[i]["num_chs"] for i in tap] for net, tap in taps]  # type: ignore[index, misc]
-    first, second = (std + rob for std, rob in zip(*channels, strict=True))
-    return AdaptiveAlpha(
-        MixingNetwork(first, second, config.planes, version=config.version),
-        alpha_min=config.alpha_min,
-        alpha_max=config.alpha_max,
-        logit_scale=config.logit_scale,
-        logit_bias=config.logit_bias,
-        std_taps=config.std_taps,
-        rob_taps=config.rob_taps,
-    )

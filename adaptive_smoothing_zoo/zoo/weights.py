@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256 as sha256_of
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.errors import ResultsError, WeightsError, reason
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text, write_with
+from adaptive_smoothing_zoo.zoo.hub_files import MAKE_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,7 @@ def read_safetensors(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself.
-
-    Raises:
-        WeightsError: not a safetensors file.
-    """
+    """What a safetensors file says of itself. Raises WeightsError for another file."""
     with readable(path), safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
 
@@ -65,17 +62,19 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     return file_sha256(path)
 
 
-def write_shards(folder: Path, state: Mapping[str, Tensor], max_size: str | int) -> dict[str, str]:
-    """Write tensors to several safetensors files and their index, as the Hub's tools expect them.
+def write_shards(folder: Path, state: Mapping[str, Tensor], max_size: str | int | None = None) -> dict[str, str]:
+    """Write tensors to one safetensors file, or to several and their index, as the Hub's tools expect them.
 
     Args:
-        max_size: of one file, in bytes or like "1GB"; a larger tensor gets a file of its own.
+        max_size: of one file, in bytes or like "1GB"; a larger tensor gets a file of its own. No limit if None.
 
     Returns:
         File name to SHA-256; one name, ``model.safetensors``, and no index if all fits into one file.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
+    if max_size is None:
+        return {WEIGHTS_FILE: write_safetensors(folder / WEIGHTS_FILE, state)}
     split = split_torch_state_dict_into_shards(dict(state), max_shard_size=max_size)
     shards = {
         name: write_safetensors(folder / name, {key: state[key] for key in keys})
@@ -87,7 +86,7 @@ def write_shards(folder: Path, state: Mapping[str, Tensor], max_size: str | int)
     return shards
 
 
-def check_sha256(path: Path, expected: str, progress: Callable[[int], object] | None = None) -> None:
+def check_sha256(path: Path, expected: str) -> None:
     """Raise WeightsError unless the file has this SHA-256.
 
     Hashing gigabytes takes longer than mapping them, so a large file that passed once is remembered by its size and
@@ -99,7 +98,7 @@ def check_sha256(path: Path, expected: str, progress: Callable[[int], object] | 
         state = f"{about.st_size} {about.st_mtime_ns} {expected}"
         if memo is not None and _says(memo, state):
             return
-        found = file_sha256(path, progress)
+        found = file_sha256(path)
     if found != expected:
         # Resolved: in the Hub's cache the name is a link, and the bad content would stay behind it.
         raise WeightsError(
@@ -113,6 +112,18 @@ def check_sha256(path: Path, expected: str, progress: Callable[[int], object] | 
             logger.info("the hash of %s will be computed again next time: %s", path, error)
 
 
+def _says(memo: Path, state: str) -> bool:
+    """Whether the file is there and says so."""
+    try:
+        return memo.read_text() == state
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _memo_file(path: Path) -> Path:
+    return cache_folder("hashed") / f"{sha256_of(str(path.resolve()).encode()).hexdigest()}.txt"
+
+
 def cache_folder(name: str) -> Path:
     """Our folder of that name inside the Hugging Face cache (``HF_HOME`` or ``HF_ASSETS_CACHE``)."""
     from huggingface_hub import constants
@@ -122,11 +133,7 @@ def cache_folder(name: str) -> Path:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Let what goes wrong with reading this file in the block be told with its name.
-
-    Raises:
-        WeightsError: it cannot be read, or is no safetensors file where the block reads one.
-    """
+    """Raise WeightsError with the file's name if it cannot be read, or is no safetensors file where one is read."""
     try:
         yield
     except WeightsError:  # itself a ValueError
@@ -139,30 +146,11 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Let what goes wrong with the cache in this block (a full disk, no right to write, no locks) be told as such.
-
-    Raises:
-        WeightsError: a file in the block cannot be read, written or locked.
-    """
+    """Raise WeightsError with the folder's name if a file of the cache cannot be read, written or locked."""
     try:
         yield
     except (OSError, NotImplementedError, ResultsError) as error:  # no flock: NotImplementedError of older filelocks
-        raise WeightsError(
-            f"cannot keep weights in {folder}: {reason(error)}; make room there, or set HF_HOME to a folder that can "
-            "be written and locked"
-        ) from error
-
-
-def _says(memo: Path, state: str) -> bool:
-    """Whether the file is there and says so."""
-    try:
-        return memo.read_text() == state
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _memo_file(path: Path) -> Path:
-    return cache_folder("hashed") / f"{sha256_of(str(path.resolve()).encode()).hexdigest()}.txt"
+        raise WeightsError(f"cannot keep weights in {folder}: {reason(error)}; {MAKE_ROOM}") from error
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -182,26 +170,25 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Raise WeightsError unless ``state`` has exactly the keys, shapes and kinds of numbers of ``module``."""
     own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{key} has shape {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
-        if state[key].shape != own[key].shape
-    ]
-    kinds = [
-        f"{key} is {state[key].dtype}, not {own[key].dtype}"
-        for key in sorted(own.keys() & state.keys())
-        if state[key].is_floating_point() != own[key].is_floating_point() or state[key].is_complex()
-    ]
-    problems = [
+    both = [(key, state[key], own[key]) for key in sorted(own.keys() & state.keys())]
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": [
+            f"{key} has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
+            for key, found, wanted in both
+            if found.shape != wanted.shape
+        ],
+        "of another kind of number": [
+            f"{key} is {found.dtype}, not {wanted.dtype}"
+            for key, found, wanted in both
+            if found.is_floating_point() != wanted.is_floating_point() or found.is_complex()
+        ],
+    }
+    listed = [
         f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-        for kind, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-            ("of another kind of number", kinds),
-        )
+        for kind, keys in problems.items()
         if keys
     ]
-    if problems:
-        raise WeightsError(f"the weights do not fit {what}; {'; '.join(problems)[:1000]}")
+    if listed:
+        raise WeightsError(f"the weights do not fit {what}; {'; '.join(listed)[:1000]}")

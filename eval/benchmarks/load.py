@@ -83,7 +83,7 @@ imported = time.perf_counter()
 model = load_model({name!r}, {folder!r} + "/models", dataset={dataset!r}, threat_model="Linf")
 """,
     "RobustBench": """
-from adaptive_smoothing_zoo.plug import stand_in as autoattack
+from adaptive_smoothing_zoo.zoo import stand_in as autoattack
 import sys
 sys.modules.setdefault("autoattack", autoattack)
 sys.modules.setdefault("autoattack.state", autoattack.state)

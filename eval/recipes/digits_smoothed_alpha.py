@@ -16,7 +16,7 @@ from certified_alpha import choose_alpha
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import Certificates, certify, mix_certificates
-from adaptive_smoothing_zoo.certification.certify_mix import smoothed_rob_model
+from adaptive_smoothing_zoo.certification.mixes import smoothed_rob_model
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.recipe import RECIPES, TrainedSmoothedNet, TripletRecipe, read_recipe

@@ -151,33 +151,8 @@ def test_folding_keeps_the_function(images: Tensor) -> None:
         torch.testing.assert_close(reloaded(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_trains_before_folding(images: Tensor) -> None:
-    net = small().train()
-    net(images).logsumexp(dim=1).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-
-
-def test_interface(images: Tensor) -> None:
-    net = randomized(BiTResNet(depth=(1, 1, 1, 1), width=1))
-    with torch.no_grad():
-        final, maps = net.forward_intermediates(images, [0, 1, 2, 3])
-        pooled = net.forward_head(final, pre_logits=True)
-        torch.testing.assert_close(net.get_classifier()(pooled), net(images))
-    assert pooled.shape == (2, net.num_features) == (2, 2048)
-    for info, feature_map, reduction in zip(net.feature_info, maps, (1, 2, 4, 8), strict=True):
-        assert info["reduction"] == reduction
-        side = 32 // reduction
-        assert feature_map.shape == (2, info["num_chs"], side, side)
-
-
 def test_without_resizing() -> None:
     net = randomized(BiTResNet(depth=(1, 1, 1, 1), width=1, image_size=None))
     with torch.no_grad():
         maps = net.forward_intermediates(torch.rand(1, 3, 64, 64), [0, 3])[1]
     assert [64 // m.shape[-1] for m in maps] == [net.feature_info[i]["reduction"] for i in (0, 3)] == [4, 32]
-
-
-@pytest.mark.parametrize("depth", [18, (1, 1, 1)])
-def test_unknown_depth(depth: Any) -> None:
-    with pytest.raises(ValueError, match="depth"):
-        BiTResNet(depth=depth, width=1)

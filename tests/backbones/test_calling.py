@@ -12,8 +12,8 @@ from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones.asking import number_of_classes
 from adaptive_smoothing_zoo.backbones.base import BaseNet
-from adaptive_smoothing_zoo.backbones.calling import number_of_classes
 from adaptive_smoothing_zoo.backbones.small_cnn import SmallCNN
 from adaptive_smoothing_zoo.data import load_data
 

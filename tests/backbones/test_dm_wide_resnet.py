@@ -1,5 +1,6 @@
-"""DeepMind's Wide ResNet: parity with RobustBench's classes, foreign checkpoints."""
+"""DeepMind's Wide ResNet and RaWRN: parity with RobustBench's classes, foreign checkpoints."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,15 @@ import torch
 from robustbench_nets import architecture, parameters, randomized
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.dm_wide_resnet import NORMALIZATION, DMWideResNet, from_foreign
+from adaptive_smoothing_zoo.backbones.dm_wide_resnet import (
+    ACTIVATIONS,
+    CIFAR10,
+    NORMALIZATION,
+    DMWideResNet,
+    RaWideResNet,
+    from_foreign,
+    ra_from_foreign,
+)
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
 
@@ -61,9 +70,11 @@ def test_checkpoints_of_the_leaderboard_class(prefix: str) -> None:
         torch.testing.assert_close(net(images), reference(images), rtol=1e-5, atol=1e-5)
 
 
-def test_unknown_key() -> None:
+def test_unknown_keys() -> None:
     with pytest.raises(WeightsError, match=r"layer\.0\.block\.0\.conv_2\.weight"):
         from_foreign({"layer.0.block.0.conv_2.weight": torch.zeros(1)}, mean=MEAN, std=STD)
+    with pytest.raises(WeightsError, match=r"layer\.0\.block\.0\.se\.fc3\.weight"):
+        ra_from_foreign({"layer.0.block.0.se.fc3.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(("depth", "width", "count"), [(70, 16, 266_888_756), (28, 10, None)])
@@ -74,20 +85,79 @@ def test_parameter_counts(depth: int, width: int, count: int | None) -> None:
     assert parameters(ours) == (count or parameters(theirs)) == parameters(theirs)
 
 
-def test_interface() -> None:
-    net = randomized(DMWideResNet(depth=10, width=1, activation="relu", mean=MEAN, std=STD))
-    images: Tensor = torch.rand(2, 3, 32, 32)
+SMALL: dict[str, Any] = {"stem_width": 6, "depths": (2, 3, 1), "widths": (8, 12, 20), "se_ratio": 0.25}
+
+
+def reference_net(activation: str = "silu") -> Any:
+    """RobustBench's class at reduced size, its gates far from constant."""
+    net: Any = architecture("robustarch_wide_resnet").NormalizedWideResNet(
+        *CIFAR10,
+        stem_width=SMALL["stem_width"],
+        depth=SMALL["depths"],
+        stage_width=SMALL["widths"],
+        groups=[1, 1, 1],
+        activation_fn=ACTIVATIONS[activation],
+        se_ratio=SMALL["se_ratio"],
+        se_activation=nn.ReLU,
+        se_order=2,
+        num_classes=7,
+    )
+    for name, parameter in net.named_parameters():
+        if ".se." in name:
+            parameter.data.normal_(0, 2)
+    return randomized(net)
+
+
+def like(reference: nn.Module, activation: str = "silu") -> RaWideResNet:
+    net = RaWideResNet(**SMALL, activation=activation, num_classes=7)
+    load_strictly(net, ra_from_foreign(reference.state_dict()), "a small RaWRN")
+    return net.eval()
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_ra_equals_robustbench(activation: str) -> None:
+    reference = reference_net(activation)
+    net = like(reference, activation).double()
+    reference = reference.double()
+    their_maps: list[Tensor] = []
+    for group in reference.layer:
+        group.register_forward_hook(lambda _, __, output: their_maps.append(output))
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    theirs = reference(images)
+    final, maps = net.forward_intermediates(images, [0, 1, 2])
+    ours = net.forward_head(final)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(maps, their_maps, rtol=1e-10, atol=1e-10)
+    gradients = [torch.autograd.grad(logits[:, 0].sum(), images)[0] for logits in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
+
+
+def test_a_step_of_training_moves_the_running_statistics_as_robustbench_does() -> None:
+    reference = reference_net().train()
+    net = like(copy.deepcopy(reference)).train()  # loading shares tensors, and with them the statistics
+    images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
-        final, maps = net.forward_intermediates(images, [0, 1, 2])
-        pooled = net.forward_head(final, pre_logits=True)
-        torch.testing.assert_close(net.get_classifier()(pooled), net(images))
-    assert pooled.shape == (2, net.num_features) == (2, 64)
-    for info, feature_map, reduction in zip(net.feature_info, maps, (1, 2, 4), strict=True):
-        assert info["reduction"] == reduction
-        assert feature_map.shape == (2, info["num_chs"], 32 // reduction, 32 // reduction)
+        reference(images)
+        net(images)
+    torch.testing.assert_close(net.state_dict(), ra_from_foreign(reference.state_dict()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("wrong", "message"), [({"depth": 20}, "6 n"), ({"activation": "gelu"}, "gelu")])
-def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DMWideResNet(**{"depth": 10, "width": 1, "activation": "relu", "mean": MEAN, "std": STD, **wrong})
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_key_of_a_checkpoint_finds_its_place(prefix: str) -> None:
+    reference = reference_net()
+    state = reference.state_dict()
+    ours = ra_from_foreign({prefix + key: value for key, value in state.items()})
+    assert ours.keys() == RaWideResNet(**SMALL, num_classes=7).state_dict().keys()
+    kept = {value.data_ptr() for key, value in ours.items() if key not in ("mean", "std")}
+    assert kept == {value.data_ptr() for value in state.values()}
+    without_counters = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
+    assert ra_from_foreign(without_counters).keys() == ours.keys()
+
+
+def test_the_defaults_are_the_published_net() -> None:
+    with torch.device("meta"):
+        ours = RaWideResNet()
+        theirs = architecture("robustarch_wide_resnet").get_model("ra_wrn70_16")
+    assert parameters(ours) == parameters(theirs) == 267_240_802
+    shapes = {key: value.shape for key, value in ra_from_foreign(theirs.state_dict()).items()}
+    assert shapes == {key: value.shape for key, value in ours.state_dict().items()}

@@ -146,8 +146,3 @@ def test_patches_are_those_of_pixel_unshuffle_also_of_no_images():
     assert Patches(4)(features[:0]).shape == (0, 48, 2, 3)
     with pytest.raises(ValueError, match="8 x 12 do not fall into patches of 5 x 5"):
         Patches(5)(features)
-
-
-def test_an_odd_width_is_refused():
-    with pytest.raises(ValueError, match="must be even, got 7"):
-        LipschitzNet(widths=(8, 7))

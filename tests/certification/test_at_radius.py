@@ -8,10 +8,11 @@ from scipy.stats import binom, norm
 from torch import nn
 
 from adaptive_smoothing_zoo.certification.at_radius import AtRadius, Question, certify_at_radius
-from adaptive_smoothing_zoo.certification.bounds import STAKES, BettingTest, clopper_pearson_lower
+from adaptive_smoothing_zoo.certification.bounds import vote_needed
 from adaptive_smoothing_zoo.certification.certify import certify
+from adaptive_smoothing_zoo.certification.confidence import STAKES, BettingTest, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import read_log
-from adaptive_smoothing_zoo.certification.radii import vote_needed
+from adaptive_smoothing_zoo.certification.sampling import Sampling
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.method.alpha import ConstantAlpha
 
@@ -41,7 +42,7 @@ def at(distances):
 
 
 def rule(needed=0.8, n=300, failure=0.05, miss=0.05, votes="hard"):
-    return AtRadius(radius=1.0, needed=needed, n=n, failure_probability=failure, miss_probability=miss, votes=votes)
+    return AtRadius(Sampling(sigma=1.0, n=n, failure_probability=failure, votes=votes), 1.0, needed, miss)
 
 
 # ---- the test by betting

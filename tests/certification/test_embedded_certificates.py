@@ -12,13 +12,8 @@ from adaptive_smoothing_zoo.attacks.losses import cross_entropy, cw_margin, prob
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
-from adaptive_smoothing_zoo.certification import (
-    certify_lipschitz,
-    certify_mix,
-    margin_needed,
-    mix_certificates,
-    read_log,
-)
+from adaptive_smoothing_zoo.certification import certify_lipschitz, certify_mix, mix_certificates, read_log
+from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
 from adaptive_smoothing_zoo.storage.identity import identity_of

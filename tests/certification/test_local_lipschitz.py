@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_lipschitz
-from adaptive_smoothing_zoo.certification.radii import lipschitz_radius
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 
 class Slope(nn.Module):
@@ -27,13 +28,12 @@ IMAGES = 0.4 + 0.2 * torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_s
 
 @pytest.mark.parametrize(("norm", "dual"), [("Linf", 1), ("L2", 2)])
 def test_a_linear_net_has_its_dual_norm_everywhere(norm, dual):
-    found = estimate_local_lipschitz(Slope(), IMAGES, eps=0.1, norm=norm)
+    found = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel(norm, 0.1))
     exact = float(torch.linalg.vector_norm(Slope().weight.detach(), dual)) / 2
     assert (found.constants <= exact * (1 + 1e-5)).all()
     np.testing.assert_allclose(found.constants, exact, rtol=0.01)
     np.testing.assert_allclose(found.estimated_radius, lipschitz_radius(found.probabilities, 1.0, found.constants))
     np.testing.assert_array_equal(found.estimated_robust, found.estimated_radius >= 0.1)
-    assert (found.eps, found.norm) == (0.1, norm)
 
 
 def test_a_sharp_step_shows_only_in_the_balls_that_reach_it():
@@ -43,7 +43,7 @@ def test_a_sharp_step_shows_only_in_the_balls_that_reach_it():
             return torch.cat([torch.zeros_like(pixel), 40 * (pixel - 0.6)], dim=1)
 
     images = torch.tensor([0.2, 0.5, 0.55])[:, None, None, None]
-    found = estimate_local_lipschitz(Step(), images, eps=0.1, steps=40)
+    found = estimate_local_lipschitz(Step(), images, ThreatModel("Linf", 0.1), steps=40)
     assert found.constants[0].max() < 1e-3
     assert found.constants[2].min() > 4
     assert found.estimated_robust.tolist() == [True, False, False]
@@ -53,17 +53,17 @@ def test_a_sharp_step_shows_only_in_the_balls_that_reach_it():
 
 def test_a_mix_counts_with_its_robust_half_and_alpha_min():
     model = MixedClassifier(Slope(), Slope(), 0.95)
-    found = estimate_local_lipschitz(model, IMAGES, eps=0.01)
-    alone = estimate_local_lipschitz(Slope(), IMAGES, eps=0.01, alpha=0.95)
+    found = estimate_local_lipschitz(model, IMAGES, ThreatModel("Linf", 0.01))
+    alone = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.01), alpha=0.95)
     np.testing.assert_allclose(found.constants, alone.constants, rtol=1e-5)
     np.testing.assert_allclose(found.estimated_radius, alone.estimated_radius, rtol=1e-4)
-    one = estimate_local_lipschitz(Slope(), IMAGES, eps=0.01)
+    one = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.01))
     assert (found.estimated_radius <= one.estimated_radius).all()
 
 
 def test_batches_change_nothing_and_nonsense_is_refused():
-    whole = estimate_local_lipschitz(Slope(), IMAGES, eps=0.1)
-    parts = estimate_local_lipschitz(Slope(), IMAGES, eps=0.1, batch_size=2)
+    whole = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.1))
+    parts = estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.1), batch_size=2)
     np.testing.assert_allclose(whole.constants, parts.constants, rtol=1e-5)
     with pytest.raises(ValueError, match="eps must be positive"):
-        estimate_local_lipschitz(Slope(), IMAGES, eps=0.0)
+        estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.0))

@@ -11,18 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of, mix_certificates, read_log
+from adaptive_smoothing_zoo.certification.bounds.sharp import sharp_smoothing_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import gaussian_lipschitz, lipschitz_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
+from adaptive_smoothing_zoo.certification.logs import Certificates, certificates_of, read_log
+from adaptive_smoothing_zoo.certification.mixes import mix_certificates
 from adaptive_smoothing_zoo.certification.plots import (
     CertifiedCurve,
     certified_curve,
-    mix_curves,
     plot_certified_curves,
-)
-from adaptive_smoothing_zoo.certification.radii import (
-    gaussian_lipschitz,
-    lipschitz_radius,
-    sharp_smoothing_radius,
-    smoothing_radius,
 )
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.method.alpha import ConstantAlpha
@@ -205,34 +202,6 @@ def test_a_mixs_radius_is_rounded_down(alpha, sigma, quantile):
         assert sharp == 0 or mpmath.ncdf((r - sharp) / s) >= 1 / (2 * a)
 
 
-@pytest.mark.parametrize("bound", ["theorem4", "theorem5", "sharp"])
-@given(st.floats(0.51, 1.0), st.floats(0.1, 2.0), st.floats(0.51, 0.9999))
-def test_no_shift_inside_a_mixs_radius_changes_its_label(bound, alpha, sigma, p_top):
-    """h votes by half-spaces (the worst case for h), g always for the other class."""
-    h = some(radius=[sigma * norm.ppf(p_top)], prediction=[0], label=[0])
-    radius = mix_certificates(h, alpha, sigma, bound=bound).radius[0]
-    shifted = norm.cdf(norm.ppf(p_top) - radius / sigma)
-    if radius > 0:
-        assert alpha * shifted >= (1 - alpha) + alpha * (1 - shifted) - 1e-12
-    if bound == "sharp":
-        beyond = norm.cdf(norm.ppf(p_top) - (radius + 1e-6) / sigma)
-        assert alpha * beyond < (1 - alpha) + alpha * (1 - beyond)
-
-
-def test_a_mix_by_simulation():
-    """Sampled votes of a half-space classifier, shifted by the radius: h's share still outweighs the worst g."""
-    sigma, alpha, p_top = 0.5, 0.9, 0.95
-    h = some(radius=[sigma * norm.ppf(p_top)], prediction=[0], label=[0])
-    radius = mix_certificates(h, alpha, sigma, bound="sharp").radius[0]
-    noise = np.random.default_rng(0).normal(scale=sigma, size=400_000)
-
-    def margin(distance):
-        votes = (distance + noise <= sigma * norm.ppf(p_top)).mean()
-        return alpha * votes - (alpha * (1 - votes) + 1 - alpha)
-
-    assert margin(0.95 * radius) > 0.005 > -0.005 > margin(1.05 * radius)
-
-
 def test_mixes_of_a_log():
     h = some()
     assert mix_certificates(h, 1.0, 0.5) is h
@@ -318,15 +287,3 @@ def test_the_legend_covers_no_curve_and_no_label(count):
     assert legend.x1 <= figure.x1
     assert figure.y0 <= legend.y0
     assert axes.bbox.height > 0.4 * figure.height or axes.bbox.height > 300
-
-
-def test_curves_of_mixes_are_one_for_each_alpha_and_bound():
-    curves = mix_curves(some(), [1.0, 0.8], 0.5, bounds=("theorem5", "sharp"), name="h")
-    assert [(curve.label, curve.jumps) for curve in curves] == [
-        (r"h, $\alpha$ = 1, theorem5", False),
-        (r"h, $\alpha$ = 1, sharp", False),
-        (r"h, $\alpha$ = 0.8, theorem5", True),
-        (r"h, $\alpha$ = 0.8, sharp", True),
-    ]
-    expected = mix_certificates(some(), 0.8, 0.5, bound="sharp").radius
-    np.testing.assert_array_equal(curves[3].certificates.radius, expected)

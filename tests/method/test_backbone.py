@@ -43,20 +43,14 @@ def outputs_of_modules(model, names, images):
     return [found[name] for name in names]
 
 
-def test_head_after_features_is_forward(model):
-    torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES)), model(IMAGES))
-
-
-def test_head_after_the_features_of_forward_intermediates_is_forward(model):
-    features, _ = model.forward_intermediates(IMAGES)
-    torch.testing.assert_close(model.forward_head(features), model(IMAGES))
-
-
-def test_pre_logits_are_the_pooled_features_of_both_nets(model):
-    pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
-    expected = [net.forward_features(IMAGES).mean(dim=(2, 3)) for net in (model.std_model, model.rob_model)]
-    torch.testing.assert_close(pooled, torch.cat(expected, dim=1))
-    assert pooled.shape == (3, model.num_features) == (3, 32 + 24)
+def test_head_after_features_is_forward_and_pre_logits_are_the_pooled_features_of_both_nets(model):
+    expected = model(IMAGES)
+    pooled = [net.forward_features(IMAGES).mean(dim=(2, 3)) for net in (model.std_model, model.rob_model)]
+    for features in (model.forward_features(IMAGES), model.forward_intermediates(IMAGES)[0]):
+        torch.testing.assert_close(model.forward_head(features), expected)
+        torch.testing.assert_close(model.forward_head(features, pre_logits=True), torch.cat(pooled, dim=1))
+    assert expected.shape == (3, model.num_classes) == (3, 5)
+    assert model.num_features == 32 + 24
 
 
 def test_the_last_feature_is_the_alpha_logit():
@@ -66,13 +60,10 @@ def test_the_last_feature_is_the_alpha_logit():
     torch.testing.assert_close(features[:, -1], model.alpha_logit_of(IMAGES))
 
 
-def test_num_classes_is_the_length_of_the_output(model):
-    assert model(IMAGES).shape == (3, model.num_classes) == (3, 5)
-
-
 def test_feature_info_tells_channels_and_reduction_of_each_map(model):
     maps = model.forward_intermediates(IMAGES, intermediates_only=True)
-    assert len(maps) == len(model.feature_info) == 4 + 3
+    channels = [4, 6, 8, 12, 16, 24, 32]  # in the order of their reduction, those of g before those of h
+    assert [info["num_chs"] for info in model.feature_info] == channels
     for feature_map, info in zip(maps, model.feature_info, strict=True):
         side = 16 // info["reduction"]
         assert feature_map.shape == (3, info["num_chs"], side, side)
@@ -84,26 +75,6 @@ def test_feature_info_names_the_module_that_gives_each_map():
     maps = model.forward_intermediates(IMAGES, intermediates_only=True)
     for expected, found in zip(outputs_of_modules(model, names, IMAGES), maps, strict=True):
         assert torch.equal(expected, found)
-
-
-def test_maps_are_in_the_order_of_their_reduction_and_those_of_g_before_those_of_h(model):
-    assert [(info["num_chs"], info["reduction"]) for info in model.feature_info] == [
-        *((4, 1), (6, 1), (8, 2), (12, 2), (16, 4), (24, 4)),
-        (32, 8),
-    ]
-
-
-def test_maps_come_in_the_order_asked_for(model):
-    everything = model.forward_intermediates(IMAGES, intermediates_only=True)
-    chosen = model.forward_intermediates(IMAGES, [5, 0, -1], intermediates_only=True)
-    for found, i in zip(chosen, (5, 0, 6), strict=True):
-        assert torch.equal(found, everything[i])
-
-
-@pytest.mark.parametrize("index", [7, -8])
-def test_a_map_that_does_not_exist_is_refused(index):
-    with pytest.raises(IndexError):
-        model_with(0.5).forward_intermediates(IMAGES, [index])
 
 
 def test_the_classifier_is_the_two_linear_heads(model):
@@ -150,13 +121,13 @@ class TestArgumentsOfForwardIntermediates:
                 theirs[name].default for name in list(theirs)[2:]
             ]
 
-    @pytest.mark.parametrize("indices", [2, [5, 6], (-2, -1)])
-    def test_a_number_means_the_last_maps(self, model, indices):
+    @pytest.mark.parametrize(
+        ("indices", "expected"), [(2, [5, 6]), ([5, 6], [5, 6]), ((-2, -1), [5, 6]), ([5, 0, -1], [5, 0, 6])]
+    )
+    def test_maps_come_in_the_order_asked_for_and_a_number_means_the_last(self, model, indices, expected):
         everything = model.forward_intermediates(IMAGES, intermediates_only=True)
-        _, chosen = model.forward_intermediates(IMAGES, indices)
-        assert len(chosen) == 2
-        assert torch.equal(chosen[0], everything[5])
-        assert torch.equal(chosen[1], everything[6])
+        for found, i in zip(model.forward_intermediates(IMAGES, indices)[1], expected, strict=True):
+            assert torch.equal(found, everything[i])
 
     def test_no_more_is_run_than_the_maps_need(self):
         model = model_with("adaptive")
@@ -181,9 +152,9 @@ class TestArgumentsOfForwardIntermediates:
             with pytest.raises(ValueError, match=message):
                 net.forward_intermediates(IMAGES, **arguments)
 
-    @pytest.mark.parametrize("indices", [0, -1, 8])
-    def test_a_number_of_maps_that_there_is_not_is_refused(self, indices):
-        with pytest.raises(IndexError, match=f"the last {indices} feature maps were asked for; there are 7"):
+    @pytest.mark.parametrize("indices", [0, -1, 8, [7], [-8]])
+    def test_maps_that_there_are_not_are_refused(self, indices):
+        with pytest.raises(IndexError, match="there are 7"):
             model_with(0.5).forward_intermediates(IMAGES, indices)
 
 
@@ -246,13 +217,8 @@ class TestResetClassifier:
 
     def test_what_is_about_the_mix_refuses(self, model, features):
         model.reset_classifier(3, features=features)
-        calls = {
-            "alpha_of": model.alpha_of,
-            "alpha_logit_of": model.alpha_logit_of,
-            "sweep": lambda images: model.sweep(images, [0.5]),
-        }
-        for name, call in calls.items():
-            with pytest.raises(ValueError, match=f"{name} is about a mix .* load the model again"):
+        for call in (model.alpha_of, model.alpha_logit_of, lambda images: model.sweep(images, [0.5])):
+            with pytest.raises(ValueError, match=r"is about a mix .* load the model again"):
                 call(IMAGES)
 
     def test_it_can_be_reset_again_to_any_features(self, model, features):
@@ -264,18 +230,14 @@ class TestResetClassifier:
         assert model(IMAGES).shape == (3, 2)
 
     def test_the_head_is_where_and_what_the_nets_are(self, model, features):
-        model = model.double().train()
+        model = model.double().train().requires_grad_(False)
         model.reset_classifier(3, features=features)
         assert model.head.weight.dtype == model(IMAGES.double()).dtype == torch.float64
         assert model.head.training
-        assert model.head.weight.requires_grad
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert trainable == ["head.weight", "head.bias"]  # frozen nets stay frozen
         model.to("meta").reset_classifier(3, features=features)
         assert model.head.weight.device.type == "meta"
-
-    def test_frozen_nets_stay_frozen_under_a_trainable_head(self, model, features):
-        model.requires_grad_(False).reset_classifier(3, features=features)
-        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        assert trainable == ["head.weight", "head.bias"]
 
     def test_the_state_dict_holds_the_trunks_and_the_head(self, model, features):
         model.reset_classifier(3, features=features)

@@ -198,18 +198,10 @@ class TestEnds:
         torch.testing.assert_close(model(images), logits.log_softmax(dim=1), rtol=0, atol=1e-6)
         assert (model.std_model.calls, model.rob_model.calls) == ((0, 1) if end else (1, 0))
 
-    def test_between_the_ends_each_net_runs_once(self):
-        for alpha in (0.5, adaptive(alpha_max=1.0)):
-            model = read_off(alpha)
-            model(torch.randn(N, 2 * C + 1, 1, 1))
-            assert (model.std_model.calls, model.rob_model.calls) == (1, 1)
-
-    def test_alpha_of_a_constant_is_that_constant(self):
+    def test_a_constant_has_an_alpha_and_no_alpha_logit(self):
         assert read_off(0.25).alpha_of(torch.zeros(5, 1, 1, 1)).tolist() == [0.25] * 5
-
-    def test_a_constant_has_no_alpha_logit(self):
         with pytest.raises(TypeError, match="constant alpha has no alpha_logit"):
-            read_off(0.25).alpha_logit_of(torch.zeros(5, 1, 1, 1))
+            read_off(0.25).alpha_logit_of(torch.zeros(5, 2 * C, 1, 1))
 
 
 class TestSweep:
@@ -285,12 +277,8 @@ class TestPredict:
         model = read_off(alpha)
         assert model.predict(images).tolist() == [0, 0, 0, 0, 1, 1]
         assert (model.std_model.images_seen, model.rob_model.images_seen) == (2, 6)
-
-    def test_the_standard_net_does_not_run_where_the_robust_one_is_certain_of_all(self):
-        images = as_images(np.hstack([np.zeros((2, C)), 20 * np.eye(C)[:2]]))
-        model = read_off(0.9)
-        assert model.predict(images).tolist() == [0, 1]
-        assert model.std_model.calls == 0
+        assert model.predict(images[:4]).tolist() == [0] * 4
+        assert model.std_model.images_seen == 2
 
     def test_the_mixing_network_reads_both_nets_maps_of_the_same_images(self):
         certain, undecided = [20.0, 0.0, 0.0, 0.0], [0.4, 0.0, -20.0, -20.0]
@@ -303,12 +291,6 @@ class TestPredict:
         )
         model = read_off(adaptive(alpha_min=0.55, alpha_max=0.99)).double()
         assert model.predict(images).tolist() == model(images).argmax(dim=1).tolist() == [0, 1, 0]
-
-    def test_labels_of_convolutional_nets_are_those_of_forward(self):
-        model, images = small_adaptive_model(), torch.rand(16, 1, 8, 8)
-        with torch.no_grad():
-            model.rob_model.head.weight.mul_(20)
-        assert torch.equal(model.predict(images), model(images).argmax(dim=1))
 
 
 @pytest.mark.parametrize(
@@ -341,16 +323,11 @@ def test_a_mixing_network_needs_base_nets_with_feature_maps():
         MixedClassifier(Pixels(0, C), nn.Linear(2, 2), adaptive())
 
 
-@pytest.mark.parametrize("arguments", [{"std_map": 0.0}, {"rob_map": -1.0}, {"rob_map": float("nan")}])
-def test_scales_that_are_not_positive_are_refused(arguments):
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["std_map", "rob_map"])
+def test_scales_that_are_not_finite_and_positive_are_refused(name, scale):
     with pytest.raises(ValueError, match="finite positive number"):
-        read_off(0.5, **arguments)
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_an_alpha_outside_0_to_1_is_refused(alpha):
-    with pytest.raises(ValueError, match="alpha must be in"):
-        read_off(alpha)
+        read_off(0.5, **{name: scale})
 
 
 class TestModule:
@@ -402,10 +379,3 @@ class TestModule:
             output = read_off(alpha, dtype)(images)
             assert output.dtype == torch.float32
             torch.testing.assert_close(output.exp().sum(dim=1), torch.ones(N))
-
-    def test_a_whole_model_in_bfloat16_gives_float32_near_the_original(self):
-        model = small_adaptive_model()
-        expected = model(self.images)
-        found = model.bfloat16()(self.images.bfloat16())
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)

@@ -10,7 +10,7 @@ from robustbench_nets import architecture, parameters, randomized
 from torch import nn
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
-from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet, ra_wide_resnet
+from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale
 from adaptive_smoothing_zoo.zoo.weights import load_strictly
@@ -112,13 +112,13 @@ def ours_like(model: Any, published: Published, *, small: bool) -> tuple[MixedCl
         std_model = bit_resnet.BiTResNet(**SMALL_BIT if small else {}, num_classes=CLASSES[published.dataset])
         rob_model: nn.Module
         if published.dataset == "cifar10":
-            rob_model = ra_wide_resnet.RaWideResNet(**SMALL_RA if small else {})
+            rob_model = dm_wide_resnet.RaWideResNet(**SMALL_RA if small else {})
         else:
             mean, std = dm_wide_resnet.NORMALIZATION["cifar100"]
             size = SMALL_DM if small else {"depth": 70, "width": 16}
             rob_model = dm_wide_resnet.DMWideResNet(**size, activation="silu", num_classes=100, mean=mean, std=std)
     if published.dataset == "cifar10":
-        state = ra_wide_resnet.from_foreign(state)
+        state = dm_wide_resnet.ra_from_foreign(state)
     else:
         state = dm_wide_resnet.from_foreign(state, mean=mean, std=std)
     load_strictly(std_model, bit_resnet.from_foreign(model.std_model.state_dict()), "g")

@@ -17,7 +17,6 @@ from adaptive_smoothing_zoo.publishing.certification_record import (
     certification_path,
     grid_of,
     read_certification,
-    stem_of,
     table_of,
     write_certification,
 )
@@ -102,7 +101,7 @@ def test_the_section_names_theorem_norm_alpha_samples_failure_probability_accura
     assert "| theorem5 | 90.00 | 50.00 | 0.123 |" in text
     assert "| sharp | 95.00 | 75.00 | 0.200 |" in text
     assert "- theorem5: Bai, Anderson and Sojoudi 2024" in text
-    assert "- sharp: Lemma 2 of that paper" in text
+    assert "- sharp: Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Lemma 2" in text
     for part in ("alpha_min = 0.8", "sigma = 0.25", "100 noises to choose", "100,000 others", "0.001", "97.00 %"):
         assert part in text
     assert "exact mean over all noise" in text
@@ -126,8 +125,6 @@ def test_tables_end_where_nothing_is_certified_and_start_above_0():
             bounds={"sharp": BoundRecord(log="b.tsv", average_radius=None, certified_accuracy=(0.4,))},
         )
     ) == [["l_2 radius", "0.5"], ["sharp", "40.00"]]
-    assert stem_of("whole", None) == "certified"
-    assert stem_of("rob_model", "0.25-soft") == "rob_model.smoothed-0.25-soft"
 
 
 def test_a_card_has_the_section_or_says_why_there_is_none():

@@ -114,6 +114,9 @@ def test_modes_devices_formats_in_memory_names_and_wrappers_do_not():
     assert identity_of(torch.compile(model)) == before
     assert model.training
     assert identity_of(copy.deepcopy(model)) == before
+    model.compile()
+    model.std_model.compile()
+    assert identity_of(model) == before
 
 
 def test_foreign_modules_have_answers_and_are_left_as_they_were():
@@ -136,7 +139,6 @@ def test_foreign_modules_have_answers_and_are_left_as_they_were():
 
 def test_other_code_or_private_attributes_of_equal_tensors_are_another_model():
     assert structure_of(Sized()).keys() == structure_of(Negated()).keys()
-    assert repr(type(Sized())) != ""
     mine = identity_of(Sized(), SHAPE)
     assert identity_of(Negated(), SHAPE) != mine
     assert identity_of(Sized(2.0), SHAPE) != mine
@@ -273,14 +275,6 @@ def test_a_buffer_that_counts_is_put_back_and_no_part_of_it():
     net(torch.rand(2, *SHAPE))
     assert identity_of(net, SHAPE) == before
     assert net.n == 1
-
-
-def test_compilation_in_place_is_no_other_model():
-    model = adaptive()
-    before = identity_of(model)
-    model.compile()
-    model.std_model.compile()
-    assert identity_of(model) == before
 
 
 def test_rounding_is_no_other_model():

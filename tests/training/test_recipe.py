@@ -93,7 +93,7 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
         ("a = ", [], "not a TOML file"),
         ("kind = 'net'", [], "'kind' must be one of 'base_net', 'smoothed_net', 'triplet', got 'net'"),
         (SMALL, ["training.epoch=1"], "unknown key 'epoch'"),
-        (SMALL, ["training.epochs=many"], "epochs: expected int, got str 'many'"),
+        (SMALL, ["training.epochs=many"], "training.epochs: must be a valid integer, got 'many'"),
         (SMALL, ["training=1"], "'training' is a table"),
         (SMALL, ["training.eps=1/0"], "eps must be a number or a fraction"),
         (SMALL, ["epochs"], "key=value"),
@@ -190,5 +190,5 @@ def test_the_momentum_is_plain_for_nets_that_will_be_smoothed_but_where_recorded
         if name.startswith("smoothed/"):
             expected = "nesterov" if "digits" in name else "plain"
             assert read_recipe(name).training.optimization.momentum == expected
-    with pytest.raises(ConfigError, match="one of 'nesterov', 'plain', got 'heavy'"):
+    with pytest.raises(ConfigError, match="must be 'nesterov' or 'plain', got 'heavy'"):
         read_recipe("digits_std", ["training.momentum=heavy"])

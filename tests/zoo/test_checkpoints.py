@@ -251,22 +251,18 @@ def test_a_file_that_is_no_checkpoint_is_named_as_what_it_is(tmp_path, capsys, c
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_new_style_file_with_code_is_refused_and_not_run(tmp_path, capsys):
-    torch.save({"state_dict": {}, "args": RunsCode()}, tmp_path / "evil.pt")
-    with pytest.raises(WeightsError, match=r"evil\.pt was refused: reading it would run code.*print"):
-        read_checkpoint(tmp_path / "evil.pt")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {}, "args": RunsCode()}, r"g\.pt was refused: reading it would run code.*print"),
+        (torch.zeros(3), "holds a Tensor, not a state dict"),
+    ],
+)
+def test_what_is_no_state_dict_of_tensors_is_refused_and_not_run(tmp_path, capsys, content, message):
+    torch.save(content, tmp_path / "g.pt")
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(tmp_path / "g.pt")
     assert "executed" not in capsys.readouterr().out
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"there is no checkpoint .*absent\.pt"):
-        read_checkpoint(tmp_path / "absent.pt")
-
-
-def test_a_tensor_alone_is_no_state_dict(tmp_path):
-    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    with pytest.raises(WeightsError, match="holds a Tensor, not a state dict"):
-        read_checkpoint(tmp_path / "tensor.pt")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}, {"model": {"a": 1}}])
@@ -323,7 +319,9 @@ class TestWholeTriplets:
             read_triplet_state(tmp_path / "module.pt")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_a_file_that_is_not_there_or_cannot_be_read_is_named(tmp_path, monkeypatch):
+    with pytest.raises(WeightsError, match=r"there is no checkpoint .*absent\.pt"):
+        read_checkpoint(tmp_path / "absent.pt")
     (tmp_path / "g.pt").write_bytes(b"PK")
     monkeypatch.setattr("pathlib.Path.open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(WeightsError, match=r"cannot read .*g\.pt: .*Permission denied"):

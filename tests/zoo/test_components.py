@@ -94,46 +94,42 @@ class TestRobustBenchsCache:
     def small(self, zoo_of):
         zoo_of(reduced(EDM), replace(reduced(EDM), name="Bai2023Improving_other", aliases=()))
 
-    @pytest.mark.parametrize("name", ["Bai2023Improving_edm", "Bai2023Improving"])
-    def test_its_files_give_its_logits(self, published, name):
-        model = load_model(name, published.folder, dataset="cifar100", threat_model="Linf")
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "models" / "cifar100" / "Linf"
+        folder.mkdir(parents=True)
+        return folder
+
+    @staticmethod
+    def check(published, folder, name="Bai2023Improving"):
+        model = load_model(name, folder, dataset="cifar100", threat_model="Linf")
         with torch.no_grad():
             # Rounding of float32 through some twenty layers; a wrong constant shows as 0.01 or more.
             torch.testing.assert_close(model(IMAGES), published.logits, rtol=0, atol=1e-4)
 
-    def test_nothing_is_copied(self, published, cache):
-        load_model("Bai2023Improving", published.folder, dataset="cifar100")
+    @pytest.mark.parametrize("name", ["Bai2023Improving_edm", "Bai2023Improving"])
+    def test_its_files_give_its_logits_and_are_not_copied(self, published, name, cache):
+        self.check(published, published.folder, name)
         assert not cache.exists()
 
-    def test_a_file_of_the_single_net_serves_as_well(self, published, tmp_path, monkeypatch):
-        folder = tmp_path / "models" / "cifar100" / "Linf"
-        folder.mkdir(parents=True)
-        for i, name in enumerate(["_m0", None, "_m2"]):
-            target = f"Bai2023Improving_edm.pt{name}.pt" if name else "Wang2023Better_WRN-70-16.pt"
-            (folder / target).symlink_to(published.files[i])
-        model = load_model("Bai2023Improving", tmp_path / "models", dataset="cifar100")
-        with torch.no_grad():
-            torch.testing.assert_close(model(IMAGES), published.logits, rtol=0, atol=1e-4)
+    def test_a_file_of_the_single_net_serves_as_well(self, published, folder):
+        for file, name in zip(published.files, ("edm.pt_m0", "Wang2023Better_WRN-70-16", "edm.pt_m2"), strict=True):
+            (folder / f"{name.replace('edm', 'Bai2023Improving_edm')}.pt").symlink_to(file)
+        self.check(published, folder.parents[1])
 
-    def test_a_damaged_file_is_named_and_not_replaced_behind_the_users_back(self, published, tmp_path):
-        folder = tmp_path / "models" / "cifar100" / "Linf"
-        folder.mkdir(parents=True)
+    def test_a_damaged_file_is_named_and_not_replaced_behind_the_users_back(self, published, folder):
         for i, file in enumerate(published.files):
             (folder / file.name).write_bytes(file.read_bytes() if i != 1 else file.read_bytes()[:-1000])
         with pytest.raises(WeightsError, match=r"Bai2023Improving_edm\.pt_m1\.pt is truncated"):
-            load_model("Bai2023Improving", tmp_path / "models", dataset="cifar100")
+            load_model("Bai2023Improving", folder.parents[1], dataset="cifar100")
 
-    def test_files_in_the_wrong_order_are_refused(self, published, tmp_path):
-        folder = tmp_path / "models" / "cifar100" / "Linf"
-        folder.mkdir(parents=True)
+    def test_files_in_the_wrong_order_are_refused(self, published, folder):
         for i, j in enumerate((1, 0, 2)):
             (folder / published.files[i].name).symlink_to(published.files[j])
         with pytest.raises(WeightsError, match=r"not one of BiT's ResNet.*unknown"):
-            load_model("Bai2023Improving", tmp_path / "models", dataset="cifar100")
+            load_model("Bai2023Improving", folder.parents[1], dataset="cifar100")
 
-    def test_a_missing_part_is_looked_for_in_its_sources(self, published, tmp_path, monkeypatch):
-        folder = tmp_path / "models" / "cifar100" / "Linf"
-        folder.mkdir(parents=True)
+    def test_a_missing_part_is_looked_for_in_its_sources(self, published, folder, monkeypatch):
         for file in published.files[:2]:
             (folder / file.name).symlink_to(file)
         asked = []
@@ -143,9 +139,7 @@ class TestRobustBenchsCache:
             path.write_bytes(published.files[2].read_bytes())
 
         monkeypatch.setattr(components, "download_from_drive", drive)
-        model = load_model("Bai2023Improving", tmp_path / "models", dataset="cifar100")
-        with torch.no_grad():
-            torch.testing.assert_close(model(IMAGES), published.logits, rtol=0, atol=1e-4)
+        self.check(published, folder.parents[1])
         # RobustBench's own list, third file of the model.
         from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
         from robustbench.model_zoo.models import model_dicts
@@ -325,12 +319,14 @@ class TestGoogleDrive:
     def entry(self, tiny):
         return with_sources(tiny.entry, {"std_model": [RobustBenchFile(model="Bai2023Improving_edm", index=0)]})
 
+    @pytest.fixture(autouse=True)
+    def robustbench(self):
+        pytest.importorskip("robustbench")
+
     def gdown(self, monkeypatch, download):
         monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
 
     def test_the_file_with_robustbenchs_id_is_got_by_gdown(self, tiny, entry, monkeypatch):
-        pytest.importorskip("robustbench")
-
         def download(id, output, resume=False):
             assert id == "12Z63xr4bQwdIvR2w8xvpUnXG1fnUpy5B"
             Path(output).write_bytes(tiny.files["std_model"])
@@ -343,8 +339,6 @@ class TestGoogleDrive:
         assert pinned.sha256 == sha256(tiny.files["std_model"]).hexdigest()
 
     def test_a_web_page_in_place_of_the_file_is_named_and_not_kept(self, entry, monkeypatch, cache):
-        pytest.importorskip("robustbench")
-
         def download(id, output, resume=False):
             Path(output).write_bytes(b"<!DOCTYPE html><html>Too many users have viewed or downloaded this file</html>")
             return output
@@ -355,17 +349,12 @@ class TestGoogleDrive:
         assert not list((cache / "downloads").iterdir())
 
     def test_a_refusal_is_passed_on_in_one_line(self, entry, monkeypatch):
-        pytest.importorskip("robustbench")
-
-        def download(id, output, resume=False):
-            raise RuntimeError("Failed to retrieve file url:\n\n\tCannot retrieve the public link")
-
-        self.gdown(monkeypatch, download)
+        error = RuntimeError("Failed to retrieve file url:\n\n\tCannot retrieve the public link")
+        self.gdown(monkeypatch, Mock(side_effect=error))
         with pytest.raises(WeightsError, match=r"Drive file 12Z6.*: Failed to retrieve file url: Cannot retrieve the"):
             load(entry)
 
     def test_leftovers_of_several_interrupted_downloads_are_cleared(self, tiny, entry, monkeypatch):
-        pytest.importorskip("robustbench")
         calls = []
 
         def download(id, output, resume=False):
@@ -382,20 +371,14 @@ class TestGoogleDrive:
         load(entry)
         assert calls == [True, False]
 
-    def test_without_gdown_the_message_says_what_to_install(self, entry, monkeypatch):
-        pytest.importorskip("robustbench")
-        monkeypatch.setitem(sys.modules, "gdown", None)
-        with pytest.raises(WeightsError, match=r"pip install 'adaptive-smoothing-zoo\[robustbench\]'"):
-            load(entry)
-
-    def test_without_robustbench_the_message_says_what_to_install(self, entry, monkeypatch):
-        monkeypatch.setitem(sys.modules, "robustbench", None)
-        monkeypatch.setitem(sys.modules, "robustbench.model_zoo.enums", None)
+    @pytest.mark.parametrize("missing", [("gdown",), ("robustbench", "robustbench.model_zoo.enums")])
+    def test_without_a_dependency_the_message_says_what_to_install(self, entry, monkeypatch, missing):
+        for module in missing:
+            monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(WeightsError, match=r"pip install 'adaptive-smoothing-zoo\[robustbench\]'"):
             load(entry)
 
     def test_a_model_that_robustbench_does_not_know_is_named(self, tiny):
-        pytest.importorskip("robustbench")
         for model, index, message in (
             ("Nobody2099None", None, "has no model 'Nobody2099None' for cifar100 Linf on Google Drive"),
             ("Bai2023Improving_edm", 3, "knows 3 files of Bai2023Improving_edm"),

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hub_server import OWNER, STRANGER
+from hub_server import OWNER, STRANGER, HubServer
 from huggingface_hub import CommitOperationDelete, HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     FileMetadataError,
@@ -67,29 +67,22 @@ class TestUpload:
     def test_the_client_s_other_way_of_uploading_works_when_nothing_is_a_large_file(self, hub, folder, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
         hub.lfs = False
-        commit = self.push(folder)
-        assert download(revision=commit) == WEIGHTS
+        assert download(revision=self.push(folder)) == WEIGHTS
         assert hub.count("/storage/") == 0
 
-    def test_nothing_changed_is_no_commit_and_one_changed_file_is_sent_alone(self, hub, folder):
+    def test_history_keeps_every_commit_and_only_what_changed_is_sent(self, hub, folder):
         first = self.push(folder)
         assert self.push(folder) == first
         (folder / "config.json").write_text('{"new": 1}')
         second = self.push(folder)
-        assert second != first
         assert hub.count("/storage/", "PUT") == 1
-        assert (download("config.json", revision=first), download("config.json")) == (b"{}", b'{"new": 1}')
-
-    def test_deleting_makes_a_commit_without_the_file_and_history_keeps_it(self, hub, folder):
-        first = self.push(folder)
         api = HfApi(token=OWNER)
-        second = api.create_commit(REPO, [CommitOperationDelete("config.json")], commit_message="away").oid
-        assert "config.json" not in hub.paths(REPO)
+        third = api.create_commit(REPO, [CommitOperationDelete("config.json")], commit_message="away").oid
         with pytest.raises(RemoteEntryNotFoundError):
             download("config.json")
-        assert download("config.json", revision=first) == b"{}"
+        assert [download("config.json", revision=commit) for commit in (first, second)] == [b"{}", b'{"new": 1}']
         history = api.list_repo_commits(REPO)
-        assert [commit.commit_id for commit in history[:2]] == [second, first]
+        assert [commit.commit_id for commit in history[:3]] == [third, second, first]
         assert history[0].title == "away"
 
     def test_branches_and_tags_name_commits(self, hub, folder):
@@ -105,46 +98,32 @@ class TestUpload:
         assert {ref.name for ref in refs.branches} == {"main", "next"}
         assert [(ref.name, ref.target_commit) for ref in refs.tags] == [("v1", first)]
 
-    def test_a_card_whose_front_matter_is_no_yaml_is_refused(self, hub, folder):
+    def test_what_makes_no_sense_is_refused(self, hub, folder, repo):
+        with pytest.raises(RevisionNotFoundError):
+            self.push(folder, revision="nowhere")
+        with pytest.raises(HfHubHTTPError, match="moved on"):
+            self.push(folder, parent_commit=repo[0])
         (folder / "README.md").write_text("---\n[\n---\n")
         with pytest.raises(ValueError, match="Invalid metadata"):
             self.push(folder)
 
-    def test_a_branch_that_does_not_exist_is_refused(self, hub, folder):
-        with pytest.raises(RevisionNotFoundError):
-            self.push(folder, revision="nowhere")
-
-    def test_content_with_another_hash_than_announced_is_refused(self, hub):
-        request = urllib.request.Request(f"{hub.endpoint}/storage/{'0' * 64}", b"something", method="PUT")
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(request)
-        assert not (hub.store / ("0" * 64)).exists()
-
-    def test_a_commit_of_content_that_was_never_uploaded_is_refused(self, hub, repo):
+    def test_content_with_another_hash_than_announced_or_none_at_all_is_refused(self, hub, repo):
+        storage = urllib.request.Request(f"{hub.endpoint}/storage/{'0' * 64}", b"something", method="PUT")
         value = {"path": FILE, "algo": "sha256", "oid": "0" * 64, "size": 1}
         lines = [{"key": "header", "value": {"summary": "s"}}, {"key": "lfsFile", "value": value}]
-        request = urllib.request.Request(
+        commit = urllib.request.Request(
             f"{hub.endpoint}/api/models/{REPO}/commit/main",
             b"\n".join(json.dumps(line).encode() for line in lines),
             {"Authorization": f"Bearer {OWNER}"},
         )
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(request)
+        for request in (storage, commit):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(request)
+        assert not (hub.store / ("0" * 64)).exists()
         assert hub.repositories[REPO].branches["main"] == repo[1]
-
-    def test_a_commit_upon_a_parent_that_is_not_the_newest_is_refused(self, hub, folder, repo):
-        with pytest.raises(HfHubHTTPError, match="moved on"):
-            self.push(folder, parent_commit=repo[0])
 
 
 class TestDownload:
-    def test_every_revision_stays_downloadable(self, repo):
-        assert (download(revision=repo[0]), download(revision=repo[1]), download()) == (
-            b"old weights",
-            WEIGHTS,
-            WEIGHTS,
-        )
-
     def test_a_snapshot_is_all_files_of_one_commit(self, repo):
         for commit, version in zip(repo, (1, 2), strict=True):
             folder = Path(snapshot_download(REPO, revision=commit))
@@ -158,25 +137,19 @@ class TestDownload:
         before = len(hub.requests)
         assert download(revision=repo[0]) == b"old weights"
         assert len(hub.requests) == before
-        download()
+        assert Path(hf_hub_download(REPO, FILE)).resolve().name == sha256(WEIGHTS).hexdigest()
         assert len(hub.requests) > before  # a branch may have moved on, so the Hub is asked
 
-    def test_the_large_file_s_name_in_the_cache_is_its_sha256(self, repo):
-        path = Path(hf_hub_download(REPO, FILE))
-        assert path.resolve().name == sha256(WEIGHTS).hexdigest()
-
-    def test_offline_the_cache_serves_and_no_request_is_made(self, hub, repo, monkeypatch):
+    def test_offline_or_without_a_server_the_cache_serves(self, hub, repo, monkeypatch):
         download()
         before = len(hub.requests)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert download() == download(revision=repo[1]) == WEIGHTS
-        with pytest.raises(LocalEntryNotFoundError) as error:
-            download(revision=repo[0])
-        assert isinstance(error.value.__cause__, OfflineModeIsEnabled)
+        with monkeypatch.context() as patch:
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+            assert download() == download(revision=repo[1]) == WEIGHTS
+            with pytest.raises(LocalEntryNotFoundError) as error:
+                download(revision=repo[0])
+            assert isinstance(error.value.__cause__, OfflineModeIsEnabled)
         assert len(hub.requests) == before
-
-    def test_without_a_server_the_cache_serves(self, hub, repo):
-        download()
         hub.stop()
         assert download() == WEIGHTS
         with pytest.raises(LocalEntryNotFoundError):
@@ -191,14 +164,12 @@ class TestDownload:
         with pytest.raises(urllib.error.HTTPError, match="416"):
             urllib.request.urlopen(beyond)
 
-    def test_many_at_once(self, hub, repo):
+    def test_many_at_once_and_another_process(self, hub, repo):
         for number in range(20):
             hub.commit(REPO, {f"{number}.txt": str(number).encode()})
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda number: download(f"{number}.txt"), range(20)))
         assert found == [str(number).encode() for number in range(20)]
-
-    def test_a_client_in_a_process_of_its_own(self, hub, repo):
         program = f"from huggingface_hub import hf_hub_download; print(hf_hub_download({REPO!r}, {FILE!r}))"
         run = subprocess.run([sys.executable, "-c", program], env=hub.environment, capture_output=True, text=True)
         path = Path(run.stdout.strip())
@@ -206,50 +177,35 @@ class TestDownload:
         assert path.is_relative_to(constants.HF_HUB_CACHE)
 
 
-class TestMissing:
-    def test_a_repository(self, repo):
-        with pytest.raises(RepositoryNotFoundError, match="401"):
-            download(repo="org/none")
-        with pytest.raises(RepositoryNotFoundError, match="404"):
-            download(repo="org/none", token=OWNER)
-        with pytest.raises(RepositoryNotFoundError):
-            snapshot_download("org/none")
-
-    def test_a_file_and_the_client_remembers_it(self, hub, repo):
-        with pytest.raises(RemoteEntryNotFoundError):
-            download("none.txt")
-        assert list(Path(constants.HF_HUB_CACHE).glob(f"*/.no_exist/{repo[1]}/none.txt"))
-
-    @pytest.mark.parametrize("revision", ["none", "0" * 40])
-    def test_a_revision(self, repo, revision):
-        with pytest.raises(RevisionNotFoundError):
-            download(revision=revision)
-        with pytest.raises(RevisionNotFoundError):
-            snapshot_download(REPO, revision=revision)
+def test_what_is_missing_is_told_apart(repo):
+    for options, error, words in (
+        ({"repo": "org/none"}, RepositoryNotFoundError, "401"),
+        ({"repo": "org/none", "token": OWNER}, RepositoryNotFoundError, "404"),
+        ({"filename": "none.txt"}, RemoteEntryNotFoundError, "404"),
+        ({"revision": "none"}, RevisionNotFoundError, "404"),
+        ({"revision": "0" * 40}, RevisionNotFoundError, "404"),
+    ):
+        with pytest.raises(error, match=words):
+            download(**options)
+    assert list(Path(constants.HF_HUB_CACHE).glob(f"*/.no_exist/{repo[1]}/none.txt"))  # the client remembers it
 
 
 class TestPermission:
-    @pytest.fixture
-    def private(self, hub):
-        hub.create_repo(REPO, private=True)
-        return hub.commit(REPO, {FILE: WEIGHTS})
-
-    def test_a_private_repository_is_there_only_for_those_who_may_read_it(self, private):
+    def test_a_private_repository_is_there_only_for_those_who_may_read_it(self, hub, monkeypatch):
+        HfApi(token=OWNER).create_repo(REPO, private=True)
+        assert hub.repositories[REPO].private
+        hub.commit(REPO, {FILE: WEIGHTS})
         with pytest.raises(RepositoryNotFoundError, match="401"):
             download()
         with pytest.raises(RepositoryNotFoundError, match="404"):
             download(token=STRANGER)
         assert download(token=OWNER) == WEIGHTS
-
-    def test_the_stored_token_is_used(self, private, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", OWNER)
         assert download() == WEIGHTS
 
-    def test_a_token_that_does_not_exist_is_said_to_be_invalid(self, repo):
+    def test_strangers_may_read_what_is_public_and_write_nothing(self, hub, repo):
         with pytest.raises(HfHubHTTPError, match="Invalid credentials"):
             download(token="hf_none")
-
-    def test_strangers_may_read_what_is_public_and_write_nothing(self, hub, repo):
         assert download(token=STRANGER) == WEIGHTS
         for token in (STRANGER, False):
             api = HfApi(token=token)
@@ -259,10 +215,6 @@ class TestPermission:
                 api.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id=REPO)
         assert hub.repositories.keys() == {REPO}
         assert hub.paths(REPO) == ["config.json", FILE]
-
-    def test_a_repository_can_be_made_private(self, hub):
-        HfApi(token=OWNER).create_repo(REPO, private=True)
-        assert hub.repositories[REPO].private
 
 
 class TestFailure:
@@ -304,17 +256,15 @@ class TestFailure:
             download("config.json")
         assert error.value.__cause__.response.status_code == 502
 
-    def test_a_web_page_is_no_hub_s_answer(self, hub, repo):
-        hub.fail("html", methods=("HEAD", "GET"), times=None)
-        with pytest.raises(LocalEntryNotFoundError) as error:
-            download()
-        assert isinstance(error.value.__cause__, FileMetadataError)
-
-    def test_a_web_page_instead_of_the_file_has_the_wrong_size(self, hub, repo):
+    def test_a_web_page_is_no_hub_s_answer_and_as_a_file_has_the_wrong_size(self, hub, repo):
         hub.fail("html")
         with pytest.raises(OSError, match="Consistency check failed"):
             download()
         assert download() == WEIGHTS
+        hub.fail("html", "config.json", methods=("HEAD", "GET"), times=None)
+        with pytest.raises(LocalEntryNotFoundError) as error:
+            download("config.json")
+        assert isinstance(error.value.__cause__, FileMetadataError)
 
     def test_the_storage_may_fail_in_an_upload(self, hub, repo):
         hub.fail("status", sha256(b"new").hexdigest(), methods=("PUT",), status=507)
@@ -327,8 +277,6 @@ class TestFailure:
 
 
 def test_the_server_of_a_test_is_gone_after_it(tmp_path):
-    from hub_server import HubServer
-
     with HubServer(tmp_path) as server:
         server.commit(REPO, {"a.txt": b"a"})
         url = f"{server.endpoint}/{REPO}/resolve/main/a.txt"

@@ -8,7 +8,7 @@ import torch
 from adaptive_smoothing_zoo import Triplet, load_model
 from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.zoo.registry import find_entry
-from adaptive_smoothing_zoo.zoo.robustbench_ids import drive_ids
+from adaptive_smoothing_zoo.zoo.robustbench import drive_ids
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -56,16 +56,16 @@ class TestModelDir:
         ):
             load_model("Demo2026Constant", "digits")
 
-    def test_a_file_of_that_name_is_no_weights(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "digits").write_bytes(b"")
-        with pytest.raises(ConfigError, match=r'load_model."Demo2026Constant", dataset="digits"'):
-            load_model("Demo2026Constant", "digits")
-
-    def test_an_empty_folder_that_is_meant_as_one(self, tmp_path, monkeypatch):
+    def test_an_empty_folder_that_is_meant_as_one_and_a_file_of_that_name(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "digits").mkdir()
         assert load_model("Demo2026Constant", "./digits", "digits").entry.dataset == "digits"
+        (tmp_path / "digits").rmdir()
+        (tmp_path / "digits").write_bytes(b"")
+        with pytest.raises(ConfigError, match=r'load_model."Demo2026Constant", dataset="digits"'):
+            load_model("Demo2026Constant", "digits")
+        with pytest.raises(ConfigError, match="is a file; a weights file is given as custom_checkpoint"):
+            load_model("Demo2026Constant", tmp_path / "digits", "digits")
 
     @pytest.mark.parametrize("missing", ["./digits", "models", "no/such/place"])
     def test_one_that_is_missing_is_a_cache_to_be_and_is_logged(self, missing, tmp_path, monkeypatch, caplog):
@@ -80,11 +80,6 @@ class TestModelDir:
             load_model("Demo2026Constant", tmp_path / "finetund", "digits")
         assert load_model("Demo2026Constant", tmp_path / "other", "digits").entry.name == "Demo2026Constant"
 
-    def test_a_file_is_refused(self, tmp_path):
-        (tmp_path / "model.safetensors").write_bytes(b"")
-        with pytest.raises(ConfigError, match="is a file; a weights file is given as custom_checkpoint"):
-            load_model("Demo2026Constant", tmp_path / "model.safetensors", "digits")
-
 
 class TestReferences:
     @pytest.mark.parametrize("scheme", ["", "local-dir:"])
@@ -94,17 +89,15 @@ class TestReferences:
             assert torch.equal(loaded(IMAGES), triplet(IMAGES))
         assert find_entry(f"{scheme}{folder}", "cifar10", "Linf").name == "Doe2024Tiny"
 
-    def test_a_folder_that_is_none_is_refused(self, tmp_path):
-        with pytest.raises(WeightsError, match="there is no folder"):
-            load_model(f"local-dir:{tmp_path / 'nothing'}")
-        with pytest.raises(ConfigError, match=r"there is no file .*config\.json"):
-            load_model(f"local-dir:{tmp_path}")
-
-    def test_a_name_like_a_repository_s_is_told_how_to_write_it(self):
-        with pytest.raises(UnknownModelError, match='for a Hub repository write "hf-hub:org/mine"'):
-            load_model("org/mine")
-
-    def test_a_place_beside_a_place_is_refused(self, mine):
+    def test_what_names_no_place_or_two_is_refused(self, mine, tmp_path):
+        (tmp_path / "empty").mkdir()
+        for reference, error, words in (
+            (f"local-dir:{tmp_path / 'nothing'}", WeightsError, "there is no folder"),
+            (f"local-dir:{tmp_path / 'empty'}", ConfigError, r"there is no file .*config\.json"),
+            ("org/mine", UnknownModelError, 'for a Hub repository write "hf-hub:org/mine"'),
+        ):
+            with pytest.raises(error, match=words):
+                load_model(reference)
         with pytest.raises(ConfigError, match="says where the weights are"):
             load_model(str(mine[0]), mine[0])
 

@@ -125,14 +125,17 @@ REFUSED = [
     (lambda m: with_head(m.std_model, Adapted), r"std_model\.head is a Adapted, not a Linear"),
     (
         lambda m: setattr(m, "rob_model", build("small_cnn", widths=(4, 8))),
-        r"in_features of rob_model\.head is 8, not 6",
+        r"rob_model\.\S+ is 8, not 6",
     ),
     (lambda m: setattr(m, "rob_model", build("resnet20", num_classes=10)), r"rob_model"),
     (lambda m: setattr(m, "std_map", nn.Tanh()), "entries know no logit map Tanh"),
     (lambda m: setattr(m, "std_map", Louder(1.0)), "std_map is a Louder, not a Scale"),
     (lambda m: setattr(m.alpha, "clamp", 0.6), "clamp of alpha is 0.6, not None"),
-    (lambda m: m.double(), r"is torch.float64, but published weights are torch.float32"),
-    (lambda m: m.std_model.register_buffer("extra", torch.zeros(3)), r"std_model\.extra is more than an entry has"),
+    (lambda m: m.double(), r"is torch.float64 of shape .*, not torch.float32 of shape"),
+    (
+        lambda m: m.std_model.register_buffer("extra", torch.zeros(3)),
+        r"std_model\.extra is torch.float32 of shape \(3,\), not missing",
+    ),
     (lambda m: m.std_model.register_forward_hook(lambda *args: 2.0 * args[2]), "hooks or code of other packages"),
     (
         lambda m: setattr(m.std_model.final, "forward", lambda features: 3.0 * features),
@@ -208,10 +211,13 @@ class TestHeads:
         ("change", "message"),
         [
             ({"stages": {"std_model": 2}}, "'stages' must name rob_model and std_model"),
-            ({"stages": {"std_model": 0, "rob_model": 1}}, "at least 1 stage"),
+            (
+                {"stages": {"std_model": 0, "rob_model": 1}},
+                r"head\.stages\.std_model: must be greater than or equal to 1",
+            ),
             ({"stages": {"std_model": 9, "rob_model": 1}}, "cannot be built"),
-            ({"num_classes": -1}, "must not be negative"),
-            ({"without_final": ["g"]}, "'without_final' names base nets"),
+            ({"num_classes": -1}, r"head\.num_classes: must be greater than or equal to 0"),
+            ({"without_final": ["g"]}, r"head\.without_final\[0\]: must match pattern"),
         ],
     )
     def test_a_config_that_makes_no_sense_is_refused(self, entry, tmp_path, change, message):

@@ -14,9 +14,9 @@ from adaptive_smoothing_zoo.attacks.losses import Loss, Model, lowering_alpha, m
 from adaptive_smoothing_zoo.attacks.surrogates import MixedNUTSSurrogate
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss, pin_alpha
 from adaptive_smoothing_zoo.backbones.asking import original
-from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, log_weights_of
+from adaptive_smoothing_zoo.method.alpha import log_weights_of
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.method.mix import mix
+from adaptive_smoothing_zoo.method.formula import mix
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
 from adaptive_smoothing_zoo.validation.subject import Subject, misclassified
 
@@ -35,7 +35,6 @@ ALPHA_RULE = "It breaks at most 0.3 % of the points, or one, not broken before; 
 )
 def alpha_not_saturated(subject: Subject) -> Outcome:
     model = _mix(subject)
-    assert isinstance(model.alpha, AdaptiveAlpha)
     _ = subject.white_box  # whose adversarial examples are looked at
     clean = _alpha_logits(subject, model, subject.images)
     attacked = _alpha_logits(subject, model, subject.adversarials[subject.broken])

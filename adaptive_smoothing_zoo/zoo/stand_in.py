@@ -1,8 +1,7 @@
 """The module ``autoattack`` that RobustBench 1.1.1 imports, made of pyautoattack 0.2.0, which it installs.
 
-The attacks are pyautoattack's. Only the calling convention is translated, as far as ``robustbench.benchmark`` needs it:
-positional arguments, ``log_path``, ``bs`` and a single return value. Install the original ``autoattack`` to have that
-instead: :func:`adaptive_smoothing_zoo.register` then does not use this module.
+The attacks are pyautoattack's. Only the calling convention is translated, as far as ``robustbench.benchmark`` needs it.
+An installed ``autoattack`` is used instead of this module.
 """
 
 import logging
@@ -48,15 +47,9 @@ class AutoAttack:
         device: str | torch.device = "cuda",
         log_path: str | Path | None = None,
     ) -> None:
-        # pyautoattack needs contiguous tensors on the way, which a model in channels_last does not give by itself.
+        attacks = attacks_to_run or None
         self._attack: Any = pyautoattack.AutoAttack(
-            model,
-            attacks=attacks_to_run or None,
-            norm=norm,
-            eps=eps,
-            seed=seed,
-            version=version,
-            device=device,
+            model, attacks=attacks, norm=norm, eps=eps, seed=seed, version=version, device=device
         )
         self._attack.verbose = verbose
         if log_path is not None:
@@ -81,14 +74,14 @@ class AutoAttack:
         """Adversarial examples (N, channels, H, W), and their labels if asked for.
 
         Raises:
-            ValueError: ``state_path`` is given; neither AutoAttack's state files nor RobustBench's use of them work
-                in these versions, and a run that cannot be resumed must not look as if it could.
+            ValueError: ``state_path`` is given; in these versions neither AutoAttack nor RobustBench can resume.
         """
         if state_path is not None:
             raise ValueError(
                 "AutoAttack's state files cannot be loaded again, and robustbench.benchmark fails on them after the "
                 "whole run; leave aa_state_path away"
             )
+        # pyautoattack needs contiguous tensors, which a model in channels_last does not give by itself.
         x_adv, y_adv = self._attack.run_standard_evaluation(x_orig.contiguous(), y_orig, batch_size=bs)
         return (x_adv, y_adv) if return_labels else x_adv
 

@@ -1,15 +1,18 @@
-"""The Google Drive ids of RobustBench's model zoo, from RobustBench itself."""
+"""What we need of RobustBench: the addresses of its files, and the module ``autoattack`` without which it fails."""
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from adaptive_smoothing_zoo.errors import WeightsError
-from adaptive_smoothing_zoo.plug import autoattack_shim
+
+INSTALL = "pip install 'adaptive-smoothing-zoo[robustbench]'"
 
 
 def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
-    """The ids of a model's files, in RobustBench's order.
+    """The Google Drive ids of a model's files, in RobustBench's order.
 
     Raises:
         WeightsError: RobustBench is not installed, or has no such model on Google Drive.
@@ -19,10 +22,7 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
             from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
             from robustbench.model_zoo.models import model_dicts
     except ModuleNotFoundError as error:
-        raise WeightsError(
-            f"RobustBench knows where the files of {model} are: pip install 'adaptive-smoothing-zoo[robustbench]' "
-            f"({error})"
-        ) from error
+        raise WeightsError(f"RobustBench knows where the files of {model} are: {INSTALL} ({error})") from error
     try:
         ids = model_dicts[BenchmarkDataset(dataset)][ThreatModel(threat_model)][model]["gdrive_id"]
     except (KeyError, ValueError):
@@ -32,10 +32,23 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
     return list(ids) if isinstance(ids, list) else [ids]
 
 
+def autoattack_shim() -> dict[str, ModuleType]:
+    """The modules that stand in for ``autoattack``, by name; none if there is one, or nothing to make it of."""
+    if "autoattack" in sys.modules or _is_installed("autoattack") or not _is_installed("pyautoattack"):
+        return {}
+    from adaptive_smoothing_zoo.zoo import stand_in
+
+    return {"autoattack": stand_in, "autoattack.state": stand_in.state}
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 @contextmanager
 def _autoattack() -> Iterator[None]:
-    """While RobustBench is imported, the module ``autoattack`` that it imports; nothing of it stays behind."""
-    shim = autoattack_shim() or {}
+    """The module ``autoattack`` while RobustBench is imported; nothing of it stays behind."""
+    shim = autoattack_shim()
     sys.modules |= shim
     try:
         yield

@@ -14,20 +14,54 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
+from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, chosen, of_smoothed
 from adaptive_smoothing_zoo.certification.certify import certify
-from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates, mix_certificates
-from adaptive_smoothing_zoo.certification.radii import (
-    Bound,
-    Floats,
-    Values,
-    check_bound,
-    lipschitz_logit_radius,
-    lipschitz_radius,
-    softmax_lipschitz,
-)
+from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
+from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
 from adaptive_smoothing_zoo.data import check_examples
+from adaptive_smoothing_zoo.machine.ready import device_of, refusals_named
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import Scale
+
+
+def mix_certificates(
+    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: str = "theorem5"
+) -> Certificates:
+    """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
+
+    A radius r of h [CRK19] is sigma Phi^-1(p) for a lower bound p of its label's probability, so p = Phi(r / sigma);
+    every other class has at most 1 - p. With that runner-up "theorem4" is (2 p - 1 - (1 - alpha) / alpha) / (2 Lip)
+    with Lip = ``gaussian_lipschitz(sigma)``, "theorem5" sigma Phi^-1(alpha p), and "sharp" r - sigma Phi^-1(1 / (2
+    alpha)), which is never smaller than either.
+
+    Args:
+        certificates: of h alone, with radii that were computed so.
+        alpha: one number in [0, 1], or an alpha module, whose alpha_min counts.
+        sigma: of the noise behind ``certificates``, in units of the images.
+        bound: a name from ``BOUNDS`` that is about a smoothed h.
+
+    Returns:
+        The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: what the
+        mix predicts there h's log does not tell. So the certified accuracy at 0 is the limit at radii just above 0.
+
+    Raises:
+        ValueError: several alphas, or a value outside its range.
+
+    The mix takes h(x) to be the exact mean over the noise of what was voted with, without a map after it. These
+    certificates hold with the confidence of h's; radii rounded up in a log make these up to as much too large.
+    """
+    weight = alpha_min_of(alpha)
+    if weight.ndim != 0:
+        raise ValueError(f"mix_certificates takes one alpha, got shape {weight.shape}; call it for each")
+    if not 0.0 < sigma < np.inf:
+        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    form, h = of_smoothed(bound), SmoothedNet(radius=certificates.radius, sigma=sigma)
+    if weight == 1.0 and form.keeps_h:
+        return certificates
+    mixed = form.radius(h, weight) if weight > 0.5 else np.zeros_like(h.radius)
+    # Rounded down: a quantile near 0 has an absolute error, one far away a relative one.
+    slack = 16 * EPS * (np.where(np.isfinite(h.radius), h.radius, 0.0) + sigma)
+    return certificates.with_radii(np.where(h.radius > 0, np.maximum(mixed - slack, 0.0), 0.0))
 
 
 def certify_mix(
@@ -35,7 +69,7 @@ def certify_mix(
     images: Tensor,
     labels: Tensor,
     *,
-    bound: Bound = "theorem5",
+    bound: str = "theorem5",
     radius: float | None = None,
     **settings: Any,
 ) -> Certificates:
@@ -46,8 +80,7 @@ def certify_mix(
         images, labels: as in ``certify``.
         bound: as in ``mix_certificates``.
         radius: only whether the mix has at least this l_2 radius, by ``certify_at_radius``, with far fewer samples.
-        settings: further arguments of ``certify`` (or of ``certify_at_radius``) but sigma and votes. A ``log`` holds
-            the certificates of h alone; with a ``radius`` those of the mix.
+        settings: of ``certify`` but sigma and votes. A ``log`` is of h alone; with a ``radius``, of the mix.
 
     Returns:
         Certificates of the mix with the exact smoothed h, of which the model averages over some noises only.
@@ -81,7 +114,7 @@ def certify_lipschitz(
     images: Tensor,
     labels: Tensor,
     *,
-    bound: Bound = "theorem4",
+    bound: str = "theorem4",
     lipschitz: Values | None = None,
     indices: Sequence[int] | None = None,
     batch_size: int = 256,
@@ -94,7 +127,7 @@ def certify_lipschitz(
             used, with its alpha_min. Used in eval mode and in float64.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        bound: "theorem4" [BAS24]; or, for a :class:`LipschitzNet`, "sharp" (``lipschitz_logit_radius``).
+        bound: a name from ``BOUNDS`` that is about a Lipschitz h.
         lipschitz: constants of h's probabilities (behind ``rob_map``), one or (C,), in the norm of the radii. If None,
             h is a :class:`LipschitzNet`, which proves its own in l_2, and ``rob_map`` a scale.
         indices: (N,) dataset indices; 0 to N - 1 if None.
@@ -105,29 +138,21 @@ def certify_lipschitz(
 
     Raises:
         ValueError: images or labels that make no sense, values out of range, or a net without known constants.
+        EvaluationError: the model fails on such images.
 
-    As sure as the constants, for h in real numbers, which float64 stands for here. The float32 net, evaluated at the
-    edge of a radius, may differ from it by its own rounding.
+    As sure as the constants, for h in real numbers, which float64 stands for here.
     """
     check_examples(images, labels)
-    check_bound(bound)
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-    if bound == "theorem5":
-        raise ValueError("theorem 5 is about Gaussian-smoothed nets; take theorem4 or sharp for a Lipschitz net")
-    start = time.perf_counter()
-    h, rob_map, alpha = robust_half(model)
-    if lipschitz is None:
-        constant = logits_lipschitz(h, rob_map)
-    elif bound == "sharp":
-        raise ValueError("the sharp bound needs a LipschitzNet; constants of probabilities give theorem4")
+    form, start = chosen(bound, "lipschitz").lipschitz, time.perf_counter()
+    assert form is not None
+    mix = model if isinstance(model, MixedClassifier) else None
+    h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
+    constant = logits_lipschitz(h, rob_map) if lipschitz is None else None
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
-    if bound == "sharp":
-        radius = lipschitz_logit_radius(logits, alpha, constant)
-    else:
-        radius = lipschitz_radius(
-            _softmax(logits), alpha, softmax_lipschitz(constant) if lipschitz is None else lipschitz
-        )
+    outputs = LipschitzNetOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
+    radius = form(outputs, alpha_min_of(alpha))
     check_examples(images, labels, logits.shape[1])
     prediction = np.where(radius > 0, logits.argmax(axis=1), ABSTAIN)
     seconds = (time.perf_counter() - start) / len(images) if times else np.nan
@@ -139,13 +164,6 @@ def certify_lipschitz(
         correct=prediction == labels.cpu().numpy(),
         seconds=np.full(len(images), seconds),
     )
-
-
-def robust_half(model: nn.Module) -> tuple[nn.Module, nn.Module, float]:
-    """h, the map of its logits and the smallest alpha; a net that is no mix is its own h, with alpha 1."""
-    if isinstance(model, MixedClassifier):
-        return model.rob_model, model.rob_map, model.alpha.alpha_min
-    return model, Scale(), 1.0
 
 
 def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:
@@ -165,10 +183,6 @@ def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:
 def _logits(h: nn.Module, images: Tensor, batch_size: int) -> Floats:
     """The logits of a copy in float64 and eval mode, (N, C)."""
     exact = copy.deepcopy(h).double().eval()
-    device = next((tensor.device for tensor in [*h.parameters(), *h.buffers()]), torch.device("cpu"))
-    batches = [exact(batch.to(device).double()).cpu() for batch in images.split(batch_size)]
-    return torch.cat(batches).numpy()
-
-
-def _softmax(logits: Floats) -> Floats:
-    return torch.from_numpy(logits).softmax(dim=1).numpy()
+    device = device_of(h) or torch.device("cpu")
+    with refusals_named(images):
+        return torch.cat([exact(batch.to(device).double()).cpu() for batch in images.split(batch_size)]).numpy()

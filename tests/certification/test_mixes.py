@@ -9,11 +9,12 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier, Triplet
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
+from adaptive_smoothing_zoo.certification.bounds.sharp import lipschitz_logit_radius
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.certify import certify
-from adaptive_smoothing_zoo.certification.certify_mix import certify_lipschitz, certify_mix
-from adaptive_smoothing_zoo.certification.logs import mix_certificates, read_log
-from adaptive_smoothing_zoo.certification.radii import lipschitz_logit_radius, lipschitz_radius
-from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.certification.logs import read_log
+from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
+from adaptive_smoothing_zoo.errors import ConfigError, EvaluationError
 from adaptive_smoothing_zoo.method.logit_maps import HardMax
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
 
@@ -250,7 +251,7 @@ def test_a_lipschitz_net_proves_its_own_constants(bound, alpha):
     [
         (Slope(), {}, "constants of Slope are not known"),
         (Slope(), {"lipschitz": 1.0, "bound": "sharp"}, "sharp bound needs a LipschitzNet"),
-        (Slope(), {"lipschitz": 1.0, "bound": "theorem5"}, "theorem 5 is about Gaussian-smoothed"),
+        (Slope(), {"lipschitz": 1.0, "bound": "theorem5"}, "must be one of theorem4, sharp"),
         (Slope(), {"lipschitz": 1.0, "bound": "theorem6"}, "the bound must be"),
         (MixedClassifier(Slope(), LipschitzNet(widths=(2,), patch=1), 0.9, rob_map=HardMax()), {}, "must be a scale"),
     ],
@@ -267,3 +268,8 @@ def test_a_lipschitz_net_is_left_in_its_mode():
     assert model.training
     assert model[1].training
     assert not model[0].training
+
+
+def test_images_of_another_size_than_the_net_takes_are_refused_in_a_sentence():
+    with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 1, 1\)"):
+        certify_lipschitz(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), IMAGES, LABELS, lipschitz=1.0)

@@ -1,0 +1,87 @@
+"""The theorems that certify radii: one file and one ``Bound`` each.
+
+A radius r means: no perturbation smaller than r changes the label; at r itself two classes may be equal. A radius of 0
+certifies nothing. An alpha module counts with the smallest alpha it can give: an adversary moves an input-dependent
+alpha too, and every radius grows with alpha.
+"""
+
+from importlib import import_module
+from typing import cast
+
+import numpy as np
+
+from adaptive_smoothing_zoo.certification.bounds.bound import (
+    Bound,
+    LipschitzNetOutputs,
+    OfSmoothed,
+    SmoothedNet,
+)
+from adaptive_smoothing_zoo.certification.rounding import (
+    PROBABILITY_SLACK,
+    Alpha,
+    Floats,
+    Values,
+    alpha_min_of,
+    checked_sigma,
+    checked_values,
+)
+
+__all__ = [
+    "BOUNDS",
+    "Bound",
+    "LipschitzNetOutputs",
+    "OfSmoothed",
+    "SmoothedNet",
+    "bounds_for",
+    "chosen",
+    "of_smoothed",
+    "vote_needed",
+]
+
+FILES = (  # a line for each file of this folder that holds a bound, in the order of tables
+    "theorem4",
+    "theorem5",
+    "sharp",
+    "cohen",
+)
+BOUNDS: dict[str, Bound] = {name: import_module(f"{__name__}.{name}").BOUND for name in FILES}
+
+
+def bounds_for(known: str) -> tuple[str, ...]:
+    """Names of the bounds that need no more than what is known of h; see ``Bound.needs``."""
+    return tuple(name for name, bound in BOUNDS.items() if known in bound.needs)
+
+
+def chosen(name: str, known: str) -> Bound:
+    """The bound of a name, which needs no more than what is known of h.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in (names := bounds_for(known)):
+        raise ValueError(f"the bound must be one of {', '.join(names)}, got {name!r}")
+    return BOUNDS[name]
+
+
+def of_smoothed(name: str) -> OfSmoothed:
+    """What the bound of a name says of a mix with a Gaussian-smoothed h; ValueError if nothing."""
+    return cast(OfSmoothed, chosen(name, "smoothed").smoothed)
+
+
+def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: str = "theorem5") -> Floats:
+    """What a Gaussian-smoothed h's probability of its label must reach for the mix to have this l_2 radius.
+
+    The inverse of the radii of ``mix_certificates``.
+
+    Returns:
+        Numbers in [1/2, 1), rounded up; infinite where no probability below 1 is enough.
+
+    Raises:
+        ValueError: a value outside its range, or a bound that is not about such an h.
+    """
+    vote = of_smoothed(bound).vote
+    r, weight = checked_values(radius, "radii", 0.0, np.inf), alpha_min_of(alpha)
+    sigmas = checked_sigma(sigma)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = vote(r, weight, sigmas) * (1.0 + 2 * PROBABILITY_SLACK)
+    return np.where((weight > 0.5) & (needed < 1.0), needed, np.inf)

@@ -1,0 +1,82 @@
+"""What a bound is: a theorem that turns what is known of h into a certified radius of the mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from adaptive_smoothing_zoo.certification.rounding import PROBABILITY_SLACK, Floats, Values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SmoothedNet:
+    """A Gaussian-smoothed h at N images: its own l_2 radii (N,) by [CRK19], 0 for none, and the noise's sigma > 0."""
+
+    radius: Floats
+    sigma: float
+
+    @property
+    def p_top(self) -> Floats:
+        """(N,), a lower bound of h's probability of its label; every other class has at most the rest."""
+        return np.asarray(np.maximum(ndtr(self.radius / self.sigma) - PROBABILITY_SLACK, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LipschitzNetOutputs:
+    """The logits (N, C) of a Lipschitz h at N images, and one of two constants.
+
+    Attributes:
+        of_logits: of the vector of logits, in l_2.
+        of_probabilities: of the probabilities, one or (C,), in the norm of the radii.
+    """
+
+    logits: Floats
+    of_logits: float | None = None
+    of_probabilities: Values | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfSmoothed:
+    """A bound for a mix with a Gaussian-smoothed h.
+
+    Attributes:
+        radius: (N,) radii of the mix from h and an alpha in (1/2, 1]; the caller rounds them down and cuts them at 0.
+        vote: what h's probability of its label must reach for a radius, from radius, alpha and sigma, which broadcast;
+            the inverse of ``radius``. The caller rounds it up.
+        keeps_h: whether alpha = 1 gives the radius of h alone.
+    """
+
+    radius: Callable[[SmoothedNet, Floats], Floats]
+    vote: Callable[[Floats, Floats, Floats], Floats]
+    keeps_h: bool = True
+
+
+OfLipschitz = Callable[[LipschitzNetOutputs, Floats], Floats]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A theorem that certifies radii: of mixes, or, with neither of the two forms, of a smoothed net alone.
+
+    Attributes:
+        name: of its file, on the command line and in records.
+        paper: key of the paper whose theorem or lemma it rests on.
+        sentence: what it is, for people; commands and cards print it.
+        smoothed: its form for a Gaussian-smoothed h.
+        lipschitz: its form for a Lipschitz h: (N,) radii, rounded down, from outputs and alpha. ValueError where it
+            needs the other constant.
+    """
+
+    name: str
+    paper: str
+    sentence: str
+    smoothed: OfSmoothed | None = None
+    lipschitz: OfLipschitz | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be known of h: "smoothed", "lipschitz"; "alone" for a bound of h itself."""
+        return tuple(name for name in ("smoothed", "lipschitz") if getattr(self, name) is not None) or ("alone",)

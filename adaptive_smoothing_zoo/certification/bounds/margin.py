@@ -1,0 +1,19 @@
+"""The lemma behind every bound [BAS24, Lemma 2]: how sure h must be for g to be powerless."""
+
+import numpy as np
+
+from adaptive_smoothing_zoo.certification.rounding import Alpha, Floats, alpha_min_of, up
+
+
+def margin_needed(alpha: Alpha) -> Floats:
+    """The margin (1 - alpha) / alpha between h's probabilities that makes g powerless [BAS24, Lemma 2].
+
+    Where h_y - h_i reaches it for all i != y, the mix (1 - alpha) g + alpha h has the label y, whatever g says. Tight:
+    with a smaller margin to some i, a g that is sure of i wins. Rounded up; infinite at alpha = 0.
+
+    Raises:
+        ValueError: alpha outside [0, 1].
+    """
+    weight = alpha_min_of(alpha)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.where(weight == 1.0, 0.0, up((1.0 - weight) / weight))
