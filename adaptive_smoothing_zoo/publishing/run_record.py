@@ -96,26 +96,6 @@ class RunRecord(AttackRecord):
         if sum(self.broken_by.values()) != self.n - self.robust_count:
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
-    @classmethod
-    def check_replaceable(
-        cls,
-        out: Path,
-        entry: Entry,
-        model: nn.Module,
-        *,
-        n: int,
-        eps: str | None = None,
-        settings: AttackSettings | None = None,
-    ) -> None:
-        """As for other records; a run of the standard protocol also says more than one by other ``settings``."""
-        super().check_replaceable(out, entry, model, n=n, eps=eps)
-        known = cls.find(out, entry)
-        if settings is not None and not settings.is_standard and known is not None and known.is_standard:
-            raise ResultsError(
-                f"{cls.path(out, entry)} is of the standard protocol, this run is {settings.protocol}; choose another "
-                "folder for this run, or add --overwrite"
-            )
-
     def verdicts(self, out: Path, entry: Entry) -> np.ndarray:
         """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
         path = verdicts_path(out, entry)

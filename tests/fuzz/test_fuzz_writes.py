@@ -21,12 +21,13 @@ from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import Evaluation
-from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, binding_of, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_entry, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.export import export
 from adaptive_smoothing_zoo.publishing.push import check_export
 from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
+from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -129,7 +130,7 @@ def add_chunk(folder, place):
         held=torch.tensor([False]),
         adversarials=torch.full((1, 1, 8, 8), place / 10),
     )
-    RunState(folder / "state", BINDING).add(chunk)
+    BoundState(folder / "state", BINDING).append(CHUNK, *chunk_entry(chunk))
 
 
 def read_state(folder):

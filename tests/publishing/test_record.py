@@ -222,12 +222,3 @@ def test_a_record_that_says_more_is_not_replaced(tmp_path, known, n, eps, messag
     else:
         with pytest.raises(ResultsError, match=message):
             RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=n, eps=eps)
-
-
-def test_a_standard_run_is_not_replaced_by_another_protocol(folder):
-    RunRecord.check_replaceable(folder, ENTRY, MODEL, n=8, settings=AttackSettings(seed=3))
-    shorter = AttackSettings().limited(iterations=10)
-    with pytest.raises(ResultsError, match=r"is of the standard protocol, this run is not standard: .*iterations=10"):
-        RunRecord.check_replaceable(folder, ENTRY, MODEL, n=8, settings=shorter)
-    write_run(folder, a_record(settings=shorter))
-    RunRecord.check_replaceable(folder, ENTRY, MODEL, n=8, settings=shorter)

@@ -21,17 +21,8 @@ class ReferenceEngine:
     """Runs AutoAttack's attacks on batches of points, as ``AutoAttack.run_standard_evaluation`` does.
 
     The verdicts are those of pyautoattack for the same seed and batch size; its global seeding is undone afterwards.
-
-    Args:
-        model: images in [0, 1] to logits, in eval mode, on ``device``.
-        threat: the ball.
-        settings: which attacks, how long, and in which batches. Each attack gets the seed at the start of each batch.
-        num_classes: of the model.
-        device: where the model is.
-        surrogate: not used.
-
-    Attributes:
-        resumes_inside: False: random numbers depend on the batch, so that a batch is attacked whole or anew.
+    Each attack gets the seed at the start of each batch, so that a batch is attacked whole or anew. Arguments and
+    methods are those of ``Search``; there are no snapshots, and surrogates are not used.
 
     Raises:
         ModuleNotFoundError: pyautoattack is not installed.
