@@ -280,7 +280,7 @@ class TestPushRefuses:
             ("README.md", "", None, WeightsError, r"is no whole export, README\.md is missing; run asz export again"),
             (FILE, "", None, WeightsError, r"is no whole export, model\.safetensors is missing"),
             (FILE, r"(?s).$", "?", WeightsError, r"has SHA-256 [0-9a-f]{64}, but config\.json says"),
-            ("config.json", '"dataset"', '"data_set"', ConfigError, r"config\.json: unknown key 'data_set'"),
+            ("config.json", '"dataset"', '"data_set"', ConfigError, r"config\.json: .*unknown key 'data_set'"),
             ("config.json", '"[0-9a-f]{64}"', "null", ConfigError, r"config\.json has no SHA-256 of the weights"),
             ("README.md", "(?s).*", "---\n[\n---\n", ConfigError, r"the front matter of .*README\.md cannot be read"),
             ("README.md", "(?s).*", "# A card\n", ConfigError, r"the front matter of .*README\.md names no license"),
