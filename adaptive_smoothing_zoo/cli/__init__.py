@@ -84,23 +84,7 @@ def info_command(name: str, dataset: str, threat_model: str) -> None:
     click.echo(entry_to_text(find_entry(name, dataset, threat_model)), nl=False)
 
 
-for command in (
-    evaluation.eval_command,
-    evaluation.merge_command,
-    evaluation.adapt_command,
-    evaluation.validate_command,
-    certification.certify_command,
-    certification.plot_command,
-    training.recipes_command,
-    training.train_command,
-    experiments.experiment_command,
-    publishing.leaderboard_command,
-    publishing.claim_command,
-    publishing.card_command,
-    publishing.export_command,
-    publishing.push_command,
-    weights.verify_command,
-    weights.convert_command,
-    weights.check_entry_command,
-):
-    asz.add_command(command)
+for module in (evaluation, certification, training, experiments, publishing, weights):
+    for command in vars(module).values():
+        if isinstance(command, click.Command):
+            asz.add_command(command)

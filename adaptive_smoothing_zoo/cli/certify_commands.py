@@ -105,7 +105,8 @@ def certify_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing import certification_record as records
-    from adaptive_smoothing_zoo.publishing.records import check_writable, source_commit
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
     chosen = pick_device(device)

@@ -69,14 +69,10 @@ def eval_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.publishing.evidence import check_records
-    from adaptive_smoothing_zoo.publishing.records import (
-        agreement,
-        check_writable,
-        read_record,
-        source_commit,
-        state_path,
-    )
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, state_path
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
@@ -86,7 +82,7 @@ def eval_command(
     check_writable(out, entry)
     check_records(out, entry)
     if compare_with is not None:
-        read_record(compare_with, entry)  # now rather than after hours
+        RunRecord.read(compare_with, entry)  # now rather than after hours
     commit = source_commit()  # now: the checkout may move on during a long run
     model = triplet.load(chosen)
     entry = _recorded_as(model.entry, settings)
@@ -97,7 +93,7 @@ def eval_command(
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        _check_run(out, entry, model, len(examples), eps)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
     state = state_path(out, entry, part)
     about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
@@ -123,14 +119,15 @@ def merge_command(
     """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
-    from adaptive_smoothing_zoo.publishing.records import shard_states, source_commit
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, shard_states
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
 
     states = shard_states(out, triplet.entry())
     model = triplet.load()
     examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
     if not overwrite:
-        _check_run(out, model.entry, model, len(examples), eps)
+        RunRecord.check_replaceable(out, model.entry, model, n=len(examples), eps=eps)
     evaluation = merge(states, examples.images, examples.labels)
     entry = _recorded_as(model.entry, evaluation.settings)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
@@ -169,26 +166,23 @@ def adapt_command(
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
-        adaptive_state_path,
+        AdaptiveRecord,
         make_adaptive_record,
-        read_adaptive_record,
-        standard_verdicts,
-        write_adaptive,
     )
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record, source_commit
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 
     chosen, entry = pick_device(device), triplet.entry()
-    record = read_record(results, entry)
+    record = RunRecord.read(results, entry)
     commit = source_commit()
     model = triplet.load(chosen)
     examples = load_data(triplet.dataset, data_dir=data_dir).first(record.n)
-    robust = standard_verdicts(results, entry, record, model, examples)
+    robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
-        known = read_adaptive_record(results, entry)
-        check_replaceable(known, "adaptive record", results, entry, model, n=record.n, eps=record.eps)
-    state = adaptive_state_path(results, entry)
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
+    state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
             model,
@@ -204,7 +198,7 @@ def adapt_command(
             state=state,
             on_progress=on_progress,
         )
-    write_adaptive(results, entry, make_adaptive_record(results, entry, record, found, commit=commit))
+    make_adaptive_record(results, entry, record, found, commit=commit).write(results, entry)
     remove_state(state)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():
@@ -247,16 +241,13 @@ def validate_command(
     from adaptive_smoothing_zoo.cli.progress import check_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, check_writable, record_path, source_commit
-    from adaptive_smoothing_zoo.publishing.validation_record import (
-        make_validation,
-        recorded_run,
-        validation_path,
-        write_validation,
-    )
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+    from adaptive_smoothing_zoo.publishing.validation_record import Validation, make_validation, recorded_run
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
-    from adaptive_smoothing_zoo.validation import RecordedRun, read_validation, validate
+    from adaptive_smoothing_zoo.validation import RecordedRun, validate
 
     chosen = pick_device(device)
     check_writable(out, triplet.entry())
@@ -270,10 +261,8 @@ def validate_command(
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
     if not (overwrite or only):
-        path = validation_path(out, entry)
-        known = read_validation(path) if path.exists() else None
-        check_replaceable(known, "validation", out, entry, model, n=len(examples))
-    state = None if only else validation_path(out, entry).with_suffix(".state")
+        Validation.check_replaceable(out, entry, model, n=len(examples))
+    state = None if only else Validation.state_path(out, entry)
     about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": chosen, "channels_last": channels_last}
     about |= {"norm": triplet.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
@@ -284,27 +273,15 @@ def validate_command(
         click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
     if state is not None:
         validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
-        click.echo(f"wrote {write_validation(out, entry, validation)}")
+        click.echo(f"wrote {validation.write(out, entry)}")
         remove_state(state)
-        if record_path(out, entry).exists():
+        if RunRecord.path(out, entry).exists():
             click.echo(f"wrote {_update_entry(out, entry)}")
     else:
         click.echo("nothing is written: these are not all checks")
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
         sys.exit(1)
-
-
-def _check_run(out: Path, entry: Entry, model: Triplet, n: int, eps: str | None) -> None:
-    """Refuse to replace the record of a run that says more."""
-    from adaptive_smoothing_zoo.errors import ResultsError
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record
-
-    try:
-        known = read_record(out, entry)
-    except ResultsError:  # there is none, or nobody can read it
-        return
-    check_replaceable(known, "record", out, entry, model, n=n, eps=eps)
 
 
 def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
@@ -371,11 +348,11 @@ def _write_and_tell(
     remarks: tuple[str, ...] = (),
 ) -> None:
     """Write the record, and the leaderboard entry of a standard run; tell what was found."""
-    from adaptive_smoothing_zoo.publishing.records import make_record, record_path, write_results
+    from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 
     record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit, remarks=remarks)
     write_results(out, entry, evaluation, examples, record)
-    path = _update_entry(out, entry) if evaluation.settings.is_standard else record_path(out, entry)
+    path = _update_entry(out, entry)
     for attack, accuracy in evaluation.accuracy_after.items():
         label = "clean" if attack == "clean" else f"after {attack}"
         click.echo(f"{label:16}{100 * accuracy:6.2f} %")

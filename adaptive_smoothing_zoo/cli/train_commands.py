@@ -59,7 +59,7 @@ def train_command(
     import adaptive_smoothing_zoo
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.evaluation import distributed, pick_device
-    from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, source_commit
+    from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, source_commit
     from adaptive_smoothing_zoo.training import plan, runs
     from adaptive_smoothing_zoo.training.recipe import TripletRecipe, find_recipe, read_recipe
     from adaptive_smoothing_zoo.training.workers import find_workers

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.units import pixels_hint, shortest
 
 
@@ -28,6 +29,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes of images and labels."""
+        return tensors_sha256({"images": self.images, "labels": self.labels})
 
     def first(self, n: int | None) -> Examples:
         """The first ``n`` examples, or all of them if it is None.

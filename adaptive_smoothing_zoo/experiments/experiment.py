@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.records import (
+from adaptive_smoothing_zoo.storage.files import write_text, write_with
+from adaptive_smoothing_zoo.storage.provenance import (
     device_name,
     installed_versions,
     source_commit,
     tensors_sha256,
 )
-from adaptive_smoothing_zoo.storage.files import write_text, write_with
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.experiments.bench import Bench, Options, Table, share
 from adaptive_smoothing_zoo.experiments.experiment import Experiment
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.publishing.records import tensors_sha256
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS

@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 from adaptive_smoothing_zoo.validation.attacked import Journal
 from adaptive_smoothing_zoo.validation.check import CHECKS, Check, Outcome, not_applicable
-from adaptive_smoothing_zoo.validation.report import CheckResult, Verdict
+from adaptive_smoothing_zoo.validation.check_result import CheckResult, Verdict
 from adaptive_smoothing_zoo.validation.subject import Budget, RecordedRun, Subject
 
 VERDICTS: dict[bool | None, Verdict] = {True: "passed", False: "failed", None: "not applicable"}

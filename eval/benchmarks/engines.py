@@ -40,7 +40,7 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.machine.folding import prepare
 from adaptive_smoothing_zoo.machine.precision import float32_precision
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions
 
 PAIRS = {"resnet20-pair": "resnet20", "resnet18-pair": "resnet18"}  # untrained
 BATCH_SIZES = {"cpu": (32, 64, 128, 256, 512), "cuda": (32, 128, 256, 512, 1024, 2048)}

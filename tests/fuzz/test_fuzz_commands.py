@@ -24,7 +24,7 @@ from strange import TEXTS as ALL_TEXTS
 
 import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import data, load_model
-from adaptive_smoothing_zoo.publishing import records
+from adaptive_smoothing_zoo.storage import provenance
 from adaptive_smoothing_zoo.training import plan, runs
 from adaptive_smoothing_zoo.zoo import registry
 
@@ -109,7 +109,7 @@ def short(tmp_path_factory):
     folder, load_data = tmp_path_factory.mktemp("short"), data.load_data
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(data, "load_data", lambda *given, **named: few(load_data(*given, **named)))
-        monkeypatch.setattr(records, "source_commit", lambda: None)
+        monkeypatch.setattr(provenance, "source_commit", lambda: None)
         monkeypatch.setattr(runs, "run_recipe", lambda *given, **named: None)
         monkeypatch.setattr(plan, "pace", lambda *given: 1.0)
         monkeypatch.setattr(runs, "embed", lambda *given: pytest.fail("written into the package"))

@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.experiments.experiment import Row, read_table
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification_record import certificates_section, read_certification
 from adaptive_smoothing_zoo.publishing.claim import claim
-from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.storage.identity import Identity
@@ -289,7 +289,7 @@ def told(folder):
     update_entry(folder, CONSTANT)
     records = read_certification(folder, LIPSCHITZ)
     attempt(claim, replace(CONSTANT, dataset="cifar10"), evidence, "https://example.org", "1" * 64)
-    curve = read_curve(folder, CONSTANT)
+    curve = ConstantCurve.find(folder, CONSTANT)
     if curve is not None:
         curve.clean_at(0.55)
     texts = [model_card(CONSTANT, evidence, curve), certificates_section(records) if records else "", *render(folder)]

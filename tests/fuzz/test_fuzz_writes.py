@@ -24,7 +24,7 @@ from adaptive_smoothing_zoo.evaluation import Evaluation
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.export import export
 from adaptive_smoothing_zoo.publishing.push import check_export
-from adaptive_smoothing_zoo.publishing.records import make_record, read_verdicts, write_results
+from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 from adaptive_smoothing_zoo.storage.bound_state import BoundState, read_binding, read_entries
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -70,7 +70,7 @@ def write_run(folder, seed):
 
 def read_run(folder):
     record = read_evidence(folder, OLD.entry).run
-    return record.seed, read_verdicts(folder, OLD.entry, record).tolist()
+    return record.seed, record.verdicts(folder, OLD.entry).tolist()
 
 
 def read_model(folder):

@@ -1,7 +1,6 @@
 """The parts of checks that compute something, against oracles; and what a validation keeps and promises."""
 
 import dataclasses
-import json
 import math
 
 import nets
@@ -12,15 +11,12 @@ from test_traps import SMALL, run
 from torch import nn
 
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.validation import CHECKS, RecordedRun, validate
 from adaptive_smoothing_zoo.validation.attacked import Attacked
 from adaptive_smoothing_zoo.validation.check import allowed
 from adaptive_smoothing_zoo.validation.checks import oracles, strength
-from adaptive_smoothing_zoo.validation.figures import write_figure
-from adaptive_smoothing_zoo.validation.report import Validation, read_validation, to_markdown, to_text
 from adaptive_smoothing_zoo.validation.subject import Subject, scaled_cross_entropy
 
 
@@ -338,67 +334,3 @@ def test_progress_tells_each_check_once_begun_and_the_passes_rise():
     assert passes == sorted(passes)
     assert passes[-1] == sum(result.passes for result in findings.checks)
     assert {(progress.done, progress.total) for progress in seen} == {(0, 3), (1, 3), (2, 3)}
-
-
-def validation_of(findings, **changes):
-    record = Validation(
-        model="Net",
-        dataset="digits",
-        threat_model="Linf",
-        eps="1/5",
-        n=20,
-        data="the digits",
-        data_sha256="0" * 64,
-        identity=Identity(sha256="1" * 64),
-        seed=0,
-        batch_size=findings.batch_size,
-        device=findings.device,
-        device_name="a CPU",
-        clean_accuracy=findings.clean_accuracy,
-        accuracy=findings.accuracy,
-        recorded_n=40,
-        recorded_accuracy=0.55,
-        newly_broken=(3, 7),
-        checks=findings.checks,
-        budget=dataclasses.asdict(findings.budget),
-        series=findings.series,
-        versions={"torch": "2"},
-        commit=None,
-    )
-    return dataclasses.replace(record, **changes)
-
-
-def test_a_record_reads_as_it_was_written_and_its_report_tells_what_matters(tmp_path):
-    findings = run(nets.Overconfident(), "nonzero_gradients", "losses_agree", "monotone_accuracy", "closest_targets")
-    record = validation_of(findings)
-    path = tmp_path / "net.validation.json"
-    path.write_text(to_text(record))
-    assert read_validation(path) == record
-    assert record.union_accuracy == pytest.approx(20 / 40)
-
-    text = to_markdown(record, "net.png")
-    assert "1 checks passed, 2 failed, 1 did not apply" in text
-    assert "not to be trusted as it stands**: nonzero_gradients, losses_agree." in text
-    assert "indices 3, 7" in text
-    assert "50.00 %" in text
-    assert "![" in text
-    for result in record.checks:
-        assert f"### {result.name}: {result.verdict}" in text
-    honest = to_markdown(validation_of(run(nets.honest_net(), "zero_radius"), newly_broken=(), recorded_n=None))
-    assert "Nothing here speaks against" in honest
-    assert "No recorded AutoAttack run" in honest
-
-    write_figure(record, tmp_path / "net.png")
-    assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_damaged_record_is_refused(tmp_path):
-    path = tmp_path / "net.validation.json"
-    with pytest.raises(ResultsError, match="run asz validate"):
-        read_validation(path)
-    text = to_text(validation_of(run(nets.honest_net(), "zero_radius")))
-    for damaged in (text[:-30], "[]", text.replace('"n": 20', '"n": "20"'), text.replace('"checks"', '"chocks"')):
-        path.write_text(damaged)
-        with pytest.raises(ResultsError, match="not the record of a validation"):
-            read_validation(path)
-    assert json.loads(text)["checks"][0]["name"] == "zero_radius"
