@@ -1,6 +1,7 @@
 """``asz validate`` as a user meets it."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from command_line import run
@@ -10,19 +11,7 @@ from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.validation import CHECKS, Budget, read_validation, runner
 
 DIGITS = ("Demo2026Constant", "--dataset", "digits")
-TINY = Budget(
-    steps=6,
-    restarts=1,
-    grid_steps=6,
-    long_steps=6,
-    survivors=2,
-    queries=10,
-    noises=4,
-    directions=2,
-    planted=2,
-    inner=4,
-    search=4,
-)
+TINY = Budget(**{**{field.name: 2 for field in fields(Budget)}, "steps": 6})
 
 
 def test_single_checks_are_told_and_nothing_is_written(capsys, tmp_path):

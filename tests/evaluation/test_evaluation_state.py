@@ -23,7 +23,7 @@ from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES
 from adaptive_smoothing_zoo.storage import checked_file
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 
 GENERATOR = torch.Generator().manual_seed(0)
 EPS = 0.048

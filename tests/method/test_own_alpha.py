@@ -39,9 +39,6 @@ class SecondMap(Cautious):
     def forward(self, std_maps, rob_maps):
         return rob_maps[0].mean(dim=(1, 2, 3))
 
-    def alpha_logit(self, outputs):
-        return self(outputs.std_maps, outputs.rob_maps) if outputs.alpha_logit is None else outputs.alpha_logit
-
     def alpha(self, alpha_logit):
         return 0.6 + 0.4 * alpha_logit.sigmoid()
 
@@ -99,9 +96,8 @@ def test_attacks_see_and_move_it(model):
 
 def test_adaptive_attacks_run_through_it(model):
     threat = ThreatModel("Linf", 0.2)
-    settings = complete(AttackSettings(attacks=ADAPTIVE_ATTACKS, batch_size=8))
-    short = settings.limited(iterations=3, restarts=1, targets=1)
-    engine = Search(model, threat, short, num_classes=model(IMAGES).shape[1], device=torch.device("cpu"))
+    settings = complete(AttackSettings(attacks=ADAPTIVE_ATTACKS, seed=0, batch_size=8)).limited(iterations=3)
+    engine = Search(model, threat, settings, num_classes=4, device=torch.device("cpu"))
     labels = model.predict(IMAGES)
     for name in ADAPTIVE_ATTACKS:
         for positions, found in engine.attack(name, IMAGES, labels, torch.arange(8)):

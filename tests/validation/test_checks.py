@@ -11,29 +11,22 @@ import torch
 from test_traps import SMALL, run
 from torch import nn
 
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.validation import CHECKS, Budget, RecordedRun, validate
+from adaptive_smoothing_zoo.validation import CHECKS, RecordedRun, validate
+from adaptive_smoothing_zoo.validation.attacked import Attacked
 from adaptive_smoothing_zoo.validation.check import allowed
 from adaptive_smoothing_zoo.validation.checks import oracles, strength
 from adaptive_smoothing_zoo.validation.figures import write_figure
 from adaptive_smoothing_zoo.validation.report import Validation, read_validation, to_markdown, to_text
-from adaptive_smoothing_zoo.validation.subject import Attacked, Subject, scaled_cross_entropy
+from adaptive_smoothing_zoo.validation.subject import Subject, scaled_cross_entropy
 
 
-def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL, recorded=None, seed=0):
-    return Subject(
-        model.eval().requires_grad_(False),
-        images,
-        labels,
-        threat=ThreatModel(norm, eps),
-        seed=seed,
-        batch_size=8,
-        device=torch.device("cpu"),
-        budget=budget,
-        recorded=recorded,
-    )
+def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL, recorded=None):
+    threat, settings, cpu = ThreatModel(norm, eps), AttackSettings(batch_size=8), torch.device("cpu")
+    return Subject(model.eval().requires_grad_(False), images, labels, threat, settings, cpu, budget, recorded)
 
 
 def outcome(name, subject):
@@ -68,8 +61,8 @@ def test_a_rule_that_allows_a_share_allows_one_point_at_least(n, share, expected
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_distances_of_the_linear_net_are_those_at_which_labels_change(norm):
-    net, images, labels, eps, robust = oracles.linear_problem(5, norm, torch.device("cpu"))
-    distances = net.distances(images, labels, norm)
+    net, images, labels, threat, robust = oracles.linear_problem(5, norm, torch.device("cpu"))
+    distances = net.distances(images, labels, is_linf=threat.is_linf)
     weight = net.weight.detach()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         # The steepest way to each other class, just short of the distance and just beyond it.
@@ -78,7 +71,7 @@ def test_distances_of_the_linear_net_are_those_at_which_labels_change(norm):
         for factor, same in ((0.999, True), (1.001, False)):
             points = image.flatten() + factor * distances[i].float() * step
             assert bool((net(points.view(-1, 1, 6, 6)).argmax(1) == label).all()) is same
-        assert bool(robust[i]) is bool(distances[i] > eps)
+        assert bool(robust[i]) is bool(distances[i] > threat.eps)
     assert 0 < robust.sum() < len(robust)
 
 
@@ -130,11 +123,9 @@ def test_cross_entropy_of_scaled_logits():
 
 
 def attacked(found):
-    found = torch.tensor(found, dtype=torch.bool)
-    n = len(found)
-    return Attacked(
-        found=found, adversarials=torch.zeros(n, 1, 4, 4), history=torch.zeros(2, n), margins=torch.zeros(n)
-    )
+    made = Attacked.nothing(torch.zeros(len(found), 1, 4, 4), 2)
+    made.found[:] = torch.tensor(found, dtype=torch.bool)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -191,7 +182,7 @@ def test_a_planted_boundary_leaves_the_inner_ball_out_and_is_within_reach():
     # ... and by the closed form for a linear readout of a linear net the ball's highest score is.
     slope = readout.weights @ subject.model.weight.detach().double()
     at_image = readout.score(subject.logits(subject.images[points]), torch.arange(len(points))).double()
-    highest = at_image + subject.eps * slope.abs().sum(dim=1)
+    highest = at_image + subject.threat.eps * slope.abs().sum(dim=1)
     assert bool((at_image[rows] < 0).all())
     assert bool((highest[rows] > 0).all())
     assert outcome("planted_boundaries_are_found", subject).passed
@@ -315,6 +306,7 @@ def test_an_honest_net_passes_in_l2():
         ({"eps": 0.0}, "eps must be a finite number > 0"),
         ({"eps": float("nan")}, "eps must be a finite number >= 0"),
         ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"tf32": True}, "checks make their own attacks in float32"),
         ({"only": ("zero_radius", "luck")}, "unknown check 'luck'; known: linear_net"),
         ({"recorded": RecordedRun(robust=np.ones(3, dtype=bool))}, "3 verdicts for 6 points"),
     ],
@@ -410,8 +402,3 @@ def test_a_damaged_record_is_refused(tmp_path):
         with pytest.raises(ResultsError, match="not the record of a validation"):
             read_validation(path)
     assert json.loads(text)["checks"][0]["name"] == "zero_radius"
-
-
-def test_the_default_budget_gives_attacks_what_autoattack_gives_them():
-    assert Budget().steps == 100
-    assert Budget().restarts > 1
