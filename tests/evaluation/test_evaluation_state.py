@@ -79,17 +79,7 @@ def assert_same(a, b):
     """
     for name in ("clean_correct", "robust", "broken_by", "points"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
-    for name in (
-        "accuracy_after",
-        "batch_size",
-        "warnings",
-        "deterministic",
-        "engine",
-        "norm",
-        "eps",
-        "seed",
-        "device",
-    ):
+    for name in ("accuracy_after", "settings", "threat", "warnings", "deterministic", "engine", "device"):
         assert getattr(a, name) == getattr(b, name), name
 
 

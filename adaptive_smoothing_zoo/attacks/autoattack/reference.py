@@ -105,12 +105,10 @@ class ReferenceEngine:
         snapshot: dict[str, Tensor] | None = None,
         beat: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack every point; yield (positions, candidates) batch by batch. Indices in the dataset are not used.
+        """Attack every point; yield (positions, candidates) batch by batch; a candidate need not be adversarial.
 
         A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done. ``beat``
-        is called at every pass. There are no snapshots of this engine.
-
-        A candidate is a point of the ball, adversarial or not: ask the model.
+        is called at every pass. Indices in the dataset are not used.
         """
         perturb = self._perturb(name)
         self._notes.texts = self._warnings.setdefault(name, [])
