@@ -1,8 +1,4 @@
-"""Units: pixels lie in [0, 1], so radii and noises above 1 are most likely meant in steps of 1/255.
-
-``radius_warning`` and ``noise_warning`` return what they find, a sentence or None; ``warn_of_radius`` and
-``warn_of_noise`` say it through Python's warnings, which show a sentence once unless told otherwise.
-"""
+"""Units: pixels lie in [0, 1], so radii and noises above 1 are most likely meant in steps of 1/255."""
 
 from __future__ import annotations
 
@@ -15,29 +11,15 @@ class UnitsWarning(UserWarning):
     """A number that is allowed and hardly meant."""
 
 
-def radius_warning(norm: str, eps: float) -> str | None:
-    """What is odd about a radius; None if nothing is.
-
-    Args:
-        norm: "Linf" or "L2"; only an l_inf radius can be judged without knowing the images' shape.
-        eps: in units of pixels in [0, 1].
-    """
-    return _too_large("the l_inf radius", eps) if norm == "Linf" else None
-
-
-def noise_warning(sigma: float) -> str | None:
-    """What is odd about a standard deviation of noise, in units of pixels in [0, 1]; None if nothing is."""
-    return _too_large("the noise's sigma", sigma)
-
-
 def warn_of_radius(norm: str, eps: float) -> None:
-    """Warn (``UnitsWarning``) of an l_inf radius above 1."""
-    _warn(radius_warning(norm, eps))
+    """Warn (``UnitsWarning``) of an l_inf radius above 1; one in l_2 cannot be judged without the images' shape."""
+    if norm == "Linf":
+        _warn_if_large("the l_inf radius", eps)
 
 
 def warn_of_noise(sigma: float) -> None:
     """Warn (``UnitsWarning``) of noise with a standard deviation above 1."""
-    _warn(noise_warning(sigma))
+    _warn_if_large("the noise's sigma", sigma)
 
 
 def pixels_hint(low: float, high: float) -> str:
@@ -54,14 +36,9 @@ def shortest(value: float) -> str:
     return str(np.float32(value))
 
 
-def _too_large(what: str, value: float) -> str | None:
-    if not value > 1.0:
-        return None
-    meant = f"did you mean {value:g}/255?" if value <= 255.0 else "pixels are not in 0 to 255 here"
-    return f"{what} {value:g} is larger than all of pixel space, [0, 1]; {meant}"
-
-
-def _warn(sentence: str | None) -> None:
+def _warn_if_large(what: str, value: float) -> None:
     """All come from this line, because Python's filter shows a text once for each line of code."""
-    if sentence is not None:
+    if value > 1.0:
+        meant = f"did you mean {value:g}/255?" if value <= 255.0 else "pixels are not in 0 to 255 here"
+        sentence = f"{what} {value:g} is larger than all of pixel space, [0, 1]; {meant}"
         warnings.warn(sentence, UnitsWarning, stacklevel=1)

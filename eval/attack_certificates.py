@@ -33,8 +33,8 @@ from adaptive_smoothing_zoo.certification import Certificates, read_log
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
-from adaptive_smoothing_zoo.publishing.records import installed_versions, source_commit
 from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.provenance import installed_versions, source_commit
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.loading import load_model
 

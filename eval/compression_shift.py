@@ -19,8 +19,8 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.data import Examples, load_data
-from adaptive_smoothing_zoo.publishing.records import installed_versions
 from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.provenance import installed_versions
 from adaptive_smoothing_zoo.training.recipe import read_recipe
 from adaptive_smoothing_zoo.training.runs import training_examples
 

@@ -9,7 +9,6 @@ already holds for the same settings are not measured again, nor is one that is t
 constant alpha; what is known of an unfinished point is kept beside the file: an interrupted run goes on where it was.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,25 +19,12 @@ from adaptive_smoothing_zoo.cli.progress import progress_bar
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES
-from adaptive_smoothing_zoo.publishing.constant_curve import (
-    ConstantCurve,
-    CurvePoint,
-    curve_path,
-    matches,
-    read_curve,
-)
-from adaptive_smoothing_zoo.publishing.records import (
-    device_name,
-    installed_versions,
-    read_record,
-    record_path,
-    results_path,
-    tensors_sha256,
-)
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.bound_state import remove_state
-from adaptive_smoothing_zoo.storage.files import write_text, write_with
+from adaptive_smoothing_zoo.storage.files import write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
-from adaptive_smoothing_zoo.storage.schema import to_json
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
@@ -64,7 +50,7 @@ def main(
     entry = model.entry
     examples = load_data(dataset, data_dir=data_dir).first(n)
     curve = ConstantCurve(
-        name=name,
+        model=name,
         dataset=dataset,
         threat_model=threat_model,
         eps=entry.eps,
@@ -80,10 +66,11 @@ def main(
         versions=installed_versions(),
         points=(),
     )
-    known = read_curve(out, entry)
+    known = ConstantCurve.find(out, entry)
     if known is not None:
-        if replace(known, points=(), name=name) != curve:
-            raise click.ClickException(f"{curve_path(out, entry)} was measured with other settings; move it away")
+        if replace(known, points=(), model=name) != curve:
+            path = ConstantCurve.path(out, entry)
+            raise click.ClickException(f"{path} was measured with other settings; move it away")
         curve = known
     for alpha in sorted(float(text) for text in alphas.split(",")):
         if any(point.alpha == alpha for point in curve.points):
@@ -95,7 +82,7 @@ def main(
             continue
         click.echo(f"alpha {alpha:g}")
         mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
-        state = curve_path(out, entry).with_suffix(f".{alpha:g}.state")
+        state = ConstantCurve.path(out, entry).with_suffix(f".{alpha:g}.state")
         with progress_bar() as on_progress:
             evaluation = evaluate(
                 mixed,
@@ -121,9 +108,9 @@ def recorded_point(curve: ConstantCurve, out: Path, entry: Entry, alpha: float) 
     """What a recorded run says: of a triplet with the same g, h and settings, and this alpha; None if there is none."""
     for other in list_models(dataset=entry.dataset, threat_model=entry.threat_model):
         constant = other.alpha.kind == "constant" and other.alpha.value == alpha
-        if not (constant and other.weights.embedded and record_path(out, other).exists()):
+        if not (constant and other.weights.embedded and RunRecord.path(out, other).exists()):
             continue
-        record = read_record(out, other)
+        record = RunRecord.read(out, other)
         model = load_model(other.name, dataset=other.dataset, threat_model=other.threat_model)
         same = (
             identity_of(model) == record.identity
@@ -131,14 +118,14 @@ def recorded_point(curve: ConstantCurve, out: Path, entry: Entry, alpha: float) 
             and tensors_sha256(model.rob_model.state_dict()) == curve.rob_sha256
             and (other.std_map, other.rob_map) == (entry.std_map, entry.rob_map)
         )
-        if same and matches(curve, record):
+        if same and curve.matches(record):
             return CurvePoint(alpha=alpha, clean=record.clean_accuracy, robust=record.robust_accuracy)
     return None
 
 
 def write(curve: ConstantCurve, point: CurvePoint, out: Path, entry: Entry) -> ConstantCurve:
     curve = replace(curve, points=tuple(sorted((*curve.points, point), key=lambda p: p.alpha)))
-    write_text(curve_path(out, entry), json.dumps(to_json(curve), indent=2) + "\n")
+    curve.write(out, entry)
     return curve
 
 
@@ -155,15 +142,15 @@ def draw(curve: ConstantCurve, out: Path, entry: Entry) -> None:
     )
     for point in curve.points:
         axes.annotate(f"{point.alpha:g}", (100 * point.robust, 100 * point.clean), (4, 4), textcoords="offset points")
-    if results_path(out, entry).with_suffix(".run.json").exists():
-        record = read_record(out, entry)
+    if RunRecord.path(out, entry).exists():
+        record = RunRecord.read(out, entry)
         axes.plot(100 * record.robust_accuracy, 100 * record.clean_accuracy, "r*", markersize=14, label=entry.name)
     axes.set_xlabel(f"AutoAttack accuracy, % ({entry.threat_model}, eps {entry.eps})")
     axes.set_ylabel("clean accuracy, %")
     axes.set_title(f"{entry.dataset}, n = {curve.n}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    path = curve_path(out, entry).with_name("constant_alpha.png")
+    path = ConstantCurve.path(out, entry).with_name("constant_alpha.png")
     write_with(
         path, lambda temporary: figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata={"Software": None})
     )

@@ -24,9 +24,10 @@ import numpy as np
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.evaluation import evaluate, pick_device
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.record import results_path
 from adaptive_smoothing_zoo.storage.bound_state import remove_state
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 ENGINES = ("reference", "fast")

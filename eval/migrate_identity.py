@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.publishing.records import tensors_sha256
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of, tensor_bytes
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet

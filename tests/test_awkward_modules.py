@@ -32,7 +32,7 @@ from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.screening import screen
 from adaptive_smoothing_zoo.machine.folding import prepare
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining, train_smoothed_net
 from adaptive_smoothing_zoo.units import UnitsWarning
 from adaptive_smoothing_zoo.validation import validate
@@ -45,7 +45,7 @@ X = images()
 Y = labels(X)
 D = distances(X, Y)
 EPS = float(D.sort().values[2:].mean())  # one of four is robust, so that the protocol goes to its end
-SMALL = Budget(steps=5, restarts=1, grid_steps=3, long_steps=5, survivors=2, queries=20, noises=3, directions=1)
+SMALL = Budget(steps=3, restarts=1, grid_steps=1, long_steps=3, survivors=1, queries=5, noises=2, directions=1)
 
 
 def expected(eps=EPS):

@@ -132,11 +132,8 @@ class Setup:
 
     Attributes:
         plan: its numbers, all of them given.
-        threat: the ball.
         seed: of random numbers that all runs share; a run's own come from its key.
         shape: (channels, H, W) of the images.
-        device: where the model is.
-        batch_size: most points in one pass.
         judge: the model that decides, images to logits.
         prepared: its fast copy, which attacks ask.
         deterministic: whether that gives the same answers twice.

@@ -35,7 +35,7 @@ _ALL = -1  # the "index" of what all examples share
 
 @dataclass(frozen=True, kw_only=True)
 class Randomization:
-    """What is drawn. The defaults are the authors' for APGD (``randomized_attack_settings`` in their configurations).
+    """What is drawn. The defaults are the authors' for APGD.
 
     Attributes:
         radius_factor: of the nominal radius, uniform, per example.

@@ -65,11 +65,10 @@ class Search:
         surrogate: what attacks through a surrogate ask; ready like the model.
 
     Attributes:
-        asked: by attack, points that a model was asked about so far; for the cost of each see the catalogue.
-        answered: by attack, points whose answer the attack has used. Square need not ask about all of them anew.
-        flat: by attack, indices of points at which a targeted attack began with a gradient of zero.
-        lost: by attack, indices of points at which a gradient was not finite.
-        resumes_inside: True: whatever is under way resumes from a snapshot.
+        asked, answered: by attack, points that a model was asked about, and those whose answer was used.
+        flat, lost: by attack, indices of points at which a targeted attack began with a gradient of zero, and at which
+            a gradient was not finite.
+        resumes_inside: whatever is under way resumes from a snapshot.
         prepared: the model as the attacks see it; None before the first attack.
         deterministic: whether it gave some images the same logits twice, bit for bit; False before that.
     """

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
-from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, chosen, of_smoothed
+from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, of_lipschitz, of_smoothed
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
@@ -145,8 +145,7 @@ def certify_lipschitz(
     check_examples(images, labels)
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-    form, start = chosen(bound, "lipschitz").lipschitz, time.perf_counter()
-    assert form is not None
+    form, start = of_lipschitz(bound), time.perf_counter()
     mix = model if isinstance(model, MixedClassifier) else None
     h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
     constant = logits_lipschitz(h, rob_map) if lipschitz is None else None

@@ -13,10 +13,10 @@ from adaptive_smoothing_zoo.cli import evaluate_commands as evaluation
 from adaptive_smoothing_zoo.cli import experiment_commands as experiments
 from adaptive_smoothing_zoo.cli import publish_commands as publishing
 from adaptive_smoothing_zoo.cli import train_commands as training
+from adaptive_smoothing_zoo.cli import tune_commands as tuning
 from adaptive_smoothing_zoo.cli import weight_commands as weights
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.cli.options import dataset_option, units_told
-from adaptive_smoothing_zoo.cli.tune_commands import tune_command
 from adaptive_smoothing_zoo.errors import ZooError, reason
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 
@@ -85,24 +85,7 @@ def info_command(name: str, dataset: str, threat_model: str) -> None:
     click.echo(entry_to_text(find_entry(name, dataset, threat_model)), nl=False)
 
 
-for command in (
-    evaluation.eval_command,
-    evaluation.merge_command,
-    evaluation.adapt_command,
-    evaluation.validate_command,
-    certification.certify_command,
-    certification.plot_command,
-    tune_command,
-    training.recipes_command,
-    training.train_command,
-    experiments.experiment_command,
-    publishing.leaderboard_command,
-    publishing.claim_command,
-    publishing.card_command,
-    publishing.export_command,
-    publishing.push_command,
-    weights.verify_command,
-    weights.convert_command,
-    weights.check_entry_command,
-):
-    asz.add_command(command)
+for module in (evaluation, certification, tuning, training, experiments, publishing, weights):
+    for command in vars(module).values():
+        if isinstance(command, click.Command):
+            asz.add_command(command)

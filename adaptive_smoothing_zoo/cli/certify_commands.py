@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import RESULTS
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, OUT, RESULTS
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.certification import CertifiedCurve
@@ -67,11 +67,11 @@ N = "number of noise samples for each image that bound its class's probability, 
     "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
 )
 @click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
+@DEVICE
 @click.option("--no-times", is_flag=True, help="leave times out of the logs: the same command writes the same bytes")
-@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
+@DATA_DIR
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@OUT
 def certify_command(
     name: str,
     dataset: str,
@@ -105,7 +105,8 @@ def certify_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing import certification_record as records
-    from adaptive_smoothing_zoo.publishing.records import check_writable, source_commit
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.zoo.loading import load_model
 
     chosen = pick_device(device)

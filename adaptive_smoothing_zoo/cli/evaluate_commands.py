@@ -4,201 +4,161 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
-from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option, examples_option
+from adaptive_smoothing_zoo.cli.options import (
+    CHANNELS_LAST,
+    DATA_DIR,
+    DEVICE,
+    OUT,
+    OVERWRITE,
+    RESULTS,
+    SEED,
+    AttackChoice,
+    TripletChoice,
+    attack_options,
+    examples_option,
+    triplet_options,
+)
 
 if TYPE_CHECKING:
+    from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.evaluation import Evaluation
+    from adaptive_smoothing_zoo.threat import ThreatModel
     from adaptive_smoothing_zoo.zoo.entry import Entry
     from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 
 @click.command("eval")
-@click.argument("name")
-@dataset_option
+@triplet_options
 @click.option("--eps", default=None, help="radius, as 8/255 or 0.5; the entry's if not given")
 @examples_option(None)
-@click.option("--batch-size", type=int, default=None, help="most points per pass; what memory holds if not given")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--engine", default="fast", show_default=True, help="fast, or reference: pyautoattack")
+@DEVICE
+@attack_options
 @click.option("--quick", is_flag=True, help="a few steps only: an upper bound on the robust accuracy, written nowhere")
 @click.option("--shard", default=None, help="i/k, 0 <= i < k: only every k-th example from the i-th; see asz merge")
-@click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
 @click.option("--compare-with", type=click.Path(path_type=Path), help="results of an earlier run; the record tells")
-@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
-@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
+@DATA_DIR
+@OUT
+@OVERWRITE
 def eval_command(
-    name: str,
-    dataset: str,
-    threat_model: str,
+    triplet: TripletChoice,
     eps: str | None,
     n: int | None,
-    batch_size: int | None,
     device: str,
-    seed: int,
-    engine: str,
+    attack: AttackChoice,
     quick: bool,
     shard: str | None,
-    channels_last: bool,
     compare_with: Path | None,
     data_dir: str | None,
-    model_dir: str | None,
     out: Path,
     overwrite: bool,
 ) -> None:
     """Attack a triplet by the standard protocol and write its leaderboard entry.
 
-    What is finished is kept beside the results: after an interruption of any kind, the same command goes on. Under
-    torchrun or accelerate launch the examples are shared among the processes.
+    Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch the examples are shared
+    among the processes. Other attacks than the protocol's are recorded under another name, and make no entry.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.publishing.evidence import check_records
-    from adaptive_smoothing_zoo.publishing.records import (
-        agreement,
-        check_writable,
-        read_record,
-        source_commit,
-        state_path,
-    )
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, state_path
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
-    from adaptive_smoothing_zoo.threat import parse_eps
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
+    from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
-    from adaptive_smoothing_zoo.zoo.loading import load_model
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    warn_of_radius(threat_model, parse_eps(eps or "0"))
+    warn_of_radius(triplet.threat_model, parse_eps(eps or "0"))
     chosen = pick_device(distributed.local_device(device))
-    part = distributed.shard_of(shard)
-    entry = find_entry(name, dataset, threat_model)
+    part, settings, entry = distributed.shard_of(shard), attack.settings(chosen), triplet.entry()
     check_writable(out, entry)
     check_records(out, entry)
     if compare_with is not None:
-        read_record(compare_with, entry)  # now rather than after hours
-    check_model_dir(model_dir, entry)
+        RunRecord.read(compare_with, entry)  # now rather than after hours
     commit = source_commit()  # now: the checkout may move on during a long run
-    model = load_model(name, model_dir, dataset, threat_model, device=chosen)
-    entry = model.entry
-    examples = load_data(dataset, data_dir=data_dir).first(n)
-    click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
-    settings: dict[str, Any] = {
-        "norm": threat_model,
-        "eps": parse_eps(eps or entry.eps),
-        "seed": seed,
-        "batch_size": batch_size,
-    }
+    model = triplet.load(chosen)
+    entry = _recorded_as(model.entry, settings)
+    threat = ThreatModel(triplet.threat_model, parse_eps(eps or entry.eps))
+    examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
+    click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
-        _screen(model, examples, {**settings, "device": chosen, "channels_last": channels_last})
+        _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        _check_run(out, entry, model, len(examples), eps)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
     state = state_path(out, entry, part)
+    about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
-        evaluation = evaluate(
-            model,
-            examples.images,
-            examples.labels,
-            **settings,
-            device=chosen,
-            engine=engine,
-            channels_last=channels_last,
-            state=state,
-            shard=part,
-            on_progress=on_progress,
-        )
-    if distributed.world_size() > 1:
-        with told_how_to_go_on():
-            together = distributed.merge_all(state, examples.images, examples.labels)
-        if together is None:  # the first process writes the results
-            return
-        evaluation = together
-    elif part[1] > 1:
-        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
+        evaluation = evaluate(model, examples.images, examples.labels, **about, on_progress=on_progress)
+        whole = _whole(evaluation, state, part, examples)
+    if whole is None:
         return
-    remarks = () if compare_with is None else (agreement(compare_with, entry, evaluation, examples),)
-    _write_and_tell(out, entry, evaluation, examples, model, eps, commit, remarks)
+    remarks = () if compare_with is None else (agreement(compare_with, model.entry, whole, examples),)
+    _write_and_tell(out, entry, whole, examples, model, eps=eps, commit=commit, remarks=remarks)
     remove_state(state)
 
 
 @click.command("merge")
-@click.argument("name")
-@dataset_option
+@triplet_options
 @examples_option(None, "number of test images, as in the shards")
 @click.option("--eps", default=None, help="as in the shards")
-@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
-@click.option("--model-dir", default=None, help="as in the shards")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
+@DATA_DIR
+@OUT
+@OVERWRITE
 def merge_command(
-    name: str,
-    dataset: str,
-    threat_model: str,
-    n: int | None,
-    eps: str | None,
-    data_dir: str | None,
-    model_dir: str | None,
-    out: Path,
-    overwrite: bool,
+    triplet: TripletChoice, n: int | None, eps: str | None, data_dir: str | None, out: Path, overwrite: bool
 ) -> None:
     """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
-    from adaptive_smoothing_zoo.publishing.records import shard_states, source_commit
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, shard_states
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
-    from adaptive_smoothing_zoo.zoo.loading import load_model
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
 
-    states = shard_states(out, find_entry(name, dataset, threat_model))
-    model = load_model(name, model_dir, dataset, threat_model)
-    examples = load_data(dataset, data_dir=data_dir).first(n)
+    states = shard_states(out, triplet.entry())
+    model = triplet.load()
+    examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
     if not overwrite:
-        _check_run(out, model.entry, model, len(examples), eps)
+        RunRecord.check_replaceable(out, model.entry, model, n=len(examples), eps=eps)
     evaluation = merge(states, examples.images, examples.labels)
-    _write_and_tell(out, model.entry, evaluation, examples, model, eps, source_commit())
+    entry = _recorded_as(model.entry, evaluation.settings)
+    _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
         remove_state(state)
 
 
 @click.command("adapt")
-@click.argument("name")
-@dataset_option
+@triplet_options
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
 @click.option(
     "--batch-size", type=int, default=None, help="most points per pass; what a step in seconds allows if not given"
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
-@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
-@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
-@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
+@DEVICE
+@SEED
+@CHANNELS_LAST
+@DATA_DIR
+@OVERWRITE
 def adapt_command(
-    name: str,
-    dataset: str,
-    threat_model: str,
+    triplet: TripletChoice,
     results: Path,
     batch_size: int | None,
     device: str,
     seed: int,
     channels_last: bool,
     data_dir: str | None,
-    model_dir: str | None,
     overwrite: bool,
 ) -> None:
-    """Attack what a recorded run of asz eval left standing, with attacks adapted to the mix.
+    """Attack what a recorded run of asz eval left robust, with attacks adapted to the mix.
 
-    What is finished is kept beside the results: after an interruption of any kind, the same command goes on.
+    Runs resume: repeat the command after any interruption.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import progress_bar
@@ -206,38 +166,30 @@ def adapt_command(
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
-        adaptive_state_path,
+        AdaptiveRecord,
         make_adaptive_record,
-        read_adaptive_record,
-        standard_verdicts,
-        write_adaptive,
     )
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record, source_commit
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
-    from adaptive_smoothing_zoo.threat import parse_eps
-    from adaptive_smoothing_zoo.zoo.loading import load_model
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
+    from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 
-    chosen = pick_device(device)
-    entry = find_entry(name, dataset, threat_model)
-    record = read_record(results, entry)
-    check_model_dir(model_dir, entry)
+    chosen, entry = pick_device(device), triplet.entry()
+    record = RunRecord.read(results, entry)
     commit = source_commit()
-    model = load_model(name, model_dir, dataset, threat_model, device=chosen)
-    examples = load_data(dataset, data_dir=data_dir).first(record.n)
-    robust = standard_verdicts(results, entry, record, model, examples)
+    model = triplet.load(chosen)
+    examples = load_data(triplet.dataset, data_dir=data_dir).first(record.n)
+    robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
-        known = read_adaptive_record(results, entry)
-        check_replaceable(known, "adaptive record", results, entry, model, n=record.n, eps=record.eps)
-    state = adaptive_state_path(results, entry)
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
+    state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
             model,
             examples.images,
             examples.labels,
             robust,
-            norm=threat_model,
-            eps=parse_eps(record.eps),
+            threat=ThreatModel(triplet.threat_model, parse_eps(record.eps)),
             seed=seed,
             batch_size=batch_size,
             device=chosen,
@@ -246,8 +198,7 @@ def adapt_command(
             state=state,
             on_progress=on_progress,
         )
-    adaptive = make_adaptive_record(results, entry, record, found, commit=commit)
-    write_adaptive(results, entry, adaptive)
+    make_adaptive_record(results, entry, record, found, commit=commit).write(results, entry)
     remove_state(state)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():
@@ -256,25 +207,21 @@ def adapt_command(
 
 
 @click.command("validate")
-@click.argument("name")
-@dataset_option
+@triplet_options
 @examples_option(100)
 @click.option("--batch-size", type=int, default=128, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs")
+@DEVICE
+@SEED
+@CHANNELS_LAST
 @click.option("--only", multiple=True, help="a check to make, may be repeated; all if not given")
-@click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
-@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
+@DATA_DIR
 @click.option(
     "--results", type=click.Path(path_type=Path), default=None, help="of asz eval, to compare; OUT if not given"
 )
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-@click.option("--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius")
+@OUT
+@OVERWRITE
 def validate_command(
-    name: str,
-    dataset: str,
-    threat_model: str,
+    triplet: TripletChoice,
     n: int,
     batch_size: int,
     device: str,
@@ -282,40 +229,31 @@ def validate_command(
     channels_last: bool,
     only: tuple[str, ...],
     data_dir: str | None,
-    model_dir: str | None,
     results: Path | None,
     out: Path,
     overwrite: bool,
 ) -> None:
     """Check whether attacks on a triplet can be trusted, and write a report, unless --only leaves checks out.
 
-    What attacks found is kept beside the results: after an interruption of any kind, the same command goes on.
-
-    Exit code 1 if a check fails.
+    Runs resume: repeat the command after any interruption. Exit code 1 if a check fails.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import check_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, check_writable, record_path, source_commit
-    from adaptive_smoothing_zoo.publishing.validation_record import (
-        make_validation,
-        recorded_run,
-        validation_path,
-        write_validation,
-    )
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+    from adaptive_smoothing_zoo.publishing.validation_record import Validation, make_validation, recorded_run
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
+    from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import parse_eps
-    from adaptive_smoothing_zoo.validation import RecordedRun, read_validation, validate
-    from adaptive_smoothing_zoo.zoo.loading import load_model
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
+    from adaptive_smoothing_zoo.validation import RecordedRun, validate
 
     chosen = pick_device(device)
-    check_writable(out, find_entry(name, dataset, threat_model))
-    check_model_dir(model_dir, find_entry(name, dataset, threat_model))
+    check_writable(out, triplet.entry())
     commit = source_commit()
-    model = load_model(name, model_dir, dataset, threat_model, device=chosen)
-    entry, everything = model.entry, load_data(dataset, data_dir=data_dir)
+    model = triplet.load(chosen)
+    entry, everything = model.entry, load_data(triplet.dataset, data_dir=data_dir)
     examples = everything.first(n or None)
     found = recorded_run(results or out, entry, model, everything, len(examples))
     recorded = found if isinstance(found, RecordedRun) else None
@@ -323,61 +261,64 @@ def validate_command(
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
     if not (overwrite or only):
-        path = validation_path(out, entry)
-        known = read_validation(path) if path.exists() else None
-        check_replaceable(known, "validation", out, entry, model, n=len(examples))
-    state = None if only else validation_path(out, entry).with_suffix(".state")
+        Validation.check_replaceable(out, entry, model, n=len(examples))
+    state = None if only else Validation.state_path(out, entry)
+    about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": chosen, "channels_last": channels_last}
+    about |= {"norm": triplet.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
-            model,
-            examples.images,
-            examples.labels,
-            norm=threat_model,
-            eps=parse_eps(entry.eps),
-            seed=seed,
-            batch_size=batch_size,
-            device=chosen,
-            channels_last=channels_last,
-            recorded=recorded,
-            only=only or None,
-            state=state,
-            on_progress=on_progress,
+            model, examples.images, examples.labels, **about, recorded=recorded, state=state, on_progress=on_progress
         )
     for result in findings.checks:
         click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
-    if state is None:
-        click.echo("nothing is written: these are not all checks")
-    else:
+    if state is not None:
         validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
-        click.echo(f"wrote {write_validation(out, entry, validation)}")
+        click.echo(f"wrote {validation.write(out, entry)}")
         remove_state(state)
-        if record_path(out, entry).exists():
+        if RunRecord.path(out, entry).exists():
             click.echo(f"wrote {_update_entry(out, entry)}")
+    else:
+        click.echo("nothing is written: these are not all checks")
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
         sys.exit(1)
 
 
-def _check_run(out: Path, entry: Entry, model: Triplet, n: int, eps: str | None) -> None:
-    """Refuse to replace the record of a run that says more."""
-    from adaptive_smoothing_zoo.errors import ResultsError
-    from adaptive_smoothing_zoo.publishing.records import check_replaceable, read_record
-
-    try:
-        known = read_record(out, entry)
-    except ResultsError:  # there is none, or nobody can read it
-        return
-    check_replaceable(known, "record", out, entry, model, n=n, eps=eps)
+def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
+    """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
+    return entry if settings.is_standard else replace(entry, name=f"{entry.name}.custom")
 
 
-def _screen(model: Triplet, examples: Examples, settings: dict[str, Any]) -> None:
+def _whole(evaluation: Evaluation, state: Path, part: tuple[int, int], examples: Examples) -> Evaluation | None:
+    """The evaluation of all examples; None if another process, or asz merge, brings the shards together."""
+    from adaptive_smoothing_zoo.evaluation import distributed
+
+    if distributed.world_size() > 1:  # the first process writes the results
+        return distributed.merge_all(state, examples.images, examples.labels)
+    if part[1] > 1:
+        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
+        return None
+    return evaluation
+
+
+def _screen(model: Triplet, examples: Examples, threat: ThreatModel, settings: AttackSettings, device: str) -> None:
     """A screening, told and not written."""
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.evaluation.screening import SCREENING, screen
 
     (plan,), n = SCREENING, len(examples)
     with progress_bar() as on_progress:
-        found = screen(model, examples.images, examples.labels, on_progress=on_progress, **settings)
+        found = screen(
+            model,
+            examples.images,
+            examples.labels,
+            threat=threat,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            channels_last=settings.channels_last,
+            device=device,
+            on_progress=on_progress,
+        )
     click.echo(
         f"clean            {100 * found.clean_accuracy:6.2f} %\n"
         f"robust, at most  {100 * found.upper_bound:6.2f} % ({n} examples; APGD-T, {plan.targets} targets of "
@@ -401,11 +342,13 @@ def _write_and_tell(
     evaluation: Evaluation,
     examples: Examples,
     model: Triplet,
+    *,
     eps: str | None,
     commit: str | None,
     remarks: tuple[str, ...] = (),
 ) -> None:
-    from adaptive_smoothing_zoo.publishing.records import make_record, write_results
+    """Write the record, and the leaderboard entry of a standard run; tell what was found."""
+    from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 
     record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit, remarks=remarks)
     write_results(out, entry, evaluation, examples, record)
@@ -417,4 +360,6 @@ def _write_and_tell(
         click.echo(f"AutoAttack warns: {warning}", err=True)
     for remark in record.remarks:
         click.echo(remark, err=True)
+    if not evaluation.settings.is_standard:
+        click.echo(f"{evaluation.settings.protocol}: this is no result of the standard protocol", err=True)
     click.echo(f"wrote {path}")

@@ -51,26 +51,16 @@ def claim_command(name: str, dataset: str, threat_model: str, results: Path, che
 @click.option("--out", type=click.Path(path_type=Path), default=Path("model_cards"), show_default=True)
 def card_command(name: str, dataset: str, threat_model: str, results: Path, out: Path) -> None:
     """Write a triplet's model card from its entry and its recorded results, if there are any."""
-    from adaptive_smoothing_zoo.publishing.card import model_card
-    from adaptive_smoothing_zoo.publishing.certification_record import certification_path
-    from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-    from adaptive_smoothing_zoo.publishing.export import card_of
-    from adaptive_smoothing_zoo.publishing.records import record_path
-    from adaptive_smoothing_zoo.zoo.loading import load_model
+    from adaptive_smoothing_zoo.publishing.export import card_from
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     entry = find_entry(name, dataset, threat_model)
-    measured = record_path(results, entry).exists()
     path = out / f"{entry.key}.md"
-    if measured or certification_path(results, entry, "certified.json").exists():
-        # Results are shown of the model that they were measured on, so it is loaded.
-        text, _ = card_of(load_model(name, dataset=dataset, threat_model=threat_model), results)
-        for why in read_evidence(results, entry).stale if measured else ():
-            click.echo(f"left aside: {why}", err=True)
-    else:
-        text = model_card(entry, None)
+    text, evidence = card_from(entry, results)
+    for why in evidence.stale if evidence else ():
+        click.echo(f"left aside: {why}", err=True)
     write_text(path, text)
-    click.echo(f"wrote {path}" + ("" if measured else f"; no results for {entry.key} in {results}"))
+    click.echo(f"wrote {path}" + ("" if evidence else f"; no results for {entry.key} in {results}"))
 
 
 @click.command("export")
@@ -96,9 +86,9 @@ def export_command(
 
     check_model_dir(model_dir, find_entry(name, dataset, threat_model))
     model = load_model(name, model_dir, dataset, threat_model)
-    card, record = card_of(model, results)
+    card, evidence = card_of(model, results)
     export(model, folder, card=card, max_shard_size=shard_size)
-    click.echo(f"wrote {folder}" + ("" if record else f"; no results for {model.entry.key} in {results}"))
+    click.echo(f"wrote {folder}" + ("" if evidence else f"; no results for {model.entry.key} in {results}"))
 
 
 @click.command("push")

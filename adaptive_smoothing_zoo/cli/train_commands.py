@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.training.choose_alpha import Candidate
     from adaptive_smoothing_zoo.training.loop import Progress
     from adaptive_smoothing_zoo.training.plan import Stage
-    from adaptive_smoothing_zoo.training.runs import Machine
 
 
 @click.command("recipes")
@@ -60,7 +59,7 @@ def train_command(
     import adaptive_smoothing_zoo
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.evaluation import distributed, pick_device
-    from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, source_commit
+    from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, source_commit
     from adaptive_smoothing_zoo.training import plan, runs
     from adaptive_smoothing_zoo.training.recipe import TripletRecipe, find_recipe, read_recipe
     from adaptive_smoothing_zoo.training.workers import find_workers
@@ -91,7 +90,7 @@ def train_command(
             on_candidate=on_candidate,
         )
         stages += plan.make_plan(read, folder, machine, beside=path.parent)
-        _say_plan(stages, machine, on_stage)
+        _say_plan(stages, on_stage)
         if only_plan:
             return
         runs.run_recipe(read, folder, machine, beside=path.parent)
@@ -103,17 +102,17 @@ def train_command(
         click.echo(f"embedded {entry.key}: {entry.weights.embedded}")
 
 
-def _say_plan(stages: list[Stage], machine: Machine, say: Callable[[str], object]) -> None:
+def _say_plan(stages: list[Stage], say: Callable[[str], object]) -> None:
     """Print what is trained, and how long it takes by the pace of a few rounds."""
-    from adaptive_smoothing_zoo.training.plan import pace
+    from adaptive_smoothing_zoo.training import plan
 
     for stage in stages:
         say(str(stage))
-    left = {stage.folder: stage for stage in stages if not stage.is_finished}
+    left = {stage.job.out: stage for stage in stages if stage.job is not None and not stage.is_finished}
     if not left:
         return
     say("timing a few rounds ...")
-    seconds = {stage.name: (stage.rounds - stage.kept) * pace(stage, machine) for stage in left.values()}
+    seconds = {stage.name: (stage.rounds - stage.kept) * plan.pace(stage) for stage in left.values()}
     parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
     say(f"time left: {parts}" + (f"; {_duration(sum(seconds.values()))} in all" if len(seconds) > 1 else ""))
 

@@ -62,7 +62,7 @@ def verify_command(
         click.echo(f"published: {100 * found.published:.2f} %, which {verdict}")
     for part, source in files.items():
         click.echo(f"{part}: SHA-256 {source.sha256}")
-    click.echo(f"wrote {verification.write_verification(out, entry, found)}")
+    click.echo(f"wrote {found.write(out, entry)}")
     if update_entry:
         click.echo(f"wrote {verification.write_entry(ENTRIES, verification.verified_entry(entry, found))}")
     if found.agrees is False:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.units import pixels_hint, shortest
 
 
@@ -29,6 +30,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes of images and labels."""
+        return tensors_sha256({"images": self.images, "labels": self.labels})
+
     def first(self, n: int | None) -> Examples:
         """The first ``n`` examples, or all of them if it is None.
 
@@ -39,12 +45,7 @@ class Examples:
             return self
         if not 0 < n <= len(self):
             raise ValueError(f"n must be between 1 and the {len(self)} examples of {self.source}, got {n}")
-        return Examples(
-            images=self.images[:n],
-            labels=self.labels[:n],
-            source=self.source,
-            test_set_size=self.test_set_size,
-        )
+        return replace(self, images=self.images[:n], labels=self.labels[:n])
 
 
 def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = None) -> None:
@@ -66,12 +67,9 @@ def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = Non
         raise ValueError("there are no images to evaluate")
     if images.dtype != torch.float32:
         raise ValueError(f"images must be float32 in [0, 1], got {images.dtype}{_dtype_hint(images)}")
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        raise ValueError(f"image {int((~finite).nonzero()[0])} has a pixel that is NaN or infinite")
-    inside = ((images >= 0) & (images <= 1)).flatten(1).all(dim=1)
-    if not bool(inside.all()):
-        i = int((~inside).nonzero()[0])
+    if (i := _first(~torch.isfinite(images))) is not None:
+        raise ValueError(f"image {i} has a pixel that is NaN or infinite")
+    if (i := _first((images < 0) | (images > 1))) is not None:
         low, high = float(images[i].min()), float(images[i].max())
         raise ValueError(
             f"image {i} has values in [{shortest(low)}, {shortest(high)}]; pixels must lie in [0, 1]"
@@ -81,11 +79,14 @@ def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = Non
         raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64 class indices, got {labels.dtype}")
-    if num_classes is not None:
-        outside = (labels < 0) | (labels >= num_classes)
-        if bool(outside.any()):
-            i = int(outside.nonzero()[0])
-            raise ValueError(f"label {int(labels[i])} of image {i} is not in 0..{num_classes - 1}")
+    if num_classes is not None and (i := _first((labels < 0) | (labels >= num_classes))) is not None:
+        raise ValueError(f"label {int(labels[i])} of image {i} is not in 0..{num_classes - 1}")
+
+
+def _first(bad: Tensor) -> int | None:
+    """The first example of which something is bad, (N, ...)."""
+    found = bad.flatten(1).any(dim=1) if bad.ndim > 1 else bad
+    return int(found.nonzero()[0]) if bool(found.any()) else None
 
 
 def _dtype_hint(images: Tensor) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,16 +14,12 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, ADAPTIVE_ENGINE, SURROGATE_ATTACKS
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.evaluation.attack_run import Progress, Run
-from adaptive_smoothing_zoo.evaluation.evaluate import Call, CallWords, Evaluation, Outcome, binding_for, resumed
+from adaptive_smoothing_zoo.evaluation.attack_run import Progress
+from adaptive_smoothing_zoo.evaluation.evaluate import Call, CallWords, Evaluation, Outcome
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, Ledger
-from adaptive_smoothing_zoo.machine.devices import pick_device
-from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -90,14 +85,14 @@ def evaluate_adaptive(
     if not isinstance(model, MixedClassifier):
         raise TypeError(f"adaptive attacks are about a MixedClassifier, got {type(model).__name__}; use evaluate")
     check_examples(images, labels)
-    chosen = pick_device(device)
     state, on_progress = words.pop("state", None), words.pop("on_progress", None)
     attacks = words.pop("attacks", None)
     if attacks is not None and settings is not None:
         raise ValueError("give the attacks within settings=AttackSettings(...), not beside it")
     if attacks is None:
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
-    call = Call.of(threat, settings, words, attacks=tuple(attacks)).on(chosen)
+    where = {"device": device, "state": state, "on_progress": on_progress}
+    call = Call.of(threat, settings, words, **where, attacks=tuple(attacks))  # type: ignore[arg-type]
     if call.settings.engine != "fast":
         raise ValueError("adaptive attacks run on the engine 'fast' alone")
     robust = _verdicts(standard, len(labels))
@@ -105,24 +100,8 @@ def evaluate_adaptive(
         raise ValueError(f"the standard evaluation was about {standard.threat}, not {call.threat}")
     images, labels = own_copy(images), own_copy(labels)
     ledger = Ledger(images, torch.arange(len(labels)), call.settings.names)
-    folder = None if state is None else Path(state)
-    with ExitStack() as stack:
-        precision = {"tf32": call.settings.tf32, "channels_last": call.settings.channels_last}
-        net = stack.enter_context(ready(model, chosen, **precision))
-        task = replace(call.task(net, images, labels, chosen), robust=robust)
-        if surrogate is not None:
-            task = replace(task, surrogate=stack.enter_context(ready(surrogate, chosen, **precision)))
-            _check_surrogate(task.surrogate, net, images, chosen)
-        binding = binding_for(
-            task,
-            model if folder else None,
-            ADAPTIVE_ENGINE,
-            protocol=ADAPTIVE_PROTOCOL,
-            surrogate=None if surrogate is None or folder is None else identity_of(surrogate, images.shape[1:]),
-            robust_sha256=sha256(robust.numpy().tobytes()).hexdigest(),
-        )
-        kept = resumed(stack, folder, binding, ledger)
-        Run(net, task, ledger, kept, flush_seconds=call.flush_seconds, on_progress=on_progress).go()
+    bound = {"engine": ADAPTIVE_ENGINE, "protocol": ADAPTIVE_PROTOCOL, "robust_sha256": _sha256(robust)}
+    call.carry_out(model, labels, ledger, robust=robust, surrogate=surrogate, **bound)
     broken_by = ledger.broken_by()
     broken_by[broken_by == CLEAN] = ""
     after = ledger.accuracy_after()
@@ -133,17 +112,14 @@ def evaluate_adaptive(
         accuracy_after={STANDARD: after.pop(CLEAN)} | after,
         seconds=ledger.seconds,
         threat=call.threat,
-        settings=replace(task.settings, batch_size=ledger.batch_size),
+        settings=replace(call.settings, batch_size=ledger.batch_size),
         engine=ADAPTIVE_ENGINE,
-        device=str(chosen),
+        device=str(call.device),
     )
 
 
-def _check_surrogate(surrogate: nn.Module | None, net: nn.Module, images: Tensor, device: torch.device) -> None:
-    assert surrogate is not None
-    classes, of_the_model = (count_classes(module, images, device) for module in (surrogate, net))
-    if classes != of_the_model:
-        raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; both need the same ones")
+def _sha256(verdicts: Tensor) -> str:
+    return sha256(verdicts.numpy().tobytes()).hexdigest()
 
 
 def _verdicts(standard: Evaluation | np.ndarray, n: int) -> Tensor:

@@ -19,9 +19,10 @@ from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.evaluation.evaluation_state import RunState
+from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, chunk_entry, snapshot_of
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, VERIFIED, Chunk, Ledger, joined
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
+from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.pace import Keeper
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -56,7 +57,7 @@ class Progress:
     is_standard: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task:
     """What is evaluated.
 
@@ -95,7 +96,7 @@ class Run:
         model: nn.Module,
         task: Task,
         ledger: Ledger,
-        state: RunState | None,
+        state: BoundState | None,
         *,
         flush_seconds: float,
         on_progress: Callable[[Progress], None] | None,
@@ -145,6 +146,11 @@ class Run:
     def _attacks_now(self) -> bool:
         return self._stage not in (CLEAN, VERIFIED)
 
+    @property
+    def _running(self) -> str:
+        """The state's file of where the attack stands."""
+        return f"running-{self._stage}"
+
     def _confirm(self) -> None:
         """The model must be right where the verdicts that the attacks start from say robust."""
         assert self.task.robust is not None
@@ -186,7 +192,7 @@ class Run:
 
     def _attack(self) -> None:
         """One attack on the points that stand; the model decides which candidates broke theirs."""
-        known = None if self.state is None else self.state.read_snapshot(self._stage)
+        known = None if self.state is None else self.state.read(self._running, snapshot_of)
         if known is not None:
             self._resume(*known)
         if len(self._left()):
@@ -194,7 +200,7 @@ class Run:
         if left := len(self._left()):
             raise EvaluationError(f"the engine left {left} points without {self._stage}; they would count as robust")
         if self.state is not None:
-            self.state.drop_snapshot(self._stage)
+            self.state.drop(self._running)
 
     def _resume(self, snapshot: dict[str, Tensor], seconds: float) -> None:
         """The attack from where it was interrupted; not at all if that does not fit."""
@@ -202,7 +208,7 @@ class Run:
         try:
             attack = self._begin(snapshot)
         except ResultsError as error:
-            self.state.drop_snapshot(self._stage, error)
+            self.state.drop(self._running, error)
             return
         self._since -= seconds
         self._before += int(self._passes(self._stage) * self.engine.underway())
@@ -274,7 +280,7 @@ class Run:
             return True
         snapshot = None if self._owed else self.engine.snapshot()
         if self.state is not None and snapshot is not None:
-            self.state.write_snapshot(self._stage, snapshot, time.perf_counter() - self._since)
+            self.state.replace(self._running, snapshot, {"seconds": time.perf_counter() - self._since})
         return snapshot is not None
 
     def _flush(self) -> None:
@@ -286,7 +292,7 @@ class Run:
         if self._attacks_now:
             chunk = replace(chunk, seconds=now - self._since, warnings=self.engine.warnings(self._stage))
         if self.state is not None:
-            self.state.add(chunk)
+            self.state.append(CHUNK, *chunk_entry(chunk))
         self.ledger.add(chunk)
         self._found, self._since = [], now
 

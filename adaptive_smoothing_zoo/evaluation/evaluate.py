@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
+from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
-from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, binding_of, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.machine.batch_size import brisk_batch_size, largest_batch_size
 from adaptive_smoothing_zoo.machine.devices import pick_device
 from adaptive_smoothing_zoo.machine.ready import ready
-from adaptive_smoothing_zoo.storage.bound_state import BINDING
+from adaptive_smoothing_zoo.storage.bound_state import BINDING, BoundState
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
@@ -186,114 +187,126 @@ def evaluate(
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     check_examples(images, labels)
-    chosen, shard = pick_device(device), words.pop("shard", (0, 1))
-    call = Call.of(threat, settings, words).on(chosen)
+    shard = words.pop("shard", (0, 1))
+    call = Call.of(threat, settings, words, device=device, state=state, on_progress=on_progress)
     _check_shard(shard, call.settings)
     images, labels = own_copy(images), own_copy(labels)
     ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]], call.settings.names)
     if len(ledger.points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     ReferenceEngine.full_name()  # its checks are part of every evaluation: refused now if pyautoattack is missing
-    folder = None if state is None else Path(state)
-    with ExitStack() as stack:
-        precision = {"tf32": call.settings.tf32, "channels_last": call.settings.channels_last}
-        net = stack.enter_context(ready(model, chosen, **precision))
-        task = call.task(net, images, labels, chosen, folder)
-        engine = ENGINES[task.settings.engine].full_name()
-        binding = binding_for(task, model if folder else None, engine, shard=f"{shard[0]}/{shard[1]}")
-        kept = resumed(stack, folder, binding, ledger)
-        Run(net, task, ledger, kept, flush_seconds=call.flush_seconds, on_progress=on_progress).go()
-    return _evaluation(ledger, binding, str(chosen))
+    engine = ENGINES[call.settings.engine].full_name()
+    binding = call.carry_out(model, labels, ledger, engine=engine, shard=f"{shard[0]}/{shard[1]}")
+    return _evaluation(ledger, binding, str(call.device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
-    """What the words of a call mean.
-
-    Attributes:
-        threat, settings: the latter complete.
-        flush_seconds: how often a state is written.
-    """
+    """What the words of a call mean: the attacks, where they run, and who is told of it."""
 
     threat: ThreatModel
     settings: AttackSettings
+    device: torch.device
+    folder: Path | None
     flush_seconds: float
+    on_progress: Callable[[Progress], None] | None
 
     @classmethod
-    def of(cls, threat: ThreatModel | None, settings: AttackSettings | None, words: CallWords, **base: Any) -> Call:
+    def of(
+        cls,
+        threat: ThreatModel | None,
+        settings: AttackSettings | None,
+        words: CallWords,
+        *,
+        device: str | torch.device | None,
+        state: str | Path | None,
+        on_progress: Callable[[Progress], None] | None,
+        **base: Any,
+    ) -> Call:
         """From whole nouns or from single words; ``base`` are settings that hold where neither says otherwise.
 
         Raises:
             ValueError: a noun and its words are both given, or they make none.
         """
-        flush = words.pop("flush_seconds", FLUSH_SECONDS)
+        chosen, flush = pick_device(device), words.pop("flush_seconds", FLUSH_SECONDS)
         threat = threat_of(threat, words.pop("norm", "Linf"), words.pop("eps", None))
-        return cls(threat, complete(settings_of(settings, words, **base)), flush)
+        settings = complete(settings_of(settings, words, **base))
+        if chosen.type != "cuda":  # nothing else rounds to TF32
+            settings = replace(settings, search_precision="float32")
+        return cls(
+            threat=threat,
+            settings=settings,
+            device=chosen,
+            folder=None if state is None else Path(state),
+            flush_seconds=flush,
+            on_progress=on_progress,
+        )
 
-    def task(
-        self, net: nn.Module, images: Tensor, labels: Tensor, device: torch.device, folder: Path | None = None
-    ) -> Task:
-        """What is to be evaluated, with a batch size.
+    def carry_out(
+        self,
+        model: nn.Module,
+        labels: Tensor,
+        ledger: Ledger,
+        *,
+        robust: Tensor | None = None,
+        surrogate: nn.Module | None = None,
+        **bound: Any,
+    ) -> Binding:
+        """Run all attacks on the ledger's images; what the state belongs to, in which ``bound`` stands as well."""
+        images, shape, kept = ledger.images, ledger.images.shape[1:], self.folder is not None
+        with ExitStack() as stack:
+            net, through = (None if m is None else self._ready(stack, m) for m in (model, surrogate))
+            assert net is not None
+            if through is not None:
+                _check_surrogate(*(count_classes(module, images, self.device) for module in (through, net)))
+            settings = replace(self.settings, batch_size=self._batch_size(net, images))
+            task = Task(images, labels, self.threat, settings, self.device, robust, through)
+            binding = Binding(
+                **({"protocol": settings.protocol} | bound),
+                model=identity_of(model, shape) if kept else Identity(sha256=""),
+                surrogate=identity_of(surrogate, shape) if kept and surrogate is not None else None,
+                examples=len(labels),
+                data_sha256=data_sha256(images, labels),
+                threat=self.threat,
+                settings=replace(settings, batch_size=None) if settings.engine == "fast" else settings,
+                device=self.device.type,
+            )
+            state = self._state(stack, binding, ledger)
+            Run(net, task, ledger, state, flush_seconds=self.flush_seconds, on_progress=self.on_progress).go()
+        return binding
 
-        Args:
-            net: ready.
-            folder: of the state. The verdicts of the reference engine depend on the batch size it was begun with.
-        """
-        settings = self.settings
-        size = settings.batch_size
-        if size is None and settings.engine == "reference" and folder is not None and folder.exists():
-            size = binding_of(folder).settings.batch_size if (folder / BINDING).exists() else None
+    def _ready(self, stack: ExitStack, model: nn.Module) -> nn.Module:
+        precision = {"tf32": self.settings.tf32, "channels_last": self.settings.channels_last}
+        return stack.enter_context(ready(model, self.device, **precision))
+
+    def _batch_size(self, net: nn.Module, images: Tensor) -> int:
+        size, reference = self.settings.batch_size, self.settings.engine == "reference"
+        if size is None and reference and self.folder is not None and (self.folder / BINDING).exists():
+            size = binding_of(self.folder).settings.batch_size  # verdicts depend on it, whatever memory is free now
         if size is None:
-            size = largest_batch_size(net, images, device)
-            if device.type == "cpu" and settings.engine == "fast":  # whose random numbers do not depend on it
+            size = largest_batch_size(net, images, self.device)
+            if self.device.type == "cpu" and not reference:
                 size = min(size, brisk_batch_size(net, images))
-        settings = replace(settings, batch_size=min(size, len(labels)))
-        return Task(images=images, labels=labels, threat=self.threat, settings=settings, device=device)
+        return min(size, len(images))
 
-    def on(self, device: torch.device) -> Call:
-        """The same, where only CUDA rounds to TF32."""
-        return (
-            self
-            if device.type == "cuda"
-            else replace(self, settings=replace(self.settings, search_precision="float32"))
-        )
-
-
-def binding_for(
-    task: Task, model: nn.Module | None, engine: str, *, protocol: str | None = None, **more: Any
-) -> Binding:
-    """What the state of a task belongs to; of no model if no state is kept."""
-    fast = task.settings.engine == "fast"
-    return Binding(
-        protocol=protocol or task.settings.protocol,
-        model=Identity(sha256="") if model is None else identity_of(model, task.images.shape[1:]),
-        examples=len(task.labels),
-        data_sha256=data_sha256(task.images, task.labels),
-        threat=task.threat,
-        settings=replace(task.settings, batch_size=None) if fast else task.settings,
-        engine=engine,
-        device=task.device.type,
-        **more,
-    )
+    def _state(self, stack: ExitStack, binding: Binding, ledger: Ledger) -> BoundState | None:
+        """The state, locked until the stack ends; what it knows goes into the ledger."""
+        if self.folder is None:
+            return None
+        if self.folder.is_file():
+            raise ResultsError(
+                f"{self.folder} was begun by an earlier version of this package; delete it to begin again"
+            )
+        state = BoundState(self.folder, binding)
+        stack.enter_context(state.locked())
+        for chunk in state.entries(CHUNK, chunk_of):
+            ledger.add(chunk)
+        return state
 
 
-def resumed(stack: ExitStack, folder: Path | None, binding: Binding, ledger: Ledger) -> RunState | None:
-    """The state in a folder, locked until the stack ends; what it knows goes into the ledger.
-
-    Raises:
-        ResultsError: it belongs to another evaluation, or is in use.
-    """
-    if folder is None:
-        return None
-    if folder.is_file():
-        raise ResultsError(
-            f"{folder} is a state that an earlier version of this package began; delete it to begin again"
-        )
-    state = RunState(folder, binding)
-    stack.enter_context(state.locked())
-    for chunk in state.chunks():
-        ledger.add(chunk)
-    return state
+def _check_surrogate(classes: int, of_the_model: int) -> None:
+    if classes != of_the_model:
+        raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; both need the same ones")
 
 
 def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evaluation:

@@ -12,12 +12,12 @@ from torch import Tensor
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.ledger import TENSORS, Chunk
-from adaptive_smoothing_zoo.storage.bound_state import BoundState, read_binding, read_entries
+from adaptive_smoothing_zoo.storage.bound_state import read_binding, read_entries
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import parse, to_json
 from adaptive_smoothing_zoo.threat import ThreatModel
 
-CHUNK = "chunk"  # the kind of a state's files
+CHUNK = "chunk"  # a file of finished points; ``running-<attack>`` is where an attack under way stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,56 +55,6 @@ class Binding:
             raise ValueError(f"a shard is i/k with 0 <= i < k, got {shown(self.shard)}")
 
 
-class RunState:
-    """A folder of chunks and snapshots.
-
-    Args:
-        folder: made if it does not exist.
-        binding: of the evaluation that wants to resume.
-
-    Raises:
-        ResultsError: the folder belongs to something else, or cannot be read or written.
-    """
-
-    def __init__(self, folder: Path, binding: Binding) -> None:
-        self._kept = BoundState(folder, binding)
-        self.locked = self._kept.locked
-
-    def chunks(self) -> list[Chunk]:
-        """What is known. A file that cannot be read is put aside, and its points are attacked again."""
-        return self._kept.entries(CHUNK, _chunk)
-
-    def add(self, chunk: Chunk) -> None:
-        """Write one chunk.
-
-        Raises:
-            ResultsError: it cannot be written; what was written before is safe.
-        """
-        about = {name: to_json(getattr(chunk, name)) for name in _VALUES}
-        self._kept.append(CHUNK, {name: getattr(chunk, name) for name in TENSORS}, about)
-
-    def write_snapshot(self, attack: str, tensors: dict[str, Tensor], seconds: float) -> None:
-        """Replace what is known of where an attack stands.
-
-        Args:
-            attack: that is under way. Points with which it is done must have been added before.
-            tensors: as its engine gives them.
-            seconds: wall time since the last chunk.
-
-        Raises:
-            ResultsError: it cannot be written; what was written before is safe.
-        """
-        self._kept.replace(f"running-{attack}", tensors, {"seconds": seconds})
-
-    def read_snapshot(self, attack: str) -> tuple[dict[str, Tensor], float] | None:
-        """Where an attack stands, and the seconds since the last chunk; None if nothing is known."""
-        return self._kept.read(f"running-{attack}", _snapshot)
-
-    def drop_snapshot(self, attack: str, error: Exception | None = None) -> None:
-        """Forget where an attack stands, since it is over; or put that aside, because of an error."""
-        self._kept.drop(f"running-{attack}", error)
-
-
 def binding_of(folder: Path) -> Binding:
     """What the state in a folder belongs to.
 
@@ -123,18 +73,23 @@ def read_chunks(folder: Path) -> list[Chunk]:
     Raises:
         ResultsError: one cannot be read.
     """
-    return read_entries(folder, CHUNK, _chunk)
+    return read_entries(folder, CHUNK, chunk_of)
 
 
-_VALUES = tuple(field.name for field in fields(Chunk) if field.name not in TENSORS)
+def chunk_entry(chunk: Chunk) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A chunk as a file of the state: its tensors and its values."""
+    values = {field.name: to_json(getattr(chunk, field.name)) for field in fields(Chunk) if field.name not in TENSORS}
+    return {name: getattr(chunk, name) for name in TENSORS}, values
 
 
-def _chunk(tensors: dict[str, Any], values: Any) -> Chunk:
+def chunk_of(tensors: dict[str, Any], values: Any) -> Chunk:
+    """The inverse."""
     values["warnings"], values["remarks"] = tuple(values["warnings"]), tuple(values["remarks"])
     return Chunk(**tensors, **values)
 
 
-def _snapshot(tensors: dict[str, Tensor], values: Any) -> tuple[dict[str, Tensor], float]:
+def snapshot_of(tensors: dict[str, Tensor], values: Any) -> tuple[dict[str, Tensor], float]:
+    """Where an attack stands, as its engine says it, and the seconds since the last chunk."""
     seconds = values["seconds"]
     if type(seconds) not in (int, float) or not 0.0 <= seconds < float("inf"):
         raise ValueError(f"{shown(seconds)} seconds")

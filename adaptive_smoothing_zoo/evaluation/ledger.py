@@ -94,6 +94,7 @@ class Ledger:
 
     def __init__(self, images: Tensor, points: Tensor, attacks: tuple[str, ...]) -> None:
         n = len(images)
+        self.images = images
         self.points, self.attacks, self.stages = points, attacks, (CLEAN, *attacks, VERIFIED)
         self.adversarials = images.clone()
         self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in self.stages}

@@ -1,4 +1,4 @@
-"""Accuracy against a constant alpha, clean and under attacks on g, on h and on the mix itself."""
+"""Accuracy against a constant alpha, clean and under attacks on g, on h and on the mix [BAKS24 v1, Fig. 4]."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.experiment import Experiment, not_answered, verdict
-from adaptive_smoothing_zoo.experiments.table import Case, Table
+from adaptive_smoothing_zoo.experiments.bench import Bench, Table, TripletExperiment, share
+from adaptive_smoothing_zoo.experiments.experiment import Case, not_answered, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,26 +17,74 @@ ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.48, 0.5, 0.52, 0.55, 0.6, 0.7, 0.8, 0
 TARGETS = {"clean": "clean", "std": "STD attack", "rob": "ROB attack", "mix": "MIX attack"}
 
 
-def cases() -> list[Case]:
-    return [{"target": target, "alpha": f"{alpha:g}"} for target in TARGETS for alpha in ALPHAS]
+class AlphaSweep(TripletExperiment):
+    name = "alpha-sweep"
+    question = "How do clean and attacked accuracy change with a constant alpha?"
+    paper = (
+        "[BAKS24 v1, Fig. 4] and [BAS24, Fig. 2] (PGD-20): the accuracy under the MIX attack jumps from near zero "
+        "to two thirds of h's when alpha passes 0.5, where the theorem on h's margins begins to speak; under the STD "
+        "attack accuracy rises with alpha, under the ROB attack it falls; the clean accuracy falls slowly above 0.5."
+    )
+    values = ("accuracy",)
 
+    def cases(self) -> list[Case]:
+        return [{"target": target, "alpha": f"{alpha:g}"} for target in TARGETS for alpha in ALPHAS]
 
-def measure(bench: Bench, case: Case) -> dict[str, float]:
-    """Accuracy of the mix with one alpha after an attack on one target.
+    def measure(self, bench: Bench, case: Case) -> dict[str, float]:
+        """Accuracy of the mix with one alpha after an attack on one target.
 
-    With the attack on the mix also the ``strongest``: the share of examples that are right on the clean image and after
-    each of the three attacks.
-    """
-    alpha = float(case["alpha"])
-    mix = bench.mix(alpha)
-    targets = {"clean": None, "std": 0.0, "rob": 1.0, "mix": alpha}
-    right = bench.correct(mix, _points(bench, targets[case["target"]]))
-    accuracy = {"accuracy": float(right.double().mean())}
-    if case["target"] != "mix":
-        return accuracy
-    others = [bench.correct(mix, _points(bench, targets[name])) for name in ("clean", "std", "rob")]
-    standing = torch.stack([right, *others]).all(dim=0)
-    return accuracy | {"strongest": float(standing.double().mean())}
+        With the attack on the mix also the ``strongest``: the share of examples that are right on the clean image and
+        after each of the three attacks.
+        """
+        alpha = float(case["alpha"])
+        mix = bench.mix(alpha)
+        targets = {"clean": None, "std": 0.0, "rob": 1.0, "mix": alpha}
+        names = tuple(TARGETS) if case["target"] == "mix" else (case["target"],)
+        right = {name: bench.correct(mix, _points(bench, targets[name])) for name in names}
+        values = {"accuracy": share(right[case["target"]])}
+        if len(right) > 1:
+            values["strongest"] = share(torch.stack(list(right.values())).all(dim=0))
+        return values
+
+    def draw(self, table: Table, figure: Figure) -> None:
+        axes = figure.subplots()
+        curves = {label: _by_alpha(table, target) for target, label in TARGETS.items()}
+        curves["the strongest of them"] = strongest(table)
+        for label, curve in curves.items():
+            dashes = ".-" if label in TARGETS.values() else "k:"
+            axes.plot(list(curve), [100 * value for value in curve.values()], dashes, label=label)
+        axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axes.set_xlabel(r"$\alpha$")
+        axes.set_ylabel("accuracy, %")
+        axes.legend()
+
+    def summary(self, table: Table) -> str:
+        """What the strongest of the attacks leaves around alpha = 1/2, and what the clean accuracy pays."""
+        worst, clean = strongest(table), _by_alpha(table, "clean")
+        rise = "" if unknown(table) else f"; {jump(table):.0%} of the rise from 0 to 1 happens between 0.45 and 0.55"
+        counted = (
+            "a point counts where it withstands all three and is right on the clean image"
+            if _is_per_example(table)
+            else "the lowest of the recorded accuracies; the union of the attacks, example by example, was not recorded"
+        )
+        return (
+            f"Under the strongest of the attacks ({counted}) the accuracy is {worst[0.45]:.1%} at alpha 0.45, "
+            f"{worst[0.55]:.1%} at 0.55 and {worst[1.0]:.1%} at 1{rise}. Clean accuracy goes from {clean[0.0]:.1%} at "
+            f"0 over {clean[0.55]:.1%} at 0.55 to {clean[1.0]:.1%} at 1.{_outdone(table)}"
+        )
+
+    def agreement(self, table: Table) -> str:
+        """Is there a jump at 1/2, and do the other curves go the ways that the authors saw?"""
+        if why := unknown(table):
+            return not_answered(why)
+        std, rob = _by_alpha(table, "std"), _by_alpha(table, "rob")
+        slack = 1.0 / table.n
+        seen = {
+            "the accuracy under the strongest of the attacks jumps where alpha passes 0.5": jump(table) >= 1 / 3,
+            "the accuracy under the STD attack rises with alpha": std[1.0] >= std[0.0] - slack,
+            "the accuracy under the ROB attack falls with alpha": rob[1.0] <= rob[0.0] + slack,
+        }
+        return verdict(seen)
 
 
 def _points(bench: Bench, target: float | None) -> Tensor:
@@ -47,35 +94,6 @@ def _points(bench: Bench, target: float | None) -> Tensor:
     if target in (0.0, 1.0):
         return bench.once(f"attack on alpha {target:g}", lambda: bench.attack(bench.mix(target)))
     return bench.attack(bench.mix(target))
-
-
-def draw(table: Table, figure: Figure) -> None:
-    axes = figure.subplots()
-    for target, label in TARGETS.items():
-        alphas, accuracies = table.curve("alpha", "accuracy", target=target)
-        axes.plot(alphas, [100 * value for value in accuracies], ".-", label=label)
-    alphas, accuracies = list(strongest(table)), list(strongest(table).values())
-    axes.plot(alphas, [100 * value for value in accuracies], "k:", label="the strongest of them")
-    axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xlabel(r"$\alpha$")
-    axes.set_ylabel("accuracy, %")
-    axes.legend()
-
-
-def summary(table: Table) -> str:
-    """What the strongest of the attacks leaves around alpha = 1/2, and what the clean accuracy pays."""
-    worst, clean = strongest(table), _by_alpha(table, "clean")
-    rise = "" if unknown(table) else f"; {jump(table):.0%} of the rise from 0 to 1 happens between 0.45 and 0.55"
-    counted = (
-        "a point counts where it withstands all three and is right on the clean image"
-        if _is_per_example(table)
-        else "the lowest of the recorded accuracies; the union of the attacks, example by example, was not recorded"
-    )
-    return (
-        f"Under the strongest of the attacks ({counted}) the accuracy is {worst[0.45]:.1%} at alpha 0.45, "
-        f"{worst[0.55]:.1%} at 0.55 and {worst[1.0]:.1%} at 1{rise}. Clean accuracy goes from {clean[0.0]:.1%} at 0 "
-        f"over {clean[0.55]:.1%} at 0.55 to {clean[1.0]:.1%} at 1.{_outdone(table)}"
-    )
 
 
 def _outdone(table: Table) -> str:
@@ -89,20 +107,6 @@ def _outdone(table: Table) -> str:
         f"examples less than the MIX attack (which leaves {mix[0.45]:.1%} at 0.45 and {mix[0.55]:.1%} at 0.55): PGD on "
         "the cross-entropy of the mix is no strong attack there."
     )
-
-
-def agreement(table: Table) -> str:
-    """Is there a jump at 1/2, and do the other curves go the ways that the authors saw?"""
-    if why := unknown(table):
-        return not_answered(why)
-    std, rob = _by_alpha(table, "std"), _by_alpha(table, "rob")
-    slack = 1.0 / table.n
-    seen = {
-        "the accuracy under the strongest of the attacks jumps where alpha passes 0.5": jump(table) >= 1 / 3,
-        "the accuracy under the STD attack rises with alpha": std[1.0] >= std[0.0] - slack,
-        "the accuracy under the ROB attack falls with alpha": rob[1.0] <= rob[0.0] + slack,
-    }
-    return verdict(seen)
 
 
 def strongest(table: Table) -> dict[float, float]:
@@ -138,18 +142,4 @@ def _is_per_example(table: Table) -> bool:
     return all("strongest" in row.values for row in table.where(target="mix"))
 
 
-ALPHA_SWEEP = Experiment(
-    name="alpha-sweep",
-    question="How do clean and attacked accuracy change with a constant alpha?",
-    paper="[BAKS24 v1, Fig. 4] and [BAS24, Fig. 2] (PGD-20): the accuracy under the MIX attack jumps from near zero "
-    "to two thirds of h's when alpha passes 0.5, where the theorem on h's margins begins to speak; under the STD "
-    "attack accuracy rises with alpha, under the ROB attack it falls; the clean accuracy falls slowly above 0.5.",
-    steps=20,
-    table=Table,
-    cases=cases,
-    values=("accuracy",),
-    measure=measure,
-    draw=draw,
-    summary=summary,
-    agreement=agreement,
-)
+EXPERIMENT = AlphaSweep()

@@ -1,54 +1,210 @@
-"""What experiments are made of: one mix, some examples, and a PGD attack on any net in the mix's place."""
+"""A triplet under experiment, some examples, and PGD on any net in the mix's place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.views import pin_alpha
-from adaptive_smoothing_zoo.experiments.papers_pgd import Pgd, PgdName
+from adaptive_smoothing_zoo.data import Examples, load_data
+from adaptive_smoothing_zoo.experiments.experiment import Experiment, Measured, provenance
+from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 T = TypeVar("T")
+PgdName = Literal["papers", "random-start"]
+LINF_STEP, L2_STEP = 0.0027 / (8 / 255), 0.075 / 0.5
+"""The authors' steps as shares of the radius, at any number of steps."""
+TRAVEL = 2.5
+"""How far all steps of the other form reach together, as a share of the radius (Madry et al. 2018)."""
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """PGD on the cross-entropy, its last iterate.
+
+    Attributes:
+        steps: how many.
+        name: "papers": from the image, in steps of a fixed length. "random-start": from a random
+            point of the ball, in steps that reach ``TRAVEL`` radii together.
+    """
+
+    steps: int
+    name: PgdName = "papers"
+
+    @property
+    def random_start(self) -> bool:
+        """Whether it starts at a random point of the ball."""
+        return self.name == "random-start"
+
+    def share(self, threat: ThreatModel) -> float:
+        """Length of a step as a share of the radius."""
+        papers = LINF_STEP if threat.is_linf else L2_STEP
+        return TRAVEL / self.steps if self.random_start else papers
+
+    def words(self, threat: ThreatModel, seed: int) -> str:
+        """Exactly what is run."""
+        share = self.share(threat)
+        start = f"from one random start, seed {seed}" if self.random_start else "from the image, no random start"
+        short = self.steps * share < 1 and not self.random_start
+        reach = f", which reach {self.steps * share:.0%} of eps at most" if short else ""
+        steps = f"{self.steps} steps of {share * threat.eps:.3g} ({share:.3g} eps){reach}"
+        return f"PGD on the cross-entropy, {steps}, {start}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Measured):
+    """What an experiment on a triplet measured.
+
+    Attributes:
+        model, threat_model, eps, steps, seed: what else decides the rows.
+        identity: who the model is.
+        pgd: which form of PGD; tables from before there were two have no such field, and this one.
+    """
+
+    model: str
+    threat_model: str
+    eps: str
+    steps: int
+    seed: int
+    identity: Identity
+    pgd: PgdName = "random-start"
+
+    def __post_init__(self) -> None:
+        if min(self.n, self.steps) < 1:
+            raise ValueError(f"n and steps must be at least 1, got {self.n} and {self.steps}")
+        _ = self.threat  # raises if it is none
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball."""
+        return ThreatModel(self.threat_model, self.eps)  # type: ignore[arg-type]
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, {self.dataset} {self.threat_model} {self.eps}"
+
+    def how(self) -> str:
+        return Pgd(self.steps, self.pgd).words(self.threat, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``asz experiment``, which explains them; every kind of bench takes what it needs."""
+
+    model: str
+    dataset: str
+    threat_model: str
+    model_dir: str | None
+    n: int
+    data_dir: str | None
+    train_data_dir: str | None
+    steps: int | None
+    pgd: PgdName
+    seed: int
+    batch_size: int
+    device: torch.device
+    recipe: str
+    changes: tuple[str, ...]
+    apgd_steps: int
+    recipes: Path | None
+    samples: int
+
+    @cached_property
+    def triplet(self) -> Triplet:
+        """Loaded once for all experiments."""
+        return load_model(self.model, self.model_dir, self.dataset, self.threat_model, device=self.device)
+
+    def examples(self) -> Examples:
+        """The test examples."""
+        return load_data(self.dataset, data_dir=self.data_dir).first(self.n or None)
+
+
+OnStage = Callable[[str], None]  # told, in words, of every finished round of something long
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A mix under experiment, and PGD on the cross-entropy, with which the papers' figures attack.
+    """A triplet, and PGD on the cross-entropy, with which the papers' figures attack.
 
     Attributes:
-        model: in eval mode and frozen, on ``device``; experiments use its g, h and logit maps, and put constants in the
-            place of its alpha.
-        images, labels: (N, channels, H, W) float32 in [0, 1] and (N,) int64, on the CPU.
-        norm, eps: the ball.
-        steps: of PGD.
-        pgd: which form of it, see :class:`Pgd`.
+        model: in eval mode and frozen, on ``device``.
+        examples: on the CPU.
         seed: of random starts, which belong to examples.
-        batch_size, device: how it is computed.
-        on_batch: called with the number of examples of each batch that is done.
+        on_stage: called with news.
     """
 
-    model: MixedClassifier
-    images: Tensor
-    labels: Tensor
-    norm: str
-    eps: float
-    steps: int
-    seed: int
-    batch_size: int
+    model: Triplet
+    examples: Examples
+    threat: ThreatModel
+    pgd: Pgd
+    seed: int = 0
+    batch_size: int = 128
     device: torch.device
-    pgd: PgdName = "papers"
-    on_batch: Callable[[int], None] = lambda count: None
+    on_stage: OnStage = lambda what: None
     _made: dict[str, Any] = field(default_factory=dict, repr=False)  # what several rows need, by name
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the rows beyond that, as fields of the experiment's table."""
-        return {}
+    @classmethod
+    def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
+        """The bench that a command line describes; ``steps`` of PGD are the paper's."""
+        return cls(**cls._arguments(options, steps), on_stage=on_stage)
+
+    @classmethod
+    def _arguments(cls, options: Options, steps: int) -> dict[str, Any]:
+        return {
+            "model": options.triplet,
+            "examples": options.examples(),
+            "threat": ThreatModel(options.threat_model, options.triplet.entry.eps_value),
+            "pgd": Pgd(options.steps or steps, options.pgd),
+            "seed": options.seed,
+            "batch_size": options.batch_size,
+            "device": options.device,
+        }
+
+    @property
+    def images(self) -> Tensor:
+        return self.examples.images
+
+    @property
+    def labels(self) -> Tensor:
+        return self.examples.labels
+
+    @property
+    def key(self) -> str:
+        return self.model.entry.key
+
+    def ready(self) -> AbstractContextManager[nn.Module]:
+        return ready(self.model, self.device)
+
+    def table(self, experiment: str) -> Table:
+        return Table(**self._about(experiment))
+
+    def _about(self, experiment: str) -> dict[str, Any]:
+        """The fields of the table."""
+        entry = self.model.entry
+        return provenance(self.examples, self.device) | {
+            "experiment": experiment,
+            "model": entry.name,
+            "dataset": entry.dataset,
+            "threat_model": self.threat.norm,
+            "eps": entry.eps,
+            "steps": self.pgd.steps,
+            "pgd": self.pgd.name,
+            "seed": self.seed,
+            "identity": identity_of(self.model, self.images.shape[1:]),
+        }
 
     def mix(self, alpha: float) -> MixedClassifier:
         """g and h with a constant alpha."""
@@ -56,23 +212,21 @@ class Bench:
 
     def attack(self, target: nn.Module) -> Tensor:
         """The examples after PGD on ``target``: (N, channels, H, W), on the CPU."""
-        form = Pgd(name=self.pgd, steps=self.steps, norm=self.norm, eps=self.eps)
-        found = []
-        for indices in torch.arange(len(self.labels)).split(self.batch_size):
+        eps, found = self.threat.eps, []
+        for rows in torch.arange(len(self.labels)).split(self.batch_size):
             points = pgd(
                 target,
-                self.images[indices].to(self.device),
-                self.labels[indices].to(self.device),
-                eps=self.eps,
-                step_size=form.step_size,
-                steps=form.steps,
-                norm=self.norm,
-                random_start=form.random_start,
+                self.images[rows].to(self.device),
+                self.labels[rows].to(self.device),
+                eps=eps,
+                step_size=self.pgd.share(self.threat) * eps,
+                steps=self.pgd.steps,
+                norm=self.threat.norm,
+                random_start=self.pgd.random_start,
                 seed=self.seed,
-                indices=indices,
+                indices=rows,
             )
             found.append(points.cpu())
-            self.on_batch(len(indices))
         return torch.cat(found)
 
     def logits(self, net: nn.Module, images: Tensor) -> Tensor:
@@ -86,10 +240,21 @@ class Bench:
 
     def accuracy(self, net: nn.Module, images: Tensor) -> float:
         """The share of images that a net classifies correctly."""
-        return float(self.correct(net, images).double().mean())
+        return share(self.correct(net, images))
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` gave when this name was asked for the first time."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]  # type: ignore[no-any-return]
+
+
+def share(right: Tensor) -> float:
+    """Of (N,) bool, the share that is True."""
+    return float(right.double().mean())
+
+
+class TripletExperiment(Experiment[Bench, Table]):
+    """An experiment on a triplet as it is."""
+
+    bench, table = Bench, Table

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adaptive_smoothing_zoo.experiments.experiment import Experiment, verdict
-from adaptive_smoothing_zoo.experiments.table import Case, Row
-from adaptive_smoothing_zoo.experiments.training_bench import Mixed, TrainingBench, TrainingTable, noise
+from adaptive_smoothing_zoo.experiments.bench import share
+from adaptive_smoothing_zoo.experiments.experiment import Case, Row, markdown_table, verdict
+from adaptive_smoothing_zoo.experiments.training_bench import (
+    Mixed,
+    TrainingBench,
+    TrainingExperiment,
+    TrainingTable,
+    noise,
+)
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 
 if TYPE_CHECKING:
@@ -24,44 +30,85 @@ PAPER = {  # PGD-20 accuracy in %, by c_prod in the order of SPLITS
 }
 PAPER_CONSTANT = 52.6
 BEST = ("0", "1.5", "0.2")
-HEADS = "clean, % | PGD, % | PGD and APGD that lowers alpha, %"
+HEADS = ("clean, %", "PGD, %", "PGD and APGD that lowers alpha, %", "published, PGD-20", "chosen")
 
 
-def cases() -> list[Case]:
-    """The constant alpha first, which takes no training."""
-    return [{"c_ce": CONSTANT, "c_bce": CONSTANT, "c_prod": CONSTANT}] + [
-        {"c_ce": ce, "c_bce": bce, "c_prod": product} for product in PRODUCTS for ce, bce in SPLITS
-    ]
+class LossAblation(TrainingExperiment):
+    name = "loss-ablation"
+    question = "Which parts of the composite loss make the better mixing network?"
+    paper = (
+        "[BAKS24, supp., Table SM2] (CIFAR-10, trained and attacked in setting B, PGD-20, 90 ± 0.02 % clean): "
+        "c_CE 0, c_BCE 1.5, c_prod 0.2 is the best one with 55.1 %; a small positive c_prod is generally beneficial; a "
+        "constant alpha has 52.6 %, less than every network (52.8 to 55.1 %)."
+    )
+    values = ("clean", "attacked", "lowered")
 
+    def cases(self) -> list[Case]:
+        """The constant alpha first, which takes no training."""
+        return [{"c_ce": CONSTANT, "c_bce": CONSTANT, "c_prod": CONSTANT}] + [
+            {"c_ce": ce, "c_bce": bce, "c_prod": product} for product in PRODUCTS for ce, bce in SPLITS
+        ]
 
-def measure(bench: TrainingBench, case: Case) -> dict[str, float]:
-    """One loss: accuracies of the mix, see ``accuracies``."""
-    if case["c_ce"] == CONSTANT:
-        return accuracies(bench, bench.constant())
-    parts = {name: float(value) for name, value in case.items()}
-    return accuracies(bench, bench.adaptive(bench.of("B", CompositeLoss(**parts))))
+    def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
+        """One loss: accuracies of the mix, see ``accuracies``."""
+        if case["c_ce"] == CONSTANT:
+            return accuracies(bench, bench.constant())
+        parts = {name: float(value) for name, value in case.items()}
+        return accuracies(bench, bench.adaptive(bench.of_setting("B", CompositeLoss(**parts))))
+
+    def draw(self, table: TrainingTable, figure: Figure) -> None:
+        """A line for each c_prod, here and published."""
+        here, published = figure.subplots(1, 2)
+        percent = _percent(table)
+        attacked = {p: [percent[ce, bce, p] for ce, bce in SPLITS] for p in PRODUCTS}
+        _panel(here, "here", attacked, percent[CONSTANT, CONSTANT, CONSTANT])
+        _panel(published, "published, CIFAR-10", {p: list(PAPER[p]) for p in PRODUCTS}, PAPER_CONSTANT)
+        here.set_ylabel("accuracy under PGD, %, at equal clean accuracy")
+        here.legend(fontsize="small")
+
+    def summary(self, table: TrainingTable) -> str:
+        """Accuracies of every loss, the paper's next to them."""
+
+        def cells(row: Row) -> list[str]:
+            ce, bce, product = row.case.values()
+            is_constant = ce == CONSTANT
+            name = "constant alpha" if is_constant else ", ".join(row.case.values())
+            published = PAPER_CONSTANT if is_constant else PAPER[product][SPLITS.index((ce, bce))]
+            return [name, *accuracy_cells(row), f"{published:.1f}", chosen(row)]
+
+        return markdown_table(("c_CE, c_BCE, c_prod", *HEADS), [cells(row) for row in table.rows])
+
+    def agreement(self, table: TrainingTable) -> str:
+        """Is the paper's loss the best one, does the product help, and do all networks beat the constant alpha?"""
+        rows = _percent(table)
+        constant = rows.pop((CONSTANT, CONSTANT, CONSTANT))
+        others = [value for parts, value in rows.items() if parts != BEST]
+        means = {p: sum(rows[ce, bce, p] for ce, bce in SPLITS) / len(SPLITS) for p in PRODUCTS}
+        seen = {
+            f"c_CE {BEST[0]}, c_BCE {BEST[1]}, c_prod {BEST[2]} is the best one": rows[BEST] > max(others),
+            "c_prod 0.1 and 0.2 are better than 0 on the mean": min(means["0.1"], means["0.2"]) > means["0"],
+            "every network is better than the constant alpha": min(rows.values()) > constant,
+        }
+        best = max(rows.values())
+        at_best = "; ".join(", ".join(parts) for parts, value in rows.items() if value == best)
+        averages = ", ".join(f"{mean:.2f} % with c_prod {product}" for product, mean in means.items())
+        highest = (
+            f"The highest accuracy under PGD is {best:.2f} %, with c_CE, c_BCE, c_prod = {at_best}; the constant alpha "
+            f"has {constant:.2f} %. Means: {averages}. {noise(table, [value / 100 for value in rows.values()])}"
+        )
+        return "\n\n".join([verdict(seen), highest, after_lowering(table)])
 
 
 def accuracies(bench: TrainingBench, mixed: Mixed) -> dict[str, float]:
     """Clean, under PGD, and after APGD that lowers alpha on what PGD left; and what was chosen on held-out examples."""
     model = mixed.model
-    standing = bench.logits(model, bench.attack(model)).argmax(dim=1) == bench.labels
+    standing = bench.correct(model, bench.attack(model))
     return {
         "clean": bench.accuracy(model, bench.images),
-        "attacked": float(standing.double().mean()),
-        "lowered": float(bench.standing_lowered(model, standing).double().mean()),
+        "attacked": share(standing),
+        "lowered": share(bench.standing_lowered(model, standing)),
         **mixed.numbers,
     }
-
-
-def draw(table: TrainingTable, figure: Figure) -> None:
-    """A line for each c_prod, here and published."""
-    here, published = figure.subplots(1, 2)
-    attacked = {p: [_percent(_row(table, ce, bce, p)) for ce, bce in SPLITS] for p in PRODUCTS}
-    _panel(here, "here", attacked, _percent(_row(table, CONSTANT, CONSTANT, CONSTANT)))
-    _panel(published, "published, CIFAR-10", {p: list(PAPER[p]) for p in PRODUCTS}, PAPER_CONSTANT)
-    here.set_ylabel("accuracy under PGD, %, at equal clean accuracy")
-    here.legend(fontsize="small")
 
 
 def _panel(axes: Axes, title: str, attacked: dict[str, list[float]], constant: float) -> None:
@@ -73,56 +120,15 @@ def _panel(axes: Axes, title: str, attacked: dict[str, list[float]], constant: f
     axes.set_title(title, fontsize="medium")
 
 
-def summary(table: TrainingTable) -> str:
-    """Accuracies of every loss, the paper's beside them."""
-    lines = [
-        f"| c_CE, c_BCE, c_prod | {HEADS} | published, PGD-20 | chosen |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in table.rows:
-        if row.case["c_ce"] == CONSTANT:
-            name, published = "constant alpha", PAPER_CONSTANT
-        else:
-            key = row.case["c_ce"], row.case["c_bce"], row.case["c_prod"]
-            name, published = ", ".join(key), PAPER[key[2]][SPLITS.index(key[:2])]
-        lines.append(f"| {name} | {accuracy_cells(row)} | {published:.1f} | {chosen(row)} |")
-    return "\n".join(lines)
-
-
-def accuracy_cells(row: Row) -> str:
-    """What stands under ``HEADS``."""
-    return " | ".join(f"{100 * row[name]:.2f}" for name in ("clean", "attacked", "lowered"))
+def accuracy_cells(row: Row) -> list[str]:
+    """What stands under the first three of ``HEADS``."""
+    return [f"{100 * row[name]:.2f}" for name in ("clean", "attacked", "lowered")]
 
 
 def chosen(row: Row) -> str:
     """What was chosen on held-out examples, and the clean accuracy there."""
     name = "alpha" if "alpha" in row.values else "bias"
     return f"{name} {row[name]:.3g}, {100 * row['held_out']:.2f} % clean on held-out examples"
-
-
-def agreement(table: TrainingTable) -> str:
-    """Is the paper's loss the best one, does the product help, and do all networks beat the constant alpha?"""
-    rows = {tuple(row.case.values()): _percent(row) for row in table.rows}
-    constant = rows.pop((CONSTANT, CONSTANT, CONSTANT))
-    others = [value for parts, value in rows.items() if parts != BEST]
-    means = {p: sum(rows[ce, bce, p] for ce, bce in SPLITS) / len(SPLITS) for p in PRODUCTS}
-    seen = {
-        f"c_CE {BEST[0]}, c_BCE {BEST[1]}, c_prod {BEST[2]} is the best one": rows[BEST] > max(others),
-        "c_prod 0.1 and 0.2 are better than 0 on the mean": min(means["0.1"], means["0.2"]) > means["0"],
-        "every network is better than the constant alpha": min(rows.values()) > constant,
-    }
-    best = max(rows.values())
-    at_best = "; ".join(", ".join(parts) for parts, value in rows.items() if value == best)
-    return "\n\n".join(
-        [
-            verdict(seen),
-            f"The highest accuracy under PGD is {best:.2f} %, with c_CE, c_BCE, c_prod = {at_best}; the constant alpha "
-            f"has {constant:.2f} %. Means: "
-            + ", ".join(f"{mean:.2f} % with c_prod {product}" for product, mean in means.items())
-            + f". {noise(table, [value / 100 for value in rows.values()])}",
-            after_lowering(table),
-        ]
-    )
 
 
 def after_lowering(table: TrainingTable) -> str:
@@ -135,27 +141,9 @@ def after_lowering(table: TrainingTable) -> str:
     )
 
 
-def _row(table: TrainingTable, ce: str, bce: str, product: str) -> Row:
-    (row,) = table.where(c_ce=ce, c_bce=bce, c_prod=product)
-    return row
+def _percent(table: TrainingTable) -> dict[tuple[str, ...], float]:
+    """Accuracy under PGD by c_CE, c_BCE and c_prod."""
+    return {tuple(row.case.values()): 100 * row["attacked"] for row in table.rows}
 
 
-def _percent(row: Row) -> float:
-    return 100 * row["attacked"]
-
-
-LOSS_ABLATION: Experiment[TrainingBench, TrainingTable] = Experiment(
-    name="loss-ablation",
-    question="Which parts of the composite loss make the better mixing network?",
-    paper="[BAKS24, supp., Table SM2] (CIFAR-10, trained and attacked in setting B, PGD-20, 90 ± 0.02 % clean): "
-    "c_CE 0, c_BCE 1.5, c_prod 0.2 is the best one with 55.1 %; a small positive c_prod is generally beneficial; a "
-    "constant alpha has 52.6 %, less than every network (52.8 to 55.1 %).",
-    steps=20,
-    table=TrainingTable,
-    cases=cases,
-    values=("clean", "attacked", "lowered"),
-    measure=measure,
-    draw=draw,
-    summary=summary,
-    agreement=agreement,
-)
+EXPERIMENT = LossAblation()

@@ -1,12 +1,12 @@
-"""What experiments on trained mixing networks are made of: networks kept on disk, and mixes of equal clean accuracy."""
+"""A triplet's g and h, mixing networks trained for them and kept on disk, and mixes of equal clean accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,19 +15,20 @@ from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
-from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.table import Table
+from adaptive_smoothing_zoo.experiments.bench import Bench, Options, Table, share
+from adaptive_smoothing_zoo.experiments.experiment import Experiment
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
-from adaptive_smoothing_zoo.publishing.records import tensors_sha256
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, train_mixing_network
+from adaptive_smoothing_zoo.training.recipe import TripletRecipe, read_recipe
+from adaptive_smoothing_zoo.training.runs import training_examples
 from adaptive_smoothing_zoo.training.workers import Workers
-from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig, Entry
+from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 LOWERING = ("apgd-ce-lowering", "apgd-t-lowering")  # what setting D adds to AutoAttack [BAKS24 v1, section 4.2]
@@ -42,7 +43,7 @@ class TrainingTable(Table):
 
     Attributes:
         training: of all networks; what a case says stands in the place of setting and loss.
-        alpha: the networks' architecture and taps; its range, scale and bias are not used.
+        alpha: the networks' architecture and taps.
         apgd_steps: of the APGD runs that are the settings C and D in short; None for AutoAttack itself.
         clean_share: where between h's (0) and g's (1) clean accuracy on held-out examples all mixes are put.
         clean_target: the accuracy that this is.
@@ -66,16 +67,17 @@ class TrainingTable(Table):
 
     def how(self) -> str:
         """How networks were trained, mixes made comparable, and all of it measured."""
-        return f"{super().how()}. {self._training_words()} {self._attack_words()} {self._shift_words()}"
-
-    def _training_words(self) -> str:
         training, drawn = self.training, self.training.attack.randomization
+        way = "half way" if self.clean_share == 0.5 else f"{self.clean_share:.0%} of the way"
         return (
-            f"This is the {'short' if self.is_short else 'long'} form: each mixing network is trained for "
-            f"{training.epochs} epochs of {self.training_data}, in batches of {training.batch_size}, seed "
+            f"{super().how()}. This is the {'short' if self.is_short else 'long'} form: each mixing network is trained "
+            f"for {training.epochs} epochs of {self.training_data}, in batches of {training.batch_size}, seed "
             f"{training.seed}, with {drawn.steps * drawn.budget:g} attack steps on average (the papers: "
             f"{PUBLISHED_PGD_STEPS} in A and B, {PUBLISHED_APGD_STEPS} in C) and, in C, up to "
-            f"{1 + training.attack.targets} attacked images of each image (the papers: 10)."
+            f"{1 + training.attack.targets} attacked images of each image (the papers: 10). {self._attack_words()} "
+            "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
+            f"constant alpha taken) with which the clean accuracy on {self.held_out}, is at least "
+            f"{self.clean_target:.2%}, {way} from h's to g's; no test example is used for this"
         )
 
     def _attack_words(self) -> str:
@@ -90,23 +92,12 @@ class TrainingTable(Table):
             "lowers alpha, which D adds, is as short."
         )
 
-    def _shift_words(self) -> str:
-        share = "half way" if self.clean_share == 0.5 else f"{self.clean_share:.0%} of the way"
-        return (
-            "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
-            f"constant alpha taken) with which the clean accuracy on {self.held_out}, is at least "
-            f"{self.clean_target:.2%}, {share} from h's to g's; no test example is used for this"
-        )
 
+class Mixed(NamedTuple):
+    """A mix that was put to a clean accuracy, in eval mode and frozen.
 
-@dataclass(frozen=True, kw_only=True)
-class Mixed:
-    """A mix that was put to a clean accuracy.
-
-    Attributes:
-        model: in eval mode and frozen.
-        numbers: for the row: ``alpha``, if it is constant, or the ``bias`` of alpha_logit, and the accuracy on
-            ``held_out`` examples.
+    Its ``numbers`` are for the row: ``alpha``, if it is constant, or the ``bias`` of alpha_logit, and the accuracy on
+    ``held_out`` examples.
     """
 
     model: MixedClassifier
@@ -118,17 +109,17 @@ class TrainingBench(Bench):
     """A triplet's g and h, and what mixing networks for them are made with.
 
     Attributes:
-        entry: of the triplet.
         training: of all networks; the radius and norm of its attack are the bench's.
         alpha: the networks' architecture and taps.
         train, held_out: what is learned from, and what alpha is shifted on; no test examples.
         trained: folder for the networks and for whatever else takes long; what is there is not done again.
         apgd_steps, clean_share: see :class:`TrainingTable`.
         checkpoint_seconds: time between two checkpoints of a training.
-        on_stage: told, in words, of every finished round of a training and every batch of AutoAttack.
+
+    Raises:
+        ResultsError: test examples are among the training examples.
     """
 
-    entry: Entry
     training: MixingTraining
     alpha: AdaptiveAlphaConfig
     train: Examples
@@ -137,22 +128,48 @@ class TrainingBench(Bench):
     apgd_steps: int | None = 20
     clean_share: float = 0.5
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    on_stage: Callable[[str], None] = lambda what: None
 
     def __post_init__(self) -> None:
-        _check_apart(self.train, self.held_out, self.images)
+        for examples in (self.train, self.held_out):
+            _check_apart(examples, self.images)
 
-    def settings(self) -> dict[str, Any]:
-        return {
-            "training": self.of(),
-            "alpha": self.alpha,
-            "apgd_steps": self.apgd_steps,
-            "clean_share": self.clean_share,
-            "clean_target": self.clean_target,
-            "training_data": self.train.source,
-            "held_out": self.held_out.source,
-            "training_data_sha256": self._data_sha256(),
+    @classmethod
+    def _arguments(cls, options: Options, steps: int) -> dict[str, Any]:
+        recipe, entry = read_recipe(options.recipe, options.changes), options.triplet.entry
+        is_adaptive = isinstance(recipe, TripletRecipe) and isinstance(recipe.alpha, AdaptiveAlphaConfig)
+        if not is_adaptive or recipe.training is None:
+            raise ConfigError(
+                f"{options.recipe} is not the recipe of a triplet with a mixing network; name one with --recipe"
+            )
+        if recipe.data.dataset != entry.dataset:
+            raise ConfigError(
+                f"{options.recipe} is about {recipe.data.dataset}, the triplet about {entry.dataset}; name another "
+                "--recipe"
+            )
+        train, held_out = training_examples(recipe.data, options.train_data_dir or options.data_dir)
+        if held_out is None:
+            raise ConfigError(f"{options.recipe} holds no examples out; add --set data.hold_out_every=50")
+        return super()._arguments(options, steps) | {
+            "training": recipe.training,
+            "alpha": recipe.alpha,  # type: ignore[union-attr]
+            "train": train,
+            "held_out": held_out,
+            "trained": Path("runs") / "experiments" / entry.key,
+            "apgd_steps": options.apgd_steps or None,
         }
+
+    def table(self, experiment: str) -> TrainingTable:
+        return TrainingTable(
+            **self._about(experiment),
+            training=self.of_setting(),
+            alpha=self.alpha,
+            apgd_steps=self.apgd_steps,
+            clean_share=self.clean_share,
+            clean_target=self.clean_target,
+            training_data=self.train.source,
+            held_out=self.held_out.source,
+            training_data_sha256=self._data_sha256(),
+        )
 
     @property
     def clean_target(self) -> float:
@@ -160,22 +177,21 @@ class TrainingBench(Bench):
         low, high = self.once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
         return low + self.clean_share * (high - low)
 
-    def of(self, setting: Literal["A", "B", "C"] = "B", loss: CompositeLoss | None = None) -> MixingTraining:
+    def of_setting(self, setting: Literal["A", "B", "C"] = "B", loss: CompositeLoss | None = None) -> MixingTraining:
         """The training in a setting and with a loss; the recipe's loss if None.
 
         In C, where an image gives several attacked ones, there is an optimizer step for every two of them, as the
         authors have it (5 for 10).
         """
-        norm: Literal["Linf", "L2"] = "L2" if self.norm == "L2" else "Linf"
-        attack = replace(self.training.attack, setting=setting, eps=self.eps, norm=norm)
-        steps = self.training.steps * max(1, attack.runs(self.entry.num_classes) // 2)
+        attack = replace(self.training.attack, setting=setting, eps=self.threat.eps, norm=self.threat.norm)  # type: ignore[arg-type]
+        steps = self.training.steps * max(1, attack.runs(self.model.entry.num_classes) // 2)
         return replace(self.training, attack=attack, steps=steps, loss=loss or self.training.loss)
 
     def network(self, training: MixingTraining) -> MixedClassifier:
         """The mix with a network of that training; from disk, or as far as it is there."""
         with torch.random.fork_rng([]):
             torch.manual_seed(training.seed)
-            alpha = Triplet(replace(self.entry, alpha=self.alpha)).alpha
+            alpha = Triplet(replace(self.model.entry, alpha=self.alpha)).alpha
         model, name = self.model, self._name(training)
         mixed = MixedClassifier(model.std_model, model.rob_model, alpha, std_map=model.std_map, rob_map=model.rob_map)
         return train_mixing_network(
@@ -228,37 +244,30 @@ class TrainingBench(Bench):
     def _autoattack(self, model: MixedClassifier) -> Tensor:
         """The whole of it, or what stands for it where it is short."""
         if self.apgd_steps is not None:
-            clean = self.logits(model, self.images).argmax(dim=1) == self.labels
-            return self._attacked(model, ("apgd-ce-mix", "apgd-t-mix"), clean)
+            return self._attacked(model, ("apgd-ce-mix", "apgd-t-mix"), self.correct(model, self.images))
         evaluation = evaluate(
             model,
             self.images,
             self.labels,
-            norm=self.norm,
-            eps=self.eps,
-            seed=self.seed,
-            batch_size=self.batch_size,
+            threat=self.threat,
+            settings=AttackSettings(seed=self.seed, batch_size=self.batch_size),
             device=self.device,
             state=self.trained / f"autoattack_{self._hash(model)}",
             on_progress=lambda done: self.on_stage(f"{done.attack}: {done.done} of {done.total}"),
         )
         return torch.from_numpy(evaluation.robust)
 
-    def _attacked(self, model: MixedClassifier, attacks: Sequence[str], standing: Tensor) -> Tensor:
+    def _attacked(self, model: MixedClassifier, attacks: tuple[str, ...], standing: Tensor) -> Tensor:
         """Which of the examples that stand still stand after these attacks, the mix itself as judge."""
-        settings = complete(
-            AttackSettings(attacks=tuple(attacks), seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
-        )
+        plans = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
+        settings = complete(plans)
         if self.apgd_steps is not None:
             settings = settings.limited(iterations=self.apgd_steps, targets=SHORT_TARGETS, restarts=SHORT_STARTS)
-        standing = standing.clone()
-        left = standing.nonzero().squeeze(1)
-        classes = self.logits(model, self.images[:1]).shape[1]
-        threat = ThreatModel(self.norm, self.eps)
-        search = Search(model, threat, settings, num_classes=classes, device=self.device)
+        standing, left = standing.clone(), standing.nonzero().squeeze(1)
+        classes = self.model.entry.num_classes
+        search = Search(model, self.threat, settings, num_classes=classes, device=self.device)
         for verdict in search.run(self.images[left], self.labels[left], left):
             standing[left[verdict.points[verdict.broken]]] = False
-            self.on_batch(len(verdict.points))
         return standing
 
     def _shifted(self, model: MixedClassifier, coarse: Choice) -> Mixed:
@@ -275,16 +284,16 @@ class TrainingBench(Bench):
             self.held_out.images,
             self.held_out.labels,
             choice,
-            eps=self.eps,
-            norm=self.norm,
+            eps=self.threat.eps,
+            norm=self.threat.norm,
             seed=self.seed,
             batch_size=self.batch_size,
             device=self.device,
         )
 
     def _clean(self, net: MixedClassifier) -> float:
-        logits = self.logits(net, self.held_out.images)
-        return float((logits.argmax(dim=1) == self.held_out.labels).double().mean())
+        predicted = self.logits(net, self.held_out.images).argmax(dim=1)
+        return share(predicted == self.held_out.labels)
 
     def _name(self, training: MixingTraining) -> str:
         """Of a network's folder, so that one can read it, and no other training has it."""
@@ -300,7 +309,14 @@ class TrainingBench(Bench):
     def _hash(self, model: MixedClassifier) -> str:
         """Of what an evaluation's state is bound to; range, scale and bias of alpha stand in the description."""
         data = tensors_sha256({**model.state_dict(), "images": self.images, "labels": self.labels})
-        return sha256(f"{model!r} {data} {self.norm} {self.eps} {self.seed}".encode()).hexdigest()[:12]
+        digest = sha256(f"{model!r} {data} {self.threat.norm} {self.threat.eps} {self.seed}".encode())
+        return digest.hexdigest()[:12]
+
+
+class TrainingExperiment(Experiment[TrainingBench, TrainingTable]):
+    """An experiment on trained mixing networks."""
+
+    bench, table = TrainingBench, TrainingTable
 
 
 def noise(table: Table, accuracies: Sequence[float]) -> str:
@@ -315,13 +331,11 @@ def noise(table: Table, accuracies: Sequence[float]) -> str:
     )
 
 
-def _check_apart(train: Examples, held_out: Examples, images: Tensor) -> None:
+def _check_apart(examples: Examples, images: Tensor) -> None:
     """Refuse test examples that are training examples: a file that holds one split is given out for every split."""
-    tested = {sha256(image.numpy().tobytes()).digest() for image in images}
-    for examples in (train, held_out):
-        known = {sha256(image.numpy().tobytes()).digest() for image in examples.images}
-        if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
-            raise ResultsError(
-                f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
-                f"examples ({examples.source}); give a folder that has both splits, or --train-data-dir"
-            )
+    tested, known = ({sha256(x.numpy().tobytes()).digest() for x in each} for each in (images, examples.images))
+    if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
+        raise ResultsError(
+            f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
+            f"examples ({examples.source}); give a folder that has both splits, or --train-data-dir"
+        )

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from adaptive_smoothing_zoo.attacks.views import GrayBox
-from adaptive_smoothing_zoo.experiments.experiment import Experiment, not_answered, verdict
-from adaptive_smoothing_zoo.experiments.table import Case
-from adaptive_smoothing_zoo.experiments.training_bench import Mixed, TrainingBench, TrainingTable, noise
+from adaptive_smoothing_zoo.experiments.bench import share
+from adaptive_smoothing_zoo.experiments.experiment import Case, markdown_table, not_answered, verdict
+from adaptive_smoothing_zoo.experiments.training_bench import (
+    Mixed,
+    TrainingBench,
+    TrainingExperiment,
+    TrainingTable,
+    noise,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,24 +44,93 @@ PAPER = {
 KEPT = 0.8  # of h's accuracy under the attack of its training: what every published network has left
 
 
-def cases() -> list[Case]:
-    """All attacks on a net before the next net."""
-    baselines = [{"net": net, "attack": attack} for net in BASELINES for attack in ("clean", "B", "C")]
-    return baselines + [{"net": net, "attack": attack} for net in SETTINGS for attack in ATTACKS]
+class TrainingSettings(TrainingExperiment):
+    name = "settings"
+    question = "What does a mixing network withstand, by the attack that it was trained on?"
+    paper = (
+        "[BAKS24 v1, Tables 1 and 2]: the networks withstand the attacks that they were trained on (gray-box PGD-20 at "
+        "h's level with g's clean accuracy nearly kept); the one trained in C, on randomized APGD, is the best one "
+        "under AutoAttack (CIFAR-100: 32.94 % against 23.54 % and 26.37 %, 89 % of h's 36.98 %) at some cost in clean "
+        "accuracy (80.90 % against 83.99 %); attacking alpha as well (D) takes hardly more than AutoAttack."
+    )
+    values = ("accuracy",)
 
+    def cases(self) -> list[Case]:
+        """All attacks on a net before the next net."""
+        baselines = [{"net": net, "attack": attack} for net in BASELINES for attack in ("clean", "B", "C")]
+        return baselines + [{"net": net, "attack": attack} for net in SETTINGS for attack in ATTACKS]
 
-def measure(bench: TrainingBench, case: Case) -> dict[str, float]:
-    """Accuracy of one mix under one attack; with the clean one also what was chosen on held-out examples."""
-    mixed = _mix(bench, case["net"])
-    model, attack = mixed.model, case["attack"]
-    if attack == "clean":
-        return {"accuracy": bench.accuracy(model, bench.images), **mixed.numbers}
-    if attack in ("A", "B"):
-        return {"accuracy": bench.accuracy(model, bench.attack(GrayBox(model) if attack == "A" else model))}
-    standing = bench.standing(model)
-    if attack == "D":
-        standing = bench.standing_lowered(model, standing)
-    return {"accuracy": float(standing.double().mean())}
+    def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
+        """Accuracy of one mix under one attack; with the clean one also what was chosen on held-out examples."""
+        mixed = _mix(bench, case["net"])
+        model, attack = mixed.model, case["attack"]
+        if attack == "clean":
+            return {"accuracy": bench.accuracy(model, bench.images), **mixed.numbers}
+        if attack in ("A", "B"):
+            return {"accuracy": bench.accuracy(model, bench.attack(GrayBox(model) if attack == "A" else model))}
+        standing = bench.standing(model)
+        if attack == "D":
+            standing = bench.standing_lowered(model, standing)
+        return {"accuracy": share(standing)}
+
+    def draw(self, table: TrainingTable, figure: Figure) -> None:
+        """A group of bars for each attack, a bar for each training; h and the constant alpha as lines above them."""
+        panels = {"here": {net: _percent(table, net) for net in (*BASELINES, *SETTINGS)}, **PAPER}
+        for axes, (name, nets) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+            for i, setting in enumerate(SETTINGS):
+                places = [place + 0.26 * (i - 1) for place in range(len(ATTACKS))]
+                axes.bar(
+                    places, [nets[setting][attack] for attack in ATTACKS], width=0.24, label=f"trained in {setting}"
+                )
+            for net, color in (("h", "black"), ("constant", "grey")):
+                for place, attack in enumerate(ATTACKS):
+                    if (value := nets.get(net, {}).get(attack)) is not None:
+                        label = {"h": "h alone", "constant": "constant alpha"}[net] if attack == "clean" else None
+                        axes.hlines(value, place - 0.45, place + 0.45, colors=color, label=label)
+            axes.set_xticks(range(len(ATTACKS)), list(ATTACKS))
+            axes.set_title("here" if name == "here" else f"published, {name}", fontsize="medium")
+            axes.set_xlabel("attack")
+        figure.axes[0].set_ylabel("accuracy, %")
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small"
+        )
+
+    def summary(self, table: TrainingTable) -> str:
+        """The table as the paper has it, here and published, and what was chosen on held-out examples."""
+        nets = {net: _percent(table, net) for net in (*BASELINES, *SETTINGS)}
+        heads = ["h", "constant alpha", *(f"trained in {setting}" for setting in SETTINGS)]
+        alpha = table.row(net="constant", attack="clean")["alpha"]
+        biases = ", ".join(f"{table.row(net=net, attack='clean')['bias']:.2f}" for net in SETTINGS)
+        parts = [_table(heads, nets), f"Chosen: alpha {alpha:.3f}; biases of alpha_logit {biases}."]
+        for dataset, published in PAPER.items():
+            parts.append(f"Published, {dataset} (each network at its own clean accuracy; h's A is not given):")
+            parts.append(_table([heads[0], *heads[2:]], published))
+        return "\n\n".join(parts)
+
+    def agreement(self, table: TrainingTable) -> str:
+        """Do networks withstand what they were trained on, is C the best one under AutoAttack, does D add little?"""
+        here = {net: _percent(table, net) for net in ("h", *SETTINGS)}
+        if not min(here["h"][attack] for attack in "BC"):
+            return not_answered(f"h is right on none of the {table.n} images under B or C, so no network can keep that")
+        kept = {name: _kept(nets) for name, nets in {"here": here, **PAPER}.items()}
+        others = max(here[net][attack] - here["C"][attack] for net in ("A", "B") for attack in ("C", "D"))
+        keeps = f"each network keeps {KEPT:.0%} of h's accuracy under the attack that it was trained on"
+        seen = {
+            keeps: min(kept["here"]) >= KEPT,
+            "the one trained in C is the most accurate under C and D": others < 0,
+            "D takes at most a point more than C": max(here[net]["C"] - here[net]["D"] for net in SETTINGS) <= 1.0,
+        }
+        shares = "; ".join(f"{name} {', '.join(f'{share:.0%}' for share in kept[name])}" for name in kept)
+        under_c = [row["accuracy"] for net in SETTINGS for row in table.where(net=net, attack="C")]
+        kept_words = (
+            f"Shares of h's accuracy that networks trained in A, B and C keep under that attack: {shares}. Of their "
+            f"accuracies under C: {noise(table, under_c)}"
+        )
+        compared = (
+            f"The constant alpha has {_percent(table, 'constant')['C']:.2f} % under C; the networks trained in A, B "
+            f"and C have {_listed(here, 'C')} % there and {_listed(here, 'D')} % under D."
+        )
+        return "\n\n".join([verdict(seen), kept_words, compared])
 
 
 def _mix(bench: TrainingBench, net: str) -> Mixed:
@@ -64,67 +139,7 @@ def _mix(bench: TrainingBench, net: str) -> Mixed:
     if net == "constant":
         return bench.constant()
     (setting,) = (each for each in SETTINGS if each == net)
-    return bench.adaptive(bench.of(setting))
-
-
-def draw(table: TrainingTable, figure: Figure) -> None:
-    """A group of bars for each attack, a bar for each training; h and the constant alpha as lines above them."""
-    panels = {"here": {net: _percent(table, net) for net in (*BASELINES, *SETTINGS)}, **PAPER}
-    for axes, (name, nets) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
-        for i, setting in enumerate(SETTINGS):
-            places = [place + 0.26 * (i - 1) for place in range(len(ATTACKS))]
-            axes.bar(places, [nets[setting][attack] for attack in ATTACKS], width=0.24, label=f"trained in {setting}")
-        for net, color in (("h", "black"), ("constant", "grey")):
-            for place, attack in enumerate(ATTACKS):
-                if (value := nets.get(net, {}).get(attack)) is not None:
-                    label = {"h": "h alone", "constant": "constant alpha"}[net] if attack == "clean" else None
-                    axes.hlines(value, place - 0.45, place + 0.45, colors=color, label=label)
-        axes.set_xticks(range(len(ATTACKS)), list(ATTACKS))
-        axes.set_title("here" if name == "here" else f"published, {name}", fontsize="medium")
-        axes.set_xlabel("attack")
-    figure.axes[0].set_ylabel("accuracy, %")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
-
-
-def summary(table: TrainingTable) -> str:
-    """The table as the paper has it, here and published, and what was chosen on held-out examples."""
-    nets = {net: _percent(table, net) for net in (*BASELINES, *SETTINGS)}
-    heads = ["h", "constant alpha", *(f"trained in {setting}" for setting in SETTINGS)]
-    lines = _lines(["attack, %", *heads], nets)
-    (alpha,) = (row["alpha"] for row in table.where(net="constant", attack="clean"))
-    biases = [row["bias"] for net in SETTINGS for row in table.where(net=net, attack="clean")]
-    lines += ["", f"Chosen: alpha {alpha:.3f}; biases of alpha_logit {', '.join(f'{bias:.2f}' for bias in biases)}."]
-    for dataset, published in PAPER.items():
-        shown = {net: published[net] for net in ("h", *SETTINGS)}
-        lines += ["", f"Published, {dataset} (each network at its own clean accuracy; h's A is not given):", ""]
-        lines += _lines(["attack, %", heads[0], *heads[2:]], shown)
-    return "\n".join(lines)
-
-
-def agreement(table: TrainingTable) -> str:
-    """Do networks withstand what they were trained on, is C the best one under AutoAttack, does D add little?"""
-    here = {net: _percent(table, net) for net in ("h", *SETTINGS)}
-    if not min(here["h"][attack] for attack in "BC"):
-        return not_answered(f"h is right on none of the {table.n} images under B or C, so no network can keep that")
-    kept = {name: _kept(nets) for name, nets in {"here": here, **PAPER}.items()}
-    others = max(here[net][attack] - here["C"][attack] for net in ("A", "B") for attack in ("C", "D"))
-    seen = {
-        f"each network keeps {KEPT:.0%} of h's accuracy under the attack that it was trained on": min(kept["here"])
-        >= KEPT,
-        "the one trained in C is the most accurate under C and D": others < 0,
-        "D takes at most a point more than C": max(here[net]["C"] - here[net]["D"] for net in SETTINGS) <= 1.0,
-    }
-    shares = "; ".join(f"{name} {', '.join(f'{share:.0%}' for share in kept[name])}" for name in kept)
-    under_c = [row["accuracy"] for net in SETTINGS for row in table.where(net=net, attack="C")]
-    return "\n\n".join(
-        [
-            verdict(seen),
-            f"Shares of h's accuracy that networks trained in A, B and C keep under that attack: {shares}. Of their "
-            f"accuracies under C: {noise(table, under_c)}",
-            f"The constant alpha has {_percent(table, 'constant')['C']:.2f} % under C; the networks trained in A, B "
-            f"and C have {_listed(here, 'C')} % there and {_listed(here, 'D')} % under D.",
-        ]
-    )
+    return bench.adaptive(bench.of_setting(setting))
 
 
 def _kept(nets: dict[str, dict[str, float]]) -> list[float]:
@@ -141,27 +156,12 @@ def _percent(table: TrainingTable, net: str) -> dict[str, float]:
     return {row.case["attack"]: 100 * row["accuracy"] for row in table.where(net=net)}
 
 
-def _lines(heads: list[str], nets: dict[str, dict[str, float]]) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for attack, label in ATTACKS.items():
-        values = [f"{nets[net][attack]:.2f}" if attack in nets[net] else "" for net in nets]
-        lines.append(f"| {label} | {' | '.join(values)} |")
-    return lines
+def _table(heads: list[str], nets: dict[str, dict[str, float]]) -> str:
+    rows = [
+        (label, *(f"{values[attack]:.2f}" if attack in values else "" for values in nets.values()))
+        for attack, label in ATTACKS.items()
+    ]
+    return markdown_table(("attack, %", *heads), rows)
 
 
-SETTINGS_EXPERIMENT: Experiment[TrainingBench, TrainingTable] = Experiment(
-    name="settings",
-    question="What does a mixing network withstand, by the attack that it was trained on?",
-    paper="[BAKS24 v1, Tables 1 and 2]: the networks withstand the attacks that they were trained on (gray-box "
-    "PGD-20 at h's level with g's clean accuracy nearly kept); the one trained in C, on randomized APGD, is the best "
-    "one under AutoAttack (CIFAR-100: 32.94 % against 23.54 % and 26.37 %, 89 % of h's 36.98 %) at some cost in clean "
-    "accuracy (80.90 % against 83.99 %); attacking alpha as well (D) takes hardly more than AutoAttack.",
-    steps=20,
-    table=TrainingTable,
-    cases=cases,
-    values=("accuracy",),
-    measure=measure,
-    draw=draw,
-    summary=summary,
-    agreement=agreement,
-)
+EXPERIMENT = TrainingSettings()

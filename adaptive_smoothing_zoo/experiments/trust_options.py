@@ -1,4 +1,4 @@
-"""Clean against attacked accuracy for the four R_i of eq. (3), with probabilities and with logits."""
+"""Clean against attacked accuracy for the four R_i of eq. (3), with probabilities and with logits [BAKS24, Fig. 1]."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.experiments.bench import Bench
-from adaptive_smoothing_zoo.experiments.experiment import Experiment, not_answered
-from adaptive_smoothing_zoo.experiments.table import Case, Table
+from adaptive_smoothing_zoo.experiments.bench import Bench, Table, TripletExperiment
+from adaptive_smoothing_zoo.experiments.experiment import Case, markdown_table, not_answered
 from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTIONS, SmoothedClassifier
 
 if TYPE_CHECKING:
@@ -26,66 +25,78 @@ LABELS = {
 }
 
 
-def cases() -> list[Case]:
-    return [
-        {"trust": trust, "space": space, "odds": f"{odds:g}"}
-        for trust in TRUST_OPTIONS
-        for space in SPACES
-        for odds in ODDS
-    ]
+class TrustOptions(TripletExperiment):
+    name = "trust-options"
+    question = "Which R_i, and probabilities or logits, gives the best trade-off?"
+    paper = (
+        "[BAKS24, Fig. 1] and [BAS24, Fig. 1] (PGD-10, l_inf; the variations, of which [BAKS24, supp., Fig. SM2] has "
+        "one in l_2, and the authors' code take PGD-20): R_i = 1 with probabilities."
+    )
+    values = ("clean", "attacked")
+
+    def cases(self) -> list[Case]:
+        return [
+            {"trust": trust, "space": space, "odds": f"{odds:g}"}
+            for trust in TRUST_OPTIONS
+            for space in SPACES
+            for odds in ODDS
+        ]
+
+    def measure(self, bench: Bench, case: Case) -> dict[str, float]:
+        """Clean and attacked accuracy of one form at one ratio r; the attack passes through R_i as well."""
+        odds = float(case["odds"])
+        form = partial(_smoothed, bench, trust=case["trust"], space=case["space"])
+        size = _median_trust(bench, form(ratio=1.0))
+        smoothed = form(ratio=odds / size)
+        return {
+            "ratio": odds / size,
+            "clean": bench.accuracy(smoothed, bench.images),
+            "attacked": bench.accuracy(smoothed, bench.attack(smoothed)),
+        }
+
+    def draw(self, table: Table, figure: Figure) -> None:
+        axes = figure.subplots()
+        for trust, label in LABELS.items():
+            (line,) = axes.plot(*_curve(table, trust, "probabilities"), ".-", label=f"{label}, probabilities")
+            axes.plot(*_curve(table, trust, "logits"), ".:", color=line.get_color(), label=f"{label}, logits")
+        axes.set_xlabel("accuracy under PGD, %")
+        axes.set_ylabel("clean accuracy, %")
+        axes.legend(fontsize="small", loc="lower left")
+
+    def summary(self, table: Table) -> str:
+        """What each form has left of h's attacked accuracy at the highest clean accuracy, by one number per curve."""
+        if why := undefined(table):
+            return f"There is no area under the curves: {why}."
+        areas = _areas(table)
+        best = max((value, trust, space) for (trust, space), value in areas.items())
+        return "\n".join(
+            [
+                "The area under the curve of the best attacked accuracy at a clean accuracy or more, between h's and "
+                "g's clean accuracies, as a share of the ideal (h's attacked accuracy throughout):",
+                "",
+                markdown_table(
+                    ("R_i", *SPACES), [(trust, *(f"{areas[trust, s]:.2f}" for s in SPACES)) for trust in TRUST_OPTIONS]
+                ),
+                "",
+                f"The best is R_i = {best[1]} with {best[2]}.",
+            ]
+        )
+
+    def agreement(self, table: Table) -> str:
+        """Is the form of the mixed classifier the best one?"""
+        if why := undefined(table):
+            return not_answered(why)
+        areas = _areas(table)
+        chosen = areas["one", "probabilities"]
+        better = [f"R_i = {trust} with {space}" for (trust, space), value in areas.items() if value > chosen]
+        if not better:
+            return "yes: no form is better than R_i = 1 with probabilities."
+        lead = max(areas.values()) - chosen
+        return f"no: {', '.join(better)} had a larger area, by up to {lead:.2f}; see n for what that may mean."
 
 
-def measure(bench: Bench, case: Case) -> dict[str, float]:
-    """Clean and attacked accuracy of one form at one ratio r; the attack passes through R_i as well."""
-    odds = float(case["odds"])
-    form = partial(_smoothed, bench, trust=case["trust"], space=case["space"])
-    size = _median_trust(bench, form(ratio=1.0))
-    smoothed = form(ratio=odds / size)
-    return {
-        "ratio": odds / size,
-        "clean": bench.accuracy(smoothed, bench.images),
-        "attacked": bench.accuracy(smoothed, bench.attack(smoothed)),
-    }
-
-
-def draw(table: Table, figure: Figure) -> None:
-    axes = figure.subplots()
-    for trust, label in LABELS.items():
-        (line,) = axes.plot(*_curve(table, trust, "probabilities"), ".-", label=f"{label}, probabilities")
-        axes.plot(*_curve(table, trust, "logits"), ".:", color=line.get_color(), label=f"{label}, logits")
-    axes.set_xlabel("accuracy under PGD, %")
-    axes.set_ylabel("clean accuracy, %")
-    axes.legend(fontsize="small", loc="lower left")
-
-
-def summary(table: Table) -> str:
-    """What each form has left of h's attacked accuracy at the highest clean accuracy, by one number per curve."""
-    lines = [
-        "The area under the curve of the best attacked accuracy at a clean accuracy or more, between h's and g's clean "
-        "accuracies, as a share of the ideal (h's attacked accuracy throughout):",
-        "",
-        "| R_i | probabilities | logits |",
-        "| --- | --- | --- |",
-    ]
-    if why := undefined(table):
-        return f"There is no area under the curves: {why}."
-    for trust in TRUST_OPTIONS:
-        lines.append(f"| {trust} | {area(table, trust, 'probabilities'):.2f} | {area(table, trust, 'logits'):.2f} |")
-    best = max((area(table, trust, space), trust, space) for trust in TRUST_OPTIONS for space in SPACES)
-    return "\n".join([*lines, "", f"The best is R_i = {best[1]} with {best[2]}."])
-
-
-def agreement(table: Table) -> str:
-    """Is the form of the mixed classifier the best one?"""
-    if why := undefined(table):
-        return not_answered(why)
-    areas = {(trust, space): area(table, trust, space) for trust in TRUST_OPTIONS for space in SPACES}
-    chosen = areas["one", "probabilities"]
-    better = [f"R_i = {trust} with {space}" for (trust, space), value in areas.items() if value > chosen]
-    if not better:
-        return "yes: no form is better than R_i = 1 with probabilities."
-    lead = max(areas.values()) - chosen
-    return f"no: {', '.join(better)} had a larger area, by up to {lead:.2f}; see n for what that may mean."
+def _areas(table: Table) -> dict[tuple[str, str], float]:
+    return {(trust, space): area(table, trust, space) for trust in TRUST_OPTIONS for space in SPACES}
 
 
 def area(table: Table, trust: str, space: str) -> float:
@@ -128,7 +139,9 @@ def _smoothed(bench: Bench, *, trust: str, space: str, ratio: float) -> Smoothed
     """Eq. (3) with a bench's g and h, their logits taken through the mix's own maps."""
     model = bench.model
     std_model, rob_model = _Mapped(model.std_model, model.std_map), _Mapped(model.rob_model, model.rob_map)
-    return SmoothedClassifier(std_model, rob_model, trust=trust, ratio=ratio, space=space, norm=bench.norm).eval()
+    return SmoothedClassifier(
+        std_model, rob_model, trust=trust, ratio=ratio, space=space, norm=bench.threat.norm
+    ).eval()
 
 
 class _Mapped(nn.Module):
@@ -150,17 +163,4 @@ def _median_trust(bench: Bench, smoothed: SmoothedClassifier) -> float:
     return median if median > 0 else 1.0
 
 
-TRUST_OPTIONS_EXPERIMENT = Experiment(
-    name="trust-options",
-    question="Which R_i, and probabilities or logits, gives the best trade-off?",
-    paper="[BAKS24, Fig. 1] and [BAS24, Fig. 1] (PGD-10, l_inf; the variations, of which [BAKS24, supp., Fig. SM2] has "
-    "one in l_2, and the authors' code take PGD-20): R_i = 1 with probabilities.",
-    steps=20,
-    table=Table,
-    cases=cases,
-    values=("clean", "attacked"),
-    measure=measure,
-    draw=draw,
-    summary=summary,
-    agreement=agreement,
-)
+EXPERIMENT = TrustOptions()

@@ -24,7 +24,8 @@ class Alpha(nn.Module):
     Attributes:
         alpha_min, alpha_max: range that alpha never leaves; fast prediction, margins and certificates rely on it.
         std_taps, rob_taps: indices, in rising order, of the feature maps that it reads of g and of h; None for none.
-            An alpha with taps is called with both lists of maps and gives alpha_logit, (N,).
+            An alpha with taps is called with both lists of maps and gives alpha_logit, (N,); ``log_weights`` then
+            begins with ``self.alpha_logit(outputs)``.
         varies: whether alpha depends on the image, so that an attack can move it.
     """
 
@@ -39,7 +40,14 @@ class Alpha(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no log_weights")
 
     def alpha_logit(self, outputs: BaseOutputs) -> Tensor:
-        """(N,), any real number that grows with alpha; an attack on alpha pulls it down. By default logit(alpha)."""
+        """(N,), any real number that grows with alpha; an attack on alpha pulls it down.
+
+        What the maps say, read once; of an alpha without taps logit(alpha).
+        """
+        if outputs.alpha_logit is not None:
+            return outputs.alpha_logit
+        if self.std_taps is not None or self.rob_taps is not None:
+            return self(outputs.std_maps, outputs.rob_maps)  # type: ignore[no-any-return]
         log_std_weight, log_rob_weight = self.log_weights(outputs)
         return (log_rob_weight - log_std_weight).squeeze(1)  # type: ignore[union-attr]
 
@@ -189,12 +197,6 @@ class AdaptiveAlpha(Alpha):
             output = output.clamp(centre - self.clamp * spread, centre + self.clamp * spread)
         normalized = at_least_float32(self.norm(output).squeeze(1))  # (N,)
         return self.logit_scale * normalized + self.logit_bias
-
-    def alpha_logit(self, outputs: BaseOutputs) -> Tensor:
-        """(N,); the mixing network runs if it has not run yet."""
-        if outputs.alpha_logit is not None:
-            return outputs.alpha_logit
-        return self(outputs.std_maps, outputs.rob_maps)  # type: ignore[no-any-return]
 
     def alpha(self, alpha_logit: Tensor) -> Tensor:
         return self.alpha_min + (self.alpha_max - self.alpha_min) * torch.sigmoid(alpha_logit)

@@ -34,11 +34,11 @@ def register_timm_models() -> None:
     for entry in list_models():
         cfg = {key: value for key, value in timm_cfg(entry).items() if key != "architecture"} | _place(entry)
         for alias in (entry.name, *entry.aliases):
-            _register(timm_name(entry, alias), PretrainedCfg(**cfg), _Listed(entry, alias))
-    _register(TIMM_ARCHITECTURE, PretrainedCfg(), _Placed())
+            _register(timm_name(entry, alias), PretrainedCfg(**cfg), entry, alias)
+    _register(TIMM_ARCHITECTURE, PretrainedCfg(), None, "")
 
 
-def _register(name: str, cfg: Any, source: _Source) -> None:
+def _register(name: str, cfg: Any, entry: Entry | None, alias: str) -> None:
     import timm
     from timm.models import register_model
     from timm.models._pretrained import DefaultCfg
@@ -46,56 +46,25 @@ def _register(name: str, cfg: Any, source: _Source) -> None:
     if timm.is_model(name):
         return
     default_cfgs[name] = DefaultCfg(tags=[_TAG], cfgs={_TAG: cfg}, is_pretrained=bool(cfg.has_weights))
-    entrypoint = _entrypoint(name, source)
+    entrypoint = _entrypoint(name, entry, alias)
     setattr(sys.modules[__name__], name, entrypoint)
     register_model(entrypoint)
 
 
-class _Listed:
-    """A triplet of the zoo."""
-
-    def __init__(self, entry: Entry, alias: str) -> None:
-        self.entry, self.alias, self.description = entry, alias, entry.description
-
-    def entry_for(self, pretrained_cfg: Any) -> Entry:
-        if pretrained_cfg not in (None, "", _TAG):
-            raise ValueError(
-                f"{self.entry.key} is what its entry says; leave pretrained_cfg away (its only tag is {_TAG!r}), or "
-                "change the model that you get"
-            )
-        return self.entry
-
-    def load(self, pretrained_cfg: Any, cache_dir: str | Path | None) -> Triplet:
-        # RobustBench's default for its files, which can be read, is "models".
-        model_dir = os.environ.get("ASZ_MODEL_DIR") or ("models" if os.path.isdir("models") else None)
-        return load_model(self.alias, model_dir, self.entry.dataset, self.entry.threat_model, cache_dir=cache_dir)
+def _reference(pretrained_cfg: Any) -> str:
+    """The repository or folder that timm was told of: "hf-hub:org/name", "local-dir:folder"."""
+    found = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+    if found.get("file"):  # the folder, or the weights in it
+        file = Path(found["file"])
+        return f"local-dir:{file if file.is_dir() else file.parent}"
+    if not found.get("hf_hub_id"):
+        raise ValueError('say which triplet: timm.create_model("hf-hub:org/name") or ("local-dir:folder")')
+    return f"hf-hub:{found['hf_hub_id']}"
 
 
-class _Placed:
-    """The triplet in a repository or folder that timm was told of: "hf-hub:org/name", "local-dir:folder"."""
+def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn.Module]:
+    """What timm calls for an entry of the zoo, under that alias; or for what it is told of."""
 
-    description = "A triplet in the format of ``Triplet.save_pretrained``."
-
-    def entry_for(self, pretrained_cfg: Any) -> Entry:
-        return read_entry(place_at(self._reference(pretrained_cfg)).file(CONFIG_FILE))
-
-    def load(self, pretrained_cfg: Any, cache_dir: str | Path | None) -> Triplet:
-        return Triplet.from_pretrained(self._reference(pretrained_cfg), cache_dir=cache_dir)
-
-    def _reference(self, pretrained_cfg: Any) -> str:
-        found = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
-        if found.get("file"):  # the folder, or the weights in it
-            file = Path(found["file"])
-            return f"local-dir:{file if file.is_dir() else file.parent}"
-        if not found.get("hf_hub_id"):
-            raise ValueError('say which triplet: timm.create_model("hf-hub:org/name") or ("local-dir:folder")')
-        return f"hf-hub:{found['hf_hub_id']}"
-
-
-_Source = _Listed | _Placed
-
-
-def _entrypoint(name: str, source: _Source) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False,
         *,
@@ -109,7 +78,16 @@ def _entrypoint(name: str, source: _Source) -> Callable[..., nn.Module]:
         pretrained_cfg_overlay: Any = None,
         cache_dir: str | Path | None = None,
     ) -> nn.Module:
-        entry = source.entry_for(pretrained_cfg)
+        if listed is None:
+            reference = _reference(pretrained_cfg)
+            entry = read_entry(place_at(reference).file(CONFIG_FILE))
+        elif pretrained_cfg not in (None, "", _TAG):
+            raise ValueError(
+                f"{listed.key} is what its entry says; leave pretrained_cfg away (its only tag is {_TAG!r}), or change "
+                "the model that you get"
+            )
+        else:
+            entry = listed
         if pretrained_cfg_overlay:
             raise ValueError(f"{entry.key} is what its entry says; leave pretrained_cfg_overlay away")
         if in_chans not in (None, entry.image_shape[0]):
@@ -118,7 +96,13 @@ def _entrypoint(name: str, source: _Source) -> Callable[..., nn.Module]:
             raise ValueError(f"{entry.key} has no dropout; leave drop_rate at 0")
         if out_indices is not None and not features_only:
             raise ValueError("out_indices choose feature maps; give features_only=True as well")
-        triplet = source.load(pretrained_cfg, cache_dir) if pretrained else Triplet(entry.self_contained())
+        if not pretrained:
+            triplet = Triplet(entry.self_contained())
+        elif listed is None:
+            triplet = Triplet.from_pretrained(reference, cache_dir=cache_dir)
+        else:  # RobustBench's default for its files, which can be read, is "models"
+            model_dir = os.environ.get("ASZ_MODEL_DIR") or ("models" if os.path.isdir("models") else None)
+            triplet = load_model(alias, model_dir, entry.dataset, entry.threat_model, cache_dir=cache_dir)
         if features_only:
             return _feature_net(triplet, out_indices)
         if global_pool not in (None, "avg") or num_classes not in (None, triplet.num_classes):
@@ -127,7 +111,8 @@ def _entrypoint(name: str, source: _Source) -> Callable[..., nn.Module]:
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
-    create.__doc__ = f"""{source.description}
+    description = "A triplet in our format, from a folder or the Hub." if listed is None else listed.description
+    create.__doc__ = f"""{description}
 
     Args:
         pretrained: load the weights (as ``load_model`` does, from ``models`` or the folder that ASZ_MODEL_DIR names

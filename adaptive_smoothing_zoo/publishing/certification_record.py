@@ -22,10 +22,11 @@ from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.certification.sampling import Sampling
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.leaderboard import percent
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.pages import page, percent
+from adaptive_smoothing_zoo.publishing.record import results_path
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
@@ -210,42 +211,11 @@ def table_of(record: CertificationRecord) -> list[list[str]]:
 def certificates_section(record: CertificationRecord) -> str:
     """The text of a model card about certificates, in Markdown."""
     head, *rows = table_of(record)
-    lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    theorems = "\n".join(f"- {name}: {BOUNDS[name].sentence}." for name in record.bounds)
-    parts = [
-        f"Certified accuracy, %: the share of examples that {CALLED[record.part]} classifies correctly and whose label "
-        "no perturbation of a smaller l_2 norm can change, whatever g says and whatever the attack.",
-        table,
-        theorems,
-        f"alpha_min = {record.alpha_min:g} counts. {_basis(record)}",
-    ]
-    if record.clean_accuracy is not None:
-        jump = " It classifies images correctly that it cannot certify." if record.alpha_min < 1.0 else ""
-        parts.append(f"Clean accuracy on the same examples: {percent(record.clean_accuracy)} %.{jump}")
+    sentences = {name: BOUNDS[name].sentence for name in record.bounds}
     which = "" if record.skip == 1 else f", every {_ordinal(record.skip)}"
-    whole = "the whole test set" if record.n == record.test_set_size else "not the whole test set"
-    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    parts.append(f"n = {record.n} ({whole}{which}), {record.device_name}. Data: {record.data}. Versions: {versions}.")
-    return "\n\n".join(parts)
-
-
-def _basis(record: CertificationRecord) -> str:
-    """What the certificates rest on."""
-    if record.sampling is None:
-        return (
-            f"h's logits, scaled, have the l_2 Lipschitz constant {record.logits_lipschitz:.6g}, proven layer by layer "
-            "for the weights as they are; no sampling. Logits and radii are computed in float64 and hold for h in real "
-            "numbers: at the very edge of a radius the float32 net may differ by its rounding."
-        )
-    sampling = record.sampling
-    return (
-        f"h is smoothed with sigma = {sampling.sigma:g}, and its {sampling.votes} votes were sampled: "
-        f"{sampling.n0:,} noises to choose the class, {sampling.n:,} others for the bound, failure probability "
-        f"{sampling.failure_probability:g} for each example, seed {sampling.seed}, {sampling.dtype}, TF32 off. The "
-        "certificates are about the mix with the exact mean over all noise, which the model's own bank of noises "
-        "approximates."
-    )
+    called = CALLED[record.part]
+    text = page("certificates.md", record=record, head=head, rows=rows, sentences=sentences, called=called, which=which)
+    return text.rstrip("\n")
 
 
 def _ordinal(number: int) -> str:

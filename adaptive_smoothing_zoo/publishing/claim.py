@@ -3,9 +3,8 @@
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
-from adaptive_smoothing_zoo.publishing.leaderboard import percent
+from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity
-from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
@@ -20,64 +19,26 @@ def claim(entry: Entry, evidence: Evidence, checkpoint: str, identity: Identity)
     Raises:
         ResultsError: the run is not one that a leaderboard may be told of; the message lists every reason.
     """
-    record, reasons = evidence.run, []
-    if not record.is_full_standard_run:
-        whole = f"{record.test_set_size}" if record.test_set_size else "the official test set in its order"
-        reasons.append(
-            f"it took {record.n} examples ({record.data}) through {', '.join(record.attacks)}, "
-            f"TF32 {'on' if record.tf32 else 'off'}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32 on "
-            f"all of the test set ({whole})"
-        )
-    if record.identity != identity:
+    if reasons := _reasons_against(entry, evidence, identity):
+        raise ResultsError(f"the recorded run of {entry.key} cannot be claimed: {'; '.join(reasons)}")
+    return page("claim.md", entry=entry, evidence=evidence, run=evidence.run, checkpoint=checkpoint)
+
+
+def _reasons_against(entry: Entry, evidence: Evidence, identity: Identity) -> list[str]:
+    run, reasons = evidence.run, []
+    if run.n != run.test_set_size:
+        whole = f"{run.test_set_size}" if run.test_set_size else "the official test set in its order"
+        reasons.append(f"it took {run.n} examples ({run.data}); a claim needs all of the test set ({whole})")
+    if run.deviation:
+        reasons.append(f"it is {run.deviation}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32")
+    if run.identity != identity:
         reasons.append("the model that was evaluated is not the one that load_model gives")
-    if not record.deterministic:
+    if not run.deterministic:
         reasons.append("two passes over the same images gave different logits; the rules ask for a deterministic model")
-    if parse_eps(record.eps) != entry.eps_value:
-        reasons.append(f"its eps was {record.eps}, the entry's is {entry.eps}")
+    if run.threat.eps != entry.eps_value:
+        reasons.append(f"its eps was {run.eps}, the entry's is {entry.eps}")
     if evidence.failed_checks:
         reasons.append(f"asz validate failed in {', '.join(evidence.failed_checks)}: the number is not to be trusted")
     if entry.dataset not in ("cifar10", "cifar100"):
         reasons.append(f"RobustBench has no leaderboard for {entry.dataset}")
-    if reasons:
-        raise ResultsError(f"the recorded run of {entry.key} cannot be claimed: {'; '.join(reasons)}")
-    evaluation = (
-        f"AutoAttack (standard), {record.engine}, full test set of {record.n} images, seed {record.seed}, "
-        f"float32, {record.device_name}"
-    )
-    warned = "; ".join(record.warnings) or "none"
-    return "\n".join(
-        [
-            f"[New Model] <{entry.name}>",
-            "",
-            "### Paper Information",
-            "",
-            f"- Paper Title: {entry.paper.title}",
-            f"- Paper URL: {entry.paper.link}",
-            f"- Paper authors: {entry.paper.authors}",
-            "",
-            "### Leaderboard Claim(s)",
-            "",
-            "## Model 1",
-            "",
-            f"- Architecture: {entry.architecture}",
-            f"- Dataset: {entry.dataset}",
-            f"- Threat Model: {entry.threat_model}",
-            f"- eps: {record.eps}",
-            f"- Clean accuracy: {percent(record.clean_accuracy)}%",
-            f"- Robust accuracy: {percent(record.robust_accuracy)}%",
-            *([f"- Best known robust accuracy: {percent(evidence.best_known)}%"] if evidence.broken else []),
-            f"- Additional data: {str(entry.additional_data).lower()}",
-            f"- Evaluation method: {evaluation}",
-            f"- Warnings of AutoAttack: {warned}",
-            *(f"- Remark: {remark}" for remark in evidence.remarks),
-            f"- Checkpoint and code: {checkpoint}",
-            "",
-            "### Model Zoo",
-            "",
-            "- [x] I want to add my model(s) to the Model Zoo",
-            f"- [x] The architecture is available: `pip install adaptive-smoothing-zoo`, "
-            f'`load_model("{entry.name}", dataset="{entry.dataset}", threat_model="{entry.threat_model}")`',
-            f"- License: {entry.license}",
-            "",
-        ]
-    )
+    return reasons

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.records import RunRecord, results_path
-from adaptive_smoothing_zoo.storage.schema import parse, read_json
+from adaptive_smoothing_zoo.publishing.record import Record, results_path
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
@@ -25,24 +26,36 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConstantCurve:
-    """Clean and AutoAttack accuracy of one g and h for several constant alphas, in rising order of alpha."""
+class ConstantCurve(Record):
+    """Clean and AutoAttack accuracy of one g and h for several constant alphas, in rising order of alpha.
 
-    name: str  # of the triplet whose g and h these are
-    dataset: str
-    threat_model: str
+    One file for all triplets of a data set and threat model. Whether it is about a triplet's base nets and a run's
+    settings is the caller's question (``std_sha256``, ``matches``).
+    """
+
+    KIND, TITLE, COMMAND = "curve", "a curve of constant alphas", "eval/constant_curve.py"
+    RENAMED: ClassVar[dict[str, str]] = {"name": "model"}
+
     eps: str
     engine: str
-    n: int
     seed: int
     batch_size: int
     device: str
-    data: str
-    data_sha256: str
     std_sha256: str  # of the state dicts of g and h
     rob_sha256: str
-    versions: dict[str, str]
     points: tuple[CurvePoint, ...]
+
+    @classmethod
+    def path(cls, out: Path, entry: Entry) -> Path:
+        return results_path(out, entry).with_name(f"constant_alpha.{cls.KIND}.json")
+
+    def is_of(self, entry: Entry) -> bool:
+        return True
+
+    def matches(self, run: RunRecord) -> bool:
+        """Whether curve and run were measured with the same settings on the same examples."""
+        fields = ("dataset", "threat_model", "eps", "engine", "n", "seed", "batch_size", "data_sha256")
+        return all(getattr(self, field) == getattr(run, field) for field in fields)
 
     def clean_at(self, robust: float) -> float | None:
         """The highest clean accuracy on the curve, linear between neighbouring alphas, at ``robust`` or more.
@@ -50,37 +63,9 @@ class ConstantCurve:
         None if no constant alpha on the curve is that robust.
         """
         reached = [point.clean for point in self.points if point.robust >= robust]
-        for a, b in zip(self.points, self.points[1:], strict=False):
+        for a, b in pairwise(self.points):
             low, high = min(a.robust, b.robust), max(a.robust, b.robust)
             if low < robust <= high:
                 share = (robust - a.robust) / (b.robust - a.robust)
                 reached.append(a.clean + share * (b.clean - a.clean))
         return max(reached, default=None)
-
-
-def curve_path(out: Path, entry: Entry) -> Path:
-    """Where the curve of a data set and threat model stands, beside its results."""
-    return results_path(out, entry).parent / "constant_alpha.curve.json"
-
-
-def matches(curve: ConstantCurve, record: RunRecord) -> bool:
-    """Whether curve and run were measured with the same settings on the same examples."""
-    fields = ("dataset", "threat_model", "eps", "engine", "n", "seed", "batch_size", "data_sha256")
-    return all(getattr(curve, field) == getattr(record, field) for field in fields)
-
-
-def read_curve(out: Path, entry: Entry) -> ConstantCurve | None:
-    """The curve recorded beside the results of ``entry``, or None if none was recorded.
-
-    Whether it is about the same base nets and settings is the caller's question (``matches``, ``std_sha256``).
-
-    Raises:
-        ResultsError: the file is damaged.
-    """
-    path = curve_path(out, entry)
-    if not path.exists():
-        return None
-    try:
-        return parse(ConstantCurve, read_json(path), str(path))
-    except ConfigError as error:
-        raise ResultsError(f"{path} is not a curve of constant alphas: {error}") from error

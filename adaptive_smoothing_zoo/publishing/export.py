@@ -12,13 +12,15 @@ from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
-from adaptive_smoothing_zoo.publishing.certification_record import read_certification
-from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
-from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-from adaptive_smoothing_zoo.publishing.records import RunRecord, record_path
+from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
+from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
+from adaptive_smoothing_zoo.publishing.pages import page
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
@@ -52,11 +54,11 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
     return folder
 
 
-def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]:
-    """A triplet's model card and the recorded run it tells of, None if ``results`` has none.
+def card_of(model: Triplet, results: str | Path) -> tuple[str, Evidence | None]:
+    """A triplet's model card and what is recorded of it, None if ``results`` has no run.
 
     Raises:
-        ResultsError: the run that is recorded there was one of another model, or is damaged.
+        ResultsError: what is recorded there was measured of another model, or is damaged.
     """
     results, entry = Path(results), model.described()
     certification = read_certification(results, entry)
@@ -65,10 +67,16 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, RunRecord | None]
             f"the certificates of {entry.key} in {results} are of another model than this; certify this one (asz "
             "certify), or name a folder without results for it"
         )
-    if not record_path(results, entry).exists():
-        return model_card(entry, None, None, certification), None
-    evidence = read_evidence(results, entry, model)
-    return model_card(entry, evidence, read_curve(results, entry), certification), evidence.run
+    evidence = read_evidence(results, entry, model) if RunRecord.path(results, entry).exists() else None
+    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification), evidence
+
+
+def card_from(entry: Entry, results: Path) -> tuple[str, Evidence | None]:
+    """The same by an entry of the zoo. Results are shown of the model that they were measured on, so it is loaded."""
+    certificates = certification_path(results, entry, "certified.json")
+    if not (RunRecord.path(results, entry).exists() or certificates.exists()):
+        return model_card(entry, None), None
+    return card_of(load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model), results)
 
 
 def export_files(entry: Entry) -> set[str]:
@@ -79,53 +87,12 @@ def export_files(entry: Entry) -> set[str]:
 
 def license_text(entry: Entry) -> str:
     """The text of an entry's license, or, but for the MIT license, what it is called and where to read it."""
-    if entry.license == "mit":
-        year = re.search(r"(?:19|20)\d\d", entry.name)
-        return _MIT.format(holders=f"{year[0]} {entry.paper.authors}" if year else entry.paper.authors)
-    work = f"Weights of {entry.key}, of\n{entry.paper.title}\n{entry.paper.authors}\n{entry.paper.link}\n"
-    if entry.license in _SPDX:
-        spdx = _SPDX[entry.license]
-        return f"SPDX-License-Identifier: {spdx}\nText: https://spdx.org/licenses/{spdx}.html\n\n{work}"
-    return f"License: {entry.license}, as the authors state it; ask them for its text\n\n{work}"
+    year = re.search(r"(?:19|20)\d\d", entry.name)
+    return page("license.txt", entry=entry, year=year[0] if year else None, spdx=_SPDX.get(entry.license))
 
 
-# The Hub's identifiers to SPDX's.
-_SPDX = {
-    name.lower(): name
-    for name in (
-        "Apache-2.0",
-        "BSD-2-Clause",
-        "BSD-3-Clause",
-        "CC0-1.0",
-        "CC-BY-4.0",
-        "CC-BY-SA-4.0",
-        "CC-BY-NC-4.0",
-        "CC-BY-NC-SA-4.0",
-    )
-}
-
-_MIT = """MIT License
-
-Copyright (c) {holders}
-
-Permission is hereby granted, free of charge, to any person obtaining a copy
-of this software and associated documentation files (the "Software"), to deal
-in the Software without restriction, including without limitation the rights
-to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
-copies of the Software, and to permit persons to whom the Software is
-furnished to do so, subject to the following conditions:
-
-The above copyright notice and this permission notice shall be included in all
-copies or substantial portions of the Software.
-
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
-IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
-FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
-AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
-LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
-OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
-SOFTWARE.
-"""
+_SPDX_NAMES = "Apache-2.0 BSD-2-Clause BSD-3-Clause CC0-1.0 CC-BY-4.0 CC-BY-SA-4.0 CC-BY-NC-4.0 CC-BY-NC-SA-4.0"
+_SPDX = {name.lower(): name for name in _SPDX_NAMES.split()}  # the Hub's identifiers to SPDX's
 
 
 def _check_replaceable(folder: Path, entry: Entry) -> None:

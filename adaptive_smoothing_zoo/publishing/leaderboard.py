@@ -1,32 +1,16 @@
 """Leaderboard entries in RobustBench's format, and pages made of them."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adaptive_smoothing_zoo.errors import ResultsError, reason, shown
+from adaptive_smoothing_zoo.publishing.pages import page, percent
 from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
-# Columns of the page: heading, and what stands in it.
-_COLUMNS = (
-    ("Rank", "rank"),
-    ("Method", "method"),
-    ("Standard accuracy", "clean"),
-    ("AutoAttack robust accuracy", "autoattack"),
-    ("Best known robust accuracy", "best"),
-    ("Extra data", "extra"),
-    ("Architecture", "architecture"),
-    ("Venue", "venue"),
-    ("Remarks", "footnote"),
-)
-
-
-def percent(fraction: float) -> str:
-    """0.95231 -> "95.23"."""
-    return f"{100 * fraction:.2f}"
+_NO_ENTRIES = tuple(f"{kind}.json" for kind in (".run", ".curve", ".verify", ".adaptive", ".validation", "agreement"))
 
 
 def leaderboard_entry(
@@ -48,10 +32,9 @@ def leaderboard_entry(
 
     Returns:
         Keys, order and values as RobustBench has them. Accuracies are strings in percent with two decimals.
-        ``reported`` is what the authors published for this radius (under their adaptive attack, if they ran one), or
-        else what was measured. The key ``external`` exists only if a stronger attack, the authors' or another, is known
-        to leave less than AutoAttack. ``unreliable`` is a judgement that RobustBench's maintainers make; it starts as
-        false.
+        ``reported`` is what the authors published for this radius, under their adaptive attack if they ran one, or else
+        what was measured. ``external`` is there only if a stronger attack is known to leave less than AutoAttack.
+        ``unreliable`` is a judgement of RobustBench's maintainers and starts as false.
     """
     eps = eps or entry.eps
     published = entry.published if parse_eps(eps) == entry.eps_value else None
@@ -86,34 +69,32 @@ def render(folder: Path) -> tuple[str, str]:
     """
     tables: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.glob("*/*/*.json")):
-        if path.name.endswith(
-            (".run.json", ".curve.json", ".verify.json", ".adaptive.json", ".validation.json", "agreement.json")
-        ):
-            continue
-        row = _row(path)
-        tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}, eps {row['eps']}", []).append(row)
+        if not path.name.endswith(_NO_ENTRIES):
+            row = _row(path)
+            tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}, eps {row['eps']}", []).append(row)
     if not tables:
         raise ResultsError(f"there are no leaderboard entries (<dataset>/<threat model>/<name>.json) in {folder}")
     for rows in tables.values():
         rows.sort(key=lambda row: -float(row["best"]))
         for rank, row in enumerate(rows, 1):
             row["rank"] = str(rank)
-    return _html(tables), _markdown(tables)
+    html, markdown = (page(f"leaderboard.{kind}", tables=tables) for kind in ("html", "md"))
+    return html, markdown
 
 
 def _row(path: Path) -> dict[str, str]:
     try:
         entry = read_json(path)
-        best = entry.get("external", entry["autoattack_acc"])
+        parse_eps(str(entry["eps"]))
         row = {
             "method": path.stem,
             "title": entry["name"],
             "link": entry["link"],
             "footnote": entry.get("footnote") or "",
-            "eps": _radius(entry["eps"]),
+            "eps": str(entry["eps"]),
             "clean": _percentage(entry["clean_acc"]),
             "autoattack": _percentage(entry["autoattack_acc"]),
-            "best": _percentage(best),
+            "best": _percentage(entry.get("external", entry["autoattack_acc"])),
             "extra": {True: "yes", False: "no"}[entry["additional_data"]],
             "architecture": entry["architecture"],
             "venue": entry["venue"],
@@ -125,50 +106,8 @@ def _row(path: Path) -> dict[str, str]:
     return {key: " ".join(value.split()) for key, value in row.items()}
 
 
-def _radius(value: Any) -> str:
-    parse_eps(str(value))
-    return str(value)
-
-
 def _percentage(value: Any) -> str:
     """RobustBench's entries hold percentages as texts or as numbers."""
     if isinstance(value, bool) or not 0.0 <= float(value) <= 100.0:
         raise ValueError(f"a percentage must be in [0, 100], got {shown(value)}")
     return f"{float(value):.2f}"
-
-
-def _html(tables: dict[str, list[dict[str, str]]]) -> str:
-    parts = []
-    for title, rows in tables.items():
-        head = "".join(f"<th>{heading}</th>" for heading, _ in _COLUMNS)
-        body = "\n".join("<tr>" + "".join(_html_cell(row, key) for _, key in _COLUMNS) + "</tr>" for row in rows)
-        parts.append(f"<h2>{html.escape(title)}</h2>\n<table>\n<tr>{head}</tr>\n{body}\n</table>")
-    style = (
-        "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}"
-        "td,th{border:1px solid #ccc;padding:.4em .7em;text-align:left;vertical-align:top}small{color:#555}"
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Leaderboard</title>'
-        f"<style>{style}</style></head>\n<body>\n<h1>Leaderboard</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
-
-
-def _html_cell(row: dict[str, str], key: str) -> str:
-    if key == "method":
-        link = row["link"] if row["link"].startswith(("https://", "http://")) else ""
-        title = html.escape(row["title"])
-        title = f'<a href="{html.escape(link)}">{title}</a>' if link else title
-        return f"<td><b>{html.escape(row['method'])}</b><br>{title}</td>"
-    unit = " %" if key in ("clean", "autoattack", "best") else ""
-    return f"<td>{html.escape(row[key])}{unit}</td>"
-
-
-def _markdown(tables: dict[str, list[dict[str, str]]]) -> str:
-    lines = ["# Leaderboard", ""]
-    for title, rows in tables.items():
-        lines += [f"## {title}", "", "| " + " | ".join(heading for heading, _ in _COLUMNS) + " |"]
-        lines.append("|" + " --- |" * len(_COLUMNS))
-        for row in rows:
-            lines.append("| " + " | ".join(row[key].replace("|", "\\|") for _, key in _COLUMNS) + " |")
-        lines.append("")
-    return "\n".join(lines)

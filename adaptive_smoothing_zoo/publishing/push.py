@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError
+from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError, reason
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
 from adaptive_smoothing_zoo.publishing.export import CARD_FILE, HERE, export, export_files
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
@@ -52,11 +52,10 @@ def push(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> Pushed:
-    """Upload what ``export`` wrote as one commit. An interrupted upload is simply run again.
+    """Upload what ``export`` wrote as one commit. After an interruption, run it again.
 
-    The folder is checked before anything is sent. Weights of an earlier upload that are not part of this one are
-    deleted in the same commit; earlier commits keep them. Files in the folder that are no part of the export stay
-    where they are.
+    The folder is checked before anything is sent. The commit deletes weights of an earlier upload that are not part of
+    this one; earlier commits keep them. Other files in the folder are not uploaded.
 
     Args:
         repo: "org/name"; made if it does not exist.
@@ -190,10 +189,10 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return "the answer is not a Hub's; a sign-in page may stand in between, or HF_ENDPOINT names another server"
     if isinstance(error, (httpx.ConnectError, httpx.TimeoutException)):
-        return f"the Hub cannot be reached ({_first_line(error)}); check the connection, or HF_ENDPOINT if you set it"
+        return f"the Hub cannot be reached ({reason(error)}); check the connection, or HF_ENDPOINT if you set it"
     if isinstance(error, httpx.TransportError):
-        return f"the transfer was interrupted ({_first_line(error)}); simply run it again"
-    return _first_line(error)
+        return f"the transfer was interrupted ({reason(error)}); simply run it again"
+    return reason(error)
 
 
 def _explain_answer(status: int, said: str) -> str:
@@ -205,8 +204,3 @@ def _explain_answer(status: int, said: str) -> str:
     if status == 429 or status >= 500:
         return f"{answer}; try again later"
     return answer
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

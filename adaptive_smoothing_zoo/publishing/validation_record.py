@@ -1,31 +1,105 @@
-"""The record of a validation, ``<NAME>.validation.json`` beside the run record, and what a leaderboard is told."""
+"""The record of a validation, ``<NAME>.validation.json``, its report and its figure."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.publishing.adaptive_record import read_adaptive_record
-from adaptive_smoothing_zoo.publishing.records import (
-    device_name,
-    installed_versions,
-    read_record,
-    read_verdicts,
-    results_path,
-    tensors_sha256,
-    verdicts_path,
-)
-from adaptive_smoothing_zoo.storage.files import file_sha256, write_text, write_with
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
+from adaptive_smoothing_zoo.publishing.pages import page
+from adaptive_smoothing_zoo.publishing.record import Measurement, about
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_path
+from adaptive_smoothing_zoo.storage.files import write_text, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
-from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.validation import Findings, RecordedRun, Validation
+from adaptive_smoothing_zoo.storage.provenance import device_name
+from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.validation import CheckResult, Findings, RecordedRun
 from adaptive_smoothing_zoo.validation.figures import write_figure
-from adaptive_smoothing_zoo.validation.report import to_markdown, to_text
 from adaptive_smoothing_zoo.zoo.entry import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation(Measurement):
+    """A validation of one triplet on the first ``n`` of the data.
+
+    Attributes:
+        clean_accuracy, accuracy: before any attack, and after those of all checks.
+        recorded_n, recorded_accuracy, recorded_data_sha256: of the recorded AutoAttack run of this model, if there
+            is one.
+        newly_broken: indices of points that run calls robust and some check broke.
+        budget: what the checks could spend.
+        series: curves and samples behind the figures: ``loss_<name>`` (mean loss of surviving points, per step),
+            ``accuracy_against_eps`` (radii, accuracies), ``alpha`` (clean, attacked).
+    """
+
+    KIND, TITLE, COMMAND = "validation", "the record of a validation", "asz validate"
+
+    clean_accuracy: float
+    accuracy: float
+    recorded_n: int | None
+    recorded_accuracy: float | None
+    recorded_data_sha256: str | None = None
+    newly_broken: tuple[int, ...]
+    checks: tuple[CheckResult, ...]
+    budget: dict[str, int]
+    series: dict[str, tuple[tuple[float, ...], ...]]
+
+    @property
+    def failed(self) -> tuple[CheckResult, ...]:
+        """The checks that failed."""
+        return tuple(result for result in self.checks if result.verdict == "failed")
+
+    @property
+    def tally(self) -> dict[str, int]:
+        """How many checks have each verdict."""
+        found = Counter(result.verdict for result in self.checks)
+        return {"passed": found["passed"], "failed": found["failed"], "inapplicable": found["not applicable"]}
+
+    @property
+    def union_accuracy(self) -> float | None:
+        """Of the recorded run's points, the share that neither AutoAttack nor any check broke; None without a run."""
+        if self.recorded_n is None or self.recorded_accuracy is None:
+            return None
+        return (round(self.recorded_accuracy * self.recorded_n) - len(self.newly_broken)) / self.recorded_n
+
+    def check(self) -> None:
+        super().check()
+        fractions = (self.accuracy, self.clean_accuracy, self.recorded_accuracy or 0.0)
+        if not all(0.0 <= fraction <= 1.0 for fraction in fractions) or self.accuracy > self.clean_accuracy:
+            raise ConfigError("accuracies must be fractions, the attacked one at most the clean one")
+        newly, n = set(self.newly_broken), self.recorded_n or self.n
+        if len(newly) < len(self.newly_broken) or not newly <= set(range(n)):
+            raise ConfigError("'newly_broken' must name different examples")
+
+    def apart_from(self, run: RunRecord) -> str | None:
+        """Why the validation was not about a run; None if it was."""
+        if why := self.misfit(identity=run.identity, threat=run.threat):
+            return why
+        elsewhere = self.newly_broken and self.recorded_data_sha256 != run.data_sha256
+        return "was made on other examples" if elsewhere else None
+
+    def write(self, out: Path, entry: Entry) -> Path:
+        """Write JSON, Markdown and, if matplotlib is installed, the figure, each whole or not at all."""
+        path = self.path(out, entry)
+        figure: Path | None = path.with_suffix(".png")
+        title = f"{self.model}, {self.dataset} {self.threat_model}, eps {self.eps}"
+        try:
+            write_with(path.with_suffix(".png"), lambda temporary: write_figure(self.series, title, temporary))
+        except ModuleNotFoundError:
+            figure = None
+        write_text(path.with_suffix(".md"), self.report(figure.name if figure else None))
+        return super().write(out, entry)
+
+    def report(self, figure: str | None = None) -> str:
+        """The Markdown page; ``figure`` is the name of the image file next to it, if there is one."""
+        return page("validation.md", v=self, figure=figure)
 
 
 def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
@@ -40,24 +114,22 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
     Raises:
         ResultsError: a file is damaged.
     """
-    path = results_path(out, entry)
-    if not path.with_suffix(".run.json").exists():
+    run = RunRecord.find(out, entry)
+    if run is None:
         return f"no run is recorded in {out}"
-    record = read_record(out, entry)
-    if parse_eps(record.eps) != parse_eps(entry.eps):
-        return f"the recorded run has eps {record.eps}, not {entry.eps}"
-    if record.identity != identity_of(model, examples.images.shape[1:]):
-        return "the recorded run was made with another model"
-    if not n <= record.n <= len(examples):
-        return f"the recorded run has {record.n} examples, this validation {n} of {len(examples)}"
-    first = examples.first(record.n)
-    if record.data_sha256 != tensors_sha256({"images": first.images, "labels": first.labels}):
-        return "the recorded run took other examples"
-    robust, fallen = read_verdicts(out, entry, record), frozenset[int]()
-    adaptive = read_adaptive_record(out, entry)
-    if adaptive is not None and adaptive.verdicts_sha256 == file_sha256(verdicts_path(out, entry)):
+    identity = identity_of(model, examples.images.shape[1:])
+    if why := run.misfit(identity=identity, threat=ThreatModel(entry.threat_model, entry.eps_value)):
+        return f"the recorded run {why}"
+    if not run.is_standard:
+        return "the recorded run did not follow the standard protocol"
+    if not n <= run.n <= len(examples):
+        return f"the recorded run has {run.n} examples, this validation {n} of {len(examples)}"
+    if why := run.misfit(data_sha256=examples.first(run.n).sha256):
+        return f"the recorded run {why}"
+    adaptive, fallen = AdaptiveRecord.find(out, entry), frozenset[int]()
+    if adaptive is not None and adaptive.apart_from(run, verdicts_path(out, entry)) is None:
         fallen = adaptive.all_fallen
-    return RecordedRun(robust=robust, fallen=tuple(sorted(fallen)), data_sha256=record.data_sha256)
+    return RecordedRun(robust=run.verdicts(out, entry), fallen=tuple(sorted(fallen)), data_sha256=run.data_sha256)
 
 
 def make_validation(
@@ -70,23 +142,17 @@ def make_validation(
     recorded: RecordedRun | None = None,
     commit: str | None = None,
 ) -> Validation:
-    """Everything about a validation that a reader needs to trust it or to repeat it.
+    """The record of a validation.
 
     Args:
         examples: those validated.
         recorded: what the findings were compared with.
         commit: what ``source_commit`` said when the validation began.
     """
-    n = len(examples)
-    newly = np.zeros(n, dtype=bool) if recorded is None else recorded.robust[:n] & findings.broken
+    newly = () if recorded is None else np.flatnonzero(recorded.robust[: len(examples)] & findings.broken).tolist()
     return Validation(
-        model=entry.name,
-        dataset=entry.dataset,
-        threat_model=entry.threat_model,
+        **about(entry, examples),
         eps=entry.eps,
-        n=n,
-        data=examples.source,
-        data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         identity=identity_of(model, examples.images.shape[1:]),
         seed=seed,
         batch_size=findings.batch_size,
@@ -97,35 +163,9 @@ def make_validation(
         recorded_n=None if recorded is None else len(recorded.robust),
         recorded_data_sha256=None if recorded is None else recorded.data_sha256,
         recorded_accuracy=None if recorded is None else float(recorded.robust.mean()),
-        newly_broken=tuple(np.flatnonzero(newly).tolist()),
+        newly_broken=tuple(newly),
         checks=findings.checks,
         budget=dataclasses.asdict(findings.budget),
         series=findings.series,
-        versions=installed_versions(),
         commit=commit,
     )
-
-
-def write_validation(out: Path, entry: Entry, validation: Validation) -> Path:
-    """Write JSON, Markdown and, if matplotlib is installed, the figure; each whole or not at all.
-
-    Returns:
-        The JSON file's path.
-
-    Raises:
-        ResultsError: they cannot be written.
-    """
-    path = validation_path(out, entry)
-    figure: Path | None = path.with_suffix(".png")
-    try:
-        write_with(path.with_suffix(".png"), lambda temporary: write_figure(validation, temporary))
-    except ModuleNotFoundError:
-        figure = None
-    write_text(path.with_suffix(".md"), to_markdown(validation, figure.name if figure else None))
-    write_text(path, to_text(validation))
-    return path
-
-
-def validation_path(out: Path, entry: Entry) -> Path:
-    """Where the record of a validation stands, beside the other results."""
-    return results_path(out, entry).with_suffix(".validation.json")

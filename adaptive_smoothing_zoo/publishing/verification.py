@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,10 @@ import torch
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.machine.precision import float32_precision
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.record import Record, about, interval_95, results_path
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.components import load_components, pinned_source
 from adaptive_smoothing_zoo.zoo.entry import Component, Entry, Source, entry_to_text
@@ -26,30 +26,25 @@ ROUNDING = 0.0005  # of an accuracy on the whole test set: other kernels change 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification:
-    """The clean accuracy of loaded weights beside the published one. Accuracies are fractions.
+class Verification(Record):
+    """The clean accuracy of loaded weights and the published one, as fractions; ``<NAME>.verify.json``.
 
     Attributes:
         n, correct: examples classified, and correctly.
         test_set_size: of the official test set, if these are its first n in its order.
-        interval: 95 % Clopper-Pearson interval of the clean accuracy.
         published: the published clean accuracy; None if there is none.
         model_sha256: identity of the model that was loaded.
         components: by part, where the original checkpoint came from, with its hash and size.
     """
 
-    model: str
-    dataset: str
-    threat_model: str
-    n: int
+    KIND, TITLE, COMMAND = "verify", "a verification", "asz verify"
+    DERIVED = ("clean_accuracy", "interval", "agrees")
+
     correct: int
     test_set_size: int | None
-    data: str
-    data_sha256: str
     published: float | None
     model_sha256: str
     device: str
-    versions: dict[str, str]
     components: dict[str, Source] = field(default_factory=dict)
 
     @property
@@ -58,16 +53,14 @@ class Verification:
 
     @property
     def interval(self) -> tuple[float, float]:
-        from scipy.stats import binomtest
-
-        found = binomtest(self.correct, self.n).proportion_ci(0.95, "exact")
-        return float(found.low), float(found.high)
+        """95 % Clopper-Pearson interval of the clean accuracy."""
+        return interval_95(self.correct, self.n)
 
     @property
     def agrees(self) -> bool | None:
         """Whether the published accuracy is the measured one; None if none was published.
 
-        On the whole test set the two must be equal but for rounding. On a part of it, the published one must lie in the
+        On the whole test set the two must be equal up to rounding. On a part of it, the published one must lie in the
         interval of the measured one.
         """
         if self.published is None:
@@ -97,7 +90,7 @@ def verify(
     Args:
         model: as ``load_model`` gave it, on ``device``.
         components: see :class:`Verification`.
-        on_progress: told of the number of images after each batch.
+        on_progress: called with the number of images after each batch.
     """
     entry, correct = model.entry, 0
     batch_size = min(batch_size, len(examples))
@@ -107,18 +100,12 @@ def verify(
         if on_progress is not None:
             on_progress(len(labels))
     return Verification(
-        model=entry.name,
-        dataset=entry.dataset,
-        threat_model=entry.threat_model,
-        n=len(examples),
+        **about(entry, examples),
         correct=correct,
         test_set_size=examples.test_set_size,
-        data=examples.source,
-        data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         published=None if entry.published is None else float(entry.published.clean) / 100,
         model_sha256=identity_of(model).sha256,
         device=device_name(str(device)),
-        versions=installed_versions(),
         components=components or {},
     )
 
@@ -148,19 +135,6 @@ def verified_entry(entry: Entry, verification: Verification) -> Entry:
     return replace(entry, weights=weights)
 
 
-def write_verification(out: Path, entry: Entry, verification: Verification) -> Path:
-    """Write the record beside the triplet's other results and return its path."""
-    path = results_path(out, entry).with_suffix(".verify.json")
-    shown = {
-        **to_json(verification),
-        "clean_accuracy": verification.clean_accuracy,
-        "interval": verification.interval,
-        "agrees": verification.agrees,
-    }
-    write_text(path, json.dumps(shown, indent=2) + "\n")
-    return path
-
-
 def write_entry(folder: Path, entry: Entry) -> Path:
     """Write an entry below a folder of entries (``zoo/entries`` of a checkout) and return its path."""
     path = results_path(folder, entry)
@@ -170,13 +144,9 @@ def write_entry(folder: Path, entry: Entry) -> Path:
 
 def _pinned(component: Component, used: Source | None) -> Component:
     """The component with what is now known of the source that was used; the other sources stay as they are."""
-    sources = (used if used and _same_place(source, used) else source for source in component.sources)
+    sources = (used if used and _place(source) == _place(used) else source for source in component.sources)
     return replace(component, sources=tuple(sources))
 
 
-def _same_place(a: Source, b: Source) -> bool:
-    def place(source: Source) -> dict[str, Any]:
-        unpinned = {"sha256", "size", "revision"}
-        return {key: value for key, value in to_json(source).items() if key not in unpinned}
-
-    return place(a) == place(b)
+def _place(source: Source) -> dict[str, Any]:
+    return {key: value for key, value in to_json(source).items() if key not in ("sha256", "size", "revision")}

@@ -180,7 +180,8 @@ def _identity(value: Any) -> Identity | None:
     """The identity of a model that a JSON value stands for."""
     if isinstance(value, Mapping) and value.keys() == {"sha256", "answers"}:
         with suppress(TypeError):
-            return Identity.from_json(dict(value))
+            if isinstance(value["sha256"], str) and all(isinstance(answer, int | float) for answer in value["answers"]):
+                return Identity.from_json(dict(value))
     return None
 
 

@@ -95,8 +95,9 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 def _problems(error: ValidationError, data: Any) -> list[str]:
-    """What is wrong, in one phrase for each place in ``data``."""
-    found = [(_place(each, data), _phrase(each)) for each in error.errors(include_url=False)]
+    """What is wrong, in one phrase for each place in ``data``; unknown keys first, since they explain missing ones."""
+    errors = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "unexpected_keyword_argument")
+    found = [(_place(each, data), _phrase(each)) for each in errors]
     return [f"{place}: {phrase}" if place else phrase for place, phrase in found]
 
 

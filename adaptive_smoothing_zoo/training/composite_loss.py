@@ -1,4 +1,4 @@
-"""The loss of a mixing network (000, eq. (6); 003, eq. (B.2))."""
+"""The loss of a mixing network [BAKS24 v1, eq. (6); supp., eq. (B.2)]."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class CompositeLoss:
     u is 1 (use h) for attacked inputs and 0 (use g) for clean ones.
 
     Attributes:
-        c_ce, c_bce, c_prod: the weights of the parts. The defaults are the best ones of Table SM2 (003).
+        c_ce, c_bce, c_prod: the weights of the parts. The defaults are the best ones of [BAKS24, supp., Table SM2].
         clean_weight: factor on the loss of clean inputs; the authors have 1 or 2.
 
     Raises:
@@ -43,14 +43,3 @@ class CompositeLoss:
         bce = F.binary_cross_entropy_with_logits(alpha_logit, use_rob, reduction="none")
         weight = use_rob + self.clean_weight * (1.0 - use_rob)
         return weight * (self.c_ce * ce + self.c_bce * bce + self.c_prod * ce * bce)
-
-
-LOSSES = {
-    "first paper": CompositeLoss(c_ce=0.5, c_bce=1.0, c_prod=0.1, clean_weight=2.0),
-    "best ablation": CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.2),
-    "Bai2023Improving_edm, cifar100": CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.2),
-    "Bai2023Improving_edm, cifar10": CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.3),
-    "Bai2023Improving_trades, cifar100": CompositeLoss(c_ce=0.5, c_bce=1.0, c_prod=0.1, clean_weight=2.0),
-}
-"""The constants of the papers (000, section 5.2; 003, Table SM2) and of the authors' configuration files, in which the
-clean inputs of the first and the last of these count twice."""

@@ -1,7 +1,6 @@
 """What training draws at random: a function of a seed, a name and a number, never of when it is drawn.
 
-So nothing random has to be kept between two parts of an interrupted training, and an example meets the same crop and
-the same attack in whatever process it is.
+So checkpoints hold no random state, and an example meets the same crop and the same attack in whatever process it is.
 """
 
 from functools import lru_cache
@@ -24,6 +23,13 @@ def derived_seed(seed: int, what: str, number: int) -> int:
 def permutation(seed: int, what: str, number: int, count: int) -> Tensor:
     """The numbers below ``count`` in random order, (count,) int64, not to be changed: the last few are remembered."""
     return bits(run_keys(seed, what, number, torch.arange(count)), torch.tensor(0)).argsort(stable=True)
+
+
+def batch_of_round(seed: int, number: int, count: int, batch_size: int) -> Tensor:
+    """The examples of a round, (batch_size,): every epoch is a permutation of its own, cut into whole batches."""
+    epoch, place = divmod(number, count // batch_size)
+    order = permutation(seed, "order", epoch, count)
+    return order[place * batch_size : (place + 1) * batch_size]
 
 
 def augment(images: Tensor, padding: int, flip: bool, keys: Tensor) -> Tensor:

@@ -17,11 +17,10 @@ from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_ori
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
     """A copy of a frozen net in eval mode with weight standardization and batch norms folded into its convolutions.
 
-    Where that does not give the net's logits and feature maps on ``images`` up to rounding, the net itself.
+    Where that does not give the net's logits and feature maps at ``taps`` up to rounding, the net itself.
 
     Args:
         images: some images of the kind it will see, (N, channels, H, W), on its device.
-        taps: the feature maps that count.
     """
 
     def make() -> nn.Module:
@@ -37,11 +36,23 @@ def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> n
     return same_or_original(net, make, outputs)
 
 
+def check_learns(module: nn.Module) -> None:
+    """Raise ValueError for a module with tensors of inference mode, which no gradient can pass."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name} was made in torch.inference_mode, so it cannot learn; build the net outside of it"
+            )
+
+
 @contextmanager
 def frozen(*nets: nn.Module) -> Iterator[None]:
     """Nets in eval mode and without gradients within the block, and then as they were.
 
-    Modes, requires_grad and buffers are put back, module by module, also what a net's own code writes into its buffers.
+    Modes, requires_grad and buffers are put back, also what a net's own code writes into its buffers.
+
+    Raises:
+        ValueError: a net was built in inference mode.
     """
     modules = [module for net in nets for module in net.modules()]
     modes = [(module, module.training) for module in modules]
@@ -49,6 +60,7 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
     buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
     values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
     for net in nets:
+        check_learns(net)
         net.eval()
         net.requires_grad_(False)
     try:

@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,209 +21,156 @@ from adaptive_smoothing_zoo.errors import TrainingError
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.training.draws import derived_seed
 from adaptive_smoothing_zoo.training.frozen import to_train_mode
-from adaptive_smoothing_zoo.training.keeping import Keeper, Kept
-from adaptive_smoothing_zoo.training.schedule import SCHEDULES
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, Keeper, Kept, fingerprint
+from adaptive_smoothing_zoo.training.task import Part, Settings, Task
 from adaptive_smoothing_zoo.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-Part = TypeVar("Part")
-Optimizer = Literal["adamw", "sgd"]
-Momentum = Literal["nesterov", "plain"]
-
-
-class Task(Protocol, Generic[Part]):
-    """What is trained, and on what.
-
-    Attributes:
-        learner: the module whose parameters change; in train mode during steps.
-        rounds: how many there are.
-        steps: optimizer steps in a round.
-        seed: of whatever the learner itself draws, as dropout does.
-    """
-
-    rounds: int
-    steps: int
-    seed: int
-
-    @property
-    def learner(self) -> nn.Module: ...
-
-    def round(self, number: int) -> tuple[list[list[Part]], dict[str, Tensor]]:
-        """The parts of each step of a round, all of one size, and what is to be logged of the round."""
-
-    def losses(self, learner: nn.Module, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of each example of a part (N,), and what is to be logged of it.
-
-        Args:
-            learner: through which the learner must be called.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimization:
-    """How weights change.
-
-    Attributes:
-        optimizer: "adamw", or "sgd" with momentum 0.9.
-        momentum: of "sgd": "nesterov", or "plain".
-        learning_rate: the schedule's peak.
-        schedule: a key of ``SCHEDULES``.
-        weight_decay: of that optimizer's kind.
-        gradient_clip: largest l_2 norm of all gradients together; None for any.
-        ema_decay: of an exponential moving average of the weights, which then takes their place at the end; 0 for none.
-            In the first steps it averages over fewer: the decay is at most (1 + step) / (10 + step).
-    """
-
-    optimizer: Optimizer
-    momentum: Momentum = "nesterov"
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    gradient_clip: float | None = None
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"the optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
-        if self.momentum not in ("nesterov", "plain"):
-            raise ValueError(f"the momentum must be 'nesterov' or 'plain', got {self.momentum!r}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"no schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
-
-    def make(self, learner: nn.Module) -> torch.optim.Optimizer:
-        parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-        if not parameters:
-            raise ValueError("all parameters are frozen; call requires_grad_(True) on what is to be trained")
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        nesterov = self.momentum == "nesterov"
-        return torch.optim.SGD(
-            parameters, lr=self.learning_rate, momentum=0.9, nesterov=nesterov, weight_decay=self.weight_decay
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands.
+    """Where a training stands."""
 
-    Attributes:
-        round, rounds: how many are done, and of how many.
-        measured: what the log says of this round.
-    """
-
-    round: int
+    round: int  # that is done, counted from 1
     rounds: int
-    measured: Mapping[str, float]
+    measured: Mapping[str, float]  # what the log says of this round
 
 
 OnProgress = Callable[[Progress], object]
 
 
+class TrainingOptions(TypedDict, total=False):
+    """What no result depends on, of every training."""
+
+    workers: Workers | None  # and their device; this process alone, on the images' device, if not given
+    folder: Path | None  # of checkpoints and a log, from which an interrupted training resumes
+    checkpoint_seconds: float  # between two checkpoints
+    on_progress: OnProgress | None  # called after each round
+
+
 @freed_memory_kept()
 def fit(
-    task: Task[Part],
-    optimization: Optimization,
-    *,
-    workers: Workers,
-    keeper: Keeper | None = None,
-    on_progress: OnProgress | None = None,
+    task: Task[Settings, Part], models: Callable[[], Mapping[str, Any]], **options: Unpack[TrainingOptions]
 ) -> None:
-    """Train ``task.learner`` in place.
+    """Train ``task.learner`` in place, with ``task.workers``.
 
-    With a keeper, a training that was interrupted in any way resumes from its newest checkpoint and ends with the same
-    weights, bit for bit on the same machine with as many threads and processes. (On a GPU some operations, like the
-    gradient of an image's resizing, have no deterministic form; then the weights agree up to rounding.) Whatever
-    exception ends it, the last finished round is kept.
+    With a folder, an interrupted training resumes from its newest checkpoint and ends with the same weights, bit for
+    bit on the same machine with as many threads and processes (on a GPU up to rounding where an operation has no
+    deterministic form). Whatever exception ends it, the last finished round is kept.
+
+    Args:
+        models: what the folder belongs to besides settings and data: the first weights and whatever stays frozen.
 
     Raises:
-        ResultsError: the keeper's folder belongs to another training.
+        ResultsError: the folder belongs to another training, or another process works there.
         TrainingError: the loss is not finite.
     """
-    learner, optimizer = task.learner, optimization.make(task.learner)
-    average = _Average(learner, optimization.ema_decay) if optimization.ema_decay else None
-    kept = workers.from_first(keeper.read() if keeper is not None and workers.is_first else None)
-    done = 0 if kept is None else _restore(kept, workers, learner, optimizer, average)
-    if workers.is_first and keeper is not None:
-        keeper.begin_log(done)
-    else:
-        keeper = None  # the first process writes for all
-    wrapped = workers.wrap(learner)
-    finished = keeper.last_finished(workers.size) if keeper is not None else nullcontext()
-    with finished:
-        for number in range(done, task.rounds):
-            started = time.monotonic()
-            measured = _round(task, wrapped, optimizer, optimization, average, workers, number)
-            row = {"round": number + 1, **measured, "seconds": time.monotonic() - started}
-            if keeper is not None:
-                keeper.log(row)
-                keeper.finished(number + 1, _tensors(learner, optimizer, average), last=number + 1 == task.rounds)
-            if on_progress is not None:
-                on_progress(Progress(round=number + 1, rounds=task.rounds, measured=row))
-    if average is not None:
-        average.take_place()
+    folder, keeper, workers = options.get("folder"), None, task.workers
+    if folder is not None and workers.is_first:  # which writes for all
+        data = fingerprint(task.images, task.labels)
+        binding = {"settings": asdict(task.settings), "data": data, **models()}  # type: ignore[call-overload]
+        keeper = Keeper(folder, binding, options.get("checkpoint_seconds", CHECKPOINT_SECONDS), workers.size)
+    with nullcontext() if keeper is None else keeper.at_work():
+        _Loop(task).run(keeper, options.get("on_progress") or (lambda progress: None))
     workers.wait()
 
 
-def _round(
-    task: Task[Part],
-    wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    optimization: Optimization,
-    average: _Average | None,
-    workers: Workers,
-    number: int,
-) -> dict[str, float]:
-    """Do a round; returns what was measured of it.
+class _Loop(Generic[Settings, Part]):
+    """A training under way: its learner, optimizer and averaged weights."""
 
-    Raises:
-        TrainingError: the loss is not finite.
-    """
-    meter = _Meter()
-    with _reproducible(derived_seed(task.seed, f"worker {workers.rank}", number), workers.device):
-        steps, of_the_round = task.round(number)
-        meter.add(of_the_round)
-        for i, parts in enumerate(steps):
-            step = number * task.steps + i
-            factor = SCHEDULES[optimization.schedule](step, task.rounds * task.steps)
-            rate = optimization.learning_rate * factor
-            _step(task, wrapped, parts, optimizer, rate, optimization.gradient_clip, workers, meter)
-            if average is not None:
-                average.update(step)
-    measured = meter.means(workers)
-    _check_finite(measured["loss"], number)
-    return {"learning_rate": rate, **measured}
+    def __init__(self, task: Task[Settings, Part]) -> None:
+        self.task, self.learner, self.workers = task, task.learner, task.workers
+        self.optimization = task.settings.optimization
+        self.optimizer = self.optimization.make(self.learner)
+        self.average = _Average(self.learner, self.optimization.ema_decay) if self.optimization.ema_decay else None
 
+    def run(self, keeper: Keeper | None, on_progress: OnProgress) -> None:
+        """All rounds that are not on the disk."""
+        kept = self.workers.from_first(None if keeper is None else keeper.read())
+        done, rounds = 0 if kept is None else self._restore(kept), self.task.rounds
+        if keeper is not None:
+            keeper.begin_log(done)
+        self.wrapped = self.workers.wrap(self.learner)
+        for number in range(done, rounds):
+            started = time.monotonic()
+            row = {"round": number + 1, **self._round(number), "seconds": time.monotonic() - started}
+            if keeper is not None:
+                keeper.log(row)
+                keeper.finished(number + 1, self._tensors(), last=number + 1 == rounds)
+            on_progress(Progress(round=number + 1, rounds=rounds, measured=row))
+        if self.average is not None:
+            self.learner.load_state_dict(self.average.tensors)
 
-def _step(
-    task: Task[Part],
-    wrapped: nn.Module,
-    parts: list[Part],
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    gradient_clip: float | None,
-    workers: Workers,
-    meter: _Meter,
-) -> None:
-    """One optimizer step on the mean loss of all parts."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    to_train_mode(task.learner)
-    for i, part in enumerate(parts):
-        last = i + 1 == len(parts)
-        with nullcontext() if last else workers.unsynchronized(wrapped):
-            losses, measured = task.losses(wrapped, part)
-            loss = losses.mean() / len(parts)
-            loss.backward()
-        meter.add({"loss": losses.detach().mean(), **measured})
-    if gradient_clip is not None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        meter.add({"gradient_norm": torch.nn.utils.clip_grad_norm_(parameters, gradient_clip).detach()})
-    optimizer.step()
-    workers.average_statistics(task.learner)
+    def _round(self, number: int) -> dict[str, float]:
+        """Do a round; returns what was measured of it."""
+        task, meter = self.task, _Meter()
+        seed = derived_seed(task.settings.seed, f"worker {self.workers.rank}", number)
+        with _reproducible(seed, self.workers.device):
+            steps, of_the_round = task.round(number)
+            meter.add(of_the_round)
+            for step, parts in enumerate(steps, start=number * task.steps):
+                rate = self.optimization.rate(step, task.rounds * task.steps)
+                self._step(parts, rate, meter)
+                if self.average is not None:
+                    self.average.update(step)
+        measured = meter.means(self.workers)
+        if not -float("inf") < measured["loss"] < float("inf"):
+            raise TrainingError(
+                f"the loss is {measured['loss']} in round {number + 1}; lower the learning rate, or clip the gradients "
+                "(the newest checkpoint is from before)"
+            )
+        return {"learning_rate": rate, **measured}
+
+    def _step(self, parts: list[Part], rate: float, meter: _Meter) -> None:
+        """One optimizer step on the mean loss of all parts."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        to_train_mode(self.learner)
+        for i, part in enumerate(parts, start=1):
+            with nullcontext() if i == len(parts) else self.workers.unsynchronized(self.wrapped):
+                losses, measured = self.task.losses(self.wrapped, part)
+                loss = losses.mean() / len(parts)
+                loss.backward()
+            meter.add({"loss": losses.detach().mean(), **measured})
+        if self.optimization.gradient_clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.optimization.gradient_clip)
+            meter.add({"gradient_norm": norm.detach()})
+        self.optimizer.step()
+        self.workers.average_statistics(self.learner)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that changes from step to step."""
+        tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.tensors.items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
+        return tensors
+
+    def _restore(self, kept: Kept) -> int:
+        """Put everything back as it was; returns how many rounds are done."""
+        if kept.workers != self.workers.size:
+            logger.warning(
+                "%d processes resume what %d had begun: the weights will not be the same bit for bit",
+                self.workers.size,
+                kept.workers,
+            )
+        self.learner.load_state_dict(kept.part("learner"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in kept.part("optimizer").items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if self.average is not None:
+            for name, value in kept.part("average").items():
+                self.average.tensors[name].copy_(value)
+        logger.info("resuming after round %d", kept.rounds)
+        return kept.rounds
 
 
 class _Meter:
@@ -241,7 +189,10 @@ class _Meter:
 
 
 class _Average:
-    """An exponential moving average of a module's parameters and statistics."""
+    """An exponential moving average of a module's parameters and statistics, which begins at the first weights.
+
+    ``torch.optim.swa_utils`` would begin after the first step.
+    """
 
     def __init__(self, learner: nn.Module, decay: float) -> None:
         self.learner, self.decay = learner, decay
@@ -255,54 +206,6 @@ class _Average:
                 self.tensors[name].lerp_(value, weight)
             else:
                 self.tensors[name].copy_(value)
-
-    def take_place(self) -> None:
-        self.learner.load_state_dict(self.tensors)
-
-
-def _tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None) -> dict[str, Tensor]:
-    """Everything that changes from step to step."""
-    tensors = {f"learner.{name}": value for name, value in learner.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
-    return tensors
-
-
-def _restore(
-    kept: Kept, workers: Workers, learner: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None
-) -> int:
-    """Put everything back as it was; returns how many rounds are done."""
-    if kept.workers != workers.size:
-        logger.warning(
-            "%d processes resume what %d had begun: the weights will not be the same bit for bit",
-            workers.size,
-            kept.workers,
-        )
-    parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimizer": {}}
-    for key, value in kept.tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
-    learner.load_state_dict(parts["learner"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    if average is not None:
-        for name, value in parts["average"].items():
-            average.tensors[name].copy_(value)
-    logger.info("resuming after round %d", kept.rounds)
-    return kept.rounds
-
-
-def _check_finite(loss: float, number: int) -> None:
-    if not -float("inf") < loss < float("inf"):
-        raise TrainingError(
-            f"the loss is {loss} in round {number + 1}; lower the learning rate, or clip the gradients "
-            "(the newest checkpoint is from before)"
-        )
 
 
 @contextmanager

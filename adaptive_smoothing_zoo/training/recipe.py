@@ -1,7 +1,7 @@
 """Recipes: trainings as data files (TOML), complete in themselves; a variant is a base and a few lines.
 
 A recipe trains a base net, or makes a triplet: g and h from somewhere, an alpha that is constant or learned, and the
-rule by which its numbers are chosen. What depends on the machine (device, data folder, where results go) is not in it.
+rule by which its numbers are chosen. What depends on the machine (device, folders) is not in it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from adaptive_smoothing_zoo.data import NUM_CLASSES
+from adaptive_smoothing_zoo.data import find_data_set
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.storage.schema import BY_KIND, parse
-from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining
 from adaptive_smoothing_zoo.training.choose_alpha import Choice
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining
-from adaptive_smoothing_zoo.training.single_net import NetTraining
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTraining
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
@@ -44,10 +44,12 @@ class TrainingData:
 
     Attributes:
         dataset: whose training split is used.
-        hold_out_every: every k-th training example, beginning with the first, is held out, from base nets, too (so
-            that classes stay balanced in files that are sorted by class); 0 for none. Digits have a validation split
-            for this and take no number.
+        hold_out_every: every k-th training example, from the first on, is held out, from base nets, too; 0 for none.
+            Digits have a validation split for this and take no number.
         learn_every: of the others every k-th one is learned from, for short forms.
+
+    Raises:
+        ValueError: an unknown data set, or numbers out of range.
     """
 
     dataset: str
@@ -55,8 +57,7 @@ class TrainingData:
     learn_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.dataset not in NUM_CLASSES:
-            raise ValueError(f"unknown dataset {self.dataset!r}; known: {', '.join(sorted(NUM_CLASSES))}")
+        find_data_set(self.dataset)
         if self.dataset == "digits" and self.hold_out_every:
             raise ValueError("digits have a validation split; hold_out_every must be 0")
         if self.hold_out_every < 0 or self.hold_out_every == 1:
@@ -102,7 +103,7 @@ class PretrainedNet:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNet:
-    """A base net from another recipe's run beside this one's; trained first if it is not there."""
+    """A base net from another recipe's run next to this one's; trained first if it is not there."""
 
     kind: Literal["recipe"] = "recipe"
     recipe: str  # see find_recipe
@@ -151,16 +152,12 @@ class TripletRecipe:
     """g, h and alpha.
 
     Attributes:
-        data: what the mixing network learns from, and what alpha is chosen on.
         threat_model, eps: of the entry and of the choice; also of the training attack where that says nothing else.
-        std_model, rob_model: where g and h are from.
         std_map, rob_map: logit scales.
         alpha: as in an entry; with ``choice``, its numbers (range, scale, bias, or constant) are only the first ones.
         training: of the mixing network, if alpha has one.
         choice: how alpha's numbers are chosen on held-out examples.
-        half: round all weights (but those that a dependency ships) to half precision, before what follows uses them, so
-            that they can be stored in it.
-        entry: what the entry says for people.
+        half: round all weights (but those that a dependency ships) to half precision before they are used.
 
     Raises:
         ValueError: a mixing network without a training, or the other way round.
@@ -181,24 +178,24 @@ class TripletRecipe:
     entry: EntryText
 
     def __post_init__(self) -> None:
-        parse_eps(self.eps)
+        _ = self.threat
         if (self.training is None) == isinstance(self.alpha, AdaptiveAlphaConfig):
             raise ValueError("a recipe has a 'training' if and only if its alpha is adaptive")
 
+    @cached_property
+    def threat(self) -> ThreatModel:
+        """The entry's."""
+        return ThreatModel(self.threat_model, parse_eps(self.eps))
 
-Recipe = BaseNetRecipe | SmoothedNetRecipe | TripletRecipe
-_KINDS: dict[str, type[BaseNetRecipe] | type[SmoothedNetRecipe] | type[TripletRecipe]] = {
-    "base_net": BaseNetRecipe,
-    "smoothed_net": SmoothedNetRecipe,
-    "triplet": TripletRecipe,
-}
+
+Recipe = Annotated[BaseNetRecipe | SmoothedNetRecipe | TripletRecipe, BY_KIND]
 
 
 def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
     """The file of a recipe.
 
     Args:
-        name: a path, or the name of a recipe of the package, as ``list_recipes`` has it, with or without ".toml".
+        name: a path, or the name of a recipe of the package, with or without ".toml".
         beside: the folder to which a path is relative.
 
     Raises:
@@ -217,27 +214,22 @@ def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
 
 def list_recipes() -> list[str]:
     """The names of the package's recipes."""
-    paths = (path.relative_to(RECIPES).with_name(path.name.removesuffix(".toml")) for path in RECIPES.rglob("*.toml"))
-    return sorted((path.as_posix() for path in paths), key=lambda name: ("/" in name, name))
+    names = (path.relative_to(RECIPES).as_posix().removesuffix(".toml") for path in RECIPES.rglob("*.toml"))
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def describe(recipe: Recipe) -> str:
     """What a recipe trains, in one line."""
     data = recipe.data.dataset
     if isinstance(recipe, BaseNetRecipe):
-        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {in_epochs(recipe.training)}"
+        return f"base net: {recipe.net.architecture} on {data}, {recipe.training.method}, {recipe.training.in_epochs()}"
     if isinstance(recipe, SmoothedNetRecipe):
         loss = f"{recipe.training.loss.kind}, sigma {recipe.training.sigma:g}"
-        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {in_epochs(recipe.training)}"
+        return f"net to be smoothed: {recipe.net.architecture} on {data}, {loss}, {recipe.training.in_epochs()}"
     what = "constant alpha"
     if recipe.training is not None:
-        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {in_epochs(recipe.training)}"
+        what = f"mixing network, attacked in setting {recipe.training.attack.setting}, {recipe.training.in_epochs()}"
     return f"triplet: {recipe.entry.name} on {data}, {recipe.threat_model} {recipe.eps}, {what}"
-
-
-def in_epochs(training: NetTraining | MixingTraining) -> str:
-    """How long a training is, in words."""
-    return f"{training.epochs} epoch{'s' if training.epochs != 1 else ''}"
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -260,16 +252,14 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not sign or not all(key.split(".")):
             raise ConfigError(f"a change to a recipe is key=value, as training.epochs=3, got {change!r}")
         _merge(data, _nested(key.split("."), _value(value)), change)
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(f"{path}: 'kind' must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
     training = data.get("training")
     if isinstance(training, dict):
         data["training"] = training = _with_numbers(training)
-        if kind == "triplet" and isinstance(attack := training.setdefault("attack", {}), dict):
+        if data.get("kind") == "triplet" and isinstance(attack := training.setdefault("attack", {}), dict):
             attack.setdefault("eps", _number(data.get("eps")))
             attack.setdefault("norm", data.get("threat_model", "Linf"))
-    return parse(_KINDS[kind], data, str(path))
+    recipe: Recipe = parse(Recipe, data, str(path))  # type: ignore[arg-type]
+    return recipe
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
-from adaptive_smoothing_zoo.data import IMAGE_SHAPE, NUM_CLASSES, Examples, load_data
+from adaptive_smoothing_zoo.data import Examples, find_data_set, load_data
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.storage.bound_state import check_same, remove_state
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.training.adversarial import train_base_net
-from adaptive_smoothing_zoo.training.choose_alpha import Candidate, Chosen, OnCandidate, choose_alpha
-from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, CHECKPOINT_SECONDS, difference, read_log
-from adaptive_smoothing_zoo.training.loop import OnProgress
+from adaptive_smoothing_zoo.training.base_nets import train_base_net
+from adaptive_smoothing_zoo.training.choose_alpha import CHOICE, Chosen, OnCandidate, choose_alpha
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, forget, last_row
+from adaptive_smoothing_zoo.training.loop import OnProgress, TrainingOptions
 from adaptive_smoothing_zoo.training.mixing_training import train_mixing_network
 from adaptive_smoothing_zoo.training.recipe import (
     BaseNetRecipe,
@@ -44,18 +48,10 @@ from adaptive_smoothing_zoo.training.recipe import (
     find_recipe,
     read_recipe,
 )
-from adaptive_smoothing_zoo.training.single_net import TrainingOptions
 from adaptive_smoothing_zoo.training.smoothed import train_smoothed_net
 from adaptive_smoothing_zoo.training.workers import Workers
-from adaptive_smoothing_zoo.zoo.entry import (
-    AdaptiveAlphaConfig,
-    BaseNetConfig,
-    ConstantAlphaConfig,
-    Entry,
-    Weights,
-    entry_to_text,
-    read_entry,
-)
+from adaptive_smoothing_zoo.zoo.building import entry_of
+from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, Entry, Weights, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
@@ -64,28 +60,20 @@ from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read
 
 RECIPE_FILE, RECORD_FILE, ENTRY_FILE = "recipe.json", "training.json", "entry.json"
 
+R = TypeVar("R", bound=BaseNetRecipe | SmoothedNetRecipe | TripletRecipe)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a recipe is carried out. Nothing of it is in the recipe.
-
-    Attributes:
-        workers: the processes and their device.
-        data_dir: as in ``load_data``.
-        checkpoint_seconds: time between two checkpoints.
-        about: what the records shall say of software and machine. JSON values.
-        on_stage: told, in words, what begins.
-        on_progress: told of every finished round.
-        on_candidate: told of every candidate for alpha that was attacked.
-    """
+    """Where a recipe is carried out. Nothing of it is in the recipe."""
 
     workers: Workers = field(default_factory=lambda: Workers(torch.device("cpu")))
-    data_dir: str | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    about: Mapping[str, Any] = field(default_factory=dict)
-    on_stage: Callable[[str], object] = lambda what: None
-    on_progress: OnProgress | None = None
-    on_candidate: OnCandidate | None = None
+    data_dir: str | None = None  # as in load_data
+    checkpoint_seconds: float = CHECKPOINT_SECONDS  # between two checkpoints
+    about: Mapping[str, Any] = field(default_factory=dict)  # what records say of software and machine; JSON values
+    on_stage: Callable[[str], object] = lambda what: None  # told, in words, what begins
+    on_progress: OnProgress | None = None  # called after each round
+    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # told of every alpha that was attacked
 
 
 @own_surroundings()
@@ -106,10 +94,328 @@ def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pa
         TrainingError: a loss is not finite, or no candidate for alpha reaches the target.
         ValueError: data that do not fit, or settings that do not fit the data.
     """
-    with _owned(out, recipe, machine.workers) as finished:
-        if isinstance(recipe, NetRecipe):
-            return _read_net(out, recipe) if finished else _make_net(recipe, out, machine)
-        return Triplet.from_pretrained(out) if finished else _make_triplet(recipe, out, machine, beside)
+    net: nn.Module = job_of(recipe, out, machine, beside).run()
+    return net
+
+
+def job_of(recipe: Recipe, out: Path, machine: Machine, beside: Path) -> NetJob | TripletJob:
+    """What carries a recipe out; the arguments are those of ``run_recipe``."""
+    if isinstance(recipe, TripletRecipe):
+        return TripletJob(recipe, out, machine, beside)
+    return NetJob(recipe, out, machine, beside)
+
+
+@dataclass(frozen=True)
+class Job(ABC, Generic[R]):
+    """A recipe and where it is carried out; see ``run_recipe``."""
+
+    recipe: R
+    out: Path
+    machine: Machine
+    beside: Path
+
+    def run(self) -> Any:
+        """The result, made or read."""
+        if self.machine.workers.is_first:
+            self.check_folder()
+            if not (self.out / RECIPE_FILE).exists():
+                write_text(self.out / RECIPE_FILE, json.dumps(to_json(self.recipe), indent=2) + "\n")
+        return self._read() if self.machine.workers.from_first(self.is_finished) else self._make()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do, as the disk says."""
+        return (self.out / RECORD_FILE).is_file()
+
+    def check_folder(self) -> None:
+        """Raise ResultsError if the folder is another recipe's."""
+        path = self.out / RECIPE_FILE
+        if not path.exists():
+            return
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
+        if isinstance(theirs, dict) and theirs.get("kind") != "triplet" and isinstance(theirs.get("training"), dict):
+            theirs["training"].setdefault("momentum", "nesterov")  # what it was before there was a choice
+        try:
+            check_same({"recipe": theirs}, {"recipe": to_json(self.recipe)}, self.out)
+        except ResultsError as error:
+            raise ResultsError(f"{self.out} belongs to another recipe: {error}; --out names another folder") from None
+
+    def examples(self) -> tuple[Examples, Examples | None]:
+        """To learn from, and held out."""
+        return training_examples(self.recipe.data, self.machine.data_dir)
+
+    @cached_property
+    def rounds(self) -> int:
+        """Of its training."""
+        training, (examples, _) = self.recipe.training, self.examples()
+        return 0 if training is None else training.epochs * (len(examples) // training.batch_size)
+
+    @abstractmethod
+    def train_anew(self, on_progress: OnProgress) -> object:
+        """Train from the first weights, keeping nothing, to see how long a round takes."""
+
+    @abstractmethod
+    def _read(self) -> Any: ...
+
+    @abstractmethod
+    def _make(self) -> Any: ...
+
+    def _options(self) -> TrainingOptions:
+        machine = self.machine
+        return {
+            "workers": machine.workers,
+            "folder": self.out,
+            "checkpoint_seconds": machine.checkpoint_seconds,
+            "on_progress": machine.on_progress,
+        }
+
+    def _finish(self, started: float, found: Mapping[str, Any]) -> None:
+        """Write the record, by whose presence a run is known to be finished, and drop the checkpoint."""
+        training = self.recipe.training
+        if training is not None:
+            found = {**found, "optimization": asdict(training.optimization)}
+        about = {"last_round": last_row(self.out), "processes": self.machine.workers.size}
+        record = {**found, **about, "seconds": round(time.monotonic() - started, 1), **self.machine.about}
+        write_text(self.out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+        forget(self.out)
+
+
+class NetJob(Job[NetRecipe]):
+    """A base net's."""
+
+    def new_net(self) -> nn.Module:
+        """With its first weights."""
+        net, classes = self.recipe.net, find_data_set(self.recipe.data.dataset).num_classes
+        with _seeded(self.recipe.training.seed):
+            return build(net.architecture, num_classes=classes, **net.arguments)
+
+    def train_anew(self, on_progress: OnProgress) -> object:
+        return self._train(self.examples()[0], workers=self.machine.workers, on_progress=on_progress)
+
+    def _train(self, examples: Examples, **options: Unpack[TrainingOptions]) -> nn.Module:
+        data = self.new_net(), examples.images, examples.labels
+        if isinstance(self.recipe, SmoothedNetRecipe):
+            return train_smoothed_net(*data, self.recipe.training, **options)
+        return train_base_net(*data, self.recipe.training, **options)
+
+    def _read(self) -> nn.Module:
+        net = self.new_net()
+        sha256 = json.loads((self.out / RECORD_FILE).read_text(encoding="utf-8"))["weights_sha256"]
+        load_strictly(net, read_safetensors(self.out / WEIGHTS_FILE, sha256), self.recipe.net.architecture)
+        return net.eval().requires_grad_(False)
+
+    def _make(self) -> nn.Module:
+        examples, _ = self.examples()
+        self.machine.on_stage(f"{self.recipe.net.architecture} on {len(examples)} examples ({examples.source})")
+        started = time.monotonic()
+        net = self._train(examples, **self._options()).requires_grad_(False)
+        if self.machine.workers.is_first:
+            sha256 = write_safetensors(self.out / WEIGHTS_FILE, net.state_dict())
+            self._finish(started, {"examples": len(examples), "data": examples.source, "weights_sha256": sha256})
+        self.machine.workers.wait()
+        return net.cpu().to(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class BaseNet:
+    """g or h of a triplet."""
+
+    config: BaseNetConfig  # what an entry says of it; its weights need not exist
+    load: Callable[[], nn.Module]  # the net on the CPU, trained first if it must be
+    what: str = ""  # where it is from, in words
+    job: NetJob | None = None  # that trains it, if one does
+
+
+class TripletJob(Job[TripletRecipe]):
+    """A triplet's."""
+
+    def base_net(self, source: NetSource) -> BaseNet:
+        """What a recipe's ``std_model`` or ``rob_model`` stands for.
+
+        Raises:
+            ConfigError: a recipe, an entry or a net that is named does not exist.
+            ValueError: a recipe that is named trains another kind of net, or with other data.
+        """
+        dataset, threat_model = self.recipe.data.dataset, self.recipe.threat_model
+        if isinstance(source, PretrainedNet):
+            known, name = BASE_NETS[source.name], source.name
+            arguments = {key: value for key, value in known.arguments.items() if key != "num_classes"}
+            config = BaseNetConfig(architecture=known.architecture, arguments=arguments, pretrained=name)
+            return BaseNet(config, lambda: load_base_net(name), f"{known.architecture}, shipped ({name})")
+        if isinstance(source, TripletNet):
+            key = {"dataset": dataset, "threat_model": source.threat_model or threat_model}
+            return BaseNet(
+                getattr(find_entry(source.name, **key), source.part),
+                lambda: getattr(load_model(source.name, **key), source.part),  # type: ignore[arg-type]
+                f"{source.part} of {source.name}",
+            )
+        job = self._job_of(source)
+        if not (isinstance(source, TrainedSmoothedNet) and isinstance(job.recipe, SmoothedNetRecipe)):
+            return BaseNet(job.recipe.net, job.run, job=job)
+        smoothing: dict[str, Any] = {
+            "sigma": job.recipe.training.sigma,
+            "image_shape": list(find_data_set(dataset).image_shape),
+            "num_noises": source.num_noises,
+            "votes": source.votes,
+            "logit_scale": source.logit_scale,
+        }
+        base = {"architecture": job.recipe.net.architecture, "arguments": job.recipe.net.arguments}
+        config = BaseNetConfig(architecture="gaussian_smoothed", arguments={"base": base, **smoothing})
+        return BaseNet(config, lambda: GaussianSmoothed(job.run(), **smoothing), job=job)
+
+    def _job_of(self, source: TrainedNet | TrainedSmoothedNet) -> NetJob:
+        """What trains a net, next to this."""
+        path = find_recipe(source.recipe, self.beside)
+        recipe = read_recipe(path)
+        wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
+        if not isinstance(recipe, wanted):
+            raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
+        if replace(recipe.data, learn_every=1) != replace(self.recipe.data, learn_every=1):
+            raise ValueError(
+                f"{path} has other data ({recipe.data}) than the triplet ({self.recipe.data}); what is held out must "
+                "be held out from both"
+            )
+        return NetJob(recipe, self.out.parent / path.name.removesuffix(".toml"), self.machine, path.parent)
+
+    def new_triplet(self) -> Triplet:
+        """g and h with any weights, the mixing network with its first ones."""
+        recipe, training = self.recipe, self.recipe.training
+        std_model, rob_model = (self.base_net(source).config for source in (recipe.std_model, recipe.rob_model))
+        passes = (net.arguments.get("num_noises", 1) for net in (std_model, rob_model))
+        entry = Entry(
+            **vars(recipe.entry),
+            dataset=recipe.data.dataset,
+            threat_model=recipe.threat_model,
+            eps=recipe.eps,
+            num_classes=find_data_set(recipe.data.dataset).num_classes,
+            image_shape=find_data_set(recipe.data.dataset).image_shape,
+            std_model=std_model,
+            rob_model=rob_model,
+            alpha=recipe.alpha,
+            std_map=recipe.std_map,
+            rob_map=recipe.rob_map,
+            number_forward_passes=sum(map(int, passes)),
+        )
+        with _seeded(0 if training is None else training.seed):
+            return Triplet(entry)
+
+    def train_anew(self, on_progress: OnProgress) -> object:
+        triplet = self.new_triplet().to(self.machine.workers.device).eval()  # g and h have any weights
+        return self._train(triplet, self.examples()[0], workers=self.machine.workers, on_progress=on_progress)
+
+    def _train(self, triplet: Triplet, examples: Examples, **options: Unpack[TrainingOptions]) -> MixedClassifier:
+        assert self.recipe.training is not None
+        return train_mixing_network(triplet, examples.images, examples.labels, self.recipe.training, **options)
+
+    def _read(self) -> Triplet:
+        return Triplet.from_pretrained(self.out)
+
+    def _make(self) -> Triplet:
+        recipe, machine = self.recipe, self.machine
+        triplet = self._with_base_nets()
+        train, held = self.examples()
+        started = time.monotonic()
+        found: dict[str, Any] = {"examples": len(train), "data": train.source}
+        sentences = [recipe.entry.training] if recipe.entry.training else []
+        if recipe.training is not None:
+            machine.on_stage(f"mixing network on {len(train)} examples ({train.source})")
+            self._train(triplet, train, **self._options())
+            if recipe.half:
+                round_to_half(triplet.alpha)
+            sentences.append(self._how_trained(train))
+        if recipe.choice is not None:
+            if held is None:
+                raise ValueError("a choice of alpha needs held-out examples; give data.hold_out_every in the recipe")
+            machine.on_stage(f"alpha on {len(held)} held-out examples ({held.source})")
+            chosen = self._choose(triplet, held)
+            found |= {"held_out": held.source, "chosen": to_json(chosen)}
+            triplet.alpha = chosen.candidate.alpha_like(triplet.alpha)
+            sentences.append(self._how_chosen(held, chosen))
+        triplet.entry = replace(entry_of(triplet, triplet.entry), training=" ".join(sentences))
+        triplet = triplet.cpu()
+        if machine.workers.is_first:
+            triplet.save_pretrained(self.out)
+            write_text(self.out / ENTRY_FILE, entry_to_text(triplet.entry))
+            self._finish(started, found)
+            if recipe.choice is not None:
+                remove_state(self.out / CHOICE)
+        machine.workers.wait()
+        return triplet
+
+    def _with_base_nets(self) -> Triplet:
+        """The triplet, ready on the device, before anything about alpha is learned."""
+        sources = {"std_model": self.recipe.std_model, "rob_model": self.recipe.rob_model}
+        states = {name: self.base_net(source).load().state_dict() for name, source in sources.items()}
+        triplet = self.new_triplet()
+        for name, state in states.items():
+            load_strictly(getattr(triplet, name), state, name)
+        triplet = triplet.to(self.machine.workers.device).eval().requires_grad_(False)
+        for name in states:
+            if self.recipe.half and getattr(triplet.entry, name).pretrained is None:  # shipped weights are as they are
+                round_to_half(getattr(triplet, name))
+        return triplet
+
+    def _choose(self, triplet: Triplet, held: Examples) -> Chosen:
+        """By the first process; the others wait."""
+        workers, found = self.machine.workers, None
+        if workers.is_first:
+            assert self.recipe.choice is not None
+            found = choose_alpha(
+                triplet,
+                held.images,
+                held.labels,
+                self.recipe.choice,
+                threat=self.recipe.threat,
+                device=workers.device,
+                folder=self.out,
+                on_candidate=self.machine.on_candidate,
+            )
+        chosen = workers.from_first(found)
+        assert chosen is not None
+        return chosen
+
+    def _how_trained(self, train: Examples) -> str:
+        """How the mixing network's weights came to be, in words."""
+        assert self.recipe.training is not None
+        attack, loss = self.recipe.training.attack, self.recipe.training.loss
+        constants = f"c_CE {loss.c_ce:g}, c_BCE {loss.c_bce:g}, c_prod {loss.c_prod:g}"
+        return (
+            f"Mixing network: {self.recipe.training.in_epochs()} on {len(train)} examples ({train.source}), attacked "
+            f"in setting {attack.setting}; loss constants {constants}."
+        )
+
+    def _how_chosen(self, held: Examples, chosen: Chosen) -> str:
+        """How alpha's numbers came to be, in words."""
+        assert self.recipe.choice is not None
+        choice = self.recipe.choice
+        best = {"clean": "the most robust one", "robust": "the most accurate one"}[choice.rule]
+        return (
+            f"alpha: {best} whose {choice.rule} accuracy on held-out examples ({held.source}) is at least "
+            f"{100 * chosen.target:.2f} %; there it has {100 * chosen.clean:.2f} % clean (n = {chosen.clean_examples}) "
+            f"and {100 * chosen.robust:.2f} % under {', '.join(choice.attacks)} (n = {chosen.robust_examples})."
+        )
+
+
+def training_examples(data: TrainingData, data_dir: str | None = None) -> tuple[Examples, Examples | None]:
+    """The examples to learn from, and those held out for the choice of alpha (None if there are none)."""
+    examples, held = load_data(data.dataset, "train", data_dir=data_dir), None
+    if data.dataset == "digits":
+        held = load_data("digits", "validation")
+    elif data.hold_out_every:
+        out, every = torch.arange(len(examples)) % data.hold_out_every == 0, f"every {data.hold_out_every}th"
+        examples, held = _some(examples, ~out, f"without {every}"), _some(examples, out, f"{every} alone")
+    if data.learn_every > 1:
+        kept = torch.arange(len(examples)) % data.learn_every == 0
+        examples = _some(examples, kept, f"of these every {data.learn_every}th")
+    return examples, held
+
+
+def _some(examples: Examples, chosen: Tensor, which: str) -> Examples:
+    source = f"{examples.source}, {which}"
+    return Examples(images=examples.images[chosen], labels=examples.labels[chosen], source=source)
 
 
 def embed(out: Path, package: Path, limits: tuple[str, ...] = ()) -> Entry:
@@ -120,7 +426,7 @@ def embed(out: Path, package: Path, limits: tuple[str, ...] = ()) -> Entry:
     Args:
         out: folder of a finished run.
         package: folder that has ``pretrained`` and ``zoo/entries``.
-        limits: what the entry shall say beside the recipe's own limits; of the images that were at hand, for one.
+        limits: what the entry shall say in addition to the recipe's own limits.
 
     Raises:
         ResultsError: the folder holds no finished triplet.
@@ -140,316 +446,6 @@ def embed(out: Path, package: Path, limits: tuple[str, ...] = ()) -> Entry:
     return entry
 
 
-def training_examples(data: TrainingData, data_dir: str | None = None) -> tuple[Examples, Examples | None]:
-    """The examples to learn from, and those held out for the choice of alpha (None if there are none)."""
-    examples = load_data(data.dataset, "train", data_dir=data_dir)
-    if data.dataset == "digits":
-        return _thinned(examples, data.learn_every), load_data("digits", "validation")
-    if not data.hold_out_every:
-        return _thinned(examples, data.learn_every), None
-    held = torch.arange(len(examples)) % data.hold_out_every == 0
-    every = f"every {data.hold_out_every}th"
-    others = _some(examples, ~held, f"without {every}")
-    return _thinned(others, data.learn_every), _some(examples, held, f"{every} alone")
-
-
-def _thinned(examples: Examples, every: int) -> Examples:
-    if every == 1:
-        return examples
-    return _some(examples, torch.arange(len(examples)) % every == 0, f"of these every {every}th")
-
-
-def _some(examples: Examples, chosen: Tensor, which: str) -> Examples:
-    source = f"{examples.source}, {which}"
-    return Examples(images=examples.images[chosen], labels=examples.labels[chosen], source=source)
-
-
-@contextmanager
-def _owned(out: Path, recipe: Recipe, workers: Workers) -> Iterator[bool]:
-    """Check that a folder is this recipe's, or make it so; yields whether the run is finished.
-
-    Raises:
-        ResultsError: it is another recipe's.
-    """
-    if workers.is_first:
-        check_folder(out, recipe)
-        if not (out / RECIPE_FILE).exists():
-            write_text(out / RECIPE_FILE, json.dumps(to_json(recipe), indent=2) + "\n")
-    yield workers.from_first((out / RECORD_FILE).is_file())
-
-
-def check_folder(out: Path, recipe: Recipe) -> None:
-    """Raise ResultsError if a folder is another recipe's."""
-    path, mine = out / RECIPE_FILE, json.loads(json.dumps(to_json(recipe)))
-    if not path.exists():
-        return
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
-    if isinstance(theirs, dict) and theirs.get("kind") != "triplet" and isinstance(theirs.get("training"), dict):
-        theirs["training"].setdefault("momentum", "nesterov")  # what it was before there was a choice
-    if theirs != mine:
-        raise ResultsError(
-            f"{out} belongs to another recipe: its {difference('recipe', theirs, mine)}. Choose another folder "
-            "with --out, or delete this one to begin again"
-        )
-
-
-def _make_net(recipe: NetRecipe, out: Path, machine: Machine) -> nn.Module:
-    examples, _ = training_examples(recipe.data, machine.data_dir)
-    machine.on_stage(f"{recipe.net.architecture} on {len(examples)} examples ({examples.source})")
-    started = time.monotonic()
-    net = _train(recipe, examples, out, machine).requires_grad_(False)
-    if machine.workers.is_first:
-        sha256 = write_safetensors(out / WEIGHTS_FILE, net.state_dict())
-        found = {"examples": len(examples), "data": examples.source, "weights_sha256": sha256}
-        _finish(out, machine, started, found | {"optimization": asdict(recipe.training.optimization)})
-    machine.workers.wait()
-    return net.cpu().to(memory_format=torch.contiguous_format)
-
-
-def _train(recipe: NetRecipe, examples: Examples, out: Path, machine: Machine) -> nn.Module:
-    return train_net_of(
-        recipe,
-        examples,
-        workers=machine.workers,
-        folder=out,
-        checkpoint_seconds=machine.checkpoint_seconds,
-        on_progress=machine.on_progress,
-    )
-
-
-def train_net_of(recipe: NetRecipe, examples: Examples, **options: Unpack[TrainingOptions]) -> nn.Module:
-    """Train a recipe's net from its first weights."""
-    data = _new_net(recipe), examples.images, examples.labels
-    if isinstance(recipe, SmoothedNetRecipe):
-        return train_smoothed_net(*data, recipe.training, **options)
-    return train_base_net(*data, recipe.training, **options)
-
-
-def _read_net(out: Path, recipe: NetRecipe) -> nn.Module:
-    net = _new_net(recipe)
-    sha256 = json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))["weights_sha256"]
-    load_strictly(net, read_safetensors(out / WEIGHTS_FILE, sha256), recipe.net.architecture)
-    return net.eval().requires_grad_(False)
-
-
-def _new_net(recipe: NetRecipe) -> nn.Module:
-    with _seeded(recipe.training.seed):
-        return build(recipe.net.architecture, num_classes=NUM_CLASSES[recipe.data.dataset], **recipe.net.arguments)
-
-
-def _make_triplet(recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> Triplet:
-    std_model = _find_net(recipe.std_model, recipe, out, machine, beside)
-    rob_model = _find_net(recipe.rob_model, recipe, out, machine, beside)
-    triplet = new_triplet(recipe, beside)
-    std_config, rob_config = triplet.entry.std_model, triplet.entry.rob_model
-    load_strictly(triplet.std_model, std_model.state_dict(), "std_model")
-    load_strictly(triplet.rob_model, rob_model.state_dict(), "rob_model")
-    triplet = triplet.to(machine.workers.device).eval().requires_grad_(False)
-    for net, config in ((triplet.std_model, std_config), (triplet.rob_model, rob_config)):
-        if recipe.half and config.pretrained is None:  # what a dependency ships is loaded as it is
-            round_to_half(net)
-    train, held = training_examples(recipe.data, machine.data_dir)
-    started = time.monotonic()
-    found: dict[str, Any] = {"examples": len(train), "data": train.source}
-    if recipe.training is not None:
-        found["optimization"] = asdict(recipe.training.optimization)
-        machine.on_stage(f"mixing network on {len(train)} examples ({train.source})")
-        train_mixing_network(
-            triplet,
-            train.images,
-            train.labels,
-            recipe.training,
-            workers=machine.workers,
-            folder=out,
-            checkpoint_seconds=machine.checkpoint_seconds,
-            on_progress=machine.on_progress,
-        )
-        if recipe.half:
-            round_to_half(triplet.alpha)
-    chosen = None
-    if recipe.choice is not None:
-        if held is None:
-            raise ValueError("a choice of alpha needs held-out examples; give data.hold_out_every in the recipe")
-        machine.on_stage(f"alpha on {len(held)} held-out examples ({held.source})")
-        chosen = machine.workers.from_first(_choose(recipe, triplet, held, out, machine))
-        assert chosen is not None
-        found |= {"held_out": held.source, "chosen": to_json(chosen)}
-        _apply(triplet, chosen.candidate)
-    triplet.entry = _entry(recipe, std_config, rob_config, triplet, _how(recipe, train, held, chosen))
-    triplet = triplet.cpu()
-    if machine.workers.is_first:
-        triplet.save_pretrained(out)
-        write_text(out / ENTRY_FILE, entry_to_text(triplet.entry))
-        _finish(out, machine, started, found)
-    machine.workers.wait()
-    return triplet
-
-
-def _choose(recipe: TripletRecipe, triplet: Triplet, held: Examples, out: Path, machine: Machine) -> Chosen | None:
-    """In the first process; the others wait."""
-    if recipe.choice is None or not machine.workers.is_first:
-        return None
-    return choose_alpha(
-        triplet,
-        held.images,
-        held.labels,
-        recipe.choice,
-        eps=triplet.entry.eps_value,
-        norm=recipe.threat_model,
-        device=machine.workers.device,
-        folder=out,
-        on_candidate=machine.on_candidate,
-    )
-
-
-def _apply(triplet: Triplet, candidate: Candidate) -> None:
-    """Give a triplet's alpha the chosen numbers."""
-    triplet.alpha = candidate.applied_to(triplet).alpha
-
-
-def new_triplet(recipe: TripletRecipe, beside: Path) -> Triplet:
-    """A recipe's triplet: g and h with any weights, the mixing network with its first ones."""
-    std_config, rob_config = (net_config(source, recipe, beside) for source in (recipe.std_model, recipe.rob_model))
-    with _seeded(0 if recipe.training is None else recipe.training.seed):
-        return Triplet(_entry(recipe, std_config, rob_config))
-
-
-def net_config(source: NetSource, recipe: TripletRecipe, beside: Path) -> BaseNetConfig:
-    """What an entry says of a base net; its weights need not exist."""
-    if isinstance(source, PretrainedNet):
-        known = BASE_NETS[source.name]
-        arguments = {key: value for key, value in known.arguments.items() if key != "num_classes"}
-        return BaseNetConfig(architecture=known.architecture, arguments=arguments, pretrained=source.name)
-    if isinstance(source, TripletNet):
-        threat_model = source.threat_model or recipe.threat_model
-        entry = find_entry(source.name, recipe.data.dataset, threat_model)
-        config: BaseNetConfig = getattr(entry, source.part)
-        return config
-    _, other = recipe_of(source, recipe, beside)
-    if isinstance(source, TrainedSmoothedNet) and isinstance(other, SmoothedNetRecipe):
-        base = {"architecture": other.net.architecture, "arguments": other.net.arguments}
-        arguments = {"base": base, **_smoothing(other, source)}
-        return BaseNetConfig(architecture="gaussian_smoothed", arguments=arguments)
-    return other.net
-
-
-def recipe_of(source: TrainedNet | TrainedSmoothedNet, recipe: TripletRecipe, beside: Path) -> tuple[Path, NetRecipe]:
-    """The recipe that trains a net, and its file.
-
-    Raises:
-        ConfigError: there is none.
-        ValueError: it trains another kind of net, or with other data.
-    """
-    path = find_recipe(source.recipe, beside)
-    other = read_recipe(path)
-    wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
-    if not isinstance(other, wanted):
-        raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
-    if replace(other.data, learn_every=1) != replace(recipe.data, learn_every=1):
-        raise ValueError(
-            f"{path} has other data ({other.data}) than the triplet ({recipe.data}); what is held out must be held "
-            "out from both"
-        )
-    return path, other
-
-
-def _find_net(source: NetSource, recipe: TripletRecipe, out: Path, machine: Machine, beside: Path) -> nn.Module:
-    """A base net on the CPU, trained first if it must be."""
-    if isinstance(source, PretrainedNet):
-        return load_base_net(source.name)
-    if isinstance(source, TripletNet):
-        threat_model = source.threat_model or recipe.threat_model
-        triplet = load_model(source.name, dataset=recipe.data.dataset, threat_model=threat_model)
-        net: nn.Module = getattr(triplet, source.part)
-        return net
-    path, other = recipe_of(source, recipe, beside)
-    net = run_recipe(other, folder_of(path, out), machine, beside=path.parent)
-    if isinstance(source, TrainedSmoothedNet) and isinstance(other, SmoothedNetRecipe):
-        return GaussianSmoothed(net, **_smoothing(other, source)).eval().requires_grad_(False)
-    return net
-
-
-def folder_of(path: Path, out: Path) -> Path:
-    """Where the results of a recipe go that another one names, whose results go to ``out``."""
-    return out.parent / path.name.removesuffix(".toml")
-
-
-def _smoothing(recipe: SmoothedNetRecipe, source: TrainedSmoothedNet) -> dict[str, Any]:
-    """How a net that was trained for it is smoothed."""
-    return {
-        "sigma": recipe.training.sigma,
-        "image_shape": list(IMAGE_SHAPE[recipe.data.dataset]),
-        "num_noises": source.num_noises,
-        "votes": source.votes,
-        "logit_scale": source.logit_scale,
-    }
-
-
-def _entry(
-    recipe: TripletRecipe,
-    std_model: BaseNetConfig,
-    rob_model: BaseNetConfig,
-    triplet: Triplet | None = None,
-    training: str = "",
-) -> Entry:
-    """The entry; with the numbers of a triplet's alpha if one is given."""
-    alpha: ConstantAlphaConfig | AdaptiveAlphaConfig = recipe.alpha
-    if triplet is not None:
-        numbers: dict[str, Any] = triplet.alpha.numbers()
-        alpha = replace(alpha, **numbers)
-    text = recipe.entry
-    return Entry(
-        name=text.name,
-        dataset=recipe.data.dataset,
-        threat_model=recipe.threat_model,
-        eps=recipe.eps,
-        description=text.description,
-        num_classes=NUM_CLASSES[recipe.data.dataset],
-        image_shape=IMAGE_SHAPE[recipe.data.dataset],
-        std_model=std_model,
-        rob_model=rob_model,
-        alpha=alpha,
-        std_map=recipe.std_map,
-        rob_map=recipe.rob_map,
-        paper=text.paper,
-        architecture=text.architecture,
-        additional_data=text.additional_data,
-        number_forward_passes=_passes(std_model) + _passes(rob_model),
-        footnote=text.footnote,
-        training=training,
-        limits=text.limits,
-    )
-
-
-def _passes(net: BaseNetConfig) -> int:
-    """How many passes of a net one answer takes."""
-    return int(net.arguments["num_noises"]) if net.architecture == "gaussian_smoothed" else 1
-
-
-def _how(recipe: TripletRecipe, train: Examples, held: Examples | None, chosen: Chosen | None) -> str:
-    """How the weights and numbers came to be, in words."""
-    sentences = [recipe.entry.training] if recipe.entry.training else []
-    if recipe.training is not None:
-        attack, loss = recipe.training.attack, recipe.training.loss
-        epochs = f"{recipe.training.epochs} epoch{'s' if recipe.training.epochs > 1 else ''}"
-        constants = f"c_CE {loss.c_ce:g}, c_BCE {loss.c_bce:g}, c_prod {loss.c_prod:g}"
-        sentences.append(
-            f"Mixing network: {epochs} on {len(train)} examples ({train.source}), attacked in "
-            f"setting {attack.setting}; loss constants {constants}."
-        )
-    if chosen is not None and held is not None and recipe.choice is not None:
-        rule = {"clean": "the most robust one", "robust": "the most accurate one"}[recipe.choice.rule]
-        sentences.append(
-            f"alpha: {rule} whose {recipe.choice.rule} accuracy on held-out examples ({held.source}) is at least "
-            f"{100 * chosen.target:.2f} %; there it has {100 * chosen.clean:.2f} % clean (n = {chosen.clean_examples}) "
-            f"and {100 * chosen.robust:.2f} % under {', '.join(recipe.choice.attacks)} (n = {chosen.robust_examples})."
-        )
-    return " ".join(sentences)
-
-
 @torch.no_grad()
 def round_to_half(module: nn.Module) -> None:
     """Round all weights and statistics to half precision, in place; they stay float32.
@@ -466,15 +462,6 @@ def round_to_half(module: nn.Module) -> None:
 
 def _rounded(value: Tensor) -> Tensor:
     return value.half().to(value.dtype) if value.is_floating_point() else value
-
-
-def _finish(out: Path, machine: Machine, started: float, found: Mapping[str, Any]) -> None:
-    """Write the record, by whose presence a run is known to be finished, and drop the checkpoint."""
-    log = read_log(out)[-1] if (out / CHECKPOINT_FILE).exists() else {}
-    seconds = round(time.monotonic() - started, 1)
-    record = {**found, "last_round": log, "processes": machine.workers.size, "seconds": seconds, **machine.about}
-    write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
-    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Unpack
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.training.loop import Momentum
-from adaptive_smoothing_zoo.training.single_net import NetTask, NetTraining, TrainingOptions, train_net
+from adaptive_smoothing_zoo.training.base_nets import NetTask, NetTraining, train_net
+from adaptive_smoothing_zoo.training.loop import TrainingOptions
+from adaptive_smoothing_zoo.training.optimization import Momentum
 from adaptive_smoothing_zoo.training.smoothed_losses import AnySmoothedLoss, GaussianLoss, NoisyBatch
 
 
@@ -22,10 +23,8 @@ class SmoothedTraining(NetTraining):
     Attributes:
         sigma: standard deviation of the noise, in pixel units.
         loss: which, and its constants.
-        batch_size: images, not noisy copies of them, are counted. (The authors of 004 count copies: their batch of 256
-            is 64 images where m is 4.)
-        momentum: plain, as the authors' code has it. (What the package embeds and records was trained with Nesterov's,
-            which the recipes for digits therefore name.)
+        batch_size: of images. (The authors of [JS21] count noisy copies: their 256 is 64 images where m is 4.)
+        momentum: plain, as in the authors' code. (The recipes for digits name Nesterov's, as recorded results have it.)
 
     Raises:
         ValueError: an unknown schedule, a sigma that is not positive, or a loss without noise or steps.
@@ -51,39 +50,36 @@ class SmoothedTraining(NetTraining):
 def train_smoothed_net(
     net: nn.Module, images: Tensor, labels: Tensor, settings: SmoothedTraining, **options: Unpack[TrainingOptions]
 ) -> nn.Module:
-    """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.single_net.train_net`.
+    """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.base_nets.train_net`.
 
     What is returned is the net that votes; ``backbones.gaussian_smoothed`` and ``certification.certify`` smooth it.
     """
     return train_net(SmoothedTask, net, images, labels, settings, **options)
 
 
-class SmoothedTask(NetTask[SmoothedTraining]):
-    """See :class:`adaptive_smoothing_zoo.training.loop.Task`.
-
-    An example's noise depends on the seed, the round and its index alone.
-    """
+class SmoothedTask(NetTask[SmoothedTraining, NoisyBatch]):
+    """An example's noise depends on the seed, the round and its index alone."""
 
     def round(self, number: int) -> tuple[list[list[NoisyBatch]], dict[str, Tensor]]:
-        settings = self.settings
-        images, labels, chosen, seed = self.batch(number)
+        settings, loss, batch = self.settings, self.settings.loss, self.batch(number)
+        mixing = 0.5 * uniform(run_keys(batch.seed, "mixing", 0, batch.indices), torch.tensor(0))
         whole = NoisyBatch(
-            images=images,
-            labels=labels,
-            noise=settings.sigma * noises(seed, chosen, settings.loss.noises, images),
-            mixing=0.5 * uniform(run_keys(seed, "mixing", 0, chosen), torch.tensor(0)).to(images.device),
+            images=batch.images,
+            labels=batch.labels,
+            noise=settings.sigma * noises(batch.seed, batch.indices, loss.noises, batch.images),
+            mixing=mixing.to(batch.images.device),
             sigma=settings.sigma,
-            strength=settings.loss.strength(number // self.rounds_per_epoch),
-            start=images,
+            strength=loss.strength(number // self.rounds_per_epoch),
+            start=batch.images,
         )
-        parts = [_every(whole, i, settings.accumulation) for i in range(settings.accumulation)]
+        parts = [whole.every(i, settings.accumulation) for i in range(settings.accumulation)]
         self.learner.eval()
         for part in parts:
-            settings.loss.attack(lambda batch: self.run(self.learner, batch), part)
+            loss.attack(lambda images: self.run(self.learner, images), part)
         return [parts], {}
 
     def losses(self, learner: nn.Module, part: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.settings.loss.losses(lambda batch: self.run(learner, batch), part), {}
+        return self.settings.loss.losses(lambda images: self.run(learner, images), part), {}
 
 
 def noises(seed: int, indices: Tensor, count: int, images: Tensor) -> Tensor:
@@ -91,10 +87,3 @@ def noises(seed: int, indices: Tensor, count: int, images: Tensor) -> Tensor:
     keys = torch.stack([run_keys(seed, "noise", copy, indices) for copy in range(count)], dim=1)
     drawn = normal_images(keys.flatten().to(images.device), images.shape[1:]).to(images.dtype)
     return drawn.view(*keys.shape, *images.shape[1:])
-
-
-def _every(batch: NoisyBatch, first: int, step: int) -> NoisyBatch:
-    """Every ``step``-th example."""
-    rows = slice(first, None, step)
-    names = ("images", "labels", "noise", "mixing", "start")
-    return replace(batch, **{name: getattr(batch, name)[rows] for name in names})

@@ -1,17 +1,16 @@
-"""Losses for nets to be smoothed by Gaussian noise: Gaussian, Stability, SmoothAdv, MACER, Consistency, SmoothMix.
+"""Losses for nets to be smoothed by Gaussian noise.
 
 Notation: x an image, y its label, delta_1 to delta_m its noise, drawn from N(0, sigma^2 I); F the net's probabilities,
 F_i = F(x + delta_i); Fhat(x) = mean_i F_i the smoothed net's; CE the cross-entropy, KL the divergence, H the entropy.
-Every loss has its constants as attributes. Their defaults are 004's for MNIST, from the list of experiments beside its
-authors' code (github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, projections, modes.
+The constants' defaults are those of [JS21] for MNIST, from the list of experiments next to its authors' code
+(github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, modes.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -27,69 +26,54 @@ Net = Callable[[Tensor], Tensor]
 
 @dataclass(kw_only=True)
 class NoisyBatch:
-    """What a loss is taken of.
+    """What a loss is taken of."""
 
-    Attributes:
-        images: x, (N, channels, H, W) in [0, 1].
-        labels: y, (N,) int64.
-        noise: delta, (N, m, channels, H, W), of standard deviation ``sigma``.
-        mixing: lambda of SmoothMix, (N,) in [0, 1/2).
-        sigma: of the noise.
-        strength: in [0, 1], how far the warm-up is.
-        start: what takes the place of x: x itself, or an attacked image.
-        adversary: SmoothMix's far adversarial example; None for the other losses.
-    """
+    images: Tensor  # x, (N, channels, H, W) in [0, 1]
+    labels: Tensor  # y, (N,) int64
+    noise: Tensor  # delta, (N, m, channels, H, W)
+    mixing: Tensor  # lambda of SmoothMix, (N,) in [0, 1/2)
+    sigma: float  # standard deviation of the noise
+    strength: float  # in [0, 1], how far the warm-up is
+    start: Tensor  # what takes the place of x: x itself, or an attacked image
+    adversary: Tensor | None = None  # SmoothMix's far adversarial example
 
-    images: Tensor
-    labels: Tensor
-    noise: Tensor
-    mixing: Tensor
-    sigma: float
-    strength: float
-    start: Tensor
-    adversary: Tensor | None = None
+    def every(self, first: int, step: int) -> NoisyBatch:
+        """Every ``step``-th example, before an attack."""
+        names = ("images", "labels", "noise", "mixing", "start")
+        return replace(self, **{name: getattr(self, name)[first::step] for name in names})
 
 
-class SmoothedLoss(ABC):
-    """A loss, and the attack that it needs, if any.
+class SmoothedLoss:
+    """A loss, and the attack that it needs, if any; by default mean_i CE(F_i, y), without one."""
 
-    Attributes:
-        noises: m, noisy copies of each image.
-    """
-
-    noises: int
+    noises: int  # m, noisy copies of each image
+    warm_up: int = 0  # epochs in which the strength grows linearly to 1
 
     def strength(self, epoch: int) -> float:
         """In [0, 1]: what the warm-up multiplies in an epoch, counted from 0."""
-        return 1.0
+        return min(1.0, (epoch + 1) / max(1, self.warm_up))
 
-    def attack(self, net: Net, batch: NoisyBatch) -> None:  # noqa: B027 (most losses need none)
+    def attack(self, net: Net, batch: NoisyBatch) -> None:
         """Put attacked images into the batch. Called with the net in eval mode."""
 
-    @abstractmethod
     def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         """The loss of each example, (N,). Called with the net in train mode."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GaussianLoss(SmoothedLoss):
-    """mean_i CE(F_i, y) (Cohen et al. 2019, arXiv:1902.02918; 004, eq. 4)."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    noises: int = 1
-
-    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         return natural_losses(noisy_logits(net, batch.start, batch.noise), batch.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
+class GaussianLoss(SmoothedLoss):
+    """mean_i CE(F_i, y) [CRK19] [JS21, eq. 4]."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    noises: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class StabilityLoss(SmoothedLoss):
-    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; 004, section 4).
+    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; [JS21, section 4]).
 
     The clean prediction F(x) learns from both terms.
-
-    Attributes:
-        weight: of the second term.
     """
 
     kind: Literal["stability"] = "stability"
@@ -105,33 +89,22 @@ class StabilityLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdvLoss(SmoothedLoss):
-    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; 004, eq. 6).
+    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; [JS21, eq. 6]).
 
     xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
     same noise.
-
-    Attributes:
-        eps: radius of the ball, in pixel units.
-        steps: T.
-        warm_up: epochs in which the radius grows to ``eps``.
     """
 
     kind: Literal["smoothadv"] = "smoothadv"
     noises: int = 4
-    eps: float = 1.0
-    steps: int = 10
+    eps: float = 1.0  # radius of the ball, in pixel units, to which it grows in the warm-up
+    steps: int = 10  # T
     warm_up: int = 10
-
-    def strength(self, epoch: int) -> float:
-        return warmed_up(epoch, self.warm_up)
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
         eps = batch.strength * self.eps
         iterates = ascent(net, batch, 2.0 * eps / self.steps, eps)
         *_, batch.start = islice(iterates, self.steps)
-
-    def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
-        return natural_losses(noisy_logits(net, batch.start, batch.noise), batch.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,21 +114,14 @@ class MacerLoss(SmoothedLoss):
     Zhai et al. 2020 (arXiv:2001.02378). xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
     softmax(inverse_temperature * logits_i): so sigma/2 * xi is the certified radius of a net with sharper votes. An xi
     that is not finite counts as large.
-
-    Attributes:
-        inverse_temperature: beta in the paper.
-        margin: gamma in the paper.
-        weight: lambda in the paper; the authors of 004 have 6 where sigma is 1.
-        deferred: epochs at the beginning without the second term. The authors' code leaves it out while ``epoch <= 30``
-            (where they first lower the learning rate), and counts epochs from 0: that makes 31.
     """
 
     kind: Literal["macer"] = "macer"
     noises: int = 16
-    inverse_temperature: float = 16.0
-    margin: float = 8.0
-    weight: float = 16.0
-    deferred: int = 31
+    inverse_temperature: float = 16.0  # beta in the paper
+    margin: float = 8.0  # gamma in the paper
+    weight: float = 16.0  # lambda in the paper; the authors of [JS21] have 6 where sigma is 1
+    deferred: int = 31  # epochs without the second term; the authors' code has it from epoch 31 on, counted from 0
 
     def strength(self, epoch: int) -> float:
         return float(epoch >= self.deferred)
@@ -181,21 +147,18 @@ class ConsistencyLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)).
 
     Jeong and Shin 2020 (arXiv:2006.04062).
-
-    Attributes:
-        weight: lambda in the paper; the authors of 004 have 10 where sigma is 0.25 and else 5 for MNIST.
-        entropy_weight: eta in the paper.
     """
 
     kind: Literal["consistency"] = "consistency"
     noises: int = 2
-    weight: float = 5.0
-    entropy_weight: float = 0.5
+    weight: float = 5.0  # lambda in the paper; the authors of [JS21] have 10 where sigma is 0.25
+    entropy_weight: float = 0.5  # eta in the paper
 
     def losses(self, net: Net, batch: NoisyBatch) -> Tensor:
         logits = noisy_logits(net, batch.start, batch.noise)
         smoothed = log_smoothed(logits)
-        divergence = kl_divergence(smoothed.unsqueeze(1), logits.log_softmax(dim=2)).mean(dim=1)
+        expected = smoothed.unsqueeze(1)
+        divergence = (expected.exp() * (expected - logits.log_softmax(dim=2))).sum(dim=-1).mean(dim=1)
         entropy = -(smoothed.exp() * smoothed).sum(dim=1)
         natural = natural_losses(logits, batch.labels)
         return natural + self.weight * divergence + self.entropy_weight * entropy
@@ -205,32 +168,21 @@ class ConsistencyLoss(SmoothedLoss):
 class SmoothMixLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(y_mix || F(x_mix + delta_i)) * [y is Fhat(x)'s top class].
 
-    004, eq. 8 to 11. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C, where x_T is
+    [JS21, eq. 8 to 11]. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C, where x_T is
     ``steps`` gradient steps of length ``step_size`` up -log Fhat_y from x, bound by the box [0, 1] alone. With
     ``one_step`` the first of these steps takes the place of x in all of this but the attack.
 
     Eq. 10 has a cross-entropy, which is this divergence plus the entropy of y_mix, and no factor for correct examples.
-    Both are as in the authors' code, which made their published nets, and so are the warm-up and the gradient, which
-    goes through y_mix, too.
-
-    Attributes:
-        step_size: alpha in the paper, l_2, in pixel units.
-        steps: T; the paper has 2, 4 and 8 for MNIST where sigma is 0.25, 0.5 and 1.
-        weight: eta in the paper.
-        one_step: "+ One-step adversary".
-        warm_up: epochs in which ``weight`` grows, and with it the length to which the one step is cut.
+    The divergence, the factor, the warm-up and the gradient through y_mix are those of the authors' code.
     """
 
     kind: Literal["smoothmix"] = "smoothmix"
     noises: int = 4
-    step_size: float = 1.0
-    steps: int = 2
-    weight: float = 5.0
-    one_step: bool = False
+    step_size: float = 1.0  # alpha in the paper, l_2, in pixel units
+    steps: int = 2  # T; the paper has 2, 4 and 8 for MNIST where sigma is 0.25, 0.5 and 1
+    weight: float = 5.0  # eta in the paper; in the warm-up it grows, and with it the length of the one step
+    one_step: bool = False  # "+ One-step adversary"
     warm_up: int = 10
-
-    def strength(self, epoch: int) -> float:
-        return warmed_up(epoch, self.warm_up)
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
         iterates = list(islice(ascent(net, batch, self.step_size, None), self.steps))
@@ -275,18 +227,8 @@ def natural_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2), repeated, reduction="none").mean(dim=1)
 
 
-def kl_divergence(expected: Tensor, found: Tensor) -> Tensor:
-    """KL(expected || found) of log-probabilities over the last dimension."""
-    return (expected.exp() * (expected - found)).sum(dim=-1)
-
-
-def warmed_up(epoch: int, epochs: int) -> float:
-    """A linear rise to 1 over the first epochs."""
-    return min(1.0, (epoch + 1) / max(1, epochs))
-
-
 def ascent(net: Net, batch: NoisyBatch, step_size: float, eps: float | None) -> Iterator[Tensor]:
-    """Points ever further up -log Fhat_y, in the box and in the l_2 ball of radius ``eps`` around x (004, eq. 8).
+    """Points ever further up -log Fhat_y, in the box and in the l_2 ball of radius ``eps`` around x [JS21, eq. 8].
 
     Each step goes ``step_size`` along the gradient; where that is zero, nowhere.
     """

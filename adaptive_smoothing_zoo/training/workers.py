@@ -20,16 +20,9 @@ _PATIENCE = timedelta(days=7)  # how long one process waits for another, which m
 
 
 class Workers:
-    """One process, alone.
+    """One process, alone; ``device`` is where it computes."""
 
-    Args:
-        device: where it computes.
-
-    Attributes:
-        rank, size: which of how many processes this is.
-    """
-
-    rank, size = 0, 1
+    rank, size = 0, 1  # which of how many processes this is
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -2,7 +2,7 @@
 
 from adaptive_smoothing_zoo.validation import checks  # noqa: F401  (enters them in CHECKS)
 from adaptive_smoothing_zoo.validation.check import CHECKS
-from adaptive_smoothing_zoo.validation.report import CheckResult, Validation, read_validation
+from adaptive_smoothing_zoo.validation.check_result import CheckResult
 from adaptive_smoothing_zoo.validation.runner import CheckProgress, Findings, validate
 from adaptive_smoothing_zoo.validation.subject import Budget, RecordedRun
 
@@ -13,7 +13,5 @@ __all__ = [
     "CheckResult",
     "Findings",
     "RecordedRun",
-    "Validation",
-    "read_validation",
     "validate",
 ]

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 Needs = Literal["any", "mix", "adaptive"]  # any net; a mixed classifier; one whose alpha is a mixing network's
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outcome:
     """What a check found.
 
     Attributes:
         passed: whether the rule holds; None if the check does not apply.
-        measured: by name, finite numbers. Accuracies and shares are fractions; counts are whole numbers.
         found: one sentence: what was found, or why the check does not apply.
+        measured: by name, finite numbers. Accuracies and shares are fractions; counts are whole numbers.
     """
 
     passed: bool | None
@@ -54,11 +54,11 @@ CHECKS: dict[str, Check] = {}
 CheckFunction = Callable[["Subject"], Outcome]
 
 
-def check(*, group: str, what: str, rule: str, needs: Needs = "any") -> Callable[[CheckFunction], CheckFunction]:
-    """Enter a function into the list of checks."""
+def check(*, what: str, rule: str, needs: Needs = "any") -> Callable[[CheckFunction], CheckFunction]:
+    """Enter a function into the list of checks; its group is the ``GROUP`` of its module."""
 
     def enter(function: CheckFunction) -> CheckFunction:
-        name = function.__name__
+        name, group = function.__name__, function.__globals__["GROUP"]
         CHECKS[name] = Check(name=name, group=group, what=what, rule=rule, needs=needs, function=function)
         return function
 
@@ -67,7 +67,7 @@ def check(*, group: str, what: str, rule: str, needs: Needs = "any") -> Callable
 
 def not_applicable(reason: str) -> Outcome:
     """The outcome of a check that has nothing to say about this model."""
-    return Outcome(passed=None, found=reason)
+    return Outcome(None, reason)
 
 
 def allowed(n: int, share: float) -> int:

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptive_smoothing_zoo.validation.report import Validation
+Series = Mapping[str, tuple[tuple[float, ...], ...]]
 
 
-def draw(validation: Validation) -> Any:
-    """Loss curves, accuracy against the radius, and alpha clean and attacked where alpha adapts.
+def write_figure(series: Series, title: str, path: Path) -> None:
+    """Draw loss curves, accuracy against the radius, and alpha clean and attacked where alpha adapts.
 
-    Returns:
-        A matplotlib figure.
+    Args:
+        series: as ``Findings`` has them.
+        path: of a PNG file; for ``files.write_with``.
 
     Raises:
         ImportError: matplotlib is not installed (it comes with the "evaluation" extra).
     """
     from matplotlib.figure import Figure  # a figure of its own needs no display and leaves pyplot's state alone
 
-    series = validation.series
     panels = [_losses, _radii] + ([_alpha] if "alpha" in series else [])
     figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
     for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
-        panel(axes, validation)
-    figure.suptitle(f"{validation.model}, {validation.dataset} {validation.threat_model}, eps {validation.eps}")
-    return figure
+        panel(axes, series)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def write_figure(validation: Validation, path: Path) -> None:
-    """Draw into a file; for ``files.write_with``."""
-    draw(validation).savefig(path, dpi=110, metadata={"Software": None})
-
-
-def _losses(axes: Any, validation: Validation) -> None:
+def _losses(axes: Any, series: Series) -> None:
     """Each loss from 0 at the start to 1 at the end; their units differ."""
-    for name, (curve,) in ((key, value) for key, value in validation.series.items() if key.startswith("loss_")):
+    for name, (curve,) in ((key, value) for key, value in series.items() if key.startswith("loss_")):
         rise = curve[-1] - curve[0]
         if rise > 0:
             axes.plot([(value - curve[0]) / rise for value in curve], label=name.removeprefix("loss_"))
@@ -45,17 +41,17 @@ def _losses(axes: Any, validation: Validation) -> None:
         axes.legend(fontsize="small")
 
 
-def _radii(axes: Any, validation: Validation) -> None:
-    if "accuracy_against_eps" in validation.series:
-        radii, accuracies = validation.series["accuracy_against_eps"]
+def _radii(axes: Any, series: Series) -> None:
+    if "accuracy_against_eps" in series:
+        radii, accuracies = series["accuracy_against_eps"]
         axes.plot(radii, accuracies, marker="o")
     axes.set_ylim(0.0, 1.0)
     axes.set_xlabel("radius")
     axes.set_ylabel("accuracy under APGD on the margin")
 
 
-def _alpha(axes: Any, validation: Validation) -> None:
-    clean, attacked = validation.series["alpha"]
+def _alpha(axes: Any, series: Series) -> None:
+    clean, attacked = series["alpha"]
     axes.hist([clean, attacked], bins=20, density=False, label=["clean", "attacked"])
     axes.set_xlabel(r"$\alpha$")
     axes.set_ylabel("examples")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.backbones.asking import original, own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
@@ -21,14 +23,15 @@ from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256
 from adaptive_smoothing_zoo.machine.devices import pick_device
 from adaptive_smoothing_zoo.machine.ready import ready, refusals_named
 from adaptive_smoothing_zoo.method.classifier import is_mix
-from adaptive_smoothing_zoo.storage.bound_state import locked
+from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
+from adaptive_smoothing_zoo.validation.attacked import Journal
 from adaptive_smoothing_zoo.validation.check import CHECKS, Check, Outcome, not_applicable
-from adaptive_smoothing_zoo.validation.report import CheckResult, Verdict
+from adaptive_smoothing_zoo.validation.check_result import CheckResult, Verdict
 from adaptive_smoothing_zoo.validation.subject import Budget, RecordedRun, Subject
-from adaptive_smoothing_zoo.validation.validation_journal import Journal, ValidationBinding
 
 VERDICTS: dict[bool | None, Verdict] = {True: "passed", False: "failed", None: "not applicable"}
 
@@ -82,6 +85,16 @@ class Findings:
         return float((self.clean_correct & ~self.broken).mean())
 
 
+class ValidateWords(SettingsWords, total=False):
+    """Threat model, settings and the rest of a call as single words; see ``validate``."""
+
+    norm: str
+    eps: float | str | None
+    budget: Budget | None
+    recorded: RecordedRun | None
+    only: Collection[str] | None
+
+
 @own_surroundings()
 def validate(
     model: nn.Module,
@@ -89,17 +102,11 @@ def validate(
     labels: Tensor,
     *,
     threat: ThreatModel | None = None,
-    norm: str = "Linf",
-    eps: float | str | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
+    settings: AttackSettings | None = None,
     device: str | torch.device | None = None,
-    channels_last: bool = False,
-    budget: Budget | None = None,
-    recorded: RecordedRun | None = None,
-    only: Collection[str] | None = None,
     state: str | Path | None = None,
     on_progress: Callable[[CheckProgress], None] | None = None,
+    **words: Unpack[ValidateWords],
 ) -> Findings:
     """Ask whether attacks on a model, AutoAttack's above all, can be trusted to find what there is to be found.
 
@@ -110,18 +117,16 @@ def validate(
         model: images in [0, 1] to logits (N, C), C >= 2, differentiable.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        threat: what the attacker may do, with a radius > 0; or norm and eps, as in ``evaluate``.
-        seed: of everything drawn, which belongs to examples and not to batches.
-        batch_size: most points in one pass.
+        threat: what the attacker may do, with a radius > 0.
+        settings: seed, batch size (128 if None) and memory format; the checks make attacks of their own.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
-        channels_last: keep convolution weights in that memory format: faster for wide nets on CPUs.
-        budget: what to spend; the default's if None.
-        recorded: an AutoAttack run on the same weights whose first points these are, to compare with, and what
-            adaptive attacks did after it.
-        only: names of the checks to make, in the order of ``CHECKS``; all if None.
-        state: a folder in which what attacks find is kept, so that the same call after an interruption of any kind goes
-            on from there; none if None. It is not removed.
+        state: a folder in which what attacks find is kept, so that the same call resumes after any interruption; none
+            if None. It is not removed.
         on_progress: called before each check and as passes are spent.
+        words: ``norm`` and ``eps`` in the place of ``threat``; ``seed``, ``batch_size`` and ``channels_last`` in the
+            place of ``settings``; the ``budget`` to spend; a ``recorded`` AutoAttack run on the same weights whose
+            first points these are, with what adaptive attacks did after it; ``only`` the checks of these names, in the
+            order of ``CHECKS``.
 
     Raises:
         ValueError: images, labels or settings that cannot be used.
@@ -130,34 +135,21 @@ def validate(
     """
     check_examples(images, labels)
     where = pick_device(device)
-    threat = threat_of(threat, norm, eps)
-    _check_settings(threat, batch_size, only, recorded, len(labels))
+    budget, recorded, only = words.pop("budget", None), words.pop("recorded", None), words.pop("only", None)
+    threat = threat_of(threat, words.pop("norm", "Linf"), words.pop("eps", None))
+    settings = settings_of(settings, words, batch_size=128)
+    _check(threat, settings, only, recorded, len(labels))
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]
-    report = on_progress or (lambda progress: None)
     images, labels = own_copy(images), own_copy(labels)
-    with ready(model, where, channels_last=channels_last) as net:
+    with ready(model, where, channels_last=settings.channels_last) as net:
         _check_output(net, images, labels, where)
-        subject = Subject(
-            net,
-            images,
-            labels,
-            threat=threat,
-            seed=seed,
-            batch_size=min(batch_size, len(labels)),
-            device=where,
-            budget=budget or Budget(),
-            recorded=recorded,
-        )
-        results = []
-        with _journal(state, model, subject, chosen, channels_last) as subject.journal:
-            for done, each in enumerate(chosen):
-                subject.on_pass = _reporter(report, subject, each, done, len(chosen))
-                subject.on_pass()
-                results.append(_make(each, subject))
+        subject = Subject(net, images, labels, threat, settings, where, budget or Budget(), recorded)
+        with _journal(state, model, subject, chosen) as subject.journal:
+            results = tuple(_results(chosen, subject, on_progress or (lambda progress: None)))
         correct = torch.zeros(len(labels), dtype=torch.bool)
         correct[subject.correct.cpu()] = True  # perhaps only now asked for, so while the model is in eval mode
     return Findings(
-        checks=tuple(results),
+        checks=results,
         clean_correct=correct.numpy(),
         broken=subject.broken.cpu().numpy(),
         broken_by=subject.broken_by,
@@ -171,30 +163,36 @@ def validate(
 
 @contextmanager
 def _journal(
-    state: str | Path | None, model: nn.Module, subject: Subject, chosen: list[Check], channels_last: bool
+    state: str | Path | None, model: nn.Module, subject: Subject, chosen: list[Check]
 ) -> Iterator[Journal | None]:
     """What keeps the attacks' batches, in a folder that is locked meanwhile."""
     if state is None:
         yield None
         return
     recorded = subject.recorded
-    binding = ValidationBinding(
-        model=identity_of(model, subject.images.shape[1:]),
-        data_sha256=data_sha256(subject.images.cpu(), subject.labels.cpu()),
-        standing_sha256="" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
-        norm=subject.norm,
-        eps=subject.eps,
-        seed=subject.seed,
-        batch_size=subject.batch_size,
-        budget=asdict(subject.budget),
-        checks=tuple(each.name for each in chosen),
-        channels_last=channels_last,
-        device=subject.device.type,
-        version=metadata.version("adaptive-smoothing-zoo"),
-    )
-    journal = Journal(Path(state), binding)
-    with locked(journal.folder):
-        yield journal
+    binding = {
+        "model": identity_of(model, subject.images.shape[1:]),
+        "data_sha256": data_sha256(subject.images.cpu(), subject.labels.cpu()),
+        "standing_sha256": "" if recorded is None else sha256(recorded.standing.tobytes()).hexdigest(),
+        "threat": to_json(subject.threat),
+        "settings": to_json(subject.settings),
+        "budget": to_json(subject.budget),
+        "checks": [each.name for each in chosen],
+        "device": subject.device.type,
+        "version": metadata.version("adaptive-smoothing-zoo"),
+    }
+    kept = BoundState(Path(state), binding)
+    with kept.locked():
+        yield Journal(kept)
+
+
+def _results(chosen: list[Check], subject: Subject, report: Callable[[CheckProgress], None]) -> Iterator[CheckResult]:
+    for done, each in enumerate(chosen):
+        subject.on_pass = lambda done=done, each=each: report(  # type: ignore[misc]
+            CheckProgress(check=each.name, done=done, total=len(chosen), passes=subject.passes)
+        )
+        subject.on_pass()
+        yield _make(each, subject)
 
 
 def _make(each: Check, subject: Subject) -> CheckResult:
@@ -230,12 +228,6 @@ def _number(value: float) -> float:
     return float(np.nan_to_num(value, nan=0.0, posinf=1e308, neginf=-1e308))
 
 
-def _reporter(
-    report: Callable[[CheckProgress], None], subject: Subject, each: Check, done: int, total: int
-) -> Callable[[], None]:
-    return lambda: report(CheckProgress(check=each.name, done=done, total=total, passes=subject.passes))
-
-
 @torch.no_grad()
 def _check_output(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> None:
     with refusals_named(images):
@@ -245,13 +237,13 @@ def _check_output(model: nn.Module, images: Tensor, labels: Tensor, device: torc
     check_examples(images, labels, logits.shape[1])
 
 
-def _check_settings(
-    threat: ThreatModel, batch_size: int, only: Collection[str] | None, recorded: RecordedRun | None, n: int
+def _check(
+    threat: ThreatModel, settings: AttackSettings, only: Collection[str] | None, recorded: RecordedRun | None, n: int
 ) -> None:
     if threat.eps == 0.0:
         raise ValueError("eps must be a finite number > 0, got 0")
-    if batch_size < 1:
-        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+    if not settings.is_standard or settings.engine != "fast":
+        raise ValueError("checks make their own attacks in float32; set seed, batch_size and channels_last alone")
     if unknown := sorted(set(only or ()) - set(CHECKS)):
         raise ValueError(f"unknown check {unknown[0]!r}; known: {', '.join(CHECKS)}")
     if recorded is not None and len(recorded.robust) < n:

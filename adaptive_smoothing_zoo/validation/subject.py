@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,25 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
-from adaptive_smoothing_zoo.attacks.autoattack.square import Square
+from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD, APGDState
+from adaptive_smoothing_zoo.attacks.autoattack.square import Square, SquareState
 from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
-from adaptive_smoothing_zoo.attacks.contract import State
+from adaptive_smoothing_zoo.attacks.contract import Attack, State, batches
 from adaptive_smoothing_zoo.attacks.losses import (
     LOSSES,
     Loss,
     Model,
-    TargetedLoss,
     cross_entropy,
     margin,
     rank_classes,
     target_gap,
 )
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of, run_keys, uniform_images
+from adaptive_smoothing_zoo.attacks.search import advance
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.threat import ThreatModel, l2_norm
-from adaptive_smoothing_zoo.validation.validation_journal import BatchOutcome, Journal
+from adaptive_smoothing_zoo.units import UnitsWarning
+from adaptive_smoothing_zoo.validation.attacked import Attacked, Journal
 
-# Points asked about, what the differentiated model said, and their rows among the points attacked -> found (N,).
+# Points asked about, what the differentiated model said, and which examples these are -> found (N,).
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
 TARGETS = 9  # most wrong classes that a targeted attack tries, as in AutoAttack
 
@@ -88,29 +91,33 @@ class RecordedRun:
         return standing
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attacked:
-    """What an attack did to some points.
+@dataclass(frozen=True)
+class Run:
+    """Auto-PGD on each of some points, from one random start.
 
     Attributes:
-        found: (N,) bool.
-        adversarials: (N, channels, H, W), the first point found, or the image itself.
-        history: (steps + 1, N) the highest loss so far; a run that ended stays at its last. Empty for Square.
-        margins: (N,) the lowest margin of the model's output met on the way.
+        name: what the random start depends on, with the seed, ``restart`` and the example.
+        loss: of an output, labels and ``targets``.
+        view: what to differentiate in the model's place.
+        judge: what counts as found; the model's misclassification if None.
+        steps, eps: the budget's and the subject's if None.
+        targets: (N,) classes; the labels if None.
+        stop: end a run where it finds something.
     """
 
-    found: Tensor
-    adversarials: Tensor
-    history: Tensor
-    margins: Tensor
+    name: str
+    loss: Callable[..., Tensor]
+    view: Model | None = None
+    judge: Judge | None = None
+    steps: int | None = None
+    eps: float | None = None
+    restart: int = 0
+    targets: Tensor | None = None
+    stop: bool = True
 
-    def joined_by(self, other: Attacked, rows: Tensor) -> Attacked:
-        """This attack and then another one on some rows; the history stays this one's."""
-        found, adversarials, margins = self.found.clone(), self.adversarials.clone(), self.margins.clone()
-        found[rows] |= other.found
-        adversarials[rows[other.found]] = other.adversarials[other.found]
-        margins[rows] = torch.minimum(margins[rows], other.margins)
-        return Attacked(found=found, adversarials=adversarials, history=self.history, margins=margins)
+    def of(self, rows: Tensor) -> Run:
+        """The run on some of the points."""
+        return self if self.targets is None else replace(self, targets=self.targets[rows])
 
 
 class Subject:
@@ -120,20 +127,16 @@ class Subject:
         model: images to logits (N, C), in eval mode, frozen, on ``device``.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        threat: the ball.
-        seed: of everything drawn.
-        batch_size: most points in one pass.
-        device: where to compute.
-        budget: see :class:`Budget`.
+        settings: seed of everything drawn, and most points in one pass.
         recorded: a recorded evaluation of these points, if there is one.
 
     Attributes:
-        journal: keeps what attacks find, and knows it again after an interruption; None for nothing.
+        journal: keeps what attacks find; None for nothing.
         passes: forward-equivalents spent so far, counted in images; a gradient costs as much as a forward pass.
-        recalled_seconds: what the attacks took that were made before an interruption.
+        recalled_seconds: of the attacks that the journal knew.
         on_pass: called when passes are spent.
         check: name of the check that runs.
-        broken: (N,) bool, an attack of some check found a misclassified point in the ball of radius eps.
+        broken: (N,) bool, an attack of some check found a misclassified point in the ball.
         adversarials: (N, channels, H, W), that point, or the image itself.
         broken_by: (N,) str, the check whose attack was the first to do it.
         series: curves and samples for the figures, by name.
@@ -146,17 +149,16 @@ class Subject:
         model: nn.Module,
         images: Tensor,
         labels: Tensor,
-        *,
         threat: ThreatModel,
-        seed: int,
-        batch_size: int,
+        settings: AttackSettings,
         device: torch.device,
         budget: Budget,
         recorded: RecordedRun | None = None,
     ) -> None:
-        self.model, self.threat, self.seed = model, threat, seed
+        self.model, self.threat, self.settings, self.device = model, threat, settings, device
         self.images, self.labels = images.to(device).contiguous(), labels.to(device)
-        self.batch_size, self.device, self.budget, self.recorded = batch_size, device, budget, recorded
+        self.seed, self.batch_size = settings.seed, min(settings.batch_size or len(labels), len(labels))
+        self.budget, self.recorded = budget, recorded
         self.journal: Journal | None = None
         self.passes, self.recalled_seconds = 0, 0.0
         self.on_pass: Callable[[], None] = lambda: None
@@ -168,14 +170,6 @@ class Subject:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def norm(self) -> str:
-        return self.threat.norm
-
-    @property
-    def eps(self) -> float:
-        return self.threat.eps
 
     def spend(self, passes: int) -> None:
         """Count forward-equivalents."""
@@ -232,22 +226,16 @@ class Subject:
     @cached_property
     def single_runs(self) -> dict[str, Attacked]:
         """APGD with the model's own gradient on the points of ``correct``, by loss, from one start each."""
-        return {name: self.apgd(self.correct, loss, name=name) for name, loss in self.losses.items()}
+        return {name: self.attack(self.correct, Run(name, loss)) for name, loss in self.losses.items()}
 
     @cached_property
     def white_box(self) -> dict[str, Attacked]:
         """The same from all starts, and targeted attacks; together the yardstick for other attacks."""
-        attacks = {name: self._restarted(name, attacked) for name, attacked in self.single_runs.items()}
-        return attacks | {"targeted": self.targeted(self.correct, name="targeted")}
-
-    def _restarted(self, name: str, first: Attacked) -> Attacked:
-        """A single run of a loss on the points of ``correct``, and its further starts on what each one left."""
-        attacked = first
-        for restart in range(1, self.budget.restarts):
-            left = (~attacked.found).nonzero().squeeze(1)
-            again = self.apgd(self.correct[left], self.losses[name], name=name, restart=restart)
-            attacked = attacked.joined_by(again, left)
-        return attacked
+        attacks = {}
+        for name, first in self.single_runs.items():
+            runs = (Run(name, self.losses[name], restart=i) for i in range(1, self.budget.restarts))
+            attacks[name] = self.in_turn(self.correct, runs, first)
+        return attacks | {"targeted": self.targeted(self.correct, "targeted")}
 
     @property
     def white_box_found(self) -> Tensor:
@@ -262,158 +250,100 @@ class Subject:
             return points
         return points[torch.from_numpy(self.recorded.standing).to(self.device)[points]]
 
-    def apgd(
-        self,
-        points: Tensor,
-        loss: Loss | TargetedLoss,
-        *,
-        name: str,
-        model: Model | None = None,
-        judge: Judge | None = None,
-        steps: int | None = None,
-        eps: float | None = None,
-        restart: int = 0,
-        targets: Tensor | None = None,
-        stop: bool = True,
-    ) -> Attacked:
-        """Auto-PGD from a random start; at the subject's eps, what it finds goes into the ledger.
-
-        Args:
-            points: (N,) indices of the examples to attack.
-            loss: of an output and labels; of an output, labels and classes if ``targets`` are given.
-            name: what the random start depends on, with the seed, ``restart`` and the indices.
-            model: what to differentiate in place of the model.
-            judge: what counts as found; the model's misclassification if not given.
-            steps: the budget's if not given.
-            eps: the subject's if not given.
-            targets: (N,) classes.
-            stop: end a run where it finds something.
-        """
-        steps, radius = steps or self.budget.steps, self.eps if eps is None else eps
+    def attack(self, points: Tensor, run: Run) -> Attacked:
+        """A run on the examples of these indices (N,); at the subject's eps its finds go into the ledger."""
+        eps, steps = self.threat.eps if run.eps is None else run.eps, run.steps or self.budget.steps
+        attacked, targets = Attacked.nothing(self.images[points], steps + 1), run.targets
         classes = self.labels[points] if targets is None else targets
 
-        def row_loss(output: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-            return loss(output, labels) if targets is None else loss(output, labels, classes[rows])  # type: ignore[call-arg]
+        def loss(output: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+            return run.loss(output, labels, classes[rows])
 
-        attack = APGD(name, ThreatModel(self.norm, radius), row_loss, steps=steps)
-        parts = []
-        for rows in torch.arange(len(points), device=self.device).split(self.batch_size):
-            chosen = points[rows]
-            keys = run_keys(self.seed, name, restart, chosen.cpu()).to(self.device)
-            state = attack.start(self.images[chosen], self.labels[chosen], rows, keys)
-            parts.append(self._run(attack, state, steps + 1, model, judge, stop))
-        attacked = _joined(parts, self.images[points], steps + 1)
-        return self.enter(points, attacked) if judge is None and radius == self.eps else attacked
+        def fooled(asked: Tensor, said: Tensor, state: State) -> Tensor:
+            output, rows = said, state.targets
+            if run.judge is None and run.view is not None:
+                with torch.no_grad():
+                    output = self.model(asked)
+                self.spend(len(asked))
+            attacked.meet(rows, margin(output, state.labels).nan_to_num(nan=torch.inf))
+            return misclassified(output, state.labels) if run.judge is None else run.judge(asked, said, points[rows])
 
-    def targeted(self, points: Tensor, *, name: str, steps: int | None = None) -> Attacked:
-        """APGD toward the likeliest wrong classes, one after the other on the points that are left."""
-        wrong = rank_classes(self.clean_logits[points], self.labels[points])
-        return self.toward(points, wrong[:, :TARGETS], name=name, steps=steps)
+        def watch(rows: Tensor, state: APGDState) -> None:
+            attacked.history[state.targets, int(state.iteration[0]) - 1 :] = state.best_loss[:, None]
+            self.spend(2 * len(rows))
 
-    def toward(self, points: Tensor, classes: Tensor, *, name: str, steps: int | None = None) -> Attacked:
-        """APGD on the gap to each of some wrong classes, (N, K), one after the other on the points that are left."""
-        attacked = self.apgd(points, target_gap, name=f"{name} 0", steps=steps, targets=classes[:, 0])
-        for rank in range(1, classes.shape[1]):
-            left = (~attacked.found).nonzero().squeeze(1)
-            run = self.apgd(points[left], target_gap, name=f"{name} {rank}", steps=steps, targets=classes[left, rank])
-            attacked = attacked.joined_by(run, left)
-        return attacked
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnitsWarning)  # a large radius is meant
+            threat = ThreatModel(self.threat.norm, eps)
+        apgd = APGD(run.name, threat, loss, steps=steps, fooled=fooled)
+        self._in_batches(apgd, run, points, attacked, watch)
+        return self.enter(points, attacked) if run.judge is None and eps == self.threat.eps else attacked
 
     def square(self, points: Tensor) -> Attacked:
         """The Square attack; what it finds goes into the ledger."""
         queries, shape = self.budget.queries, tuple(self.images.shape[1:])
-        squares = KeyedSquares(self.seed, "square", shape, self.threat, self.device, queries)  # type: ignore[arg-type]
-        attack = Square(self.threat, squares, queries=queries)
-        parts = []
-        for rows in torch.arange(len(points), device=self.device).split(self.batch_size):
-            chosen = points[rows]
-            keys = run_keys(self.seed, "square", 0, chosen.cpu()).to(self.device)
-            state = attack.start(self.images[chosen], self.labels[chosen], rows, keys)
-            parts.append(self._run(attack, state, queries + 1, None, None, True))
-        return self.enter(points, _joined(parts, self.images[points], queries + 1))
+        draws = KeyedSquares(self.seed, "square", shape, self.threat, self.device, queries)  # type: ignore[arg-type]
+        attacked = Attacked.nothing(self.images[points], queries + 1)
+
+        def watch(rows: Tensor, state: SquareState) -> None:
+            attacked.meet(state.targets, state.best_margin)
+            self.spend(len(rows))
+
+        square = Square(self.threat, draws, queries=queries)
+        self._in_batches(square, Run("square", cross_entropy), points, attacked, watch)
+        return self.enter(points, attacked)
+
+    def _in_batches(
+        self, attack: Attack[Any], run: Run, points: Tensor, attacked: Attacked, watch: Callable[[Tensor, Any], None]
+    ) -> None:
+        """Carry out an attack, or recall from the journal what it did; what it did is written into ``attacked``."""
+        view = run.view or self.model
+        for rows in batches(torch.arange(len(points), device=self.device), self.batch_size):
+            keys = run_keys(self.seed, run.name, run.restart, points[rows].cpu()).to(self.device)
+            state = attack.start(self.images[points[rows]], self.labels[points[rows]], rows, keys)
+            begun, passes = time.perf_counter(), self.passes
+            name = f"{self.check} {run.name} {run.eps} {attack.length}"
+            known = self.journal.recall(name, state, attacked.tensors(rows)) if self.journal else None
+            if known is not None:
+                attacked.put(rows, known[0])
+                self.spend(known[1])
+                self.recalled_seconds += known[2]
+                continue
+            end = advance(attack, state, lambda x: with_finite_gradient(view, x), stop=run.stop, watch=watch)
+            attacked.find(rows, end.found, end.adversarials)
+            if self.journal:
+                self.journal.keep(attacked.tensors(rows), self.passes - passes, time.perf_counter() - begun)
+
+    def in_turn(self, points: Tensor, runs: Iterable[Run], first: Attacked | None = None) -> Attacked:
+        """Each run on the points that those before it left; the history is the first one's.
+
+        Args:
+            first: what an attack did before them.
+        """
+        attacked = first
+        for run in runs:
+            if attacked is None:
+                attacked = self.attack(points, run)
+            else:
+                left = attacked.left
+                attacked = attacked.followed_by(self.attack(points[left], run.of(left)), left)
+        return attacked or Attacked.nothing(self.images[points], 0)
+
+    def targeted(self, points: Tensor, name: str, steps: int | None = None) -> Attacked:
+        """APGD toward the likeliest wrong classes, one after the other on the points that are left."""
+        wrong = rank_classes(self.clean_logits[points], self.labels[points])
+        return self.toward(points, wrong[:, :TARGETS], name, steps)
+
+    def toward(self, points: Tensor, classes: Tensor, name: str, steps: int | None = None) -> Attacked:
+        """APGD on the gap to each of some wrong classes, (N, K), one after the other on the points that are left."""
+        columns = enumerate(classes.unbind(dim=1))
+        return self.in_turn(points, (Run(f"{name} {k}", target_gap, steps=steps, targets=c) for k, c in columns))
 
     def candidates(self, points: Tensor, images: Tensor) -> Attacked:
         """Given points of the ball, one for each example; those that are misclassified go into the ledger."""
-        found = torch.ones(len(points), dtype=torch.bool, device=self.device)
-        nothing = torch.empty(0, len(points), device=self.device)
-        return self.enter(points, Attacked(found=found, adversarials=images, history=nothing, margins=found * 0.0))
-
-    def _run(
-        self, attack: Any, state: Any, rounds: int, model: Model | None, judge: Judge | None, stop: bool
-    ) -> list[Tensor]:
-        """Rows of one batch, and for each whether it was found, where, its history and its lowest margin."""
-
-        def begin() -> BatchOutcome:
-            start, passes = time.perf_counter(), self.passes
-            found, adversarials, history, margins = self._attack(attack, state, rounds, model, judge, stop)
-            return BatchOutcome(
-                found=found,
-                adversarials=adversarials[found],
-                history=history,
-                margins=margins,
-                passes=self.passes - passes,
-                seconds=time.perf_counter() - start,
-            )
-
-        if self.journal is None:
-            outcome = begin()
-        else:
-            name = f"{self.check} {attack.name} {attack.eps} {rounds}"
-            outcome, known = self.journal.recall(name, state, begin)
-            if known:
-                self.recalled_seconds += outcome.seconds
-                self.spend(outcome.passes)
-        found, adversarials = outcome.found.to(self.device), state.images.clone()
-        adversarials[found] = outcome.adversarials.to(self.device)
-        history, margins = outcome.history.to(self.device), outcome.margins.to(self.device)
-        return [state.targets.clone(), found, adversarials, history, margins]
-
-    def _attack(
-        self, attack: Any, state: Any, rounds: int, model: Model | None, judge: Judge | None, stop: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Found (N,), where (N, channels, H, W), history (N, rounds) and lowest margins (N,) of one batch."""
-        n = len(state)
-        found = torch.zeros(n, dtype=torch.bool, device=self.device)
-        adversarials, margins = state.images.clone(), torch.full((n,), torch.inf, device=self.device)
-        history = torch.full((rounds, n), torch.nan, device=self.device)
-        left, differentiates = torch.arange(n, device=self.device), isinstance(attack, APGD)
-        said: list[Tensor] = []
-        for i in range(rounds):
-            asked = state.points if differentiates else state.best
-            attack.step(state, lambda points: self._noted(model or self.model, points, said))
-            self.spend(len(left) * (2 if differentiates else 1))
-            if differentiates:
-                hit, margin_here = self._judged(asked, said.pop(), state, model, judge)
-                history[i:, left] = state.best_loss
-            else:
-                said.clear()
-                asked, hit, margin_here = state.adversarials, state.found, state.best_margin
-            margins[left] = torch.minimum(margins[left], margin_here)
-            new = hit & ~found[left]
-            adversarials[left[new]], found[left[new]] = asked[new], True
-            if stop and bool(hit.any()):
-                left, state = left[~hit], state.select(~hit)
-                if len(left) == 0:
-                    break
-        return found, adversarials, history.T, margins
-
-    def _judged(
-        self, points: Tensor, said: Tensor, state: State, model: Model | None, judge: Judge | None
-    ) -> tuple[Tensor, Tensor]:
-        """What is found at the points just asked about, and the margin there."""
-        output = said
-        if judge is None and model is not None:
-            with torch.no_grad():
-                output = self.model(points)
-            self.spend(len(points))
-        found = misclassified(output, state.labels) if judge is None else judge(points, said, state.targets)
-        return found, margin(output, state.labels).nan_to_num(nan=torch.inf)
-
-    @staticmethod
-    def _noted(model: Model, points: Tensor, said: list[Tensor]) -> Tensor:
-        output = with_finite_gradient(model, points)
-        said.append(output.detach())
-        return output
+        attacked = Attacked.nothing(images, 0)
+        attacked.found[:] = True
+        return self.enter(points, attacked)
 
     def enter(self, points: Tensor, attacked: Attacked) -> Attacked:
         """Enter what an attack in the ball found into the ledger; return it without what the model does not confirm.
@@ -421,14 +351,14 @@ class Subject:
         It is asked in batches of the one size in which all verdicts are made.
         """
         found = attacked.found.clone()
-        held = self.fooled(attacked.adversarials[found], self.labels[points[found]]) if bool(found.any()) else found[:0]
-        found[found.clone()] = held
+        if bool(found.any()):
+            found[attacked.found] = self.fooled(attacked.adversarials[found], self.labels[points[found]])
         kept = torch.where(found.view(-1, 1, 1, 1), attacked.adversarials, self.images[points])
         new = found & ~self.broken[points]
         self.broken[points[new]] = True
         self.adversarials[points[new]] = kept[new]
         self.broken_by[points[new].cpu().numpy()] = self.check
-        return Attacked(found=found, adversarials=kept, history=attacked.history, margins=attacked.margins)
+        return replace(attacked, found=found, adversarials=kept)
 
     def noise(self, points: Tensor, number: int, *, on_the_surface: bool = False) -> Tensor:
         """A random point of each example's ball and of the box.
@@ -443,7 +373,7 @@ class Subject:
         else:
             length = 1.0 if on_the_surface else 0.5 + 0.5 * uniform_images(keys, (1, 1, 1))
             away = length * drawn / l2_norm(drawn)
-        return (self.images[points] + self.eps * away).clamp(0.0, 1.0)
+        return (self.images[points] + self.threat.eps * away).clamp(0.0, 1.0)
 
     @cached_property
     def double(self) -> nn.Module | str:
@@ -472,20 +402,10 @@ def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) != labels) & ~logits.isnan().any(dim=1)
 
 
-def scaled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def scaled_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Cross-entropy, (N,), of logits divided by the gap between the largest two, where that is above 1.
 
     However confident the net, the softmax does not saturate (as Gupta and Ajanthan, arXiv:2003.13511, scale logits).
     """
     largest = logits.detach().topk(2, dim=1).values
     return cross_entropy(logits / (largest[:, :1] - largest[:, 1:]).clamp(min=1.0), labels)
-
-
-def _joined(parts: list[list[Tensor]], images: Tensor, rounds: int) -> Attacked:
-    """The batches of an attack, one after the other."""
-    if not parts or len(images) == 0:
-        none = torch.zeros(0, device=images.device)
-        history = torch.zeros(rounds, 0, device=images.device)
-        return Attacked(found=none.bool(), adversarials=images, history=history, margins=none)
-    _, found, adversarials, history, margins = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    return Attacked(found=found, adversarials=adversarials, history=history.T, margins=margins)

@@ -143,7 +143,7 @@ def without_wrappers(state: Mapping[str, V], fits: Callable[[Set[str]], bool]) -
 
 def _from_bit(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     if any("/" in key for key in state):  # as the names of TensorFlow's variables, in the authors' .npz files
-        return bit_resnet.from_npz({key: value.numpy() for key, value in state.items()})
+        return bit_resnet.from_npz({key: value.detach().numpy() for key, value in state.items()})
     return bit_resnet.from_foreign(state)
 
 

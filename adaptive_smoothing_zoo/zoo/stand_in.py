@@ -9,16 +9,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+import pyautoattack
 import torch
+from pyautoattack.state import EvaluationState
 from torch import Tensor, nn
-
-try:
-    import pyautoattack
-    from pyautoattack.state import EvaluationState
-except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "RobustBench needs AutoAttack: pip install 'adaptive-smoothing-zoo[robustbench]'"
-    ) from None
 
 state = types.ModuleType("autoattack.state")
 state.EvaluationState = EvaluationState  # type: ignore[attr-defined]

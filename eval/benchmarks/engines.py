@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,19 +28,20 @@ from unittest.mock import patch
 
 import click
 import torch
-from adaptive_smoothing_zoo.attacks.autoattack.fast import FastEngine
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo import MixedClassifier, load_model
-from adaptive_smoothing_zoo.attacks.autoattack import apgd, fab
-from adaptive_smoothing_zoo.attacks.autoattack.reference import STANDARD_ATTACKS
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
+from adaptive_smoothing_zoo.attacks.autoattack import apgd, fab, square
 from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradient
+from adaptive_smoothing_zoo.attacks.margin_bounds import BoundedMargins
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.machine.folding import prepare
 from adaptive_smoothing_zoo.machine.precision import float32_precision
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions
 
 PAIRS = {"resnet20-pair": "resnet20", "resnet18-pair": "resnet18"}  # untrained
 BATCH_SIZES = {"cpu": (32, 64, 128, 256, 512), "cuda": (32, 128, 256, 512, 1024, 2048)}
@@ -52,6 +53,7 @@ SPARED = (
     ("without looking back", True, False),
     ("without either", False, False),
 )
+BOUNDS: list[BoundedMargins] = []  # with which Square asked a mix last
 # A robust point costs this many passes forward and this many forward and backward in pyautoattack.
 FORWARD, BOTH = 5947, 1910
 
@@ -218,21 +220,13 @@ def _added_up(
     return call
 
 
-def _engine(subject: Subject, batch_size: int, classes: int) -> FastEngine:
-    engine = FastEngine(
-        subject.model,
-        norm=subject.norm,
-        eps=subject.eps,
-        seed=0,
-        batch_size=batch_size,
-        num_classes=classes,
-        device=subject.device,
-    )
-    engine.iterations, engine.queries = subject.iterations, subject.queries
-    return engine
+def _engine(subject: Subject, batch_size: int, classes: int) -> Search:
+    settings = AttackSettings(batch_size=batch_size).limited(iterations=subject.iterations, queries=subject.queries)
+    threat = ThreatModel(subject.norm, subject.eps)
+    return Search(subject.model, threat, settings, num_classes=classes, device=subject.device)
 
 
-def _fast(subject: Subject, engine: FastEngine) -> tuple[Row, float, Tensor]:
+def _fast(subject: Subject, engine: Search) -> tuple[Row, float, Tensor]:
     """The row, the share of its time outside the net, and the points that were left for Square."""
     model, images, labels = subject.model, subject.images, subject.labels
     parts = {}
@@ -252,7 +246,7 @@ def _fast(subject: Subject, engine: FastEngine) -> tuple[Row, float, Tensor]:
     return row, 1 - sum(in_net) / seconds, left
 
 
-def _attack(subject: Subject, engine: FastEngine, name: str, robust: Tensor) -> Tensor:
+def _attack(subject: Subject, engine: Search, name: str, robust: Tensor) -> Tensor:
     """Which points are robust after one more attack."""
     left, robust = robust.nonzero().squeeze(1), robust.clone()
     for positions, candidates in engine.attack(name, subject.images[left], subject.labels[left], left):
@@ -267,7 +261,7 @@ def _predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
 
 
 @contextmanager
-def _time_in_net(engine: FastEngine, device: torch.device) -> Iterator[list[float]]:
+def _time_in_net(engine: Search, device: torch.device) -> Iterator[list[float]]:
     """Collect the seconds spent in passes of the prepared model, forward and backward."""
     seconds: list[float] = []
 
@@ -280,7 +274,7 @@ def _time_in_net(engine: FastEngine, device: torch.device) -> Iterator[list[floa
 
         return call
 
-    net, bounds = engine.prepared, engine.bounds
+    net, bounded_margins = engine.prepared, square.bounded_margins
     assert net is not None
     forward, whole = net.forward, timed(loss_and_gradient)
     with ExitStack() as stack:
@@ -289,22 +283,26 @@ def _time_in_net(engine: FastEngine, device: torch.device) -> Iterator[list[floa
         # Passes with a gradient are timed as a whole.
         quick = timed(forward)
         stack.enter_context(patch.object(net, "forward", lambda x: (forward if x.requires_grad else quick)(x)))
-        if bounds is not None:
-            stack.enter_context(patch.object(engine, "bounds", timed(bounds)))
+
+        def timed_bounds(model: nn.Module) -> object:
+            bounds = bounded_margins(model)
+            BOUNDS[:] = [bounds] if bounds is not None else []
+            return None if bounds is None else timed(bounds)
+
+        stack.enter_context(patch.object(square, "bounded_margins", timed_bounds))
         yield seconds
 
 
-def _square_without(subject: Subject, engine: FastEngine, left: Tensor, *, bounds: bool, twins: bool) -> float:
+def _square_without(subject: Subject, engine: Search, left: Tensor, *, bounds: bool, twins: bool) -> float:
     """Seconds of Square on the points left for it, with only some of the ways to spare passes."""
-    alone = _engine(subject, engine.batch_size, engine.num_targets + 1)
-    alone.num_targets = engine.num_targets
+    alone = _engine(subject, engine.batch_size, engine.num_classes)
     alone.prepare(subject.images)
-    alone.bounds = alone.bounds if bounds else None
     alone.deterministic = alone.deterministic and twins
     robust = torch.zeros(len(subject.labels), dtype=torch.bool, device=left.device)
     robust[left] = True
     clock = Clock(subject.device)
-    _attack(subject, alone, "square", robust)
+    with nullcontext() if bounds else patch.object(square, "bounded_margins", lambda model: None):
+        _attack(subject, alone, "square", robust)
     return clock()
 
 
@@ -319,7 +317,7 @@ class Measured:
     prepared: Bare
     outside: float
     square: dict[str, float]
-    engine: FastEngine
+    engine: Search
 
 
 def _measure(subject: Subject, turns: int, spared: bool) -> Measured:
@@ -398,10 +396,10 @@ def _inside(measured: Measured, fast: Row) -> list[str]:
         f"| time outside the net | {100 * measured.outside:.1f} % |",
         f"| time over (passes of the protocol x best bare pass) | {fast.seconds / floor:.2f} |",
     ]
-    if engine.bounds is not None:
+    if BOUNDS:
         lines.append(
             f"| Square: passes that g and the mixing network made of {engine.asked['square']} | "
-            f"{engine.bounds.std_runs}, {engine.bounds.mixing_runs} |"
+            f"{BOUNDS[0].std_runs}, {BOUNDS[0].mixing_runs} |"
         )
     for what, seconds in measured.square.items():
         lines.append(f"| Square alone, {what} | {seconds:.1f} s |")

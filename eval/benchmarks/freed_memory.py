@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.attacks.losses import cross_entropy, loss_and_gradie
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.machine.folding import prepare
-from adaptive_smoothing_zoo.publishing.records import device_name, installed_versions
+from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions
 
 PASSES = 30
 

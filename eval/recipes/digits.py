@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.storage.files import write_text
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, TrainingAttack, train_mixing_network
 from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,

@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.certification import certify_lipschitz
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.method.logit_maps import Scale
 from adaptive_smoothing_zoo.storage.files import write_text
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.zoo.entry import (
     BaseNetConfig,
     ConstantAlphaConfig,

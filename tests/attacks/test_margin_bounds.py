@@ -4,10 +4,12 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.autoattack.square import Square
+from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
 from adaptive_smoothing_zoo.attacks.losses import margin
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
-from adaptive_smoothing_zoo.attacks.random_streams import KeyedSquares, run_keys
+from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 
 class Table(nn.Module):
@@ -62,13 +64,13 @@ def test_square_goes_the_same_way_with_and_without_bounds_one_by_one_or_many_at_
     model = load_model("Demo2026Adaptive", dataset="digits").eval().requires_grad_(False)
     images = load_data("digits").first(12).images
     labels = model(images).argmax(1)
-    eps = {"Linf": 0.12, "L2": 0.6}[norm]
+    threat = ThreatModel(norm, {"Linf": 0.12, "L2": 0.6}[norm])
     keys = run_keys(0, "square", 0, torch.arange(12))
-    squares = KeyedSquares(0, "square", (1, 8, 8), norm, torch.device("cpu"), queries=60)
+    squares = KeyedSquares(0, "square", (1, 8, 8), threat, torch.device("cpu"), queries=60)
     ends = []
     for ask, batch_size in ((None, 1), (None, 70), (bounded_margins(model), 1), (bounded_margins(model), 90)):
-        attack = Square("square", norm=norm, eps=eps, draw=squares, queries=60, ask=ask, batch_size=batch_size)
-        state = attack.start(images, labels, labels, keys, squares.start(keys))
+        attack = Square(threat, squares, queries=60, ask=ask, batch_size=batch_size)
+        state = attack.start(images, labels, labels, keys)
         asked = 0
         while not bool((state.found | state.exhausted).all()):
             asked += attack.step(state, model)

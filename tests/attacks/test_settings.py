@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo import ThreatModel
+from adaptive_smoothing_zoo import ThreatModel, cli
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.contract import Entry, register
 from adaptive_smoothing_zoo.attacks.search import Search
@@ -137,6 +138,27 @@ def test_an_attack_that_is_one_file_is_evaluated_like_any_other(toy, norm, tmp_p
     np.testing.assert_array_equal(found.robust, other.robust)
     more = evaluate(net, images, labels, threat=threat, settings=AttackSettings(attacks=(Plan("toy", iterations=200),)))
     assert more.robust.sum() < found.robust.sum()
+
+
+def test_the_command_attacks_with_it_records_it_as_not_standard_and_lists_it(toy, tmp_path, monkeypatch, capsys):
+    def asz(*words):
+        monkeypatch.setattr("sys.argv", ["asz", "eval", *words])
+        with suppress(SystemExit):
+            cli.main()
+        return capsys.readouterr()
+
+    triplet = ("Demo2026Constant", "--dataset", "digits", "--n", "6", "--out", str(tmp_path), "--device", "cpu")
+    told = asz(*triplet, "--attacks", "apgd-ce,toy", "--iterations", "4", "--search-precision", "tf32")
+    assert "after toy" in told.out
+    assert "not standard: apgd-ce iterations=4 restarts=1; toy iterations=4" in told.err
+    folder = tmp_path / "digits" / "Linf"
+    names = ["Demo2026Constant.custom.examples.npz", "Demo2026Constant.custom.run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    record = json.loads((folder / names[1]).read_text())
+    assert record["protocol"].startswith("not standard: ")
+    assert record["attacks"] == ["apgd-ce", "toy"]
+    assert re.search(r"^toy +iterations=20$", asz("--list-attacks").out, re.MULTILINE)
+    assert "there is no attack 'magic'; known: apgd-ce" in asz(*triplet, "--attacks", "magic").err
 
 
 def test_a_name_belongs_to_one_attack(toy):

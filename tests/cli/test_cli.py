@@ -176,8 +176,7 @@ def test_a_fuller_record_is_replaced_only_if_that_is_asked_for(capsys, tmp_path)
     adaptive.write_text(json.dumps(json.loads(adaptive.read_text()) | {"n": 5}))
     code, _, err = run(capsys, *adapt)
     assert code == 2
-    assert "the adaptive record of Demo2026Adaptive-digits-Linf" in err
-    assert "has 5 examples, this run has 4" in err
+    assert "Demo2026Adaptive.adaptive.json has 5 examples, this run has 4" in err
 
 
 def test_damaged_weights_in_a_model_folder_are_named(capsys, tmp_path):

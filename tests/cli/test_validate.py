@@ -1,28 +1,18 @@
 """``asz validate`` as a user meets it."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from command_line import run
 from torch import nn
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.validation import CHECKS, Budget, read_validation, runner
+from adaptive_smoothing_zoo.publishing.validation_record import Validation
+from adaptive_smoothing_zoo.validation import CHECKS, Budget, runner
 
 DIGITS = ("Demo2026Constant", "--dataset", "digits")
-TINY = Budget(
-    steps=6,
-    restarts=1,
-    grid_steps=6,
-    long_steps=6,
-    survivors=2,
-    queries=10,
-    noises=4,
-    directions=2,
-    planted=2,
-    inner=4,
-    search=4,
-)
+TINY = Budget(**{**{field.name: 2 for field in fields(Budget)}, "steps": 6})
 
 
 def test_single_checks_are_told_and_nothing_is_written(capsys, tmp_path):
@@ -44,7 +34,7 @@ def test_all_checks_leave_a_record_beside_the_run_and_the_entry_tells_of_failure
     monkeypatch.setattr(runner, "Budget", lambda: TINY)
     code, out, err = run(capsys, "validate", *DIGITS, "--n", 3, "--out", tmp_path)
     folder = tmp_path / "digits" / "Linf"
-    record = read_validation(folder / "Demo2026Constant.validation.json")
+    record = Validation.read(tmp_path, load_model("Demo2026Constant", dataset="digits").entry)
     assert [result.name for result in record.checks] == list(CHECKS)
     assert record.n == 3
     assert record.recorded_n == 4

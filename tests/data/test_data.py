@@ -14,15 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from adaptive_smoothing_zoo.data import (
-    IMAGE_SHAPE,
-    NUM_CLASSES,
-    TEST_SET_SIZE,
-    Examples,
-    check_examples,
-    load_data,
-)
-from adaptive_smoothing_zoo.data.sources import class_order
+from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, load_data
+from adaptive_smoothing_zoo.data.image_files import class_order
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 10
@@ -51,13 +44,13 @@ class TestDigits:
             ]
         assert sorted(found) == expected
         assert sizes["train"] > 2.9 * sizes["validation"]
-        assert sizes["test"] == TEST_SET_SIZE["digits"]
+        assert sizes["test"] == DATA_SETS["digits"].test_set_size
 
     @pytest.mark.parametrize("split", ["train", "validation", "test"])
     def test_every_split_has_every_class_and_pixels_from_0_to_1(self, split):
         examples = load_data("digits", split)
         check_examples(examples.images, examples.labels, 10)
-        assert examples.images.shape[1:] == IMAGE_SHAPE["digits"]
+        assert examples.images.shape[1:] == DATA_SETS["digits"].image_shape
         assert examples.labels.unique().tolist() == list(range(10))
         assert (examples.images.min(), examples.images.max()) == (0.0, 1.0)
         assert f"{split} split" in examples.source
@@ -336,7 +329,7 @@ class TestTorchvision:
             examples = load_data(dataset, data_dir=torchvision_folder)
             torch.testing.assert_close(examples.images, as_floats(IMAGES))
             assert examples.labels.tolist() == labels.tolist()
-            assert examples.test_set_size == TEST_SET_SIZE[dataset] == 10_000
+            assert examples.test_set_size == DATA_SETS[dataset].test_set_size == 10_000
             assert examples.source.startswith(f"{dataset} test set")
 
     def test_the_training_set_is_the_five_batches(self, torchvision_folder):
@@ -456,5 +449,18 @@ class TestCheckExamples:
             check_examples(self.images, labels, 3)
 
 
-def test_every_dataset_has_its_number_of_classes_its_shape_and_the_size_of_its_test_set():
-    assert NUM_CLASSES.keys() == IMAGE_SHAPE.keys() == TEST_SET_SIZE.keys()
+def test_the_door_adds_a_data_set(monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "doors" / "data_set.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert example.count("\n") < 40
+    with pytest.raises(ValueError, match="unknown dataset 'corners'; known: cifar10, cifar100, digits"):
+        load_data("corners")
+    monkeypatch.setattr("adaptive_smoothing_zoo.data.data_set.DATA_SETS", dict(DATA_SETS))
+    exec(compile(example, "data_set.md", "exec"), {})
+    examples = load_data("corners")
+    assert (len(examples), examples.test_set_size) == (40, 40)
+    corners = examples.images[:, 0].unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).flatten(1)
+    assert torch.equal(corners.argmax(1), examples.labels)
+    assert not torch.equal(load_data("corners", "train").images, examples.images)
+    with pytest.raises(ValueError, match="data_dir has no meaning"):
+        load_data("corners", data_dir="x")

@@ -18,7 +18,6 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
-from adaptive_smoothing_zoo.storage.bound_state import remove_state
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
@@ -178,19 +177,6 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_t
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert again.accuracy_after == whole.accuracy_after
     assert all(seconds > 0 for seconds in again.seconds.values())
-
-
-def test_two_at_once_are_refused(tmp_path):
-    def second(progress):
-        with pytest.raises(ResultsError, match="another process works in"):
-            a_state(tmp_path)
-        raise Stop
-
-    with pytest.raises(Stop):
-        a_state(tmp_path, on_progress=second)
-    a_state(tmp_path)
-    remove_state(tmp_path / "state")
-    assert not list(tmp_path.iterdir())
 
 
 def a_state(folder, **changes):

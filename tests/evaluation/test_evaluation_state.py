@@ -23,7 +23,7 @@ from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES
 from adaptive_smoothing_zoo.storage import checked_file
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 
 GENERATOR = torch.Generator().manual_seed(0)
 EPS = 0.048
@@ -79,17 +79,7 @@ def assert_same(a, b):
     """
     for name in ("clean_correct", "robust", "broken_by", "points"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
-    for name in (
-        "accuracy_after",
-        "batch_size",
-        "warnings",
-        "deterministic",
-        "engine",
-        "norm",
-        "eps",
-        "seed",
-        "device",
-    ):
+    for name in ("accuracy_after", "settings", "threat", "warnings", "deterministic", "engine", "device"):
         assert getattr(a, name) == getattr(b, name), name
 
 

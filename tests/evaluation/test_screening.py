@@ -7,7 +7,7 @@ import torch
 from adaptive_smoothing_zoo import cli, load_model
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation.screening import screen
-from adaptive_smoothing_zoo.publishing.records import read_record
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 
 
 def test_it_bounds_the_recorded_robust_accuracy_from_above_at_a_fraction_of_its_passes():
@@ -20,7 +20,7 @@ def test_it_bounds_the_recorded_robust_accuracy_from_above_at_a_fraction_of_its_
     found = screen(model, examples.images, examples.labels, on_progress=seen.append, **settings)
     results = Path(__file__).parents[2] / "eval" / "results"
     recorded = np.load(results / "digits" / "Linf" / "Demo2026Adaptive.examples.npz")
-    assert read_record(results, model.entry).n == 359
+    assert RunRecord.read(results, model.entry).n == 359
     assert np.array_equal(found.clean_correct, recorded["clean_correct"][:60])
     assert recorded["robust"][:60].mean() <= found.upper_bound < found.clean_accuracy
     # Most points that the whole protocol breaks fall here already.

@@ -1,6 +1,7 @@
 """Experiments: rows against direct computation, tables that outlive an interruption, pages that follow from them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,72 +9,25 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from making import EXAMPLES, MODEL, a_bench, a_table, begun, measuring, of_images
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.cli import asz
-from adaptive_smoothing_zoo.cli.experiment_commands import NAMES, PGD_NAMES
-from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.experiments import (
-    EXPERIMENTS,
-    Bench,
-    Row,
-    Table,
-    alpha_sweep,
-    attack_target,
-    margins,
-    trust_options,
-)
-from adaptive_smoothing_zoo.experiments import papers_pgd as attack
-from adaptive_smoothing_zoo.experiments.experiment import findings
-from adaptive_smoothing_zoo.experiments.run_experiment import files_of, page, publish, run
-from adaptive_smoothing_zoo.experiments.table import read_measured
+from adaptive_smoothing_zoo.experiments import EXPERIMENTS as NAMES
+from adaptive_smoothing_zoo.experiments import alpha_sweep, attack_target, find_experiment, trust_options
+from adaptive_smoothing_zoo.experiments.bench import Bench, Pgd, Table
+from adaptive_smoothing_zoo.experiments.experiment import Row, read_table
 from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTIONS
-from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import to_json
 
 PAGES = Path(__file__).parents[2] / "eval" / "experiments"
-MODEL = load_model("Demo2026Adaptive", dataset="digits")
-EXAMPLES = load_data("digits").first(12)
-
-
-def a_bench(**changes):
-    settings = {
-        "model": MODEL,
-        "images": EXAMPLES.images,
-        "labels": EXAMPLES.labels,
-        "norm": "Linf",
-        "eps": 0.2,
-        "steps": 5,
-        "seed": 0,
-        "batch_size": 5,
-        "device": torch.device("cpu"),
-    }
-    return Bench(**(settings | changes))
-
-
-def a_table(experiment, *rows):
-    return Table(
-        experiment=experiment,
-        model="Demo2026Adaptive",
-        dataset="digits",
-        threat_model="Linf",
-        eps="1/5",
-        n=100,
-        steps=5,
-        seed=0,
-        data="nothing",
-        data_sha256="0",
-        identity=Identity(sha256="0"),
-        device="none",
-        versions={},
-        commit=None,
-        rows=tuple(Row(case=case, values=values) for case, values in rows),
-    )
+EXPERIMENTS = {name: find_experiment(name) for name in NAMES}
+MARGINS = EXPERIMENTS["margins"]
 
 
 def accuracy(logits):
@@ -91,9 +45,9 @@ def test_the_papers_attack_starts_at_the_image_and_its_steps_do_not_depend_on_th
         length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         move = gradient.sign() if norm == "Linf" else gradient / length
         expected = (points.detach() + step * move).clamp(0, 1)
-    bench = a_bench(norm=norm, eps=eps, steps=3)
+    bench = a_bench(threat=ThreatModel(norm, eps), pgd=Pgd(3))
     torch.testing.assert_close(bench.attack(MODEL), expected, atol=1e-6, rtol=0)
-    assert torch.equal(a_bench(norm=norm, eps=eps, steps=3, seed=1).attack(MODEL), bench.attack(MODEL))
+    assert torch.equal(replace(bench, seed=1).attack(MODEL), bench.attack(MODEL))
 
 
 @pytest.mark.parametrize(
@@ -106,25 +60,16 @@ def test_the_papers_attack_starts_at_the_image_and_its_steps_do_not_depend_on_th
     ],
 )
 def test_a_page_says_which_attack_was_run(pgd_name, norm, eps, steps, words):
-    table = replace(a_table("margins"), pgd=pgd_name, threat_model=norm, eps=eps, steps=steps, seed=3)
-    assert words in table.how()
+    assert words in a_table("margins", pgd=pgd_name, threat_model=norm, eps=eps, steps=steps, seed=3).how()
 
 
 def test_the_other_attack_is_pgd_whose_starts_belong_to_examples():
-    bench = a_bench(pgd="random-start")
-    expected = pgd(
-        MODEL,
-        EXAMPLES.images,
-        EXAMPLES.labels,
-        eps=0.2,
-        step_size=0.1,
-        steps=5,
-        random_start=True,
-        seed=0,
-    )
+    bench = a_bench(pgd=Pgd(5, "random-start"))
+    settings = {"eps": 0.2, "step_size": 0.1, "steps": 5, "random_start": True, "seed": 0}
+    expected = pgd(MODEL, EXAMPLES.images, EXAMPLES.labels, **settings)
     torch.testing.assert_close(bench.attack(MODEL), expected)
-    torch.testing.assert_close(a_bench(pgd="random-start", batch_size=12).attack(MODEL), expected)
-    assert not torch.equal(a_bench(pgd="random-start", seed=1).attack(MODEL), expected)
+    torch.testing.assert_close(replace(bench, batch_size=12).attack(MODEL), expected)
+    assert not torch.equal(replace(bench, seed=1).attack(MODEL), expected)
 
 
 @pytest.mark.parametrize(("target", "alpha"), [("clean", "0.5"), ("std", "0.9"), ("rob", "0.2"), ("mix", "0.7")])
@@ -155,7 +100,7 @@ def test_the_strongest_attack_is_the_union_of_the_attacks_example_by_example(mon
     broken = {"clean": 0, "std": 1, "rob": 2, "mix": 3}
     right = {round(i / 10 + start, 1) for name, start in starts.items() for i in range(5) if i != broken[name]}
     images = torch.arange(5, dtype=torch.float64).view(5, 1, 1, 1) / 10
-    bench = a_bench(images=images, labels=torch.zeros(5, dtype=torch.int64))
+    bench = a_bench(examples=of_images(EXAMPLES, images, torch.zeros(5, dtype=torch.int64)))
     monkeypatch.setattr(Bench, "mix", lambda bench, alpha: (alpha, Scripted(right))[1])
     points = {0.0: "std", 1.0: "rob", 0.7: "mix"}
     monkeypatch.setattr(
@@ -163,7 +108,7 @@ def test_the_strongest_attack_is_the_union_of_the_attacks_example_by_example(mon
         "_points",
         lambda bench, target: (images + (0.0 if target is None else starts[points[target]])).mul(10).round().div(10),
     )
-    measured = alpha_sweep.measure(bench, {"target": "mix", "alpha": "0.7"})
+    measured = EXPERIMENTS["alpha-sweep"].measure(bench, {"target": "mix", "alpha": "0.7"})
     assert measured == {"accuracy": 0.8, "strongest": pytest.approx(0.2)}
 
 
@@ -189,7 +134,7 @@ def test_at_its_ends_the_attacked_alpha_is_g_alone_and_h_alone():
 
 
 def test_gaps_are_those_of_the_two_largest_probabilities():
-    measured = EXPERIMENTS["margins"].measure(a_bench(), {"net": "rob", "images": "attacked"})
+    measured = MARGINS.measure(a_bench(), {"net": "rob", "images": "attacked"})
     probabilities = MODEL.rob_model(a_bench().attack(MODEL.rob_model)).double().softmax(1).detach().numpy()
     ordered = np.sort(probabilities, axis=1)
     gap, correct = ordered[:, -1] - ordered[:, -2], probabilities.argmax(1) == EXAMPLES.labels.numpy()
@@ -201,11 +146,11 @@ def test_gaps_are_those_of_the_two_largest_probabilities():
 
 
 def test_gaps_of_no_predictions_are_left_out():
-    measured = EXPERIMENTS["margins"].measure(a_bench(steps=20), {"net": "std", "images": "attacked"})
+    measured = MARGINS.measure(a_bench(pgd=Pgd(20)), {"net": "std", "images": "attacked"})
     assert measured["correct"] == 0.0
     assert "mean_correct" not in measured
     table = a_table("margins", ({"net": "std", "images": "attacked"}, measured))
-    assert "| g, attacked | 0 | 12," in margins.summary(table)
+    assert "| g, attacked | 0 | 12," in MARGINS.summary(table)
 
 
 def test_r_of_1_with_probabilities_is_the_mix_with_the_same_odds():
@@ -220,7 +165,7 @@ def test_r_of_1_with_probabilities_is_the_mix_with_the_same_odds():
 @pytest.mark.parametrize("trust", TRUST_OPTIONS)
 @pytest.mark.parametrize("space", SPACES)
 def test_without_odds_every_form_is_g_and_with_great_odds_every_form_is_nearly_h(trust, space):
-    bench = a_bench(images=EXAMPLES.images[:4], labels=EXAMPLES.labels[:4], steps=2)
+    bench = a_bench(examples=EXAMPLES.first(4), pgd=Pgd(2))
     measure = EXPERIMENTS["trust-options"].measure
     case = {"trust": trust, "space": space}
     g = measure(bench, {**case, "odds": "0"})
@@ -243,7 +188,8 @@ class Steep(nn.Module):
 
 
 def test_the_ratio_is_the_odds_over_the_median_trust():
-    bench = a_bench(model=MixedClassifier(Steep(4.0), Steep(2.0), 0.5).eval(), labels=EXAMPLES.labels % 2)
+    two_classes = of_images(EXAMPLES, EXAMPLES.images, EXAMPLES.labels % 2)
+    bench = a_bench(model=MixedClassifier(Steep(4.0), Steep(2.0), 0.5).eval(), examples=two_classes)
     measure = EXPERIMENTS["trust-options"].measure
     for trust, median in (("std_gradient", 4.0), ("max_gradient", 4.0), ("gradient_ratio", 2.0)):
         found = measure(bench, {"trust": trust, "space": "logits", "odds": "3"})
@@ -272,8 +218,8 @@ def test_the_area_is_the_mean_of_a_staircase():
     assert trust_options.area(table, "one", "probabilities") == pytest.approx(expected, abs=0.01)
     assert trust_options.area(table, "one", "logits") < 0.02
     assert trust_options.undefined(table) == ""
-    assert trust_options.agreement(table).startswith("yes")
-    assert "The best is R_i = one with probabilities." in trust_options.summary(table)
+    assert trust_options.EXPERIMENT.agreement(table).startswith("yes")
+    assert "The best is R_i = one with probabilities." in trust_options.EXPERIMENT.summary(table)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +243,8 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
         for alpha, value in zip(("0", "0.45", "0.55", "1"), values, strict=True)
     ]
     table = a_table("alpha-sweep", *rows)
-    assert alpha_sweep.agreement(table).startswith(f"{verdict}:")
-    assert "90.0% at 0 over 80.0% at 0.55 to 70.0% at 1" in alpha_sweep.summary(table)
+    assert alpha_sweep.EXPERIMENT.agreement(table).startswith(f"{verdict}:")
+    assert "90.0% at 0 over 80.0% at 0.55 to 70.0% at 1" in alpha_sweep.EXPERIMENT.summary(table)
     curves = (accuracies[target] for target in ("std", "rob", "mix"))
     outdone = [
         alpha
@@ -306,7 +252,7 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
         if min(std, rob) < mix - 0.01
     ]
     said = f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" if outdone else "no strong attack"
-    assert (said in alpha_sweep.summary(table)) == bool(outdone)
+    assert (said in alpha_sweep.EXPERIMENT.summary(table)) == bool(outdone)
 
 
 def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_example():
@@ -315,7 +261,7 @@ def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_exam
         for target in ("clean", "std", "rob", "mix")
         for alpha in ("0", "0.45", "0.55", "1")
     ]
-    assert "no strong attack" not in alpha_sweep.summary(a_table("alpha-sweep", *rows))
+    assert "no strong attack" not in alpha_sweep.EXPERIMENT.summary(a_table("alpha-sweep", *rows))
 
 
 @pytest.mark.parametrize(
@@ -325,85 +271,75 @@ def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_exam
 def test_the_targets_agreement_follows_from_its_ends(against_g, against_h, verdict):
     rows = [("-inf", against_g), ("0", (0.2, 0.6)), ("inf", against_h)]
     table = a_table("attack-target", *(({"alpha_logit": a}, {"std": g, "rob": h}) for a, (g, h) in rows))
-    assert attack_target.agreement(table).startswith(f"{verdict}:")
+    assert attack_target.EXPERIMENT.agreement(table).startswith(f"{verdict}:")
 
 
 def test_an_interrupted_experiment_measures_only_what_is_missing(tmp_path):
     calls = []
-    whole = EXPERIMENTS["margins"]
-
-    def counted(bench, case):
-        calls.append(case)
-        return whole.measure(bench, case)
-
-    experiment = replace(whole, measure=counted)
-    rows = run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path)
-    next(rows)
-    next(rows)
-    rows.close()
-    path = files_of(experiment, MODEL.entry, tmp_path).data
+    experiment = measuring(MARGINS, lambda bench, case: calls.append(case) or MARGINS.measure(bench, case))
+    path = experiment.file(tmp_path, MODEL.entry.key)
+    begun(experiment, a_bench(), tmp_path, rows=2)
     assert len(json.loads(path.read_text())["rows"]) == 2
     with pytest.raises(ResultsError, match="does not hold all rows"):
-        publish(experiment, MODEL.entry, tmp_path)
-    list(run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path))
-    assert calls == whole.cases()
-    list(run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path))
-    assert calls == whole.cases()
-    page = files_of(experiment, MODEL.entry, tmp_path).page.read_text()
+        experiment.publish(path)
+    for _ in range(2):
+        list(experiment.run(a_bench(), tmp_path))
+        assert calls == MARGINS.cases()
+    page = path.with_suffix(".md").read_text()
     assert "**Agreement:** " in page
     assert "The first 12 examples of scikit-learn" in page
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"), [({"steps": 6}, "steps 5, not 6"), ({"seed": 3}, "seed 0, not 3")], ids=["steps", "seed"]
+    ("changes", "named"),
+    [
+        ({"pgd": Pgd(6)}, "steps 5, not 6"),
+        ({"pgd": Pgd(5, "random-start")}, "pgd papers, not random-start"),
+        ({"seed": 3}, "seed 0, not 3"),
+    ],
 )
-def test_a_file_of_other_settings_is_not_gone_on_with(changes, named, tmp_path):
-    list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+def test_a_file_of_other_settings_is_not_resumed(changes, named, tmp_path):
+    begun(MARGINS, a_bench(), tmp_path, rows=1)
     with pytest.raises(ResultsError, match=f"was measured with {named}; name another --out"):
-        list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(**changes), EXAMPLES, tmp_path))
+        list(MARGINS.run(a_bench(**changes), tmp_path))
 
 
-def test_a_damaged_file_is_named(tmp_path):
-    path = files_of(EXPERIMENTS["margins"], MODEL.entry, tmp_path).data
+@pytest.mark.parametrize(
+    "changes", [None, {"eps": "x"}, {"steps": 0}, {"n": 0}, {"threat_model": "L1"}, {"pgd": "other"}]
+)
+def test_damaged_files_and_settings_that_no_page_can_describe_are_refused(changes, tmp_path):
+    path = MARGINS.file(tmp_path, MODEL.entry.key)
     path.parent.mkdir()
-    path.write_text('{"rows": ')
+    path.write_text('{"rows": ' if changes is None else json.dumps({**to_json(a_table("margins")), **changes}))
     with pytest.raises(ResultsError, match="does not hold an experiment's data"):
-        list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+        list(MARGINS.run(a_bench(), tmp_path))
 
 
-@pytest.mark.parametrize("changes", [{"eps": "x"}, {"steps": 0}, {"n": 0}, {"threat_model": "L1"}, {"pgd": "other"}])
-def test_settings_that_no_page_can_describe_are_refused(changes, tmp_path):
-    path = tmp_path / "table.json"
-    path.write_text(json.dumps({**to_json(a_table("margins")), **changes}))
-    with pytest.raises(ResultsError, match="does not hold an experiment's data"):
-        read_measured(path, Table)
-
-
-def test_the_command_writes_data_picture_and_page(tmp_path):
-    arguments = ["experiment", "attack-target", "margins", "--n", "8", "--steps", "2", "--device", "cpu", "--out"]
-    result = CliRunner().invoke(asz, [*arguments, str(tmp_path)], catch_exceptions=False)
+@pytest.mark.parametrize(("chosen", "words"), [((), "from the image"), (("--pgd", "random-start"), "random start")])
+def test_the_command_writes_data_picture_and_page(chosen, words, tmp_path):
+    arguments = ["experiment", "attack-target", "margins", "--n", "8", "--steps", "2", "--device", "cpu", *chosen]
+    result = CliRunner().invoke(asz, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0
     for name in ("attack-target", "margins"):
-        files = files_of(EXPERIMENTS[name], MODEL.entry, tmp_path)
-        assert str(files.page) in result.output
-        assert files.picture.read_bytes().startswith(b"\x89PNG")
-        assert files.picture.name in files.page.read_text()
-
-
-def test_the_command_knows_all_experiments():
-    assert set(NAMES) == set(EXPERIMENTS)
+        path = EXPERIMENTS[name].file(tmp_path, MODEL.entry.key)
+        page = path.with_suffix(".md")
+        assert str(page) in result.output
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert f"({path.with_suffix('.png').name})" in page.read_text()
+        assert words in page.read_text()
 
 
 @pytest.mark.parametrize(
     "path",
     [path for path in sorted(PAGES.glob("*/*.md")) if path.parent.name in EXPERIMENTS],
-    ids=lambda path: path.parent.name,
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
-def test_recorded_pages_follow_from_the_recorded_data(path):
+def test_recorded_pages_are_drawn_again_from_the_recorded_data(path, tmp_path):
     experiment = EXPERIMENTS[path.parent.name]
-    table = read_measured(path.with_suffix(".json"), experiment.table)
-    assert [row.case for row in table.rows] == experiment.cases()
-    assert path.read_text() == page(experiment, table, path.with_suffix(".png").name)
+    copied = shutil.copy(path.with_suffix(".json"), tmp_path)
+    experiment.publish(Path(copied))
+    assert (tmp_path / path.name).read_text() == path.read_text()
+    assert (tmp_path / path.name).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def rows_of(experiment, values):
@@ -411,7 +347,7 @@ def rows_of(experiment, values):
     return tuple(Row(case=case, values=dict(values)) for case in experiment.cases())
 
 
-WITH_NUMBERS = [(name, value) for name, each in EXPERIMENTS.items() for value in each.values]
+WITH_NUMBERS = [(name, value) for name in NAMES if name != "smoothed-methods" for value in EXPERIMENTS[name].values]
 
 
 @pytest.mark.parametrize(("name", "value"), WITH_NUMBERS)
@@ -423,7 +359,7 @@ def test_no_experiment_has_a_verdict_where_a_number_is_missing(name, value, numb
     if number is not None:
         rows[3].values[value] = number
     table = replace(a_table(name), rows=rows)
-    summary, agreement = findings(experiment, table)
+    summary, agreement = experiment.findings(table)
     case = ", ".join(f"{key} {text}" for key, text in rows[3].case.items())
     assert agreement == f"not answered: there is no {value} for {case}."
     assert "nan" not in summary
@@ -440,7 +376,7 @@ def test_trust_options_without_areas_have_no_verdict(clean, attacked, why):
     for row in rows:
         if clean is None:
             row.values["clean"] = 1.0 if row.case["odds"] == "0" else 0.9
-    summary, agreement = findings(experiment, replace(a_table("trust-options"), rows=rows))
+    summary, agreement = experiment.findings(replace(a_table("trust-options"), rows=rows))
     assert agreement.startswith(f"not answered: {why}")
     assert why in summary
     assert "nan" not in summary
@@ -448,48 +384,23 @@ def test_trust_options_without_areas_have_no_verdict(clean, attacked, why):
 
 
 def test_margins_without_right_or_without_wrong_predictions_have_no_verdict():
-    experiment = EXPERIMENTS["margins"]
-    rows = rows_of(experiment, {"correct": 0.0, "incorrect": 100.0, "mean_incorrect": 0.3, "median_incorrect": 0.2})
-    _, agreement = findings(experiment, replace(a_table("margins"), rows=rows))
+    rows = rows_of(MARGINS, {"correct": 0.0, "incorrect": 100.0, "mean_incorrect": 0.3, "median_incorrect": 0.2})
+    _, agreement = MARGINS.findings(replace(a_table("margins"), rows=rows))
     assert agreement.startswith("not answered: a mean gap is missing; h is right on 0 attacked images and wrong on 100")
 
 
 def test_numbers_that_cannot_be_had_are_left_out_of_the_file_and_the_page_says_so(tmp_path):
-    whole = EXPERIMENTS["margins"]
-    experiment = replace(whole, measure=lambda bench, case: {"correct": 12.0, "incorrect": float("nan")})
-    list(run(experiment, MODEL.entry, a_bench(), EXAMPLES, tmp_path))
-    files = files_of(experiment, MODEL.entry, tmp_path)
-    assert json.loads(files.data.read_text())["rows"][0]["values"] == {"correct": 12.0}
-    assert "**Agreement:** not answered: there is no incorrect for net std, images clean." in files.page.read_text()
-
-
-def test_data_of_one_attack_are_not_gone_on_with_by_another(tmp_path):
-    list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(pgd="random-start"), EXAMPLES, tmp_path))
-    with pytest.raises(ResultsError, match="was measured with pgd random-start, not papers; name another --out"):
-        list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(), EXAMPLES, tmp_path))
+    experiment = measuring(MARGINS, lambda bench, case: {"correct": 12.0, "incorrect": float("nan")})
+    list(experiment.run(a_bench(), tmp_path))
+    path = experiment.file(tmp_path, MODEL.entry.key)
+    assert json.loads(path.read_text())["rows"][0]["values"] == {"correct": 12.0}
+    page = path.with_suffix(".md").read_text()
+    assert "**Agreement:** not answered: there is no incorrect for net std, images clean." in page
 
 
 def test_data_without_a_named_attack_were_measured_from_a_random_start(tmp_path):
-    list(run(EXPERIMENTS["margins"], MODEL.entry, a_bench(pgd="random-start"), EXAMPLES, tmp_path))
-    path = files_of(EXPERIMENTS["margins"], MODEL.entry, tmp_path).data
-    data = json.loads(path.read_text())
-    assert data.pop("pgd") == "random-start"
+    path = tmp_path / "table.json"
+    data = to_json(a_table("margins"))
+    del data["pgd"]
     path.write_text(json.dumps(data))
-    assert "5 steps of 0.1 (0.5 eps), from one random start, seed 0" in read_measured(path, Table).how()
-
-
-def test_the_command_runs_either_attack(tmp_path):
-    arguments = ["experiment", "margins", "--n", "8", "--steps", "2", "--device", "cpu"]
-    for pgd_name, words in (("papers", "from the image"), ("random-start", "from one random start")):
-        chosen = [] if pgd_name == "papers" else ["--pgd", pgd_name]
-        out = tmp_path / pgd_name
-        CliRunner().invoke(asz, [*arguments, *chosen, "--out", str(out)], catch_exceptions=False)
-        assert words in files_of(EXPERIMENTS["margins"], MODEL.entry, out).page.read_text()
-
-
-def test_the_command_knows_both_attacks():
-    assert PGD_NAMES == attack.PGD_NAMES
-
-
-def test_every_experiment_takes_the_papers_number_of_steps():
-    assert {experiment.steps for experiment in EXPERIMENTS.values()} == {20}
+    assert "5 steps of 0.1 (0.5 eps), from one random start, seed 0" in read_table(path, Table).how()

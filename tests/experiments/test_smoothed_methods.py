@@ -5,30 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
+from making import ABOUT, CPU, a_table, begun
 
 from adaptive_smoothing_zoo.certification import read_log
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments import smoothed_methods
 from adaptive_smoothing_zoo.experiments.smoothed_methods import (
+    EXPERIMENT,
     METHODS,
     PAPER,
     RADII,
     SIGMAS,
     MethodsBench,
     MethodsTable,
-    agreement,
-    cases,
-    data_file,
-    page,
-    run,
-    summary,
 )
-from adaptive_smoothing_zoo.experiments.table import Row, read_measured
 
-RECORDED = Path(__file__).parents[2] / "eval" / "experiments"
 CASE = {"method": "gaussian", "sigma": "0.25", "seed": "1"}
 
 
@@ -44,34 +37,22 @@ def bench(tmp_path):
                 training = {{ sigma = {sigma}, epochs = 1, batch_size = 1024 }}
             """
             (tmp_path / f"digits_{method}_{sigma}.toml").write_text(text)
-    return MethodsBench(recipes=tmp_path, trained=tmp_path / "trained", n=8, samples=20, device=torch.device("cpu"))
+    return MethodsBench(recipes=tmp_path, trained=tmp_path / "trained", n=8, samples=20, device=CPU)
 
 
-def a_table(acr):
+def methods_table(acr):
     """A table whose ACR is acr(method, sigma) + 0.001 times the seed."""
     rows = []
-    for case in cases():
+    for case in EXPERIMENT.cases():
         values = {f"certified_{radius:g}": 0.5 for radius in RADII}
         values["acr"] = acr(case["method"], case["sigma"]) + 0.001 * int(case["seed"])
-        rows.append(Row(case=case, values=values))
-    return MethodsTable(
-        experiment="smoothed-methods",
-        dataset="digits",
-        n=100,
-        data="nothing",
-        data_sha256="0",
-        device="none",
-        versions={},
-        commit=None,
-        rows=tuple(rows),
-        samples=1000,
-        failure_probability=0.001,
-        recipes_sha256="0",
-    )
+        rows.append((case, values))
+    about = {**ABOUT, "samples": 1000, "failure_probability": 0.001, "recipes_sha256": "0"}
+    return a_table("smoothed-methods", *rows, kind=MethodsTable, about=about)
 
 
 def test_a_row_is_what_the_log_of_its_certificates_says(bench):
-    values = bench.measure(CASE)
+    values = EXPERIMENT.measure(bench, CASE)
     (log,) = bench.trained.rglob("certificates.tsv")
     certificates = read_log(log)
     radius = np.where(certificates.prediction == certificates.label, certificates.radius, -1.0)
@@ -79,38 +60,30 @@ def test_a_row_is_what_the_log_of_its_certificates_says(bench):
     assert values["acr"] == pytest.approx(np.maximum(radius, 0).mean())
     assert [values[f"certified_{r:g}"] for r in RADII] == [(radius >= 0.25 * r).mean() for r in RADII]
     assert bench.recipe(CASE).training.seed == 1
-    assert bench.measure(CASE) == values  # from what is there
+    assert EXPERIMENT.measure(bench, CASE) == values  # from what is there
 
 
-def test_an_interrupted_run_goes_on_and_other_recipes_are_refused(bench, tmp_path):
-    rows = run(bench, tmp_path)
-    next(rows)
-    next(rows)
-    rows.close()
-    before = json.loads(data_file(tmp_path).read_text())["rows"]
-    assert [row["case"] for row in before] == cases()[:2]
-    with pytest.raises(ResultsError, match="does not hold all rows"):
-        smoothed_methods.publish(tmp_path)
-    rows = run(bench, tmp_path)
-    row, table = next(rows)
-    rows.close()
-    assert row.case == cases()[2]
-    assert len(table.rows) == 3
-    path = tmp_path / "digits_macer_0.5.toml"
-    path.write_text(path.read_text().replace("epochs = 1", "epochs = 2"))
+def test_an_interrupted_run_resumes_and_other_recipes_are_refused(bench, tmp_path):
+    begun(EXPERIMENT, bench, tmp_path, rows=2)
+    path, cases = EXPERIMENT.file(tmp_path, bench.key), EXPERIMENT.cases()
+    assert [row["case"] for row in json.loads(path.read_text())["rows"]] == cases[:2]
+    begun(EXPERIMENT, bench, tmp_path, rows=1)
+    assert [row["case"] for row in json.loads(path.read_text())["rows"]] == cases[:3]
+    recipe = tmp_path / "digits_macer_0.5.toml"
+    recipe.write_text(recipe.read_text().replace("epochs = 1", "epochs = 2"))
     with pytest.raises(ResultsError, match="was measured with recipes_sha256"):
-        next(run(bench, tmp_path))
+        next(EXPERIMENT.run(bench, tmp_path))
 
 
 def test_a_recipe_of_another_sigma_is_refused(bench):
     path = bench.recipes / "digits_gaussian_0.25.toml"
     path.write_text(path.read_text().replace("sigma = 0.25", "sigma = 0.5"))
     with pytest.raises(ResultsError, match=r"not the recipe of a net that will be smoothed with sigma 0\.25"):
-        bench.measure(CASE)
+        EXPERIMENT.measure(bench, CASE)
 
 
 def test_the_paper_s_order_is_agreed_with():
-    text = agreement(a_table(lambda method, sigma: PAPER[sigma][method]))
+    text = EXPERIMENT.agreement(methods_table(lambda method, sigma: PAPER[sigma][method]))
     assert "sigma = 0.125: 20 of 20 pairs in the paper's order." in text  # two methods tie there
     assert "sigma = 0.5: 21 of 21 pairs in the paper's order." in text
     assert "Reversed" not in text
@@ -118,11 +91,11 @@ def test_the_paper_s_order_is_agreed_with():
 
 @pytest.mark.parametrize(("name", "number"), [("acr", None), ("acr", float("nan")), ("certified_0.5", None)])
 def test_there_is_no_verdict_where_a_number_is_missing(name, number):
-    table = a_table(lambda method, sigma: PAPER[sigma][method])
+    table = methods_table(lambda method, sigma: PAPER[sigma][method])
     del table.rows[2].values[name]
     if number is not None:
         table.rows[2].values[name] = number
-    text = page(table, "x.png")
+    text = EXPERIMENT.page(table, "x.png")
     assert f"not answered: there is no {name} for method smoothadv, sigma 0.125, seed 0." in text
     assert "Numbers are missing." in text
 
@@ -132,7 +105,7 @@ def test_a_reversed_pair_is_named_with_its_spread():
         changed = {("macer", "0.25"): 1.5695, ("gaussian", "0.5"): 1.7}
         return changed.get((method, sigma), PAPER[sigma][method])
 
-    lines = agreement(a_table(acr)).splitlines()
+    lines = [line for line in EXPERIMENT.agreement(methods_table(acr)).splitlines() if line.startswith("- ")]
     assert "Reversed" not in lines[0]
     assert lines[1].endswith(
         "20 of 21 pairs in the paper's order. Reversed here: Stability over MACER (1.5710 to 1.5705, within the "
@@ -144,7 +117,7 @@ def test_a_reversed_pair_is_named_with_its_spread():
 
 
 def test_the_summary_has_means_and_deviations():
-    text = summary(a_table(lambda method, sigma: PAPER[sigma][method]))
+    text = EXPERIMENT.summary(methods_table(lambda method, sigma: PAPER[sigma][method]))
     assert "| SmoothAdv | 1.6880 (0.0010) | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 1.687 |" in text
     assert "| method | ACR (sd) | 0 | 0.25 | 0.5 | 0.75 | 1 | paper's ACR, MNIST, sigma 1 |" in text
 
@@ -156,16 +129,7 @@ def test_the_command_writes_data_picture_and_page(bench, tmp_path, monkeypatch):
     arguments = ["experiment", "smoothed-methods", "--recipes", str(bench.recipes), "--n", "4", "--samples", "5"]
     result = CliRunner().invoke(asz, [*arguments, "--device", "cpu", "--out", "out"], catch_exceptions=False)
     assert result.exit_code == 0
-    path = data_file(Path("out"))
+    path = EXPERIMENT.file(Path("out"), "digits")
     assert str(path.with_suffix(".md")) in result.output
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "mean of 3 seeds" in path.with_suffix(".md").read_text()
-
-
-def test_the_recorded_page_follows_from_the_recorded_data():
-    path = data_file(RECORDED)
-    if not path.with_suffix(".md").exists():
-        pytest.skip("the experiment has not been run to its end")
-    table = read_measured(path, MethodsTable)
-    assert [row.case for row in table.rows] == cases()
-    assert path.with_suffix(".md").read_text() == page(table, path.with_suffix(".png").name)

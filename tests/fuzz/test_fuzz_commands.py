@@ -14,40 +14,30 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-import short_attacks
 import torch
-from fuzzing import HUGE, STRANGE_TEXTS, assert_no_leftovers, cases, damage, snapshot
+from damage import damage
+from fuzzing import assert_no_leftovers, cases, restored, snapshot
 from huggingface_hub import constants
 from safetensors.torch import load
+from strange import HUGE
+from strange import TEXTS as ALL_TEXTS
 
 import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import data, load_model
-from adaptive_smoothing_zoo.publishing import records as results
+from adaptive_smoothing_zoo.storage import provenance
 from adaptive_smoothing_zoo.training import plan, runs
-from adaptive_smoothing_zoo.validation import runner
-from adaptive_smoothing_zoo.validation.subject import Budget
 from adaptive_smoothing_zoo.zoo import registry
 
 NAME, FOLDER = "Demo2026Constant", Path("digits") / "Linf"
-TEXTS = [text for text in STRANGE_TEXTS if text not in ("\x00", "\ud800")] + ["\udcff", "--", "-"]
-NUMBERS = [str(number) for number in HUGE if number == number and abs(number) < 1e300] + [
-    *("2", "3", "5", "6", "1e3", "0x10", "２", "1_0", "nan", "inf", "-inf", "0.5", "many", ""),
-]
-PLACES = [
-    *("", ".", "file.txt", "file.txt/deeper", "missing", "missing/deeper", "empty", "results", "damaged", "saved"),
-    *(
-        "export",
-        "images.npz",
-        "bad.npz",
-        "shards",
-        "x" * 300,
-        "/dev/null",
-        "/dev/full/x",
-        "/proc/none/x",
-        "recipe.toml",
-    ),
-    *("ä\nö", "\udcff", "~", "g.pt", "h.pt", "link", "loop"),
-]
+DIGITS = ("--dataset", "digits")
+TEXTS = [text for text in ALL_TEXTS if text not in ("\x00", "\ud800")] + ["\udcff", "--", "-"]
+NUMBERS = [str(number) for number in HUGE if number == number and abs(number) < 1e300]
+NUMBERS += ["2", "3", "5", "6", "1e3", "0x10", "２", "1_0", "nan", "inf", "-inf", "0.5", "many", ""]
+PLACES = ["", ".", "file.txt", "file.txt/deeper", "missing", "missing/deeper", "empty", "results", "damaged", "saved"]
+PLACES += ["export", "images.npz", "bad.npz", "shards", "x" * 300, "/dev/null", "/dev/full/x", "/proc/none/x"]
+PLACES += ["recipe.toml", "ä\nö", "\udcff", "~", "g.pt", "h.pt", "link", "loop"]
+CERTIFY = ("certify", NAME, *DIGITS, "--sigma", "0.5", "--n", "20", "--n-examples", "2")
+LOG = f"results/digits/Linf/certificates/{NAME}.smoothed-0.5-hard.tsv"
 
 
 def command_lines():
@@ -115,38 +105,19 @@ def assert_whole(folder, before, what):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    """Short attacks on five examples, no network, and nothing written into the package or the user's cache."""
+    """Five examples, no network, and nothing written into the package or the user's cache."""
+    folder, load_data = tmp_path_factory.mktemp("short"), data.load_data
     with pytest.MonkeyPatch.context() as monkeypatch:
-        shorten(monkeypatch, tmp_path_factory.mktemp("short"))
+        monkeypatch.setattr(data, "load_data", lambda *given, **named: few(load_data(*given, **named)))
+        monkeypatch.setattr(provenance, "source_commit", lambda: None)
+        monkeypatch.setattr(runs, "run_recipe", lambda *given, **named: None)
+        monkeypatch.setattr(plan, "pace", lambda *given: 1.0)
+        monkeypatch.setattr(runs, "embed", lambda *given: pytest.fail("written into the package"))
+        monkeypatch.setattr(registry, "ENTRIES", shutil.copytree(registry.ENTRIES, folder / "entries"))
+        for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_HOME"):
+            monkeypatch.setattr(constants, name, str(folder / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         yield
-
-
-def shorten(monkeypatch, folder):
-    short_attacks.shorten(monkeypatch, iterations=2, queries=4, targets=1)
-    spent = {"steps": 2, "grid_steps": 1, "long_steps": 2, "restarts": 1, "survivors": 1, "queries": 4, "noises": 2}
-    spent |= {"directions": 1, "planted": 1, "inner": 2, "search": 2}
-    monkeypatch.setattr(runner, "Budget", lambda: Budget(**spent))
-    load_data = data.load_data
-    monkeypatch.setattr(data, "load_data", lambda *given, **named: few(load_data(*given, **named)))
-    monkeypatch.setattr(results, "source_commit", lambda: None)
-    monkeypatch.setattr(runs, "run_recipe", lambda *given, **named: None)
-    monkeypatch.setattr(plan, "pace", lambda *given: 1.0)
-    monkeypatch.setattr(runs, "embed", lambda *given: pytest.fail("written into the package"))
-    entries = folder / "entries"
-    shutil.copytree(registry.ENTRIES, entries)
-    monkeypatch.setattr(registry, "ENTRIES", entries)
-    for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_HOME"):
-        monkeypatch.setattr(constants, name, str(folder / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
-def shortened(init, settings):
-    def short_init(self, *given, **named):
-        init(self, *given, **named)
-        for name, value in settings.items():
-            setattr(self, name, value)
-
-    return short_init
 
 
 def few(examples):
@@ -164,17 +135,16 @@ def world(short, tmp_path_factory):
 
 
 def fill_working_folder():
-    digits = ("--dataset", "digits")
     for arguments in (
-        ("eval", NAME, *digits),
-        ("adapt", NAME, *digits),
-        ("validate", NAME, *digits, "--n", "2"),
-        ("verify", NAME, *digits, "--n", "5"),
+        ("eval", NAME, *DIGITS),
+        ("adapt", NAME, *DIGITS),
+        ("validate", NAME, *DIGITS, "--n", "2"),
+        ("verify", NAME, *DIGITS, "--n", "5"),
         ("leaderboard", "results"),
-        ("export", NAME, "export", *digits),
-        ("eval", NAME, *digits, "--shard", "0/2", "--out", "shards"),
-        ("eval", NAME, *digits, "--shard", "1/2", "--out", "shards"),
-        ("certify", NAME, *digits, "--sigma", "0.5", "--n", "20", "--n-examples", "2"),
+        ("export", NAME, "export", *DIGITS),
+        ("eval", NAME, *DIGITS, "--shard", "0/2", "--out", "shards"),
+        ("eval", NAME, *DIGITS, "--shard", "1/2", "--out", "shards"),
+        CERTIFY,
     ):
         code, _, err = run(arguments)
         assert code in (0, 1), err
@@ -199,13 +169,11 @@ def fill_working_folder():
 @pytest.fixture
 def case(world, tmp_path, monkeypatch):
     """Make a fresh copy of the world the working folder."""
-    copy = tmp_path / "copy"
 
     def fresh():
-        if copy.exists():
-            shutil.rmtree(copy)
-        shutil.copytree(world, copy, symlinks=True)
-        monkeypatch.chdir(copy)
+        monkeypatch.chdir(tmp_path)
+        with restored(tmp_path / "copy", world) as copy:
+            monkeypatch.chdir(copy)
         return copy
 
     return fresh
@@ -237,7 +205,6 @@ FORCED = {
     "experiment": {"steps": ["1", "-1", "x"]},
     "validate": {"only": None},
 }
-RARE = {"cifar10": 0.02}
 
 
 def value_of(parameter, rng):
@@ -292,7 +259,7 @@ def test_wrong_arguments(case):
     commands = command_lines()
     codes = dict.fromkeys((0, 1, 2), 0)
     folder, before = None, {}
-    for number, rng in cases("arguments", 2500):
+    for number, rng in cases("arguments", 1500):
         if folder is None:
             folder = case()
             before = snapshot(folder)
@@ -305,28 +272,23 @@ def test_wrong_arguments(case):
         if told[0] != 2 or snapshot(folder) != before:
             assert_whole(folder, before, (number, arguments))
             folder = None
-    assert codes[0] > 100
-    assert codes[2] > 1000
+    assert codes[0] > 60
+    assert codes[2] > 600
 
 
-DIGITS = ("--dataset", "digits")
-LOG = f"results/digits/Linf/certificates/{NAME}.smoothed-0.5-hard.tsv"
-READERS = [
-    # what is damaged (a pattern), and the command that reads it
+HERE = "results/digits/Linf/*"
+READERS = [  # what is damaged (a pattern), and the command that reads it
     ("saved/*", ("eval", NAME, *DIGITS, "--model-dir", "saved")),
     ("saved/*", ("verify", NAME, *DIGITS, "--n", "5", "--model-dir", "saved")),
     ("saved/*", ("export", NAME, "exported", *DIGITS, "--model-dir", "saved")),
-    ("results/digits/Linf/*", ("eval", NAME, *DIGITS, "--compare-with", "results", "--out", "out")),
-    ("results/digits/Linf/*", ("adapt", NAME, *DIGITS)),
-    ("results/digits/Linf/*", ("validate", NAME, *DIGITS, "--n", "2", "--only", "recorded_run")),
-    ("results/digits/Linf/*", ("leaderboard", "results")),
-    ("results/digits/Linf/*", ("claim", NAME, *DIGITS, "--checkpoint", "https://example.org")),
-    ("results/digits/Linf/*", ("card", NAME, *DIGITS)),
-    ("results/digits/Linf/*", ("export", NAME, "exported", *DIGITS)),
-    (
-        "results/digits/Linf/certificates/*",
-        ("certify", NAME, *DIGITS, "--sigma", "0.5", "--n", "20", "--n-examples", "2"),
-    ),
+    (HERE, ("eval", NAME, *DIGITS, "--compare-with", "results", "--out", "out")),
+    (HERE, ("adapt", NAME, *DIGITS)),
+    (HERE, ("validate", NAME, *DIGITS, "--n", "2", "--only", "recorded_run")),
+    (HERE, ("leaderboard", "results")),
+    (HERE, ("claim", NAME, *DIGITS, "--checkpoint", "https://example.org")),
+    (HERE, ("card", NAME, *DIGITS)),
+    (HERE, ("export", NAME, "exported", *DIGITS)),
+    ("results/digits/Linf/certificates/*", CERTIFY),
     ("results/digits/Linf/certificates/*", ("plot", "certified", LOG)),
     ("export/*", ("push", "export", "org/name")),
     ("export/*", ("export", NAME, "export", *DIGITS)),
@@ -341,7 +303,7 @@ READERS = [
 def test_damaged_files(case):
     """A command that reads a damaged file says so in one sentence, or it could do without that file."""
     codes = dict.fromkeys((0, 1, 2), 0)
-    for number, rng in cases("damaged files", 500):
+    for number, rng in cases("damaged files", 15 * len(READERS)):
         pattern, arguments = READERS[number % len(READERS)]
         folder = case()
         files = [path for path in sorted(folder.glob(pattern)) if path.is_file() and path.name != ".lock"]
@@ -352,8 +314,8 @@ def test_damaged_files(case):
         assert_told(*told, (number, arguments))
         codes[told[0]] += 1
         assert_whole(folder, before, (number, arguments))
-    assert codes[2] > 150
-    assert codes[0] > 50
+    assert codes[2] > 80
+    assert codes[0] > 30
 
 
 PROGRAM = "from adaptive_smoothing_zoo.cli import main; main()"

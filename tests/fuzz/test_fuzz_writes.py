@@ -21,14 +21,12 @@ from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import Evaluation
-from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding, RunState, binding_of, read_chunks
-from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.export import export
 from adaptive_smoothing_zoo.publishing.push import check_export
-from adaptive_smoothing_zoo.publishing.records import make_record, read_verdicts, write_results
+from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
+from adaptive_smoothing_zoo.storage.bound_state import BoundState, read_binding, read_entries
 from adaptive_smoothing_zoo.storage.files import write_text
-from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
@@ -72,7 +70,7 @@ def write_run(folder, seed):
 
 def read_run(folder):
     record = read_evidence(folder, OLD.entry).run
-    return record.seed, read_verdicts(folder, OLD.entry, record).tolist()
+    return record.seed, record.verdicts(folder, OLD.entry).tolist()
 
 
 def read_model(folder):
@@ -84,57 +82,32 @@ def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def certificates(n):
+def certificates(places):
+    n = len(places)
+    zeros, radius = np.zeros(n), np.linspace(0.1, 1.0, n)
     return Certificates(
-        index=np.arange(n),
-        label=np.zeros(n),
-        prediction=np.zeros(n),
-        radius=np.linspace(0.1, 1.0, n),
-        correct=np.ones(n, dtype=bool),
-        seconds=np.ones(n),
+        index=places, label=zeros, prediction=zeros, radius=radius, correct=np.ones(n, bool), seconds=np.ones(n)
     )
 
 
-SETTINGS = {"sigma": 0.5}
-
-
-def append(folder, places):
-    with open_journal(folder / "log.tsv", SETTINGS) as journal:
+def add_to_log(folder, *places):
+    with open_journal(folder / "log.tsv", {"sigma": 0.5}) as journal:
         for place in places:
-            journal.append(replace(certificates(1), index=[place], samples=[7]))
-
-
-def read_journal(folder):
-    with open_journal(folder / "log.tsv", SETTINGS) as journal:
+            journal.append(replace(certificates([place]), samples=[7]))
         return journal.done.index.tolist()
 
 
-BINDING = Binding(
-    protocol="AutoAttack standard",
-    model=Identity(sha256="0" * 64),
-    examples=3,
-    data_sha256="1" * 64,
-    threat=ThreatModel("Linf", 0.2),
-    settings=AttackSettings(),
-    engine="fast 1",
-    device="cpu",
-    shard="0/1",
-)
-
-
-def add_chunk(folder, place):
-    chunk = Chunk(
-        stage="apgd-ce",
-        indices=torch.tensor([place]),
-        held=torch.tensor([False]),
-        adversarials=torch.full((1, 1, 8, 8), place / 10),
-    )
-    RunState(folder / "state", BINDING).add(chunk)
+def state_of(folder):
+    return BoundState(folder / "state", {"work": "this"})
 
 
 def read_state(folder):
-    binding_of(folder / "state")
-    return [chunk.indices.tolist() for chunk in read_chunks(folder / "state")]
+    assert read_binding(folder / "state") == {"work": "this"}
+    return [(float(tensors["x"][0]), about) for tensors, about in read_entries(folder / "state", "batch", tuple_of)]
+
+
+def tuple_of(tensors, about):
+    return tensors, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +121,17 @@ class Writer:
     new: object
     refuses: bool = False  # a reader may find parts of both and say so
     adds: bool = False  # files are added or grow; done twice, it adds twice
+
+
+def saved(shard_size):
+    return Writer(
+        first=lambda folder: OLD.save_pretrained(folder / "saved", shard_size),
+        then=lambda folder: NEW.save_pretrained(folder / "saved", shard_size),
+        read=read_model,
+        old="old",
+        new="new",
+        refuses=True,
+    )
 
 
 WRITERS = {
@@ -166,22 +150,8 @@ WRITERS = {
         new=(1, ROBUST[1]),
         refuses=True,
     ),
-    "model": Writer(
-        first=lambda folder: OLD.save_pretrained(folder / "saved"),
-        then=lambda folder: NEW.save_pretrained(folder / "saved"),
-        read=read_model,
-        old="old",
-        new="new",
-        refuses=True,
-    ),
-    "model in shards": Writer(
-        first=lambda folder: OLD.save_pretrained(folder / "saved", "20KB"),
-        then=lambda folder: NEW.save_pretrained(folder / "saved", "20KB"),
-        read=read_model,
-        old="old",
-        new="new",
-        refuses=True,
-    ),
+    "model": saved(None),
+    "model in shards": saved("100KB"),
     "export": Writer(
         first=lambda folder: export(OLD, folder / "saved", card="---\nlicense: mit\n---\n"),
         then=lambda folder: export(NEW, folder / "saved", card="---\nlicense: mit\n---\nnew\n"),
@@ -190,26 +160,26 @@ WRITERS = {
         new="new",
     ),
     "log": Writer(
-        first=lambda folder: certificates(3).write(folder / "log.tsv"),
-        then=lambda folder: certificates(9).write(folder / "log.tsv"),
+        first=lambda folder: certificates(range(3)).write(folder / "log.tsv"),
+        then=lambda folder: certificates(range(9)).write(folder / "log.tsv"),
         read=lambda folder: len(read_log(folder / "log.tsv")),
         old=3,
         new=9,
     ),
     "journal": Writer(
-        first=lambda folder: append(folder, [4]),
-        then=lambda folder: append(folder, [2]),
-        read=read_journal,
+        first=lambda folder: add_to_log(folder, 4),
+        then=lambda folder: add_to_log(folder, 2),
+        read=add_to_log,
         old=[4],
         new=[4, 2],
         adds=True,
     ),
     "state": Writer(
-        first=lambda folder: add_chunk(folder, 3),
-        then=lambda folder: add_chunk(folder, 5),
+        first=lambda folder: state_of(folder).append("batch", {"x": torch.full((64,), 3.0)}, 3),
+        then=lambda folder: state_of(folder).append("batch", {"x": torch.full((64,), 5.0)}, 5),
         read=read_state,
-        old=[[3]],
-        new=[[3], [5]],
+        old=[(3.0, 3)],
+        new=[(3.0, 3), (5.0, 5)],
         adds=True,
     ),
 }

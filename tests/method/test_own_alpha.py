@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from adaptive_smoothing_zoo.attacks.objectives import alpha_loss
 from torch import nn
 
 from adaptive_smoothing_zoo import Alpha, MixedClassifier, ThreatModel, load_model
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, AdaptiveEngine
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS
+from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.losses import alpha_loss
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ConfigError
@@ -35,9 +38,6 @@ class SecondMap(Cautious):
 
     def forward(self, std_maps, rob_maps):
         return rob_maps[0].mean(dim=(1, 2, 3))
-
-    def alpha_logit(self, outputs):
-        return self(outputs.std_maps, outputs.rob_maps) if outputs.alpha_logit is None else outputs.alpha_logit
 
     def alpha(self, alpha_logit):
         return 0.6 + 0.4 * alpha_logit.sigmoid()
@@ -96,8 +96,8 @@ def test_attacks_see_and_move_it(model):
 
 def test_adaptive_attacks_run_through_it(model):
     threat = ThreatModel("Linf", 0.2)
-    engine = AdaptiveEngine(model, threat=threat, seed=0, batch_size=8, device=torch.device("cpu"))
-    engine.iterations, engine.starts, engine.targets = 3, 1, 1
+    settings = complete(AttackSettings(attacks=ADAPTIVE_ATTACKS, seed=0, batch_size=8)).limited(iterations=3)
+    engine = Search(model, threat, settings, num_classes=4, device=torch.device("cpu"))
     labels = model.predict(IMAGES)
     for name in ADAPTIVE_ATTACKS:
         for positions, found in engine.attack(name, IMAGES, labels, torch.arange(8)):

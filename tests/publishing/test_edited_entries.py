@@ -9,11 +9,10 @@ from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
-from adaptive_smoothing_zoo.publishing.adaptive_record import standard_verdicts
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
 from adaptive_smoothing_zoo.publishing.export import card_of
-from adaptive_smoothing_zoo.publishing.records import read_record
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.publishing.validation_record import recorded_run
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo.entry import HardMaxConfig, NormClampPowerScaleConfig, ScaleConfig
@@ -50,10 +49,10 @@ def edited(changes):
 @pytest.mark.parametrize("edit", EDITS)
 def test_records_states_validations_cards_and_claims_refuse_an_edited_model(edit, tmp_path):
     model = edited(EDITS[edit])
-    record, first = read_record(RESULTS, ENTRY), EXAMPLES.first(2)
+    record, first = RunRecord.read(RESULTS, ENTRY), EXAMPLES.first(2)
     assert record.identity == identity_of(MODEL) != identity_of(model)
     with pytest.raises(ResultsError, match="another model"):
-        standard_verdicts(RESULTS, ENTRY, record, model, EXAMPLES)
+        record.verdicts_on(RESULTS, ENTRY, EXAMPLES, model)
     assert "another model" in recorded_run(RESULTS, ENTRY, model, EXAMPLES, 2)
     with pytest.raises(ResultsError, match="another model"):
         read_evidence(RESULTS, ENTRY, model)

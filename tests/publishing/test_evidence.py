@@ -1,100 +1,48 @@
 """Leaderboard entry, claim and card know of every record that belongs to a run, and of none that does not."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_publishing import EXAMPLES, MODEL, WEIGHTS, a_record, an_evaluation
+from recorded import (
+    ENTRY,
+    EXAMPLES,
+    MODEL,
+    a_record,
+    add_adaptive,
+    add_validation,
+    an_evaluation,
+    entry_of,
+    publish,
+    write_run,
+)
 
-from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
-from adaptive_smoothing_zoo.publishing.adaptive_record import make_adaptive_record, write_adaptive
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
-from adaptive_smoothing_zoo.publishing.evidence import check_records, read_evidence, update_entry
+from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
-from adaptive_smoothing_zoo.publishing.records import make_record, read_record, write_results
-from adaptive_smoothing_zoo.publishing.validation_record import validation_path
-from adaptive_smoothing_zoo.storage.identity import Identity
-from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.validation import CheckResult, Validation
-from adaptive_smoothing_zoo.validation.report import to_text
-
-ENTRY = MODEL.entry
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord, make_record, write_results
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Results of a run in which examples 0 to 3 of 8 are robust."""
-    write_results(tmp_path, ENTRY, an_evaluation(), EXAMPLES, a_record())
+    write_run(tmp_path)
     return tmp_path
 
 
-def add_adaptive(folder, *fallen):
-    broken_by = np.where(np.isin(np.arange(8), fallen), "apgd-ce-low", "")
-    robust = an_evaluation().robust & (broken_by == "")
-    found = AdaptiveEvaluation(
-        robust=robust,
-        broken_by=broken_by,
-        adversarials=EXAMPLES.images.numpy(),
-        accuracy_after={"standard": 0.5, "apgd-ce-low": float(robust.mean())},
-        seconds={"apgd-ce-low": 1.0},
-        engine="adaptive 1",
-        threat=ThreatModel("Linf", 0.2),
-        settings=AttackSettings(attacks=("apgd-ce-low",), batch_size=8),
-        device="cpu",
-    )
-    write_adaptive(folder, ENTRY, make_adaptive_record(folder, ENTRY, read_record(folder, ENTRY), found))
-
-
-def add_validation(folder, *newly_broken, failed=(), **changes):
-    record = a_record()
-    checks = tuple(
-        CheckResult(
-            name=name,
-            group="strength",
-            what="Something.",
-            rule="All is well.",
-            verdict="failed" if name in failed else "passed",
-            found="it was looked at.",
-            measured={},
-            passes=1,
-            seconds=1.0,
-        )
-        for name in ("losses_agree", "eight_bits")
-    )
-    fields = {
-        **{name: getattr(record, name) for name in ("model", "dataset", "threat_model", "eps", "data", "seed")},
-        **{name: getattr(record, name) for name in ("identity", "batch_size", "device", "device_name")},
-        "n": 6,
-        "data_sha256": "0" * 64,
-        "clean_accuracy": 1.0,
-        "accuracy": 0.5,
-        "recorded_n": 8,
-        "recorded_accuracy": 0.5,
-        "recorded_data_sha256": record.data_sha256,
-        "newly_broken": newly_broken,
-        "checks": checks,
-        "budget": {},
-        "series": {},
-        "versions": {},
-        "commit": None,
-    }
-    validation_path(folder, ENTRY).write_text(to_text(Validation(**(fields | changes))))
-
-
-def entry_of(folder):
-    return json.loads(update_entry(folder, ENTRY).read_text())
+def card_of(folder):
+    return model_card(ENTRY, read_evidence(folder, ENTRY))
 
 
 def test_a_run_alone_has_no_external_figure(folder):
-    entry = entry_of(folder)
-    assert "external" not in entry
-    card = model_card(ENTRY, read_evidence(folder, ENTRY))
-    assert "(`asz adapt`) were not run" in card
-    assert "was not checked (`asz validate`)" in card
+    assert "external" not in entry_of(folder)
+    card = card_of(folder)
+    assert "`asz adapt`" in card
+    assert "`asz validate`" in card
     assert "Best known" not in card
 
 
@@ -102,10 +50,11 @@ def test_attacks_that_broke_nothing_change_no_number(folder):
     add_adaptive(folder)
     add_validation(folder)
     assert "external" not in entry_of(folder)
-    card = model_card(ENTRY, read_evidence(folder, ENTRY))
+    card = card_of(folder)
     assert "| and apgd-ce-low | 50.00 |" in card
-    assert "2 checks passed, 0 failed, 0 did not apply; its attacks broke 0 examples" in card
-    assert "not to be trusted" not in card
+    assert "first 6 examples: 2 checks passed, 0 failed, 0 did not apply; its attacks broke 0 " in card
+    assert "Best known" not in card
+    assert "**" not in card
 
 
 @pytest.mark.parametrize(
@@ -124,7 +73,7 @@ def test_what_other_attacks_broke_is_the_external_figure_each_example_once(falle
     assert (entry["autoattack_acc"], entry["external"]) == ("50.00", external)
     assert f"{external}% robust accuracy is due to" in entry["footnote"]
     assert due in entry["footnote"]
-    assert f"Best known robust accuracy: **{external} %**" in model_card(ENTRY, read_evidence(folder, ENTRY))
+    assert f"Best known robust accuracy: **{external} %**" in card_of(folder)
     page, text = render(folder)
     assert f"{external} %" in page
     assert f"| {external} |" in text
@@ -132,29 +81,38 @@ def test_what_other_attacks_broke_is_the_external_figure_each_example_once(falle
 
 def test_a_failed_check_is_told_in_record_entry_card_and_forbids_a_claim(folder):
     add_validation(folder, failed=("losses_agree",))
-    assert "not to be trusted as it stands: asz validate failed in losses_agree." in entry_of(folder)["footnote"]
-    assert read_record(folder, ENTRY).failed_checks == ("losses_agree",)
+    assert "asz validate failed in losses_agree." in entry_of(folder)["footnote"]
+    assert RunRecord.read(folder, ENTRY).failed_checks == ("losses_agree",)
     evidence = read_evidence(folder, ENTRY)
-    card = model_card(ENTRY, evidence)
-    assert "**The robust accuracy is not to be trusted as it stands**: asz validate failed in losses_agree." in card
-    assert "- losses_agree: it was looked at. Expected: All is well." in card
+    card = card_of(folder)
+    assert "**: asz validate failed in losses_agree." in card
+    assert "- losses_agree: a | b. Expected: All is well." in card
     with pytest.raises(ResultsError, match="asz validate failed in losses_agree: the number is not to be trusted"):
-        claim(ENTRY, evidence, "https://example.org", WEIGHTS)
-
-
-def test_a_check_that_passes_later_takes_the_mark_away(folder):
-    add_validation(folder, failed=("losses_agree",))
-    update_entry(folder, ENTRY)
-    add_validation(folder)
-    assert "not to be trusted" not in entry_of(folder)["footnote"]
-    assert read_record(folder, ENTRY).failed_checks == ()
+        claim(ENTRY, evidence, "https://example.org", identity_of(MODEL))
+    add_validation(folder)  # a check that passes later takes the mark away
+    assert "asz validate" not in entry_of(folder)["footnote"]
+    assert RunRecord.read(folder, ENTRY).failed_checks == ()
 
 
 def test_a_new_run_is_marked_by_the_validation_that_lies_there(folder):
     add_validation(folder, failed=("eight_bits",))
-    write_results(folder, ENTRY, an_evaluation(), EXAMPLES, a_record(seed=1))
+    write_run(folder, a_record(seed=1))
     assert "failed in eight_bits" in entry_of(folder)["footnote"]
-    assert read_record(folder, ENTRY).failed_checks == ("eight_bits",)
+    assert RunRecord.read(folder, ENTRY).failed_checks == ("eight_bits",)
+
+
+def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
+    write_run(tmp_path, a_record(test_set_size=9))
+    assert "8 examples." in entry_of(tmp_path)["footnote"]
+    assert "Not the whole test set" in render(tmp_path)[1]
+
+
+def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
+    write_run(tmp_path, a_record(warnings=("Square Attack has decreased the accuracy of 1.00%. See flags_doc.md.",)))
+    footnote = entry_of(tmp_path)["footnote"]
+    assert "raised a flag in this evaluation: Square Attack has decreased the accuracy of 1.00%." in footnote
+    assert "see" not in footnote.lower()  # a leaderboard's reader has neither card nor documents
+    assert "\n> Square Attack has decreased" in card_of(tmp_path)
 
 
 def test_adaptive_attacks_on_other_verdicts_are_left_aside_and_that_is_said(folder):
@@ -165,14 +123,14 @@ def test_adaptive_attacks_on_other_verdicts_are_left_aside_and_that_is_said(fold
     write_results(folder, ENTRY, other, EXAMPLES, make_record(ENTRY, other, EXAMPLES, MODEL))
     evidence = read_evidence(folder, ENTRY)
     assert evidence.adaptive is None
-    assert "run asz adapt again" in evidence.stale[0]
+    assert "adaptive.json started from other verdicts than the run next to it; run asz adapt again" in evidence.stale[0]
     assert "external" not in entry_of(folder)
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"identity": Identity(sha256="1" * 64)}, "with another model"),
+        ({"identity": Identity(sha256="1" * 64)}, "with another model (other weights, alpha or logit maps)"),
         ({"eps": "1/4"}, "at another eps, 1/4,"),
         ({"recorded_data_sha256": "1" * 64}, "on other examples"),
     ],
@@ -181,10 +139,9 @@ def test_a_validation_of_something_else_is_left_aside_and_that_is_said(changes, 
     add_validation(folder, 1, failed=("losses_agree",), **changes)
     evidence = read_evidence(folder, ENTRY)
     assert evidence.validation is None
-    assert f"{why} than the run" in evidence.stale[0]
-    assert "run asz validate again" in evidence.stale[0]
+    assert f"{why} than the run next to it; run asz validate again" in evidence.stale[0]
     assert "external" not in entry_of(folder)
-    assert read_record(folder, ENTRY).failed_checks == ()
+    assert RunRecord.read(folder, ENTRY).failed_checks == ()
 
 
 def test_a_validation_counts_no_example_twice_that_a_later_run_broke_itself(folder):
@@ -192,24 +149,45 @@ def test_a_validation_counts_no_example_twice_that_a_later_run_broke_itself(fold
     assert read_evidence(folder, ENTRY).broken == {0}
 
 
-@pytest.mark.parametrize("kind", ["adaptive", "validation"])
-def test_a_damaged_record_is_named(kind, folder):
-    add_adaptive(folder, 1)
-    add_validation(folder)
-    path = folder / "digits" / "Linf" / f"{ENTRY.name}.{kind}.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(ResultsError, match=rf"{kind}\.json is not"):
-        read_evidence(folder, ENTRY)
-    with pytest.raises(ResultsError, match=rf"{kind}\.json is not"):
-        check_records(folder, ENTRY)
-    path.write_text("{}")
-    with pytest.raises(ResultsError, match="missing key"):
+def test_adaptive_attacks_cannot_break_what_the_run_has_as_broken(folder):
+    add_adaptive(folder, 0)
+    path = folder / "digits" / "Linf" / f"{ENTRY.name}.adaptive.json"
+    text = path.read_text()
+    path.write_text(text.replace('"apgd-ce-low": [\n      0', '"apgd-ce-low": [\n      7'))
+    assert path.read_text() != text
+    with pytest.raises(ResultsError, match="has as broken already"):
         update_entry(folder, ENTRY)
 
 
-def test_a_record_of_another_triplet_is_refused(folder):
-    add_adaptive(folder, 1)
-    path = folder / "digits" / "Linf" / f"{ENTRY.name}.adaptive.json"
-    path.write_text(path.read_text().replace(ENTRY.name, "Other2026Model"))
-    with pytest.raises(ResultsError, match=r"records .*Other2026Model"):
-        read_evidence(folder, replace(ENTRY))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(AttackSettings().limited(**{number: 2}) for number in ("iterations", "targets", "restarts", "queries")),
+        AttackSettings(search_precision="tf32"),
+        AttackSettings(attacks=("apgd-ce", "apgd-t")),
+        AttackSettings(attacks=(*AttackSettings().attacks, Plan("mine"))),
+    ],
+    ids=lambda settings: settings.protocol[14:60],
+)
+def test_a_run_that_is_not_standard_has_no_leaderboard_entry(settings, tmp_path):
+    entry = publish(tmp_path)
+    found = an_evaluation(settings=settings)
+    write_results(tmp_path, ENTRY, found, EXAMPLES, make_record(ENTRY, found, EXAMPLES, MODEL))
+    run = RunRecord.read(tmp_path, ENTRY)
+    assert run.settings == settings
+    assert not run.is_standard
+    assert update_entry(tmp_path, ENTRY) == RunRecord.path(tmp_path, ENTRY)
+    assert not entry.exists()
+    with pytest.raises(ResultsError, match="no leaderboard entries"):
+        render(tmp_path)
+
+
+def test_an_older_record_without_settings_is_standard(folder):
+    path = RunRecord.path(folder, ENTRY)
+    content = json.loads(path.read_text())
+    assert content.pop("settings")["engine"] == "reference"
+    path.write_text(json.dumps(content))
+    run = RunRecord.read(folder, ENTRY)
+    assert run.settings is None
+    assert run.is_standard
+    assert update_entry(folder, ENTRY).name == f"{ENTRY.name}.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.publishing.records import tensors_sha256
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import to_json
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "migrate_identity.py"
@@ -125,18 +125,18 @@ def test_where_the_commit_has_no_entry_the_first_with_both_counts(script, commit
     assert "identity" in script.migrate(RECORD)
 
 
-@pytest.mark.parametrize("then", [without(an_entry(), "alpha"), an_entry(alpha={"kind": "other"})])
-def test_an_entry_that_nobody_can_read_today_is_refused(script, commit, then):
+@pytest.mark.parametrize(
+    ("then", "changes", "message"),
+    [
+        (without(an_entry(), "alpha"), {}, "its entry in {}"),
+        (an_entry(alpha={"kind": "other"}), {}, "its entry in {}"),
+        (an_entry(), {"weights_sha256": "0" * 64}, "other weights than today's"),
+    ],
+)
+def test_an_entry_that_nobody_can_read_today_and_other_weights_are_refused(script, commit, then, changes, message):
     measured = commit({ENTRY: then})
-    commit({RECORD: a_record(measured)})
-    with pytest.raises(script.Refused, match=f"its entry in {measured[:12]}"):
-        script.migrate(RECORD)
-
-
-def test_one_of_other_weights_is_refused(script, commit):
-    measured = commit({ENTRY: an_entry()})
-    commit({RECORD: a_record(measured, weights_sha256="0" * 64)})
-    with pytest.raises(script.Refused, match="other weights than today's"):
+    commit({RECORD: a_record(measured, **changes)})
+    with pytest.raises(script.Refused, match=message.format(measured[:12])):
         script.migrate(RECORD)
 
 

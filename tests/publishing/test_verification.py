@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 from hashlib import sha256
 
+import numpy as np
 import pytest
 import torch
 from file_server import FileServer
 from huggingface_hub import constants
+from scipy.stats import binom
 
 from adaptive_smoothing_zoo import cli
 from adaptive_smoothing_zoo.data import Examples
@@ -92,8 +94,6 @@ def test_images_that_are_not_the_official_test_set_verify_nothing():
 
 
 def test_the_interval_is_that_of_clopper_and_pearson():
-    from scipy.stats import binom
-
     low, high = verification(50, 40, None).interval
     assert binom.sf(39, 50, low) == pytest.approx(0.025)
     assert binom.cdf(40, 50, high) == pytest.approx(0.025)
@@ -121,8 +121,6 @@ def test_the_accuracy_is_the_share_of_correct_labels_whatever_the_batch_size(mod
 @pytest.fixture
 def zoo(model, tmp_path, monkeypatch, file_server: FileServer):
     """The model's parts on a server, its entry in a zoo of its own, and images with the model's labels as a file."""
-    import numpy as np
-
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     for part in PARTS:
         torch.save(model.get_submodule(part).state_dict(), tmp_path / f"{part}.pt")
@@ -162,6 +160,7 @@ def test_the_command_measures_records_and_pins(zoo, model, monkeypatch, capsys):
     assert "published: 97.00 %, which agrees" in out
     record = json.loads((zoo / "out" / "cifar10" / "Linf" / f"{ENTRY.name}.verify.json").read_text())
     assert record["agrees"] is True
+    assert Verification.read(zoo / "out", ENTRY).correct == 50
     registry._all_entries.cache_clear()
     pinned = read_entry(zoo / "entries" / "cifar10" / "Linf" / f"{ENTRY.name}.json")
     for part in PARTS:
@@ -172,8 +171,6 @@ def test_the_command_measures_records_and_pins(zoo, model, monkeypatch, capsys):
 
 
 def test_the_command_fails_where_the_accuracy_is_another(zoo, monkeypatch, capsys):
-    import numpy as np
-
     data = dict(np.load(zoo / "data.npz"))
     data["labels"][:10] = (data["labels"][:10] + 1) % 10
     np.savez(zoo / "data.npz", **data)

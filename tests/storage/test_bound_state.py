@@ -115,6 +115,12 @@ class TestWhomItBelongsTo:
         with pytest.raises(ResultsError, match="damaged"):
             BoundState(tmp_path, BOUND)
 
+    @pytest.mark.parametrize("model", [{"sha256": 0.5, "answers": []}, {"sha256": "a" * 64, "answers": ["x", 1.0]}])
+    def test_what_is_no_identity_is_another_model(self, tmp_path, model):
+        BoundState(tmp_path, {"model": model})
+        with pytest.raises(ResultsError, match="was made with model"):
+            BoundState(tmp_path, BOUND)
+
     def test_a_folder_without_a_state_says_so(self, tmp_path):
         with pytest.raises(ResultsError, match="holds no state"):
             read_binding(tmp_path)

@@ -133,6 +133,10 @@ def test_an_integer_serves_as_a_float():
         ({"shape": {"kind": "circle", "radius": 10**400}}, "x.json: shape.radius: must be a finite number"),
         ({"marks": [float("nan")]}, r"x.json: marks\[0\]: must be a finite number, got nan"),
         ({"marks": [float("inf")]}, r"x.json: marks\[0\]: must be a finite number, got inf"),
+        (
+            {"shape": {"kind": "circle", "radios": 1}},
+            "x.json: shape: unknown key 'radios'; .*; shape: missing key 'radius'",
+        ),
         ({"note": 1, "frame": 3}, "x.json: note: must be a valid string, got 1; frame: must be an object, got 3"),
         ({"extra": {"a": object()}}, "x.json: .* is not JSON serializable"),
     ],

@@ -11,7 +11,7 @@ from quadrants import IMAGES, LABELS, a_mix, a_net
 from safetensors.torch import save_file
 
 from adaptive_smoothing_zoo.attacks.randomized import Randomization
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, TrainingAttack, train_mixing_network
 from adaptive_smoothing_zoo.training.workers import find_workers
 

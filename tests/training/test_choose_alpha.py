@@ -221,10 +221,10 @@ def test_an_interrupted_choice_attacks_nothing_twice(tmp_path, monkeypatch):
     chosen = choose_alpha(model, images, labels, choice, eps=0.1, folder=tmp_path)
     assert len(asked) == len(set(map(repr, asked)))
     assert asdict(chosen) == asdict(choose_alpha(model, images, labels, choice, eps=0.1))
-    with pytest.raises(ResultsError, match="another model, other held-out examples, another rule or other attacks"):
-        choose_alpha(model, images, labels, choice, eps=0.2, folder=tmp_path)
-    (tmp_path / choose.CHOICE_FILE).write_text("[")
-    with pytest.raises(ResultsError, match="damaged"):
+    with pytest.raises(ResultsError, match=r"made with threat\.eps 0\.1, this run has threat\.eps 0\.2"):
+        choose_alpha(model, images, labels, choice, threat=ThreatModel("Linf", 0.2), folder=tmp_path)
+    (tmp_path / "choice.json").write_text("{}")
+    with pytest.raises(ResultsError, match="of an earlier version; delete it"):
         choose_alpha(model, images, labels, choice, eps=0.1, folder=tmp_path)
 
 

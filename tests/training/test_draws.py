@@ -2,8 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
-from adaptive_smoothing_zoo.training.draws import augment, derived_seed, permutation
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
+from adaptive_smoothing_zoo.training.draws import augment, batch_of_round, derived_seed, permutation
 
 
 def keys(seed, count):

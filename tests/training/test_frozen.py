@@ -10,7 +10,7 @@ from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.machine import folding as prepare
 from adaptive_smoothing_zoo.machine.folding import fold_batch_norms
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.choose_alpha import Choice, choose_alpha
 from adaptive_smoothing_zoo.training.frozen import faster_copy, frozen
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, TrainingAttack, train_mixing_network

@@ -2,44 +2,81 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, LOG_FILE, Keeper, fingerprint, read_log
+from adaptive_smoothing_zoo.training.keeping import (
+    CHECKPOINT_FILE,
+    LOG_FILE,
+    Keeper,
+    fingerprint,
+    forget,
+    read_log,
+    rounds_kept,
+)
 
 TENSORS = {"learner.weight": torch.rand(3, 2), "optimizer.0.step": torch.tensor(3.0)}
 
 
 def test_what_was_written_is_read(tmp_path):
-    keeper = Keeper(tmp_path / "new", {"settings": {"seed": 0, "range": (0.4, 1.1)}})
+    keeper = Keeper(tmp_path / "new", {"settings": {"seed": 0, "range": (0.4, 1.1)}}, workers=2)
     assert keeper.read() is None
-    keeper.write(7, TENSORS, workers=2)
+    keeper.write(7, TENSORS)
     kept = Keeper(tmp_path / "new", {"settings": {"seed": 0, "range": [0.4, 1.1]}}).read()
-    assert (kept.rounds, kept.workers) == (7, 2)
-    assert kept.tensors.keys() == TENSORS.keys()
+    assert (kept.rounds, kept.workers, rounds_kept(tmp_path / "new")) == (7, 2, 7)
+    assert kept.part("learner").keys() == {"weight"}
     assert all(torch.equal(kept.tensors[key], TENSORS[key]) for key in TENSORS)
+    forget(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_another_training_s_state_is_refused_and_the_difference_named(tmp_path):
-    Keeper(tmp_path, {"settings": {"attack": {"eps": 0.1}}, "data": "a"}).write(1, TENSORS, workers=1)
-    with pytest.raises(ResultsError, match=r"its settings.attack.eps is 0.1, this one's is 0.2"):
-        Keeper(tmp_path, {"settings": {"attack": {"eps": 0.2}}, "data": "a"}).read()
-    with pytest.raises(ResultsError, match=r"its more is None, this one's is 1"):
-        Keeper(tmp_path, {"settings": {"attack": {"eps": 0.1}}, "data": "a", "more": 1}).read()
+    Keeper(tmp_path, {"settings": {"attack": {"eps": 0.1}}, "data": "a"}).write(1, TENSORS)
+    with pytest.raises(
+        ResultsError, match=r"made with settings\.attack\.eps 0\.1, this run has settings\.attack\.eps 0\.2"
+    ):
+        Keeper(tmp_path, {"settings": {"attack": {"eps": 0.2}}, "data": "a"})
+    with pytest.raises(ResultsError, match=r"made with no more, this run has more 1"):
+        Keeper(tmp_path, {"settings": {"attack": {"eps": 0.1}}, "data": "a", "more": 1})
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: b"", lambda data: b"x" * 100])
-def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, damage):
-    keeper = Keeper(tmp_path, {})
-    keeper.write(1, TENSORS, workers=1)
+@pytest.mark.parametrize("former", [False, True])
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, damage, former):
+    Keeper(tmp_path, {}).write(1, TENSORS)
+    if former:
+        (tmp_path / "binding.json").unlink()
     path = tmp_path / CHECKPOINT_FILE
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ResultsError, match=r"damaged .*; delete it"):
-        keeper.read()
+    with pytest.raises(ResultsError, match=r"damaged.*; delete it"):
+        Keeper(tmp_path, {}).read()
+    assert rounds_kept(tmp_path) in (0, 1)
 
 
-def test_a_checkpoint_is_due_after_its_time(tmp_path):
-    assert Keeper(tmp_path, {}, seconds=0.0).is_due()
-    assert not Keeper(tmp_path, {}, seconds=1000.0).is_due()
+def test_a_checkpoint_of_before_there_was_a_checksum_is_read_and_bound(tmp_path):
+    about = {"rounds": 5, "workers": 1, "binding": {"settings": {"seed": 0}}}
+    save_file(TENSORS, tmp_path / CHECKPOINT_FILE, metadata={"about": json.dumps(about)})
+    with pytest.raises(ResultsError, match=r"settings\.seed 0, this run has settings\.seed 1"):
+        Keeper(tmp_path, {"settings": {"seed": 1}})
+    kept = Keeper(tmp_path, {"settings": {"seed": 0}}).read()
+    assert kept.rounds == 5
+    assert all(torch.equal(kept.tensors[key], TENSORS[key]) for key in TENSORS)
+
+
+def test_only_one_process_works_in_a_folder_and_the_last_round_is_written(tmp_path):
+    keeper = Keeper(tmp_path, {}, seconds=1000.0)
+
+    def work():
+        with keeper.at_work():
+            with pytest.raises(ResultsError, match="another process works"), Keeper(tmp_path, {}).at_work():
+                pass
+            keeper.finished(3, TENSORS, last=False)
+            assert rounds_kept(tmp_path) == 0
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert rounds_kept(tmp_path) == 3
 
 
 def test_the_log_forgets_rounds_that_will_be_done_again_and_half_a_row(tmp_path):

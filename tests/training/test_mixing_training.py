@@ -4,23 +4,22 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from quadrants import IMAGES, LABELS, a_mix, a_net, log_without_times, same_tensors
+from quadrants import IMAGES, LABELS, a_mix, a_net, same_tensors
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
 from adaptive_smoothing_zoo.attacks.randomized import Randomization
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.training.adversarial import BaseNetTraining, train_base_net
+from adaptive_smoothing_zoo.training.base_nets import BaseNetTraining, train_base_net
 from adaptive_smoothing_zoo.training.choose_alpha import Choice, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
-from adaptive_smoothing_zoo.training.keeping import read_log
+from adaptive_smoothing_zoo.training.draws import batch_of_round
 from adaptive_smoothing_zoo.training.mixing_training import (
     MixingTask,
     MixingTraining,
     TrainingAttack,
     train_mixing_network,
 )
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
 from adaptive_smoothing_zoo.training.workers import Workers
 
 CPU = Workers(torch.device("cpu"))
@@ -191,29 +190,17 @@ def test_an_attack_belongs_to_the_example_and_the_round_not_to_the_batch(nets):
     torch.testing.assert_close(half[0].outputs.log_rob[32:], attacked, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("attack", [{"setting": "B"}, {"setting": "C"}])
-def test_an_interrupted_training_goes_on_bit_for_bit_from_any_round(tmp_path, attack):
-    chosen = settings(epochs=1, attack=attack, padding=1, flip=True, ema_decay=0.9, steps=2, accumulation=2)
-    whole = train_mixing_network(a_mix(), IMAGES, LABELS, chosen, folder=tmp_path / "whole")
-    for stop in (1, 3, 4):
-        options = {"folder": tmp_path / str(stop), "checkpoint_seconds": 0.0}
+def test_a_training_with_another_loss_or_another_g_does_not_resume(tmp_path):
+    def train(model, **changes):
+        return train_mixing_network(model, IMAGES, LABELS, settings(**changes), folder=tmp_path)
 
-        def interrupt(progress, stop=stop):
-            if progress.round == stop:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            train_mixing_network(a_mix(), IMAGES, LABELS, chosen, on_progress=interrupt, **options)
-        assert len(read_log(tmp_path / str(stop))) == stop
-        resumed = train_mixing_network(a_mix(), IMAGES, LABELS, chosen, **options)
-        assert same_tensors(whole, resumed)
-        assert log_without_times(tmp_path / str(stop)) == log_without_times(tmp_path / "whole")
-    with pytest.raises(ResultsError, match=r"settings.loss.c_prod is 0.2, this one's is 0.1"):
-        train_mixing_network(a_mix(), IMAGES, LABELS, replace(chosen, loss=CompositeLoss(c_prod=0.1)), **options)
+    train(a_mix())
+    with pytest.raises(ResultsError, match=r"loss\.c_prod 0\.2, this run has settings\.loss\.c_prod 0\.1"):
+        train(a_mix(), loss=CompositeLoss(c_prod=0.1))
     other = a_mix()
     other.std_model.head.bias.data += 1.0
-    with pytest.raises(ResultsError, match="its std_model is"):
-        train_mixing_network(other, IMAGES, LABELS, chosen, **options)
+    with pytest.raises(ResultsError, match="made with std_model "):
+        train(other)
 
 
 @pytest.mark.parametrize("attack", [{"setting": "B"}, {"setting": "C"}, {"setting": "C", "every_run": False}])

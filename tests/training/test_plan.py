@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +18,8 @@ from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.training import adversarial as base_nets
-from adaptive_smoothing_zoo.training import plan, runs
-from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, rounds_kept, signals_wait
+from adaptive_smoothing_zoo.training import base_nets, plan, runs
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, rounds_kept
 from adaptive_smoothing_zoo.training.loop import Progress
 from adaptive_smoothing_zoo.training.recipe import read_recipe
 
@@ -64,21 +64,20 @@ def test_a_round_is_timed_and_nothing_of_it_is_kept(recipes, monkeypatch):
     stages = a_plan(recipes)
     state = torch.get_rng_state()
     for stage in (stages[0], stages[2]):
-        assert 0.0 < plan.pace(stage, runs.Machine()) < 60.0
+        assert 0.0 < plan.pace(stage) < 60.0
     assert torch.equal(torch.get_rng_state(), state)
     assert not (recipes / "out").exists()
     rounds = []
-    trained = plan.Stage(
-        name="net",
-        what="",
-        train=lambda on_progress: [
-            (rounds.append(i), on_progress(Progress(round=i, rounds=9, measured={"seconds": 4.0 * i})))
-            for i in range(1, 10)
-        ],
-    )
-    assert plan.pace(trained, runs.Machine()) == 8.0  # the first round warms up; after the second, time is up
+
+    def train(on_progress):
+        for i in range(1, 10):
+            rounds.append(i)
+            on_progress(Progress(round=i, rounds=9, measured={"seconds": 4.0 * i}))
+
+    stage = plan.Stage("net", "", SimpleNamespace(machine=runs.Machine(), train_anew=train))
+    assert plan.pace(stage) == 8.0  # the first round warms up; after the second, time is up
     assert rounds == [1, 2]
-    assert math.isnan(plan.pace(plan.Stage(name="net", what=""), runs.Machine()))
+    assert math.isnan(plan.pace(plan.Stage("net", "")))
 
 
 def test_the_plan_alone_is_printed(recipes):
@@ -167,20 +166,15 @@ def test_the_time_left_is_computed_from_this_run_s_pace(monkeypatch):
             assert (found["n"] - found["initial"]) / found["elapsed"] == pytest.approx(0.1, rel=0.1)
 
 
-def test_signals_wait_while_the_last_checkpoint_is_written():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    with signals_wait():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
-
-
 def test_a_finished_run_of_before_there_was_a_choice_of_momentum_is_read(recipes):
     out = recipes / "out" / "net"
     runs.run_recipe(read_recipe(recipes / "net.toml"), out, runs.Machine())
     record = json.loads((out / "recipe.json").read_text())
     assert record["training"].pop("momentum") == "nesterov"
     (out / "recipe.json").write_text(json.dumps(record))
-    runs.check_folder(out, read_recipe(recipes / "net.toml"))
-    with pytest.raises(ResultsError, match=r"training\.momentum is 'nesterov', this one's is 'plain'"):
-        runs.check_folder(out, read_recipe(recipes / "net.toml", ["training.momentum=plain"]))
+    a_job = lambda *changes: runs.job_of(read_recipe(recipes / "net.toml", changes), out, runs.Machine(), recipes)  # noqa: E731
+    a_job().check_folder()
+    with pytest.raises(
+        ResultsError, match=r"training\.momentum 'nesterov', this run has recipe\.training\.momentum 'plain'"
+    ):
+        a_job("training.momentum=plain").check_folder()

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.training.composite_loss import LOSSES
+from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.recipe import (
     RECIPES,
     BaseNetRecipe,
@@ -27,6 +27,12 @@ data = { dataset = "digits" }
 net = { architecture = "small_cnn", arguments = { widths = [4, 8] } }
 training = { epochs = 1, eps = "8/255" }
 """
+SMOOTHED = """
+kind = "smoothed_net"
+data = { dataset = "digits" }
+net = { architecture = "small_cnn" }
+training = { sigma = "1/4", epochs = 2, loss = { kind = "smoothmix", steps = 1 } }
+"""
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -44,20 +50,25 @@ def test_every_recipe_of_ours_is_complete(path):
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "dataset"),
+    ("file", "name", "loss"),
     [
-        ("cifar100_edm", "Bai2023Improving_edm", "cifar100"),
-        ("cifar10_edm", "Bai2023Improving_edm", "cifar10"),
-        ("cifar100_trades", "Bai2023Improving_trades", "cifar100"),
+        ("cifar100_edm", "Bai2023Improving_edm", CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.2)),
+        ("cifar10_edm", "Bai2023Improving_edm", CompositeLoss(c_ce=0.0, c_bce=1.5, c_prod=0.3)),
+        (
+            "cifar100_trades",
+            "Bai2023Improving_trades",
+            CompositeLoss(c_ce=0.5, c_bce=1.0, c_prod=0.1, clean_weight=2.0),
+        ),
     ],
 )
-def test_recipes_of_published_triplets_have_their_entry_s_numbers_and_their_authors_settings(file, name, dataset):
+def test_recipes_of_published_triplets_have_their_entry_s_numbers_and_their_authors_settings(file, name, loss):
+    dataset = file.partition("_")[0]
     recipe, entry = read_recipe(RECIPES / f"{file}.toml"), find_entry(name, dataset, "Linf")
     assert (recipe.alpha, recipe.std_map, recipe.rob_map) == (entry.alpha, entry.std_map, entry.rob_map)
     assert recipe.eps == entry.eps
     assert recipe.choice is None
     training = recipe.training
-    assert training.loss == LOSSES[f"{name}, {dataset}"]
+    assert training.loss == loss
     assert training.learning_rate == (1e-4 if "trades" in name else 5e-5)
     assert (training.epochs, training.steps, training.accumulation, training.weight_decay) == (3, 5, 4, 1e-5)
     assert (training.logit_scale, training.logit_bias, training.clamp, training.gradient_clip) == (2.0, 0.4, 0.6, 10.0)
@@ -102,6 +113,9 @@ def test_a_table_of_another_kind_takes_the_whole_place(tmp_path):
         (SMALL, ["data.hold_out_every=10"], "digits have a validation split"),
         (SMALL, ["data.learn_every=0"], "learn_every must be at least 1, got 0"),
         (SMALL, ["training.noise_factor=2.0", "training.eps=0.0"], "need a radius"),
+        (SMOOTHED, ["training.loss.kind=none"], "'kind' must be one of 'gaussian', 'stability'"),
+        (SMOOTHED, ["training.loss.eta=1.0"], "unknown key 'eta'"),
+        (SMOOTHED, ["training.sigma=0.0"], "sigma must be positive"),
         ("base = 3", [], "must name a recipe"),
         ("base = 'recipe.toml'", [], "is based on it"),
     ],

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from quadrants import IMAGES, LABELS, a_net, log_without_times, same_tensors
-from torch import nn
+from quadrants import IMAGES, LABELS, a_net, same_tensors
 
 from adaptive_smoothing_zoo.certification import certify
-from adaptive_smoothing_zoo.training.schedule import thirds
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
+from adaptive_smoothing_zoo.training.draws import batch_of_round
 from adaptive_smoothing_zoo.training.smoothed import SmoothedTask, SmoothedTraining, train_smoothed_net
 from adaptive_smoothing_zoo.training.smoothed_losses import (
     ConsistencyLoss,
@@ -48,27 +46,6 @@ def test_every_loss_gives_nets_that_certify_and_the_same_seed_the_same_net(name)
     assert not nets[0].training
     certificates = certify(nets[0], IMAGES, LABELS, sigma=0.25, n=200, failure_probability=0.01)
     assert certificates.certified_accuracy(0.25) > 0.9  # chance is 0.25
-
-
-def test_an_interrupted_training_goes_on_to_the_same_net(tmp_path):
-    training = settings(loss=LOSSES["smoothmix, one step"], epochs=3, padding=1, flip=True)
-    whole = train_smoothed_net(a_net(), IMAGES, LABELS, training, folder=tmp_path / "whole")
-
-    def interrupt(progress):
-        if progress.round == 6:
-            raise KeyboardInterrupt
-
-    options = {"folder": tmp_path / "parts", "checkpoint_seconds": 0.0}
-    with pytest.raises(KeyboardInterrupt):
-        train_smoothed_net(a_net(), IMAGES, LABELS, training, on_progress=interrupt, **options)
-    rounds = []
-    resumed = train_smoothed_net(
-        a_net(), IMAGES, LABELS, training, on_progress=lambda progress: rounds.append(progress.round), **options
-    )
-    assert rounds[-1] == 12
-    assert len(rounds) < 12
-    assert same_tensors(whole, resumed)
-    assert log_without_times(tmp_path / "parts") == log_without_times(tmp_path / "whole")
 
 
 def test_noise_and_mixing_belong_to_the_example_and_the_round():
@@ -120,30 +97,6 @@ def test_attacks_meet_the_net_in_eval_mode_and_leave_it_as_it_was(name):
     losses, _ = task.losses(net, part)
     assert losses.shape == (16,)
     assert not torch.equal(net.state_dict()["stages.0.1.running_mean"], before["stages.0.1.running_mean"])
-
-
-def test_a_batch_in_two_passes_gives_the_gradient_of_the_whole_where_no_batch_norm_sees_it():
-    nets = []
-    for accumulation in (1, 4):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()
-        training = settings(epochs=2, accumulation=accumulation, loss=LOSSES["smoothmix"])
-        nets.append(train_smoothed_net(net, IMAGES.double(), LABELS, training))
-    torch.testing.assert_close(nets[0][1].weight, nets[1][1].weight)
-
-
-def test_bfloat16_training_runs_and_leaves_float32_weights():
-    net = train_smoothed_net(a_net(), IMAGES, LABELS, settings(epochs=1, bfloat16=True, loss=LOSSES["macer"]))
-    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
-
-
-def test_thirds_are_torch_s_steps():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    expected = torch.optim.lr_scheduler.MultiStepLR(optimizer, [30, 60], gamma=0.1)
-    for step in range(90):
-        assert thirds(step, 90) == pytest.approx(expected.get_last_lr()[0])
-        optimizer.step()
-        expected.step()
 
 
 @pytest.mark.parametrize(

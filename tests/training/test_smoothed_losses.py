@@ -201,7 +201,7 @@ def test_certain_nets_give_finite_losses_and_gradients(name):
 
 
 def walk(parameters, x, y, deltas, step_size, eps, steps):
-    """Eq. 8 of 004, its gradient by finite differences; with the ball of eq. 6."""
+    """[JS21, eq. 8], its gradient by finite differences; with the ball of eq. 6."""
     points = [np.ravel(x)]
     for _ in range(steps):
 

@@ -12,7 +12,7 @@ from launched import base, mixing
 from quadrants import IMAGES, LABELS, a_mix, a_net
 from safetensors.torch import load_file
 
-from adaptive_smoothing_zoo.training.adversarial import train_base_net
+from adaptive_smoothing_zoo.training.base_nets import train_base_net
 from adaptive_smoothing_zoo.training.keeping import read_log, rounds_kept
 from adaptive_smoothing_zoo.training.mixing_training import train_mixing_network
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers

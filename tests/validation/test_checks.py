@@ -1,7 +1,6 @@
 """The parts of checks that compute something, against oracles; and what a validation keeps and promises."""
 
 import dataclasses
-import json
 import math
 
 import nets
@@ -11,29 +10,19 @@ import torch
 from test_traps import SMALL, run
 from torch import nn
 
-from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.validation import CHECKS, Budget, RecordedRun, validate
+from adaptive_smoothing_zoo.validation import CHECKS, RecordedRun, validate
+from adaptive_smoothing_zoo.validation.attacked import Attacked
 from adaptive_smoothing_zoo.validation.check import allowed
 from adaptive_smoothing_zoo.validation.checks import oracles, strength
-from adaptive_smoothing_zoo.validation.figures import write_figure
-from adaptive_smoothing_zoo.validation.report import Validation, read_validation, to_markdown, to_text
-from adaptive_smoothing_zoo.validation.subject import Attacked, Subject, scaled_cross_entropy
+from adaptive_smoothing_zoo.validation.subject import Subject, scaled_cross_entropy
 
 
-def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL, recorded=None, seed=0):
-    return Subject(
-        model.eval().requires_grad_(False),
-        images,
-        labels,
-        threat=ThreatModel(norm, eps),
-        seed=seed,
-        batch_size=8,
-        device=torch.device("cpu"),
-        budget=budget,
-        recorded=recorded,
-    )
+def subject_of(model, images, labels, *, norm="Linf", eps=nets.EPS, budget=SMALL, recorded=None):
+    threat, settings, cpu = ThreatModel(norm, eps), AttackSettings(batch_size=8), torch.device("cpu")
+    return Subject(model.eval().requires_grad_(False), images, labels, threat, settings, cpu, budget, recorded)
 
 
 def outcome(name, subject):
@@ -68,8 +57,8 @@ def test_a_rule_that_allows_a_share_allows_one_point_at_least(n, share, expected
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_distances_of_the_linear_net_are_those_at_which_labels_change(norm):
-    net, images, labels, eps, robust = oracles.linear_problem(5, norm, torch.device("cpu"))
-    distances = net.distances(images, labels, norm)
+    net, images, labels, threat, robust = oracles.linear_problem(5, norm, torch.device("cpu"))
+    distances = net.distances(images, labels, is_linf=threat.is_linf)
     weight = net.weight.detach()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         # The steepest way to each other class, just short of the distance and just beyond it.
@@ -78,7 +67,7 @@ def test_distances_of_the_linear_net_are_those_at_which_labels_change(norm):
         for factor, same in ((0.999, True), (1.001, False)):
             points = image.flatten() + factor * distances[i].float() * step
             assert bool((net(points.view(-1, 1, 6, 6)).argmax(1) == label).all()) is same
-        assert bool(robust[i]) is bool(distances[i] > eps)
+        assert bool(robust[i]) is bool(distances[i] > threat.eps)
     assert 0 < robust.sum() < len(robust)
 
 
@@ -130,11 +119,9 @@ def test_cross_entropy_of_scaled_logits():
 
 
 def attacked(found):
-    found = torch.tensor(found, dtype=torch.bool)
-    n = len(found)
-    return Attacked(
-        found=found, adversarials=torch.zeros(n, 1, 4, 4), history=torch.zeros(2, n), margins=torch.zeros(n)
-    )
+    made = Attacked.nothing(torch.zeros(len(found), 1, 4, 4), 2)
+    made.found[:] = torch.tensor(found, dtype=torch.bool)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -191,7 +178,7 @@ def test_a_planted_boundary_leaves_the_inner_ball_out_and_is_within_reach():
     # ... and by the closed form for a linear readout of a linear net the ball's highest score is.
     slope = readout.weights @ subject.model.weight.detach().double()
     at_image = readout.score(subject.logits(subject.images[points]), torch.arange(len(points))).double()
-    highest = at_image + subject.eps * slope.abs().sum(dim=1)
+    highest = at_image + subject.threat.eps * slope.abs().sum(dim=1)
     assert bool((at_image[rows] < 0).all())
     assert bool((highest[rows] > 0).all())
     assert outcome("planted_boundaries_are_found", subject).passed
@@ -315,6 +302,7 @@ def test_an_honest_net_passes_in_l2():
         ({"eps": 0.0}, "eps must be a finite number > 0"),
         ({"eps": float("nan")}, "eps must be a finite number >= 0"),
         ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"tf32": True}, "checks make their own attacks in float32"),
         ({"only": ("zero_radius", "luck")}, "unknown check 'luck'; known: linear_net"),
         ({"recorded": RecordedRun(robust=np.ones(3, dtype=bool))}, "3 verdicts for 6 points"),
     ],
@@ -346,72 +334,3 @@ def test_progress_tells_each_check_once_begun_and_the_passes_rise():
     assert passes == sorted(passes)
     assert passes[-1] == sum(result.passes for result in findings.checks)
     assert {(progress.done, progress.total) for progress in seen} == {(0, 3), (1, 3), (2, 3)}
-
-
-def validation_of(findings, **changes):
-    record = Validation(
-        model="Net",
-        dataset="digits",
-        threat_model="Linf",
-        eps="1/5",
-        n=20,
-        data="the digits",
-        data_sha256="0" * 64,
-        identity=Identity(sha256="1" * 64),
-        seed=0,
-        batch_size=findings.batch_size,
-        device=findings.device,
-        device_name="a CPU",
-        clean_accuracy=findings.clean_accuracy,
-        accuracy=findings.accuracy,
-        recorded_n=40,
-        recorded_accuracy=0.55,
-        newly_broken=(3, 7),
-        checks=findings.checks,
-        budget=dataclasses.asdict(findings.budget),
-        series=findings.series,
-        versions={"torch": "2"},
-        commit=None,
-    )
-    return dataclasses.replace(record, **changes)
-
-
-def test_a_record_reads_as_it_was_written_and_its_report_tells_what_matters(tmp_path):
-    findings = run(nets.Overconfident(), "nonzero_gradients", "losses_agree", "monotone_accuracy", "closest_targets")
-    record = validation_of(findings)
-    path = tmp_path / "net.validation.json"
-    path.write_text(to_text(record))
-    assert read_validation(path) == record
-    assert record.union_accuracy == pytest.approx(20 / 40)
-
-    text = to_markdown(record, "net.png")
-    assert "1 checks passed, 2 failed, 1 did not apply" in text
-    assert "not to be trusted as it stands**: nonzero_gradients, losses_agree." in text
-    assert "indices 3, 7" in text
-    assert "50.00 %" in text
-    assert "![" in text
-    for result in record.checks:
-        assert f"### {result.name}: {result.verdict}" in text
-    honest = to_markdown(validation_of(run(nets.honest_net(), "zero_radius"), newly_broken=(), recorded_n=None))
-    assert "Nothing here speaks against" in honest
-    assert "No recorded AutoAttack run" in honest
-
-    write_figure(record, tmp_path / "net.png")
-    assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_damaged_record_is_refused(tmp_path):
-    path = tmp_path / "net.validation.json"
-    with pytest.raises(ResultsError, match="run asz validate"):
-        read_validation(path)
-    text = to_text(validation_of(run(nets.honest_net(), "zero_radius")))
-    for damaged in (text[:-30], "[]", text.replace('"n": 20', '"n": "20"'), text.replace('"checks"', '"chocks"')):
-        path.write_text(damaged)
-        with pytest.raises(ResultsError, match="not the record of a validation"):
-            read_validation(path)
-    assert json.loads(text)["checks"][0]["name"] == "zero_radius"
-
-
-def test_the_default_budget_gives_attacks_what_autoattack_gives_them():
-    assert Budget().steps == 100
-    assert Budget().restarts > 1

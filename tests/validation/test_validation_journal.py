@@ -9,8 +9,8 @@ import pytest
 from test_traps import SMALL
 
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.validation import validate
-from adaptive_smoothing_zoo.validation import validation_journal as journal
 
 N = 6
 CHECKS = ("losses_agree", "monotone_accuracy", "black_box_is_weaker", "alpha_detached", "base_nets_transferred")
@@ -65,7 +65,7 @@ def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, whole, t
 
 def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tmp_path, monkeypatch):
     first = run(model, tmp_path / "state")
-    monkeypatch.setattr(journal, "write_checked", None)  # which would be called for a batch that is attacked
+    monkeypatch.setattr(BoundState, "replace", None)  # which would be called for a batch that is attacked
     again = run(model, tmp_path / "state")
     assert_same(again, whole)
     assert sum(check.seconds for check in again.checks) > 0.5 * sum(check.seconds for check in first.checks)
@@ -74,12 +74,12 @@ def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 2}, "made with seed 1, this run has seed 2"),
-        ({"eps": 0.1}, r"made with eps 0\.2"),
-        ({"batch_size": 3}, "made with batch_size 4, this run has batch_size 3"),
-        ({"budget": dataclasses.replace(SMALL, steps=5)}, "made with budget"),
+        ({"seed": 2}, "made with settings.seed 1, this run has settings.seed 2"),
+        ({"eps": 0.1}, r"made with threat.eps 0\.2"),
+        ({"batch_size": 3}, "made with settings.batch_size 4"),
+        ({"budget": dataclasses.replace(SMALL, steps=5)}, "made with budget.steps 16"),
         ({"only": ["losses_agree"]}, "made with checks"),
-        ({"channels_last": True}, "made with channels_last False"),
+        ({"channels_last": True}, "made with settings.channels_last False"),
     ],
 )
 def test_a_state_of_another_validation_is_refused_with_both_values(model, tmp_path, changes, message):
@@ -114,5 +114,5 @@ def test_two_at_once_are_refused(model, tmp_path):
     def second(progress):
         run(model, tmp_path)
 
-    with pytest.raises(ResultsError, match="another evaluation is at work"):
+    with pytest.raises(ResultsError, match="another process works in"):
         run(model, tmp_path, on_progress=second)

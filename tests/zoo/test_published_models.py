@@ -9,10 +9,12 @@ import torch
 from adaptive_smoothing_zoo import AdaptiveAlpha, Triplet, load_model
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.certification_record import read_certification
-from adaptive_smoothing_zoo.publishing.constant_curve import read_curve
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
-from adaptive_smoothing_zoo.publishing.records import read_record, record_path, results_path, tensors_sha256
+from adaptive_smoothing_zoo.publishing.record import results_path
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +68,7 @@ def test_its_recorded_results_are_of_these_weights(model):
     certification = read_certification(RESULTS, model.entry)
     if certification is not None:
         assert certification.identity == identity
-    record = read_record(RESULTS, model.entry)
+    record = RunRecord.read(RESULTS, model.entry)
     assert record.identity == identity
     assert record.robust_accuracy <= record.clean_accuracy
     assert results_path(RESULTS, model.entry).exists()
@@ -74,10 +76,10 @@ def test_its_recorded_results_are_of_these_weights(model):
 
 @pytest.mark.parametrize("entry", list_models(), ids=lambda entry: entry.key)
 def test_its_card_is_what_the_entry_and_the_results_make(entry):
-    evidence = read_evidence(RESULTS, entry) if record_path(RESULTS, entry).exists() else None
+    evidence = read_evidence(RESULTS, entry) if RunRecord.path(RESULTS, entry).exists() else None
     assert evidence is None or evidence.stale == ()
     card = (ROOT / "model_cards" / f"{entry.key}.md").read_text()
-    assert card == model_card(entry, evidence, read_curve(RESULTS, entry), read_certification(RESULTS, entry))
+    assert card == model_card(entry, evidence, ConstantCurve.find(RESULTS, entry), read_certification(RESULTS, entry))
 
 
 @pytest.mark.slow
@@ -89,7 +91,7 @@ def test_running_the_digits_evaluation_again_gives_the_recorded_verdicts(name, t
     from adaptive_smoothing_zoo.evaluation import evaluate
 
     model = load_model(name, dataset="digits")
-    record = read_record(RESULTS, model.entry)
+    record = RunRecord.read(RESULTS, model.entry)
     examples = load_data("digits")
     assert record.engine.startswith("pyautoattack")
     settings = {"eps": model.entry.eps_value, "seed": record.seed, "batch_size": record.batch_size, "device": "cpu"}
@@ -113,7 +115,7 @@ def test_attacking_the_first_cifar10_images_again_gives_the_recorded_verdicts(na
     if "ASZ_CIFAR10" not in os.environ:
         pytest.skip("the environment variable ASZ_CIFAR10 does not say where CIFAR-10's test images are")
     model = load_model(name, dataset="cifar10")
-    record = read_record(RESULTS, model.entry)
+    record = RunRecord.read(RESULTS, model.entry)
     examples = load_data("cifar10", data_dir=os.environ["ASZ_CIFAR10"]).first(record.n)
     assert tensors_sha256({"images": examples.images, "labels": examples.labels}) == record.data_sha256
     if record.engine.startswith("pyautoattack"):

@@ -21,17 +21,8 @@ class ReferenceEngine:
     """Runs AutoAttack's attacks on batches of points, as ``AutoAttack.run_standard_evaluation`` does.
 
     The verdicts are those of pyautoattack for the same seed and batch size; its global seeding is undone afterwards.
-
-    Args:
-        model: images in [0, 1] to logits, in eval mode, on ``device``.
-        threat: the ball.
-        settings: which attacks, how long, and in which batches. Each attack gets the seed at the start of each batch.
-        num_classes: of the model.
-        device: where the model is.
-        surrogate: not used.
-
-    Attributes:
-        resumes_inside: False: random numbers depend on the batch, so that a batch is attacked whole or anew.
+    Each attack gets the seed at the start of each batch, so that a batch is attacked whole or anew. Arguments and
+    methods are those of ``Search``; there are no snapshots, and surrogates are not used.
 
     Raises:
         ModuleNotFoundError: pyautoattack is not installed.
@@ -114,12 +105,10 @@ class ReferenceEngine:
         snapshot: dict[str, Tensor] | None = None,
         beat: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack every point; yield (positions, candidates) batch by batch. Indices in the dataset are not used.
+        """Attack every point; yield (positions, candidates) batch by batch; a candidate need not be adversarial.
 
         A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done. ``beat``
-        is called at every pass. There are no snapshots of this engine.
-
-        A candidate is a point of the ball, adversarial or not: ask the model.
+        is called at every pass. Indices in the dataset are not used.
         """
         perturb = self._perturb(name)
         self._notes.texts = self._warnings.setdefault(name, [])

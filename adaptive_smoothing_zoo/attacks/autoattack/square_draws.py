@@ -46,20 +46,10 @@ class Keyed(Protocol):
 
 
 class KeyedSquares:
-    """The random numbers of the Square attack.
+    """The random numbers of the Square attack on images of a shape (channels, H, W).
 
     As in the reference, all examples share the squares' places, sizes and (in l_inf) signs; their starts are their
-    own, and so are their signs in l_2.
-
-    Args:
-        seed, attack: what everything depends on.
-        shape: channels, height and width of the images.
-        threat: for the norm.
-        device: where to draw.
-        queries: how many changes there are.
-
-    Attributes:
-        twins: (queries,) see ``Square``.
+    own, and so are their signs in l_2. For ``twins``, (queries,), see ``Square``.
     """
 
     def __init__(

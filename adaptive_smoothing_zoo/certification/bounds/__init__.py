@@ -13,6 +13,7 @@ import numpy as np
 from adaptive_smoothing_zoo.certification.bounds.bound import (
     Bound,
     LipschitzNetOutputs,
+    OfLipschitz,
     OfSmoothed,
     SmoothedNet,
 )
@@ -33,7 +34,7 @@ __all__ = [
     "OfSmoothed",
     "SmoothedNet",
     "bounds_for",
-    "chosen",
+    "of_lipschitz",
     "of_smoothed",
     "vote_needed",
 ]
@@ -52,7 +53,7 @@ def bounds_for(known: str) -> tuple[str, ...]:
     return tuple(name for name, bound in BOUNDS.items() if known in bound.needs)
 
 
-def chosen(name: str, known: str) -> Bound:
+def _chosen(name: str, known: str) -> Bound:
     """The bound of a name, which needs no more than what is known of h.
 
     Raises:
@@ -65,7 +66,12 @@ def chosen(name: str, known: str) -> Bound:
 
 def of_smoothed(name: str) -> OfSmoothed:
     """What the bound of a name says of a mix with a Gaussian-smoothed h; ValueError if nothing."""
-    return cast(OfSmoothed, chosen(name, "smoothed").smoothed)
+    return cast(OfSmoothed, _chosen(name, "smoothed").smoothed)
+
+
+def of_lipschitz(name: str) -> OfLipschitz:
+    """What the bound of a name says of a mix with a Lipschitz h; ValueError if nothing."""
+    return cast(OfLipschitz, _chosen(name, "lipschitz").lipschitz)
 
 
 def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: str = "theorem5") -> Floats:

@@ -13,7 +13,6 @@ GROUP = "examples"
 
 
 @check(
-    group=GROUP,
     what="Every adversarial example of any check against the threat model.",
     rule="All pixels are finite and in [0, 1], and none leaves the ball by more than 1e-6.",
 )
@@ -27,12 +26,11 @@ def ball_and_box(subject: Subject) -> Outcome:
     try:
         check_adversarials(subject.images[broken], examples, broken, subject.threat)
     except EvaluationError as error:
-        return Outcome(passed=False, measured=measured, found=f"{error}.")
-    return Outcome(passed=True, measured=measured, found=f"all {len(broken)} adversarial examples obey.")
+        return Outcome(False, f"{error}.", measured)
+    return Outcome(True, f"all {len(broken)} adversarial examples obey.", measured)
 
 
 @check(
-    group=GROUP,
     what="The images and every adversarial example classified in float64 by the same weights.",
     rule="At most 0.05 % of the verdicts differ (or one).",
 )
@@ -49,15 +47,10 @@ def float64_verdicts(subject: Subject) -> Outcome:
     subject.spend(len(images))
     flips = int((misclassified(logits, labels) != single).sum())
     measured = {"verdicts": len(images), "differ": flips}
-    return Outcome(
-        passed=flips <= allowed(len(images), 0.0005),
-        measured=measured,
-        found=f"{flips} of {len(images)} verdicts differ.",
-    )
+    return Outcome(flips <= allowed(len(images), 0.0005), f"{flips} of {len(images)} verdicts differ.", measured)
 
 
 @check(
-    group=GROUP,
     what="Every adversarial example rounded to 8 bits per channel, as an image file would hold it.",
     rule="At most 10 % of them (or one) become harmless: the model is not broken by fractions of a gray level alone.",
 )
@@ -75,14 +68,13 @@ def eight_bits(subject: Subject) -> Outcome:
         "accuracy_in_8_bits": (len(subject.standing) + undone) / n,
     }
     return Outcome(
-        passed=undone <= allowed(len(broken), 0.1),
-        measured=measured,
-        found=f"{undone} of {len(broken)} adversarial examples become harmless.",
+        undone <= allowed(len(broken), 0.1),
+        f"{undone} of {len(broken)} adversarial examples become harmless.",
+        measured,
     )
 
 
 @check(
-    group=GROUP,
     what="The points that the recorded attacks, AutoAttack and then the adaptive ones if they are recorded, left "
     "standing, against those that some check broke.",
     rule="At most 0.3 % of the points (or one) were newly broken; else the recorded figure is too high, and the union "
@@ -110,7 +102,7 @@ def recorded_run(subject: Subject) -> Outcome:
         f"{new} of the {int(standing[:n].sum())} points still standing were broken, {beyond_autoattack} of the "
         f"{int(robust[:n].sum())} that AutoAttack had left."
     )
-    return Outcome(passed=new <= allowed(n, 0.003), measured=measured, found=found)
+    return Outcome(new <= allowed(n, 0.003), found, measured)
 
 
 def _broken(subject: Subject) -> torch.Tensor:

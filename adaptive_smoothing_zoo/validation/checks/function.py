@@ -12,7 +12,6 @@ GROUP = "function"
 
 
 @check(
-    group=GROUP,
     what="The clean images classified twice, in the same batches.",
     rule="The logits are the same, bit for bit.",
 )
@@ -22,7 +21,6 @@ def repeated_forward(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     what="The clean images classified with and without the graph that a gradient needs, in the same batches.",
     rule="The logits are the same, bit for bit: the attack sees the function that is judged.",
 )
@@ -31,7 +29,6 @@ def forward_with_gradient(subject: Subject) -> Outcome:
 
 
 @check(
-    group=GROUP,
     what="The clean images classified in reverse order, in a shuffled order and in batches of half the size.",
     rule="No label changes.",
 )
@@ -46,7 +43,7 @@ def batch_company(subject: Subject) -> Outcome:
         changed |= torch.cat([subject.model(half) for half in halves]).argmax(dim=1) != labels
     subject.spend(n)
     count = int(changed.sum())
-    return Outcome(passed=count == 0, measured={"changed": count}, found=f"{count} of {n} labels changed.")
+    return Outcome(count == 0, f"{count} of {n} labels changed.", {"changed": count})
 
 
 def _batches(subject: Subject, *, with_gradient: bool = False) -> Tensor:
@@ -65,6 +62,4 @@ def _compared(a: Tensor, b: Tensor, when: str) -> Outcome:
     relabelled = int((a.argmax(dim=1) != b.argmax(dim=1)).sum())
     gap = (a - b).abs().nan_to_num(nan=0.0, posinf=0.0)
     measured = {"changed": changed, "labels_changed": relabelled, "largest_difference": float(gap.max())}
-    return Outcome(
-        passed=changed == 0, measured=measured, found=f"{changed} of {len(a)} images have other logits {when}."
-    )
+    return Outcome(changed == 0, f"{changed} of {len(a)} images have other logits {when}.", measured)

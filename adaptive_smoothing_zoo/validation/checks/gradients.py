@@ -21,7 +21,6 @@ AUDITED = ("ce", "dlr", "cw")
 
 
 @check(
-    group=GROUP,
     what="Logits, and the gradients of cross-entropy, DLR and margin, at the images and at random points of the balls.",
     rule="None holds NaN or an infinity.",
 )
@@ -36,11 +35,10 @@ def finite_gradients(subject: Subject) -> Outcome:
         measured[name] = int((~torch.isfinite(gradients).flatten(1).all(dim=1)).sum())
     worst = int(max(measured.values()))
     where = f"of {len(points[0])} points have a logit or a gradient that is not finite."
-    return Outcome(passed=worst == 0, measured=measured, found=f"{worst} {where}")
+    return Outcome(worst == 0, f"{worst} {where}", measured)
 
 
 @check(
-    group=GROUP,
     what="The same gradients, where the label is the largest logit (elsewhere DLR may rightly be level).",
     rule="None is exactly zero: an attack that follows it would not move.",
 )
@@ -53,11 +51,10 @@ def nonzero_gradients(subject: Subject) -> Outcome:
     }
     worst = int(max(measured.values()))
     found = f"{worst} of {int(correct.sum())} points have a gradient of zero."
-    return Outcome(passed=worst == 0, measured=measured, found=found)
+    return Outcome(worst == 0, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The margin's gradient, as the model gives it in float32, against central differences of the model in float64 "
     "along random directions, at a random point of each image's ball.",
     rule=f"The relative error is below {CLOSE:g} for 99 % of the directions.",
@@ -88,7 +85,7 @@ def finite_differences(subject: Subject) -> Outcome:
     close = float((error < CLOSE).double().mean())
     measured = {"close": close, "median_error": float(error.median()), "largest_error": float(error.max())}
     found = f"{100 * close:.1f} % of {len(error)} differences agree with the gradient."
-    return Outcome(passed=close >= 0.99, measured=measured, found=found)
+    return Outcome(close >= 0.99, found, measured)
 
 
 def _points(subject: Subject) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
-from adaptive_smoothing_zoo.validation.subject import Subject, with_finite_gradient
+from adaptive_smoothing_zoo.validation.subject import Run, Subject, with_finite_gradient
 
 GROUP = "radii"
 GRID = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the radius
@@ -18,62 +18,52 @@ RISE = 0.002  # of accuracy: where a weaker attack may be luckier
 
 
 @check(
-    group=GROUP,
     what="APGD on the margin at radius 0.",
     rule="It breaks nothing: accuracy is clean accuracy, exactly.",
 )
 def zero_radius(subject: Subject) -> Outcome:
-    attacked = subject.apgd(subject.correct, subject.losses["cw"], name="zero", eps=0.0, steps=3)
-    broken = int(attacked.found.sum())
-    measured = {"clean": len(subject.correct) / len(subject), "accuracy": subject.accuracy(attacked.found)}
-    return Outcome(passed=broken == 0, measured=measured, found=f"{broken} points were broken by no change at all.")
+    found = subject.attack(subject.correct, Run("zero", subject.losses["cw"], eps=0.0, steps=3)).found
+    broken = int(found.sum())
+    measured = {"clean": len(subject.correct) / len(subject), "accuracy": subject.accuracy(found)}
+    return Outcome(broken == 0, f"{broken} points were broken by no change at all.", measured)
 
 
 @check(
-    group=GROUP,
     what="APGD on the margin, on the cross-entropy and on the scaled cross-entropy where half the range of every pixel "
     "may change (l_2: as far as that reaches).",
     rule="Accuracy falls to 0.1 %, or to one point: with that much room any image can be made gray.",
 )
 def unbounded_radius(subject: Subject) -> Outcome:
     pixels = math.prod(subject.images.shape[1:])
-    eps = 0.5 if subject.norm == "Linf" else 0.5 * math.sqrt(pixels)
-    left = subject.correct
-    for name in ("cw", "ce", "scaled-ce"):
-        attacked = subject.apgd(left, subject.losses[name], name=f"unbounded {name}", eps=max(eps, subject.eps))
-        left = left[~attacked.found]
-    passed = len(left) <= allowed(len(subject), 0.001)
-    measured = {"eps": eps, "accuracy": len(left) / len(subject)}
-    return Outcome(passed=passed, measured=measured, found=f"{len(left)} of {len(subject)} points still stand.")
+    eps = 0.5 if subject.threat.is_linf else 0.5 * math.sqrt(pixels)
+    runs = (
+        Run(f"unbounded {name}", subject.losses[name], eps=max(eps, subject.threat.eps))
+        for name in ("cw", "ce", "scaled-ce")
+    )
+    left, n = len(subject.in_turn(subject.correct, runs).left), len(subject)
+    measured = {"eps": eps, "accuracy": left / n}
+    return Outcome(left <= allowed(n, 0.001), f"{left} of {n} points still stand.", measured)
 
 
 @check(
-    group=GROUP,
     what=f"APGD on the margin at {', '.join(f'{factor:g}' for factor in GRID)} times the radius.",
     rule="Accuracy never rises by more than 0.2 % or one point, and falls over the whole grid.",
 )
 def monotone_accuracy(subject: Subject) -> Outcome:
-    curve = [len(subject.correct) / len(subject)]
-    for factor in GRID:
-        attacked = subject.apgd(
-            subject.correct,
-            subject.losses["cw"],
-            name="grid",
-            eps=factor * subject.eps,
-            steps=subject.budget.grid_steps,
-        )
-        curve.append(subject.accuracy(attacked.found))
-    subject.series["accuracy_against_eps"] = ((0.0, *(factor * subject.eps for factor in GRID)), tuple(curve))
+    radii = [factor * subject.threat.eps for factor in GRID]
+    runs = [Run("grid", subject.losses["cw"], eps=eps, steps=subject.budget.grid_steps) for eps in radii]
+    found = [subject.attack(subject.correct, run).found for run in runs]
+    curve = [len(subject.correct) / len(subject), *map(subject.accuracy, found)]
+    subject.series["accuracy_against_eps"] = ((0.0, *radii), tuple(curve))
     rise = max(b - a for a, b in pairwise(curve))
     n = len(subject)
     measured = {f"at_{factor:g}": value for factor, value in zip((0.0, *GRID), curve, strict=True)}
     passed = round(rise * n) <= allowed(n, RISE) and curve[-1] < curve[0]
-    found = f"the largest rise from one radius to the next is {100 * max(rise, 0.0):.1f} %."
-    return Outcome(passed=passed, measured=measured | {"largest_rise": rise}, found=found)
+    text = f"the largest rise from one radius to the next is {100 * max(rise, 0.0):.1f} %."
+    return Outcome(passed, text, measured | {"largest_rise": rise})
 
 
 @check(
-    group=GROUP,
     what="Random points of the ball, half of them on its surface, against the white box (APGD on each loss).",
     rule="They break no point that the white box does not. (How many they break is a matter of the radius.)",
 )
@@ -100,11 +90,10 @@ def noise_is_weaker(subject: Subject) -> Outcome:
         f"one random point leaves {100 * inside:.1f} %, all {draws} leave {100 * subject.accuracy(wrong):.1f} %, the "
         f"white box {100 * subject.accuracy(attacked):.1f} %; it missed {missed} points that noise broke."
     )
-    return Outcome(passed=missed == 0, measured=measured, found=found)
+    return Outcome(missed == 0, found, measured)
 
 
 @check(
-    group=GROUP,
     what="One step of the sign of the gradient (l_2: of the gradient), PGD with 10 and with 100 steps, all on the "
     "margin, and the white box.",
     rule="Each leaves no higher accuracy than the one before it, but for 0.2 % or one point.",
@@ -116,11 +105,10 @@ def more_steps_are_stronger(subject: Subject) -> Outcome:
     rise = max(b - a for a, b in pairwise(curve))
     passed = round(rise * len(subject)) <= allowed(len(subject), RISE)
     found = f"accuracies of {', '.join(f'{100 * value:.1f} %' for value in curve)}, in this order."
-    return Outcome(passed=passed, measured=measured, found=found)
+    return Outcome(passed, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The Square attack, which sees no gradient, on the points that the white box did not break.",
     rule="It breaks at most 0.2 % of the points, or one, that the white box could not.",
 )
@@ -132,29 +120,27 @@ def black_box_is_weaker(subject: Subject) -> Outcome:
     n = len(subject)
     measured = {"queries": subject.budget.queries, "broken": broken, "accuracy_before": len(left) / n}
     return Outcome(
-        passed=broken <= allowed(n, 0.002),
-        measured=measured,
-        found=f"Square broke {broken} of the {len(left)} points that the white box left.",
+        broken <= allowed(n, 0.002),
+        f"Square broke {broken} of the {len(left)} points that the white box left.",
+        measured,
     )
 
 
 def _pgd(subject: Subject, steps: int) -> Tensor:
     """Which points of ``correct`` plain PGD breaks with its last iterate; no random start."""
-    points, ends = subject.correct, []
-    step_size = subject.eps * max(2.5 / steps, 1 / 4) if steps > 1 else subject.eps
-    for chosen in points.split(subject.batch_size):
-        images, labels = subject.images[chosen], subject.labels[chosen]
-        ends.append(
-            pgd(
-                lambda batch: with_finite_gradient(subject.model, batch),
-                images,
-                labels,
-                eps=subject.eps,
-                step_size=step_size,
-                steps=steps,
-                norm=subject.norm,
-                loss=subject.losses["cw"],
-            )
+    points, eps = subject.correct, subject.threat.eps
+    ends = [
+        pgd(
+            lambda batch: with_finite_gradient(subject.model, batch),
+            subject.images[chosen],
+            subject.labels[chosen],
+            eps=eps,
+            step_size=eps * max(2.5 / steps, 1 / 4) if steps > 1 else eps,
+            steps=steps,
+            norm=subject.threat.norm,
+            loss=subject.losses["cw"],
         )
+        for chosen in points.split(subject.batch_size)
+    ]
     subject.spend(2 * steps * len(points))
     return subject.candidates(points, torch.cat(ends)).found if ends else points.bool()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.validation.check import Outcome, check, not_applicable
@@ -27,12 +30,12 @@ class LinearNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1) @ self.weight.T
 
-    def distances(self, images: Tensor, labels: Tensor, norm: str) -> Tensor:
+    def distances(self, images: Tensor, labels: Tensor, *, is_linf: bool) -> Tensor:
         """(N,) to the nearest boundary, box aside: the logits' gap over the dual norm of the weights' difference."""
         logits = self(images).double()
         gaps = logits.gather(1, labels[:, None]) - logits
         difference = (self.weight[labels][:, None] - self.weight[None]).double()
-        size = difference.abs().sum(dim=2) if norm == "Linf" else difference.norm(dim=2)
+        size = difference.abs().sum(dim=2) if is_linf else difference.norm(dim=2)
         return torch.where(size > 0, gaps / size, torch.inf).amin(dim=1)
 
 
@@ -49,35 +52,31 @@ class BrightnessNet(nn.Module):
         return torch.stack([bright, -bright, far, far], dim=1)
 
 
-def linear_problem(seed: int, norm: str, device: torch.device) -> tuple[LinearNet, Tensor, Tensor, float, Tensor]:
-    """A linear net, images whose ball does not touch the box, their labels, a radius, and what is robust there."""
+def linear_problem(seed: int, norm: str, device: torch.device) -> tuple[LinearNet, Tensor, Tensor, ThreatModel, Tensor]:
+    """A linear net, images whose ball does not touch the box, their labels, that ball, and what is robust there."""
     net = LinearNet(seed).to(device).requires_grad_(False)
     keys = run_keys(seed, "linear images", 0, torch.arange(POINTS))
     images = (0.5 + 0.2 * uniform_images(keys, SHAPE)).to(device)
     labels = net(images).argmax(dim=1)
-    distances = net.distances(images, labels, norm)
+    threat = ThreatModel(norm, 0.25)
+    distances = net.distances(images, labels, is_linf=threat.is_linf)
     # About half of the points are robust; every pixel has room for the radius.
     reach = distances.sort().values
-    eps = min(float(reach[POINTS // 2 - 1 : POINTS // 2 + 1].mean()), 0.25)
-    clear = (distances / eps - 1.0).abs() > CLEAR
-    return net, images[clear], labels[clear], eps, (distances > eps)[clear]
+    threat = ThreatModel(norm, min(float(reach[POINTS // 2 - 1 : POINTS // 2 + 1].mean()), 0.25))
+    clear = (distances / threat.eps - 1.0).abs() > CLEAR
+    return net, images[clear], labels[clear], threat, (distances > threat.eps)[clear]
 
 
 @check(
-    group=GROUP,
     what="APGD on each loss against a linear net, whose robust accuracy is known in closed form.",
     rule="The union of the losses gives the exact verdict on every point.",
 )
 def linear_net(subject: Subject) -> Outcome:
-    net, images, labels, eps, robust = linear_problem(subject.seed, subject.norm, subject.device)
-    toy = _toy(subject, net, images, labels, eps)
-    wrong = int((toy.white_box_found == robust).sum())
-    measured = {"points": len(labels), "robust": int(robust.sum()), "wrong_verdicts": wrong}
-    return Outcome(passed=wrong == 0, measured=measured, found=f"{wrong} of {len(labels)} verdicts are wrong.")
+    net, images, labels, threat, robust = linear_problem(subject.seed, subject.threat.norm, subject.device)
+    return _compared(~_toy(subject, net, images, labels, threat).white_box_found, robust)
 
 
 @check(
-    group=GROUP,
     what="The same losses against a net so confident that its softmax is 0 or 1 in float32; every point can be broken.",
     rule="The margin breaks every point, and so does the cross-entropy of scaled logits.",
 )
@@ -88,49 +87,35 @@ def confident_net(subject: Subject) -> Outcome:
     net = BrightnessNet().to(subject.device)
     labels = net(images).argmax(dim=1)
     # In l_2 the brightness changes by eps / sqrt(pixels).
-    eps = 0.1 if subject.norm == "Linf" else 0.6
-    toy = _toy(subject, net, images, labels, eps)
+    threat = replace(subject.threat, eps=0.1 if subject.threat.is_linf else 0.6)
+    toy = _toy(subject, net, images, labels, threat)
     found = {name: int(attacked.found.sum()) for name, attacked in toy.white_box.items()}
     measured: dict[str, float] = {"points": len(labels), **{f"{name}_broken": count for name, count in found.items()}}
     passed = found["cw"] == found["scaled-ce"] == len(labels)
-    return Outcome(passed=passed, measured=measured, found=f"the margin broke {found['cw']} of {len(labels)} points.")
+    return Outcome(passed, f"the margin broke {found['cw']} of {len(labels)} points.", measured)
 
 
 @check(
-    group=GROUP,
     what="AutoAttack standard (the fast engine) against the linear net.",
     rule="It gives the exact verdict on every point.",
 )
 def autoattack_on_linear_net(subject: Subject) -> Outcome:
-    net, images, labels, eps, robust = linear_problem(subject.seed, subject.norm, subject.device)
+    net, images, labels, threat, robust = linear_problem(subject.seed, subject.threat.norm, subject.device)
+    settings = AttackSettings(seed=subject.seed, batch_size=len(labels))
     try:
-        evaluation = evaluate(
-            net,
-            images.cpu(),
-            labels.cpu(),
-            norm=subject.norm,
-            eps=eps,
-            seed=subject.seed,
-            batch_size=len(labels),
-            device=subject.device,
-            engine="fast",
-        )
+        evaluation = evaluate(net, images, labels, threat=threat, settings=settings, device=subject.device)
     except ModuleNotFoundError as error:
         return not_applicable(str(error))
-    wrong = int((torch.from_numpy(evaluation.robust) != robust.cpu()).sum())
-    measured = {"points": len(labels), "robust": int(robust.sum()), "wrong_verdicts": wrong}
-    return Outcome(passed=wrong == 0, measured=measured, found=f"{wrong} of {len(labels)} verdicts are wrong.")
+    return _compared(torch.from_numpy(evaluation.robust), robust)
 
 
-def _toy(subject: Subject, net: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Subject:
+def _compared(verdicts: Tensor, robust: Tensor) -> Outcome:
+    wrong, n = int((verdicts.cpu() != robust.cpu()).sum()), len(robust)
+    measured = {"points": n, "robust": int(robust.sum()), "wrong_verdicts": wrong}
+    return Outcome(wrong == 0, f"{wrong} of {n} verdicts are wrong.", measured)
+
+
+def _toy(subject: Subject, net: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Subject:
     """A subject of its own, with the same attacks; its passes are not counted, they cost next to nothing."""
-    return Subject(
-        net,
-        images,
-        labels,
-        threat=ThreatModel(subject.norm, eps),
-        seed=subject.seed,
-        batch_size=len(labels),
-        device=subject.device,
-        budget=subject.budget,
-    )
+    settings = replace(subject.settings, batch_size=len(labels))
+    return Subject(net, images, labels, threat, settings, subject.device, subject.budget)

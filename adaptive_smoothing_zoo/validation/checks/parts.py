@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.losses import Loss, Model, lowering_alpha, margin
+from adaptive_smoothing_zoo.attacks.losses import lowering_alpha, margin
 from adaptive_smoothing_zoo.attacks.surrogates import MixedNUTSSurrogate
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss, pin_alpha
 from adaptive_smoothing_zoo.backbones.asking import original
@@ -18,7 +17,7 @@ from adaptive_smoothing_zoo.method.alpha import log_weights_of
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import mix
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
-from adaptive_smoothing_zoo.validation.subject import Subject, misclassified
+from adaptive_smoothing_zoo.validation.subject import Run, Subject, misclassified
 
 GROUP = "mixture"
 SATURATED = 1e-4  # derivative of the sigmoid
@@ -28,7 +27,6 @@ ALPHA_RULE = "It breaks at most 0.3 % of the points, or one, not broken before; 
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="The derivative of alpha's sigmoid at the clean images and at the adversarial examples found so far.",
     rule=f"It is below {SATURATED:g} for at most 1 % of them: an attack can move alpha.",
@@ -49,15 +47,10 @@ def alpha_not_saturated(subject: Subject) -> Outcome:
         "alpha_logit_min": float(both.min()),
         "alpha_logit_max": float(both.max()),
     }
-    return Outcome(
-        passed=flat <= allowed(len(both), 0.01),
-        measured=measured,
-        found=f"alpha is saturated at {flat} of {len(both)} points.",
-    )
+    return Outcome(flat <= allowed(len(both), 0.01), f"alpha is saturated at {flat} of {len(both)} points.", measured)
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="APGD on both margins and the cross-entropy of the mix with alpha held at its minimum, where g counts most; "
     "the verdict is the true model's.",
@@ -65,22 +58,20 @@ def alpha_not_saturated(subject: Subject) -> Outcome:
 )
 def alpha_pinned(subject: Subject) -> Outcome:
     view = pin_alpha(_mix(subject))
-    return _gain(subject, ((f"pinned {name}", view, subject.losses[name]) for name in TRANSFERRED), 0.003)
+    return _gain(subject, [Run(f"pinned {name}", subject.losses[name], view) for name in TRANSFERRED], 0.003)
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="APGD on both margins and the cross-entropy without the gradient through the mixing network.",
     rule=ALPHA_RULE,
 )
 def alpha_detached(subject: Subject) -> Outcome:
     view = GrayBox(_mix(subject))
-    return _gain(subject, ((f"detached {name}", view, subject.losses[name]) for name in TRANSFERRED), 0.003)
+    return _gain(subject, [Run(f"detached {name}", subject.losses[name], view) for name in TRANSFERRED], 0.003)
 
 
 @check(
-    group=GROUP,
     needs="adaptive",
     what="APGD on (1 - w) times one of the margins or the cross-entropy, + w BCE(alpha_logit, 1), for w = 0.1 and 0.5; "
     "this pulls alpha down.",
@@ -88,16 +79,15 @@ def alpha_detached(subject: Subject) -> Outcome:
 )
 def alpha_lowered(subject: Subject) -> Outcome:
     view = WithAlphaLoss(_mix(subject))
-    runs = (
-        (f"lowered {name} {w}", view, lowering_alpha(subject.losses[name], w))
+    runs = [
+        Run(f"lowered {name} {w}", lowering_alpha(subject.losses[name], w), view)
         for name in TRANSFERRED
         for w in (0.1, 0.5)
-    )
+    ]
     return _gain(subject, runs, 0.003)
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on each loss of h alone, from several starts. Where h puts another class ahead by more than "
     "(1 - alpha_min) / alpha_min the mix must be wrong, and where it puts the label ahead by more it must be right, "
@@ -114,9 +104,8 @@ def margin_bound(subject: Subject) -> Outcome:
     h, labels, exceptions = pin_alpha(model, 1.0), subject.labels, 0
     lowest = torch.full((len(subject),), torch.inf, device=subject.device)
 
-    def look(left: Tensor, points: Tensor, log_rob: Tensor, rows: Tensor) -> Tensor:
+    def look(points: Tensor, log_rob: Tensor, examples: Tensor) -> Tensor:
         nonlocal exceptions
-        examples = left[rows]
         with torch.no_grad():
             wrong = misclassified(model(points), labels[examples])
         subject.spend(len(points))
@@ -128,9 +117,7 @@ def margin_bound(subject: Subject) -> Outcome:
     fell = torch.zeros(len(subject), dtype=torch.bool, device=subject.device)
     for restart, (name, loss) in product(range(subject.budget.restarts), subject.losses.items()):
         left = subject.correct[lowest[subject.correct] > bound]
-        judge = partial(look, left)
-        run = f"h alone {name}"
-        attacked = subject.apgd(left, loss, name=run, model=h, judge=judge, restart=restart, stop=False)
+        attacked = subject.attack(left, Run(f"h alone {name}", loss, h, look, restart=restart, stop=False))
         fell[left] |= subject.enter(left, attacked).found
     broken = subject.broken.nonzero().squeeze(1)
     if len(broken):
@@ -146,14 +133,13 @@ def margin_bound(subject: Subject) -> Outcome:
         "protected_by_h_yet_broken": weak,
     }
     return Outcome(
-        passed=exceptions == 0 and weak <= allowed(len(subject), 0.01),
-        measured=measured,
-        found=f"{exceptions} exceptions to the bound; {weak} points broken that h still protected after this attack.",
+        exceptions == 0 and weak <= allowed(len(subject), 0.01),
+        f"{exceptions} exceptions to the bound; {weak} points broken that h still protected after this attack.",
+        measured,
     )
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on g alone and on h alone (both margins and the cross-entropy), each with its own verdict, beside the "
     "mix with its own (one start of each loss).",
@@ -166,27 +152,25 @@ def base_nets_alone(subject: Subject) -> Outcome:
     accuracies["mix"] = subject.accuracy(torch.stack(runs).any(dim=0))
     more, n = accuracies["mix"] - accuracies["h"], len(subject)
     found = ", ".join(f"{net} {100 * accuracy:.1f} %" for net, accuracy in accuracies.items())
-    return Outcome(passed=round(more * n) <= allowed(n, 0.005), measured=accuracies, found=f"under attack: {found}.")
+    return Outcome(round(more * n) <= allowed(n, 0.005), f"under attack: {found}.", accuracies)
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on g alone and on h alone (both margins and the cross-entropy), carried over to the mix.",
     rule="They break at most 0.4 % of the points, or one, not broken before.",
 )
 def base_nets_transferred(subject: Subject) -> Outcome:
     model = _mix(subject)
-    runs = (
-        (f"{net} {name}", pin_alpha(model, alpha), subject.losses[name])
+    runs = [
+        Run(f"{net} {name}", subject.losses[name], pin_alpha(model, alpha))
         for net, alpha in (("g", 0.0), ("h", 1.0))
         for name in TRANSFERRED
-    )
+    ]
     return _gain(subject, runs, 0.004)
 
 
 @check(
-    group=GROUP,
     needs="mix",
     what="APGD on the margin through surrogates, carried over to the mix: the weighted sum of raw logits, the mix with "
     "all logits times 0.1 and times 10, and MixedNUTS's blend of h with and without its map.",
@@ -201,7 +185,7 @@ def surrogates_transferred(subject: Subject) -> Outcome:
         "times 10": Tempered(model, alpha, 10.0),
         "blend": MixedNUTSSurrogate(model, alpha),
     }
-    return _gain(subject, ((name, surrogate, loss) for name, surrogate in surrogates.items()), 0.004)
+    return _gain(subject, [Run(name, loss, surrogate) for name, surrogate in surrogates.items()], 0.004)
 
 
 class RawLogits(nn.Module):
@@ -239,31 +223,28 @@ def _mix(subject: Subject) -> MixedClassifier:
 def _alone(subject: Subject, name: str, net: nn.Module) -> float:
     """A base net's accuracy under attacks on itself."""
     points = (~misclassified(subject.logits(subject.images, net), subject.labels)).nonzero().squeeze(1)
-    for loss in TRANSFERRED:
-        judge = partial(_errs, subject.labels[points])
-        run = f"{name} alone {loss}"
-        points = points[~subject.apgd(points, subject.losses[loss], name=run, model=net, judge=judge).found]
-    return len(points) / len(subject)
+
+    def errs(asked: Tensor, said: Tensor, examples: Tensor) -> Tensor:
+        return misclassified(said, subject.labels[examples])
+
+    runs = (Run(f"{name} alone {loss}", subject.losses[loss], net, errs) for loss in TRANSFERRED)
+    return len(subject.in_turn(points, runs).left) / len(subject)
 
 
-def _errs(labels: Tensor, asked: Tensor, said: Tensor, rows: Tensor) -> Tensor:
-    return misclassified(said, labels[rows])
-
-
-def _gain(subject: Subject, runs: Iterable[tuple[str, Model, Loss]], share: float) -> Outcome:
+def _gain(subject: Subject, runs: Iterable[Run], share: float) -> Outcome:
     """Attack the points still left, through other models; few of them may fall."""
     left = subject.left
     before = len(left)
     measured: dict[str, float] = {}
-    for name, view, loss in runs:
-        attacked = subject.apgd(left, loss, name=name, model=view)
-        left = left[~attacked.found]
-        measured[name] = int(attacked.found.sum())
+    for run in runs:
+        attacked = subject.attack(left, run)
+        left = left[attacked.left]
+        measured[run.name] = int(attacked.found.sum())
     broken = before - len(left)
     return Outcome(
-        passed=broken <= allowed(len(subject), share),
-        measured={"accuracy_before": before / len(subject), "broken": broken, **measured},
-        found=f"{broken} of the {before} points fell that the white box and the recorded run (if any) had left.",
+        broken <= allowed(len(subject), share),
+        f"{broken} of the {before} points fell that the white box and the recorded run (if any) had left.",
+        {"accuracy_before": before / len(subject), "broken": broken, **measured},
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.threat import l2_norm
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
-from adaptive_smoothing_zoo.validation.subject import TARGETS, Subject
+from adaptive_smoothing_zoo.validation.subject import TARGETS, Run, Subject
 
 GROUP = "strength"
 INNER = 0.5  # radius of the inner ball, in radii of the ball
@@ -22,7 +22,6 @@ CANDIDATES = 100  # likeliest wrong classes whose boundaries' distances are comp
 
 
 @check(
-    group=GROUP,
     what="APGD on cross-entropy, DLR, margin, margin of probabilities and cross-entropy of scaled logits, each from "
     "several starts, and toward each of the likeliest classes; together they are the white box of the other checks.",
     rule="At equal effort the loss makes no difference: the best one from all its starts is within 1.5 % (or one "
@@ -47,21 +46,20 @@ def losses_agree(subject: Subject) -> Outcome:
         f"{100 * each_once:.1f} %, everything together {100 * measured['union']:.1f} %; the cross-entropy lags "
         f"{100 * lag:.1f} % behind that of scaled logits."
     )
-    return Outcome(passed=passed, measured=measured, found=found)
+    return Outcome(passed, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The loss of the white box (margin) at the points it did not break, step by step.",
     rule="It rises at 95 % of them (or at all but one), and the last fifth of the steps adds at most 10 % of the rise.",
 )
 def loss_curves_are_flat(subject: Subject) -> Outcome:
     for name, attacked in subject.white_box.items():
-        left = attacked.history[:, ~subject.white_box_found].double()
+        left = attacked.history[~subject.white_box_found].T.double()
         usable = left[:, torch.isfinite(left).all(dim=0)]
         if usable.shape[1]:
             subject.series[f"loss_{name}"] = (tuple(usable.mean(dim=1).tolist()),)
-    history = subject.white_box["cw"].history[:, ~subject.white_box_found].double()
+    history = subject.white_box["cw"].history[~subject.white_box_found].T.double()
     history = history[:, torch.isfinite(history).all(dim=0)]
     n = history.shape[1]
     if n == 0:
@@ -73,11 +71,10 @@ def loss_curves_are_flat(subject: Subject) -> Outcome:
     passed = still <= allowed(n, 0.05) and share <= 0.1
     measured = {"points": n, "without_rise": still, "share_of_the_last_fifth": share}
     found = f"the loss rose at all but {still} of {n} points, {100 * share:.1f} % of it in the last fifth of the steps."
-    return Outcome(passed=passed, measured=measured, found=found)
+    return Outcome(passed, found, measured)
 
 
 @check(
-    group=GROUP,
     what="The points with the smallest margins among those that neither the white box nor the recorded run, if there "
     "is one, has broken, attacked with more steps: on the margin of logits and of probabilities, from as "
     "many new starts, and toward each of the likeliest classes.",
@@ -87,24 +84,22 @@ def survivors_withstand_more(subject: Subject) -> Outcome:
     chosen = _closest(subject)
     if len(chosen) == 0:
         return not_applicable("nothing is left standing")
-    budget, left = subject.budget, chosen
-    for name in ("cw", "probability"):
-        for restart in range(budget.restarts):
-            run = f"survivors {name}"
-            attacked = subject.apgd(left, subject.losses[name], name=run, steps=budget.long_steps, restart=restart)
-            left = left[~attacked.found]
-    left = left[~subject.targeted(left, name="survivors", steps=budget.long_steps).found]
+    steps, restarts = subject.budget.long_steps, subject.budget.restarts
+    runs = (
+        Run(f"survivors {name}", subject.losses[name], steps=steps, restart=restart)
+        for name in ("cw", "probability")
+        for restart in range(restarts)
+    )
+    left = chosen[subject.in_turn(chosen, runs).left]
+    left = left[subject.targeted(left, "survivors", steps).left]
     broken = len(chosen) - len(left)
-    measured = {"attacked": len(chosen), "broken": broken, "steps": budget.long_steps, "restarts": budget.restarts}
+    measured = {"attacked": len(chosen), "broken": broken, "steps": steps, "restarts": restarts}
     return Outcome(
-        passed=broken <= allowed(len(subject), 0.002),
-        measured=measured,
-        found=f"{broken} of the {len(chosen)} closest survivors fell.",
+        broken <= allowed(len(subject), 0.002), f"{broken} of the {len(chosen)} closest survivors fell.", measured
     )
 
 
 @check(
-    group=GROUP,
     what="Where there are more wrong classes than a targeted attack tries: APGD toward those whose boundaries are the "
     "closest by linear extrapolation, instead of the likeliest (Melamed et al. 2024, MALT).",
     rule="It breaks at most 0.1 % of the points, or one, not broken before.",
@@ -116,16 +111,15 @@ def closest_targets(subject: Subject) -> Outcome:
     left = subject.left
     if len(left) == 0:
         return not_applicable("nothing is left standing")
-    broken = int(subject.toward(left, _closest_classes(subject, left), name="closest").found.sum())
+    broken = int(subject.toward(left, _closest_classes(subject, left), "closest").found.sum())
     return Outcome(
-        passed=broken <= allowed(len(subject), 0.001),
-        measured={"attacked": len(left), "broken": broken},
-        found=f"{broken} of the {len(left)} points fell that the white box and the recorded run (if any) had left.",
+        broken <= allowed(len(subject), 0.001),
+        f"{broken} of the {len(left)} points fell that the white box and the recorded run (if any) had left.",
+        {"attacked": len(left), "broken": broken},
     )
 
 
 @check(
-    group=GROUP,
     what="A boundary planted inside the ball: a linear readout of the logits that separates random points of the ball "
     "of half the radius from a point on the surface, found by random search (after Zimmermann et al. 2022, who read "
     "out features and take any point); attacked with APGD on the readout from several starts.",
@@ -142,16 +136,22 @@ def planted_boundaries_are_found(subject: Subject) -> Outcome:
     readout = Readout(*(part[readout.planted] for part in (readout.planted, readout.weights, readout.offsets)))
 
     rows = torch.arange(n, device=subject.device)
-    left, by_chance = rows, torch.zeros(n, dtype=torch.bool, device=subject.device)
-    for restart in range(subject.budget.restarts):
-        left = left[~_attack_readout(subject, readout, points, left, restart)]
+    row_of, by_chance = torch.zeros_like(subject.labels), torch.zeros(n, dtype=torch.bool, device=subject.device)
+    row_of[points] = rows
+    run = Run(
+        "planted",
+        lambda output, labels, chosen: readout.score(output, chosen),
+        judge=lambda asked, said, examples: readout.score(said, row_of[examples]) > 0,
+        targets=rows,
+    )
+    left = subject.in_turn(points, (replace(run, restart=i) for i in range(subject.budget.restarts))).left
     for number in range(subject.budget.steps):
         drawn = subject.noise(points, -2 - number, on_the_surface=number % 2 == 1)
         by_chance |= readout.score(subject.logits(drawn), rows) > 0
     missed = len(left)
     measured = {"planted": n, "found": n - missed, "found_by_chance": int(by_chance.sum())}
     found = f"{n - missed} of {n} planted boundaries were found, {int(by_chance.sum())} by random points."
-    return Outcome(passed=missed <= allowed(n, 0.05), measured=measured, found=found)
+    return Outcome(missed <= allowed(n, 0.05), found, measured)
 
 
 @dataclass(frozen=True)
@@ -196,18 +196,6 @@ def _plant(subject: Subject, points: Tensor) -> Readout:
     return Readout(separates, direction / scale[:, None], (highest + 0.9 * gap) / scale)
 
 
-def _attack_readout(subject: Subject, readout: Readout, points: Tensor, rows: Tensor, restart: int) -> Tensor:
-    """(M,) bool, whether APGD crosses the planted boundaries of these rows."""
-    return subject.apgd(
-        points[rows],
-        lambda output, labels, chosen: readout.score(output, chosen),
-        name="planted",
-        judge=lambda asked, said, chosen: readout.score(said, rows[chosen]) > 0,
-        restart=restart,
-        targets=rows,
-    ).found
-
-
 def _search(subject: Subject, points: Tensor, surface: Tensor, direction: Tensor, reached: Tensor) -> Tensor:
     """The highest readout that random changes of a tenth of the pixels lead to, (N,); no gradient is asked for.
 
@@ -219,9 +207,9 @@ def _search(subject: Subject, points: Tensor, surface: Tensor, direction: Tensor
         chosen = subject.noise(points, 2001 + 2 * number) - images
         few = chosen.abs().flatten(1).quantile(0.9, dim=1).view(-1, 1, 1, 1)
         moved = torch.where(chosen.abs() >= few, changed, best)
-        if subject.norm == "L2":
+        if not subject.threat.is_linf:
             away = moved - images
-            moved = (images + away * subject.eps / l2_norm(away).clamp(min=1e-12)).clamp(0.0, 1.0)
+            moved = (images + away * subject.threat.eps / l2_norm(away).clamp(min=1e-12)).clamp(0.0, 1.0)
         score = (subject.logits(moved).double() * direction).sum(dim=1)
         better = score > reached
         reached = torch.where(better, score, reached)
@@ -243,7 +231,7 @@ def _closest_classes(subject: Subject, points: Tensor) -> Tensor:
             likely = order[order != labels].view(len(chosen), -1)[:, :CANDIDATES]
             gaps = logits.gather(1, labels) - logits.gather(1, likely)
         slopes = [torch.autograd.grad(gap.sum(), images, retain_graph=True)[0].flatten(1) for gap in gaps.unbind(dim=1)]
-        order_of_dual = 1 if subject.norm == "Linf" else 2
+        order_of_dual = 1 if subject.threat.is_linf else 2
         sizes = torch.stack([torch.linalg.vector_norm(slope, ord=order_of_dual, dim=1) for slope in slopes], dim=1)
         parts.append(likely.gather(1, (gaps.detach() / sizes).argsort(dim=1)[:, :TARGETS]))
         subject.spend(len(chosen) * (1 + likely.shape[1]))

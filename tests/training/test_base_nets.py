@@ -3,20 +3,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from quadrants import IMAGES, LABELS, a_net, log_without_times, same_tensors
-from torch import nn
+from quadrants import IMAGES, LABELS, a_net, same_tensors
 
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys, uniform_images
-from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
-from adaptive_smoothing_zoo.training.adversarial import (
+from adaptive_smoothing_zoo.training.base_nets import (
     BaseNetTask,
     BaseNetTraining,
     divergence,
     train_base_net,
 )
-from adaptive_smoothing_zoo.training.draws import derived_seed
-from adaptive_smoothing_zoo.training.schedule import triangle
-from adaptive_smoothing_zoo.training.single_net import batch_of_round
+from adaptive_smoothing_zoo.training.draws import batch_of_round, derived_seed
+from adaptive_smoothing_zoo.training.optimization import triangle
 from adaptive_smoothing_zoo.training.workers import Workers
 
 CPU = Workers(torch.device("cpu"))
@@ -40,33 +37,6 @@ def test_all_kinds_of_training_learn_and_the_same_seed_gives_the_same_net():
         assert (first(IMAGES).argmax(1) == LABELS).all()
         assert not first.training
         assert same_tensors(first, second)
-
-
-@pytest.mark.parametrize("more", [{}, {"ema_decay": 0.9, "accumulation": 2, "gradient_clip": 1.0}])
-def test_an_interrupted_training_goes_on_to_the_same_net(tmp_path, more):
-    settings = BaseNetTraining(
-        epochs=3, batch_size=24, eps=0.05, attack_step_size=0.05, noise_factor=2.0, padding=1, flip=True, **more
-    )
-    whole = train_base_net(a_net(), IMAGES, LABELS, settings, folder=tmp_path / "whole")
-
-    def interrupt(progress):
-        if progress.round == 3:
-            raise KeyboardInterrupt
-
-    options = {"folder": tmp_path / "parts", "checkpoint_seconds": 0.0}
-    with pytest.raises(KeyboardInterrupt):
-        train_base_net(a_net(), IMAGES, LABELS, settings, on_progress=interrupt, **options)
-    rounds = []
-    resumed = train_base_net(
-        a_net(), IMAGES, LABELS, settings, on_progress=lambda progress: rounds.append(progress.round), **options
-    )
-    assert rounds == [4, 5, 6]
-    assert same_tensors(whole, resumed)
-    assert log_without_times(tmp_path / "parts") == log_without_times(tmp_path / "whole")
-    with pytest.raises(ResultsError, match=r"its settings.seed is 0, this one's is 1"):
-        train_base_net(a_net(), IMAGES, LABELS, replace(settings, seed=1), **options)
-    with pytest.raises(ResultsError, match="its data is"):
-        train_base_net(a_net(), IMAGES.flip(0), LABELS, settings, **options)
 
 
 def test_sgd_s_first_step_is_the_formula_s():
@@ -149,46 +119,6 @@ def test_pgd_stays_in_its_ball_and_depends_on_examples_alone(norm):
     torch.testing.assert_close(other.attacked, part.attacked[:32])
 
 
-def test_a_batch_in_two_passes_gives_the_gradient_of_the_whole_where_no_batch_norm_sees_it():
-    nets = []
-    for accumulation in (1, 2, 4):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()
-        settings = BaseNetTraining(epochs=2, batch_size=16, accumulation=accumulation)
-        nets.append(train_base_net(net, IMAGES.double(), LABELS, settings))
-    for other in nets[1:]:
-        torch.testing.assert_close(other[1].weight, nets[0][1].weight, rtol=1e-5, atol=1e-7)
-
-
-def test_dropout_is_resumed_too_and_the_callers_random_numbers_are_untouched(tmp_path):
-    def net():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, 4))
-
-    settings = BaseNetTraining(epochs=2, batch_size=16)
-    whole_net = net()
-    torch.manual_seed(123)
-    before = torch.random.get_rng_state()
-    whole = train_base_net(whole_net, IMAGES, LABELS, settings)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-    def interrupt(progress):
-        if progress.round == 5:
-            raise KeyboardInterrupt
-
-    options = {"folder": tmp_path, "checkpoint_seconds": 0.0}
-    with pytest.raises(KeyboardInterrupt):
-        train_base_net(net(), IMAGES, LABELS, settings, on_progress=interrupt, **options)
-    torch.manual_seed(7)
-    assert same_tensors(train_base_net(net(), IMAGES, LABELS, settings, **options), whole)
-
-
-def test_bfloat16_training_runs_and_leaves_float32_weights():
-    settings = BaseNetTraining(epochs=1, batch_size=32, bfloat16=True, eps=0.05, attack_step_size=0.05)
-    net = train_base_net(a_net(), IMAGES, LABELS, settings)
-    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
-
-
 def test_the_average_of_the_weights_takes_their_place():
     settings = BaseNetTraining(epochs=2, batch_size=16, learning_rate=0.05, ema_decay=0.5)
     history = []
@@ -207,14 +137,6 @@ def test_the_average_of_the_weights_takes_their_place():
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(net.head.weight.detach(), expected)
-
-
-def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
-    images = IMAGES.clone()
-    with pytest.raises(TrainingError, match="the loss is nan in round"):
-        train_base_net(
-            a_net(), images, LABELS, BaseNetTraining(epochs=3, batch_size=16, learning_rate=1e30), folder=tmp_path
-        )
 
 
 @pytest.mark.parametrize(

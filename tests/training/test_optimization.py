@@ -3,19 +3,30 @@ import math
 import pytest
 import torch
 
-from adaptive_smoothing_zoo.training.schedule import SCHEDULES, cosine, triangle
+from adaptive_smoothing_zoo.training.optimization import SCHEDULES, cosine, thirds, triangle
+
+
+def of_torch(make, total):
+    """The rates of one of PyTorch's schedulers."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer)
+    for _ in range(total):
+        yield scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize("total", [7, 100, 1000])
 def test_the_cosine_is_torch_s_behind_an_exponential_warm_up(total):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     period = max(1, total // 25)
-    for step in range(total):
-        warm_up = 1 - math.e ** (-(step + 1) / period)
-        assert cosine(step, total) == pytest.approx(annealing.get_last_lr()[0] * warm_up, abs=1e-9)
-        optimizer.step()
-        annealing.step()
+    rates = of_torch(lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total), total)
+    for step, rate in enumerate(rates):
+        assert cosine(step, total) == pytest.approx(rate * (1 - math.e ** (-(step + 1) / period)), abs=1e-9)
+
+
+def test_thirds_are_torch_s_steps():
+    rates = of_torch(lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [30, 60], gamma=0.1), 90)
+    assert [thirds(step, 90) for step in range(90)] == pytest.approx(list(rates))
 
 
 def test_the_warm_up_reaches_63_percent_after_a_25th_of_the_steps():

@@ -1,0 +1,43 @@
+"""Pages from the templates in ``templates/``: the templates hold the words, Python computes the numbers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def page(template: str, **values: Any) -> str:
+    """The text that a template (its file's name without ".jinja") makes of values.
+
+    In templates whose name ends with ".html" values are escaped. In Markdown, ``cell`` fits a text into a table.
+    """
+    return _environment().get_template(f"{template}.jinja").render(**values)
+
+
+def percent(fraction: float) -> str:
+    """0.95231 -> "95.23"."""
+    return f"{100 * fraction:.2f}"
+
+
+def cell(value: Any) -> str:
+    """A text in one cell of a Markdown table."""
+    return str(value).replace("|", "\\|")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("adaptive_smoothing_zoo.publishing"),
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "cell": cell, "g": "{:g}".format}
+    return environment

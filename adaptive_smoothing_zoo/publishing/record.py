@@ -1,0 +1,228 @@
+"""Records: what was measured of a triplet, each a file next to its leaderboard entry.
+
+Below ``OUT/<dataset>/<threat model>/``: ``<NAME>.json`` is the leaderboard entry, ``<NAME>.<kind>.json`` a record.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, shown
+from adaptive_smoothing_zoo.storage.files import write_text
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.storage.provenance import installed_versions
+from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
+from adaptive_smoothing_zoo.zoo.entry import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What was measured, on what, and with which versions.
+
+    A subclass is one kind of record: ``KIND`` is the end of its file's name, ``TITLE`` what messages call it,
+    ``COMMAND`` what makes it. ``DERIVED`` properties are written for readers; ``RENAMED`` are keys of older files.
+    """
+
+    KIND: ClassVar[str]
+    TITLE: ClassVar[str]
+    COMMAND: ClassVar[str]
+    DERIVED: ClassVar[tuple[str, ...]] = ()
+    RENAMED: ClassVar[dict[str, str]] = {}
+
+    model: str
+    dataset: str
+    threat_model: str
+    n: int
+    data: str
+    data_sha256: str  # of the images' and labels' bytes
+    versions: dict[str, str]
+
+    @classmethod
+    def path(cls, out: Path, entry: Entry) -> Path:
+        """Where the record of a triplet stands below ``out``."""
+        return results_path(out, entry).with_suffix(f".{cls.KIND}.json")
+
+    @classmethod
+    def state_path(cls, out: Path, entry: Entry) -> Path:
+        """Where an unfinished measurement keeps its state."""
+        return cls.path(out, entry).with_suffix(".state")
+
+    @classmethod
+    def read(cls, out: Path, entry: Entry) -> Self:
+        """The record of a triplet below ``out``.
+
+        Raises:
+            ResultsError: it is missing, damaged, contradicts itself, or is of another triplet.
+        """
+        path = cls.path(out, entry)
+        try:
+            content = read_json(path)
+            if isinstance(content, dict):
+                content = {cls.RENAMED.get(key, key): content[key] for key in content if key not in cls.DERIVED}
+            record = parse(cls, content, str(path))
+            record.check()
+        except FileNotFoundError:
+            raise ResultsError(
+                f"there are no results for {entry.key}: {path} does not exist; run {cls.COMMAND}"
+            ) from None
+        except ConfigError as error:
+            raise ResultsError(f"{path} is not {cls.TITLE}: {error}") from error
+        if not record.is_of(entry):
+            recorded = shown(f"{record.model}-{record.dataset}-{record.threat_model}")
+            raise ResultsError(f"{path} records {recorded}, not {entry.key}")
+        return record
+
+    @classmethod
+    def find(cls, out: Path, entry: Entry) -> Self | None:
+        """The record of a triplet, None if there is none; raises as ``read`` does."""
+        return cls.read(out, entry) if cls.path(out, entry).exists() else None
+
+    def write(self, out: Path, entry: Entry) -> Path:
+        """Write the record, whole or not at all; its path. ResultsError if it cannot be written."""
+        path = self.path(out, entry)
+        content = to_json(self) | {name: getattr(self, name) for name in self.DERIVED}
+        write_text(path, json.dumps(content, indent=2) + "\n")
+        return path
+
+    def check(self) -> None:
+        """Raise ConfigError if the numbers cannot be, or contradict each other."""
+        if self.n < 1:
+            raise ConfigError(f"'n' must be at least 1, got {self.n}")
+
+    def is_of(self, entry: Entry) -> bool:
+        """Whether the record is about this triplet."""
+        return (self.model, self.dataset, self.threat_model) == (entry.name, entry.dataset, entry.threat_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Record):
+    """A record of one model at one radius. Accuracies in records are fractions."""
+
+    eps: str
+    identity: Identity
+    seed: int
+    batch_size: int
+    device: str
+    device_name: str
+    commit: str | None  # of the package's source, if it runs from a checkout
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model of the measurement."""
+        return ThreatModel(self.threat_model, parse_eps(self.eps))
+
+    def check(self) -> None:
+        super().check()
+        parse_eps(self.eps)
+
+    def misfit(
+        self, *, identity: Identity | None = None, threat: ThreatModel | None = None, data_sha256: str | None = None
+    ) -> str | None:
+        """Why the record is not about a model, threat model or data; None if it is about all that are given."""
+        if identity is not None and self.identity != identity:
+            return "was made with another model (other weights, alpha or logit maps)"
+        if threat is not None and self.threat != threat:
+            return f"was made at another eps, {self.eps},"
+        if data_sha256 is not None and self.data_sha256 != data_sha256:
+            return f"was made on other examples ({self.n} of {self.data})"
+        return None
+
+    def require(
+        self, out: Path, entry: Entry, *, identity: Identity | None = None, data_sha256: str | None = None
+    ) -> None:
+        """Raise ResultsError unless the record is about this model and these data."""
+        if why := self.misfit(identity=identity, data_sha256=data_sha256):
+            raise ResultsError(
+                f"{self.path(out, entry)} {why} than this {entry.key}; run {self.COMMAND} again, or name a folder "
+                "without results for it"
+            )
+
+    @classmethod
+    def check_replaceable(cls, out: Path, entry: Entry, model: nn.Module, *, n: int, eps: str | None = None) -> None:
+        """Find out before a long run whether its record would say less than the one whose place it takes.
+
+        A record of another model counts too: nobody can measure it again without that model.
+
+        Args:
+            n: examples of the run that begins.
+            eps: its radius; the entry's if None.
+
+        Raises:
+            ResultsError: it would have fewer examples, or another radius instead of the entry's; or the record that
+                is there cannot be read.
+        """
+        known = cls.find(out, entry)
+        if known is None:
+            return
+        other = known.misfit(identity=identity_of(model, entry.image_shape))
+        where = f"{cls.path(out, entry)}{' is of another model and' if other else ''}"
+        ways = "choose another folder for this run, or add --overwrite"
+        if known.n > n:
+            raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
+        if known.threat.eps == entry.eps_value != parse_eps(eps or entry.eps):
+            raise ResultsError(
+                f"{where} has the entry's radius {entry.eps} and {known.n} examples, this run has the radius {eps} "
+                f"and {n} examples; {ways}"
+            )
+
+
+def about(entry: Entry, examples: Examples) -> dict[str, Any]:
+    """The fields that every record of a triplet has."""
+    return {
+        "model": entry.name,
+        "dataset": entry.dataset,
+        "threat_model": entry.threat_model,
+        "n": len(examples),
+        "data": examples.source,
+        "data_sha256": examples.sha256,
+        "versions": installed_versions(),
+    }
+
+
+def results_path(out: Path, entry: Entry) -> Path:
+    """Where the leaderboard entry of a triplet stands below ``out``; its records stand next to it."""
+    return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
+
+
+def check_writable(out: Path, entry: Entry) -> None:
+    """Raise ResultsError, before a long run, if its results cannot be written. It leaves nothing behind, no folder."""
+    path = results_path(out, entry)
+    try:
+        with tempfile.TemporaryFile(dir=_nearest_that_exists(path)):
+            pass
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _nearest_that_exists(path: Path) -> Path:
+    for folder in path.parents:
+        with suppress(FileNotFoundError):
+            folder.lstat()  # unlike exists(), is not silent about a file in a folder's place or too long a name
+            return folder
+    return Path()
+
+
+def interval_95(count: int, n: int) -> tuple[float, float]:
+    """95 % Clopper-Pearson interval of a share, for the choice of examples alone."""
+    from scipy.stats import binomtest
+
+    found = binomtest(count, n).proportion_ci(0.95, "exact")
+    return float(found.low), float(found.high)
+
+
+def check_falling(accuracy_after: dict[str, float], first: float, last: float) -> None:
+    """Raise ConfigError unless the accuracies after some attacks are fractions that fall from ``first`` to ``last``."""
+    after = tuple(accuracy_after.values())
+    falls = all(1.0 >= a >= b >= 0.0 for a, b in pairwise((*after, 0.0)))
+    if not falls or after[:1] != (first,) or after[-1] != last:
+        raise ConfigError(f"'accuracy_after' must fall from {first} to {last}")

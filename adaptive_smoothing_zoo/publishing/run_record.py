@@ -1,0 +1,216 @@
+"""The record of an AutoAttack run, ``<NAME>.run.json``, and its verdicts, ``<NAME>.examples.npz``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, STANDARD_PROTOCOL, AttackSettings
+from adaptive_smoothing_zoo.data import Examples
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
+from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
+from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
+from adaptive_smoothing_zoo.publishing.pages import percent
+from adaptive_smoothing_zoo.publishing.record import Measurement, about, check_falling, interval_95, results_path
+from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
+from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.provenance import device_name
+from adaptive_smoothing_zoo.zoo.entry import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRecord(Measurement):
+    """What a sequence of attacks left robust, and with what. ``accuracy_after`` begins with what they started from."""
+
+    protocol: str
+    attacks: tuple[str, ...]
+    engine: str
+    dtype: str
+    tf32: bool
+    channels_last: bool
+    robust_accuracy: float
+    accuracy_after: dict[str, float]
+    seconds: dict[str, float]
+    settings: AttackSettings | None = None  # None in older records, whose settings were the protocol's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(AttackRecord):
+    """An evaluation by AutoAttack.
+
+    ``deterministic``, ``warnings`` and ``test_set_size`` decide whether a leaderboard may be told of it: a claim needs
+    the whole test set in its order, the standard protocol and a model that answers the same twice.
+    """
+
+    KIND, TITLE, COMMAND = "run", "a run record", "asz eval"
+
+    test_set_size: int | None  # examples in the official test set, if these are its first n in its order
+    verdicts_sha256: str | None = None  # of the file of verdicts; None if that was not noted
+    deterministic: bool
+    clean_accuracy: float
+    broken_by: dict[str, int]
+    warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is the standard protocol, in full float32. Nothing else may be claimed or enter a leaderboard."""
+        same = self.protocol == STANDARD_PROTOCOL and self.attacks == STANDARD_ATTACKS
+        float32 = self.dtype == "float32" and not self.tf32
+        return same and float32 and (self.settings is None or self.settings.is_standard)
+
+    @property
+    def deviation(self) -> str | None:
+        """What is not as in the standard protocol; None if nothing is."""
+        if self.is_standard:
+            return None
+        settings = self.settings
+        if settings is not None and not settings.is_standard:
+            return settings.protocol
+        return f"not standard: {self.protocol}, {', '.join(self.attacks)}, TF32 {'on' if self.tf32 else 'off'}"
+
+    @property
+    def robust_count(self) -> int:
+        """How many examples no attack broke."""
+        return round(self.robust_accuracy * self.n)
+
+    @property
+    def confidence_interval(self) -> tuple[float, float]:
+        """95 % Clopper-Pearson interval of the robust accuracy, for the choice of test examples alone."""
+        return interval_95(self.robust_count, self.n)
+
+    def check(self) -> None:
+        super().check()
+        if not 0.0 <= self.robust_accuracy <= self.clean_accuracy <= 1.0:
+            raise ConfigError(
+                "accuracies are fractions, the robust one at most the clean one, got "
+                f"{self.robust_accuracy} and {self.clean_accuracy}"
+            )
+        check_falling(self.accuracy_after, self.clean_accuracy, self.robust_accuracy)
+        if sum(self.broken_by.values()) != self.n - self.robust_count:
+            raise ConfigError("'broken_by' does not add up to the examples that are not robust")
+
+    def verdicts(self, out: Path, entry: Entry) -> np.ndarray:
+        """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
+        path = verdicts_path(out, entry)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                robust: np.ndarray = arrays["robust"]
+        except Exception as error:  # a damaged header makes NumPy's parser raise almost anything
+            raise ResultsError(f"{path} is missing or damaged: {reason(error)}; run asz eval again") from error
+        belongs = self.verdicts_sha256 in (None, file_sha256(path))
+        fits = robust.shape == (self.n,) and robust.dtype == np.bool_ and robust.mean() == self.robust_accuracy
+        if not (belongs and fits):
+            raise ResultsError(f"{path} does not belong to the run record next to it; run asz eval again")
+        return robust
+
+    def verdicts_on(self, out: Path, entry: Entry, examples: Examples, model: nn.Module | None = None) -> np.ndarray:
+        """The verdicts of a run on these examples, with this model if one is given; ResultsError if it was not that."""
+        identity = None if model is None else identity_of(model, examples.images.shape[1:])
+        self.require(out, entry, identity=identity, data_sha256=examples.sha256)
+        return self.verdicts(out, entry)
+
+
+def attack_fields(found: Evaluation | AdaptiveEvaluation, protocol: str, commit: str | None) -> dict[str, Any]:
+    """The fields of a record that an evaluation decides; the first of its ``accuracy_after`` is no attack."""
+    return {
+        "threat_model": found.norm,
+        "protocol": protocol,
+        "attacks": tuple(found.accuracy_after)[1:],
+        "engine": found.engine,
+        "seed": found.seed,
+        "batch_size": found.batch_size,
+        "device": found.device,
+        "device_name": device_name(found.device),
+        "dtype": "float32",
+        "tf32": found.tf32,
+        "channels_last": found.channels_last,
+        "robust_accuracy": found.robust_accuracy,
+        "accuracy_after": found.accuracy_after,
+        "seconds": {name: round(value, 2) for name, value in found.seconds.items()},
+        "settings": found.settings,
+        "commit": commit,
+    }
+
+
+def make_record(
+    entry: Entry,
+    evaluation: Evaluation,
+    examples: Examples,
+    model: nn.Module,
+    *,
+    eps: str | None = None,
+    commit: str | None = None,
+    remarks: tuple[str, ...] = (),
+) -> RunRecord:
+    """The record of an evaluation.
+
+    Args:
+        eps: as text, if it is not the entry's own.
+        commit: what ``source_commit`` said when the run began.
+        remarks: in addition to the evaluation's own.
+    """
+    fields = about(entry, examples) | attack_fields(evaluation, evaluation.settings.protocol, commit)
+    return RunRecord(
+        **fields,
+        eps=eps or entry.eps,
+        identity=identity_of(model, examples.images.shape[1:]),
+        test_set_size=examples.test_set_size,
+        deterministic=evaluation.deterministic,
+        clean_accuracy=evaluation.clean_accuracy,
+        broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
+        warnings=evaluation.warnings,
+        remarks=(*evaluation.remarks, *remarks),
+    )
+
+
+def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> None:
+    """Write run record and verdicts, each whole or not at all; ``evidence.update_entry`` does the leaderboard entry."""
+    arrays: dict[str, Any] = {
+        "index": np.arange(len(evaluation)),
+        "label": examples.labels.numpy(),
+        "clean_correct": evaluation.clean_correct,
+        "robust": evaluation.robust,
+        "broken_by": evaluation.broken_by,
+    }
+    path = verdicts_path(out, entry)
+    write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+    replace(record, verdicts_sha256=file_sha256(path)).write(out, entry)
+
+
+def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Examples) -> str:
+    """By how much an evaluation agrees with a recorded one of the same triplet and data; ResultsError without one."""
+    record = RunRecord.read(results, entry)
+    recorded = record.verdicts_on(results, entry, examples)
+    same = int((recorded == evaluation.robust).sum())
+    ours, theirs = (percent(float(robust.mean())) for robust in (evaluation.robust, recorded))
+    return (
+        f"the verdicts of {evaluation.engine} (seed {evaluation.seed}) equal those of {record.engine} (seed "
+        f"{record.seed}) on {same} of {len(recorded)} examples; robust accuracy {ours} % and {theirs} %"
+    )
+
+
+def verdicts_path(out: Path, entry: Entry) -> Path:
+    """Where the verdicts on the single examples stand."""
+    return results_path(out, entry).with_suffix(".examples.npz")
+
+
+def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path:
+    """The folder in which an unfinished evaluation of a triplet (or a shard of one) keeps its state."""
+    which = "" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
+    return results_path(out, entry).with_suffix(f"{which}.state")
+
+
+def shard_states(out: Path, entry: Entry) -> list[Path]:
+    """The states of shards of a triplet's evaluation; ResultsError if there are none."""
+    path = results_path(out, entry)
+    found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
+    if not found:
+        raise ResultsError(f"there are no shards of {entry.key} in {path.parent}; run asz eval --shard i/k for each i")
+    return found

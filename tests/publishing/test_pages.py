@@ -1,0 +1,209 @@
+"""Cards, claims and reports: their numbers and links."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+from recorded import CIFAR_ENTRY, ENTRY, MODEL, a_check, a_record, a_validation
+
+from adaptive_smoothing_zoo import load_model
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.claim import claim
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
+from adaptive_smoothing_zoo.publishing.evidence import Evidence
+from adaptive_smoothing_zoo.publishing.pages import page
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+
+WEIGHTS = identity_of(MODEL)
+SHORT = AttackSettings().limited(iterations=10)
+
+
+def card(record=None, curve=None):
+    return model_card(ENTRY, None if record is None else Evidence(run=record), curve)
+
+
+def test_the_template_engine_is_loaded_with_the_first_page_only():
+    code = "import sys, adaptive_smoothing_zoo.publishing.card; sys.exit('jinja2' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    from jinja2 import UndefinedError
+
+    with pytest.raises(UndefinedError):
+        page("claim.md", entry=ENTRY, evidence=Evidence(run=a_record()), checkpoint="")
+
+
+class TestClaim:
+    def test_it_holds_what_the_form_asks_for(self):
+        text = claim(CIFAR_ENTRY, Evidence(run=a_record(CIFAR_ENTRY)), "https://example.org/weights", WEIGHTS)
+        for line in (
+            "[New Model] <Demo2026Adaptive>",
+            f"- Paper URL: {ENTRY.paper.link}",
+            "- Dataset: cifar10",
+            "- Threat Model: Linf",
+            "- eps: 8/255",
+            "- Clean accuracy: 87.50%",
+            "- Robust accuracy: 50.00%",
+            "- Additional data: false",
+            "- Checkpoint and code: https://example.org/weights",
+        ):
+            assert line in text.splitlines()
+        assert "pyautoattack 0.2.0, full test set of 8 images" in text
+        assert "Best known" not in text
+        broken = Evidence(run=a_record(CIFAR_ENTRY), broken=frozenset({1}))
+        assert "- Best known robust accuracy: 37.50%\n" in claim(CIFAR_ENTRY, broken, "https://example.org", WEIGHTS)
+
+    @pytest.mark.parametrize(
+        ("entry", "changes", "message"),
+        [
+            (CIFAR_ENTRY, {"n": 7}, "took 7 examples"),
+            (CIFAR_ENTRY, {"test_set_size": None}, "all of the test set"),
+            (CIFAR_ENTRY, {"protocol": "quick"}, "it is not standard: quick"),
+            (CIFAR_ENTRY, {"deterministic": False}, "deterministic"),
+            (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "AutoAttack standard, apgd-ce, TF32 off"),
+            (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
+            (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
+            (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
+            (CIFAR_ENTRY, {"settings": SHORT}, "apgd-ce iterations=10 restarts=1"),
+            (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="tf32")}, "search in TF32"),
+            (ENTRY, {}, "no leaderboard for digits"),
+        ],
+    )
+    def test_a_run_that_is_not_the_full_protocol_cannot_be_claimed(self, entry, changes, message):
+        with pytest.raises(ResultsError, match=message):
+            claim(entry, Evidence(run=a_record(entry, **changes)), "https://example.org", WEIGHTS)
+
+
+def a_curve(*points, **changes):
+    fields = {
+        "model": "X",
+        "dataset": "digits",
+        "threat_model": "Linf",
+        "eps": "1/5",
+        "engine": "pyautoattack 0.2.0",
+        "n": 8,
+        "seed": 0,
+        "batch_size": 8,
+        "device": "d",
+        "data": "d",
+        "data_sha256": a_record().data_sha256,
+        "std_sha256": "0" * 64,
+        "rob_sha256": "0" * 64,
+        "versions": {},
+        "points": tuple(CurvePoint(alpha=a, clean=c, robust=r) for a, c, r in points),
+    }
+    return ConstantCurve(**(fields | changes))
+
+
+def test_the_curve_is_read_at_equal_robustness(tmp_path):
+    curve = a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.4), (1.0, 0.8, 0.6))
+    assert curve.clean_at(0.4) == 0.9
+    assert curve.clean_at(0.5) == pytest.approx(0.85)
+    assert curve.clean_at(0.2) == pytest.approx(0.95)
+    assert curve.clean_at(0.61) is None
+    # A later alpha may be better in both; the best one counts.
+    assert a_curve((0.5, 0.7, 0.4), (1.0, 0.8, 0.6)).clean_at(0.4) == 0.8
+    path = curve.write(tmp_path, ENTRY)
+    assert path.name == "constant_alpha.curve.json"
+    assert ConstantCurve.read(tmp_path, ENTRY) == curve
+    path.write_text(path.read_text().replace('"model"', '"name"'))  # as older files have it
+    assert ConstantCurve.read(tmp_path, ENTRY) == curve
+
+
+class TestCard:
+    def test_front_matter_parses_and_holds_what_was_measured(self):
+        text = card(a_record(remarks=("Something to say",)))
+        front = yaml.safe_load(text.split("---")[1])
+        assert front["library_name"] == "adaptive-smoothing-zoo"
+        assert front["license"] == "mit"
+        metrics = front["model-index"][0]["results"]
+        values = [metric["value"] for result in metrics for metric in result["metrics"]]
+        assert values == [87.5, 50.0]
+        assert "n = 8 (the whole test set" in text
+        assert "| none (clean) | 87.50 |\n| and apgd-ce | 87.50 |\n| and apgd-t | 50.00 |" in text
+        assert f"[{ENTRY.alpha.alpha_min:g}, {ENTRY.alpha.alpha_max:g}]" in text
+        assert "\nSomething to say.\n" in text
+        assert f"<{ENTRY.paper.link}>" in text
+
+    def test_it_names_what_is_not_standard(self):
+        text = card(a_record(settings=SHORT, protocol=SHORT.protocol), a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5)))
+        assert f"{SHORT.protocol}." in text
+        assert "iterations=10" in text
+        assert "AutoAttack standard" not in text
+        assert "AutoAttack accuracy (%)" not in text.split("---")[1]
+        assert "| 0.5 | 90.00 | 50.00 |" not in text
+        assert "not standard" not in card(a_record()).lower()
+
+    def test_without_results_it_claims_nothing(self):
+        text = card()
+        assert "Not measured here." in text
+        assert "model-index" not in text
+        assert "## Stronger attacks" not in text
+
+    @pytest.mark.parametrize(
+        ("clean", "expected"), [(0.95, "5.00 points above it"), (0.85, "5.00 points below it"), (0.9, "the same")]
+    )
+    def test_it_says_by_how_much_the_mix_beats_or_misses_the_constant_alphas(self, clean, expected):
+        curve = a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5))
+        text = card(a_record(clean_accuracy=clean, robust_accuracy=0.5), curve)
+        assert "| 0.5 | 90.00 | 50.00 |" in text
+        assert f"This model has {100 * clean:.2f} %, {expected}. One example is 12.50 points." in text
+
+    def test_a_curve_that_is_less_robust_or_of_other_settings_is_no_yardstick(self):
+        points = ((0.0, 1.0, 0.0), (0.5, 0.9, 0.4))
+        text = card(a_record(), a_curve(*points))
+        assert "| 0.5 | 90.00 | 40.00 |" in text
+        assert " points " not in text
+        assert card(a_record(), a_curve(*points, seed=1)) == card(a_record())
+
+    @pytest.mark.parametrize("features", ["both", "std_model", "rob_model"])
+    @pytest.mark.parametrize("classes", [0, 7])
+    def test_a_fine_tuned_model_is_no_mix(self, features, classes):
+        model = load_model("Demo2026Adaptive", dataset="digits")
+        model.reset_classifier(classes, features=features)
+        text = model_card(model.described(), None)
+        assert (f"Logits of {classes} classes" in text) == bool(classes)
+        assert f"| classes | {classes or 'none'} |" in text
+        for name in ("std_model", "rob_model"):
+            assert (f"({name})" in text) == (f"| {name} (" in text) == (features in (name, "both"))
+        words = ("softmax", "alpha range", "t_g", "alpha_min", "## Certified", "log_prob")
+        assert not any(word in text for word in words)
+
+
+class TestReport:
+    def test_it_has_every_check_and_every_number(self):
+        checks = (a_check("first"), a_check("second", "failed"), a_check("third", "not applicable", "alpha"))
+        text = a_validation(3, 1, checks=checks).report("net.png")
+        assert "1 checks passed, 1 failed, 1 did not apply" in text
+        assert "**: second.\n" in text
+        assert "indices 3, 1" in text
+        assert "25.00 %" in text
+        assert "(net.png)" in text
+        assert "| first | passed | a \\| b. | 2 | 1.0 |\n" in text
+        assert "| all | | | 6 | 3.0 |\n" in text
+        assert "| share | 0.25 |\n| points | 3 |\n" in text
+        assert [line for line in text.splitlines() if line.startswith("##")] == [
+            "## Strength",
+            "### first: passed",
+            "### second: failed",
+            "## Alpha",
+            "### third: not applicable",
+        ]
+
+    def test_without_failures_run_and_figure_it_says_so(self):
+        text = a_validation(recorded_n=None, recorded_accuracy=None).report()
+        assert "**" not in text
+        assert "![" not in text
+        assert "No recorded AutoAttack run" in text
+        assert replace(a_validation(1)).union_accuracy == 3 / 8
+
+    def test_the_figure_is_written_next_to_it(self, tmp_path):
+        series = {"loss_ce": ((0.0, 1.0),), "accuracy_against_eps": ((0.0, 1.0), (1.0, 0.5)), "alpha": ((0.5,), (0.7,))}
+        path = a_validation(series=series).write(tmp_path, ENTRY)
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert f"({path.stem}.png)" in path.with_suffix(".md").read_text()
