@@ -43,8 +43,8 @@ def tune_command(out: Path, **options: Any) -> None:
     front is written.
 
     \b
-    asz tune out/ --std-model timm:resnet50.a1_in1k --rob-model robustbench:Salman2020Do_R50 \\
-        --dataset imagenet --eps 4/255 --clean 0.74
+    asz tune out/ --std-model base:pyautoattack_resnet18 \\
+        --rob-model robustbench:Carmon2019Unlabeled --data-dir data --clean 0.93
     """
     from adaptive_smoothing_zoo.tuning.plot import plot_fronts
     from adaptive_smoothing_zoo.tuning.tune import (
