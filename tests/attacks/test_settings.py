@@ -117,7 +117,7 @@ class Net(nn.Module):
 @pytest.fixture
 def toy():
     """The attack of the page, entered into the catalogue."""
-    (code,) = re.findall(r"```python\n(.*?)```", DOOR.read_text(), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", DOOR.read_text(), re.DOTALL)
     assert len(code.splitlines()) < 40
     names = {"__name__": "toy"}
     exec(code, names)
