@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import ThreatModel, cli
+from adaptive_smoothing_zoo.attacks import catalogue
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.contract import Entry, register
 from adaptive_smoothing_zoo.attacks.search import Search
@@ -102,6 +103,13 @@ def test_settings_and_words_are_not_mixed_and_unknown_words_are_named():
         evaluate(*arguments, eps=0.1, sead=3)
     with pytest.raises(ConfigError, match="unknown key 'x'"):
         parse(AttackSettings, {"x": 1}, "settings")
+
+
+def test_every_file_that_registers_attacks_has_a_line_in_the_catalogue():
+    room = Path(catalogue.__file__).parent
+    registers = [path for path in room.rglob("*.py") if re.search(r"^ *@?register\(", path.read_text(), re.MULTILINE)]
+    files = {".".join(path.relative_to(room).with_suffix("").parts) for path in registers}
+    assert sorted(catalogue.ATTACK_FILES) == sorted(files)
 
 
 class Net(nn.Module):
