@@ -35,3 +35,23 @@ def test_it_is_certified_and_its_card_tells(foreign, tmp_path, capsys):
     code, _, err = run(capsys, "card", foreign, "--results", tmp_path, "--out", tmp_path)
     assert code == 0, err
     assert "sharp: " in (tmp_path / "Doe2026Toy-digits-L2.md").read_text()
+
+
+def test_an_experiment_measures_it_in_its_own_norm(foreign, tmp_path, capsys):
+    code, _, err = run(
+        capsys, "experiment", "trust-options", "--model", foreign, "--n", 4, "--steps", 1, "--out", tmp_path
+    )
+    assert code == 0, err
+    record = json.loads((tmp_path / "trust-options/Doe2026Toy-digits-L2.json").read_text())
+    assert (record["dataset"], record["threat_model"]) == ("digits", "L2")
+
+
+def test_it_is_validated_on_its_own_data(foreign, tmp_path, capsys):
+    code, told, err = run(capsys, "validate", foreign, "--n", 4, "--only", "repeated_forward", "--out", tmp_path)
+    assert code == 0, err
+    assert "Doe2026Toy-digits-L2: 4 examples" in told
+
+
+def test_it_is_verified_on_its_own_data(foreign, capsys):
+    _, told, err = run(capsys, "verify", foreign, "--n", 4)
+    assert "Doe2026Toy-digits-L2: clean accuracy 100.00 % on 4 examples" in told, err
