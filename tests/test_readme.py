@@ -1,5 +1,6 @@
 """The snippets of the README and of docs/ run as they stand, and their links lead somewhere."""
 
+import ast
 import importlib.util
 import multiprocessing
 import os
@@ -62,6 +63,28 @@ def test_links_lead_to_files(page):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
-def test_every_door_is_on_the_page_of_contributors():
+def test_every_door_is_linked_from_the_page_of_contributors_and_that_from_the_readme():
     text = (ROOT / "docs" / "contributing.md").read_text()
-    assert all(f"doors/{page.name}" in text for page in (ROOT / "docs" / "doors").glob("*.md"))
+    doors = sorted(f"doors/{page.name}" for page in (ROOT / "docs" / "doors").glob("*.md"))
+    assert sorted(re.findall(r"\]\((doors/[^)]*)\)", text)) == doors
+    assert "](docs/contributing.md)" in README.read_text()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "doors"], ids=lambda page: page.stem)
+def test_the_examples_of_a_door_are_annotated_as_mypy_asks_of_the_package(page):
+    for code in snippets(page):
+        functions = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
+        for function in functions:
+            arguments = [a for a in (*function.args.args, *function.args.kwonlyargs) if a.arg != "self"]
+            assert function.returns is not None, function.name
+            assert all(argument.annotation for argument in arguments), function.name
+
+
+def test_the_folders_that_the_readme_names_exist_and_every_room_is_among_them():
+    table = README.read_text().partition("## Where things are")[2]
+    cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    names = {name for cell in cells for name in re.findall("`(.*?)`", cell)}
+    package = "adaptive_smoothing_zoo"
+    assert not [name for name in names if not ((ROOT / name).exists() or (ROOT / package / name).exists())]
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert rooms <= {name.removeprefix(f"{package}/").rstrip("/") for name in names}

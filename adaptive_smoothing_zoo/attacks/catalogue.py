@@ -1,15 +1,21 @@
-"""All attacks by name. A new one is a file that registers it, and its name in ``ATTACK_FILES``."""
+"""All attacks by name. A new one is a file that registers it, and a line in ``ATTACK_FILES``."""
 
 from dataclasses import replace
+from importlib import import_module
 
-from adaptive_smoothing_zoo.attacks import adaptive
-from adaptive_smoothing_zoo.attacks.autoattack import apgd, fab, square
 from adaptive_smoothing_zoo.attacks.contract import Entry
 from adaptive_smoothing_zoo.attacks.settings import NUMBERS, AttackSettings, Plan
 
 __all__ = ["ATTACK_FILES", "Entry", "complete", "entry_of"]
 
-ATTACK_FILES = (apgd, fab, square, adaptive)
+ATTACK_FILES = (  # a line for each file of this folder that registers attacks
+    "autoattack.apgd",
+    "autoattack.fab",
+    "autoattack.square",
+    "adaptive",
+)
+for _file in ATTACK_FILES:
+    import_module(f"adaptive_smoothing_zoo.attacks.{_file}")
 
 
 def entry_of(name: str) -> Entry:

@@ -114,10 +114,10 @@ def certify_command(
     check_writable(out, entry)
     check_model_dir(model_dir, entry)
     around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
-    model = load_model(entry.name, model_dir, dataset, entry.threat_model, device=chosen)
+    model = load_model(name, model_dir, entry.dataset, entry.threat_model, device=chosen)
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
-    examples, indices = choose_examples(load_data(dataset, data_dir=data_dir), n_examples, skip)
+    examples, indices = choose_examples(load_data(entry.dataset, data_dir=data_dir), n_examples, skip)
 
     def log(name: str) -> Path:
         return records.certification_path(out, entry, f"{name}.tsv")

@@ -76,9 +76,10 @@ def eval_command(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
-    warn_of_radius(triplet.threat_model, parse_eps(eps or "0"))
+    entry = triplet.entry()
+    warn_of_radius(entry.threat_model, parse_eps(eps or "0"))
     chosen = pick_device(distributed.local_device(device))
-    part, settings, entry = distributed.shard_of(shard), attack.settings(chosen), triplet.entry()
+    part, settings = distributed.shard_of(shard), attack.settings(chosen)
     check_writable(out, entry)
     check_records(out, entry)
     if compare_with is not None:
@@ -86,8 +87,8 @@ def eval_command(
     commit = source_commit()  # now: the checkout may move on during a long run
     model = triplet.load(chosen)
     entry = _recorded_as(model.entry, settings)
-    threat = ThreatModel(triplet.threat_model, parse_eps(eps or entry.eps))
-    examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
+    threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
+    examples = load_data(entry.dataset, data_dir=data_dir).first(n)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
         _screen(model, examples, threat, settings, str(chosen))
@@ -125,7 +126,7 @@ def merge_command(
 
     states = shard_states(out, triplet.entry())
     model = triplet.load()
-    examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
+    examples = load_data(model.entry.dataset, data_dir=data_dir).first(n)
     if not overwrite:
         RunRecord.check_replaceable(out, model.entry, model, n=len(examples), eps=eps)
     evaluation = merge(states, examples.images, examples.labels)
@@ -178,7 +179,7 @@ def adapt_command(
     record = RunRecord.read(results, entry)
     commit = source_commit()
     model = triplet.load(chosen)
-    examples = load_data(triplet.dataset, data_dir=data_dir).first(record.n)
+    examples = load_data(entry.dataset, data_dir=data_dir).first(record.n)
     robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
         AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
@@ -189,7 +190,7 @@ def adapt_command(
             examples.images,
             examples.labels,
             robust,
-            threat=ThreatModel(triplet.threat_model, parse_eps(record.eps)),
+            threat=ThreatModel(entry.threat_model, parse_eps(record.eps)),
             seed=seed,
             batch_size=batch_size,
             device=chosen,
@@ -253,7 +254,8 @@ def validate_command(
     check_writable(out, triplet.entry())
     commit = source_commit()
     model = triplet.load(chosen)
-    entry, everything = model.entry, load_data(triplet.dataset, data_dir=data_dir)
+    entry = model.entry
+    everything = load_data(entry.dataset, data_dir=data_dir)
     examples = everything.first(n or None)
     found = recorded_run(results or out, entry, model, everything, len(examples))
     recorded = found if isinstance(found, RecordedRun) else None
@@ -264,7 +266,7 @@ def validate_command(
         Validation.check_replaceable(out, entry, model, n=len(examples))
     state = None if only else Validation.state_path(out, entry)
     about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": chosen, "channels_last": channels_last}
-    about |= {"norm": triplet.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
+    about |= {"norm": entry.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
     with check_bar() as on_progress, told_how_to_go_on() if state else nullcontext():
         findings = validate(
             model, examples.images, examples.labels, **about, recorded=recorded, state=state, on_progress=on_progress

@@ -104,7 +104,10 @@ class TripletChoice:
     model_dir: str | None
 
     def entry(self) -> Entry:
-        """The zoo's entry; a folder that the user names must hold its weights."""
+        """The zoo's entry; a folder that the user names must hold its weights.
+
+        Its data set and threat model count: of a triplet outside the zoo they may be others than the options say.
+        """
         from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
         from adaptive_smoothing_zoo.zoo.registry import find_entry
 

@@ -56,7 +56,7 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
 
     entry = find_entry(name, dataset, threat_model)
     path = out / f"{entry.key}.md"
-    text, evidence = card_from(entry, results)
+    text, evidence = card_from(name, entry, results)
     for why in evidence.stale if evidence else ():
         click.echo(f"left aside: {why}", err=True)
     write_text(path, text)

@@ -129,7 +129,7 @@ class Options:
 
     def examples(self) -> Examples:
         """The test examples."""
-        return load_data(self.dataset, data_dir=self.data_dir).first(self.n or None)
+        return load_data(self.triplet.entry.dataset, data_dir=self.data_dir).first(self.n or None)
 
 
 OnStage = Callable[[str], None]  # told, in words, of every finished round of something long
@@ -166,7 +166,7 @@ class Bench:
         return {
             "model": options.triplet,
             "examples": options.examples(),
-            "threat": ThreatModel(options.threat_model, options.triplet.entry.eps_value),
+            "threat": ThreatModel(options.triplet.entry.threat_model, options.triplet.entry.eps_value),
             "pgd": Pgd(options.steps or steps, options.pgd),
             "seed": options.seed,
             "batch_size": options.batch_size,

@@ -71,12 +71,12 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, Evidence | None]:
     return model_card(entry, evidence, ConstantCurve.find(results, entry), certification), evidence
 
 
-def card_from(entry: Entry, results: Path) -> tuple[str, Evidence | None]:
-    """The same by an entry of the zoo. Results are shown of the model that they were measured on, so it is loaded."""
+def card_from(name: str, entry: Entry, results: Path) -> tuple[str, Evidence | None]:
+    """The same by what ``load_model`` takes and its entry. The model is loaded where results speak of it."""
     certificates = certification_path(results, entry, "certified.json")
     if not (RunRecord.path(results, entry).exists() or certificates.exists()):
         return model_card(entry, None), None
-    return card_of(load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model), results)
+    return card_of(load_model(name, dataset=entry.dataset, threat_model=entry.threat_model), results)
 
 
 def export_files(entry: Entry) -> set[str]:

@@ -129,5 +129,9 @@ def _phrase(found: ErrorDetails) -> str:
             return f"'kind' must be one of {context['expected_tags']}, got {shown(context['tag'])}"
         case "value_error":
             return str(context["error"])
-    wanted = re.sub("^(Input|String) should", "must", found["msg"])
+    wanted = (
+        "must be text in quotes"
+        if found["type"] == "string_type"
+        else re.sub("^(Input|String) should", "must", found["msg"])
+    )
     return f"{wanted}, got {type(value).__name__ if isinstance(value, (dict, list)) else shown(value)}"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo import ThreatModel, cli
+from adaptive_smoothing_zoo.attacks import catalogue
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.contract import Entry, register
 from adaptive_smoothing_zoo.attacks.search import Search
@@ -104,6 +105,13 @@ def test_settings_and_words_are_not_mixed_and_unknown_words_are_named():
         parse(AttackSettings, {"x": 1}, "settings")
 
 
+def test_every_file_that_registers_attacks_has_a_line_in_the_catalogue():
+    room = Path(catalogue.__file__).parent
+    registers = [path for path in room.rglob("*.py") if re.search(r"^ *@?register\(", path.read_text(), re.MULTILINE)]
+    files = {".".join(path.relative_to(room).with_suffix("").parts) for path in registers}
+    assert sorted(catalogue.ATTACK_FILES) == sorted(files)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -117,7 +125,7 @@ class Net(nn.Module):
 @pytest.fixture
 def toy():
     """The attack of the page, entered into the catalogue."""
-    (code,) = re.findall(r"```python\n(.*?)```", DOOR.read_text(), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", DOOR.read_text(), re.DOTALL)
     assert len(code.splitlines()) < 40
     names = {"__name__": "toy"}
     exec(code, names)

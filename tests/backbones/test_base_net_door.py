@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 
 import pytest
@@ -44,8 +45,9 @@ def test_entries_recipes_and_load_base_net_build_it(patch_net, tmp_path, monkeyp
     assert model(IMAGES).shape == (3, 10)
 
     recipe = tmp_path / "patch.toml"
-    recipe.write_text('base = "digits_std"\n[net]\narchitecture = "patch_net"\n')
-    read = read_recipe(recipe, ["net.arguments.patch=2"])
+    recipe.write_text(dedent(re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]))
+    read = read_recipe(recipe)
+    assert read.net.arguments["patch"] == 2
     assert isinstance(build(read.net.architecture, **read.net.arguments), patch_net)
 
     shipped = build("patch_net", patch=2)

@@ -133,7 +133,7 @@ def test_an_entry_is_read_from_its_file(tmp_path, entry):
         ({"name": "../Doe"}, "name: must match pattern"),
         ({"eps": "eight"}, "eps must be a number or a fraction like 8/255, got 'eight'"),
         ({"eps": "-1/255"}, "eps must not be negative"),
-        ({"eps": 0.5}, "eps: must be a valid string, got 0.5"),
+        ({"eps": 0.5}, "eps: must be text in quotes, got 0.5"),
         ({"std_map": {"kind": "scale", "factor": 0}}, "std_map.factor: must be greater than 0, got 0"),
         ({"rob_map": {"kind": "scale", "factor": float("nan")}}, "rob_map.factor: must be a finite number"),
         ({"threat_model": "L1"}, "threat_model: must be 'Linf' or 'L2', got 'L1'"),
