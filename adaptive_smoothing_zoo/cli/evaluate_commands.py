@@ -123,13 +123,13 @@ def merge_command(
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
 
-    states = shard_states(out, triplet.entry())
+    states = shard_states(out, triplet.entry(), _custom(triplet.entry()))
     model = triplet.load()
     examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
-    if not overwrite:
-        RunRecord.check_replaceable(out, model.entry, model, n=len(examples), eps=eps)
     evaluation = merge(states, examples.images, examples.labels)
     entry = _recorded_as(model.entry, evaluation.settings)
+    if not overwrite:
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
         remove_state(state)
@@ -286,7 +286,11 @@ def validate_command(
 
 def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
     """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
-    return entry if settings.is_standard else replace(entry, name=f"{entry.name}.custom")
+    return entry if settings.is_standard else _custom(entry)
+
+
+def _custom(entry: Entry) -> Entry:
+    return replace(entry, name=f"{entry.name}.custom")
 
 
 def _whole(evaluation: Evaluation, state: Path, part: tuple[int, int], examples: Examples) -> Evaluation | None:

@@ -324,6 +324,8 @@ def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evalu
         raise ResultsError("there is nothing to merge")
     bindings = [binding_of(folder) for folder in folders]
     for folder, binding in zip(folders, bindings, strict=True):
+        if binding.robust_sha256 is not None:
+            raise ResultsError(f"{folder} holds adaptive attacks, which have no shards; name states of asz eval")
         theirs, ours = _said(binding), _said(bindings[0])
         if name := next((name for name in ours if theirs[name] != ours[name]), None):
             raise ResultsError(

@@ -38,6 +38,13 @@ class AttackRecord(Measurement):
     seconds: dict[str, float]
     settings: AttackSettings | None = None  # None in older records, whose settings were the protocol's own
 
+    def check(self) -> None:
+        super().check()
+        if tuple(self.accuracy_after)[1:] != self.attacks:
+            raise ConfigError("'accuracy_after' must name what the attacks started from, and then 'attacks' in order")
+        if self.settings is not None and self.settings.names != self.attacks:
+            raise ConfigError("'settings' must be those of 'attacks', in their order")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(AttackRecord):
@@ -207,10 +214,12 @@ def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path
     return results_path(out, entry).with_suffix(f"{which}.state")
 
 
-def shard_states(out: Path, entry: Entry) -> list[Path]:
-    """The states of shards of a triplet's evaluation; ResultsError if there are none."""
+def shard_states(out: Path, entry: Entry, *others: Entry) -> list[Path]:
+    """The states of shards of a triplet's evaluation, or else of the next entry's; ResultsError if there are none."""
     path = results_path(out, entry)
     found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
+    if not found and others:
+        return shard_states(out, *others)
     if not found:
         raise ResultsError(f"there are no shards of {entry.key} in {path.parent}; run asz eval --shard i/k for each i")
     return found
