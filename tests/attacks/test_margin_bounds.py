@@ -9,7 +9,6 @@ from adaptive_smoothing_zoo.attacks.losses import margin
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.threat import ThreatModel
 
 
 class Table(nn.Module):
