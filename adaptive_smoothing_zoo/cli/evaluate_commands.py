@@ -90,6 +90,8 @@ def eval_command(
     examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
+        if settings.engine != "fast" or not settings.is_standard or shard is not None:
+            raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
@@ -126,7 +128,7 @@ def merge_command(
     states = shard_states(out, triplet.entry(), _custom(triplet.entry()))
     model = triplet.load()
     examples = load_data(triplet.dataset, data_dir=data_dir).first(n)
-    evaluation = merge(states, examples.images, examples.labels)
+    evaluation = merge(states, examples.images, examples.labels, model=model)
     entry = _recorded_as(model.entry, evaluation.settings)
     if not overwrite:
         RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)

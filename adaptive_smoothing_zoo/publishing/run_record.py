@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.publishing.record import Measurement, about, check_f
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
@@ -162,7 +163,13 @@ def make_record(
         eps: as text, if it is not the entry's own.
         commit: what ``source_commit`` said when the run began.
         remarks: in addition to the evaluation's own.
+
+    Raises:
+        ResultsError: the evaluation had another threat model.
     """
+    claimed = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
+    if evaluation.threat != claimed:
+        raise ResultsError(f"the evaluation had {evaluation.threat}, not {claimed}; give the eps that it had")
     fields = about(entry, examples) | attack_fields(evaluation, evaluation.settings.protocol, commit)
     return RunRecord(
         **fields,

@@ -70,6 +70,12 @@ def test_writing_the_same_results_twice_gives_the_same_bytes(tmp_path):
     assert contents[0] == contents[1]
 
 
+def test_a_record_says_no_other_radius_than_the_evaluation_s():
+    for entry, eps in ((ENTRY, "0.01"), (replace(ENTRY, threat_model="L2"), None)):
+        with pytest.raises(ResultsError, match=r"the evaluation had Linf 0\.\d+, not "):
+            make_record(entry, an_evaluation(), EXAMPLES, MODEL, eps=eps)
+
+
 def test_agreement_counts_equal_verdicts(folder):
     robust = an_evaluation().robust.copy()
     robust[[0, 5]] ^= True
