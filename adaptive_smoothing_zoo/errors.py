@@ -1,6 +1,7 @@
 """The errors a user can cause, one base class so that the command line can tell them from bugs."""
 
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -53,3 +54,9 @@ def shown(value: Any) -> str:
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100
 _REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 40
+
+
+def check_keywords(given: Mapping[str, object], known: type) -> None:
+    """Raise TypeError, as Python does, for a keyword that is no key of the ``TypedDict``."""
+    if unknown := sorted(given.keys() - known.__annotations__.keys()):
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")

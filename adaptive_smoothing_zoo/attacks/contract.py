@@ -222,6 +222,7 @@ def register(
 
 
 def _place(make: Any) -> tuple[str, str]:
+    make = getattr(make, "func", make)  # of a partial, whose own place says nothing
     return getattr(make, "__module__", ""), getattr(make, "__qualname__", "")
 
 

@@ -28,6 +28,7 @@ from adaptive_smoothing_zoo.attacks.losses import (
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of, normal_images, run_keys, uniform
 from adaptive_smoothing_zoo.attacks.search import advance
+from adaptive_smoothing_zoo.errors import check_keywords
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 _ALL = -1  # the "index" of what all examples share
@@ -214,6 +215,7 @@ class _ApgdRuns:
     def __init__(
         self, model: Model, images: Tensor, labels: Tensor, eps: float, seed: int, options: ApgdOptions
     ) -> None:
+        check_keywords(options, ApgdOptions)
         self.model, self.images, self.labels, self.seed = model, images, labels, seed
         self.threat = ThreatModel(options.get("norm", "Linf"), eps)
         self.settings, self.judge = options.get("settings") or Randomization(), options.get("judge")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.method.alpha import Alpha as AlphaModule
 
@@ -26,7 +26,7 @@ PROBABILITY_SLACK = 8 * EPS  # absolute error of a difference of two probabiliti
 
 def alpha_min_of(alpha: Alpha) -> Floats:
     """alpha itself, or the lower end of an alpha module's range; ValueError outside [0, 1]."""
-    values = alpha.alpha_min if isinstance(alpha, AlphaModule) else alpha
+    values: Any = alpha.alpha_min if isinstance(alpha, nn.Module) else alpha
     return checked_values(values, "alpha", 0.0, 1.0)
 
 

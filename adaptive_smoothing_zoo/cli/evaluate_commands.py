@@ -91,6 +91,8 @@ def eval_command(
     examples = load_data(entry.dataset, data_dir=data_dir).first(n)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
+        if settings.engine != "fast" or not settings.is_standard or shard is not None:
+            raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
@@ -124,13 +126,13 @@ def merge_command(
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
 
-    states = shard_states(out, triplet.entry())
+    states = shard_states(out, triplet.entry(), _custom(triplet.entry()))
     model = triplet.load()
     examples = load_data(model.entry.dataset, data_dir=data_dir).first(n)
-    if not overwrite:
-        RunRecord.check_replaceable(out, model.entry, model, n=len(examples), eps=eps)
-    evaluation = merge(states, examples.images, examples.labels)
+    evaluation = merge(states, examples.images, examples.labels, model=model)
     entry = _recorded_as(model.entry, evaluation.settings)
+    if not overwrite:
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
         remove_state(state)
@@ -288,7 +290,11 @@ def validate_command(
 
 def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
     """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
-    return entry if settings.is_standard else replace(entry, name=f"{entry.name}.custom")
+    return entry if settings.is_standard else _custom(entry)
+
+
+def _custom(entry: Entry) -> Entry:
+    return replace(entry, name=f"{entry.name}.custom")
 
 
 def _whole(evaluation: Evaluation, state: Path, part: tuple[int, int], examples: Examples) -> Evaluation | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, ADAPTIVE_ENGINE, SURROGATE_ATTACKS
-from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_PLANS, AttackSettings
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.evaluation.attack_run import Progress
@@ -93,6 +93,8 @@ def evaluate_adaptive(
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
     where = {"device": device, "state": state, "on_progress": on_progress}
     call = Call.of(threat, settings, words, **where, attacks=tuple(attacks))  # type: ignore[arg-type]
+    if call.settings.attacks == STANDARD_PLANS:
+        raise ValueError("settings name the standard attacks; add attacks=ADAPTIVE_ATTACKS to AttackSettings(...)")
     if call.settings.engine != "fast":
         raise ValueError("adaptive attacks run on the engine 'fast' alone")
     robust = _verdicts(standard, len(labels))

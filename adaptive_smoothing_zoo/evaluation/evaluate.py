@@ -309,27 +309,37 @@ def _check_surrogate(classes: int, of_the_model: int) -> None:
         raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; both need the same ones")
 
 
-def merge(states: Iterable[str | Path], images: Tensor, labels: Tensor) -> Evaluation:
+def merge(
+    states: Iterable[str | Path], images: Tensor, labels: Tensor, *, model: nn.Module | None = None
+) -> Evaluation:
     """One evaluation of the states of all its shards; what one process would have found.
 
     Args:
         states: folders, of every shard one.
         images, labels: the data that was evaluated.
+        model: if given, what must have been evaluated.
 
     Raises:
-        ResultsError: a shard is missing, unfinished, damaged, or belongs to another evaluation; or to other data.
+        ResultsError: a shard is missing, unfinished, damaged, or belongs to another evaluation; or to other data, or to
+            another model.
     """
     folders = [Path(state) for state in states]
     if not folders:
         raise ResultsError("there is nothing to merge")
     bindings = [binding_of(folder) for folder in folders]
     for folder, binding in zip(folders, bindings, strict=True):
+        if binding.robust_sha256 is not None:
+            raise ResultsError(f"{folder} holds adaptive attacks, which have no shards; name states of asz eval")
         theirs, ours = _said(binding), _said(bindings[0])
         if name := next((name for name in ours if theirs[name] != ours[name]), None):
             raise ResultsError(
                 f"{folder} does not belong to the evaluation of {folders[0]}: its {name} is {theirs[name]!r}, not "
                 f"{ours[name]!r}"
             )
+    if model is not None and (identity := identity_of(model, images.shape[1:])) != bindings[0].model:
+        raise ResultsError(
+            f"{folders[0]} is of the model {bindings[0].model}, given is {identity}; give the evaluated weights"
+        )
     _check_all_shards(folders, bindings)
     chunks = [chunk for folder in folders for chunk in read_chunks(folder)]
     return merge_chunks(chunks, bindings[0], images, labels, what=", ".join(map(str, folders)))

@@ -227,6 +227,11 @@ class AdaptiveAlpha(Alpha):
         )
 
 
+def keeps_its_range(alpha: Alpha) -> bool:
+    """Whether alpha cannot leave its range, whatever the image; of a class of your own that is only what it says."""
+    return type(alpha) in (ConstantAlpha, AdaptiveAlpha)
+
+
 def log_weights_of(alpha: float) -> tuple[float, float]:
     """log(1 - alpha) and log(alpha) of a number in [0, 1], -inf for the log of zero."""
     return (

@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.publishing.record import Measurement, about, check_f
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
+from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
@@ -37,6 +38,13 @@ class AttackRecord(Measurement):
     accuracy_after: dict[str, float]
     seconds: dict[str, float]
     settings: AttackSettings | None = None  # None in older records, whose settings were the protocol's own
+
+    def check(self) -> None:
+        super().check()
+        if tuple(self.accuracy_after)[1:] != self.attacks:
+            raise ConfigError("'accuracy_after' must name what the attacks started from, and then 'attacks' in order")
+        if self.settings is not None and self.settings.names != self.attacks:
+            raise ConfigError("'settings' must be those of 'attacks', in their order")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +163,13 @@ def make_record(
         eps: as text, if it is not the entry's own.
         commit: what ``source_commit`` said when the run began.
         remarks: in addition to the evaluation's own.
+
+    Raises:
+        ResultsError: the evaluation had another threat model.
     """
+    claimed = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
+    if evaluation.threat != claimed:
+        raise ResultsError(f"the evaluation had {evaluation.threat}, not {claimed}; give the eps that it had")
     fields = about(entry, examples) | attack_fields(evaluation, evaluation.settings.protocol, commit)
     return RunRecord(
         **fields,
@@ -207,10 +221,12 @@ def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path
     return results_path(out, entry).with_suffix(f"{which}.state")
 
 
-def shard_states(out: Path, entry: Entry) -> list[Path]:
-    """The states of shards of a triplet's evaluation; ResultsError if there are none."""
+def shard_states(out: Path, entry: Entry, *others: Entry) -> list[Path]:
+    """The states of shards of a triplet's evaluation, or else of the next entry's; ResultsError if there are none."""
     path = results_path(out, entry)
     found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
+    if not found and others:
+        return shard_states(out, *others)
     if not found:
         raise ResultsError(f"there are no shards of {entry.key} in {path.parent}; run asz eval --shard i/k for each i")
     return found

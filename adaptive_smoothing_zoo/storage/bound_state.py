@@ -44,21 +44,25 @@ class BoundState:
     """
 
     def __init__(self, folder: Path, binding: Any) -> None:
-        self.folder = folder
-        wanted = to_json(binding)
-        if (folder / BINDING).exists():
-            check_same(read_binding(folder), wanted, folder)
+        self.folder, self._binding = folder, to_json(binding)
+        self._bind()
+
+    def _bind(self) -> None:
+        if (self.folder / BINDING).exists():
+            check_same(read_binding(self.folder), self._binding, self.folder)
         else:
-            write_text(folder / BINDING, json.dumps(wanted, indent=2) + "\n")
+            write_text(self.folder / BINDING, json.dumps(self._binding, indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes away from the folder.
 
         Raises:
-            ResultsError: another process works there, or the lock cannot be made.
+            ResultsError: another process works there, or the lock cannot be made; or another one has made the folder
+                its own in the meantime.
         """
         with locked(self.folder):
+            self._bind()
             yield
 
     def append(self, kind: str, tensors: Mapping[str, Tensor], about: Any) -> None:

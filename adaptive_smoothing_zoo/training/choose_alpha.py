@@ -20,7 +20,7 @@ from torch import Tensor
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.errors import ResultsError, TrainingError, check_keywords
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
@@ -182,6 +182,7 @@ def choose_alpha(
         ResultsError: the folder belongs to another choice.
         ValueError: no threat model, or a quantity to vary that a constant alpha does not have.
     """
+    check_keywords(options, ChoiceOptions)
     with frozen(model):
         held = _Held(model, images, labels, choice, options)
         held.on_candidate = on_candidate

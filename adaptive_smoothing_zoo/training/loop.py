@@ -17,7 +17,7 @@ from typing import Any, Generic, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.errors import TrainingError
+from adaptive_smoothing_zoo.errors import TrainingError, check_keywords
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.training.draws import derived_seed
 from adaptive_smoothing_zoo.training.frozen import to_train_mode
@@ -66,6 +66,7 @@ def fit(
         ResultsError: the folder belongs to another training, or another process works there.
         TrainingError: the loss is not finite.
     """
+    check_keywords(options, TrainingOptions)
     folder, keeper, workers = options.get("folder"), None, task.workers
     if folder is not None and workers.is_first:  # which writes for all
         data = fingerprint(task.images, task.labels)

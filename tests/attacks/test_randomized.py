@@ -139,6 +139,12 @@ def test_each_example_is_attacked_toward_other_classes_only_while_it_stands():
     assert sorted(set(sizes))[0] < 10
 
 
+def test_an_unknown_keyword_is_refused():
+    for attack in (randomized_apgd, every_randomized_apgd):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'target'"):
+            attack(a_linear_mix(), IMAGES, torch.zeros(10, dtype=torch.int64), eps=0.1, seed=0, target=3)
+
+
 def test_an_unknown_norm_is_refused():
     labels = torch.zeros(10, dtype=torch.int64)
     for attack in ATTACKS:

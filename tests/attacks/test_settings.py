@@ -3,20 +3,22 @@
 import json
 import re
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
-from adaptive_smoothing_zoo import ThreatModel, cli
+from adaptive_smoothing_zoo import ThreatModel, cli, load_model
 from adaptive_smoothing_zoo.attacks import catalogue
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.contract import Entry, register
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import STANDARD, STANDARD_ATTACKS, AttackSettings, Plan
-from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.storage.schema import parse, to_json
 
@@ -169,6 +171,30 @@ def test_the_command_attacks_with_it_records_it_as_not_standard_and_lists_it(toy
     assert "there is no attack 'magic'; known: apgd-ce" in asz(*triplet, "--attacks", "magic").err
 
 
+def test_shards_of_other_attacks_are_merged_under_their_own_name(tmp_path):
+    triplet = ["Demo2026Constant", "--dataset", "digits", "--n", "4", "--out", str(tmp_path)]
+    for i in range(2):
+        words = ["eval", *triplet, "--device", "cpu", "--attacks", "apgd-ce", "--iterations", "2", "--shard", f"{i}/2"]
+        CliRunner().invoke(cli.asz, words, catch_exceptions=False)
+    words = ["merge", *triplet]
+    other = load_model("Demo2026Constant", dataset="digits")
+    next(other.parameters()).data += 0.1
+    other.save_pretrained(tmp_path / "other")
+    refused = (
+        (["--eps", "0.01"], "the evaluation had Linf 0."),
+        (["--model-dir", str(tmp_path / "other")], "is of the model"),
+    )
+    for wrong, message in refused:
+        with pytest.raises(ResultsError, match=message):
+            CliRunner().invoke(cli.asz, [*words, *wrong], catch_exceptions=False)
+    told = CliRunner().invoke(cli.asz, words, catch_exceptions=False)
+    assert "not standard: apgd-ce iterations=2 restarts=1" in told.output
+    names = ["Demo2026Constant.custom.examples.npz", "Demo2026Constant.custom.run.json"]
+    assert sorted(path.name for path in (tmp_path / "digits" / "Linf").iterdir()) == names
+
+
 def test_a_name_belongs_to_one_attack(toy):
     with pytest.raises(ValueError, match=r"there is already an attack 'toy', toy\.Toy"):
         register("toy")(Search)
+    with pytest.raises(ValueError, match=r"already an attack 'apgd-ce-pinned', .*make_adaptive"):
+        register("apgd-ce-pinned")(partial(Search))

@@ -13,10 +13,11 @@ from short_attacks import shorten
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
-from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -111,6 +112,7 @@ def test_radius_zero_breaks_nothing():
         (EVERYWHERE, {"eps": float("nan")}, "finite number"),
         (EVERYWHERE, {"batch_size": 0}, "batch size must be at least 1"),
         (EVERYWHERE, {"attacks": ["apgd-ce-surrogate"]}, "no attack"),
+        (EVERYWHERE, {"settings": AttackSettings(seed=1)}, "settings name the standard attacks; add attacks="),
     ],
 )
 def test_what_does_not_fit_together_is_refused(robust, options, message):
@@ -200,6 +202,13 @@ def test_a_state_of_another_evaluation_is_refused(tmp_path, changes, message):
     with pytest.raises(ResultsError, match=message):
         a_state(tmp_path, **changes)
     assert {path.name: path.read_bytes() for path in (tmp_path / "state").iterdir()} == before
+
+
+def test_a_state_of_adaptive_attacks_is_no_evaluation_to_merge(tmp_path):
+    labels = torch.zeros(6, dtype=torch.int64)
+    evaluate_adaptive(a_lured_mix(), GRAY, labels, EVERYWHERE, eps=0.0, state=tmp_path / "state")
+    with pytest.raises(ResultsError, match="state holds adaptive attacks, which have no shards"):
+        merge([tmp_path / "state"], GRAY, labels)
 
 
 def test_a_state_of_an_earlier_version_is_refused(tmp_path):

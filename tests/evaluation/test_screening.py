@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from adaptive_smoothing_zoo import cli, load_model
 from adaptive_smoothing_zoo.data import load_data
@@ -46,6 +47,14 @@ def test_the_command_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "robust, at most" in out
     assert "nothing was written" in out
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("more", ["--iterations=5", "--engine=reference", "--shard=0/2"])
+def test_the_command_takes_no_other_attacks(more):
+    arguments = ["eval", "Demo2026Constant", "--dataset", "digits", "--n", "8", "--quick", more]
+    found = CliRunner().invoke(cli.asz, arguments)
+    assert found.exit_code == 2
+    assert "--quick makes an attack of its own" in found.output
 
 
 def test_bad_images_are_refused():

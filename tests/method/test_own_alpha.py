@@ -8,11 +8,12 @@ from adaptive_smoothing_zoo import Alpha, MixedClassifier, ThreatModel, load_mod
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.losses import alpha_loss
-from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
+from adaptive_smoothing_zoo.attacks.margin_bounds import BoundedMargins, bounded_margins
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.method.alpha import with_mixing_network
 from adaptive_smoothing_zoo.method.half_precision import to_dtype
@@ -89,7 +90,7 @@ def test_attacks_see_and_move_it(model):
     torch.testing.assert_close(GrayBox(model)(IMAGES), model(IMAGES))
     assert not torch.allclose(gray, white, rtol=1e-3, atol=0)
     labels = model.predict(IMAGES)
-    margins = bounded_margins(model)(IMAGES, labels, torch.full((8,), 100.0))
+    margins = BoundedMargins(model)(IMAGES, labels, torch.full((8,), 100.0))
     top_two = model(IMAGES).topk(2, dim=1).values
     torch.testing.assert_close(margins, top_two[:, 0] - top_two[:, 1])
 
@@ -102,6 +103,16 @@ def test_adaptive_attacks_run_through_it(model):
     for name in ADAPTIVE_ATTACKS:
         for positions, found in engine.attack(name, IMAGES, labels, torch.arange(8)):
             assert bool((threat.distance(IMAGES[positions], found) <= 0.2 + 1e-6).all())
+
+
+def test_what_it_says_of_its_range_spares_an_attack_nothing(model):
+    assert bounded_margins(model) is None
+    model.alpha = type("Untrue", (Cautious,), {"alpha_min": 0.999})()
+    assert bounded_margins(model) is None
+
+
+def test_certificates_count_its_alpha_min(model):
+    assert margin_needed(model.alpha) == margin_needed(0.6)
 
 
 def test_it_belongs_to_the_model_s_identity_and_entries_cannot_say_it(model, tmp_path):

@@ -15,7 +15,6 @@ from adaptive_smoothing_zoo.publishing.adaptive_record import make_adaptive_reco
 from adaptive_smoothing_zoo.publishing.evidence import update_entry
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, make_record, write_results
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
-from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.validation import CheckResult
 
 MODEL = load_model("Demo2026Adaptive", dataset="digits")
@@ -24,7 +23,7 @@ CIFAR_ENTRY = replace(ENTRY, dataset="cifar10", eps="8/255")
 EXAMPLES = Examples(
     images=torch.rand(8, 1, 8, 8), labels=torch.arange(8), source="eight made-up images", test_set_size=8
 )
-THREAT = ThreatModel("Linf", 0.2)
+THREAT = ENTRY.threat
 
 
 def an_evaluation(**changes):
@@ -50,7 +49,7 @@ def an_evaluation(**changes):
 
 
 def a_record(entry=ENTRY, **changes):
-    return replace(make_record(entry, an_evaluation(), EXAMPLES, MODEL), **changes)
+    return replace(make_record(entry, an_evaluation(threat=entry.threat), EXAMPLES, MODEL), **changes)
 
 
 def write_run(folder, record=None):

@@ -20,7 +20,7 @@ from recorded import (
 )
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError, ZooError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
@@ -70,6 +70,12 @@ def test_writing_the_same_results_twice_gives_the_same_bytes(tmp_path):
     assert contents[0] == contents[1]
 
 
+def test_a_record_says_no_other_radius_than_the_evaluation_s():
+    for entry, eps in ((ENTRY, "0.01"), (replace(ENTRY, threat_model="L2"), None)):
+        with pytest.raises(ResultsError, match=r"the evaluation had Linf 0\.\d+, not "):
+            make_record(entry, an_evaluation(), EXAMPLES, MODEL, eps=eps)
+
+
 def test_agreement_counts_equal_verdicts(folder):
     robust = an_evaluation().robust.copy()
     robust[[0, 5]] ^= True
@@ -114,8 +120,10 @@ def test_a_record_that_is_missing_damaged_or_of_another_triplet_is_named(kind, f
         ("run", {"clean_accuracy": 7.0}, "accuracies are fractions"),
         ("run", {"robust_accuracy": -0.5}, "accuracies are fractions"),
         ("run", {"robust_accuracy": 0.625}, "'accuracy_after' must fall from"),
-        ("run", {"accuracy_after": {}}, "'accuracy_after' must fall"),
-        ("run", {"accuracy_after": {"clean": 0.875, "a": 0.25, "b": 0.5}}, "'accuracy_after' must fall"),
+        ("run", {"accuracy_after": {}}, "'accuracy_after' must name"),
+        ("run", {"accuracy_after": {"clean": 0.875, "apgd-ce": 0.5}}, "'accuracy_after' must name what"),
+        ("run", {"accuracy_after": {"clean": 0.875, **dict.fromkeys(STANDARD_ATTACKS, 0.25)}}, "must fall from"),
+        ("run", {"attacks": STANDARD_ATTACKS[:1], "accuracy_after": {"clean": 0.875, "apgd-ce": 0.5}}, "'settings'"),
         ("run", {"broken_by": {"clean": 1}}, "'broken_by' does not add up"),
         ("run", {"n": 0}, "'n' must be at least 1"),
         ("run", {"eps": "1e999999999"}, "eps must be a number"),

@@ -140,6 +140,16 @@ def _hold(folder, begun, end):
         end.wait(30)
 
 
+def test_of_two_that_begin_at_once_the_folder_is_the_first_one_s(tmp_path):
+    states = [BoundState(tmp_path / "state", BOUND)]
+    (tmp_path / "state" / "binding.json").unlink()  # both found none
+    states.append(BoundState(tmp_path / "state", replace(BOUND, examples=4)))
+    with pytest.raises(ResultsError, match="made with 4 examples, this run has 3 examples"), states[0].locked():
+        pass
+    with states[1].locked():
+        add(states[1], 1)
+
+
 def test_one_process_at_a_time(tmp_path):
     context = get_context("spawn")
     begun, end = context.Event(), context.Event()

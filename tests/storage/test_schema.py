@@ -152,6 +152,15 @@ def test_a_missing_key_is_named(key):
         parse(Drawing, {k: v for k, v in VALID.items() if k != key}, "x.json")
 
 
+def test_what_no_json_parser_reads_is_refused_in_a_sentence():
+    deep = inner = {}
+    for _ in range(400):
+        inner["a"] = inner = {}
+    for name in (deep, "half of a character: \ud800"):
+        with pytest.raises(ConfigError, match=r"x\.json: it is no JSON that can be read"):
+            parse(Drawing, VALID | {"title": name}, "x.json")
+
+
 @pytest.mark.parametrize("data", [None, 3, "text", [], [VALID]])
 def test_what_is_no_object_is_refused(data):
     with pytest.raises(ConfigError, match=r"x\.json: must be an object"):

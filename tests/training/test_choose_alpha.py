@@ -253,6 +253,11 @@ def test_choices_without_sense_are_refused(wrong, message):
         Choice(**({"rule": "clean", "target": 0.9} | wrong))
 
 
+def test_an_unknown_keyword_is_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epsilon'"):
+        choose_alpha(None, None, None, Choice(rule="clean", target=0.5), epsilon=0.1)
+
+
 def test_a_constant_alpha_has_no_bias_to_vary():
     model = MixedClassifier(a_net(), a_net(), 0.5).eval()
     choice = Choice(rule="clean", target=0.5, vary="logit_bias", alpha_mins=(0.5,))

@@ -158,3 +158,10 @@ def test_a_model_of_inference_mode_is_refused(kind):
         model = copy.deepcopy(make())
     with pytest.raises(ValueError, match=r"made in torch\.inference_mode, so it cannot learn; build the net"):
         train(model, IMAGES, LABELS, settings)
+
+
+@pytest.mark.parametrize("train", [train_base_net, train_smoothed_net, train_mixing_network])
+def test_an_unknown_keyword_is_refused(train, tmp_path):
+    make, make_model, settings = {kind[0]: kind for kind in (base(), smoothed(), mixing())}[train]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foldr'"):
+        make(make_model(), IMAGES, LABELS, settings, foldr=tmp_path)
