@@ -14,6 +14,16 @@ NUMBERS = ("iterations", "targets", "restarts", "queries")
 """What the length of an attack is made of."""
 
 
+def _positive(number: Any, what: str) -> int:
+    try:
+        whole = -1 if isinstance(number, bool) else index(number)
+    except TypeError:
+        whole = -1
+    if whole < 1:
+        raise ValueError(f"{what} must be an integer of at least 1, got {shown(number)}")
+    return whole
+
+
 @dataclass(frozen=True)
 class Plan:
     """One attack of a protocol. A number that is None is the attack's own.
@@ -39,13 +49,7 @@ class Plan:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.name):
             raise ValueError(f"an attack's name has up to 40 of a-z, 0-9, - and _, got {shown(self.name)}")
         for name, number in self.numbers.items():
-            try:
-                whole = -1 if isinstance(number, bool) else index(number)
-            except TypeError:
-                whole = -1
-            if whole < 1:
-                raise ValueError(f"{name} of {self.name} must be an integer of at least 1, got {shown(number)}")
-            object.__setattr__(self, name, whole)
+            object.__setattr__(self, name, _positive(number, f"{name} of {self.name}"))
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -110,12 +114,10 @@ class AttackSettings:
             raise ValueError(f"the search precision must be float32 or tf32, got {shown(self.search_precision)}")
         if self.judge_precision != "float32":
             raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
-        if self.batch_size is not None and index(self.batch_size) < 1:
-            raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
-        object.__setattr__(self, "seed", index(self.seed))  # NumPy's numbers cannot be written
+        object.__setattr__(self, "seed", whole_seed(self.seed))
         object.__setattr__(self, "channels_last", bool(self.channels_last))
         if self.batch_size is not None:
-            object.__setattr__(self, "batch_size", index(self.batch_size))
+            object.__setattr__(self, "batch_size", _positive(self.batch_size, "the batch size"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,9 +182,21 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
     return AttackSettings(search_precision="tf32" if words.get("tf32") else "float32", **(base | rest))
 
 
+def whole_seed(seed: Any) -> int:
+    """A seed as an integer of any size, since NumPy's cannot be written and are too short for some sums.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return index(seed)
+    except TypeError:
+        raise ValueError(f"the seed must be an integer, got {shown(seed)}") from None
+
+
 def _plans(attacks: Iterable[Plan | str]) -> tuple[Plan, ...]:
-    if isinstance(attacks, str):
-        raise ValueError(f"attacks are a tuple of names or plans, got the text {shown(attacks)}")
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+        raise ValueError(f"attacks are a tuple of names or plans, got {shown(attacks)}")
     standard = {plan.name: plan for plan in STANDARD_PLANS}
     plans = tuple(attack if isinstance(attack, Plan) else Plan(attack) for attack in attacks)
     names = [plan.name for plan in plans]

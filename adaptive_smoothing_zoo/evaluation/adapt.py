@@ -92,7 +92,7 @@ def evaluate_adaptive(
     if attacks is None:
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
     where = {"device": device, "state": state, "on_progress": on_progress}
-    call = Call.of(threat, settings, words, **where, attacks=tuple(attacks))  # type: ignore[arg-type]
+    call = Call.of(threat, settings, words, **where, attacks=attacks)  # type: ignore[arg-type]
     if call.settings.engine != "fast":
         raise ValueError("adaptive attacks run on the engine 'fast' alone")
     robust = _verdicts(standard, len(labels))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -179,8 +180,9 @@ def _difference(found: Any, wanted: Any, name: str) -> tuple[str, Any, Any] | No
 def _identity(value: Any) -> Identity | None:
     """The identity of a model that a JSON value stands for."""
     if isinstance(value, Mapping) and value.keys() == {"sha256", "answers"}:
-        with suppress(TypeError):
-            if isinstance(value["sha256"], str) and all(isinstance(answer, int | float) for answer in value["answers"]):
+        answers = value["answers"]
+        with suppress(TypeError, OverflowError):  # of answers that are no finite numbers
+            if isinstance(value["sha256"], str) and isinstance(answers, list) and all(map(math.isfinite, answers)):
                 return Identity.from_json(dict(value))
     return None
 
@@ -190,7 +192,7 @@ def _said(name: str, value: Any) -> str:
     if value is None:
         return f"no {name}"
     if name == "examples":
-        return f"{value} examples"
+        return f"{shown(value)} examples"
     if isinstance(value, Identity):
         return f"{name} {value}"
     if name.endswith("_sha256"):
