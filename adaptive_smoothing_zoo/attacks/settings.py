@@ -14,16 +14,6 @@ NUMBERS = ("iterations", "targets", "restarts", "queries")
 """What the length of an attack is made of."""
 
 
-def _positive(number: Any, what: str) -> int:
-    try:
-        whole = -1 if isinstance(number, bool) else index(number)
-    except TypeError:
-        whole = -1
-    if whole < 1:
-        raise ValueError(f"{what} must be an integer of at least 1, got {shown(number)}")
-    return whole
-
-
 @dataclass(frozen=True)
 class Plan:
     """One attack of a protocol. A number that is None is the attack's own.
@@ -49,7 +39,13 @@ class Plan:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.name):
             raise ValueError(f"an attack's name has up to 40 of a-z, 0-9, - and _, got {shown(self.name)}")
         for name, number in self.numbers.items():
-            object.__setattr__(self, name, _positive(number, f"{name} of {self.name}"))
+            try:
+                whole = -1 if isinstance(number, bool) else index(number)
+            except TypeError:
+                whole = -1
+            if whole < 1:
+                raise ValueError(f"{name} of {self.name} must be an integer of at least 1, got {shown(number)}")
+            object.__setattr__(self, name, whole)
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -114,10 +110,14 @@ class AttackSettings:
             raise ValueError(f"the search precision must be float32 or tf32, got {shown(self.search_precision)}")
         if self.judge_precision != "float32":
             raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
-        object.__setattr__(self, "seed", whole_seed(self.seed))
+        object.__setattr__(self, "seed", _integer(self.seed, "the seed"))
+        if self.engine == "reference" and not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"the reference's seed must lie in -2^63 to 2^64 - 1, got {shown(self.seed)}")
         object.__setattr__(self, "channels_last", bool(self.channels_last))
         if self.batch_size is not None:
-            object.__setattr__(self, "batch_size", _positive(self.batch_size, "the batch size"))
+            object.__setattr__(self, "batch_size", _integer(self.batch_size, "the batch size"))
+            if self.batch_size < 1:
+                raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,16 +182,12 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
     return AttackSettings(search_precision="tf32" if words.get("tf32") else "float32", **(base | rest))
 
 
-def whole_seed(seed: Any) -> int:
-    """A seed as an integer of any size, since NumPy's cannot be written and are too short for some sums.
-
-    Raises:
-        ValueError: it is none.
-    """
+def _integer(value: Any, what: str) -> int:
+    """A Python integer, since NumPy's cannot be written and overflow; TypeError for what is none."""
     try:
-        return index(seed)
+        return index(value)
     except TypeError:
-        raise ValueError(f"the seed must be an integer, got {shown(seed)}") from None
+        raise TypeError(f"{what} must be an integer, got {shown(value)}") from None
 
 
 def _plans(attacks: Iterable[Plan | str]) -> tuple[Plan, ...]:

@@ -129,6 +129,8 @@ def closest_targets(subject: Subject) -> Outcome:
 )
 def planted_boundaries_are_found(subject: Subject) -> Outcome:
     points = subject.correct[: subject.budget.planted]
+    if len(points) == 0:
+        return not_applicable("no image is classified correctly")
     readout = _plant(subject, points)
     points = points[readout.planted]
     n = len(points)
