@@ -356,7 +356,7 @@ def test_what_is_odd_and_right_is_taken(net):
 
 
 SEEDS = (np.int64(5), np.int64(-5), np.uint64(2**64 - 1), -7, 2**63, 2**64 + 3, -(2**63) - 1, 10**30)
-FEW = Budget(steps=1, restarts=1, grid_steps=1, long_steps=1, queries=1, noises=1, planted=1, inner=1, search=1)
+FEW = Budget(steps=1, restarts=1, grid_steps=1, long_steps=1, queries=1, noises=2, planted=1, inner=1, search=1)
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=repr)

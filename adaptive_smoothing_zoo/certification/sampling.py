@@ -210,7 +210,7 @@ class Copies:
                 part = batch[max(k * count - start, 0) : (k + 1) * count - start]
                 self._noises[members[k]].add_to(self._images[members[k]], self._sampling.sigma, part)
             logits = self._sampler.net(batch)
-            self._broken |= ~logits.amax(dim=1).isfinite().all()  # -inf stands for a class that cannot be
+            self._broken |= ~logits.amax(dim=1).isfinite().all()  # -inf alone stands for an impossible class
             yield start, stop, logits
             self._sampler.on_samples(stop - start)
 

@@ -198,7 +198,8 @@ def _said(name: str, value: Any) -> str:
     if name.endswith("_sha256"):
         what = {"data_sha256": "images and labels"}.get(name, name.removesuffix("_sha256"))
         return f"{what} of SHA-256 {shown(value)}"
-    return f"{name} {shown(value)}"
+    text = shown(value)
+    return f"{name} {text if len(text) <= 160 else f'{text[:100]} ... {text[-50:]}'}"
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

@@ -125,7 +125,7 @@ class TestWhomItBelongsTo:
     )
     def test_what_is_no_identity_is_another_model(self, tmp_path, model):
         BoundState(tmp_path, {"model": model})
-        with pytest.raises(ResultsError, match="was made with (no )?model"):
+        with pytest.raises(ResultsError, match=r"was made with (no )?model"):
             BoundState(tmp_path, BOUND)
 
     @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ class TestWhomItBelongsTo:
     @pytest.mark.parametrize("name", [field.name for field in fields(BOUND)])
     def test_a_value_of_another_type_is_another_value_in_a_short_sentence(self, tmp_path, name, odd):
         BoundState(tmp_path, to_json(BOUND) | {name: odd})
-        with pytest.raises(ResultsError, match="was made with|no ") as refusal:
+        with pytest.raises(ResultsError, match=r"was made with|no ") as refusal:
             BoundState(tmp_path, BOUND)
         assert len(str(refusal.value)) < 500 + 2 * len(str(tmp_path))
 
