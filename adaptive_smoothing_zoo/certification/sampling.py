@@ -188,7 +188,7 @@ class Copies:
         return found.view(len(chosen), count)
 
     def fetch(self, *tensors: Tensor) -> list[Floats]:
-        """Tensors of the device as float64 arrays, in one transfer; EvaluationError if the net has given NaN or infinity."""
+        """Tensors of the device as float64 arrays, in one transfer; EvaluationError if a logit is NaN or infinite."""
         packed = torch.cat([*(tensor.double().flatten() for tensor in tensors), self._broken.double()[None]])
         values = packed.cpu().numpy()
         if values[-1]:
