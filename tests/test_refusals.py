@@ -14,10 +14,10 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
-from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings, Plan
 from adaptive_smoothing_zoo.attacks.verify import count_classes, predict
 from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.certification import Certificates, certify, certify_lipschitz
+from adaptive_smoothing_zoo.certification import Certificates, certify, certify_at_radius, certify_lipschitz
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.bounds.theorem5 import smoothing_radius
 from adaptive_smoothing_zoo.certification.confidence import clopper_pearson_lower
@@ -26,6 +26,7 @@ from adaptive_smoothing_zoo.certification.logs import parse_log
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import ConfigError, EvaluationError, ResultsError, WeightsError, reason, shown
 from adaptive_smoothing_zoo.evaluation import evaluate
+from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.evaluation.screening import screen
@@ -33,13 +34,14 @@ from adaptive_smoothing_zoo.method.logit_maps import Scale
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
+from adaptive_smoothing_zoo.validation import Budget, validate
 from adaptive_smoothing_zoo.zoo import weights as weights_module
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, read_entry
 from adaptive_smoothing_zoo.zoo.registry import ENTRIES, find_entry
 from adaptive_smoothing_zoo.zoo.triplet import meta_triplet
 
-CPU = torch.device("cpu")
+CPU, EACH = torch.device("cpu"), torch.full((3,), 0.1)
 IMAGES, LABELS = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
 
 
@@ -113,6 +115,11 @@ def called(function, *arguments, **settings):
 def attacked(**settings):
     wanted = {"images": IMAGES, "labels": LABELS, "eps": 0.1, "step_size": 0.05, "steps": 1, **settings}
     return lambda net, folder: pgd(net, **wanted)
+
+
+def adapted(attacks):
+    mix, standing = load_model("Demo2026Adaptive", dataset="digits"), np.ones(3, dtype=bool)
+    return called(evaluate_adaptive, mix, IMAGES, LABELS, standing, eps=0.1, device="cpu", attacks=attacks)
 
 
 def certificates(**changes):
@@ -228,7 +235,7 @@ REFUSED = [
         "at least 4 classes",
     ),
     *[
-        (attacked(**settings), ValueError, r"must be|do not fit")
+        (attacked(**settings), ValueError, r"must be|must have values|do not fit")
         for settings in (
             {"eps": -0.1},
             {"eps": math.nan},
@@ -242,6 +249,10 @@ REFUSED = [
             {"labels": LABELS.to("meta")},
             {"seed": 1, "random_start": True, "indices": torch.arange(4)},
             {"images": IMAGES.to(torch.uint8)},
+            {"labels": LABELS.to_sparse()},
+            *[{"seed": 1, "random_start": True, "indices": odd} for odd in (LABELS.to_sparse(), LABELS.to("meta"))],
+            *[{name: EACH.to_sparse()} for name in ("eps", "step_size", "momentum")],
+            *[{name: EACH.to("meta")} for name in ("eps", "step_size", "momentum")],
         )
     ],
     (attacked(labels=[0, 1, 2]), TypeError, r"labels must be a torch\.Tensor"),
@@ -249,6 +260,53 @@ REFUSED = [
     *[
         (given(certify, IMAGES, LABELS, sigma=0.5, n0=1, n=2, indices=indices), ValueError, "indices must be")
         for indices in ([0.5, 1.5, 2.5], [2**70, 1, 2], [True, False, True], ["a", "b", "c"])
+    ],
+    *[
+        (given(function, IMAGES, LABELS, sigma=sigma, n0=1, n=2, **settings), ValueError, "sigma must be positive and")
+        for function, settings in ((certify, {}), (certify_at_radius, {"radius": 0.1}))
+        for sigma in (1e308, 1e39)
+    ],
+    *[
+        (answering(certify, change, IMAGES, LABELS, sigma=0.5, n0=1, n=2, votes=votes), EvaluationError, message)
+        for votes in ("hard", "soft")
+        for change, message in (
+            (lambda logits: logits + math.inf, "NaN or infinity"),
+            (lambda logits: logits - math.inf, "NaN or infinity"),
+            (lambda logits: torch.where(logits < logits.amax(), logits, math.inf), "NaN or infinity"),
+            (lambda logits: torch.complex(logits, logits), "a dense tensor of real numbers"),
+            (lambda logits: logits > 0, "a dense tensor of real numbers"),
+            (lambda logits: logits.to_sparse(), "a dense tensor of real numbers"),
+            (lambda logits: logits[:2], "must have shape"),
+        )
+    ],
+    *[
+        (answering(validate, change, IMAGES, LABELS, eps=0.1, device="cpu", batch_size=2), EvaluationError, message)
+        for change, message in (
+            (lambda logits: logits[:1], r"must have shape \(N, classes\), got \(1, 5\) for 2 images"),
+            (lambda logits: logits[:, :1], "at least 2 classes"),
+            (lambda logits: logits.double(), "must be float32"),
+            (lambda logits: logits.long(), "must be float32"),
+            (lambda logits: logits.to("meta"), "must be float32"),
+            (lambda logits: logits.detach(), "has no gradient"),
+        )
+    ],
+    *[
+        (given(evaluate, IMAGES, LABELS, eps=0.1, device="cpu", shard=shard), ValueError, "a shard is a pair")
+        for shard in ((0,), (0, 1, 2), (), None, 5, "01", "0/2", (0.0, 1.0), (0, math.nan), ("a", "b"))
+    ],
+    *[
+        (adapted(attacks), ValueError, message)
+        for attacks, message in (
+            *[([odd], "an attack's name") for odd in (None, 3, b"x", ["apgd-ce-mix"])],
+            *[(odd, "attacks are a tuple of names or plans, got") for odd in (5, "apgd-ce-mix")],
+            ([], "at least one attack"),
+        )
+    ],
+    (given(evaluate, IMAGES, LABELS, eps=0.1, engine="reference", seed=2**64), ValueError, "the reference's seed"),
+    *[
+        (given(function, IMAGES, LABELS, eps=0.1, seed=seed), TypeError, "the seed must be an integer, got")
+        for function in (evaluate, screen, validate)
+        for seed in (0.5, np.float64(3.0), "1")
     ],
     *[
         (given(certify_lipschitz, IMAGES, LABELS, lipschitz=1.0, batch_size=size), ValueError, "batch size")
@@ -291,9 +349,37 @@ def test_what_is_odd_and_right_is_taken(net):
     assert torch.isfinite(Scale(3e38)(torch.tensor([[1.0, -1.0, 3e38]]))).all()
     impossible = Answers(net, lambda logits: torch.where(logits < logits.amax(1, keepdim=True), -math.inf, logits))
     assert torch.equal(predict(impossible, IMAGES, 3, CPU), net(IMAGES).argmax(dim=1))
+    assert len(certify(impossible, IMAGES, LABELS, sigma=0.5, n0=1, n=2)) == 3
     assert len(certify(net, IMAGES, LABELS, sigma=10**30, n0=1, n=2)) == 3
     assert smoothing_radius(1.0, 0.0, 1.0, 5e-324) == math.inf
     assert certificates(prediction=[True])(net, None).prediction.tolist() == [1]
+
+
+SEEDS = (np.int64(5), np.int64(-5), np.uint64(2**64 - 1), -7, 2**63, 2**64 + 3, -(2**63) - 1, 10**30)
+FEW = Budget(steps=1, restarts=1, grid_steps=1, long_steps=1, queries=1, noises=2, planted=1, inner=1, search=1)
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=repr)
+def test_a_seed_of_any_kind_and_size_is_that_number(net, seed):
+    labels, settings = net(IMAGES).argmax(dim=1), {"eps": 0.1, "device": "cpu"}
+    mix = load_model("Demo2026Adaptive", dataset="digits")
+    standard = AttackSettings(attacks=(Plan("apgd-ce", 1), Plan("square", queries=2)), seed=seed)
+    adaptive = AttackSettings(attacks=(Plan("apgd-ce-mix", 1, restarts=2),), seed=seed)
+    evaluate(net, IMAGES, labels, settings=standard, **settings)
+    evaluate_adaptive(mix, IMAGES, mix.predict(IMAGES), np.ones(3, dtype=bool), settings=adaptive, **settings)
+    screen(net, IMAGES, labels, seed=seed, **settings)
+    validate(net, IMAGES, labels, seed=seed, budget=FEW, only=["batch_company", "noise_is_weaker"], **settings)
+    certify(net, IMAGES, labels, sigma=0.5, n0=1, n=2, seed=seed)
+    same = [attacked(labels=labels, seed=number, random_start=True)(net, None) for number in (seed, int(seed))]
+    assert torch.equal(*same)
+
+
+def test_a_net_that_is_always_wrong_is_validated(net):
+    wrong = (net(IMAGES).argmax(dim=1) + 1) % 5
+    only = ["losses_agree", "planted_boundaries_are_found"]
+    found = validate(net, IMAGES, wrong, eps=0.1, device="cpu", budget=FEW, only=only)
+    assert found.accuracy == 0.0
+    assert [result.verdict for result in found.checks] == ["passed", "not applicable"]
 
 
 def test_bounds_are_numbers_for_the_smallest_failure_probabilities():

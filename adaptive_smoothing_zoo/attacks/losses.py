@@ -73,7 +73,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """The wrong classes from the likeliest to the least likely, (N, C - 1)."""
     order = logits.argsort(dim=1, descending=True)
-    return order[order != labels[:, None]].view(len(labels), -1)
+    return order[order != labels[:, None]].view(len(labels), logits.shape[1] - 1)
 
 
 def append_alpha_loss(logits: Tensor, alpha_logit: Tensor) -> Tensor:

@@ -123,6 +123,8 @@ class _Pgd:
         _check_numbers("labels", labels, len(images))
         if self.indices is not None:
             _check_numbers("indices", self.indices, len(images))
+            if self.indices.is_meta:
+                raise ValueError("indices must have values, got a tensor on the device meta")
         if labels.device != images.device:
             raise ValueError(f"labels on {labels.device} do not fit images on {images.device}")
         for name, most in (("eps", inf), ("step_size", inf), ("momentum", 1.0)):
@@ -220,13 +222,22 @@ class _Best:
 def _check_numbers(name: str, numbers: object, count: int) -> None:
     if not isinstance(numbers, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(numbers).__name__}")
+    _check_dense(name, numbers)
     if numbers.dtype != torch.int64 or numbers.shape != (count,):
         raise ValueError(f"{name} must be int64 ({count},), got {numbers.dtype} {tuple(numbers.shape)}")
+
+
+def _check_dense(name: str, numbers: Tensor) -> None:
+    if numbers.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got {numbers.layout}; give {name}.to_dense()")
 
 
 def _check_range(name: str, value: float | Tensor, most: float, count: int) -> None:
     """A finite number of 0 to ``most``, or one per example; unread on an accelerator, which one would have to await."""
     if isinstance(value, Tensor):
+        _check_dense(name, value)
+        if value.is_meta:
+            raise ValueError(f"{name} must have values, got a tensor on the device meta")
         if value.ndim > 1 or value.numel() not in (1, count):
             raise ValueError(f"{name} must be one number or ({count},), got shape {tuple(value.shape)}")
         fine = value.device.type != "cpu" or bool(((value >= 0) & (value <= most) & (value < inf)).all())

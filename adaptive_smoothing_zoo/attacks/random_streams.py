@@ -7,6 +7,7 @@ resumption of a run changes it, and any number can be had without those before i
 from __future__ import annotations
 
 import math
+from operator import index
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ SHARED = -1  # the "dataset index" of what all examples share
 
 def run_keys(seed: int, attack: str, rank: int | Tensor, indices: Tensor) -> Tensor:
     """(N,) int64 keys of the runs of an attack, from the rank of their target and their dataset index."""
-    key = torch.full_like(indices, _signed(seed & _MASK))
+    key = torch.full_like(indices, _signed(index(seed) & _MASK))
     for part in (*attack.encode(), rank, indices):
         key = _scramble(key + _signed(_GOLDEN)) ^ part
     return _scramble(key + _signed(_GOLDEN))

@@ -110,12 +110,14 @@ class AttackSettings:
             raise ValueError(f"the search precision must be float32 or tf32, got {shown(self.search_precision)}")
         if self.judge_precision != "float32":
             raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
-        if self.batch_size is not None and index(self.batch_size) < 1:
-            raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
-        object.__setattr__(self, "seed", index(self.seed))  # NumPy's numbers cannot be written
+        object.__setattr__(self, "seed", _integer(self.seed, "the seed"))
+        if self.engine == "reference" and not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"the reference's seed must lie in -2^63 to 2^64 - 1, got {shown(self.seed)}")
         object.__setattr__(self, "channels_last", bool(self.channels_last))
         if self.batch_size is not None:
-            object.__setattr__(self, "batch_size", index(self.batch_size))
+            object.__setattr__(self, "batch_size", _integer(self.batch_size, "the batch size"))
+            if self.batch_size < 1:
+                raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,9 +182,17 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
     return AttackSettings(search_precision="tf32" if words.get("tf32") else "float32", **(base | rest))
 
 
+def _integer(value: Any, what: str) -> int:
+    """A Python integer, since NumPy's cannot be written and overflow; TypeError for what is none."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be an integer, got {shown(value)}") from None
+
+
 def _plans(attacks: Iterable[Plan | str]) -> tuple[Plan, ...]:
-    if isinstance(attacks, str):
-        raise ValueError(f"attacks are a tuple of names or plans, got the text {shown(attacks)}")
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+        raise ValueError(f"attacks are a tuple of names or plans, got {shown(attacks)}")
     standard = {plan.name: plan for plan in STANDARD_PLANS}
     plans = tuple(attack if isinstance(attack, Plan) else Plan(attack) for attack in attacks)
     names = [plan.name for plan in plans]

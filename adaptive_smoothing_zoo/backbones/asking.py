@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.base import Taps
+from adaptive_smoothing_zoo.errors import EvaluationError
 
 _PACKAGE = __name__.partition(".")[0]
 _LOCK = threading.RLock()  # while a foreign net's forward is exchanged
@@ -27,8 +28,13 @@ class Asked(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) images, N >= 0 -> (N, C) logits."""
-        return logits_of(_ask(self.model, images, None))
+        """(N, channels, H, W) images, N >= 0 -> (N, C) logits; EvaluationError for another number of rows."""
+        logits = logits_of(_ask(self.model, images, None))
+        if logits.ndim == 0 or len(logits) != len(images):
+            raise EvaluationError(
+                f"the model's output must have shape (N, classes), got {tuple(logits.shape)} for {len(images)} images"
+            )
+        return logits
 
 
 def asked(model: nn.Module) -> nn.Module:

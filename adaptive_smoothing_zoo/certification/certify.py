@@ -35,7 +35,7 @@ def certify(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -
 
     Raises:
         ValueError: images, labels or settings that make no sense.
-        EvaluationError: the model fails on such images, its output is not (N, C), or NaN somewhere.
+        EvaluationError: the model fails on such images, its output is not (N, C), or NaN or infinity somewhere.
         ResultsError: the log is damaged, belongs to other settings, or is being written by another process.
 
     Each certificate is wrong with at most ``failure_probability``. It is about ``model`` as it is computed here, with

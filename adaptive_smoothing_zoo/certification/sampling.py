@@ -22,6 +22,7 @@ from adaptive_smoothing_zoo.machine.devices import known_device
 from adaptive_smoothing_zoo.machine.folding import prepare
 from adaptive_smoothing_zoo.machine.ready import device_of, refusals_named
 
+LARGEST = float(np.finfo(np.float32).max)  # in which noise is added
 NOISE_BLOCK = 128  # noise images drawn at once; the numbers depend on it
 Votes = Literal["hard", "soft"]
 
@@ -65,8 +66,8 @@ class Sampling:
             object.__setattr__(self, field, _whole_number(value, name))
             if field != "seed" and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0.0 < self.sigma < np.inf:
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        if not 0.0 < self.sigma <= LARGEST:
+            raise ValueError(f"sigma must be positive and at most {LARGEST:.3g}, float32's largest, got {self.sigma}")
         checked_failure_probability(self.failure_probability)
         if self.votes not in ("hard", "soft"):
             raise ValueError(f"votes must be 'hard' or 'soft', got {self.votes!r}")
@@ -116,8 +117,7 @@ class Sampler:
             some = self.images[:8].to(device)
             with refusals_named(images):
                 logits = model(some)
-            if logits.ndim != 2 or logits.shape[1] < 2:
-                raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
+            _check_output(logits)
             self.classes = int(logits.shape[1])
             check_examples(self.images, self.labels, self.classes)
             self.net = prepare(model, some) if sampling.fold else model
@@ -139,6 +139,18 @@ class Sampler:
                 self.images.cpu().contiguous().numpy(), self.labels.numpy(), self.places.astype(np.int64)
             ),
         }
+
+
+def _check_output(logits: Tensor) -> None:
+    """Raise EvaluationError for what no vote can be read from; any number format of real numbers will do."""
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
+    numbers = not logits.is_complex() and logits.dtype != torch.bool
+    if not numbers or logits.layout != torch.strided or logits.is_meta:
+        raise EvaluationError(
+            f"the model's output must be a dense tensor of real numbers, got {logits.dtype}, {logits.layout}, on "
+            f"{logits.device}"
+        )
 
 
 class Copies:
@@ -176,12 +188,12 @@ class Copies:
         return found.view(len(chosen), count)
 
     def fetch(self, *tensors: Tensor) -> list[Floats]:
-        """Tensors of the device as float64 arrays, in one transfer; EvaluationError if the net has given NaN."""
+        """Tensors of the device as float64 arrays, in one transfer; EvaluationError if a logit is NaN or infinite."""
         packed = torch.cat([*(tensor.double().flatten() for tensor in tensors), self._broken.double()[None]])
         values = packed.cpu().numpy()
         if values[-1]:
             raise EvaluationError(
-                f"the model gives NaN for a noisy copy of one of the examples {self._places[0]} to "
+                f"the model gives NaN or infinity for a noisy copy of one of the examples {self._places[0]} to "
                 f"{self._places[-1]}; no vote would mean anything"
             )
         ends = np.cumsum([tensor.numel() for tensor in tensors])
@@ -198,7 +210,7 @@ class Copies:
                 part = batch[max(k * count - start, 0) : (k + 1) * count - start]
                 self._noises[members[k]].add_to(self._images[members[k]], self._sampling.sigma, part)
             logits = self._sampler.net(batch)
-            self._broken |= logits.isnan().any()
+            self._broken |= ~logits.amax(dim=1).isfinite().all()  # -inf alone stands for an impossible class
             yield start, stop, logits
             self._sampler.on_samples(stop - start)
 

@@ -92,7 +92,7 @@ def evaluate_adaptive(
     if attacks is None:
         attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
     where = {"device": device, "state": state, "on_progress": on_progress}
-    call = Call.of(threat, settings, words, **where, attacks=tuple(attacks))  # type: ignore[arg-type]
+    call = Call.of(threat, settings, words, **where, attacks=attacks)  # type: ignore[arg-type]
     if call.settings.attacks == STANDARD_PLANS:
         raise ValueError("settings name the standard attacks; add attacks=ADAPTIVE_ATTACKS to AttackSettings(...)")
     if call.settings.engine != "fast":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from operator import index
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,7 +20,7 @@ from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWord
 from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.errors import ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
 from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
@@ -187,7 +188,7 @@ def evaluate(
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     check_examples(images, labels)
-    shard = words.pop("shard", (0, 1))
+    shard = _whole_pair(words.pop("shard", (0, 1)))
     call = Call.of(threat, settings, words, device=device, state=state, on_progress=on_progress)
     _check_shard(shard, call.settings)
     images, labels = own_copy(images), own_copy(labels)
@@ -399,6 +400,15 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
 def data_sha256(images: Tensor, labels: Tensor) -> str:
     """Of their bytes."""
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+
+
+def _whole_pair(shard: Any) -> tuple[int, int]:
+    """A shard's two numbers, also where they are NumPy's; ValueError for anything else."""
+    try:
+        place, count = map(index, shard)
+    except (TypeError, ValueError):
+        raise ValueError(f"a shard is a pair (i, k) of integers with 0 <= i < k, got {shown(shard)}") from None
+    return place, count
 
 
 def _check_shard(shard: tuple[int, int], settings: AttackSettings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -183,8 +184,9 @@ def _difference(found: Any, wanted: Any, name: str) -> tuple[str, Any, Any] | No
 def _identity(value: Any) -> Identity | None:
     """The identity of a model that a JSON value stands for."""
     if isinstance(value, Mapping) and value.keys() == {"sha256", "answers"}:
-        with suppress(TypeError):
-            if isinstance(value["sha256"], str) and all(isinstance(answer, int | float) for answer in value["answers"]):
+        answers = value["answers"]
+        with suppress(TypeError, OverflowError):  # of answers that are no finite numbers
+            if isinstance(value["sha256"], str) and isinstance(answers, list) and all(map(math.isfinite, answers)):
                 return Identity.from_json(dict(value))
     return None
 
@@ -194,13 +196,14 @@ def _said(name: str, value: Any) -> str:
     if value is None:
         return f"no {name}"
     if name == "examples":
-        return f"{value} examples"
+        return f"{shown(value)} examples"
     if isinstance(value, Identity):
         return f"{name} {value}"
     if name.endswith("_sha256"):
         what = {"data_sha256": "images and labels"}.get(name, name.removesuffix("_sha256"))
         return f"{what} of SHA-256 {shown(value)}"
-    return f"{name} {shown(value)}"
+    text = shown(value)
+    return f"{name} {text if len(text) <= 160 else f'{text[:100]} ... {text[-50:]}'}"
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

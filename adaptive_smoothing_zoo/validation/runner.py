@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
+from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import original, own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256
 from adaptive_smoothing_zoo.machine.devices import pick_device
-from adaptive_smoothing_zoo.machine.ready import ready, refusals_named
+from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.method.classifier import is_mix
 from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.identity import identity_of
@@ -130,7 +131,7 @@ def validate(
 
     Raises:
         ValueError: images, labels or settings that cannot be used.
-        EvaluationError: a weight is not float32, or the output is not one number per class.
+        EvaluationError: a weight is not float32, or the output is not one float32 number per class, or has no gradient.
         ResultsError: the state belongs to another validation, another process works with it, or it cannot be written.
     """
     check_examples(images, labels)
@@ -228,13 +229,11 @@ def _number(value: float) -> float:
     return float(np.nan_to_num(value, nan=0.0, posinf=1e308, neginf=-1e308))
 
 
-@torch.no_grad()
 def _check_output(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> None:
-    with refusals_named(images):
-        logits = model(images[:1].to(device))
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise EvaluationError(f"the model's output must have shape (N, classes), got {tuple(logits.shape)}")
-    check_examples(images, labels, logits.shape[1])
+    classes = count_classes(model, images, device)
+    if classes < 2:
+        raise EvaluationError("the model's output must have shape (N, classes) with at least 2 classes, got 1")
+    check_examples(images, labels, classes)
 
 
 def _check(

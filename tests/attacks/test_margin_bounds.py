@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
 from adaptive_smoothing_zoo.attacks.autoattack.square import Square
 from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
 from adaptive_smoothing_zoo.attacks.losses import margin

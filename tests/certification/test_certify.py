@@ -394,7 +394,7 @@ class Broken(Pixels):
 @pytest.mark.parametrize("votes", ["hard", "soft"])
 @pytest.mark.parametrize(("n0", "n"), [(2000, 1), (1, 2000)])
 def test_a_net_that_gives_nan_is_refused(votes, n0, n):
-    with pytest.raises(EvaluationError, match="NaN for a noisy copy of one of the examples 0 to"):
+    with pytest.raises(EvaluationError, match="NaN or infinity for a noisy copy of one of the examples 0 to"):
         certify(Broken(), IMAGES[:1], LABELS[:1], sigma=0.5, n0=n0, n=n, votes=votes, fold=False)
 
 

@@ -119,6 +119,17 @@ def damage(path, rng):
     return way < 0.04 or content != original
 
 
+def tensor_damage(path, rng):
+    """Flip bits of the tensors of a file alone, which stays one that can be read: only a checksum tells."""
+    content = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(rng.choice([1, 2, 10])):
+        content[rng.randrange(begin, len(content))] ^= 1 << rng.randrange(8)
+    changed = bytes(content) != path.read_bytes()
+    path.write_bytes(bytes(content))
+    return changed
+
+
 def sealed_damage(path, rng):
     """Change a tensor of a checked file, or what is said about them, and give it the checksum of what it then holds.
 

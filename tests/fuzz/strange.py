@@ -10,6 +10,7 @@ from torch import nn
 NAN, INF = float("nan"), float("inf")
 HUGE = (2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 1e308, INF, NAN, -1, 0, -0.5, 1 << 40)
 NUMBERS = (*HUGE, 0.3, 1.0, 1e-9, -1e-9, 2, 3, -INF, 1e38, np.float32(0.5), np.int64(2), True)
+SEEDS = (np.int64(-5), np.int64(-(2**63)), np.uint64(2**64 - 1), np.uint8(3), np.float64(3.0), -5)
 TEXTS = ("", "\x00", "../../etc", "ä" * 300, "9" * 5000, "1e999999999", "1/0", "nan", "-1", "<b>", "|", "one\ntwo")
 TEXTS = (*TEXTS, "\ud800")
 DEVICES = ("cpu", "auto", "cuda", "cuda:7", "meta", "cpu:3", "", "tpu", "mps", "cuda:-1", 0, -1, 1.5, b"cpu", None)

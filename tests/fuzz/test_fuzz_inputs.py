@@ -15,6 +15,7 @@ from strange import (
     NAN,
     NUMBERS,
     OBJECTS,
+    SEEDS,
     TEXTS,
     Answers,
     changed,
@@ -167,10 +168,10 @@ def places(n):
 
 
 BATCHES = [0, -1, 1, 2, 7, 2.5, "8", NAN]
-SHARDS = [(0, 1), (0, 2), (1, 2), (2, 2), (-1, 2), (0, 0), None, "0/2", (0.0, 1.0), (7, 9)]
+SHARDS = [(0, 1), (0, 2), (1, 2), (2, 2), (-1, 2), (0, 0), None, "0/2", (0.0, 1.0), (7, 9), (0,), (0, 1, 2)]
 FILES = ["state", "other", "", "\0", "x" * 300, "file", "file/deeper"]
 BALL = {"eps": [*NUMBERS, "0.1", None, torch.tensor(0.05), torch.tensor([0.1, 0.2])], "norm": NORMS}
-RUN = {"batch_size": [*NUMBERS, *BATCHES], "device": DEVICES, "seed": [*NUMBERS, "1", None, -5]}
+RUN = {"batch_size": [*NUMBERS, *BATCHES], "device": DEVICES, "seed": [*NUMBERS, *SEEDS, "1", None]}
 SAMPLING = RUN | {
     "sigma": [*NUMBERS, "0.5", None],
     "n0": [0, -1, 1, 2.5, NAN, None, "4"],
@@ -200,7 +201,7 @@ ENTRY_POINTS = {
         good=ATTACKED | {"standing": lambda n: np.ones(n, dtype=bool), "attacks": ["apgd-ce-mix"]},
         strange=BALL
         | RUN
-        | {"attacks": [[], ["no such attack"], "square", [""], ["apgd-t-rob"]], "state": FILES}
+        | {"attacks": [[], ["no such attack"], "square", [""], ["apgd-t-rob"], [None], 5, None], "state": FILES}
         | {"standing": lambda n: [np.arange(n) > 0, np.ones(n), np.ones((1, n), bool), np.ones(n + 1, bool), None]},
         check=check_adaptive,
         model="adaptive",
@@ -235,7 +236,7 @@ ENTRY_POINTS = {
             "random_start": [True],
             "restarts": [0, -1, 1, 2, 1.5, None],
             "keep": ["best", "last", "first", None],
-            "seed": [*NUMBERS, "1"],
+            "seed": [*NUMBERS, *SEEDS, "1"],
             "indices": lambda n: [torch.arange(n), torch.arange(n + 1), torch.rand(n), list(range(n)), None],
         },
         check=check_pgd,

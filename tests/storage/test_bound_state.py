@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 
 import pytest
@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.storage.bound_state import (
     remove_state,
 )
 from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.schema import to_json
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,27 @@ class TestWhomItBelongsTo:
         with pytest.raises(ResultsError, match="damaged"):
             BoundState(tmp_path, BOUND)
 
-    @pytest.mark.parametrize("model", [{"sha256": 0.5, "answers": []}, {"sha256": "a" * 64, "answers": ["x", 1.0]}])
+    @pytest.mark.parametrize(
+        "model",
+        [
+            {"sha256": 0.5, "answers": []},
+            *[{"sha256": "a" * 64, "answers": odd} for odd in (["x", 1.0], [10**400, 1.0], "", None, 3, {})],
+        ],
+    )
     def test_what_is_no_identity_is_another_model(self, tmp_path, model):
         BoundState(tmp_path, {"model": model})
-        with pytest.raises(ResultsError, match="was made with model"):
+        with pytest.raises(ResultsError, match=r"was made with (no )?model"):
             BoundState(tmp_path, BOUND)
+
+    @pytest.mark.parametrize(
+        "odd", ["x" * 5000, None, [1] * 5000, {"a": "x" * 5000}, 10**4000, True, -0.5], ids=lambda odd: f"{odd}"[:9]
+    )
+    @pytest.mark.parametrize("name", [field.name for field in fields(BOUND)])
+    def test_a_value_of_another_type_is_another_value_in_a_short_sentence(self, tmp_path, name, odd):
+        BoundState(tmp_path, to_json(BOUND) | {name: odd})
+        with pytest.raises(ResultsError, match=r"was made with|no ") as refusal:
+            BoundState(tmp_path, BOUND)
+        assert len(str(refusal.value)) < 500 + 2 * len(str(tmp_path))
 
     def test_a_folder_without_a_state_says_so(self, tmp_path):
         with pytest.raises(ResultsError, match="holds no state"):

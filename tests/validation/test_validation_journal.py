@@ -10,6 +10,7 @@ from test_traps import SMALL
 
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.storage.bound_state import BoundState
+from adaptive_smoothing_zoo.storage.checked_file import read_checked, write_checked
 from adaptive_smoothing_zoo.validation import validate
 
 N = 6
@@ -96,12 +97,15 @@ def test_a_state_of_another_model_is_refused(model, tmp_path):
         run(nets.triplet("Demo2026Constant"), tmp_path, only=["losses_agree"])
 
 
-@pytest.mark.parametrize("harm", ["cut", "exchanged"])
+@pytest.mark.parametrize("harm", ["cut", "exchanged", "of another width"])
 def test_a_batch_that_is_damaged_or_not_the_one_to_come_is_attacked_again(model, whole, tmp_path, harm, caplog):
     run(model, tmp_path)
     second, third = (tmp_path / f"batch-00000{number}.safetensors" for number in (2, 3))
     if harm == "cut":
         second.write_bytes(second.read_bytes()[:-5])
+    elif harm == "of another width":  # with a right checksum
+        tensors, about = read_checked(second, lambda tensors, about: (tensors, about))
+        write_checked(second, tensors | {"history": tensors["history"][:, :-1]}, about)
     else:
         second.write_bytes(third.read_bytes())
     assert_same(run(model, tmp_path), whole)

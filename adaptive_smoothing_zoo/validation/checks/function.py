@@ -34,7 +34,7 @@ def forward_with_gradient(subject: Subject) -> Outcome:
 )
 def batch_company(subject: Subject) -> Outcome:
     n, labels = len(subject), subject.clean_logits.argmax(dim=1)
-    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(subject.seed)).to(subject.device)
+    shuffled = torch.randperm(n, generator=_generator(subject.seed)).to(subject.device)
     changed = torch.zeros(n, dtype=torch.bool, device=subject.device)
     for order in (torch.arange(n, device=subject.device).flip(0), shuffled):
         changed[order] |= subject.logits(subject.images[order]).argmax(dim=1) != labels[order]
@@ -44,6 +44,11 @@ def batch_company(subject: Subject) -> Outcome:
     subject.spend(n)
     count = int(changed.sum())
     return Outcome(count == 0, f"{count} of {n} labels changed.", {"changed": count})
+
+
+def _generator(seed: int) -> torch.Generator:
+    """A generator of any seed; PyTorch's own take 64 bits, of which negative ones begin at -(2^63)."""
+    return torch.Generator().manual_seed(seed if -(2**63) <= seed < 2**64 else seed % 2**64)
 
 
 def _batches(subject: Subject, *, with_gradient: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.attacks.losses import rank_classes
 from adaptive_smoothing_zoo.threat import l2_norm
 from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
 from adaptive_smoothing_zoo.validation.subject import TARGETS, Run, Subject
@@ -128,6 +129,8 @@ def closest_targets(subject: Subject) -> Outcome:
 )
 def planted_boundaries_are_found(subject: Subject) -> Outcome:
     points = subject.correct[: subject.budget.planted]
+    if len(points) == 0:
+        return not_applicable("no image is classified correctly")
     readout = _plant(subject, points)
     points = points[readout.planted]
     n = len(points)
@@ -224,12 +227,11 @@ def _closest_classes(subject: Subject, points: Tensor) -> Tensor:
     """
     parts = []
     for chosen in points.split(subject.batch_size):
-        images, labels = subject.images[chosen].requires_grad_(), subject.labels[chosen, None]
+        images, labels = subject.images[chosen].requires_grad_(), subject.labels[chosen]
         with torch.enable_grad():
             logits = subject.model(images)
-            order = logits.detach().argsort(dim=1, descending=True)
-            likely = order[order != labels].view(len(chosen), -1)[:, :CANDIDATES]
-            gaps = logits.gather(1, labels) - logits.gather(1, likely)
+            likely = rank_classes(logits.detach(), labels)[:, :CANDIDATES]
+            gaps = logits.gather(1, labels[:, None]) - logits.gather(1, likely)
         slopes = [torch.autograd.grad(gap.sum(), images, retain_graph=True)[0].flatten(1) for gap in gaps.unbind(dim=1)]
         order_of_dual = 1 if subject.threat.is_linf else 2
         sizes = torch.stack([torch.linalg.vector_norm(slope, ord=order_of_dual, dim=1) for slope in slopes], dim=1)
