@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from torch import Tensor
 from adaptive_smoothing_zoo.errors import ConfigError, shown
 from adaptive_smoothing_zoo.units import warn_of_radius
 
-NORMS = ("Linf", "L2")
+Norm = Literal["Linf", "L2"]
+LINF: Norm = "Linf"
+L2: Norm = "L2"
+NORMS = (LINF, L2)
 TOLERANCE = 1e-6  # rounding of float32 pixels; distances are computed in float64
 
 
@@ -165,7 +169,7 @@ def _vector_norm(perturbation: Tensor) -> Tensor:
     return norms.view(-1, 1, 1, 1)
 
 
-def threat_of(threat: ThreatModel | None, norm: str, eps: float | str | None) -> ThreatModel:
+def threat_of(threat: ThreatModel | None, norm: str | None, eps: float | str | None) -> ThreatModel:
     """The threat model that a call names: whole, or by its norm and radius.
 
     Raises:
@@ -173,7 +177,7 @@ def threat_of(threat: ThreatModel | None, norm: str, eps: float | str | None) ->
     """
     if (threat is None) == (eps is None):
         raise ValueError("give the threat model as threat=ThreatModel(norm, eps), or norm and eps, one of both")
-    return ThreatModel(norm, eps) if threat is None else threat  # type: ignore[arg-type]
+    return ThreatModel(norm or LINF, eps) if threat is None else threat  # type: ignore[arg-type]
 
 
 def check_norm(norm: str) -> None:

@@ -117,44 +117,33 @@ SPELLED = {
     "units": "which radii can be judged without the images' shape",
     "cli.options": "an option's default",
     "cli.experiment_commands": "an option's default",
+    "cli.tune_commands": "an option's default",
     "zoo.entry": "a field of entries",
     "zoo.loading": "load_model's default, as RobustBench's",
     "zoo.stand_in": "AutoAttack's default",
     "training.recipe": "a field of recipes",
-    "training.adversarial": "a field of recipes",
-    "training.mixing_training": "a field of recipes",
     "publishing.certificate_needs": "how a page writes the norm",
 }
-NOT_YET = {  # rooms in which a measure does not hold so far; who makes it hold takes the room out
-    "lines": {"cli", "evaluation", "publishing"},
-    "parameters": {"training", "validation"},
-    "norms": {"attacks", "cli", "evaluation", "experiments", "method", "publishing", "training", "validation"},
-}
-
-
-def _rooms(measure):
-    marks = {room: pytest.mark.xfail(strict=True, reason="not yet") for room in NOT_YET[measure]}
-    return [pytest.param(room, marks=marks.get(room, ())) for room in ROOMS]
 
 
 def _in_room(room):
     return [(module, path) for module, path in MODULES.items() if _room(module) == room]
 
 
-@pytest.mark.parametrize("room", _rooms("lines"))
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_function_fits_on_a_screen(room):
     found = {(m, f.name): _lines(f) for m, path in _in_room(room) for f in _functions(path)}
     assert not {name: count for name, count in found.items() if count > LINES}
 
 
-@pytest.mark.parametrize("room", _rooms("parameters"))
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_function_takes_nouns_instead_of_many_parameters(room):
     functions = [(m, f) for m, path in _in_room(room) for f in _functions(path) if not _is_command(f)]
     found = {(m, f.name): _parameters(f) for m, f in functions if _parameters(f) > PARAMETERS}
     assert not {name: count for name, count in found.items() if f"{name[1]}:" not in TAKEN_OVER.get(name[0], "")}
 
 
-@pytest.mark.parametrize("room", _rooms("norms"))
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_norm_is_spelled_only_where_a_user_or_a_file_spells_it(room):
     for module, path in _in_room(room):
         spelled = [n.lineno for n in ast.walk(ast.parse(path.read_text())) if _is_norm(n)]

@@ -14,7 +14,7 @@ from adaptive_smoothing_zoo.attacks.random_streams import noise_of, run_keys, un
 from adaptive_smoothing_zoo.backbones.asking import Asked, free_of_inference_mode, is_own
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import ThreatModel, check_norm
+from adaptive_smoothing_zoo.threat import LINF, ThreatModel, check_norm
 from adaptive_smoothing_zoo.units import warn_of_radius
 
 __all__ = ["cross_entropy", "pgd"]
@@ -95,7 +95,7 @@ class _Pgd:
     eps: float | Tensor
     step_size: float | Tensor
     steps: int
-    norm: str = "Linf"
+    norm: str = LINF
     momentum: float | Tensor = 0.0
     random_start: bool = False
     restarts: int = 1

@@ -29,7 +29,7 @@ from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of, normal_images, run_keys, uniform
 from adaptive_smoothing_zoo.attacks.search import advance
 from adaptive_smoothing_zoo.errors import check_keywords
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.threat import LINF, ThreatModel
 
 _ALL = -1  # the "index" of what all examples share
 
@@ -86,7 +86,7 @@ def randomized_pgd(
     *,
     eps: float,
     seed: int,
-    norm: str = "Linf",
+    norm: str = LINF,
     loss: Loss = cross_entropy,
     indices: Tensor | None = None,
     settings: Randomization | None = None,
@@ -217,7 +217,7 @@ class _ApgdRuns:
     ) -> None:
         check_keywords(options, ApgdOptions)
         self.model, self.images, self.labels, self.seed = model, images, labels, seed
-        self.threat = ThreatModel(options.get("norm", "Linf"), eps)
+        self.threat = ThreatModel(options.get("norm", LINF), eps)
         self.settings, self.judge = options.get("settings") or Randomization(), options.get("judge")
         indices, ranking = options.get("indices"), options.get("ranking")
         self.indices = torch.arange(len(labels)) if indices is None else indices.cpu()

@@ -151,13 +151,14 @@ def _tell(record: CertificationRecord, written: list[Path]) -> None:
 
 def entry_of(name: str, dataset: str, threat_model: str | None) -> Entry:
     """The entry of a triplet whose threat model need not be said where only one is possible."""
+    from adaptive_smoothing_zoo.threat import LINF
     from adaptive_smoothing_zoo.zoo.registry import find_entry, list_models
 
     if threat_model is None:
         own = {entry.threat_model for entry in list_models(dataset) if name in (entry.name, *entry.aliases)}
         if len(own) > 1:
             raise click.UsageError(f"{name} exists for {' and '.join(sorted(own))}; say --threat-model")
-        threat_model = next(iter(own), "Linf")
+        threat_model = next(iter(own), LINF)
     return find_entry(name, dataset, threat_model)
 
 

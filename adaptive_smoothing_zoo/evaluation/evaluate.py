@@ -230,7 +230,7 @@ class Call:
             ValueError: a noun and its words are both given, or they make none.
         """
         chosen, flush = pick_device(device), words.pop("flush_seconds", FLUSH_SECONDS)
-        threat = threat_of(threat, words.pop("norm", "Linf"), words.pop("eps", None))
+        threat = threat_of(threat, words.pop("norm", None), words.pop("eps", None))
         settings = complete(settings_of(settings, words, **base))
         if chosen.type != "cuda":  # nothing else rounds to TF32
             settings = replace(settings, search_precision="float32")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
-from adaptive_smoothing_zoo.threat import check_norm
+from adaptive_smoothing_zoo.threat import LINF, check_norm
 
 TRUST_OPTIONS = ("one", "std_gradient", "max_gradient", "gradient_ratio")
 SPACES = ("probabilities", "logits")
@@ -43,7 +43,7 @@ class SmoothedClassifier(nn.Module):
         trust: str = "one",
         ratio: float = 1.0,
         space: str = "probabilities",
-        norm: str = "Linf",
+        norm: str = LINF,
         normalize: bool = True,
     ) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class SmoothedClassifier(nn.Module):
         """Dual norm of the gradient of each example's value, (N,)."""
         (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True, create_graph=keep_graph)
         flat = gradient.flatten(1)
-        if self.norm == "Linf":
+        if self.norm == LINF:
             return flat.abs().sum(dim=1)
         # The norm's own gradient is not defined at zero.
         return (flat.square().sum(dim=1) + torch.finfo(flat.dtype).tiny).sqrt()

@@ -88,21 +88,15 @@ def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn
             )
         else:
             entry = listed
-        if pretrained_cfg_overlay:
-            raise ValueError(f"{entry.key} is what its entry says; leave pretrained_cfg_overlay away")
-        if in_chans not in (None, entry.image_shape[0]):
-            raise ValueError(f"{entry.key} takes images of {entry.image_shape[0]} channels, not {in_chans}")
-        if drop_rate:
-            raise ValueError(f"{entry.key} has no dropout; leave drop_rate at 0")
+        _check_fixed(entry, pretrained_cfg_overlay, in_chans, drop_rate)
         if out_indices is not None and not features_only:
             raise ValueError("out_indices choose feature maps; give features_only=True as well")
         if not pretrained:
             triplet = Triplet(entry.self_contained())
         elif listed is None:
             triplet = Triplet.from_pretrained(reference, cache_dir=cache_dir)
-        else:  # RobustBench's default for its files, which can be read, is "models"
-            model_dir = os.environ.get("ASZ_MODEL_DIR") or ("models" if os.path.isdir("models") else None)
-            triplet = load_model(alias, model_dir, entry.dataset, entry.threat_model, cache_dir=cache_dir)
+        else:
+            triplet = load_model(alias, _model_dir(), entry.dataset, entry.threat_model, cache_dir=cache_dir)
         if features_only:
             return _feature_net(triplet, out_indices)
         if global_pool not in (None, "avg") or num_classes not in (None, triplet.num_classes):
@@ -129,6 +123,21 @@ def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn
         WeightsError: the weights are not to be found or do not fit.
     """
     return create
+
+
+def _model_dir() -> str | None:
+    """The folder with weights; RobustBench's default for its files, which can be read, is "models"."""
+    return os.environ.get("ASZ_MODEL_DIR") or ("models" if os.path.isdir("models") else None)
+
+
+def _check_fixed(entry: Entry, pretrained_cfg_overlay: Any, in_chans: int | None, drop_rate: float) -> None:
+    """Raise ValueError for options that would make another model than the entry's."""
+    if pretrained_cfg_overlay:
+        raise ValueError(f"{entry.key} is what its entry says; leave pretrained_cfg_overlay away")
+    if in_chans not in (None, entry.image_shape[0]):
+        raise ValueError(f"{entry.key} takes images of {entry.image_shape[0]} channels, not {in_chans}")
+    if drop_rate:
+        raise ValueError(f"{entry.key} has no dropout; leave drop_rate at 0")
 
 
 def _place(entry: Entry) -> dict[str, str]:

@@ -28,6 +28,7 @@ from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
+from adaptive_smoothing_zoo.threat import L2
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
 CALLED = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
@@ -144,7 +145,7 @@ def make_certification_record(
         threat_model=entry.threat_model,
         part=subject.part,
         smoothed=subject.is_smoothed_version,
-        norm="L2",
+        norm=L2,
         alpha_min=subject.model.alpha.alpha_min,
         logits_lipschitz=subject.logits_lipschitz,
         sampling=None if sampling is None else SamplingRecord.of(sampling, next(iter(found.values()))),

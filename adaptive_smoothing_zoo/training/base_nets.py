@@ -20,7 +20,7 @@ from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.threat import LINF, Norm, ThreatModel
 from adaptive_smoothing_zoo.training.frozen import check_learns, frozen, frozen_parts, to_train_mode
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 from adaptive_smoothing_zoo.training.loop import TrainingOptions, fit
@@ -120,7 +120,7 @@ class BaseNetTraining(NetTraining):
 
     label_smoothing: float = 0.0
     eps: float = 0.0
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Norm = LINF
     attack_steps: int = 1
     attack_step_size: float = 0.0
     attack_mode: Literal["train", "eval"] = "train"
@@ -131,7 +131,7 @@ class BaseNetTraining(NetTraining):
         super().__post_init__()
         if self.threat.eps == 0.0 and (self.noise_factor or self.trades_beta):
             raise ValueError("N-FGSM and TRADES need a radius, eps > 0")
-        if self.noise_factor and (self.trades_beta or self.norm != "Linf" or self.attack_steps != 1):
+        if self.noise_factor and (self.trades_beta or self.norm != LINF or self.attack_steps != 1):
             raise ValueError("N-FGSM is one step in l_inf that increases the cross-entropy")
         if self.attack_mode not in ("train", "eval"):
             raise ValueError(f"attack_mode must be 'train' or 'eval', got {self.attack_mode!r}")

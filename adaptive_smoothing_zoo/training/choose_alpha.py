@@ -269,7 +269,7 @@ class _Held:
         self, model: MixedClassifier, images: Tensor, labels: Tensor, choice: Choice, options: ChoiceOptions
     ) -> None:
         self.model, self.images, self.labels, self.choice = model, images, labels, choice
-        self.threat = threat_of(options.get("threat"), options.get("norm", "Linf"), options.get("eps"))
+        self.threat = threat_of(options.get("threat"), options.get("norm"), options.get("eps"))
         self.seed, self.batch_size = options.get("seed", 0), options.get("batch_size", 256)
         self.device = options.get("device") or images.device
         count = min(choice.attacked_examples or len(labels), len(labels))

@@ -24,7 +24,7 @@ from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, with_mixing_netwo
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.threat import LINF, Norm, ThreatModel
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import permutation
 from adaptive_smoothing_zoo.training.frozen import check_learns, faster_copy, frozen
@@ -53,7 +53,7 @@ class TrainingAttack:
 
     setting: Literal["A", "B", "C"] = "B"
     eps: float
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Norm = LINF
     randomization: Randomization = field(default_factory=lambda: Randomization(steps=20))
     targets: int = 9
     every_run: bool = True

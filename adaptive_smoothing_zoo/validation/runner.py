@@ -137,7 +137,7 @@ def validate(
     check_examples(images, labels)
     where = pick_device(device)
     budget, recorded, only = words.pop("budget", None), words.pop("recorded", None), words.pop("only", None)
-    threat = threat_of(threat, words.pop("norm", "Linf"), words.pop("eps", None))
+    threat = threat_of(threat, words.pop("norm", None), words.pop("eps", None))
     settings = settings_of(settings, words, batch_size=128)
     _check(threat, settings, only, recorded, len(labels))
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]

@@ -29,6 +29,7 @@ from adaptive_smoothing_zoo.backbones.libraries import unknown
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError, reason
 from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import LINF
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -63,7 +64,7 @@ class Wanted:
     """
 
     dataset: str = "cifar10"
-    threat_model: str = "Linf"
+    threat_model: str = LINF
     num_classes: int = 10
     checkpoint: Path | None = None
     model_dir: Path | None = None
