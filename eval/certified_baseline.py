@@ -1,4 +1,4 @@
-"""The figure of 001 and 003: the certified mix beside smoothed nets of smaller sigma with the mix's clean accuracy.
+"""[BAS24], [BAKS24, supp.]: the certified mix next to smoothed nets of smaller sigma with the mix's clean accuracy.
 
     python eval/certified_baseline.py Demo2026Smoothed --dataset digits --runs runs
 
