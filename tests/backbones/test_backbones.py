@@ -8,7 +8,8 @@ from torch import nn
 
 from adaptive_smoothing_zoo.backbones import ARCHITECTURES, build
 
-NETS = sorted(set(ARCHITECTURES) - {"gaussian_smoothed"})  # which has no features of its own
+OTHERS = {"gaussian_smoothed", "layers", "robustbench", "timm", "torchvision"}  # which are made of other nets
+NETS = sorted(set(ARCHITECTURES) - OTHERS)
 SMALL = {
     "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": None},
     "dm_wide_resnet": {"depth": 10, "width": 1, "activation": "silu", "mean": (0.5,) * 3, "std": (0.2,) * 3},
