@@ -173,11 +173,15 @@ def threat_of(threat: ThreatModel | None, norm: str | None, eps: float | str | N
     """The threat model that a call names: whole, or by its norm and radius.
 
     Raises:
-        ValueError: neither or both are given, or they make no threat model.
+        ValueError: neither or both are given, they make no threat model, or the norm is another than the whole's.
     """
     if (threat is None) == (eps is None):
         raise ValueError("give the threat model as threat=ThreatModel(norm, eps), or norm and eps, one of both")
-    return ThreatModel(norm or LINF, eps) if threat is None else threat  # type: ignore[arg-type]
+    if threat is None:
+        return ThreatModel(LINF if norm is None else norm, eps)  # type: ignore[arg-type]
+    if norm not in (None, threat.norm):
+        raise ValueError(f"norm {norm!r} contradicts the threat model {threat}; give the threat model alone")
+    return threat
 
 
 def check_norm(norm: str) -> None:

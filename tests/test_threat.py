@@ -42,8 +42,14 @@ def test_an_l_inf_radius_above_one_is_warned_of():
 
 def test_a_call_names_it_once():
     threat = ThreatModel("L2", 0.5)
-    assert threat_of(threat, "Linf", None) is threat
+    for norm in ("L2", None):
+        assert threat_of(threat, norm, None) is threat
     assert threat_of(None, "L2", "1/2") == threat
+    assert threat_of(None, None, 0.5) == ThreatModel("Linf", 0.5)
+    with pytest.raises(ValueError, match="contradicts the threat model L2"):
+        threat_of(threat, "Linf", None)
+    with pytest.raises(ValueError, match="norm must be"):
+        threat_of(None, "", 0.5)
     for wrong in ((threat, "L2", 0.5), (None, "L2", None)):
         with pytest.raises(ValueError, match="one of both"):
             threat_of(*wrong)
