@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from adaptive_smoothing_zoo.zoo.entry import Entry, HubFile, Source, UrlFile, read_entry
-from adaptive_smoothing_zoo.zoo.loading import EMBEDDED, load_model
+from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.registry import list_models
 from adaptive_smoothing_zoo.zoo.triplet import TIMM_ARCHITECTURE, Triplet, timm_cfg
+from adaptive_smoothing_zoo.zoo.weights import EMBEDDED
 
 _TAG = "asz"  # of the weights, in timm's names
 

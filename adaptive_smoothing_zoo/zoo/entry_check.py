@@ -10,9 +10,8 @@ from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError, shown
 from adaptive_smoothing_zoo.storage.schema import json_schema
 from adaptive_smoothing_zoo.zoo.entry import PARTS, Entry, read_entry
-from adaptive_smoothing_zoo.zoo.loading import EMBEDDED
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
-from adaptive_smoothing_zoo.zoo.weights import read_safetensors
+from adaptive_smoothing_zoo.zoo.weights import EMBEDDED, read_safetensors
 
 SCHEMA = Path(str(resources.files("adaptive_smoothing_zoo"))) / "zoo" / "entry.schema.json"
 

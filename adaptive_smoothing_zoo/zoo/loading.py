@@ -4,7 +4,6 @@ import difflib
 import logging
 import os
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -20,11 +19,9 @@ from adaptive_smoothing_zoo.zoo.hub_files import HubOptions, NotOnHubError
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_of
 from adaptive_smoothing_zoo.zoo.registry import entries_named, find_entry, list_models
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
-from adaptive_smoothing_zoo.zoo.weights import read_safetensors
+from adaptive_smoothing_zoo.zoo.weights import EMBEDDED, read_safetensors
 
 logger = logging.getLogger(__name__)
-
-EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 
 @own_surroundings()

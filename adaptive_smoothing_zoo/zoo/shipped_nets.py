@@ -1,4 +1,4 @@
-"""Pretrained base nets that are on every user's disk, because a dependency ships them."""
+"""Pretrained base nets that are on every user's disk: this package or a dependency ships them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.backbones.resnet import CIFAR_RESNET_KEYS
 from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.zoo.weights import load_strictly
+from adaptive_smoothing_zoo.zoo.weights import EMBEDDED, load_strictly, read_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,18 @@ def _pyautoattack_resnet18() -> dict[str, Tensor]:
     return {**state, **normalization((0.0,) * 3, (1.0,) * 3)}
 
 
+def _cifar10_resnet18_nfgsm() -> dict[str, Tensor]:
+    """A robust CIFAR-10 net that the recipe cifar10_rob_nfgsm made on a GPU: width 64, 44 epochs, batches of 256."""
+    known = "4ead8639cc53adc69425e17d08dee3072dda34448a911864043434be184b9242"
+    return read_safetensors(EMBEDDED / "cifar10_resnet18_nfgsm.safetensors", known)
+
+
 BASE_NETS = {
+    "cifar10_resnet18_nfgsm": ShippedNet(
+        architecture="resnet18",
+        arguments={"num_classes": 10, "mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]},
+        state_dict=_cifar10_resnet18_nfgsm,
+    ),
     "pyautoattack_resnet18": ShippedNet(
         architecture="resnet18", arguments={"num_classes": 10}, state_dict=_pyautoattack_resnet18
     ),

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256 as sha256_of
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from adaptive_smoothing_zoo.storage.files import file_sha256, write_text, write_
 from adaptive_smoothing_zoo.zoo.hub_files import MAKE_ROOM
 
 logger = logging.getLogger(__name__)
+
+EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 

@@ -58,6 +58,15 @@ def test_most_cifar10_test_images_are_classified_correctly(ours):
     assert (labels == examples.labels).float().mean() >= 0.9
 
 
+@pytest.mark.skipif(not CIFAR10_IMAGES.is_file(), reason="the CIFAR-10 test images are not beside the project")
+def test_the_robust_net_is_as_accurate_as_it_was_when_it_was_trained():
+    net = load_base_net("cifar10_resnet18_nfgsm")  # 81.4 % of the first 500
+    examples = load_data("cifar10", data_dir=CIFAR10_IMAGES).first(100)
+    with torch.no_grad():
+        assert (net(examples.images).argmax(dim=1) == examples.labels).float().mean() >= 0.75
+    assert {tensor.dtype for tensor in net.parameters()} == {torch.float32}
+
+
 def test_a_loaded_net_is_in_eval_mode_and_frozen(ours):
     assert not any(module.training for module in ours.modules())
     assert not any(parameter.requires_grad for parameter in ours.parameters())
