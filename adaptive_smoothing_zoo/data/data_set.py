@@ -49,13 +49,13 @@ def load_data(dataset: str, split: str = "test", *, data_dir: str | Path | None 
     """Read a split of a data set.
 
     Args:
-        dataset: "cifar10", "cifar100" or "digits".
+        dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn" or "digits".
         split: "test" or "train"; digits also have "validation".
-        data_dir: for CIFAR, one of: an existing folder that holds, or shall hold, torchvision's copy (downloaded if
-            missing; ``./data`` by default, which is made); a folder with one sub-folder of images per class, in the
-            official order of the classes when sorted by name, or by number if all names begin with one; an ``.npz``
-            file with ``images`` (uint8, N x H x W x channels) and ``labels``. Digits ship with scikit-learn and need
-            none.
+        data_dir: one of: an existing folder that holds, or shall hold, torchvision's copy (downloaded if missing;
+            ``./data`` by default, which is made); a folder with one sub-folder of images per class, in the official
+            order of the classes when sorted by name, or by number if all names begin with one; an ``.npz`` file with
+            ``images`` (uint8, N x H x W x channels, or N x H x W of gray images) and ``labels``. Digits ship with
+            scikit-learn and need none.
 
     Raises:
         ValueError: an unknown data set or split, or a source that cannot be read or does not fit the data set.

@@ -20,10 +20,11 @@ def read_npz(path: Path, data_set: DataSet, places: str) -> Examples:
             images, labels = arrays["images"], arrays["labels"]
     except Exception as error:  # a damaged header makes NumPy's parser raise almost anything, SyntaxError included
         raise ValueError(f"{path} is not an .npz file with 'images' and 'labels': {reason(error)}; {places}") from error
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"'images' in {path} must be uint8 of shape (N, H, W, channels), got {images.dtype} {images.shape}"
-        )
+    gray = data_set.image_shape[0] == 1
+    if images.dtype != np.uint8 or not (images.ndim == 4 or (gray and images.ndim == 3)):
+        shapes = "(N, H, W) or (N, H, W, 1)" if gray else "(N, H, W, channels)"
+        raise ValueError(f"'images' in {path} must be uint8 of shape {shapes}, got {images.dtype} {images.shape}")
+    images = images if images.ndim == 4 else images[..., None]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"'labels' in {path} must be one integer per image, got {labels.dtype} {labels.shape}")
     return Examples(
@@ -55,7 +56,8 @@ def read_image_folder(path: Path, data_set: DataSet) -> Examples:
     except FileNotFoundError as error:  # a sub-folder without images
         raise ValueError(f"{path} is no folder of images by class: {error}") from error
     samples = sorted(found, key=lambda sample: sample[1])  # stable: files stay in the order of their names
-    arrays = [_read_image(file) for file, _ in samples]
+    read = _read_gray if data_set.image_shape[0] == 1 else _read_image
+    arrays = [read(file) for file, _ in samples]
     for what, kinds in (("shapes", {array.shape for array in arrays}), ("depths", {array.dtype for array in arrays})):
         if len(kinds) > 1:
             listed = ", ".join(sorted(map(str, kinds))[:3])
@@ -104,6 +106,14 @@ def _read_image(file: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of damaged files
         raise ValueError(f"cannot read the image {file}: {reason(error)}") from error
     return np.repeat(pixels.astype(np.uint16)[:, :, None], 3, axis=2) if deep else pixels
+
+
+def _read_gray(file: str) -> np.ndarray:
+    """(H, W, 1); the file may hold three equal channels."""
+    pixels = _read_image(file)
+    if (pixels != pixels[:, :, :1]).any():
+        raise ValueError(f"the image {file} has colors, but those of the data set are gray; save it in gray")
+    return pixels[:, :, :1]
 
 
 def to_float(images: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import struct
 import sys
 import urllib.error
 from pathlib import Path
@@ -9,6 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +71,7 @@ class TestDigits:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist",), "unknown dataset 'mnist'; known: cifar10, cifar100, digits"),
+        (("mnits",), "unknown dataset 'mnits'; known: cifar10, cifar100, digits, fashion_mnist, mnist, svhn"),
         (("cifar10", "validation"), "dataset 'cifar10' has the splits train, test, not 'validation'"),
         (("digits", "all"), "dataset 'digits' has the splits train, validation, test, not 'all'"),
     ],
@@ -298,6 +300,57 @@ class TestImageFolder:
                 load_data("cifar10", data_dir=folder)
 
 
+class TestGray:
+    """MNIST's images have one channel, whatever form the user's files have."""
+
+    gray = IMAGES[:10, :28, :28, 0]
+
+    @pytest.mark.parametrize("shape", [(12, 28, 28), (12, 28, 28, 1)])
+    @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+    def test_arrays_with_and_without_a_channel(self, tmp_path, dataset, shape):
+        images = IMAGES[:, :28, :28, :1].reshape(shape)
+        examples = load_data(dataset, data_dir=TestNpz.write(tmp_path, images=images, labels=LABELS))
+        torch.testing.assert_close(examples.images, as_floats(IMAGES[:, :28, :28, :1]))
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (IMAGES[:, :28, :28], r"mnist images have shape \(1, 28, 28\), those of .* \(3, 28, 28\)"),
+            (IMAGES[:, :28, 0, 0], r"must be uint8 of shape \(N, H, W\) or \(N, H, W, 1\), got uint8 \(12, 28\)"),
+        ],
+    )
+    def test_arrays_of_another_shape_are_refused(self, tmp_path, images, message):
+        with pytest.raises(ValueError, match=message):
+            load_data("mnist", data_dir=TestNpz.write(tmp_path, images=images, labels=LABELS))
+
+    @pytest.mark.parametrize("kind", ["gray", "three equal channels", "16 bits"])
+    def test_a_folder_of_gray_images(self, tmp_path, kind):
+        for i, gray in enumerate(self.gray):
+            image = {"gray": gray, "three equal channels": np.stack([gray] * 3, 2), "16 bits": gray * np.uint16(257)}
+            (tmp_path / str(i)).mkdir()
+            Image.fromarray(image[kind]).save(tmp_path / str(i) / "a.png")
+        examples = load_data("mnist", data_dir=tmp_path)
+        torch.testing.assert_close(examples.images, as_floats(self.gray[..., None]))
+
+    def test_a_colored_image_is_refused_by_name(self, tmp_path):
+        for i in range(10):
+            (tmp_path / str(i)).mkdir()
+            Image.fromarray(IMAGES[i, :28, :28]).save(tmp_path / str(i) / "a.png")
+        with pytest.raises(ValueError, match=r"image .*a\.png has colors, but those of the data set are gray"):
+            load_data("mnist", data_dir=tmp_path)
+
+    @pytest.mark.parametrize(("split", "size"), [("test", 10_000), ("train", 60_000)])
+    def test_the_real_mnist(self, split, size):
+        path = Path(__file__).parents[3] / "shared" / "data" / "mnist" / f"mnist_{split}.npz"
+        if not path.is_file():
+            pytest.skip(f"needs {path}")
+        examples = load_data("mnist", split, data_dir=path)
+        assert len(examples) == size
+        assert (examples.images.mean().item(), examples.images.std().item()) == pytest.approx(
+            {"train": (0.1307, 0.3081), "test": (0.1325, 0.3105)}[split], abs=1e-4
+        )
+
+
 class TestTorchvision:
     """Folders in torchvision's own format; their MD5 sums cannot be right and are not asked for."""
 
@@ -346,24 +399,79 @@ class TestTorchvision:
             (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
         download = Mock(side_effect=OSError("no network"))
         monkeypatch.setattr(cifar.CIFAR10, "download", download)
-        with pytest.raises(FileNotFoundError, match=r"cifar10 is neither in .* \(no network\); put that archive into"):
+        with pytest.raises(FileNotFoundError, match=r"cifar10 is not in .* \(no network\); put cifar-10-python"):
             load_data("cifar10", data_dir=tmp_path)
         download.assert_called_once()
 
-    @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-    def test_offline_the_message_says_what_goes_where_and_no_folder_is_left(self, tmp_path, monkeypatch, dataset):
+    @pytest.mark.parametrize(
+        ("dataset", "archives", "folder"),
+        [
+            ("cifar10", r"cifar-10-python\.tar\.gz", "data"),
+            ("cifar100", r"cifar-100-python\.tar\.gz", "data"),
+            ("mnist", r"train-images-idx3-ubyte\.gz, .*, t10k-labels-idx1-ubyte\.gz", "data/MNIST/raw"),
+            ("fashion_mnist", r"train-images-idx3-ubyte\.gz, .*, t10k-labels-idx1-ubyte\.gz", "data/FashionMNIST/raw"),
+            ("svhn", r"test_32x32\.mat", "data"),
+        ],
+    )
+    def test_offline_the_message_says_what_goes_where_and_no_folder_is_left(
+        self, tmp_path, monkeypatch, dataset, archives, folder
+    ):
         pytest.importorskip("torchvision")
         monkeypatch.setattr("urllib.request.urlopen", Mock(side_effect=urllib.error.URLError("no network")))
         monkeypatch.chdir(tmp_path)
-        archive = {"cifar10": r"cifar-10-python\.tar\.gz", "cifar100": r"cifar-100-python\.tar\.gz"}[dataset]
-        message = rf"{dataset} is neither in data .*archive {archive}.*no network.*put that archive into data"
+        message = rf"{dataset} is not in data and cannot be downloaded .*no network.*; put {archives} into {folder}, or"
         with pytest.raises(FileNotFoundError, match=message):
             load_data(dataset)
         assert not list(tmp_path.iterdir())
         (tmp_path / "mine").mkdir()
-        with pytest.raises(FileNotFoundError, match="is neither in mine"):
+        with pytest.raises(FileNotFoundError, match="is not in mine"):
             load_data(dataset, data_dir="mine")
         assert (tmp_path / "mine").is_dir()
+
+    @pytest.fixture
+    def fill_idx(self):
+        """Writes MNIST's four files: big-endian sizes, then the bytes."""
+
+        def write(folder, images, labels):
+            folder.mkdir(parents=True)
+            for part in ("train", "t10k"):
+                sizes = struct.pack(">4i", 0x803, *images.shape)
+                (folder / f"{part}-images-idx3-ubyte").write_bytes(sizes + images.tobytes())
+                sizes = struct.pack(">2i", 0x801, len(labels))
+                (folder / f"{part}-labels-idx1-ubyte").write_bytes(sizes + labels.astype(np.uint8).tobytes())
+
+        return write
+
+    @pytest.mark.parametrize(("dataset", "name"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+    def test_mnist_and_fashion_mnist_have_one_channel(self, tmp_path, fill_idx, dataset, name):
+        gray = IMAGES[:, :28, :28, 0]
+        fill_idx(tmp_path / name / "raw", gray, LABELS)
+        for split, size in (("test", 10_000), ("train", None)):
+            examples = load_data(dataset, split, data_dir=tmp_path)
+            torch.testing.assert_close(examples.images, as_floats(gray[..., None]))
+            assert examples.labels.tolist() == LABELS.tolist()
+            assert examples.test_set_size == size
+            assert examples.source.startswith(f"{dataset} {split} set through torchvision")
+
+    @pytest.mark.parametrize("file", ["images-idx3", "labels-idx1"])
+    @pytest.mark.parametrize("content", [b"", b"damaged", struct.pack(">4i", 0x803, 9, 28, 28), b"\0\0\x0a\1" * 9])
+    def test_damaged_files_of_mnist_are_refused(self, tmp_path, fill_idx, file, content):
+        fill_idx(tmp_path / "MNIST" / "raw", IMAGES[:, :28, :28, 0], LABELS)
+        (tmp_path / "MNIST" / "raw" / f"t10k-{file}-ubyte").write_bytes(content)
+        with pytest.raises(ValueError, match=r"mnist in .* is damaged: .*; delete its files"):
+            load_data("mnist", data_dir=tmp_path)
+
+    def test_svhn_has_ten_digits_in_color(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda path, md5=None: True)
+        for split in ("train", "test"):
+            digits = np.where(LABELS == 0, 10, LABELS)  # SVHN calls the zero a ten
+            content = {"X": IMAGES.transpose(1, 2, 3, 0), "y": digits[:, None].astype(np.uint8)}
+            scipy.io.savemat(tmp_path / f"{split}_32x32.mat", content)
+        for split, size in (("test", 26_032), ("train", None)):
+            examples = load_data("svhn", split, data_dir=tmp_path)
+            torch.testing.assert_close(examples.images, as_floats(IMAGES))
+            assert examples.labels.tolist() == LABELS.tolist()
+            assert examples.test_set_size == size
 
     def test_a_folder_that_cannot_be_read_is_named(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
