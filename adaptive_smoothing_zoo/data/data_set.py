@@ -1,12 +1,20 @@
 """The data sets by name, and the one way in which they are read and checked."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from adaptive_smoothing_zoo.data.examples import Examples, check_examples
 
 DATA_SETS: dict[str, "DataSet"] = {}
+DEFAULT_FOLDER = Path("data")
+
+
+class Readable(Protocol):
+    """``Examples``, or something that reads as many as it is asked for."""
+
+    def first(self, n: int | None) -> Examples: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +27,8 @@ class DataSet:
         test_set_size: number of examples in the official test set.
         splits: names of the splits; "test" is one of them.
         read: takes the data set, a split and the user's ``data_dir`` (None if not given); returns that split.
+        prepare: takes the data set and the name of a preprocessing; returns the data set of images made so. None if
+            there is but one way to make them.
     """
 
     name: str
@@ -26,7 +36,16 @@ class DataSet:
     image_shape: tuple[int, int, int]
     test_set_size: int
     splits: tuple[str, ...] = ("train", "test")
-    read: Callable[["DataSet", str, str | Path | None], Examples]
+    read: Callable[["DataSet", str, str | Path | None], Readable]
+    prepare: Callable[["DataSet", str], "DataSet"] | None = None
+
+    def prepared(self, preprocessing: str | None) -> "DataSet":
+        """The data set of images that are made so from the original files; ValueError if it knows no such way."""
+        if preprocessing is None:
+            return self
+        if self.prepare is None:
+            raise ValueError(f"{self.name} images are as they are; they take no preprocessing {preprocessing!r}")
+        return self.prepare(self, preprocessing)
 
 
 def add_data_set(data_set: DataSet) -> None:
@@ -45,28 +64,43 @@ def find_data_set(name: str) -> DataSet:
     return DATA_SETS[name]
 
 
-def load_data(dataset: str, split: str = "test", *, data_dir: str | Path | None = None) -> Examples:
+def load_data(
+    dataset: str,
+    split: str = "test",
+    *,
+    data_dir: str | Path | None = None,
+    n: int | None = None,
+    preprocessing: str | None = None,
+) -> Examples:
     """Read a split of a data set.
 
     Args:
-        dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn" or "digits".
-        split: "test" or "train"; digits also have "validation".
+        dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet" or "digits".
+        split: "test" or "train"; digits also have "validation", and ImageNet has "test" alone, RobustBench's 5,000
+            validation images in its order.
         data_dir: one of: an existing folder that holds, or shall hold, torchvision's copy (downloaded if missing;
             ``./data`` by default, which is made); a folder with one sub-folder of images per class, in the official
             order of the classes when sorted by name, or by number if all names begin with one; an ``.npz`` file with
             ``images`` (uint8, N x H x W x channels, or N x H x W of gray images) and ``labels``. Digits ship with
-            scikit-learn and need none.
+            scikit-learn and need none. ImageNet takes the folder that holds ``val/<class>/<image>.JPEG``, or an
+            ``.npz`` file.
+        n: the first so many examples alone; all of them if it is None. Of image folders, no more are read.
+        preprocessing: RobustBench's name for how the pixels of ImageNet are made from the files, by default
+            "Res256Crop224".
 
     Raises:
-        ValueError: an unknown data set or split, or a source that cannot be read or does not fit the data set.
+        ValueError: an unknown data set, split or preprocessing, fewer examples than ``n``, or a source that cannot be
+            read or does not fit the data set.
         FileNotFoundError: ``data_dir`` does not exist; or the data are not there and cannot be downloaded.
-        ModuleNotFoundError: digits without scikit-learn.
+        ModuleNotFoundError: digits without scikit-learn, ImageNet's folder without RobustBench.
     """
-    found = find_data_set(dataset)
+    found = find_data_set(dataset).prepared(preprocessing)
     if split not in found.splits:
         raise ValueError(f"dataset {dataset!r} has the splits {', '.join(found.splits)}, not {split!r}")
-    examples = found.read(found, split, data_dir)
+    examples = found.read(found, split, data_dir).first(n)
     if (shape := tuple(examples.images.shape[1:])) != found.image_shape:
         raise ValueError(f"{dataset} images have shape {found.image_shape}, those of {examples.source} have {shape}")
+    if examples.num_classes not in (None, found.num_classes):
+        raise ValueError(f"{dataset} has {found.num_classes} classes, {examples.source} have {examples.num_classes}")
     check_examples(examples.images, examples.labels, found.num_classes)
-    return examples
+    return replace(examples, num_classes=found.num_classes)

@@ -20,12 +20,14 @@ class Examples:
         labels: (N,) int64.
         source: one sentence for the run record: which data, which split, which caveats.
         test_set_size: number of examples in the official test set if these are its first N in its order, else None.
+        num_classes: how many classes the labels are of, where that is known.
     """
 
     images: Tensor
     labels: Tensor
     source: str
     test_set_size: int | None = None
+    num_classes: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,9 +45,14 @@ class Examples:
         """
         if n is None:
             return self
-        if not 0 < n <= len(self):
-            raise ValueError(f"n must be between 1 and the {len(self)} examples of {self.source}, got {n}")
+        check_n(n, len(self), self.source)
         return replace(self, images=self.images[:n], labels=self.labels[:n])
+
+
+def check_n(n: int, available: int, source: str) -> None:
+    """Raise ValueError unless there are ``n`` examples."""
+    if not 0 < n <= available:
+        raise ValueError(f"n must be between 1 and the {available} examples of {source}, got {n}")
 
 
 def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = None) -> None:

@@ -1,6 +1,9 @@
 """Images that users have on disk: an .npz file, or a folder with one sub-folder of images per class."""
 
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,29 +11,88 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaptive_smoothing_zoo.data.data_set import DataSet
-from adaptive_smoothing_zoo.data.examples import Examples
+from adaptive_smoothing_zoo.data.examples import Examples, check_n
 from adaptive_smoothing_zoo.errors import reason
 
 
-def read_npz(path: Path, data_set: DataSet, places: str) -> Examples:
-    """The images and labels of an .npz file, in its order; ``places`` says in a refusal what else could be given."""
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    """Labelled image files, of which only those are read that are asked for.
+
+    Attributes:
+        files: in the order of the examples.
+        labels: one per file.
+        read: takes a file; gives (H, W, channels) uint8 or uint16.
+        folder: where they are, for messages.
+        source, test_set_size, num_classes: as in ``Examples``.
+    """
+
+    files: Sequence[str]
+    labels: Sequence[int]
+    read: Callable[[str], np.ndarray]
+    folder: Path
+    source: str
+    test_set_size: int | None = None
+    num_classes: int | None = None
+
+    def first(self, n: int | None) -> Examples:
+        """The first ``n`` examples, or all of them if it is None.
+
+        Raises:
+            ValueError: a file that cannot be read, images that are not alike, or no such ``n``.
+        """
+        if n is not None:
+            check_n(n, len(self.files), self.source)
+        arrays = [self.read(file) for file in self.files[:n]]
+        for what, kinds in (("shapes", {array.shape for array in arrays}), ("depths", {a.dtype for a in arrays})):
+            if len(kinds) > 1:
+                listed = ", ".join(sorted(map(str, kinds))[:3])
+                raise ValueError(f"the images in {self.folder} have different {what}: {listed}; save all of them alike")
+        return Examples(
+            images=to_float(np.stack(arrays)),
+            labels=torch.tensor(self.labels[:n], dtype=torch.int64),
+            source=self.source,
+            test_set_size=self.test_set_size,
+            num_classes=self.num_classes,
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What the system refuses while the data in ``path`` are read becomes a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a sentence of ours
+            raise
+        raise ValueError(f"cannot read the data in {path}: {reason(error)}") from error
+
+
+def read_npz(path: Path, name: str, places: str, *, gray: bool) -> Examples:
+    """The images and labels of an .npz file, in its order.
+
+    Args:
+        name: of the data set.
+        places: says in a refusal what else could be given.
+        gray: whether images (N, H, W) have one channel; else they are refused.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            images, labels, names = arrays["images"], arrays["labels"], arrays.get("classes")
     except Exception as error:  # a damaged header makes NumPy's parser raise almost anything, SyntaxError included
         raise ValueError(f"{path} is not an .npz file with 'images' and 'labels': {reason(error)}; {places}") from error
-    gray = data_set.image_shape[0] == 1
-    if images.dtype != np.uint8 or not (images.ndim == 4 or (gray and images.ndim == 3)):
-        shapes = "(N, H, W) or (N, H, W, 1)" if gray else "(N, H, W, channels)"
+    if images.dtype != np.uint8 or images.ndim not in ((3, 4) if gray else (4,)):
+        shapes = ("(N, H, W) or " if gray else "") + "(N, H, W, channels)"
         raise ValueError(f"'images' in {path} must be uint8 of shape {shapes}, got {images.dtype} {images.shape}")
-    images = images if images.ndim == 4 else images[..., None]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"'labels' in {path} must be one integer per image, got {labels.dtype} {labels.shape}")
+    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
+        raise ValueError(f"'classes' in {path} must be one text per class, got {names.dtype} {names.shape}")
     return Examples(
-        images=to_float(images),
+        images=to_float(images if images.ndim == 4 else images[..., None]),
         labels=torch.from_numpy(labels.astype(np.int64)),
-        source=f"{data_set.name} images from the file {path.name}, in its order",
+        source=f"{name} images from the file {path.name}, in its order",
+        num_classes=None if names is None else len(names),
     )
 
 
@@ -42,30 +104,31 @@ def is_image_folder(path: Path) -> bool:
     return any(file.suffix.lower() in IMG_EXTENSIONS for folder in folders for file in folder.iterdir())
 
 
-def read_image_folder(path: Path, data_set: DataSet) -> Examples:
-    """The images of a folder with one sub-folder per class, by class and file name."""
+def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray: bool = False) -> ImageFiles:
+    """The images of a folder with one sub-folder per class, by class and file name.
+
+    Args:
+        name: of the data set.
+        num_classes: how many sub-folders there must be; any number if it is None.
+        gray: whether the images have one channel; else gray ones get three equal channels.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     names = class_order([folder.name for folder in path.iterdir() if folder.is_dir()], str(path))
-    if len(names) != data_set.num_classes:
-        raise ValueError(
-            f"{data_set.name} has {data_set.num_classes} classes, {path} has {len(names)} sub-folders of images"
-        )
+    if num_classes not in (None, len(names)):
+        raise ValueError(f"{name} has {num_classes} classes, {path} has {len(names)} sub-folders of images")
     try:
         found = make_dataset(str(path), {name: i for i, name in enumerate(names)}, extensions=IMG_EXTENSIONS)
     except FileNotFoundError as error:  # a sub-folder without images
         raise ValueError(f"{path} is no folder of images by class: {error}") from error
     samples = sorted(found, key=lambda sample: sample[1])  # stable: files stay in the order of their names
-    read = _read_gray if data_set.image_shape[0] == 1 else _read_image
-    arrays = [read(file) for file, _ in samples]
-    for what, kinds in (("shapes", {array.shape for array in arrays}), ("depths", {array.dtype for array in arrays})):
-        if len(kinds) > 1:
-            listed = ", ".join(sorted(map(str, kinds))[:3])
-            raise ValueError(f"the images in {path} have different {what}: {listed}; save all of them alike")
-    return Examples(
-        images=to_float(np.stack(arrays)),
-        labels=torch.tensor([label for _, label in samples], dtype=torch.int64),
-        source=f"{data_set.name} images from the folder {path.name}, by class and file name",
+    return ImageFiles(
+        files=[file for file, _ in samples],
+        labels=[label for _, label in samples],
+        read=_read_gray if gray else read_image,
+        folder=path,
+        source=f"{name} images from the folder {path.name}, by class and file name",
+        num_classes=len(names),
     )
 
 
@@ -93,8 +156,12 @@ def class_order(names: list[str], where: str) -> list[str]:
     return ordered
 
 
-def _read_image(file: str) -> np.ndarray:
-    """(H, W, 3) uint8, or uint16 if the file has 16 bits; gray in three equal channels."""
+def read_image(file: str, prepare: Callable[[Any], Any] = lambda image: image) -> np.ndarray:
+    """(H, W, 3) uint8, or uint16 if the file has 16 bits; gray in three equal channels.
+
+    Args:
+        prepare: what is done to the image, as PIL's, before its pixels are taken.
+    """
     from PIL import Image
 
     try:
@@ -102,7 +169,7 @@ def _read_image(file: str) -> np.ndarray:
             deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             if image.mode in ("I", "F") and not deep:
                 raise ValueError(f"pixels of the kind {image.mode!r} have no known range; save it with 8 or 16 bits")
-            pixels = np.asarray(image if deep else image.convert("RGB"))
+            pixels = np.asarray(prepare(image if deep else image.convert("RGB")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of damaged files
         raise ValueError(f"cannot read the image {file}: {reason(error)}") from error
     return np.repeat(pixels.astype(np.uint16)[:, :, None], 3, axis=2) if deep else pixels
@@ -110,7 +177,7 @@ def _read_image(file: str) -> np.ndarray:
 
 def _read_gray(file: str) -> np.ndarray:
     """(H, W, 1); the file may hold three equal channels."""
-    pixels = _read_image(file)
+    pixels = read_image(file)
     if (pixels != pixels[:, :, :1]).any():
         raise ValueError(f"the image {file} has colors, but those of the data set are gray; save it in gray")
     return pixels[:, :, :1]

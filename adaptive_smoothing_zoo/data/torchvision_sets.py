@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.data.data_set import DataSet, add_data_set
+from adaptive_smoothing_zoo.data.data_set import DEFAULT_FOLDER, DataSet, add_data_set
 from adaptive_smoothing_zoo.data.examples import Examples
-from adaptive_smoothing_zoo.data.image_files import is_image_folder, read_image_folder, read_npz, to_float
+from adaptive_smoothing_zoo.data.image_files import (
+    ImageFiles,
+    image_folder,
+    is_image_folder,
+    read_npz,
+    reading,
+    to_float,
+)
 from adaptive_smoothing_zoo.errors import reason
 
-DEFAULT_FOLDER = Path("data")
 PLACES = (
     "data_dir (--data-dir) takes an .npz file, a folder of images by class, or the folder of torchvision's copy of "
     "{name}, which must exist and may be empty"
@@ -52,21 +58,18 @@ class Copy:
         return self.pixels(torch.as_tensor(data.data)), torch.as_tensor(labels, dtype=torch.int64)
 
 
-def _read(copy: Copy, data_set: DataSet, split: str, data_dir: str | Path | None) -> Examples:
+def _read(copy: Copy, data_set: DataSet, split: str, data_dir: str | Path | None) -> Examples | ImageFiles:
     """The examples in a file or a folder, told apart by what it is."""
     path, places = Path(data_dir or DEFAULT_FOLDER), PLACES.format(name=data_set.name)
-    try:
+    gray = data_set.image_shape[0] == 1
+    with reading(path):
         if path.is_file():
-            return read_npz(path, data_set, places)
+            return read_npz(path, data_set.name, places, gray=gray)
         if not path.exists() and path != DEFAULT_FOLDER:
             raise FileNotFoundError(f"there is no data file or folder {path}; {places}")
         if is_image_folder(path):
-            return read_image_folder(path, data_set)
+            return image_folder(path, data_set.name, num_classes=data_set.num_classes, gray=gray)
         return _torchvision(copy, path, data_set, split)
-    except OSError as error:
-        if error.errno is None:  # a sentence of ours
-            raise
-        raise ValueError(f"cannot read the data in {path}: {reason(error)}") from error
 
 
 def _torchvision(copy: Copy, path: Path, data_set: DataSet, split: str) -> Examples:

@@ -1,5 +1,7 @@
 """Data sets as tensors, and what is refused before anything is measured on it."""
 
+import importlib.util
+import json
 import pickle
 import re
 import struct
@@ -16,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, load_data
+import adaptive_smoothing_zoo
+from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, imagenet, load_data
 from adaptive_smoothing_zoo.data.image_files import class_order
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -71,7 +74,7 @@ class TestDigits:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnits",), "unknown dataset 'mnits'; known: cifar10, cifar100, digits, fashion_mnist, mnist, svhn"),
+        (("mnits",), "unknown dataset 'mnits'; known: cifar10, cifar100, digits, fashion_mnist, imagenet, mnist, svhn"),
         (("cifar10", "validation"), "dataset 'cifar10' has the splits train, test, not 'validation'"),
         (("digits", "all"), "dataset 'digits' has the splits train, validation, test, not 'all'"),
     ],
@@ -132,6 +135,8 @@ class TestNpz:
             ({"images": IMAGES, "labels": LABELS[:5]}, r"12 images need labels of shape \(12,\), got \(5,\)"),
             ({"images": IMAGES, "labels": LABELS + 1}, "label 10 of image 9 is not in 0..9"),
             ({"images": IMAGES, "labels": LABELS - 1}, "label -1 of image 0 is not in 0..9"),
+            ({"images": IMAGES, "labels": LABELS, "classes": ["a", "b"]}, "cifar10 has 10 classes, .* have 2"),
+            ({"images": IMAGES, "labels": LABELS, "classes": [1, 2]}, "'classes' in .* must be one text per class"),
             ({"images": IMAGES[:0], "labels": LABELS[:0]}, "there are no images"),
             (
                 {"images": IMAGES[:, :28], "labels": LABELS},
@@ -316,7 +321,10 @@ class TestGray:
         ("images", "message"),
         [
             (IMAGES[:, :28, :28], r"mnist images have shape \(1, 28, 28\), those of .* \(3, 28, 28\)"),
-            (IMAGES[:, :28, 0, 0], r"must be uint8 of shape \(N, H, W\) or \(N, H, W, 1\), got uint8 \(12, 28\)"),
+            (
+                IMAGES[:, :28, 0, 0],
+                r"must be uint8 of shape \(N, H, W\) or \(N, H, W, channels\), got uint8 \(12, 28\)",
+            ),
         ],
     )
     def test_arrays_of_another_shape_are_refused(self, tmp_path, images, message):
@@ -339,15 +347,14 @@ class TestGray:
         with pytest.raises(ValueError, match=r"image .*a\.png has colors, but those of the data set are gray"):
             load_data("mnist", data_dir=tmp_path)
 
-    @pytest.mark.parametrize(("split", "size"), [("test", 10_000), ("train", 60_000)])
-    def test_the_real_mnist(self, split, size):
-        path = Path(__file__).parents[3] / "shared" / "data" / "mnist" / f"mnist_{split}.npz"
+    def test_the_real_mnist(self):
+        path = Path(__file__).parents[3] / "shared" / "data" / "mnist" / "mnist_test.npz"
         if not path.is_file():
             pytest.skip(f"needs {path}")
-        examples = load_data("mnist", split, data_dir=path)
-        assert len(examples) == size
+        examples = load_data("mnist", data_dir=path)
+        assert len(examples) == DATA_SETS["mnist"].test_set_size
         assert (examples.images.mean().item(), examples.images.std().item()) == pytest.approx(
-            {"train": (0.1307, 0.3081), "test": (0.1325, 0.3105)}[split], abs=1e-4
+            (0.1325, 0.3105), abs=1e-4
         )
 
 
@@ -477,6 +484,102 @@ class TestTorchvision:
         monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
         with pytest.raises(ValueError, match=rf"cannot read the data in {tmp_path}: .*Permission denied"):
             load_data("cifar10", data_dir=tmp_path)
+
+
+class TestImageNet:
+    """Its first five images of RobustBench's list, made here."""
+
+    SIZES = ((300, 280), (224, 500), (256, 256), (90, 400), (301, 299))
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def folder(tmp_path_factory):
+        """As the official one, with all classes; the images are of many sizes and kinds."""
+        loaders = TestImageNet.robustbench("loaders")
+        helpers, folder = Path(loaders.__file__).parent / "helper_files", tmp_path_factory.mktemp("imagenet")
+        for name in json.loads((helpers / "imagenet_class_to_id_map.json").read_text()):
+            (folder / "val" / name).mkdir(parents=True)
+        random = np.random.default_rng(0)
+        names = (helpers / "imagenet_test_image_ids.txt").read_text().split()
+        for name, size, mode in zip(names, TestImageNet.SIZES, ("RGB", "L", "CMYK", "RGB", "RGB"), strict=False):
+            coarse = Image.fromarray(random.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+            coarse.resize(size).convert(mode).save(folder / "val" / name, format="JPEG")
+        return folder
+
+    @staticmethod
+    def robustbench(module):
+        if importlib.util.find_spec("robustbench") is None:
+            pytest.skip("RobustBench is not installed")
+        adaptive_smoothing_zoo.register()  # supplies the module autoattack, which RobustBench imports
+        return importlib.import_module(f"robustbench.{module}")
+
+    @pytest.mark.parametrize("name", [None, "Res256Crop224", "BicubicRes256Crop224", "Res224", "Crop288"])
+    def test_it_reads_what_robustbench_reads(self, folder, name):
+        prepare = self.robustbench("data").PREPROCESSINGS[name or "Res256Crop224"]
+        theirs = self.robustbench("loaders").CustomImageFolder(str(folder / "val"), prepare)
+        images, labels, _ = zip(*(theirs[i] for i in range(5)), strict=True)
+        ours = load_data("imagenet", data_dir=folder, n=5, preprocessing=name)
+        assert torch.equal(ours.images, torch.stack(images))
+        assert ours.labels.tolist() == list(labels)
+        assert (ours.test_set_size, ours.num_classes, len(theirs)) == (5000, 1000, 5000)
+        assert f"RobustBench's list, in its order ({name or 'Res256Crop224'})" in ours.source
+
+    def test_every_preprocessing_of_robustbench_s_models_is_known(self):
+        models = self.robustbench("model_zoo.imagenet").linf.values()
+        named = {model["preprocessing"] for model in models if "preprocessing" in model}
+        assert named <= imagenet._preprocessings().keys()
+
+    def test_labels_do_not_depend_on_the_folders_of_other_classes(self, folder, tmp_path):
+        for path in (folder / "val").rglob("*.JPEG"):
+            (tmp_path / "val" / path.parent.name).mkdir(parents=True)
+            (tmp_path / "val" / path.parent.name / path.name).write_bytes(path.read_bytes())
+        few, all_of_them = (load_data("imagenet", data_dir=each, n=5) for each in (tmp_path, folder))
+        assert torch.equal(few.labels, all_of_them.labels)
+        assert torch.equal(few.images, all_of_them.images)
+
+    def test_more_images_than_are_there_are_refused_by_the_first_that_is_missing(self, folder):
+        with pytest.raises(ValueError, match=r"cannot read the image .*ILSVRC2012_val_\d{8}\.JPEG: .*No such file"):
+            load_data("imagenet", data_dir=folder, n=6)
+        with pytest.raises(ValueError, match="n must be between 1 and the 5000 examples of imagenet validation"):
+            load_data("imagenet", data_dir=folder, n=5001)
+
+    def test_a_folder_without_val_is_refused(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*val; data_dir .* val/<class>/<image>.JPEG"):
+            load_data("imagenet", data_dir=tmp_path)
+
+    def test_without_robustbench_the_message_says_what_to_install(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        (tmp_path / "val").mkdir()
+        with pytest.raises(ModuleNotFoundError, match=r"list .* RobustBench: pip install .*\[robustbench\]"):
+            load_data("imagenet", data_dir=tmp_path)
+
+    def test_prepared_images_in_a_file(self, tmp_path):
+        images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+        path = TestNpz.write(tmp_path, images=images, labels=np.array([0, 999]))
+        examples = load_data("imagenet", data_dir=path)
+        torch.testing.assert_close(examples.images, as_floats(images))
+        assert examples.test_set_size is None
+        with pytest.raises(ValueError, match=r"have shape \(3, 288, 288\), those of .* \(3, 224, 224\)"):
+            load_data("imagenet", data_dir=path, preprocessing="Crop288")
+
+    def test_unknown_preprocessings_are_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="no preprocessing 'Res256'; known: Res256Crop224, BicubicRes256Crop224"):
+            load_data("imagenet", data_dir=tmp_path, preprocessing="Res256")
+        with pytest.raises(ValueError, match="cifar10 images are as they are; they take no preprocessing 'Res224'"):
+            load_data("cifar10", data_dir=tmp_path, preprocessing="Res224")
+
+
+def test_only_the_first_images_of_a_folder_are_read(tmp_path):
+    folder = TestImageFolder.fill(tmp_path)
+    whole = load_data("cifar10", data_dir=folder)
+    (folder / "03_class" / "b.png").write_bytes(b"damaged")
+    few = load_data("cifar10", data_dir=folder, n=7)
+    assert torch.equal(few.images, whole.images[:7])
+    assert few.labels.tolist() == [0, 0, 1, 1, 2, 2, 3]
+    with pytest.raises(ValueError, match="cannot read the image"):
+        load_data("cifar10", data_dir=folder, n=8)
+    with pytest.raises(ValueError, match="n must be between 1 and the 20 examples"):
+        load_data("cifar10", data_dir=folder, n=21)
 
 
 class TestExamples:
