@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from adaptive_smoothing_zoo.data.examples import Examples, check_examples
+from adaptive_smoothing_zoo.data.own_images import NAMES, is_own, own_images
 
 DATA_SETS: dict[str, "DataSet"] = {}
 DEFAULT_FOLDER = Path("data")
@@ -59,8 +60,11 @@ def find_data_set(name: str) -> DataSet:
     Raises:
         ValueError: there is none.
     """
+    if is_own(name):
+        raise ValueError(f"{name!r} are images of the user's own, of which nothing is known before they are read")
     if not isinstance(name, str) or name not in DATA_SETS:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(sorted(DATA_SETS))}")
+        known = ", ".join(sorted(DATA_SETS))
+        raise ValueError(f"unknown dataset {name!r}; known: {known}; images of your own are called {NAMES}")
     return DATA_SETS[name]
 
 
@@ -75,15 +79,17 @@ def load_data(
     """Read a split of a data set.
 
     Args:
-        dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet" or "digits".
-        split: "test" or "train"; digits also have "validation", and ImageNet has "test" alone, RobustBench's 5,000
-            validation images in its order.
+        dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet" or "digits"; or "images" or
+            "images-NAME" for images of your own, of any size and number of classes.
+        split: "test" or "train"; digits also have "validation". ImageNet has "test" alone, RobustBench's 5,000
+            validation images in its order; so do images of your own.
         data_dir: one of: an existing folder that holds, or shall hold, torchvision's copy (downloaded if missing;
             ``./data`` by default, which is made); a folder with one sub-folder of images per class, in the official
             order of the classes when sorted by name, or by number if all names begin with one; an ``.npz`` file with
             ``images`` (uint8, N x H x W x channels, or N x H x W of gray images) and ``labels``. Digits ship with
             scikit-learn and need none. ImageNet takes the folder that holds ``val/<class>/<image>.JPEG``, or an
-            ``.npz`` file.
+            ``.npz`` file. Images of your own may lie in a folder by class or in an ``.npz`` file, which may also
+            hold the names of the ``classes``.
         n: the first so many examples alone; all of them if it is None. Of image folders, no more are read.
         preprocessing: RobustBench's name for how the pixels of ImageNet are made from the files, by default
             "Res256Crop224".
@@ -94,6 +100,8 @@ def load_data(
         FileNotFoundError: ``data_dir`` does not exist; or the data are not there and cannot be downloaded.
         ModuleNotFoundError: digits without scikit-learn, ImageNet's folder without RobustBench.
     """
+    if is_own(dataset):
+        return _own(dataset, split, data_dir, n, preprocessing)
     found = find_data_set(dataset).prepared(preprocessing)
     if split not in found.splits:
         raise ValueError(f"dataset {dataset!r} has the splits {', '.join(found.splits)}, not {split!r}")
@@ -104,3 +112,13 @@ def load_data(
         raise ValueError(f"{dataset} has {found.num_classes} classes, {examples.source} have {examples.num_classes}")
     check_examples(examples.images, examples.labels, found.num_classes)
     return replace(examples, num_classes=found.num_classes)
+
+
+def _own(dataset: str, split: str, data_dir: str | Path | None, n: int | None, preprocessing: str | None) -> Examples:
+    if split != "test" or preprocessing is not None:
+        raise ValueError(
+            f"{dataset} are images of your own, as they are: they have the split 'test' and no preprocessing"
+        )
+    examples = own_images(dataset, data_dir).first(n)
+    check_examples(examples.images, examples.labels, examples.num_classes)
+    return examples

@@ -21,6 +21,7 @@ class Examples:
         source: one sentence for the run record: which data, which split, which caveats.
         test_set_size: number of examples in the official test set if these are its first N in its order, else None.
         num_classes: how many classes the labels are of, where that is known.
+        classes: their names in the order of the labels, where these are known.
     """
 
     images: Tensor
@@ -28,6 +29,7 @@ class Examples:
     source: str
     test_set_size: int | None = None
     num_classes: int | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

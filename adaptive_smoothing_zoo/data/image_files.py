@@ -24,7 +24,7 @@ class ImageFiles:
         labels: one per file.
         read: takes a file; gives (H, W, channels) uint8 or uint16.
         folder: where they are, for messages.
-        source, test_set_size, num_classes: as in ``Examples``.
+        source, test_set_size, classes: as in ``Examples``.
     """
 
     files: Sequence[str]
@@ -33,7 +33,12 @@ class ImageFiles:
     folder: Path
     source: str
     test_set_size: int | None = None
-    num_classes: int | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the labels are of, where that is known."""
+        return len(self.classes) or None
 
     def first(self, n: int | None) -> Examples:
         """The first ``n`` examples, or all of them if it is None.
@@ -54,6 +59,7 @@ class ImageFiles:
             source=self.source,
             test_set_size=self.test_set_size,
             num_classes=self.num_classes,
+            classes=self.classes,
         )
 
 
@@ -93,6 +99,7 @@ def read_npz(path: Path, name: str, places: str, *, gray: bool) -> Examples:
         labels=torch.from_numpy(labels.astype(np.int64)),
         source=f"{name} images from the file {path.name}, in its order",
         num_classes=None if names is None else len(names),
+        classes=() if names is None else tuple(map(str, names)),
     )
 
 
@@ -128,7 +135,7 @@ def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray:
         read=_read_gray if gray else read_image,
         folder=path,
         source=f"{name} images from the folder {path.name}, by class and file name",
-        num_classes=len(names),
+        classes=tuple(names),
     )
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import adaptive_smoothing_zoo
-from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, imagenet, load_data
+from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, find_data_set, imagenet, load_data
 from adaptive_smoothing_zoo.data.image_files import class_order
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -356,6 +356,101 @@ class TestGray:
         assert (examples.images.mean().item(), examples.images.std().item()) == pytest.approx(
             (0.1325, 0.3105), abs=1e-4
         )
+
+
+class TestOwnImages:
+    """Images of any size and number of classes, which only the data themselves describe."""
+
+    @pytest.mark.parametrize("size", [(5, 9), (40, 30)])
+    @pytest.mark.parametrize("dataset", ["images", "images-pets_2"])
+    def test_a_folder(self, tmp_path, dataset, size):
+        height, width = size
+        pixels = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+        for name, image in zip(("dog", "ant", "cat"), pixels, strict=True):
+            (tmp_path / "zoo" / name).mkdir(parents=True)
+            Image.fromarray(image).save(tmp_path / "zoo" / name / "a.png")
+        examples = load_data(dataset, data_dir=tmp_path / "zoo")
+        torch.testing.assert_close(examples.images, as_floats(pixels[[1, 2, 0]]))
+        assert examples.labels.tolist() == [0, 1, 2]
+        assert (examples.num_classes, examples.classes) == (3, ("ant", "cat", "dog"))
+        assert examples.source == (
+            f"{dataset} images from the folder zoo, by class and file name; 3 classes: 0 ant, 1 cat, 2 dog"
+        )
+        assert examples.test_set_size is None
+
+    def test_numbers_of_classes_come_in_their_order_and_few_are_told(self, tmp_path):
+        for i in range(30):
+            (tmp_path / str(i)).mkdir()
+            Image.fromarray(np.full((2, 2), i, np.uint8)).save(tmp_path / str(i) / "a.png")
+        examples = load_data("images", data_dir=tmp_path)
+        assert examples.labels.tolist() == list(range(30))
+        assert examples.images.shape == (30, 3, 2, 2)  # three equal channels
+        torch.testing.assert_close(255 * examples.images[:, 2, 1, 1], torch.arange(30.0))
+        assert examples.source.endswith("30 classes: " + ", ".join(f"{i} {i}" for i in range(20)) + ", ...")
+
+    @pytest.mark.parametrize(("channels", "shape"), [(1, (6, 9, 1)), (1, (6, 9)), (3, (6, 9, 3)), (4, (6, 9, 4))])
+    def test_a_file(self, tmp_path, channels, shape):
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 9, channels), dtype=np.uint8)
+        path = TestNpz.write(tmp_path, images=pixels.reshape(4, *shape), labels=np.array([6, 0, 1, 1]))
+        examples = load_data("images", data_dir=path)
+        torch.testing.assert_close(examples.images, as_floats(pixels))
+        assert (examples.num_classes, examples.classes, examples.test_set_size) == (7, (), None)
+        assert examples.source.endswith("images.npz, in its order; 7 classes")
+
+    def test_names_of_classes_in_a_file(self, tmp_path):
+        names = ["cat", "dog", "größe"]
+        path = TestNpz.write(tmp_path, images=IMAGES[:2], labels=LABELS[:2], classes=names)
+        examples = load_data("images", data_dir=path, n=1)
+        assert (len(examples), examples.num_classes, examples.classes) == (1, 3, tuple(names))
+        assert examples.source.endswith("; 3 classes: 0 cat, 1 dog, 2 größe")
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"images": IMAGES / 255, "labels": LABELS}, r"must be uint8 of shape .*, got float64"),
+            ({"images": (IMAGES / 255).astype("f4"), "labels": LABELS}, r"must be uint8 of shape .*, got float32"),
+            ({"images": IMAGES[:0], "labels": LABELS[:0]}, "there are no images"),
+            ({"images": IMAGES, "labels": LABELS - 1}, "label -1 of image 0 is not in 0..8"),
+            ({"images": IMAGES, "labels": 0 * LABELS}, "have 1 class; a classifier needs two at least"),
+            ({"images": IMAGES, "labels": LABELS, "classes": ["a", "b"]}, "label 2 of image 2 is not in 0..1"),
+            ({"images": IMAGES, "labels": LABELS[:5]}, r"12 images need labels of shape \(12,\), got \(5,\)"),
+            ({"images": IMAGES[0], "labels": LABELS}, r"32 images need labels of shape \(32,\), got \(12,\)"),
+        ],
+    )
+    def test_files_that_cannot_be_right_are_refused(self, tmp_path, arrays, message):
+        with pytest.raises(ValueError, match=message):
+            load_data("images", data_dir=TestNpz.write(tmp_path, **arrays))
+
+    def test_images_of_different_sizes_are_refused(self, tmp_path):
+        folder = TestImageFolder.fill(tmp_path)
+        Image.fromarray(IMAGES[0, :20]).save(folder / "03_class" / "c.png")
+        with pytest.raises(ValueError, match=r"have different shapes: \(20, 32, 3\), \(32, 32, 3\)"):
+            load_data("images", data_dir=folder)
+
+    def test_places_without_images_are_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"images-a are images of your own: data_dir \(--data-dir\) takes"):
+            load_data("images-a")
+        with pytest.raises(FileNotFoundError, match=r"no data file or folder .*mistyped; data_dir"):
+            load_data("images", data_dir=tmp_path / "mistyped")
+        for folder in (TestImageFolder.fill(tmp_path / "deep" / "train").parent, tmp_path):
+            with pytest.raises(ValueError, match=r"the sub-folders of .* hold no images; data_dir"):
+                load_data("images", data_dir=folder)
+
+    @pytest.mark.parametrize("options", [{"split": "train"}, {"preprocessing": "Res224"}])
+    def test_they_have_one_split_and_no_preprocessing(self, tmp_path, options):
+        with pytest.raises(ValueError, match="they have the split 'test' and no preprocessing"):
+            load_data("images", data_dir=TestImageFolder.fill(tmp_path), **options)
+
+    @pytest.mark.parametrize("name", ["image", "images-", "imagesx", "Images", "cifr10", "images-a b", 3, None])
+    def test_no_other_name_is_taken_for_them(self, tmp_path, name):
+        with pytest.raises(
+            ValueError, match=r"unknown dataset .*; images of your own are called 'images' or 'images-N"
+        ):
+            load_data(name, data_dir=TestImageFolder.fill(tmp_path))
+
+    def test_what_must_know_a_data_set_beforehand_does_not_take_them(self):
+        with pytest.raises(ValueError, match="'images-a' are images of the user's own, of which nothing is known bef"):
+            find_data_set("images-a")
 
 
 class TestTorchvision:
