@@ -8,6 +8,7 @@ from typing import Any
 
 from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
+from adaptive_smoothing_zoo.surroundings import real_device
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -38,7 +39,8 @@ def timm_net(
     name = model.partition(".")[0]  # the part behind the dot names weights
     if not timm.is_model(name):
         raise ValueError(unknown("timm", model, timm.list_models()))
-    net = timm.create_model(name, pretrained=False, num_classes=num_classes, **options or {})
+    with real_device():
+        net = timm.create_model(name, pretrained=False, num_classes=num_classes, **options or {})
     return Preprocessed(net, mean, std, _pair(size), interpolation)
 
 
@@ -62,7 +64,8 @@ def torchvision_net(
 
     if model not in models.list_models(module=models):
         raise ValueError(unknown("torchvision", model, models.list_models(module=models)))
-    net = models.get_model(model, weights=None, num_classes=num_classes, **options or {})
+    with real_device():
+        net = models.get_model(model, weights=None, num_classes=num_classes, **options or {})
     return Preprocessed(net, mean, std, _pair(size), interpolation)
 
 

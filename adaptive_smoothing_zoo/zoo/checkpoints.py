@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping, Set
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones import bit_resnet, dm_wide_resnet
+from adaptive_smoothing_zoo.backbones.libraries import IMAGENET_MEAN, IMAGENET_STD
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.errors import WeightsError, reason
 from adaptive_smoothing_zoo.method import mixing_network
 from adaptive_smoothing_zoo.zoo.entry import PARTS, BaseNetConfig
@@ -87,7 +90,7 @@ def convert_base_net(
     elif config.architecture not in CONVERTERS:
         raise WeightsError(f"{what} does not have our keys, and there is no key table for {config.architecture!r}")
     else:
-        converted = CONVERTERS[config.architecture](state, config.arguments)
+        converted = CONVERTERS[config.architecture](state, config.arguments, net)
     check_fit(net, converted, f"{config.architecture} ({what})")
     return converted
 
@@ -141,25 +144,53 @@ def without_wrappers(state: Mapping[str, V], fits: Callable[[Set[str]], bool]) -
     return stripped
 
 
-def _from_bit(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def _from_bit(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     if any("/" in key for key in state):  # as the names of TensorFlow's variables, in the authors' .npz files
         return bit_resnet.from_npz({key: value.detach().numpy() for key, value in state.items()})
     return bit_resnet.from_foreign(state)
 
 
-def _from_dm(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def _from_dm(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     return dm_wide_resnet.from_foreign(state, mean=arguments["mean"], std=arguments["std"])
 
 
-def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     constants = {name: arguments[name] for name in ("mean", "std") if name in arguments}
     return dm_wide_resnet.ra_from_foreign(state, **constants)
 
 
-CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]] = {
+def _from_timm(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
+    """By timm's own table, from the keys of its older versions or of a net's authors; preprocessing is the entry's."""
+    inner = net.net if isinstance(net, Preprocessed) else net
+    if "downsample_layers.0.0.weight" in state:  # RobustBench's ConvNeXt V2 has these and does not use them
+        state = {key: value for key, value in state.items() if key not in ("mean", "std")}
+    state = without_wrappers(state, lambda keys: not all(key.startswith(WRAPPERS) for key in keys)) or state
+    converted = _renamed_by_timm(state, inner)
+    if inner is net:
+        return converted
+    constants = {name: arguments.get(name, usual) for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))}
+    own = {name: torch.tensor(value, dtype=torch.float32).view(-1, 1, 1) for name, value in constants.items()}
+    return own | {f"net.{key}": value for key, value in converted.items()}
+
+
+def _renamed_by_timm(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same tensors under timm's keys; unchanged if timm's table does not know them, or would compute new ones."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return dict(state)
+    try:
+        renamed: dict[str, Tensor] = convert(dict(state), net)
+    except Exception:  # of a table for other keys
+        return dict(state)
+    known = {value.data_ptr() for value in state.values()}
+    return renamed if all(value.data_ptr() in known for value in renamed.values()) else dict(state)
+
+
+CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any], nn.Module], dict[str, Tensor]]] = {
     "bit_resnet": _from_bit,
     "dm_wide_resnet": _from_dm,
     "ra_wide_resnet": _from_ra,
+    "timm": _from_timm,
 }
 
 
