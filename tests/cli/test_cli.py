@@ -96,8 +96,8 @@ GOOD = {"images": np.zeros((4, 32, 32, 3), np.uint8), "labels": np.zeros(4, np.i
     [
         (("Demo2026Adaptve", "--dataset", "digits"), "did you mean Demo2026Adaptive"),
         (
-            ("Demo2026Adaptive", "--dataset", "imagenet"),
-            "no models for dataset 'imagenet'; the zoo has cifar10, cifar100, digits",
+            ("Demo2026Adaptive", "--dataset", "imagnet"),
+            "no models for dataset 'imagnet'; the zoo has cifar10, cifar100, digits, imagenet",
         ),
         (("Demo2026Adaptive", "--dataset", "digits", "--threat-model", "L7"), "no models for threat model 'L7'"),
         (("Demo2026Adaptive", "--dataset", "digits", "--eps", "eight"), "eps must be a number or a fraction"),
