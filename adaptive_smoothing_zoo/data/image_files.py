@@ -195,4 +195,4 @@ def to_float(images: Any) -> torch.Tensor:
     most = np.iinfo(images.dtype).max
     if images.dtype == np.uint16:
         images = images.astype(np.float32)  # holds 16 bits exactly
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(most).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous().float().div_(most)

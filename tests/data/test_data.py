@@ -770,3 +770,13 @@ def test_the_door_adds_a_data_set(monkeypatch):
     assert not torch.equal(load_data("corners", "train").images, examples.images)
     with pytest.raises(ValueError, match="data_dir has no meaning"):
         load_data("corners", data_dir="x")
+
+
+def test_the_page_of_the_data_sets_names_all_with_their_shapes():
+    text = (Path(__file__).parents[2] / "docs" / "data_sets.md").read_text()
+    rows = {}
+    for line in re.findall(r"^\| (`.*)", text, re.MULTILINE):
+        names, shape = line.split(" | ")[:2]
+        rows |= dict.fromkeys(re.findall("`([^`]+)`", names), shape)
+    assert rows.pop("images") == rows.pop("images-NAME") == "of any size"
+    assert rows == {name: " x ".join(map(str, data_set.image_shape)) for name, data_set in DATA_SETS.items()}
