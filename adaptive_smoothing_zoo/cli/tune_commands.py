@@ -27,6 +27,7 @@ import click
     help="images that neither net has seen, and that are not reported on",
 )
 @click.option("--form", default="mixednuts", show_default=True, help="constant, scaled or mixednuts")
+@click.option("--search", default="exact", show_default=True, help="exact, or published: Algorithm 1 of MixedNUTS")
 @click.option("--clean", type=float, help="least clean accuracy, in (0, 1]")
 @click.option("--robust", type=float, help="least share of h's robust points to keep, in (0, 1]")
 @click.option("--iterations", type=int, default=50, show_default=True, help="steps of the attack on h")
@@ -46,26 +47,20 @@ def tune_command(out: Path, **options: Any) -> None:
     asz tune out/ --std-model base:pyautoattack_resnet18 \\
         --rob-model robustbench:Carmon2019Unlabeled --data-dir data --clean 0.93
     """
+    from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED, check_search
     from adaptive_smoothing_zoo.tuning.plot import plot_fronts
-    from adaptive_smoothing_zoo.tuning.tune import (
-        Target,
-        known_form,
-        search_front,
-        suspicion,
-        tuned_triplet,
-        write_record,
-    )
+    from adaptive_smoothing_zoo.tuning.tune import Target, suspicion, tuned_triplet, write_record
 
-    target, form = Target(clean=options["clean"], robust=options["robust"]), known_form(options["form"])
+    target, form = Target(clean=options["clean"], robust=options["robust"]), options["form"]
+    check_search(form, options["search"])
     nets, examples, attack, tables = _measured(out, options)
     if warning := suspicion(tables, options["tune_on"]):
         click.echo(f"Warning: {warning}", err=True)
-    fronts = {form: search_front(tables, form) for form in dict.fromkeys(("constant", form))}
-    front = fronts[form]
-    chosen = target.choose(front, tables)
-    about = {key: options[key] for key in ("dataset", "threat_model", "eps", "tune_on", "form")}
+    fronts = _searched(tables, form)
+    chosen = target.choose(fronts[PUBLISHED if options["search"] == "published" else form], tables)
+    about = {key: options[key] for key in ("dataset", "threat_model", "eps", "tune_on", "form", "search")}
     about |= {"std_model": nets[0].reference, "rob_model": nets[1].reference, "attack": asdict(attack)}
-    write_record(out, front, chosen, tables, about)
+    write_record(out, fronts, chosen, tables, about)
     plot_fronts(out / "front.png", fronts, tables, chosen)
     _tell(tables, fronts)
     if chosen is not None:
@@ -110,6 +105,16 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 
 _NETS = ("std", "rob")
+
+
+def _searched(tables: Any, form: str) -> Any:
+    """The fronts, with a bar."""
+    from tqdm import tqdm
+
+    from adaptive_smoothing_zoo.tuning.best_mix import search_fronts
+
+    with tqdm(unit="map", desc="search") as bar:
+        return search_fronts(tables, form, on_map=bar.update)
 
 
 def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:

@@ -9,7 +9,7 @@ alpha, counted between their steps: no grid of alphas is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,18 +85,24 @@ def pareto_front(tables: Tables, maps: Iterable[Maps], on_map: Callable[[], obje
     for pair in maps:
         curve = alpha_curve(tables, *pair)
         looked_at += curve.shape[1]
-        found.append((pair, curve[:, _undominated(curve[1], curve[2])]))
+        found.append((pair, curve[:, undominated(curve[1], curve[2])]))
         on_map()
     if not found:
         raise ValueError("there are no logit maps to choose from")
     every = torch.cat([curve for _, curve in found], dim=1)
     owner = torch.cat([torch.full((curve.shape[1],), i) for i, (_, curve) in enumerate(found)])
-    best = _undominated(every[1], every[2])
+    best = undominated(every[1], every[2])
     candidates = [
         Candidate(std_map=found[i][0][0], rob_map=found[i][0][1], alpha=alpha, clean=clean, robust=robust)
         for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
     ]
     return Front(candidates=tuple(candidates), looked_at=looked_at)
+
+
+def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
+    """The best of some candidates."""
+    clean, robust = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust"))
+    return Front(candidates=tuple(candidates[i] for i in undominated(clean, robust).tolist()), looked_at=looked_at)
 
 
 def alpha_curve(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
@@ -120,9 +126,9 @@ def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
 @torch.no_grad()
 def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     """Per image, (N,) float64 each: right about it clean for alphas between the first two, robust above the third."""
-    std, rob = (_probabilities(net_map, logits) for net_map, logits in ((std_map, tables.std), (rob_map, tables.rob)))
-    low, high = right_interval(std, rob, tables.labels)
-    gap = gaps(_probabilities(rob_map, tables.everywhere), tables.labels).amin(dim=0)
+    std, everywhere = _probabilities(std_map, tables.std), _probabilities(rob_map, tables.everywhere)
+    low, high = right_interval(std, everywhere[0], tables.labels)
+    gap = gaps(everywhere, tables.labels).amin(dim=0)
     return low, high, torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
 
 
@@ -155,7 +161,7 @@ def _below(bounds: Tensor, alphas: Tensor) -> Tensor:
     return torch.searchsorted(bounds.sort().values, alphas)
 
 
-def _undominated(clean: Tensor, robust: Tensor) -> Tensor:
+def undominated(clean: Tensor, robust: Tensor) -> Tensor:
     """Indices of the points that none beats, from high to low ``clean``; of equal points the first."""
     order = np.lexsort((-robust.numpy(), -clean.numpy()))
     ranked = robust.numpy()[order]

@@ -12,7 +12,7 @@ from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.tuning.forms import FORMS
 from adaptive_smoothing_zoo.tuning.front import alpha_curve, pareto_front, right_interval, scored
-from adaptive_smoothing_zoo.tuning.published_search import published_search
+from adaptive_smoothing_zoo.tuning.published_search import published_front, published_search
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
 MAPS = [
@@ -153,6 +153,15 @@ class TestPublishedSearch:
     def test_a_share_out_of_range(self, beta):
         with pytest.raises(ValueError, match="beta"):
             published_search(tables_of(1), beta)
+
+    def test_the_front_holds_what_is_found_for_each_share(self):
+        tables, maps, betas = tables_of(6, n=150), list(FORMS["mixednuts"]())[::101], (0.5, 0.8, 0.9)
+        front = published_front(tables, maps, betas)
+        alone = [published_search(tables, beta, maps) for beta in betas]
+        assert front.looked_at == 3 * len(maps)
+        assert {(c.alpha, c.clean, c.robust) for c in front.candidates} <= {(c.alpha, c.clean, c.robust) for c in alone}
+        assert max(c.robust for c in front.candidates) == max(c.robust for c in alone)
+        assert max(c.clean for c in front.candidates) == max(c.clean for c in alone)
 
 
 def test_on_the_same_tables_ours_is_never_beaten_by_the_published_search():
