@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import Candidate, Front, pareto_front
+from adaptive_smoothing_zoo.tuning.front import Candidate, Front, Steps
 from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
 from adaptive_smoothing_zoo.tuning.published_search import published_front
 from adaptive_smoothing_zoo.tuning.tables import Tables
@@ -30,15 +31,17 @@ class Tuned:
     Attributes:
         tables: what both nets answered.
         fronts: by form; "constant" is always there, to compare with.
-        front: the one that the choice was made from.
         chosen: the best candidate for the target; None without a target.
+        halves: clean accuracy and robust share where every other image chooses and the images in between are
+            counted: numbers that did not choose, unlike those of ``chosen``. None without a target, for the published
+            search, or where half of the images reach no target.
         model: the mix of the choice, made of the caller's own two nets as they are; None without a target.
     """
 
     tables: Tables
     fronts: dict[str, Front]
-    front: Front
     chosen: Candidate | None
+    halves: tuple[float, float] | None
     model: MixedClassifier | None
 
 
@@ -94,14 +97,12 @@ def tune(
     target = Target(clean=clean, robust=robust)
     check_search(form, search)
     tables = measure_tables(std_model, rob_model, images, labels, threat, **measuring)
-    fronts = search_fronts(tables, form)
-    front = fronts[PUBLISHED if search == "published" else form]
-    chosen = target.choose(front, tables)
+    fronts, chosen, halves = choose_mix(tables, target, form, search)
     model = None
     if chosen is not None:
         maps = {"std_map": chosen.std_map, "rob_map": chosen.rob_map}
         model = MixedClassifier(std_model, rob_model, chosen.alpha, **maps)
-    return Tuned(tables=tables, fronts=fronts, front=front, chosen=chosen, model=model)
+    return Tuned(tables=tables, fronts=fronts, chosen=chosen, halves=halves, model=model)
 
 
 def check_search(form: str, search: str) -> None:
@@ -113,13 +114,21 @@ def check_search(form: str, search: str) -> None:
         raise ValueError(f"the published search is for the form mixednuts, not {form}")
 
 
-def search_fronts(tables: Tables, form: str, on_map: Callable[[], object] = lambda: None) -> dict[str, Front]:
-    """The fronts of the constant form, of this form, and of the published search where it applies.
+def choose_mix(
+    tables: Tables, target: Target, form: str, search: str, on_map: Callable[[], object] = lambda: None
+) -> tuple[dict[str, Front], Candidate | None, tuple[float, float] | None]:
+    """The fronts, the choice and its numbers on halves in turn, see :class:`Tuned`.
 
     Args:
         on_map: called after each pair of logit maps.
     """
-    fronts = {name: pareto_front(tables, FORMS[name](), on_map) for name in dict.fromkeys(("constant", form))}
+    steps = {name: Steps.of(tables, FORMS[name](), on_map) for name in dict.fromkeys(("constant", form))}
+    fronts = {name: each.front() for name, each in steps.items()}
     if form == "mixednuts":
         fronts[PUBLISHED] = published_front(tables, on_map=on_map)
-    return fronts
+    chosen = target.choose(fronts[PUBLISHED if search == "published" else form], tables)
+    halves = None
+    if chosen is not None and search == "exact":
+        with suppress(ValueError):  # half of the images reach no target
+            halves = steps[form].halves_in_turn(lambda front: target.reached(front, tables))
+    return fronts, chosen, halves

@@ -80,23 +80,61 @@ def pareto_front(tables: Tables, maps: Iterable[Maps], on_map: Callable[[], obje
         maps: pairs of modules from logits (..., C) to logits.
         on_map: called after each pair.
     """
-    found: list[tuple[Maps, Tensor]] = []
-    looked_at = 0
-    for pair in maps:
-        curve = alpha_curve(tables, *pair)
-        looked_at += curve.shape[1]
-        found.append((pair, curve[:, undominated(curve[1], curve[2])]))
-        on_map()
-    if not found:
-        raise ValueError("there are no logit maps to choose from")
-    every = torch.cat([curve for _, curve in found], dim=1)
-    owner = torch.cat([torch.full((curve.shape[1],), i) for i, (_, curve) in enumerate(found)])
-    best = undominated(every[1], every[2])
-    candidates = [
-        Candidate(std_map=found[i][0][0], rob_map=found[i][0][1], alpha=alpha, clean=clean, robust=robust)
-        for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
-    ]
-    return Front(candidates=tuple(candidates), looked_at=looked_at)
+    return Steps.of(tables, maps, on_map).front()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """At which alphas the verdicts on N images change, for M pairs of maps: all that a search needs.
+
+    Attributes:
+        maps: the pairs.
+        bounds: (M, 3, N) float64, see ``steps_of``.
+    """
+
+    maps: tuple[Maps, ...]
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, tables: Tables, maps: Iterable[Maps], on_map: Callable[[], object] = lambda: None) -> Steps:
+        """From the tables; arguments as for ``pareto_front``."""
+        pairs, bounds = [], []
+        for pair in maps:
+            pairs.append(pair)
+            bounds.append(torch.stack(steps_of(tables, *pair)))
+            on_map()
+        if not pairs:
+            raise ValueError("there are no logit maps to choose from")
+        return cls(tuple(pairs), torch.stack(bounds))
+
+    def front(self, rows: Tensor | None = None) -> Front:
+        """The best mixes for these images, (n,) int64; for all if None."""
+        bounds = self.bounds if rows is None else self.bounds[..., rows]
+        curves = [alpha_curve(*each) for each in bounds]
+        kept = [curve[:, undominated(curve[1], curve[2])] for curve in curves]
+        every = torch.cat(kept, dim=1)
+        owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in enumerate(kept)])
+        best = undominated(every[1], every[2])
+        candidates = [
+            Candidate(std_map=self.maps[i][0], rob_map=self.maps[i][1], alpha=alpha, clean=clean, robust=robust)
+            for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
+        ]
+        return Front(candidates=tuple(candidates), looked_at=sum(curve.shape[1] for curve in curves))
+
+    def halves_in_turn(self, choose: Callable[[Front], Candidate]) -> tuple[float, float]:
+        """Clean accuracy and robust share of what is chosen on every other image, on the images in between; the mean
+        of both ways. Unlike the numbers of a choice, these do not flatter it.
+
+        Raises:
+            ValueError: as ``choose`` does.
+        """
+        rows = torch.arange(self.bounds.shape[-1])
+        right = []
+        for mine, others in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
+            chosen = choose(self.front(mine))
+            pair = next(i for i, maps in enumerate(self.maps) if maps == (chosen.std_map, chosen.rob_map))
+            right.append(_right(self.bounds[pair][:, others], chosen.alpha))
+        return tuple(torch.cat(right, dim=1).double().mean(dim=1).tolist())  # type: ignore[return-value]
 
 
 def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
@@ -105,22 +143,25 @@ def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
     return Front(candidates=tuple(candidates[i] for i in undominated(clean, robust).tolist()), looked_at=looked_at)
 
 
-def alpha_curve(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
-    """(3, A) float64: alphas in rising order, one between any two steps; clean accuracy; robust share."""
-    low, high, least = steps_of(tables, std_map, rob_map)
+def alpha_curve(low: Tensor, high: Tensor, least: Tensor) -> Tensor:
+    """(3, A) float64: alphas in rising order, one between any two of these steps; clean accuracy; robust share."""
     steps = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), low, high, least])
     steps = steps[(steps >= 0) & (steps <= 1)].unique()
     alphas = torch.cat([steps[:1], 0.5 * (steps[1:] + steps[:-1]), steps[-1:]])
     clean = _below(low, alphas) - torch.searchsorted(high.sort().values, alphas, right=True)
-    return torch.stack([alphas, clean.double() / len(tables), _below(least, alphas).double() / len(tables)])
+    return torch.stack([alphas, clean.double() / len(low), _below(least, alphas).double() / len(low)])
 
 
 def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
     """What the tables say of one mix."""
-    low, high, least = steps_of(tables, *maps)
-    clean, robust = (low < alpha) & (alpha < high), least < alpha
-    clean_share, robust_share = (float(each.double().mean()) for each in (clean, robust))
-    return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean_share, robust=robust_share)
+    clean, robust = _right(torch.stack(steps_of(tables, *maps)), alpha).double().mean(dim=1).tolist()
+    return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean, robust=robust)
+
+
+def _right(bounds: Tensor, alpha: float) -> Tensor:
+    """(2, N) bool: right about the clean image; robust."""
+    low, high, least = bounds
+    return torch.stack([(low < alpha) & (alpha < high), least < alpha])
 
 
 @torch.no_grad()

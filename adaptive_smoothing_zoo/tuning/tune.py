@@ -53,9 +53,14 @@ class Target:
         Raises:
             ValueError: none fits; the message says how near the front comes.
         """
+        return None if self.clean is None and self.robust is None else self.reached(front, tables)
+
+    def reached(self, front: Front, tables: Tables) -> Candidate:
+        """The same of a target that is given."""
         if self.clean is not None:
             return front.with_clean(self.clean)
-        return None if self.robust is None else front.with_robust(self.robust * tables.rob_robust)
+        assert self.robust is not None
+        return front.with_robust(self.robust * tables.rob_robust)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +126,17 @@ def tuned_triplet(std: Resolved, rob: Resolved, candidate: Candidate, words: Wor
 
 
 def write_record(
-    folder: Path, fronts: Mapping[str, Front], chosen: Candidate | None, tables: Tables, about: dict[str, Any]
+    folder: Path,
+    fronts: Mapping[str, Front],
+    chosen: Candidate | None,
+    halves: tuple[float, float] | None,
+    tables: Tables,
+    about: dict[str, Any],
 ) -> None:
     """Write ``tuning.json``: the fronts, the choice, and what the tables say of g and h.
 
     Args:
-        fronts: by form.
+        fronts, chosen, halves: see ``best_mix.Tuned``.
         about: JSON values: which images, which attack, which form.
     """
     document = {
@@ -136,6 +146,7 @@ def write_record(
         "rob_accuracy": tables.rob_accuracy,
         "rob_robust": tables.rob_robust,
         "chosen": None if chosen is None else _as_json(chosen),
+        "on_halves_in_turn": None if halves is None else dict(zip(("clean", "robust"), halves, strict=True)),
         "looked_at": {form: front.looked_at for form, front in fronts.items()},
         "fronts": {form: [_as_json(candidate) for candidate in front.candidates] for form, front in fronts.items()},
     }

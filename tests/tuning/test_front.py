@@ -11,7 +11,7 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import alpha_curve, pareto_front, right_interval, scored
+from adaptive_smoothing_zoo.tuning.front import Steps, alpha_curve, pareto_front, right_interval, scored, steps_of
 from adaptive_smoothing_zoo.tuning.published_search import published_front, published_search
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
@@ -77,7 +77,7 @@ def test_a_robust_point_is_right_whatever_g_says(maps, seed, alpha):
 @given(seed=st.integers(0, 1000))
 def test_between_two_steps_nothing_changes(seed):
     tables = tables_of(seed, n=12)
-    alphas, clean, robust = alpha_curve(tables, *MAPS[1])
+    alphas, clean, robust = alpha_curve(*steps_of(tables, *MAPS[1]))
     assert (alphas[1:] > alphas[:-1]).all()
     known = set(zip(clean.tolist(), robust.tolist(), strict=True))
     for alpha in torch.linspace(0.0007, 0.9991, 97, dtype=torch.float64).tolist():
@@ -125,6 +125,23 @@ def test_a_target_is_met_or_refused_with_the_nearest():
         front.with_clean(1.001)
     with pytest.raises(ValueError, match="robust share"):
         front.with_robust(1.0)
+
+
+def test_halves_in_turn_count_images_that_did_not_choose():
+    tables, maps = tables_of(4, n=60), list(FORMS["scaled"]())[::7]
+    clean, robust = Steps.of(tables, maps).halves_in_turn(lambda front: front.with_clean(0.8))
+    found = []
+    for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        chosen = pareto_front(part(tables, mine), maps).with_clean(0.8)
+        counted = scored(part(tables, others), (chosen.std_map, chosen.rob_map), chosen.alpha)
+        found.append((counted.clean, counted.robust))
+    assert clean == pytest.approx((found[0][0] + found[1][0]) / 2)
+    assert robust == pytest.approx((found[0][1] + found[1][1]) / 2)
+
+
+def part(tables, rows):
+    rest = {"labels": tables.labels[rows], "attacked": tables.attacked[:, rows]}
+    return Tables(std=tables.std[rows], rob=tables.rob[rows], **rest)
 
 
 class TestPublishedSearch:
