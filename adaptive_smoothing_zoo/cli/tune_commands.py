@@ -26,7 +26,7 @@ import click
     metavar="SPLIT:FIRST:END",
     help="images that neither net has seen, and that are not reported on",
 )
-@click.option("--form", default="mixednuts", show_default=True, help="constant, scaled or mixednuts")
+@click.option("--form", default="best", show_default=True, help="constant, scaled, mixednuts, or best")
 @click.option("--search", default="exact", show_default=True, help="exact, or published: Algorithm 1 of MixedNUTS")
 @click.option("--clean", type=float, help="least clean accuracy, in (0, 1]")
 @click.option("--robust", type=float, help="least share of h's robust points to keep, in (0, 1]")

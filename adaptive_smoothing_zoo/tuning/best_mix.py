@@ -61,7 +61,7 @@ def tune(
     labels: Tensor,
     threat: ThreatModel,
     *,
-    form: str = "mixednuts",
+    form: str = "best",
     search: Search = "exact",
     clean: float | None = None,
     robust: float | None = None,
@@ -78,8 +78,8 @@ def tune(
         images: (N, channels, H, W) float32 in [0, 1], which neither net was trained on.
         labels: (N,) int64.
         threat: the ball around each image.
-        form: "constant" (alpha alone), "scaled" (and a scale on the logits of g and h) or "mixednuts" (the maps of
-            [BZPS24]).
+        form: "constant" (alpha alone), "scaled" (and a scale on the logits of g and h), "mixednuts" (the maps of
+            [BZPS24]) or "best" (of the last two).
         search: "exact", every map of the form with every alpha that matters; or "published", [BZPS24, Algorithm 1],
             for the form "mixednuts".
         clean: least clean accuracy, in (0, 1]; of what reaches it the most robust mix is taken.
@@ -124,7 +124,7 @@ def choose_mix(
     """
     steps = {name: Steps.of(tables, FORMS[name](), on_map) for name in dict.fromkeys(("constant", form))}
     fronts = {name: each.front() for name, each in steps.items()}
-    if form == "mixednuts":
+    if form in ("mixednuts", "best"):
         fronts[PUBLISHED] = published_front(tables, on_map=on_map)
     chosen = target.choose(fronts[PUBLISHED if search == "published" else form], tables)
     halves = None
