@@ -121,7 +121,7 @@ def test_in_python_the_mix_is_of_the_caller_s_own_nets(code, search, monkeypatch
     g, h = (resolve(f"{code}:{name}").net for name in ("accurate", "robust"))
     examples = load_data("digits").first(60)
     g.train()
-    about = {"attack": GapAttack(iterations=3, targets=1), "search": search, "robust": 0.8}
+    about = {"attack": GapAttack(iterations=3, targets=1), "form": "mixednuts", "search": search, "robust": 0.8}
     tuned = tune(g, h, examples.images, examples.labels, ThreatModel("Linf", 0.05), **about)
     assert tuned.model.std_model is g
     assert g.training
