@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.tuning.forms import FORMS
+from adaptive_smoothing_zoo.tuning.forms import FORMS, is_mixednuts
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front, Steps
 from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
 from adaptive_smoothing_zoo.tuning.published_search import published_front
@@ -125,7 +125,7 @@ def choose_mix(
     steps = {name: Steps.of(tables, FORMS[name](), on_map) for name in dict.fromkeys(("constant", form))}
     fronts = {name: each.front() for name, each in steps.items()}
     if form in ("mixednuts", "best"):
-        fronts[PUBLISHED] = published_front(tables, on_map=on_map)
+        fronts[PUBLISHED] = published_front(tables, steps[form].where(is_mixednuts))
     chosen = target.choose(fronts[PUBLISHED if search == "published" else form], tables)
     halves = None
     if chosen is not None and search == "exact":

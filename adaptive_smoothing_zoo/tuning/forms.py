@@ -38,6 +38,11 @@ def mixednuts(s: Sequence[float] = S, p: Sequence[float] = P, c: Sequence[float]
             yield HardMax(), NormClampPowerScale(scale=scale, power=power, clamp_bias=clamp_bias)
 
 
+def is_mixednuts(maps: Maps) -> bool:
+    """Whether these are of the form ``mixednuts``."""
+    return isinstance(maps[0], HardMax) and isinstance(maps[1], NormClampPowerScale)
+
+
 def best() -> Iterator[Maps]:
     """All of ``scaled`` and of ``mixednuts``: the former is often better near g's clean accuracy, the latter below."""
     yield from scaled()

@@ -9,7 +9,9 @@ alpha, counted between their steps: no grid of alphas is needed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,11 +87,11 @@ def pareto_front(tables: Tables, maps: Iterable[Maps], on_map: Callable[[], obje
 
 @dataclass(frozen=True)
 class Steps:
-    """At which alphas the verdicts on N images change, for M pairs of maps: all that a search needs.
+    """Where the verdicts on N images change, for M pairs of maps: all that a search needs.
 
     Attributes:
         maps: the pairs.
-        bounds: (M, 3, N) float64, see ``steps_of``.
+        bounds: (M, 4, N) float64, see ``steps_of``.
     """
 
     maps: tuple[Maps, ...]
@@ -97,20 +99,26 @@ class Steps:
 
     @classmethod
     def of(cls, tables: Tables, maps: Iterable[Maps], on_map: Callable[[], object] = lambda: None) -> Steps:
-        """From the tables; arguments as for ``pareto_front``."""
-        pairs, bounds = [], []
-        for pair in maps:
-            pairs.append(pair)
-            bounds.append(torch.stack(steps_of(tables, *pair)))
-            on_map()
+        """From the tables, on all cores; arguments as for ``pareto_front``."""
+        pairs, bounds = tuple(maps), []
         if not pairs:
             raise ValueError("there are no logit maps to choose from")
-        return cls(tuple(pairs), torch.stack(bounds))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for found in pool.map(lambda pair: steps_of(tables, *pair), pairs):
+                bounds.append(found)
+                on_map()
+        return cls(pairs, torch.stack(bounds))
+
+    def where(self, wanted: Callable[[Maps], bool]) -> Steps:
+        """Those of some pairs."""
+        chosen = [i for i, pair in enumerate(self.maps) if wanted(pair)]
+        return Steps(tuple(self.maps[i] for i in chosen), self.bounds[chosen])
 
     def front(self, rows: Tensor | None = None) -> Front:
         """The best mixes for these images, (n,) int64; for all if None."""
         bounds = self.bounds if rows is None else self.bounds[..., rows]
-        curves = [alpha_curve(*each) for each in bounds]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            curves = list(pool.map(alpha_curve, bounds))
         kept = [curve[:, undominated(curve[1], curve[2])] for curve in curves]
         every = torch.cat(kept, dim=1)
         owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in enumerate(kept)])
@@ -132,9 +140,10 @@ class Steps:
         right = []
         for mine, others in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
             chosen = choose(self.front(mine))
-            pair = next(i for i, maps in enumerate(self.maps) if maps == (chosen.std_map, chosen.rob_map))
+            pair = self.maps.index((chosen.std_map, chosen.rob_map))
             right.append(_right(self.bounds[pair][:, others], chosen.alpha))
-        return tuple(torch.cat(right, dim=1).double().mean(dim=1).tolist())  # type: ignore[return-value]
+        clean, robust = torch.cat(right, dim=1).double().mean(dim=1).tolist()
+        return clean, robust
 
 
 def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
@@ -143,8 +152,10 @@ def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
     return Front(candidates=tuple(candidates[i] for i in undominated(clean, robust).tolist()), looked_at=looked_at)
 
 
-def alpha_curve(low: Tensor, high: Tensor, least: Tensor) -> Tensor:
-    """(3, A) float64: alphas in rising order, one between any two of these steps; clean accuracy; robust share."""
+def alpha_curve(bounds: Tensor) -> Tensor:
+    """(3, A) float64 from what ``steps_of`` gives: alphas in rising order, one between any two steps; clean accuracy;
+    robust share."""
+    low, high, least = bounds[0], bounds[1], _least_alpha(bounds[2])
     steps = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), low, high, least])
     steps = steps[(steps >= 0) & (steps <= 1)].unique()
     alphas = torch.cat([steps[:1], 0.5 * (steps[1:] + steps[:-1]), steps[-1:]])
@@ -154,23 +165,29 @@ def alpha_curve(low: Tensor, high: Tensor, least: Tensor) -> Tensor:
 
 def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
     """What the tables say of one mix."""
-    clean, robust = _right(torch.stack(steps_of(tables, *maps)), alpha).double().mean(dim=1).tolist()
+    clean, robust = _right(steps_of(tables, *maps), alpha).double().mean(dim=1).tolist()
     return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean, robust=robust)
 
 
 def _right(bounds: Tensor, alpha: float) -> Tensor:
     """(2, N) bool: right about the clean image; robust."""
-    low, high, least = bounds
-    return torch.stack([(low < alpha) & (alpha < high), least < alpha])
+    low, high, gap, _ = bounds
+    return torch.stack([(low < alpha) & (alpha < high), _least_alpha(gap) < alpha])
+
+
+def _least_alpha(gap: Tensor) -> Tensor:
+    """Above which alpha a gap decides whatever g says [BAS24, Lemma 1]; infinite where h is wrong."""
+    return torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
 
 
 @torch.no_grad()
-def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """Per image, (N,) float64 each: right about it clean for alphas between the first two, robust above the third."""
+def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
+    """(4, N) float64, per image: right about it clean for alphas between the first two; h's smallest gap, clean and
+    attacked; the difference of h's two largest probabilities on the clean image."""
     std, everywhere = _probabilities(std_map, tables.std), _probabilities(rob_map, tables.everywhere)
     low, high = right_interval(std, everywhere[0], tables.labels)
-    gap = gaps(everywhere, tables.labels).amin(dim=0)
-    return low, high, torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
+    first, second = everywhere[0].topk(2, dim=-1).values.unbind(dim=-1)
+    return torch.stack([low, high, gaps(everywhere, tables.labels).amin(dim=0), first - second])
 
 
 def right_interval(std: Tensor, rob: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,6 @@ def test_code_that_no_entry_describes_is_refused(code, tmp_path, capsys):
 def test_in_python_the_mix_is_of_the_caller_s_own_nets(code, search, monkeypatch):
     few = list(FORMS["mixednuts"]())[::97]
     monkeypatch.setitem(FORMS, "mixednuts", lambda: iter(few))
-    monkeypatch.setattr("adaptive_smoothing_zoo.tuning.published_search.mixednuts", lambda: iter(few))
     g, h = (resolve(f"{code}:{name}").net for name in ("accurate", "robust"))
     examples = load_data("digits").first(60)
     g.train()
