@@ -10,7 +10,7 @@ from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScal
 from adaptive_smoothing_zoo.tuning.front import Maps
 
 SCALES = tuple(10.0 ** (i / 10) for i in range(-10, 16))  # t_h, from 0.1 to 31.6
-STD_SCALES = (0.5, 1.0, 2.0, 4.0)  # t_g
+STD_SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 32.0)  # t_g
 
 S = tuple(10.0 ** (i / 4) for i in range(-8, 5))  # 0.01 to 10
 P = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
@@ -38,5 +38,21 @@ def mixednuts(s: Sequence[float] = S, p: Sequence[float] = P, c: Sequence[float]
             yield HardMax(), NormClampPowerScale(scale=scale, power=power, clamp_bias=clamp_bias)
 
 
-FORMS: dict[str, Callable[[], Iterator[Maps]]] = {"constant": constant, "scaled": scaled, "mixednuts": mixednuts}
+def is_mixednuts(maps: Maps) -> bool:
+    """Whether these are of the form ``mixednuts``."""
+    return isinstance(maps[0], HardMax) and isinstance(maps[1], NormClampPowerScale)
+
+
+def best() -> Iterator[Maps]:
+    """All of ``scaled`` and of ``mixednuts``: the former is often better near g's clean accuracy, the latter below."""
+    yield from scaled()
+    yield from mixednuts()
+
+
+FORMS: dict[str, Callable[[], Iterator[Maps]]] = {
+    "constant": constant,
+    "scaled": scaled,
+    "mixednuts": mixednuts,
+    "best": best,
+}
 """By name."""

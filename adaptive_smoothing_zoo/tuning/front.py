@@ -9,7 +9,9 @@ alpha, counted between their steps: no grid of alphas is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,50 +82,112 @@ def pareto_front(tables: Tables, maps: Iterable[Maps], on_map: Callable[[], obje
         maps: pairs of modules from logits (..., C) to logits.
         on_map: called after each pair.
     """
-    found: list[tuple[Maps, Tensor]] = []
-    looked_at = 0
-    for pair in maps:
-        curve = alpha_curve(tables, *pair)
-        looked_at += curve.shape[1]
-        found.append((pair, curve[:, _undominated(curve[1], curve[2])]))
-        on_map()
-    if not found:
-        raise ValueError("there are no logit maps to choose from")
-    every = torch.cat([curve for _, curve in found], dim=1)
-    owner = torch.cat([torch.full((curve.shape[1],), i) for i, (_, curve) in enumerate(found)])
-    best = _undominated(every[1], every[2])
-    candidates = [
-        Candidate(std_map=found[i][0][0], rob_map=found[i][0][1], alpha=alpha, clean=clean, robust=robust)
-        for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
-    ]
-    return Front(candidates=tuple(candidates), looked_at=looked_at)
+    return Steps.of(tables, maps, on_map).front()
 
 
-def alpha_curve(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
-    """(3, A) float64: alphas in rising order, one between any two steps; clean accuracy; robust share."""
-    low, high, least = steps_of(tables, std_map, rob_map)
+@dataclass(frozen=True)
+class Steps:
+    """Where the verdicts on N images change, for M pairs of maps: all that a search needs.
+
+    Attributes:
+        maps: the pairs.
+        bounds: (M, 4, N) float64, see ``steps_of``.
+    """
+
+    maps: tuple[Maps, ...]
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, tables: Tables, maps: Iterable[Maps], on_map: Callable[[], object] = lambda: None) -> Steps:
+        """From the tables, on all cores; arguments as for ``pareto_front``."""
+        pairs, bounds = tuple(maps), []
+        if not pairs:
+            raise ValueError("there are no logit maps to choose from")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for found in pool.map(lambda pair: steps_of(tables, *pair), pairs):
+                bounds.append(found)
+                on_map()
+        return cls(pairs, torch.stack(bounds))
+
+    def where(self, wanted: Callable[[Maps], bool]) -> Steps:
+        """Those of some pairs."""
+        chosen = [i for i, pair in enumerate(self.maps) if wanted(pair)]
+        return Steps(tuple(self.maps[i] for i in chosen), self.bounds[chosen])
+
+    def front(self, rows: Tensor | None = None) -> Front:
+        """The best mixes for these images, (n,) int64; for all if None."""
+        bounds = self.bounds if rows is None else self.bounds[..., rows]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            curves = list(pool.map(alpha_curve, bounds))
+        kept = [curve[:, undominated(curve[1], curve[2])] for curve in curves]
+        every = torch.cat(kept, dim=1)
+        owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in enumerate(kept)])
+        best = undominated(every[1], every[2])
+        candidates = [
+            Candidate(std_map=self.maps[i][0], rob_map=self.maps[i][1], alpha=alpha, clean=clean, robust=robust)
+            for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
+        ]
+        return Front(candidates=tuple(candidates), looked_at=sum(curve.shape[1] for curve in curves))
+
+    def halves_in_turn(self, choose: Callable[[Front], Candidate]) -> tuple[float, float]:
+        """Clean accuracy and robust share of what is chosen on every other image, on the images in between; the mean
+        of both ways. Unlike the numbers of a choice, these do not flatter it.
+
+        Raises:
+            ValueError: as ``choose`` does.
+        """
+        rows = torch.arange(self.bounds.shape[-1])
+        right = []
+        for mine, others in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
+            chosen = choose(self.front(mine))
+            pair = self.maps.index((chosen.std_map, chosen.rob_map))
+            right.append(_right(self.bounds[pair][:, others], chosen.alpha))
+        clean, robust = torch.cat(right, dim=1).double().mean(dim=1).tolist()
+        return clean, robust
+
+
+def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
+    """The best of some candidates."""
+    clean, robust = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust"))
+    return Front(candidates=tuple(candidates[i] for i in undominated(clean, robust).tolist()), looked_at=looked_at)
+
+
+def alpha_curve(bounds: Tensor) -> Tensor:
+    """(3, A) float64 from what ``steps_of`` gives: alphas in rising order, one between any two steps; clean accuracy;
+    robust share."""
+    low, high, least = bounds[0], bounds[1], _least_alpha(bounds[2])
     steps = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), low, high, least])
     steps = steps[(steps >= 0) & (steps <= 1)].unique()
     alphas = torch.cat([steps[:1], 0.5 * (steps[1:] + steps[:-1]), steps[-1:]])
     clean = _below(low, alphas) - torch.searchsorted(high.sort().values, alphas, right=True)
-    return torch.stack([alphas, clean.double() / len(tables), _below(least, alphas).double() / len(tables)])
+    return torch.stack([alphas, clean.double() / len(low), _below(least, alphas).double() / len(low)])
 
 
 def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
     """What the tables say of one mix."""
-    low, high, least = steps_of(tables, *maps)
-    clean, robust = (low < alpha) & (alpha < high), least < alpha
-    clean_share, robust_share = (float(each.double().mean()) for each in (clean, robust))
-    return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean_share, robust=robust_share)
+    clean, robust = _right(steps_of(tables, *maps), alpha).double().mean(dim=1).tolist()
+    return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean, robust=robust)
+
+
+def _right(bounds: Tensor, alpha: float) -> Tensor:
+    """(2, N) bool: right about the clean image; robust."""
+    low, high, gap, _ = bounds
+    return torch.stack([(low < alpha) & (alpha < high), _least_alpha(gap) < alpha])
+
+
+def _least_alpha(gap: Tensor) -> Tensor:
+    """Above which alpha a gap decides whatever g says [BAS24, Lemma 1]; infinite where h is wrong."""
+    return torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
 
 
 @torch.no_grad()
-def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """Per image, (N,) float64 each: right about it clean for alphas between the first two, robust above the third."""
-    std, rob = (_probabilities(net_map, logits) for net_map, logits in ((std_map, tables.std), (rob_map, tables.rob)))
-    low, high = right_interval(std, rob, tables.labels)
-    gap = gaps(_probabilities(rob_map, tables.everywhere), tables.labels).amin(dim=0)
-    return low, high, torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
+def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
+    """(4, N) float64, per image: right about it clean for alphas between the first two; h's smallest gap, clean and
+    attacked; the difference of h's two largest probabilities on the clean image."""
+    std, everywhere = _probabilities(std_map, tables.std), _probabilities(rob_map, tables.everywhere)
+    low, high = right_interval(std, everywhere[0], tables.labels)
+    first, second = everywhere[0].topk(2, dim=-1).values.unbind(dim=-1)
+    return torch.stack([low, high, gaps(everywhere, tables.labels).amin(dim=0), first - second])
 
 
 def right_interval(std: Tensor, rob: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +219,7 @@ def _below(bounds: Tensor, alphas: Tensor) -> Tensor:
     return torch.searchsorted(bounds.sort().values, alphas)
 
 
-def _undominated(clean: Tensor, robust: Tensor) -> Tensor:
+def undominated(clean: Tensor, robust: Tensor) -> Tensor:
     """Indices of the points that none beats, from high to low ``clean``; of equal points the first."""
     order = np.lexsort((-robust.numpy(), -clean.numpy()))
     ranked = robust.numpy()[order]

@@ -77,7 +77,7 @@ def measure_tables(
         attack: how; the default's 50 steps toward 3 classes if None.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         state: a folder in which finished batches are kept, so that the same call resumes.
-        on_progress: called after each batch with the number of images that are done.
+        on_progress: called after each batch, and where a state resumes, with the number of images that are done.
 
     Raises:
         ValueError: images or labels that do not fit, or nets of different classes.
@@ -123,6 +123,8 @@ def _measured(
         if bool(done[part["indices"]].any()):
             raise ResultsError("a state holds an image twice; delete it to begin again")
         done[part["indices"]] = True
+    if on_progress is not None and parts:
+        on_progress(int(done.sum()))
     for indices in batches((~done).nonzero().squeeze(1), size):
         part = {"indices": indices, **asked.tables(images[indices], labels[indices], indices)}
         parts.append(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import Candidate, Front, pareto_front
+from adaptive_smoothing_zoo.tuning.front import Candidate, Front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 from adaptive_smoothing_zoo.zoo.building import map_config
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
@@ -52,9 +53,14 @@ class Target:
         Raises:
             ValueError: none fits; the message says how near the front comes.
         """
+        return None if self.clean is None and self.robust is None else self.reached(front, tables)
+
+    def reached(self, front: Front, tables: Tables) -> Candidate:
+        """The same of a target that is given."""
         if self.clean is not None:
             return front.with_clean(self.clean)
-        return None if self.robust is None else front.with_robust(self.robust * tables.rob_robust)
+        assert self.robust is not None
+        return front.with_robust(self.robust * tables.rob_robust)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +85,6 @@ class Words:
     paper: Paper = NO_PAPER
     additional_data: bool = False
     license: str = "other"
-
-
-def search_front(tables: Tables, form: str) -> Front:
-    """The best mixes of a form.
-
-    Raises:
-        ValueError: an unknown form.
-    """
-    return pareto_front(tables, FORMS[known_form(form)]())
 
 
 def known_form(form: str) -> str:
@@ -128,10 +125,18 @@ def tuned_triplet(std: Resolved, rob: Resolved, candidate: Candidate, words: Wor
     return triplet.eval().requires_grad_(False)
 
 
-def write_record(folder: Path, front: Front, chosen: Candidate | None, tables: Tables, about: dict[str, Any]) -> None:
-    """Write ``tuning.json``: the front, the choice, and what the tables say of g and h.
+def write_record(
+    folder: Path,
+    fronts: Mapping[str, Front],
+    chosen: Candidate | None,
+    halves: tuple[float, float] | None,
+    tables: Tables,
+    about: dict[str, Any],
+) -> None:
+    """Write ``tuning.json``: the fronts, the choice, and what the tables say of g and h.
 
     Args:
+        fronts, chosen, halves: see ``best_mix.Tuned``.
         about: JSON values: which images, which attack, which form.
     """
     document = {
@@ -140,9 +145,10 @@ def write_record(folder: Path, front: Front, chosen: Candidate | None, tables: T
         "std_accuracy": tables.std_accuracy,
         "rob_accuracy": tables.rob_accuracy,
         "rob_robust": tables.rob_robust,
-        "looked_at": front.looked_at,
         "chosen": None if chosen is None else _as_json(chosen),
-        "front": [_as_json(candidate) for candidate in front.candidates],
+        "on_halves_in_turn": None if halves is None else dict(zip(("clean", "robust"), halves, strict=True)),
+        "looked_at": {form: front.looked_at for form, front in fronts.items()},
+        "fronts": {form: [_as_json(candidate) for candidate in front.candidates] for form, front in fronts.items()},
     }
     write_text(folder / RECORD_FILE, json.dumps(document, indent=2) + "\n")
 

@@ -11,8 +11,8 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import alpha_curve, pareto_front, right_interval, scored
-from adaptive_smoothing_zoo.tuning.published_search import published_search
+from adaptive_smoothing_zoo.tuning.front import Steps, alpha_curve, pareto_front, right_interval, scored, steps_of
+from adaptive_smoothing_zoo.tuning.published_search import published_front, published_search
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
 MAPS = [
@@ -77,7 +77,7 @@ def test_a_robust_point_is_right_whatever_g_says(maps, seed, alpha):
 @given(seed=st.integers(0, 1000))
 def test_between_two_steps_nothing_changes(seed):
     tables = tables_of(seed, n=12)
-    alphas, clean, robust = alpha_curve(tables, *MAPS[1])
+    alphas, clean, robust = alpha_curve(steps_of(tables, *MAPS[1]))
     assert (alphas[1:] > alphas[:-1]).all()
     known = set(zip(clean.tolist(), robust.tolist(), strict=True))
     for alpha in torch.linspace(0.0007, 0.9991, 97, dtype=torch.float64).tolist():
@@ -127,11 +127,28 @@ def test_a_target_is_met_or_refused_with_the_nearest():
         front.with_robust(1.0)
 
 
+def test_halves_in_turn_count_images_that_did_not_choose():
+    tables, maps = tables_of(4, n=60), list(FORMS["scaled"]())[::7]
+    clean, robust = Steps.of(tables, maps).halves_in_turn(lambda front: front.with_clean(0.8))
+    found = []
+    for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        chosen = pareto_front(part(tables, mine), maps).with_clean(0.8)
+        counted = scored(part(tables, others), (chosen.std_map, chosen.rob_map), chosen.alpha)
+        found.append((counted.clean, counted.robust))
+    assert clean == pytest.approx((found[0][0] + found[1][0]) / 2)
+    assert robust == pytest.approx((found[0][1] + found[1][1]) / 2)
+
+
+def part(tables, rows):
+    rest = {"labels": tables.labels[rows], "attacked": tables.attacked[:, rows]}
+    return Tables(std=tables.std[rows], rob=tables.rob[rows], **rest)
+
+
 class TestPublishedSearch:
     def test_it_keeps_beta_of_h_s_robust_points_and_exceeds_the_margin_least_often(self):
         tables = tables_of(5, n=200)
         maps = list(FORMS["mixednuts"]())[::29]
-        found = published_search(tables, 0.9, maps)
+        found = published_search(tables, Steps.of(tables, maps), 0.9)
         kept = found.robust * len(tables) / float(tables.standing.sum())
         assert kept == pytest.approx(0.9, abs=0.02)
         wrong = tables.rob.argmax(dim=1) != tables.labels
@@ -152,7 +169,16 @@ class TestPublishedSearch:
     @pytest.mark.parametrize("beta", [0.0, 1.0, -1.0])
     def test_a_share_out_of_range(self, beta):
         with pytest.raises(ValueError, match="beta"):
-            published_search(tables_of(1), beta)
+            published_search(tables_of(1), Steps.of(tables_of(1), MAPS), beta)
+
+    def test_the_front_holds_what_is_found_for_each_share(self):
+        tables, maps, betas = tables_of(6, n=150), list(FORMS["mixednuts"]())[::101], (0.5, 0.8, 0.9)
+        front = published_front(tables, Steps.of(tables, maps), betas)
+        alone = [published_search(tables, Steps.of(tables, maps), beta) for beta in betas]
+        assert front.looked_at == 3 * len(maps)
+        assert {(c.alpha, c.clean, c.robust) for c in front.candidates} <= {(c.alpha, c.clean, c.robust) for c in alone}
+        assert max(c.robust for c in front.candidates) == max(c.robust for c in alone)
+        assert max(c.clean for c in front.candidates) == max(c.clean for c in alone)
 
 
 def test_on_the_same_tables_ours_is_never_beaten_by_the_published_search():
@@ -160,7 +186,7 @@ def test_on_the_same_tables_ours_is_never_beaten_by_the_published_search():
     maps = list(FORMS["mixednuts"]())[::17]
     front = pareto_front(tables, maps)
     for beta in (0.7, 0.8, 0.9, 0.95):
-        theirs = published_search(tables, beta, maps)
+        theirs = published_search(tables, Steps.of(tables, maps), beta)
         assert front.with_robust(theirs.robust).clean >= theirs.clean
 
 

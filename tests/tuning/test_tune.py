@@ -8,12 +8,13 @@ import pytest
 import torch
 from command_line import run
 
-from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model, tune
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import Front, scored
+from adaptive_smoothing_zoo.tuning.front import Front, pareto_front, scored
 from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
-from adaptive_smoothing_zoo.tuning.tune import Target, search_front, suspicion
+from adaptive_smoothing_zoo.tuning.tune import Target, suspicion
 from adaptive_smoothing_zoo.zoo.references import resolve
 
 CODE = """
@@ -74,8 +75,9 @@ def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     mix = MixedClassifier(g, h, chosen["alpha"], **maps)
     torch.testing.assert_close(triplet(images), mix.eval()(images))
     assert float((triplet(images).argmax(1) == labels).double().mean()) == pytest.approx(chosen["clean"], abs=0.011)
-    assert chosen["robust"] >= 0.9 * record["rob_robust"]
-    assert chosen["clean"] == max(c["clean"] for c in record["front"] if c["robust"] >= 0.9 * record["rob_robust"])
+    assert chosen["clean"] == max(
+        c["clean"] for c in record["fronts"]["scaled"] if c["robust"] >= 0.9 * record["rob_robust"]
+    )
 
 
 def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
@@ -91,6 +93,8 @@ def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
         (["--clean", "0.9", "--robust", "0.9"], "not both"),
         (["--clean", "2"], r"\(0, 1\]"),
         (["--form", "linear"], "unknown form"),
+        (["--search", "random"], "unknown search"),
+        (["--form", "scaled", "--search", "published"], "form mixednuts, not scaled"),
         (["--tune-on", "test"], "SPLIT:FIRST:END"),
         (["--tune-on", "test:300:900"], "359 images"),
         (["--form", "constant", "--clean", "1.0"], "the front comes to"),
@@ -109,6 +113,25 @@ def test_code_that_no_entry_describes_is_refused(code, tmp_path, capsys):
     assert "an entry cannot describe" in told
 
 
+@pytest.mark.parametrize("search", ["exact", "published"])
+def test_in_python_the_mix_is_of_the_caller_s_own_nets(code, search, monkeypatch):
+    few = list(FORMS["mixednuts"]())[::97]
+    monkeypatch.setitem(FORMS, "mixednuts", lambda: iter(few))
+    g, h = (resolve(f"{code}:{name}").net for name in ("accurate", "robust"))
+    examples = load_data("digits").first(60)
+    g.train()
+    about = {"attack": GapAttack(iterations=3, targets=1), "form": "mixednuts", "search": search, "robust": 0.8}
+    tuned = tune(g, h, examples.images, examples.labels, ThreatModel("Linf", 0.05), **about)
+    assert tuned.model.std_model is g
+    assert g.training
+    assert tuned.chosen in tuned.fronts["mixednuts" if search == "exact" else PUBLISHED].candidates
+    assert (tuned.halves is None) == (search == "published")
+    right = tuned.model(examples.images).argmax(dim=1) == examples.labels
+    assert float(right.double().mean()) == pytest.approx(tuned.chosen.clean, abs=1e-9)
+    for theirs in tuned.fronts[PUBLISHED].candidates:  # on the same tables, ours is as good or better
+        assert tuned.fronts["mixednuts"].with_robust(theirs.robust).clean >= theirs.clean
+
+
 def test_the_suspicion_is_said(code):
     images = load_data("digits").images[:120]
     net = resolve(f"{code}:robust").net
@@ -116,7 +139,7 @@ def test_the_suspicion_is_said(code):
     attack = GapAttack(iterations=1, targets=1)
     tables = measure_tables(net, net, images, labels, ThreatModel("Linf", 0.01), attack=attack)
     assert "all 120 images of test:0:120" in suspicion(tables, "test:0:120")
-    front = search_front(tables, "constant")
+    front = pareto_front(tables, FORMS["constant"]())
     assert isinstance(front, Front)
     assert Target().choose(front, tables) is None
     chosen = Target(robust=0.5).choose(front, tables)
