@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,41 @@ PLACES = (
 USUAL = "Res256Crop224"
 
 
-def _preprocessings() -> dict[str, Callable[[Any], Any]]:
-    """RobustBench's ways from a file's image to the pixels, by its names, without the last step to a tensor."""
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a file's image to pixels: ``size`` as torchvision's Resize takes it (None: as it is), then a square crop."""
 
-    return {
-        USUAL: Compose([Resize(256), CenterCrop(224)]),
-        "BicubicRes256Crop224": Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224)]),
-        "Res224": Resize([224, 224]),
-        "Crop288": CenterCrop(288),
-    }
+    size: int | tuple[int, int] | None
+    interpolation: str
+    crop: int
+
+    @property
+    def transform(self) -> Callable[[Any], Any]:
+        """The same for an image of PIL."""
+        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+        resize = [] if self.size is None else [Resize(self.size, InterpolationMode(self.interpolation))]
+        return Compose([*resize, CenterCrop(self.crop)])
+
+    @property
+    def crop_share(self) -> float:
+        """Which share of the shorter side the crop keeps, where that is one number; else 1."""
+        return self.crop / self.size if isinstance(self.size, int) else 1.0
+
+
+PREPROCESSINGS = {  # as RobustBench calls them; the third is of its XCiTs, about which it asks timm
+    USUAL: Preprocessing(256, "bilinear", 224),
+    "BicubicRes256Crop224": Preprocessing(256, "bicubic", 224),
+    "BicubicRes224Crop224": Preprocessing(224, "bicubic", 224),
+    "Res224": Preprocessing((224, 224), "bilinear", 224),
+    "Crop288": Preprocessing(None, "bilinear", 288),
+}
 
 
 def _prepared(data_set: DataSet, preprocessing: str) -> DataSet:
-    if preprocessing not in (known := _preprocessings()):
-        raise ValueError(f"ImageNet has no preprocessing {preprocessing!r}; known: {', '.join(known)}")
-    size = 288 if preprocessing == "Crop288" else 224
+    if preprocessing not in PREPROCESSINGS:
+        raise ValueError(f"ImageNet has no preprocessing {preprocessing!r}; known: {', '.join(PREPROCESSINGS)}")
+    size = PREPROCESSINGS[preprocessing].crop
     return replace(data_set, image_shape=(3, size, size), read=partial(_read, preprocessing))
 
 
@@ -56,7 +75,7 @@ def _chosen_images(path: Path, preprocessing: str, data_set: DataSet) -> ImageFi
     return ImageFiles(
         files=[str(path / "val" / name) for name in chosen],
         labels=[labels[name.partition("/")[0]] for name in chosen],
-        read=partial(read_image, prepare=_preprocessings()[preprocessing]),
+        read=partial(read_image, prepare=PREPROCESSINGS[preprocessing].transform),
         folder=path / "val",
         source=f"{data_set.name} validation images of RobustBench's list, in its order ({preprocessing})",
         test_set_size=data_set.test_set_size,

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import adaptive_smoothing_zoo
-from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, find_data_set, imagenet, load_data
+from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, find_data_set, load_data
 from adaptive_smoothing_zoo.data.image_files import class_order
+from adaptive_smoothing_zoo.data.imagenet import PREPROCESSINGS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 10
@@ -622,7 +623,7 @@ class TestImageNet:
     def test_every_preprocessing_of_robustbench_s_models_is_known(self):
         models = self.robustbench("model_zoo.imagenet").linf.values()
         named = {model["preprocessing"] for model in models if "preprocessing" in model}
-        assert named <= imagenet._preprocessings().keys()
+        assert named <= PREPROCESSINGS.keys()
 
     def test_labels_do_not_depend_on_the_folders_of_other_classes(self, folder, tmp_path):
         for path in (folder / "val").rglob("*.JPEG"):
