@@ -33,7 +33,8 @@ class Preprocessing:
         from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
         resize = [] if self.size is None else [Resize(self.size, InterpolationMode(self.interpolation))]
-        return Compose([*resize, CenterCrop(self.crop)])
+        made: Callable[[Any], Any] = Compose([*resize, CenterCrop(self.crop)])
+        return made
 
     @property
     def crop_share(self) -> float:

@@ -4,10 +4,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
 import torch
+from command_line import run
 from robustbench_nets import architecture, parameters
 from torch import Tensor, nn
 
@@ -132,6 +134,14 @@ def test_its_images_are_made_as_robustbench_makes_them() -> None:
     cfg = timm_cfg(ENTRY)
     assert (cfg["interpolation"], cfg["input_size"], 224 / cfg["crop_pct"]) == ("bicubic", (3, 224, 224), 256)
     assert (timm_cfg(replace(ENTRY, preprocessing=None))["interpolation"]) == "bilinear"
+
+
+def test_commands_load_its_images_as_the_entry_says(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    load_data = Mock(side_effect=ValueError("seen"))
+    monkeypatch.setattr("adaptive_smoothing_zoo.data.load_data", load_data)
+    code, _, said = run(capsys, "verify", ENTRY.name, "--dataset", "imagenet", "--data-dir", "here", "--n", 7)
+    assert (code, said) == (2, "Error: seen\n")
+    load_data.assert_called_once_with("imagenet", data_dir="here", n=7, preprocessing="BicubicRes256Crop224")
 
 
 def test_of_robustbench_s_other_models_too() -> None:
