@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -65,22 +65,35 @@ def _read(preprocessing: str, data_set: DataSet, split: str, data_dir: str | Pat
             return read_npz(path, data_set.name, PLACES, gray=False)
         if not (path / "val").is_dir():
             raise FileNotFoundError(f"there is no folder {path / 'val'}; {PLACES}")
-        return _chosen_images(path, preprocessing, data_set)
+        return _validation_images(path / "val", preprocessing, data_set, split)
 
 
-def _chosen_images(path: Path, preprocessing: str, data_set: DataSet) -> ImageFiles:
-    """RobustBench's images, by its list; labels are those of its table of classes, whatever folders are there."""
+def _validation_images(folder: Path, preprocessing: str, data_set: DataSet, split: str) -> ImageFiles:
+    """RobustBench's images, or the others; labels are those of its table of classes, whatever folders are there."""
     helpers = _helper_files()
-    chosen = (helpers / "imagenet_test_image_ids.txt").read_text().split()
+    names = (helpers / "imagenet_test_image_ids.txt").read_text().split()
     labels = json.loads((helpers / "imagenet_class_to_id_map.json").read_text())
+    if split == "test":
+        which = f"of RobustBench's list, in its order ({preprocessing})"
+    else:
+        names = _others(folder, set(names), labels)
+        which = f"outside RobustBench's list, by file name ({preprocessing})"
     return ImageFiles(
-        files=[str(path / "val" / name) for name in chosen],
-        labels=[labels[name.partition("/")[0]] for name in chosen],
+        files=[str(folder / name) for name in names],
+        labels=[labels[name.partition("/")[0]] for name in names],
         read=partial(read_image, prepare=PREPROCESSINGS[preprocessing].transform),
-        folder=path / "val",
-        source=f"{data_set.name} validation images of RobustBench's list, in its order ({preprocessing})",
-        test_set_size=data_set.test_set_size,
+        folder=folder,
+        source=f"{data_set.name} validation images {which}",
+        test_set_size=data_set.test_set_size if split == "test" else None,
     )
+
+
+def _others(folder: Path, listed: set[str], classes: Iterable[str]) -> list[str]:
+    """The images of the classes that are not listed, by file name, which mixes the classes."""
+    found = {f"{name}/{file.name}" for name in classes for file in (folder / name).glob("*.JPEG")}
+    if not found - listed:
+        raise FileNotFoundError(f"{folder} holds no images outside RobustBench's list; {PLACES}")
+    return sorted(found - listed, key=lambda name: name.partition("/")[2])
 
 
 def _helper_files() -> Path:
@@ -100,7 +113,7 @@ add_data_set(
         num_classes=1000,
         image_shape=(3, 224, 224),
         test_set_size=5000,
-        splits=("test",),
+        splits=("test", "validation"),
         read=partial(_read, USUAL),
         prepare=_prepared,
     )

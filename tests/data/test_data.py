@@ -633,6 +633,24 @@ class TestImageNet:
         assert torch.equal(few.labels, all_of_them.labels)
         assert torch.equal(few.images, all_of_them.images)
 
+    def test_the_other_validation_images_come_by_file_name(self, folder, tmp_path):
+        names = (
+            "n01443537/ILSVRC2012_val_00000003",
+            "n01440764/ILSVRC2012_val_00000007",
+            "n15075141/ILSVRC2012_val_00000001",
+        )
+        listed = sorted(path.relative_to(folder) for path in (folder / "val").rglob("*.JPEG"))
+        for number, name in enumerate([*(f"val/{name}.JPEG" for name in names), listed[0]]):
+            (tmp_path / name).parent.mkdir(parents=True)
+            Image.fromarray(np.full((256, 256, 3), 50 * number, np.uint8)).save(tmp_path / name)
+        examples = load_data("imagenet", "validation", data_dir=tmp_path)
+        assert examples.labels.tolist() == [999, 1, 0]
+        torch.testing.assert_close(examples.images[:, 0, 0, 0], torch.tensor([100, 0, 50]) / 255)
+        assert examples.source.startswith("imagenet validation images outside RobustBench's list, by file name (Res256")
+        assert examples.test_set_size is None
+        with pytest.raises(FileNotFoundError, match=r"val holds no images outside RobustBench's list; data_dir"):
+            load_data("imagenet", "validation", data_dir=folder)
+
     def test_more_images_than_are_there_are_refused_by_the_first_that_is_missing(self, folder):
         with pytest.raises(ValueError, match=r"cannot read the image .*ILSVRC2012_val_\d{8}\.JPEG: .*No such file"):
             load_data("imagenet", data_dir=folder, n=6)
