@@ -117,7 +117,8 @@ def certify_command(
     model = load_model(name, model_dir, entry.dataset, entry.threat_model, device=chosen)
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
-    examples, indices = choose_examples(load_data(entry.dataset, data_dir=data_dir), n_examples, skip)
+    everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
+    examples, indices = choose_examples(everything, n_examples, skip)
 
     def log(name: str) -> Path:
         return records.certification_path(out, entry, f"{name}.tsv")

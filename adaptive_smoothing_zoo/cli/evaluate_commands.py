@@ -88,7 +88,7 @@ def eval_command(
     model = triplet.load(chosen)
     entry = _recorded_as(model.entry, settings)
     threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
-    examples = load_data(entry.dataset, data_dir=data_dir).first(n)
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
         if settings.engine != "fast" or not settings.is_standard or shard is not None:
@@ -128,7 +128,7 @@ def merge_command(
 
     states = shard_states(out, triplet.entry(), _custom(triplet.entry()))
     model = triplet.load()
-    examples = load_data(model.entry.dataset, data_dir=data_dir).first(n)
+    examples = load_data(model.entry.dataset, data_dir=data_dir, n=n, preprocessing=model.entry.preprocessing)
     evaluation = merge(states, examples.images, examples.labels, model=model)
     entry = _recorded_as(model.entry, evaluation.settings)
     if not overwrite:
@@ -181,7 +181,7 @@ def adapt_command(
     record = RunRecord.read(results, entry)
     commit = source_commit()
     model = triplet.load(chosen)
-    examples = load_data(entry.dataset, data_dir=data_dir).first(record.n)
+    examples = load_data(entry.dataset, data_dir=data_dir, n=record.n, preprocessing=entry.preprocessing)
     robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
         AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
@@ -257,7 +257,7 @@ def validate_command(
     commit = source_commit()
     model = triplet.load(chosen)
     entry = model.entry
-    everything = load_data(entry.dataset, data_dir=data_dir)
+    everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
     examples = everything.first(n or None)
     found = recorded_run(results or out, entry, model, everything, len(examples))
     recorded = found if isinstance(found, RecordedRun) else None

@@ -45,7 +45,7 @@ def verify_command(
     chosen = pick_device(device)
     entry = find_entry(name, dataset, threat_model)
     check_model_dir(model_dir, entry)
-    examples = load_data(entry.dataset, data_dir=data_dir).first(n or None)
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n or None, preprocessing=entry.preprocessing)
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     files = verification.original_files(model.entry, Path(model_dir) if model_dir else None)
     with tqdm(total=len(examples), unit="image") as bar:

@@ -81,8 +81,8 @@ def load_data(
     Args:
         dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet" or "digits"; or "images" or
             "images-NAME" for images of your own, of any size and number of classes.
-        split: "test" or "train"; digits also have "validation". ImageNet has "test" alone, RobustBench's 5,000
-            validation images in its order; so do images of your own.
+        split: "test" or "train"; digits also have "validation". ImageNet has "test", RobustBench's 5,000 of the
+            validation images in its order, and "validation", the others by file name. Images of your own are "test".
         data_dir: one of: an existing folder that holds, or shall hold, torchvision's copy (downloaded if missing;
             ``./data`` by default, which is made); a folder with one sub-folder of images per class, in the official
             order of the classes when sorted by name, or by number if all names begin with one; an ``.npz`` file with

@@ -2,8 +2,8 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,42 @@ PLACES = (
 USUAL = "Res256Crop224"
 
 
-def _preprocessings() -> dict[str, Callable[[Any], Any]]:
-    """RobustBench's ways from a file's image to the pixels, by its names, without the last step to a tensor."""
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a file's image to pixels: ``size`` as torchvision's Resize takes it (None: as it is), then a square crop."""
 
-    return {
-        USUAL: Compose([Resize(256), CenterCrop(224)]),
-        "BicubicRes256Crop224": Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224)]),
-        "Res224": Resize([224, 224]),
-        "Crop288": CenterCrop(288),
-    }
+    size: int | tuple[int, int] | None
+    interpolation: str
+    crop: int
+
+    @property
+    def transform(self) -> Callable[[Any], Any]:
+        """The same for an image of PIL."""
+        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+        resize = [] if self.size is None else [Resize(self.size, InterpolationMode(self.interpolation))]
+        made: Callable[[Any], Any] = Compose([*resize, CenterCrop(self.crop)])
+        return made
+
+    @property
+    def crop_share(self) -> float:
+        """Which share of the shorter side the crop keeps, where that is one number; else 1."""
+        return self.crop / self.size if isinstance(self.size, int) else 1.0
+
+
+PREPROCESSINGS = {  # as RobustBench calls them; the third is of its XCiTs, about which it asks timm
+    USUAL: Preprocessing(256, "bilinear", 224),
+    "BicubicRes256Crop224": Preprocessing(256, "bicubic", 224),
+    "BicubicRes224Crop224": Preprocessing(224, "bicubic", 224),
+    "Res224": Preprocessing((224, 224), "bilinear", 224),
+    "Crop288": Preprocessing(None, "bilinear", 288),
+}
 
 
 def _prepared(data_set: DataSet, preprocessing: str) -> DataSet:
-    if preprocessing not in (known := _preprocessings()):
-        raise ValueError(f"ImageNet has no preprocessing {preprocessing!r}; known: {', '.join(known)}")
-    size = 288 if preprocessing == "Crop288" else 224
+    if preprocessing not in PREPROCESSINGS:
+        raise ValueError(f"ImageNet has no preprocessing {preprocessing!r}; known: {', '.join(PREPROCESSINGS)}")
+    size = PREPROCESSINGS[preprocessing].crop
     return replace(data_set, image_shape=(3, size, size), read=partial(_read, preprocessing))
 
 
@@ -45,22 +65,35 @@ def _read(preprocessing: str, data_set: DataSet, split: str, data_dir: str | Pat
             return read_npz(path, data_set.name, PLACES, gray=False)
         if not (path / "val").is_dir():
             raise FileNotFoundError(f"there is no folder {path / 'val'}; {PLACES}")
-        return _chosen_images(path, preprocessing, data_set)
+        return _validation_images(path / "val", preprocessing, data_set, split)
 
 
-def _chosen_images(path: Path, preprocessing: str, data_set: DataSet) -> ImageFiles:
-    """RobustBench's images, by its list; labels are those of its table of classes, whatever folders are there."""
+def _validation_images(folder: Path, preprocessing: str, data_set: DataSet, split: str) -> ImageFiles:
+    """RobustBench's images, or the others; labels are those of its table of classes, whatever folders are there."""
     helpers = _helper_files()
-    chosen = (helpers / "imagenet_test_image_ids.txt").read_text().split()
+    names = (helpers / "imagenet_test_image_ids.txt").read_text().split()
     labels = json.loads((helpers / "imagenet_class_to_id_map.json").read_text())
+    if split == "test":
+        which = f"of RobustBench's list, in its order ({preprocessing})"
+    else:
+        names = _others(folder, set(names), labels)
+        which = f"outside RobustBench's list, by file name ({preprocessing})"
     return ImageFiles(
-        files=[str(path / "val" / name) for name in chosen],
-        labels=[labels[name.partition("/")[0]] for name in chosen],
-        read=partial(read_image, prepare=_preprocessings()[preprocessing]),
-        folder=path / "val",
-        source=f"{data_set.name} validation images of RobustBench's list, in its order ({preprocessing})",
-        test_set_size=data_set.test_set_size,
+        files=[str(folder / name) for name in names],
+        labels=[labels[name.partition("/")[0]] for name in names],
+        read=partial(read_image, prepare=PREPROCESSINGS[preprocessing].transform),
+        folder=folder,
+        source=f"{data_set.name} validation images {which}",
+        test_set_size=data_set.test_set_size if split == "test" else None,
     )
+
+
+def _others(folder: Path, listed: set[str], classes: Iterable[str]) -> list[str]:
+    """The images of the classes that are not listed, by file name, which mixes the classes."""
+    found = {f"{name}/{file.name}" for name in classes for file in (folder / name).glob("*.JPEG")}
+    if not found - listed:
+        raise FileNotFoundError(f"{folder} holds no images outside RobustBench's list; {PLACES}")
+    return sorted(found - listed, key=lambda name: name.partition("/")[2])
 
 
 def _helper_files() -> Path:
@@ -80,7 +113,7 @@ add_data_set(
         num_classes=1000,
         image_shape=(3, 224, 224),
         test_set_size=5000,
-        splits=("test",),
+        splits=("test", "validation"),
         read=partial(_read, USUAL),
         prepare=_prepared,
     )

@@ -129,7 +129,8 @@ class Options:
 
     def examples(self) -> Examples:
         """The test examples."""
-        return load_data(self.triplet.entry.dataset, data_dir=self.data_dir).first(self.n or None)
+        entry = self.triplet.entry
+        return load_data(entry.dataset, data_dir=self.data_dir, n=self.n or None, preprocessing=entry.preprocessing)
 
 
 OnStage = Callable[[str], None]  # told, in words, of every finished round of something long

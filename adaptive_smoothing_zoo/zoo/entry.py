@@ -231,6 +231,7 @@ class Entry:
     aliases: tuple[str, ...] = ()  # other names of the same triplet
     num_classes: Annotated[int, Field(ge=2)]
     image_shape: tuple[Count, Count, Count]  # channels, height, width
+    preprocessing: str | None = None  # how the data set's files become images, where load_data offers several ways
     std_model: BaseNetConfig
     rob_model: BaseNetConfig
     alpha: AlphaConfig

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
+from adaptive_smoothing_zoo.data import DATA_SETS
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError, shown
 from adaptive_smoothing_zoo.storage.schema import json_schema
 from adaptive_smoothing_zoo.zoo.entry import PARTS, Entry, read_entry
@@ -36,6 +37,11 @@ def _of_words(entry: Entry, path: Path) -> Iterator[str]:
         yield f"name: the file of {entry.name} must be called {entry.name}.json"
     if entry.surrogate is not None and entry.surrogate.name not in SURROGATES:
         yield f"surrogate: no surrogate {shown(entry.surrogate.name)}; known: {', '.join(SURROGATES)}"
+    if entry.dataset in DATA_SETS:
+        try:
+            DATA_SETS[entry.dataset].prepared(entry.preprocessing)
+        except ValueError as error:
+            yield f"preprocessing: {error}"
 
 
 def _of_weights(entry: Entry, skeleton: Triplet) -> Iterator[str]:

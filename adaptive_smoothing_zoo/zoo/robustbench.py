@@ -84,6 +84,21 @@ def robustbench_models(dataset: str, threat_model: str) -> dict[str, Any]:
         raise ValueError(f"RobustBench has no models for the data set {dataset!r} and {threat_model!r}") from None
 
 
+def preprocessing_of(model: str, dataset: str, threat_model: str) -> str | None:
+    """How RobustBench makes the images that a model of its own is evaluated on, as ``load_data`` calls it.
+
+    None if the data set's images are made in but one way, or it does not know the model.
+
+    Raises:
+        ValueError, ModuleNotFoundError: as ``robustbench_models``.
+    """
+    about = robustbench_models(dataset, threat_model).get(model)
+    if dataset != "imagenet" or about is None:
+        return None
+    found: str = about.get("preprocessing", "BicubicRes224Crop224")  # it asks timm about those it does not say it of
+    return found
+
+
 def autoattack_shim() -> dict[str, ModuleType]:
     """The modules that stand in for ``autoattack``, by name; none if there is one, or nothing to make it of."""
     if "autoattack" in sys.modules or _is_installed("autoattack") or not _is_installed("pyautoattack"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
 from adaptive_smoothing_zoo.backbones import BaseNet
+from adaptive_smoothing_zoo.data.imagenet import PREPROCESSINGS, USUAL
 from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.machine.devices import known_device
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
@@ -242,15 +243,16 @@ def _without_sharing(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def timm_cfg(entry: Entry) -> dict[str, Any]:
-    """What timm makes an evaluation transform from: the whole image, in [0, 1], at the entry's size."""
+    """What timm makes an evaluation transform from: images in [0, 1] of the entry's size, made as by ``load_data``."""
     channels = entry.image_shape[0]
+    made = PREPROCESSINGS.get(entry.preprocessing or USUAL) if entry.dataset == "imagenet" else None
     return {
         "architecture": entry.name,
         "num_classes": entry.num_classes if entry.head is None else entry.head.num_classes,
         "input_size": entry.image_shape,
-        "crop_pct": 1.0,
+        "crop_pct": 1.0 if made is None else made.crop_share,
         "crop_mode": "center",
-        "interpolation": "bicubic",
+        "interpolation": "bicubic" if made is None else made.interpolation,
         "mean": (0.0,) * channels,
         "std": (1.0,) * channels,
         "license": entry.license,

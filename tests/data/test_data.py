@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import adaptive_smoothing_zoo
-from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, find_data_set, imagenet, load_data
+from adaptive_smoothing_zoo.data import DATA_SETS, Examples, check_examples, find_data_set, load_data
 from adaptive_smoothing_zoo.data.image_files import class_order
+from adaptive_smoothing_zoo.data.imagenet import PREPROCESSINGS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 10
@@ -622,7 +623,7 @@ class TestImageNet:
     def test_every_preprocessing_of_robustbench_s_models_is_known(self):
         models = self.robustbench("model_zoo.imagenet").linf.values()
         named = {model["preprocessing"] for model in models if "preprocessing" in model}
-        assert named <= imagenet._preprocessings().keys()
+        assert named <= PREPROCESSINGS.keys()
 
     def test_labels_do_not_depend_on_the_folders_of_other_classes(self, folder, tmp_path):
         for path in (folder / "val").rglob("*.JPEG"):
@@ -631,6 +632,24 @@ class TestImageNet:
         few, all_of_them = (load_data("imagenet", data_dir=each, n=5) for each in (tmp_path, folder))
         assert torch.equal(few.labels, all_of_them.labels)
         assert torch.equal(few.images, all_of_them.images)
+
+    def test_the_other_validation_images_come_by_file_name(self, folder, tmp_path):
+        names = (
+            "n01443537/ILSVRC2012_val_00000003",
+            "n01440764/ILSVRC2012_val_00000007",
+            "n15075141/ILSVRC2012_val_00000001",
+        )
+        listed = sorted(path.relative_to(folder) for path in (folder / "val").rglob("*.JPEG"))
+        for number, name in enumerate([*(f"val/{name}.JPEG" for name in names), listed[0]]):
+            (tmp_path / name).parent.mkdir(parents=True)
+            Image.fromarray(np.full((256, 256, 3), 50 * number, np.uint8)).save(tmp_path / name)
+        examples = load_data("imagenet", "validation", data_dir=tmp_path)
+        assert examples.labels.tolist() == [999, 1, 0]
+        torch.testing.assert_close(examples.images[:, 0, 0, 0], torch.tensor([100, 0, 50]) / 255)
+        assert examples.source.startswith("imagenet validation images outside RobustBench's list, by file name (Res256")
+        assert examples.test_set_size is None
+        with pytest.raises(FileNotFoundError, match=r"val holds no images outside RobustBench's list; data_dir"):
+            load_data("imagenet", "validation", data_dir=folder)
 
     def test_more_images_than_are_there_are_refused_by_the_first_that_is_missing(self, folder):
         with pytest.raises(ValueError, match=r"cannot read the image .*ILSVRC2012_val_\d{8}\.JPEG: .*No such file"):

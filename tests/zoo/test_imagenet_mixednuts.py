@@ -4,22 +4,25 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
 import torch
+from command_line import run
 from robustbench_nets import architecture, parameters
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.data.imagenet import PREPROCESSINGS
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net
 from adaptive_smoothing_zoo.zoo.components import load_components
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, Entry
 from adaptive_smoothing_zoo.zoo.registry import find_entry
-from adaptive_smoothing_zoo.zoo.robustbench import drive_ids
-from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet
+from adaptive_smoothing_zoo.zoo.robustbench import drive_ids, preprocessing_of, robustbench_models
+from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet, meta_triplet, timm_cfg
 
 ENTRY = find_entry("Bai2024MixedNUTS", "imagenet", "Linf")
 SMALL_STD = {"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 32]}
@@ -121,6 +124,41 @@ def test_its_files_are_those_of_robustbench() -> None:
     g, h = drive_ids("Bai2024MixedNUTS", "imagenet", "Linf")
     sources: Any = [ENTRY.weights.components[part].sources[0] for part in ("std_model", "rob_model")]
     assert [drive_ids(s.model, "imagenet", "Linf")[s.index or 0] for s in sources] == [g, h]
+
+
+def test_its_images_are_made_as_robustbench_makes_them() -> None:
+    models = architecture("xcit") and robustbench_models("imagenet", "Linf")
+    assert (
+        ENTRY.preprocessing == models[ENTRY.name]["preprocessing"] == preprocessing_of(ENTRY.name, "imagenet", "Linf")
+    )
+    cfg = timm_cfg(ENTRY)
+    assert (cfg["interpolation"], cfg["input_size"], 224 / cfg["crop_pct"]) == ("bicubic", (3, 224, 224), 256)
+    assert (timm_cfg(replace(ENTRY, preprocessing=None))["interpolation"]) == "bilinear"
+
+
+def test_commands_load_its_images_as_the_entry_says(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    load_data = Mock(side_effect=ValueError("seen"))
+    monkeypatch.setattr("adaptive_smoothing_zoo.data.load_data", load_data)
+    code, _, said = run(capsys, "verify", ENTRY.name, "--dataset", "imagenet", "--data-dir", "here", "--n", 7)
+    assert (code, said) == (2, "Error: seen\n")
+    load_data.assert_called_once_with("imagenet", data_dir="here", n=7, preprocessing="BicubicRes256Crop224")
+
+
+def test_of_robustbench_s_other_models_too() -> None:
+    """Of those that do not say it, RobustBench asks timm."""
+    architecture("xcit")
+    from robustbench.data import get_timm_model_preprocessing
+
+    theirs = get_timm_model_preprocessing("debenedetti2022light_xcit_s12_imagenet_linf").transforms[:-1]
+    name = preprocessing_of("Debenedetti2022Light_XCiT-S12", "imagenet", "Linf")
+    ours: Any = PREPROCESSINGS[name or ""].transform
+    for mine, its in zip(ours.transforms, theirs, strict=True):
+        assert type(mine) is type(its)
+        assert torch.tensor(mine.size).unique().tolist() == torch.tensor(its.size).unique().tolist()
+    assert ours.transforms[0].interpolation == theirs[0].interpolation
+    assert preprocessing_of("Salman2020Do_R18", "imagenet", "Linf") == "Res256Crop224"
+    assert preprocessing_of("Nobody2020", "imagenet", "Linf") is None
+    assert preprocessing_of("Carmon2019Unlabeled", "cifar10", "Linf") is None
 
 
 def test_without_the_files_one_sentence_says_where_they_are_from(monkeypatch: pytest.MonkeyPatch) -> None:
