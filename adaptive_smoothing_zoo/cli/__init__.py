@@ -76,7 +76,7 @@ def list_command(dataset: str | None, threat_model: str | None) -> None:
 
 @asz.command("info")
 @click.argument("name")
-@dataset_option
+@dataset_option()
 def info_command(name: str, dataset: str, threat_model: str) -> None:
     """Print a triplet's entry as JSON."""
     from adaptive_smoothing_zoo.zoo.entry import entry_to_text

@@ -27,7 +27,7 @@ def leaderboard_command(folder: Path, out: Path | None) -> None:
 
 @click.command("claim")
 @click.argument("name")
-@dataset_option
+@dataset_option()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--checkpoint", required=True, help="link to weights and code, for the reviewers")
 def claim_command(name: str, dataset: str, threat_model: str, results: Path, checkpoint: str) -> None:
@@ -46,7 +46,7 @@ def claim_command(name: str, dataset: str, threat_model: str, results: Path, che
 
 @click.command("card")
 @click.argument("name")
-@dataset_option
+@dataset_option()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("model_cards"), show_default=True)
 def card_command(name: str, dataset: str, threat_model: str, results: Path, out: Path) -> None:
@@ -66,7 +66,7 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
 @click.command("export")
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
-@dataset_option
+@dataset_option()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for the card")
 @click.option("--shard-size", default=None, help="of one weights file at most, as 1GB; one file if not given")
 @click.option("--model-dir", default=None, help="a folder with the weights; where load_model finds them if not given")

@@ -5,10 +5,10 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
-def claim(entry: Entry, evidence: Evidence, checkpoint: str, identity: Identity) -> str:
+def claim(entry: ModelEntry, evidence: Evidence, checkpoint: str, identity: Identity) -> str:
     """The submission's text.
 
     Args:
@@ -24,7 +24,7 @@ def claim(entry: Entry, evidence: Evidence, checkpoint: str, identity: Identity)
     return page("claim.md", entry=entry, evidence=evidence, run=evidence.run, checkpoint=checkpoint)
 
 
-def _reasons_against(entry: Entry, evidence: Evidence, identity: Identity) -> list[str]:
+def _reasons_against(entry: ModelEntry, evidence: Evidence, identity: Identity) -> list[str]:
     run, reasons = evidence.run, []
     if run.n != run.test_set_size:
         whole = f"{run.test_set_size}" if run.test_set_size else "the official test set in its order"
