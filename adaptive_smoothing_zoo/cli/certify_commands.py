@@ -300,11 +300,12 @@ def triplet_curves(
     for bound in bounds:
         if bound not in record.bounds:
             raise ResultsError(f"{entry.key} was certified by {', '.join(record.bounds)}, not by {bound}")
+    alpha_min = 1.0 if record.alpha_min is None else record.alpha_min
     return [
         CertifiedCurve(
-            label=rf"{entry.name} ($\alpha$ = {record.alpha_min:g}), {bound}",
+            label=rf"{entry.name} ($\alpha$ = {alpha_min:g}), {bound}",
             certificates=read_log(certification_path(results, entry, "x").with_name(record.bounds[bound].log)),
-            jumps=record.alpha_min < 1.0,
+            jumps=alpha_min < 1.0,
             clean_accuracy=record.clean_accuracy,
         )
         for bound in bounds or record.bounds

@@ -171,6 +171,8 @@ def adapt_command(
 ) -> None:
     """Attack what a recorded run of asz eval left robust, with attacks adapted to the mix.
 
+    A MODEL that is no mix is attacked by the three of them that need no alpha.
+
     Runs resume: repeat the command after any interruption.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+    from adaptive_smoothing_zoo.publishing.description import Description
     from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
     from adaptive_smoothing_zoo.zoo.named import Named
     from adaptive_smoothing_zoo.zoo.triplet import Triplet
@@ -204,7 +205,7 @@ def new_net_entry(
     from adaptive_smoothing_zoo.zoo.entry import NetEntry
     from adaptive_smoothing_zoo.zoo.named import USUAL_EPS, architecture_of, record_name
 
-    data_set, usual = find_data_set(dataset), USUAL_EPS.get((dataset, threat_model))  # type: ignore[call-overload]
+    data_set, usual = find_data_set(dataset), USUAL_EPS.get((dataset, threat_model))
     if usual is None and eps is None:
         raise click.UsageError(f"{dataset} has no usual {threat_model} radius; say which with asz eval --eps")
     if eps is None:
@@ -221,11 +222,12 @@ def new_net_entry(
     )
 
 
-def model_options(threat_model: str | None = "Linf") -> Option:
+def model_options(threat_model: str | None = "Linf", checkpoint: str = "--checkpoint") -> Option:
     """The options that choose a model, for an argument ``choice``.
 
     Args:
         threat_model: the option's default; None is that of the triplet, if there is only one of its name.
+        checkpoint: what the option for a file of weights is called.
     """
     return packed(
         ModelChoice,
@@ -233,10 +235,48 @@ def model_options(threat_model: str | None = "Linf") -> Option:
         click.argument("reference", metavar="MODEL"),
         dataset_option(threat_model),
         click.option("--model-dir", default=None, help="a folder that save_pretrained wrote, or RobustBench's cache"),
-        click.option("--checkpoint", type=click.Path(path_type=Path), help="a file whose weights the model gets"),
+        click.option(
+            checkpoint, "checkpoint", type=click.Path(path_type=Path), help="a file whose weights the model gets"
+        ),
         click.option("--name", default=None, help="of a net's records, instead of one made of its reference; kept"),
         click.option("--num-classes", type=click.IntRange(min=2), help="of a net; the data set's if not given"),
     )
+
+
+@dataclass(frozen=True)
+class WordChoice:
+    """What the options say of a model in words, None where they say nothing."""
+
+    title: str | None
+    authors: str | None
+    venue: str | None
+    link: str | None
+    additional_data: bool | None
+    architecture: str | None
+    license: str | None
+
+    def description(self) -> Description:
+        """The same for an entry."""
+        from adaptive_smoothing_zoo.publishing.description import Description
+
+        return Description(**vars(self))
+
+
+words_options = packed(
+    WordChoice,
+    "words",
+    click.option("--title", default=None, help="of the paper"),
+    click.option("--authors", default=None, help="comma separated"),
+    click.option("--venue", default=None, help="where it appeared, and when"),
+    click.option("--link", default=None, help="to the paper"),
+    click.option(
+        "--additional-data/--no-additional-data",
+        default=None,
+        help="whether training used more than the data set's own training images",
+    ),
+    click.option("--architecture", default=None, help="as a leaderboard shows it"),
+    click.option("--license", default=None, help="of the weights, as the Hub names it: mit, apache-2.0, ..."),
+)
 
 
 @dataclass(frozen=True)

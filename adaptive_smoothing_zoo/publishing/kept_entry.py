@@ -5,14 +5,13 @@ A triplet's entry stands in its own folder or in the zoo, and is not kept here.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.record import results_path
 from adaptive_smoothing_zoo.storage.files import write_text
-from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
-from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
+from adaptive_smoothing_zoo.storage.schema import parse, read_json
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry, entry_to_text
 
 ENDING = ".model.json"
 
@@ -25,7 +24,7 @@ def kept_path(out: Path, entry: ModelEntry) -> Path:
 def keep_entry(out: Path, entry: ModelEntry) -> None:
     """Keep the entry of a net for later commands; of a triplet, nothing."""
     if isinstance(entry, NetEntry):
-        write_text(kept_path(out, entry), json.dumps(to_json(entry), indent=2) + "\n")
+        write_text(kept_path(out, entry), entry_to_text(entry))
 
 
 def kept_entries(folder: Path) -> list[NetEntry]:

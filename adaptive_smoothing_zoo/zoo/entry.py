@@ -341,6 +341,6 @@ def read_entry(path: Path) -> Entry:
         raise ConfigError(f"there is no file {path}") from None
 
 
-def entry_to_text(entry: Entry) -> str:
+def entry_to_text(entry: ModelEntry) -> str:
     """The text of an entry file."""
     return json.dumps(to_json(entry), indent=2) + "\n"

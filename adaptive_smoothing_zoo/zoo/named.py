@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 UNKNOWN = "unknown"
-USUAL_EPS = {
+USUAL_EPS: dict[tuple[str, str], str] = {
     ("cifar10", LINF): "8/255",
     ("cifar100", LINF): "8/255",
     ("imagenet", LINF): "4/255",
