@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.evaluation import Evaluation
+    from adaptive_smoothing_zoo.publishing.validation_record import Validation
     from adaptive_smoothing_zoo.threat import ThreatModel
     from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
@@ -257,9 +258,7 @@ def validate_command(
     from adaptive_smoothing_zoo.cli.progress import check_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
     from adaptive_smoothing_zoo.publishing.record import check_writable
-    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.publishing.validation_record import Validation, make_validation, recorded_run
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
@@ -290,17 +289,26 @@ def validate_command(
     for result in findings.checks:
         click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
     if state is not None:
-        validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
-        keep_entry(out, entry)
-        click.echo(f"wrote {validation.write(out, entry)}")
+        _keep_validation(
+            out, entry, make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
+        )
         remove_state(state)
-        if RunRecord.path(out, entry).exists():
-            click.echo(f"wrote {_update_entry(out, entry)}")
     else:
         click.echo("nothing is written: these are not all checks")
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
         sys.exit(1)
+
+
+def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> None:
+    """Write a validation, and what the leaderboard entry says of it if there is a run."""
+    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+
+    keep_entry(out, entry)
+    click.echo(f"wrote {validation.write(out, entry)}")
+    if RunRecord.path(out, entry).exists():
+        click.echo(f"wrote {_update_entry(out, entry)}")
 
 
 def _recorded_as(entry: ModelEntry, settings: AttackSettings) -> ModelEntry:

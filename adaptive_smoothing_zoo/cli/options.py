@@ -172,8 +172,17 @@ class ModelChoice:
         return load_model(self.reference, self.model_dir, entry.dataset, entry.threat_model, self.checkpoint or "")
 
     def _net_entry(self, results: Path, eps: str | None) -> NetEntry:
+        from adaptive_smoothing_zoo.data import find_data_set
         from adaptive_smoothing_zoo.publishing.kept_entry import find_kept
-        from adaptive_smoothing_zoo.zoo.named import checked_name, reference_with
+        from adaptive_smoothing_zoo.threat import check_norm
+        from adaptive_smoothing_zoo.zoo.entry import NetEntry
+        from adaptive_smoothing_zoo.zoo.named import (
+            USUAL_EPS,
+            architecture_of,
+            checked_name,
+            record_name,
+            reference_with,
+        )
 
         reference, threat_model = (
             reference_with(self.reference, self.checkpoint),
@@ -183,7 +192,24 @@ class ModelChoice:
         kept = find_kept(results / self.dataset / threat_model, reference, name)
         if kept is not None:
             return kept if self.num_classes is None else replace(kept, num_classes=self.num_classes)
-        return new_net_entry(reference, name, self.dataset, threat_model, eps, self.num_classes)
+        check_norm(threat_model)
+        data_set, usual = find_data_set(self.dataset), USUAL_EPS.get((self.dataset, threat_model))
+        if usual is None and eps is None:
+            raise click.UsageError(
+                f"{self.dataset} has no usual {threat_model} radius; asz eval --eps or asz describe --eps says which"
+            )
+        if eps is None:
+            click.echo(f"eps {usual}, the usual {threat_model} radius for {self.dataset}", err=True)
+        return NetEntry(
+            name=name or record_name(reference),
+            dataset=self.dataset,
+            threat_model=threat_model,  # type: ignore[arg-type]
+            eps=usual or eps or "",
+            num_classes=self.num_classes or data_set.num_classes,
+            image_shape=data_set.image_shape,
+            architecture=architecture_of(self.reference),
+            reference=reference,
+        )
 
 
 def known_threat_model(reference: str, dataset: str) -> str:
@@ -195,31 +221,6 @@ def known_threat_model(reference: str, dataset: str) -> str:
     if len(own) > 1:
         raise click.UsageError(f"{reference} exists for {' and '.join(sorted(own))}; say --threat-model")
     return next(iter(own), LINF)
-
-
-def new_net_entry(
-    reference: str, name: str | None, dataset: str, threat_model: str, eps: str | None, num_classes: int | None
-) -> NetEntry:
-    """The entry of a net that is met for the first time."""
-    from adaptive_smoothing_zoo.data import find_data_set
-    from adaptive_smoothing_zoo.zoo.entry import NetEntry
-    from adaptive_smoothing_zoo.zoo.named import USUAL_EPS, architecture_of, record_name
-
-    data_set, usual = find_data_set(dataset), USUAL_EPS.get((dataset, threat_model))
-    if usual is None and eps is None:
-        raise click.UsageError(f"{dataset} has no usual {threat_model} radius; say which with asz eval --eps")
-    if eps is None:
-        click.echo(f"eps {usual}, the usual {threat_model} radius for {dataset}", err=True)
-    return NetEntry(
-        name=name or record_name(reference),
-        dataset=dataset,
-        threat_model=threat_model,  # type: ignore[arg-type]
-        eps=usual or eps or "",
-        num_classes=num_classes or data_set.num_classes,
-        image_shape=data_set.image_shape,
-        architecture=architecture_of(reference),
-        reference=reference,
-    )
 
 
 def model_options(threat_model: str | None = "Linf", checkpoint: str = "--checkpoint") -> Option:
