@@ -48,6 +48,9 @@ ADAPTIVE_ATTACKS = (
 """Three losses through five views: the mix with a large or a small part that pulls alpha down, alpha pinned at
 alpha_min, alpha detached, and the mix itself. The small part with the margin of probabilities is the strongest."""
 
+NET_ATTACKS = ("apgd-ce-mix", "apgd-t-mix", "apgd-p-mix")
+"""The three losses on a net that is no mix, from other random starts than AutoAttack's; the other views need alpha."""
+
 SURROGATE_ATTACKS = ("apgd-ce-surrogate", "apgd-t-surrogate")
 """What is added where a triplet names a surrogate to attack through."""
 
@@ -65,16 +68,18 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
     """APGD on a loss through a view; every iterate is judged by the mix itself.
 
     Raises:
-        TypeError: the model is no mix.
+        TypeError: the model is no mix, and the view is of mixes.
         ValueError: it mixes no longer, or there is no surrogate to attack through.
     """
     name, model = f"{loss_name}-{view_name}", original(setup.judge)
-    if not isinstance(model, MixedClassifier):
+    loss, view = _LOSSES[loss_name], model
+    if isinstance(model, MixedClassifier):
+        model.check_mixes(name)
+        view = _view(view_name, model, setup)
+        if view_name in ALPHA_WEIGHTS and model.alpha.varies:
+            loss = lowering_alpha(loss, ALPHA_WEIGHTS[view_name])
+    elif name not in NET_ATTACKS:
         raise TypeError(f"{name} is about a MixedClassifier, got {type(model).__name__}")
-    model.check_mixes(name)
-    loss, view = _LOSSES[loss_name], _view(view_name, model, setup)
-    if view_name in ALPHA_WEIGHTS and model.alpha.varies:
-        loss = lowering_alpha(loss, ALPHA_WEIGHTS[view_name])
     if not is_own(model):  # many a view calls the model as it is
         view = Asked(view)
     fooled = judged_by(setup.judge, alike=view_name in _THE_MIX_S_LOGITS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
@@ -33,7 +33,7 @@ class Subject:
     """What is to be certified.
 
     Attributes:
-        model: the mix, or one of its nets as a mix with alpha 0 or 1.
+        model: the mix, or one of its nets as a mix with alpha 0 or 1; a net of its own as it is.
         part: "whole", "std_model" or "rob_model".
         known: what bounds may need: a mix with a "smoothed" or a "lipschitz" h, or the smoothed version of anything,
             "alone".
@@ -41,7 +41,7 @@ class Subject:
         radius: only whether this l_2 radius is certified.
     """
 
-    model: MixedClassifier
+    model: nn.Module
     part: str
     known: Literal["smoothed", "lipschitz", "alone"]
     sampling: Sampling | None = None
@@ -53,9 +53,20 @@ class Subject:
         return self.known == "alone"
 
     @property
+    def mix(self) -> MixedClassifier:
+        """The model, where the kind of certificate is one of mixes."""
+        assert isinstance(self.model, MixedClassifier)
+        return self.model
+
+    @property
+    def alpha_min(self) -> float | None:
+        """The smallest alpha of a mix; None for a net of its own."""
+        return self.model.alpha.alpha_min if isinstance(self.model, MixedClassifier) else None
+
+    @property
     def logits_lipschitz(self) -> float | None:
         """The constant that a Lipschitz h proves for its scaled logits."""
-        return logits_lipschitz(self.model.rob_model, self.model.rob_map) if self.known == "lipschitz" else None
+        return logits_lipschitz(self.mix.rob_model, self.mix.rob_map) if self.known == "lipschitz" else None
 
     def file_name(self, bound: str | None = None) -> str:
         """What its record is called, or the log of a bound, without the triplet's name and the ending."""
@@ -90,7 +101,7 @@ class Subject:
         else:
             run = replace(run, log=log(stem_of("rob_model", self.sampling)))
             of_h, sigma = self._sampled(self.sampling, images, labels, run), self.sampling.sigma
-            found = {bound: mix_certificates(of_h, self.model.alpha, sigma, bound=bound) for bound in chosen}
+            found = {bound: mix_certificates(of_h, self.mix.alpha, sigma, bound=bound) for bound in chosen}
         for bound, certificates in found.items():
             certificates.write(log(self.file_name(bound)))
         return found
@@ -101,15 +112,15 @@ class Subject:
         if self.radius is not None:
             raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
         about: dict[str, Any] = {"indices": run.indices, "times": run.times}
-        return {bound: certify_lipschitz(self.model, images, labels, bound=bound, **about) for bound in bounds}
+        return {bound: certify_lipschitz(self.mix, images, labels, bound=bound, **about) for bound in bounds}
 
     def _sampled(self, sampling: Sampling, images: Tensor, labels: Tensor, run: Run, bound: str = "") -> Certificates:
         """Certificates of the net that votes; at a radius, of what is certified by the bound."""
         alone = self.is_smoothed_version
-        voter = self.model if alone else smoothed_rob_model(self.model).voter
+        voter = self.model if alone else smoothed_rob_model(self.mix).voter
         rule: Rule = FixedNumber(sampling)
         if self.radius is not None:
-            alpha, by = (1.0, "theorem5") if alone else (self.model.alpha, bound)
+            alpha, by = (1.0, "theorem5") if alone else (self.mix.alpha, bound)
             rule = at_radius(sampling, self.radius, alpha, by)
         return run_certification(voter, images, labels, rule, run)
 
@@ -121,17 +132,18 @@ def stem_of(part: str, sampling: Sampling | None = None) -> str:
 
 
 def subject_of(
-    model: MixedClassifier,
+    model: nn.Module,
     part: str = "whole",
     sigma: float | None = None,
     votes: Votes | None = None,
     radius: float | None = None,
     **sampling: Any,
 ) -> Subject:
-    """Which kind of certificate a mix, or a part of it, can have.
+    """Which kind of certificate a mix, a part of it, or any other net can have.
 
     Args:
-        part: "whole", "std_model" or "rob_model".
+        model: a mix; of another net, the smoothed version alone can be certified.
+        part: "whole", "std_model" or "rob_model" of a mix; of another net "whole".
         sigma: if given, the Gaussian-smoothed version of the part is the subject, unless its h is smoothed already,
             with this very sigma.
         votes: "hard" (the default) or "soft" where ``sigma`` makes the smoothed version; h's own otherwise.
@@ -143,6 +155,8 @@ def subject_of(
     """
     if part not in PARTS:
         raise ValueError(f"the part must be one of {', '.join(PARTS)}, got {part!r}")
+    if not isinstance(model, MixedClassifier):
+        return _of_a_net(model, part, sigma, votes, radius, **sampling)
     alpha, h = PARTS[part], model.rob_model
     if alpha is not None:
         maps = {"std_map": model.std_map, "rob_map": model.rob_map}
@@ -158,7 +172,21 @@ def subject_of(
         return Subject(model=model, part=part, known="alone", sampling=own, radius=radius)
     if isinstance(h, LipschitzNet) and part != "std_model":
         return Subject(model=model, part=part, known="lipschitz", radius=radius)
-    net = model.std_model if part == "std_model" else h
-    raise ValueError(
-        f"nothing is known that certifies a {type(net).__name__}; give a sigma to certify its Gaussian-smoothed version"
-    )
+    raise ValueError(_unknown(model.std_model if part == "std_model" else h))
+
+
+def _of_a_net(
+    net: nn.Module, part: str, sigma: float | None, votes: Votes | None, radius: float | None, **sampling: Any
+) -> Subject:
+    """The certificates of a net that is no mix: those of its smoothed version."""
+    if part != "whole":
+        raise ValueError(f"a {type(net).__name__} is no mix, so it has no {part}; leave the part away")
+    if sigma is None:
+        raise ValueError(_unknown(net))
+    own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)
+    return Subject(model=net, part=part, known="alone", sampling=own, radius=radius)
+
+
+def _unknown(net: nn.Module) -> str:
+    name = type(net).__name__
+    return f"nothing is known that certifies a {name}; give a sigma to certify its Gaussian-smoothed version"

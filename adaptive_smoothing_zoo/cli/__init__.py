@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 
 import click
 
@@ -16,7 +17,7 @@ from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli import tune_commands as tuning
 from adaptive_smoothing_zoo.cli import weight_commands as weights
 from adaptive_smoothing_zoo.cli.interruption import Terminated
-from adaptive_smoothing_zoo.cli.options import dataset_option, units_told
+from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, model_options, units_told
 from adaptive_smoothing_zoo.errors import ZooError, reason
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 
@@ -75,14 +76,13 @@ def list_command(dataset: str | None, threat_model: str | None) -> None:
 
 
 @asz.command("info")
-@click.argument("name")
-@dataset_option
-def info_command(name: str, dataset: str, threat_model: str) -> None:
-    """Print a triplet's entry as JSON."""
+@model_options()
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of a net")
+def info_command(choice: ModelChoice, results: Path) -> None:
+    """Print the entry of MODEL as JSON: of a triplet its own, of a net what is kept next to its records."""
     from adaptive_smoothing_zoo.zoo.entry import entry_to_text
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    click.echo(entry_to_text(find_entry(name, dataset, threat_model)), nl=False)
+    click.echo(entry_to_text(choice.entry(results)), nl=False)
 
 
 for module in (evaluation, certification, tuning, training, experiments, publishing, weights):

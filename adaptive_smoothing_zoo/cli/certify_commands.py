@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, OUT, RESULTS
+from adaptive_smoothing_zoo.cli.options import (
+    DATA_DIR,
+    DEVICE,
+    OUT,
+    RESULTS,
+    ModelChoice,
+    known_threat_model,
+    model_options,
+)
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.certification import CertifiedCurve
@@ -43,15 +51,13 @@ N = "number of noise samples for each image that bound its class's probability, 
 
 
 @click.command("certify")
-@click.argument("name")
-@click.option("--dataset", default="cifar10", show_default=True, help="of the triplet")
-@click.option("--threat-model", default=None, help="of the triplet, if there are several of its name")
+@model_options(threat_model=None)
 @click.option(
     "--part",
     type=click.Choice(["whole", "std_model", "rob_model"]),
     default="whole",
     show_default=True,
-    help="the mix, or one of its nets alone",
+    help="of a triplet: the mix, or one of its nets alone",
 )
 @click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise ([CRK19])")
 @click.option("--votes", type=click.Choice(["hard", "soft"]), default=None, help="of the smoothed version; hard")
@@ -70,12 +76,9 @@ N = "number of noise samples for each image that bound its class's probability, 
 @DEVICE
 @click.option("--no-times", is_flag=True, help="leave times out of the logs: the same command writes the same bytes")
 @DATA_DIR
-@click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @OUT
 def certify_command(
-    name: str,
-    dataset: str,
-    threat_model: str | None,
+    choice: ModelChoice,
     part: str,
     sigma: float | None,
     votes: Any,
@@ -86,11 +89,10 @@ def certify_command(
     device: str,
     no_times: bool,
     data_dir: str | None,
-    model_dir: str | None,
     out: Path,
     **sampling: Any,
 ) -> None:
-    """Certify l_2 radii of a triplet whose h is smoothed or Lipschitz, or of the smoothed version of any net.
+    """Certify l_2 radii of a triplet whose h is smoothed or Lipschitz, or of the smoothed version of any MODEL.
 
     A mix with a smoothed or a Lipschitz h has certificates of its own: theorem4 and theorem5 are those of the papers
     (h Lipschitz; h smoothed by Gaussian noise), sharp is never smaller than either. With --sigma the certificates are
@@ -101,20 +103,19 @@ def certify_command(
     from adaptive_smoothing_zoo.certification.kinds import subject_of
     from adaptive_smoothing_zoo.certification.running import Run
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
-    from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing import certification_record as records
+    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
     from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.storage.provenance import source_commit
-    from adaptive_smoothing_zoo.zoo.loading import load_model
 
     chosen = pick_device(device)
-    entry = entry_of(name, dataset, threat_model)
+    entry = choice.entry(out)
     check_writable(out, entry)
-    check_model_dir(model_dir, entry)
     around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
-    model = load_model(name, model_dir, entry.dataset, entry.threat_model, device=chosen)
+    named = choice.load(entry, chosen)
+    model, entry = named.net, named.entry
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
     everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
@@ -132,6 +133,7 @@ def certify_command(
     around["seconds"] = round(time.monotonic() - start, 2)
     record = records.make_certification_record(entry, model, examples, subject, found, **around)
     path = records.certification_path(out, entry, f"{subject.file_name()}.json")
+    keep_entry(out, entry)
     records.write_certification(path, record)
     _tell(record, [*(log(subject.file_name(bound)) for bound in found), path])
 
@@ -152,15 +154,9 @@ def _tell(record: CertificationRecord, written: list[Path]) -> None:
 
 def entry_of(name: str, dataset: str, threat_model: str | None) -> Entry:
     """The entry of a triplet whose threat model need not be said where only one is possible."""
-    from adaptive_smoothing_zoo.threat import LINF
-    from adaptive_smoothing_zoo.zoo.registry import find_entry, list_models
+    from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    if threat_model is None:
-        own = {entry.threat_model for entry in list_models(dataset) if name in (entry.name, *entry.aliases)}
-        if len(own) > 1:
-            raise click.UsageError(f"{name} exists for {' and '.join(sorted(own))}; say --threat-model")
-        threat_model = next(iter(own), LINF)
-    return find_entry(name, dataset, threat_model)
+    return find_entry(name, dataset, threat_model or known_threat_model(name, dataset))
 
 
 def choose_examples(examples: Examples, n: int | None, skip: int) -> tuple[Examples, range]:
@@ -305,11 +301,12 @@ def triplet_curves(
     for bound in bounds:
         if bound not in record.bounds:
             raise ResultsError(f"{entry.key} was certified by {', '.join(record.bounds)}, not by {bound}")
+    alpha_min = 1.0 if record.alpha_min is None else record.alpha_min
     return [
         CertifiedCurve(
-            label=rf"{entry.name} ($\alpha$ = {record.alpha_min:g}), {bound}",
+            label=rf"{entry.name} ($\alpha$ = {alpha_min:g}), {bound}",
             certificates=read_log(certification_path(results, entry, "x").with_name(record.bounds[bound].log)),
-            jumps=record.alpha_min < 1.0,
+            jumps=alpha_min < 1.0,
             clean_accuracy=record.clean_accuracy,
         )
         for bound in bounds or record.bounds

@@ -19,23 +19,25 @@ from adaptive_smoothing_zoo.cli.options import (
     RESULTS,
     SEED,
     AttackChoice,
-    TripletChoice,
+    ModelChoice,
     attack_options,
     examples_option,
-    triplet_options,
+    model_options,
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.evaluation import Evaluation
+    from adaptive_smoothing_zoo.publishing.validation_record import Validation
     from adaptive_smoothing_zoo.threat import ThreatModel
-    from adaptive_smoothing_zoo.zoo.entry import Entry
-    from adaptive_smoothing_zoo.zoo.triplet import Triplet
+    from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @click.command("eval")
-@triplet_options
+@model_options()
 @click.option("--eps", default=None, help="radius, as 8/255 or 0.5; the entry's if not given")
 @examples_option(None)
 @DEVICE
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 @OUT
 @OVERWRITE
 def eval_command(
-    triplet: TripletChoice,
+    choice: ModelChoice,
     eps: str | None,
     n: int | None,
     device: str,
@@ -59,7 +61,10 @@ def eval_command(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Attack a triplet by the standard protocol and write its leaderboard entry.
+    """Attack MODEL by the standard protocol and write its leaderboard entry.
+
+    MODEL is a triplet (a name of the zoo, a folder, hf-hub:org/name) or any net: robustbench:NAME, timm:NAME,
+    torchvision:NAME, base:NAME, module:function or file.py:function.
 
     Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch the examples are shared
     among the processes. Other attacks than the protocol's are recorded under another name, and make no entry.
@@ -69,6 +74,7 @@ def eval_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
     from adaptive_smoothing_zoo.publishing.evidence import check_records
+    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
     from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, state_path
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
@@ -76,7 +82,7 @@ def eval_command(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
-    entry = triplet.entry()
+    entry = choice.entry(out, eps)
     warn_of_radius(entry.threat_model, parse_eps(eps or "0"))
     chosen = pick_device(distributed.local_device(device))
     part, settings = distributed.shard_of(shard), attack.settings(chosen)
@@ -85,11 +91,11 @@ def eval_command(
     if compare_with is not None:
         RunRecord.read(compare_with, entry)  # now rather than after hours
     commit = source_commit()  # now: the checkout may move on during a long run
-    model = triplet.load(chosen)
-    entry = _recorded_as(model.entry, settings)
+    named = choice.load(entry, chosen)
+    model, entry = named.net, _recorded_as(named.entry, settings)
     threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
     examples = load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
-    click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    click.echo(f"{named.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
         if settings.engine != "fast" or not settings.is_standard or shard is not None:
             raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
@@ -104,42 +110,47 @@ def eval_command(
         whole = _whole(evaluation, state, part, examples)
     if whole is None:
         return
-    remarks = () if compare_with is None else (agreement(compare_with, model.entry, whole, examples),)
+    remarks = () if compare_with is None else (agreement(compare_with, named.entry, whole, examples),)
+    keep_entry(out, named.entry)
     _write_and_tell(out, entry, whole, examples, model, eps=eps, commit=commit, remarks=remarks)
     remove_state(state)
 
 
 @click.command("merge")
-@triplet_options
+@model_options()
 @examples_option(None, "number of test images, as in the shards")
 @click.option("--eps", default=None, help="as in the shards")
 @DATA_DIR
 @OUT
 @OVERWRITE
 def merge_command(
-    triplet: TripletChoice, n: int | None, eps: str | None, data_dir: str | None, out: Path, overwrite: bool
+    choice: ModelChoice, n: int | None, eps: str | None, data_dir: str | None, out: Path, overwrite: bool
 ) -> None:
     """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
+    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord, shard_states
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
 
-    states = shard_states(out, triplet.entry(), _custom(triplet.entry()))
-    model = triplet.load()
-    examples = load_data(model.entry.dataset, data_dir=data_dir, n=n, preprocessing=model.entry.preprocessing)
+    entry = choice.entry(out, eps)
+    states = shard_states(out, entry, _custom(entry))
+    named = choice.load(entry)
+    model = named.net
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
     evaluation = merge(states, examples.images, examples.labels, model=model)
-    entry = _recorded_as(model.entry, evaluation.settings)
+    entry = _recorded_as(named.entry, evaluation.settings)
     if not overwrite:
         RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
+    keep_entry(out, named.entry)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
         remove_state(state)
 
 
 @click.command("adapt")
-@triplet_options
+@model_options()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
 @click.option(
     "--batch-size", type=int, default=None, help="most points per pass; what a step in seconds allows if not given"
@@ -150,7 +161,7 @@ def merge_command(
 @DATA_DIR
 @OVERWRITE
 def adapt_command(
-    triplet: TripletChoice,
+    choice: ModelChoice,
     results: Path,
     batch_size: int | None,
     device: str,
@@ -160,6 +171,8 @@ def adapt_command(
     overwrite: bool,
 ) -> None:
     """Attack what a recorded run of asz eval left robust, with attacks adapted to the mix.
+
+    A MODEL that is no mix is attacked by the three of them that need no alpha.
 
     Runs resume: repeat the command after any interruption.
     """
@@ -177,10 +190,11 @@ def adapt_command(
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 
-    chosen, entry = pick_device(device), triplet.entry()
+    chosen, entry = pick_device(device), choice.entry(results)
     record = RunRecord.read(results, entry)
     commit = source_commit()
-    model = triplet.load(chosen)
+    named = choice.load(entry, chosen)
+    model = named.net
     examples = load_data(entry.dataset, data_dir=data_dir, n=record.n, preprocessing=entry.preprocessing)
     robust = record.verdicts_on(results, entry, examples, model)
     if not overwrite:
@@ -197,7 +211,7 @@ def adapt_command(
             batch_size=batch_size,
             device=chosen,
             channels_last=channels_last,
-            surrogate=model.surrogate() if model.entry.surrogate else None,
+            surrogate=named.surrogate,
             state=state,
             on_progress=on_progress,
         )
@@ -210,7 +224,7 @@ def adapt_command(
 
 
 @click.command("validate")
-@triplet_options
+@model_options()
 @examples_option(100)
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @DEVICE
@@ -224,7 +238,7 @@ def adapt_command(
 @OUT
 @OVERWRITE
 def validate_command(
-    triplet: TripletChoice,
+    choice: ModelChoice,
     n: int,
     batch_size: int,
     device: str,
@@ -236,7 +250,7 @@ def validate_command(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Check whether attacks on a triplet can be trusted, and write a report, unless --only leaves checks out.
+    """Check whether attacks on MODEL can be trusted, and write a report, unless --only leaves checks out.
 
     Runs resume: repeat the command after any interruption. Exit code 1 if a check fails.
     """
@@ -245,7 +259,6 @@ def validate_command(
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing.record import check_writable
-    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.publishing.validation_record import Validation, make_validation, recorded_run
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
@@ -253,10 +266,10 @@ def validate_command(
     from adaptive_smoothing_zoo.validation import RecordedRun, validate
 
     chosen = pick_device(device)
-    check_writable(out, triplet.entry())
+    check_writable(out, entry := choice.entry(results or out))
     commit = source_commit()
-    model = triplet.load(chosen)
-    entry = model.entry
+    named = choice.load(entry, chosen)
+    model, entry = named.net, named.entry
     everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
     examples = everything.first(n or None)
     found = recorded_run(results or out, entry, model, everything, len(examples))
@@ -276,11 +289,10 @@ def validate_command(
     for result in findings.checks:
         click.echo(f"{result.verdict:15}{result.name:30}{result.found}")
     if state is not None:
-        validation = make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
-        click.echo(f"wrote {validation.write(out, entry)}")
+        _keep_validation(
+            out, entry, make_validation(entry, findings, examples, model, seed=seed, recorded=recorded, commit=commit)
+        )
         remove_state(state)
-        if RunRecord.path(out, entry).exists():
-            click.echo(f"wrote {_update_entry(out, entry)}")
     else:
         click.echo("nothing is written: these are not all checks")
     if findings.failed:
@@ -288,12 +300,23 @@ def validate_command(
         sys.exit(1)
 
 
-def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
+def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> None:
+    """Write a validation, and what the leaderboard entry says of it if there is a run."""
+    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+
+    keep_entry(out, entry)
+    click.echo(f"wrote {validation.write(out, entry)}")
+    if RunRecord.path(out, entry).exists():
+        click.echo(f"wrote {_update_entry(out, entry)}")
+
+
+def _recorded_as(entry: ModelEntry, settings: AttackSettings) -> ModelEntry:
     """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
     return entry if settings.is_standard else _custom(entry)
 
 
-def _custom(entry: Entry) -> Entry:
+def _custom(entry: ModelEntry) -> ModelEntry:
     return replace(entry, name=f"{entry.name}.custom")
 
 
@@ -309,7 +332,7 @@ def _whole(evaluation: Evaluation, state: Path, part: tuple[int, int], examples:
     return evaluation
 
 
-def _screen(model: Triplet, examples: Examples, threat: ThreatModel, settings: AttackSettings, device: str) -> None:
+def _screen(model: nn.Module, examples: Examples, threat: ThreatModel, settings: AttackSettings, device: str) -> None:
     """A screening, told and not written."""
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.evaluation.screening import SCREENING, screen
@@ -335,7 +358,7 @@ def _screen(model: Triplet, examples: Examples, threat: ThreatModel, settings: A
     )
 
 
-def _update_entry(out: Path, entry: Entry) -> Path:
+def _update_entry(out: Path, entry: ModelEntry) -> Path:
     """Let the leaderboard entry follow from all that is recorded; say what cannot count any more."""
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 
@@ -346,10 +369,10 @@ def _update_entry(out: Path, entry: Entry) -> Path:
 
 def _write_and_tell(
     out: Path,
-    entry: Entry,
+    entry: ModelEntry,
     evaluation: Evaluation,
     examples: Examples,
-    model: Triplet,
+    model: nn.Module,
     *,
     eps: str | None,
     commit: str | None,

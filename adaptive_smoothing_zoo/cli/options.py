@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-    from adaptive_smoothing_zoo.zoo.entry import Entry
+    from adaptive_smoothing_zoo.publishing.description import Description
+    from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
+    from adaptive_smoothing_zoo.zoo.named import Named
     from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 RESULTS = Path("results")
@@ -38,10 +40,15 @@ CHANNELS_LAST = click.option(
 )
 
 
-def dataset_option(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that, with a name, choose a triplet."""
-    function = click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")(function)
-    return click.option("--dataset", default="cifar10", show_default=True, help="of the triplet")(function)
+def dataset_option(threat_model: str | None = "Linf") -> Option:
+    """The options that say what a model is for; ``threat_model`` is the default of the second."""
+    one = "Linf or L2" if threat_model else "Linf or L2; that of the triplet if there is one of its name"
+
+    def decorate(function: Command) -> Command:
+        function = click.option("--threat-model", default=threat_model, show_default=True, help=one)(function)
+        return click.option("--dataset", default="cifar10", show_default=True, help="of the model")(function)
+
+    return decorate
 
 
 def examples_option(default: int | None, help: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -95,39 +102,181 @@ def packed(kind: type[Any], argument: str, *options: Option) -> Option:
 
 
 @dataclass(frozen=True)
-class TripletChoice:
-    """The triplet that a command is about."""
+class ModelChoice:
+    """The model that a command is about: a triplet, or any net."""
 
-    name: str
+    reference: str
     dataset: str
-    threat_model: str
+    threat_model: str | None
     model_dir: str | None
+    checkpoint: Path | None
+    name: str | None
+    num_classes: int | None
 
-    def entry(self) -> Entry:
-        """The zoo's entry; a folder that the user names must hold its weights.
+    def entry(self, results: Path, eps: str | None = None) -> ModelEntry:
+        """A triplet's own entry; of a net, the one that is kept next to its records, or a new one.
 
-        Its data set and threat model count: of a triplet outside the zoo they may be others than the options say.
+        A triplet's data set and threat model count: outside the zoo they may be others than the options say. A folder
+        that the user names must hold its weights.
+
+        Args:
+            results: where the net's records are, or will be.
+            eps: the radius of a new entry where the data set has no usual one.
         """
         from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
+        from adaptive_smoothing_zoo.zoo.references import is_triplet
         from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-        entry = find_entry(self.name, self.dataset, self.threat_model)
+        if not is_triplet(self.reference):
+            return self._net_entry(results, eps)
+        if self.name is not None or self.num_classes is not None:
+            raise click.UsageError(
+                f"{self.reference} is a triplet, whose name and number of classes stand in its entry; "
+                "asz describe FOLDER --name renames it"
+            )
+        entry = find_entry(
+            self.reference, self.dataset, self.threat_model or known_threat_model(self.reference, self.dataset)
+        )
         check_model_dir(self.model_dir, entry)
         return entry
 
-    def load(self, device: Any = None) -> Triplet:
-        """The model."""
+    def load(self, entry: ModelEntry, device: Any = None) -> Named:
+        """The model of the entry that ``entry`` gave."""
+        from adaptive_smoothing_zoo.zoo.entry import NetEntry
         from adaptive_smoothing_zoo.zoo.loading import load_model
+        from adaptive_smoothing_zoo.zoo.named import Named, named_net
+        from adaptive_smoothing_zoo.zoo.references import Wanted
 
-        return load_model(self.name, self.model_dir, self.dataset, self.threat_model, device=device)
+        if isinstance(entry, NetEntry):
+            model_dir = None if self.model_dir is None else Path(self.model_dir)
+            wanted = Wanted(
+                dataset=entry.dataset,
+                threat_model=entry.threat_model,
+                num_classes=entry.num_classes,
+                checkpoint=self.checkpoint,
+                model_dir=model_dir,
+            )
+            return named_net(self.reference, wanted, entry, device)
+        triplet = load_model(
+            self.reference, self.model_dir, entry.dataset, entry.threat_model, self.checkpoint or "", device=device
+        )
+        return Named(entry=triplet.entry, net=triplet)
+
+    def triplet(self, what: str) -> Triplet:
+        """The triplet, for a command that takes no other model; ``what`` is the command's name."""
+        from adaptive_smoothing_zoo.zoo.loading import load_model
+        from adaptive_smoothing_zoo.zoo.references import check_triplet
+
+        check_triplet(self.reference, what)
+        entry = self.entry(RESULTS)
+        return load_model(self.reference, self.model_dir, entry.dataset, entry.threat_model, self.checkpoint or "")
+
+    def _net_entry(self, results: Path, eps: str | None) -> NetEntry:
+        from adaptive_smoothing_zoo.data import find_data_set
+        from adaptive_smoothing_zoo.publishing.kept_entry import find_kept
+        from adaptive_smoothing_zoo.threat import check_norm
+        from adaptive_smoothing_zoo.zoo.entry import NetEntry
+        from adaptive_smoothing_zoo.zoo.named import (
+            USUAL_EPS,
+            architecture_of,
+            checked_name,
+            record_name,
+            reference_with,
+        )
+
+        reference, threat_model = (
+            reference_with(self.reference, self.checkpoint),
+            self.threat_model or known_threat_model(self.reference, self.dataset),
+        )
+        name = None if self.name is None else checked_name(self.name)
+        kept = find_kept(results / self.dataset / threat_model, reference, name)
+        if kept is not None:
+            return kept if self.num_classes is None else replace(kept, num_classes=self.num_classes)
+        check_norm(threat_model)
+        data_set, usual = find_data_set(self.dataset), USUAL_EPS.get((self.dataset, threat_model))
+        if usual is None and eps is None:
+            raise click.UsageError(
+                f"{self.dataset} has no usual {threat_model} radius; asz eval --eps or asz describe --eps says which"
+            )
+        if eps is None:
+            click.echo(f"eps {usual}, the usual {threat_model} radius for {self.dataset}", err=True)
+        return NetEntry(
+            name=name or record_name(reference),
+            dataset=self.dataset,
+            threat_model=threat_model,  # type: ignore[arg-type]
+            eps=usual or eps or "",
+            num_classes=self.num_classes or data_set.num_classes,
+            image_shape=data_set.image_shape,
+            architecture=architecture_of(self.reference),
+            reference=reference,
+        )
 
 
-triplet_options = packed(
-    TripletChoice,
-    "triplet",
-    click.argument("name"),
-    dataset_option,
-    click.option("--model-dir", default=None, help="a folder that save_pretrained wrote"),
+def known_threat_model(reference: str, dataset: str) -> str:
+    """The threat model of the only triplet of that name in the zoo; l_inf for other models."""
+    from adaptive_smoothing_zoo.threat import LINF
+    from adaptive_smoothing_zoo.zoo.registry import entries_named
+
+    own = {entry.threat_model for entry in entries_named(reference) if entry.dataset == dataset}
+    if len(own) > 1:
+        raise click.UsageError(f"{reference} exists for {' and '.join(sorted(own))}; say --threat-model")
+    return next(iter(own), LINF)
+
+
+def model_options(threat_model: str | None = "Linf", checkpoint: str = "--checkpoint") -> Option:
+    """The options that choose a model, for an argument ``choice``.
+
+    Args:
+        threat_model: the option's default; None is that of the triplet, if there is only one of its name.
+        checkpoint: what the option for a file of weights is called.
+    """
+    return packed(
+        ModelChoice,
+        "choice",
+        click.argument("reference", metavar="MODEL"),
+        dataset_option(threat_model),
+        click.option("--model-dir", default=None, help="a folder that save_pretrained wrote, or RobustBench's cache"),
+        click.option(
+            checkpoint, "checkpoint", type=click.Path(path_type=Path), help="a file whose weights the model gets"
+        ),
+        click.option("--name", default=None, help="of a net's records, instead of one made of its reference; kept"),
+        click.option("--num-classes", type=click.IntRange(min=2), help="of a net; the data set's if not given"),
+    )
+
+
+@dataclass(frozen=True)
+class WordChoice:
+    """What the options say of a model in words, None where they say nothing."""
+
+    title: str | None
+    authors: str | None
+    venue: str | None
+    link: str | None
+    additional_data: bool | None
+    architecture: str | None
+    license: str | None
+
+    def description(self) -> Description:
+        """The same for an entry."""
+        from adaptive_smoothing_zoo.publishing.description import Description
+
+        return Description(**vars(self))
+
+
+words_options = packed(
+    WordChoice,
+    "words",
+    click.option("--title", default=None, help="of the paper"),
+    click.option("--authors", default=None, help="comma separated"),
+    click.option("--venue", default=None, help="where it appeared, and when"),
+    click.option("--link", default=None, help="to the paper"),
+    click.option(
+        "--additional-data/--no-additional-data",
+        default=None,
+        help="whether training used more than the data set's own training images",
+    ),
+    click.option("--architecture", default=None, help="as a leaderboard shows it"),
+    click.option("--license", default=None, help="of the weights, as the Hub names it: mit, apache-2.0, ..."),
 )
 
 

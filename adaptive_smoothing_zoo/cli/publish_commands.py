@@ -1,14 +1,20 @@
-"""``asz leaderboard``, ``claim``, ``card``, ``export`` and ``push``."""
+"""``asz leaderboard``, ``describe``, ``claim``, ``card``, ``export`` and ``push``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
-from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option
+from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, model_options, words_options
 from adaptive_smoothing_zoo.storage.files import write_text
+
+if TYPE_CHECKING:
+    from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+
+RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 
 
 @click.command("leaderboard")
@@ -25,38 +31,76 @@ def leaderboard_command(folder: Path, out: Path | None) -> None:
         click.echo(f"wrote {path}")
 
 
+@click.command("describe")
+@model_options()
+@words_options
+@click.option("--eps", default=None, help="of a net: the radius that it is made for, as 8/255 or 0.5")
+@RESULTS_OPTION
+def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, results: Path) -> None:
+    """Say once what leaderboard, card and claim tell of MODEL: its name, its paper, what it was trained on.
+
+    MODEL is a triplet's folder, which keeps it in its config.json, or a net, of which it is kept in RESULTS next to the
+    records. A model with records keeps its name.
+    """
+    from adaptive_smoothing_zoo.publishing.description import describe_folder, folder_of
+    from adaptive_smoothing_zoo.publishing.evidence import update_entry
+    from adaptive_smoothing_zoo.publishing.export import is_bare
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+    from adaptive_smoothing_zoo.zoo.references import is_triplet
+
+    if not is_triplet(choice.reference):
+        entry = _described_net(choice, words, eps, results)
+    elif eps is not None:
+        raise click.UsageError(f"{choice.reference} is a triplet, whose radius stands in its entry; leave --eps away")
+    else:
+        folder = folder_of(choice.reference)
+        entry = describe_folder(folder, results, words.description(), choice.name)
+        click.echo(f"wrote {folder}" + ("" if is_bare(folder) else "; its card is older, asz export renews it"))
+    if RunRecord.path(results, entry).exists():
+        click.echo(f"wrote {update_entry(results, entry)}")
+
+
+def _described_net(choice: ModelChoice, words: WordChoice, eps: str | None, results: Path) -> ModelEntry:
+    """The new entry of a net; where it is kept under one name, another name is a new one for it."""
+    from adaptive_smoothing_zoo.publishing.description import describe_net
+    from adaptive_smoothing_zoo.publishing.kept_entry import kept_path
+
+    entry = choice.entry(results, eps)
+    if choice.name is not None and not kept_path(results, entry).exists():
+        entry = replace(choice, name=None).entry(results, eps)
+    entry = entry if eps is None else replace(entry, eps=eps)
+    entry = describe_net(entry, results, words.description(), choice.name)
+    click.echo(f"wrote {kept_path(results, entry)}")
+    return entry
+
+
 @click.command("claim")
-@click.argument("name")
-@dataset_option
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-@click.option("--checkpoint", required=True, help="link to weights and code, for the reviewers")
-def claim_command(name: str, dataset: str, threat_model: str, results: Path, checkpoint: str) -> None:
+@model_options(checkpoint="--weights")
+@RESULTS_OPTION
+@click.option("--checkpoint", "link", required=True, help="link to weights and code, for the reviewers")
+def claim_command(choice: ModelChoice, results: Path, link: str) -> None:
     """Write the text of a RobustBench submission from recorded results."""
     from adaptive_smoothing_zoo.publishing.claim import claim
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence
     from adaptive_smoothing_zoo.storage.identity import identity_of
-    from adaptive_smoothing_zoo.zoo.loading import load_model
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    entry = find_entry(name, dataset, threat_model)
+    entry = choice.entry(results)
     evidence = read_evidence(results, entry)
-    model = load_model(name, dataset=dataset, threat_model=threat_model)
-    click.echo(claim(entry, evidence, checkpoint, identity_of(model, entry.image_shape)))
+    model = choice.load(entry).net
+    click.echo(claim(entry, evidence, link, identity_of(model, entry.image_shape)))
 
 
 @click.command("card")
-@click.argument("name")
-@dataset_option
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@model_options()
+@RESULTS_OPTION
 @click.option("--out", type=click.Path(path_type=Path), default=Path("model_cards"), show_default=True)
-def card_command(name: str, dataset: str, threat_model: str, results: Path, out: Path) -> None:
-    """Write a triplet's model card from its entry and its recorded results, if there are any."""
+def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
+    """Write a page about MODEL from its entry and its recorded results, if there are any."""
     from adaptive_smoothing_zoo.publishing.export import card_from
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    entry = find_entry(name, dataset, threat_model)
+    entry = choice.entry(results)
     path = out / f"{entry.key}.md"
-    text, evidence = card_from(name, entry, results)
+    text, evidence = card_from(entry, results, lambda: choice.load(entry).net, choice.reference)
     for why in evidence.stale if evidence else ():
         click.echo(f"left aside: {why}", err=True)
     write_text(path, text)
@@ -64,28 +108,15 @@ def card_command(name: str, dataset: str, threat_model: str, results: Path, out:
 
 
 @click.command("export")
-@click.argument("name")
+@model_options()
 @click.argument("folder", type=click.Path(path_type=Path))
-@dataset_option
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for the card")
 @click.option("--shard-size", default=None, help="of one weights file at most, as 1GB; one file if not given")
-@click.option("--model-dir", default=None, help="a folder with the weights; where load_model finds them if not given")
-def export_command(
-    name: str,
-    folder: Path,
-    dataset: str,
-    threat_model: str,
-    results: Path,
-    shard_size: str | None,
-    model_dir: str | None,
-) -> None:
+def export_command(choice: ModelChoice, folder: Path, results: Path, shard_size: str | None) -> None:
     """Write a triplet to FOLDER as the Hugging Face Hub shows it: configuration, weights, card, license."""
     from adaptive_smoothing_zoo.publishing.export import card_of, export
-    from adaptive_smoothing_zoo.zoo.loading import load_model
-    from adaptive_smoothing_zoo.zoo.registry import find_entry
 
-    check_model_dir(model_dir, find_entry(name, dataset, threat_model))
-    model = load_model(name, model_dir, dataset, threat_model)
+    model = choice.triplet("asz export")
     card, evidence = card_of(model, results)
     export(model, folder, card=card, max_shard_size=shard_size)
     click.echo(f"wrote {folder}" + ("" if evidence else f"; no results for {model.entry.key} in {results}"))
@@ -97,10 +128,24 @@ def export_command(
 @click.option("--private", is_flag=True, help="the repository is to be private")
 @click.option("--revision", default=None, help="branch, made if it does not exist; main if not given")
 @click.option("--message", default=None, help="of the commit")
-def push_command(folder: Path, repo: str, private: bool, revision: str | None, message: str | None) -> None:
-    """Upload an exported FOLDER to the Hugging Face Hub as REPO (org/name), with the stored token or HF_TOKEN."""
-    from adaptive_smoothing_zoo.publishing.push import push
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for a new card")
+def push_command(
+    folder: Path, repo: str, private: bool, revision: str | None, message: str | None, results: Path
+) -> None:
+    """Upload the triplet in FOLDER to the Hugging Face Hub as REPO (org/name), with the stored token or HF_TOKEN.
 
-    pushed = push(folder, repo, private=private, revision=revision, commit_message=message)
+    A FOLDER that asz export wrote is uploaded as it is; for one of asz tune or save_pretrained the card is made.
+    """
+    from adaptive_smoothing_zoo.publishing.export import is_bare
+    from adaptive_smoothing_zoo.publishing.push import push, push_model
+    from adaptive_smoothing_zoo.zoo.references import check_triplet
+    from adaptive_smoothing_zoo.zoo.triplet import Triplet
+
+    check_triplet(str(folder), "asz push")
+    about = {"private": private, "revision": revision, "commit_message": message}
+    if is_bare(folder):
+        pushed = push_model(Triplet.from_pretrained(folder), repo, results=results, **about)
+    else:
+        pushed = push(folder, repo, **about)  # type: ignore[arg-type]
     click.echo(f"uploaded {pushed.url}")
     click.echo(f"for the weights of the entry:\n{pushed.entry_text}")

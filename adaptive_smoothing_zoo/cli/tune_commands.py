@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from adaptive_smoothing_zoo.cli.options import WordChoice, words_options
+
 
 @click.command("tune")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
@@ -35,8 +37,8 @@ import click
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--name", default="Tuned", show_default=True, help="of the triplet")
-@click.option("--additional-data", is_flag=True, help="a net saw more than the data set's own training images")
-def tune_command(out: Path, **options: Any) -> None:
+@words_options
+def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     """Find the best mix of two nets without training.
 
     Both nets are asked about held-out images and h is attacked there; every mix is then scored from these answers. With
@@ -63,7 +65,9 @@ def tune_command(out: Path, **options: Any) -> None:
     plot_fronts(out / "front.png", fronts, tables, chosen)
     _tell(tables, fronts)
     if chosen is not None:
-        tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples)).save_pretrained(out)
+        triplet = tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples))
+        triplet.entry = words.description().applied(triplet.entry)
+        triplet.save_pretrained(out)
         click.echo(f"chosen: alpha {chosen.alpha:.6g}, clean {chosen.clean:.2%}, robust at least {chosen.robust:.2%}")
         if halves is not None:
             click.echo(
@@ -123,7 +127,7 @@ def _chosen(tables: Any, target: Any, form: str, search: str) -> Any:
 def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
     from adaptive_smoothing_zoo.tuning.tune import Words
 
-    names = ("name", "dataset", "threat_model", "eps", "additional_data")
+    names = ("name", "dataset", "threat_model", "eps")
     shape = tuple(examples.images.shape[1:])
     return Words(num_classes=tables.rob.shape[1], image_shape=shape, **{name: options[name] for name in names})
 

@@ -13,7 +13,7 @@ from adaptive_smoothing_zoo.errors import WeightsError
 
 @click.command("verify")
 @click.argument("name")
-@dataset_option
+@dataset_option()
 @examples_option(1000)
 @click.option("--batch-size", type=int, default=100, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
@@ -72,7 +72,7 @@ def verify_command(
 @click.command("convert")
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
-@dataset_option
+@dataset_option()
 @click.option("--std-model", "std_model", type=click.Path(path_type=Path), required=True, help="checkpoint of g")
 @click.option("--rob-model", "rob_model", type=click.Path(path_type=Path), required=True, help="checkpoint of h")
 @click.option("--mixing-network", "alpha", type=click.Path(path_type=Path), help="checkpoint of the mixing network")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, ADAPTIVE_ENGINE, SURROGATE_ATTACKS
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, ADAPTIVE_ENGINE, NET_ATTACKS, SURROGATE_ATTACKS
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_PLANS, AttackSettings
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
@@ -47,7 +47,7 @@ class AdaptiveWords(CallWords, total=False):
 
 @own_surroundings()
 def evaluate_adaptive(
-    model: MixedClassifier,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     standard: Evaluation | np.ndarray,
@@ -63,13 +63,13 @@ def evaluate_adaptive(
     The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards.
 
     Args:
-        model: the mix that the standard evaluation was about.
+        model: what the standard evaluation was about: a mix, or any other net.
         images: (N, channels, H, W) float32 in [0, 1], the same examples in the same order.
         labels: (N,) int64.
         standard: the finished evaluation, or its ``robust``, (N,) bool.
         threat: that of the standard evaluation.
-        settings: with the attacks, in order; ``ADAPTIVE_ATTACKS`` if None, and ``SURROGATE_ATTACKS`` after them if
-            there is a surrogate.
+        settings: with the attacks, in order; if None ``ADAPTIVE_ATTACKS``, of a net that is no mix ``NET_ATTACKS``, and
+            ``SURROGATE_ATTACKS`` after them if there is a surrogate.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it; any module that
             ``evaluate`` takes, and given back like the model.
@@ -77,20 +77,19 @@ def evaluate_adaptive(
         state, on_progress, norm, eps, seed, batch_size, tf32, channels_last, flush_seconds: as in ``evaluate``.
 
     Raises:
+        TypeError: no module, or one that only wraps a mix, whose alpha the attacks would not see.
         ValueError: images, labels, verdicts, surrogate or settings that do not fit together.
         EvaluationError: the model misclassifies a point that the standard evaluation found robust, or an adversarial
             example does not hold what it must.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
-    if not isinstance(model, MixedClassifier):
-        raise TypeError(f"adaptive attacks are about a MixedClassifier, got {type(model).__name__}; use evaluate")
     check_examples(images, labels)
     state, on_progress = words.pop("state", None), words.pop("on_progress", None)
     attacks = words.pop("attacks", None)
     if attacks is not None and settings is not None:
         raise ValueError("give the attacks within settings=AttackSettings(...), not beside it")
     if attacks is None:
-        attacks = ADAPTIVE_ATTACKS + (SURROGATE_ATTACKS if surrogate is not None else ())
+        attacks = _attacks_on(model) + (SURROGATE_ATTACKS if surrogate is not None else ())
     where = {"device": device, "state": state, "on_progress": on_progress}
     call = Call.of(threat, settings, words, **where, attacks=attacks)  # type: ignore[arg-type]
     if call.settings.attacks == STANDARD_PLANS:
@@ -118,6 +117,15 @@ def evaluate_adaptive(
         engine=ADAPTIVE_ENGINE,
         device=str(call.device),
     )
+
+
+def _attacks_on(model: nn.Module) -> tuple[str, ...]:
+    """The attacks that are adapted to a model."""
+    if isinstance(model, MixedClassifier):
+        return ADAPTIVE_ATTACKS
+    if isinstance(model, nn.Module) and any(isinstance(part, MixedClassifier) for part in model.modules()):
+        raise TypeError(f"adaptive attacks need the MixedClassifier itself, not a {type(model).__name__} around it")
+    return NET_ATTACKS
 
 
 def _sha256(verdicts: Tensor) -> str:

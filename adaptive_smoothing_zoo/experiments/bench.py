@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.references import check_triplet
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 T = TypeVar("T")
@@ -125,6 +126,7 @@ class Options:
     @cached_property
     def triplet(self) -> Triplet:
         """Loaded once for all experiments."""
+        check_triplet(self.model, "asz experiment")
         return load_model(self.model, self.model_dir, self.dataset, self.threat_model, device=self.device)
 
     def examples(self) -> Examples:

@@ -13,7 +13,7 @@ from adaptive_smoothing_zoo.publishing.record import check_falling
 from adaptive_smoothing_zoo.publishing.run_record import AttackRecord, RunRecord, attack_fields, verdicts_path
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.storage.provenance import installed_versions
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class AdaptiveRecord(AttackRecord):
 
 
 def make_adaptive_record(
-    out: Path, entry: Entry, standard: RunRecord, found: AdaptiveEvaluation, *, commit: str | None = None
+    out: Path, entry: ModelEntry, standard: RunRecord, found: AdaptiveEvaluation, *, commit: str | None = None
 ) -> AdaptiveRecord:
     """The record of a run of adaptive attacks.
 

@@ -6,7 +6,7 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page, percent
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import Entry, NetEntry, Paper
 
 
 def model_card(
@@ -40,7 +40,23 @@ def model_card(
         gain=gain,
         certificates=_certificates(entry, certification),
         how_to_load=how_to_load(entry),
+        citation=citation(entry.paper),
+        called="mix",
     )
+
+
+def net_card(entry: NetEntry, evidence: Evidence | None) -> str:
+    """A short page in Markdown about what was measured of a net; ``evidence`` is None if nothing was."""
+    run = None if evidence is None else evidence.run
+    return page("net_card.md", entry=entry, evidence=evidence, run=run, citation=citation(entry.paper), called="net")
+
+
+def citation(paper: Paper) -> str:
+    """How to cite a publication, as far as it is known."""
+    if "title" in paper.missing:
+        return "Not published."
+    venue, link = paper.venue and f" {paper.venue}.", paper.link and f" <{paper.link}>"
+    return f"{paper.authors}. *{paper.title}*.{venue}{link}"
 
 
 def _front_matter(entry: Entry, run: RunRecord | None) -> str:

@@ -29,7 +29,7 @@ from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.threat import L2
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 CALLED = {"whole": "the mix", "std_model": "g alone", "rob_model": "h alone"}
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)  # radii of the tables
@@ -80,7 +80,7 @@ class CertificationRecord:
     part: str  # "whole", "std_model" or "rob_model"
     smoothed: bool  # whether certified is not the part itself, but its Gaussian-smoothed version
     norm: str
-    alpha_min: float
+    alpha_min: float | None  # None for a net that is no mix
     logits_lipschitz: float | None  # of the scaled logits of h, if h proves it
     sampling: SamplingRecord | None
     at_radius: float | None  # if only this radius was asked about
@@ -101,7 +101,7 @@ class CertificationRecord:
     seconds: float
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS or self.n < 1 or not 0.0 <= self.alpha_min <= 1.0:
+        if self.part not in PARTS or self.n < 1 or not 0.0 <= (self.alpha_min or 0.0) <= 1.0:
             raise ValueError(f"no part {self.part!r}, 'n' below 1 or 'alpha_min' outside [0, 1]")
         if any(radius < 0.0 for radius in self.radii):
             raise ValueError("radii must not be negative")
@@ -114,13 +114,13 @@ class CertificationRecord:
                 raise ValueError(f"the certified accuracies of {name} must be fractions")
 
 
-def certification_path(out: Path, entry: Entry, name: str) -> Path:
+def certification_path(out: Path, entry: ModelEntry, name: str) -> Path:
     """Where a file of a triplet's certification stands."""
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
 def make_certification_record(
-    entry: Entry,
+    entry: ModelEntry,
     model: nn.Module,
     examples: Examples,
     subject: Subject,
@@ -132,7 +132,7 @@ def make_certification_record(
     """Everything about a certification that a reader needs to trust it or to repeat it.
 
     Args:
-        model: the whole triplet.
+        model: the whole triplet, or the net.
         examples: those that were certified.
         found: certificates by bound.
         around: what only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
@@ -146,7 +146,7 @@ def make_certification_record(
         part=subject.part,
         smoothed=subject.is_smoothed_version,
         norm=L2,
-        alpha_min=subject.model.alpha.alpha_min,
+        alpha_min=subject.alpha_min,
         logits_lipschitz=subject.logits_lipschitz,
         sampling=None if sampling is None else SamplingRecord.of(sampling, next(iter(found.values()))),
         at_radius=subject.radius,
@@ -184,7 +184,7 @@ def write_certification(path: Path, record: CertificationRecord) -> Path:
     return path
 
 
-def read_certification(out: Path, entry: Entry) -> CertificationRecord | None:
+def read_certification(out: Path, entry: ModelEntry) -> CertificationRecord | None:
     """The record of a triplet itself under ``out``; ResultsError if it is damaged, or of another triplet."""
     path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from adaptive_smoothing_zoo.publishing.record import Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class ConstantCurve(Record):
     points: tuple[CurvePoint, ...]
 
     @classmethod
-    def path(cls, out: Path, entry: Entry) -> Path:
+    def path(cls, out: Path, entry: ModelEntry) -> Path:
         return results_path(out, entry).with_name(f"constant_alpha.{cls.KIND}.json")
 
-    def is_of(self, entry: Entry) -> bool:
+    def is_of(self, entry: ModelEntry) -> bool:
         return True
 
     def matches(self, run: RunRecord) -> bool:

@@ -1,4 +1,4 @@
-"""All that is recorded of a triplet's robustness, taken together: AutoAttack, adaptive attacks, validation.
+"""All that is recorded of a model's robustness, taken together: AutoAttack, adaptive attacks, validation.
 
 Leaderboard entry, claim and card speak from here, so none of them knows a record that another does not know.
 """
@@ -21,7 +21,7 @@ from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_pat
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ class Evidence:
         return names
 
 
-def read_evidence(out: Path, entry: Entry, model: nn.Module | None = None) -> Evidence:
-    """Whatever is recorded of a triplet below ``out``; at least a run of AutoAttack.
+def read_evidence(out: Path, entry: ModelEntry, model: nn.Module | None = None) -> Evidence:
+    """Whatever is recorded of a model below ``out``; at least a run of AutoAttack.
 
     Adaptive attacks and a validation count if they are about the run next to them: its model, its radius, its examples
     and, for adaptive attacks, its very verdicts.
@@ -102,17 +102,17 @@ def read_evidence(out: Path, entry: Entry, model: nn.Module | None = None) -> Ev
     return Evidence(run=run, adaptive=adaptive, validation=validation, broken=broken, stale=tuple(stale))
 
 
-def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: Entry) -> str:
+def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: ModelEntry) -> str:
     return f"{record.path(out, entry)} {why} than the run next to it; run {record.COMMAND} again"
 
 
-def check_records(out: Path, entry: Entry) -> None:
+def check_records(out: Path, entry: ModelEntry) -> None:
     """Find out before a long run whether the records next to its results can be read; ResultsError if not."""
     AdaptiveRecord.find(out, entry)
     Validation.find(out, entry)
 
 
-def update_entry(out: Path, entry: Entry) -> Path:
+def update_entry(out: Path, entry: ModelEntry) -> Path:
     """Bring run record and leaderboard entry up to all the evidence, after a record was written; the entry's path.
 
     A run that is not of the standard protocol has no leaderboard entry; an earlier one goes, and the path is the run's.

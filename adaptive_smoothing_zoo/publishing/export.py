@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
+from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card, net_card
 from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
@@ -19,9 +21,9 @@ from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
-from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
-from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.entry import Entry, ModelEntry, NetEntry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
+from adaptive_smoothing_zoo.zoo.registry import entries_named
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
@@ -71,12 +73,32 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, Evidence | None]:
     return model_card(entry, evidence, ConstantCurve.find(results, entry), certification), evidence
 
 
-def card_from(name: str, entry: Entry, results: Path) -> tuple[str, Evidence | None]:
-    """The same by what ``load_model`` takes and its entry. The model is loaded where results speak of it."""
-    certificates = certification_path(results, entry, "certified.json")
-    if not (RunRecord.path(results, entry).exists() or certificates.exists()):
-        return model_card(entry, None), None
-    return card_of(load_model(name, dataset=entry.dataset, threat_model=entry.threat_model), results)
+def card_from(
+    entry: ModelEntry, results: Path, load: Callable[[], nn.Module], reference: str
+) -> tuple[str, Evidence | None]:
+    """The card of any model by its entry. The model is loaded where results speak of it.
+
+    Args:
+        reference: by which ``load_model`` finds a triplet that is not in the zoo.
+    """
+    has_run = RunRecord.path(results, entry).exists()
+    if isinstance(entry, NetEntry):
+        evidence = read_evidence(results, entry, load()) if has_run else None
+        return net_card(entry, evidence), evidence
+    assert isinstance(entry, Entry)
+    text, evidence = model_card(entry, None), None
+    if has_run or certification_path(results, entry, "certified.json").exists():
+        triplet = load()
+        assert isinstance(triplet, Triplet)
+        text, evidence = card_of(triplet, results)
+    if not entries_named(entry.name):
+        text = text.replace(how_to_load(entry), how_to_load(entry, reference))
+    return text, evidence
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether a folder holds a triplet as ``save_pretrained`` writes it, without a card."""
+    return (folder / CONFIG_FILE).is_file() and not (folder / CARD_FILE).exists()
 
 
 def export_files(entry: Entry) -> set[str]:

@@ -8,13 +8,14 @@ from adaptive_smoothing_zoo.errors import ResultsError, reason, shown
 from adaptive_smoothing_zoo.publishing.pages import page, percent
 from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
-_NO_ENTRIES = tuple(f"{kind}.json" for kind in (".run", ".curve", ".verify", ".adaptive", ".validation", "agreement"))
+_KINDS = (".run", ".curve", ".verify", ".adaptive", ".validation", ".model", "agreement")
+_NO_ENTRIES = tuple(f"{kind}.json" for kind in _KINDS)
 
 
 def leaderboard_entry(
-    entry: Entry,
+    entry: ModelEntry,
     clean: float,
     robust: float,
     *,
@@ -95,9 +96,9 @@ def _row(path: Path) -> dict[str, str]:
             "clean": _percentage(entry["clean_acc"]),
             "autoattack": _percentage(entry["autoattack_acc"]),
             "best": _percentage(entry.get("external", entry["autoattack_acc"])),
-            "extra": {True: "yes", False: "no"}[entry["additional_data"]],
+            "extra": {True: "yes", False: "no", None: "unknown"}[entry["additional_data"]],
             "architecture": entry["architecture"],
-            "venue": entry["venue"],
+            "venue": entry["venue"] or "unpublished",
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} is not a leaderboard entry: {type(error).__name__} {reason(error)}") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError, reason
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
-from adaptive_smoothing_zoo.publishing.export import CARD_FILE, HERE, export, export_files
+from adaptive_smoothing_zoo.publishing.export import CARD_FILE, HERE, card_of, export, export_files
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
@@ -100,11 +100,12 @@ def push(
     return Pushed(repo=repo, commit=info.oid, url=f"{api.endpoint}/{repo}/tree/{info.oid}", entry=entry)
 
 
-def push_model(model: Triplet, repo: str, **options: Any) -> Pushed:
-    """Upload a triplet from memory: its export, with a card that tells of no results. For options see ``push``."""
+def push_model(model: Triplet, repo: str, *, results: Path | None = None, **options: Any) -> Pushed:
+    """Upload a triplet from memory: its export, with a card that tells of ``results``. For options see ``push``."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / "export"
-        export(model, target, card=model_card(model.described(), None))
+        card = model_card(model.described(), None) if results is None else card_of(model, results)[0]
+        export(model, target, card=card)
         return push(target, repo, **options)
 
 

@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.provenance import installed_versions
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,18 @@ class Record:
     versions: dict[str, str]
 
     @classmethod
-    def path(cls, out: Path, entry: Entry) -> Path:
-        """Where the record of a triplet stands below ``out``."""
+    def path(cls, out: Path, entry: ModelEntry) -> Path:
+        """Where the record of a model stands below ``out``."""
         return results_path(out, entry).with_suffix(f".{cls.KIND}.json")
 
     @classmethod
-    def state_path(cls, out: Path, entry: Entry) -> Path:
+    def state_path(cls, out: Path, entry: ModelEntry) -> Path:
         """Where an unfinished measurement keeps its state."""
         return cls.path(out, entry).with_suffix(".state")
 
     @classmethod
-    def read(cls, out: Path, entry: Entry) -> Self:
-        """The record of a triplet below ``out``.
+    def read(cls, out: Path, entry: ModelEntry) -> Self:
+        """The record of a model below ``out``.
 
         Raises:
             ResultsError: it is missing, damaged, contradicts itself, or is of another triplet.
@@ -83,11 +83,11 @@ class Record:
         return record
 
     @classmethod
-    def find(cls, out: Path, entry: Entry) -> Self | None:
-        """The record of a triplet, None if there is none; raises as ``read`` does."""
+    def find(cls, out: Path, entry: ModelEntry) -> Self | None:
+        """The record of a model, None if there is none; raises as ``read`` does."""
         return cls.read(out, entry) if cls.path(out, entry).exists() else None
 
-    def write(self, out: Path, entry: Entry) -> Path:
+    def write(self, out: Path, entry: ModelEntry) -> Path:
         """Write the record, whole or not at all; its path. ResultsError if it cannot be written."""
         path = self.path(out, entry)
         content = to_json(self) | {name: getattr(self, name) for name in self.DERIVED}
@@ -99,7 +99,7 @@ class Record:
         if self.n < 1:
             raise ConfigError(f"'n' must be at least 1, got {self.n}")
 
-    def is_of(self, entry: Entry) -> bool:
+    def is_of(self, entry: ModelEntry) -> bool:
         """Whether the record is about this triplet."""
         return (self.model, self.dataset, self.threat_model) == (entry.name, entry.dataset, entry.threat_model)
 
@@ -138,7 +138,7 @@ class Measurement(Record):
         return None
 
     def require(
-        self, out: Path, entry: Entry, *, identity: Identity | None = None, data_sha256: str | None = None
+        self, out: Path, entry: ModelEntry, *, identity: Identity | None = None, data_sha256: str | None = None
     ) -> None:
         """Raise ResultsError unless the record is about this model and these data."""
         if why := self.misfit(identity=identity, data_sha256=data_sha256):
@@ -148,25 +148,27 @@ class Measurement(Record):
             )
 
     @classmethod
-    def check_replaceable(cls, out: Path, entry: Entry, model: nn.Module, *, n: int, eps: str | None = None) -> None:
+    def check_replaceable(
+        cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int, eps: str | None = None
+    ) -> None:
         """Find out before a long run whether its record would say less than the one whose place it takes.
 
-        A record of another model counts too: nobody can measure it again without that model.
+        A record of another model never gives way: nobody can measure it again without that model.
 
         Args:
             n: examples of the run that begins.
             eps: its radius; the entry's if None.
 
         Raises:
-            ResultsError: it would have fewer examples, or another radius instead of the entry's; or the record that
-                is there cannot be read.
+            ResultsError: it would be of another model, have fewer examples, or another radius instead of the entry's;
+                or the record that is there cannot be read.
         """
         known = cls.find(out, entry)
         if known is None:
             return
-        other = known.misfit(identity=identity_of(model, entry.image_shape))
-        where = f"{cls.path(out, entry)}{' is of another model and' if other else ''}"
-        ways = "choose another folder for this run, or add --overwrite"
+        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        if known.misfit(identity=identity_of(model, entry.image_shape)):
+            raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
         if known.n > n:
             raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
         if known.threat.eps == entry.eps_value != parse_eps(eps or entry.eps):
@@ -176,8 +178,8 @@ class Measurement(Record):
             )
 
 
-def about(entry: Entry, examples: Examples) -> dict[str, Any]:
-    """The fields that every record of a triplet has."""
+def about(entry: ModelEntry, examples: Examples) -> dict[str, Any]:
+    """The fields that every record of a model has."""
     return {
         "model": entry.name,
         "dataset": entry.dataset,
@@ -189,12 +191,12 @@ def about(entry: Entry, examples: Examples) -> dict[str, Any]:
     }
 
 
-def results_path(out: Path, entry: Entry) -> Path:
-    """Where the leaderboard entry of a triplet stands below ``out``; its records stand next to it."""
+def results_path(out: Path, entry: ModelEntry) -> Path:
+    """Where the leaderboard entry of a model stands below ``out``; its records stand next to it."""
     return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
 
 
-def check_writable(out: Path, entry: Entry) -> None:
+def check_writable(out: Path, entry: ModelEntry) -> None:
     """Raise ResultsError, before a long run, if its results cannot be written. It leaves nothing behind, no folder."""
     path = results_path(out, entry)
     try:

@@ -21,7 +21,7 @@ from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class RunRecord(AttackRecord):
         if sum(self.broken_by.values()) != self.n - self.robust_count:
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
-    def verdicts(self, out: Path, entry: Entry) -> np.ndarray:
+    def verdicts(self, out: Path, entry: ModelEntry) -> np.ndarray:
         """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
         path = verdicts_path(out, entry)
         try:
@@ -118,7 +118,9 @@ class RunRecord(AttackRecord):
             raise ResultsError(f"{path} does not belong to the run record next to it; run asz eval again")
         return robust
 
-    def verdicts_on(self, out: Path, entry: Entry, examples: Examples, model: nn.Module | None = None) -> np.ndarray:
+    def verdicts_on(
+        self, out: Path, entry: ModelEntry, examples: Examples, model: nn.Module | None = None
+    ) -> np.ndarray:
         """The verdicts of a run on these examples, with this model if one is given; ResultsError if it was not that."""
         identity = None if model is None else identity_of(model, examples.images.shape[1:])
         self.require(out, entry, identity=identity, data_sha256=examples.sha256)
@@ -148,7 +150,7 @@ def attack_fields(found: Evaluation | AdaptiveEvaluation, protocol: str, commit:
 
 
 def make_record(
-    entry: Entry,
+    entry: ModelEntry,
     evaluation: Evaluation,
     examples: Examples,
     model: nn.Module,
@@ -184,7 +186,7 @@ def make_record(
     )
 
 
-def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> None:
+def write_results(out: Path, entry: ModelEntry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> None:
     """Write run record and verdicts, each whole or not at all; ``evidence.update_entry`` does the leaderboard entry."""
     arrays: dict[str, Any] = {
         "index": np.arange(len(evaluation)),
@@ -198,7 +200,7 @@ def write_results(out: Path, entry: Entry, evaluation: Evaluation, examples: Exa
     replace(record, verdicts_sha256=file_sha256(path)).write(out, entry)
 
 
-def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Examples) -> str:
+def agreement(results: Path, entry: ModelEntry, evaluation: Evaluation, examples: Examples) -> str:
     """By how much an evaluation agrees with a recorded one of the same triplet and data; ResultsError without one."""
     record = RunRecord.read(results, entry)
     recorded = record.verdicts_on(results, entry, examples)
@@ -210,19 +212,19 @@ def agreement(results: Path, entry: Entry, evaluation: Evaluation, examples: Exa
     )
 
 
-def verdicts_path(out: Path, entry: Entry) -> Path:
+def verdicts_path(out: Path, entry: ModelEntry) -> Path:
     """Where the verdicts on the single examples stand."""
     return results_path(out, entry).with_suffix(".examples.npz")
 
 
-def state_path(out: Path, entry: Entry, shard: tuple[int, int] = (0, 1)) -> Path:
-    """The folder in which an unfinished evaluation of a triplet (or a shard of one) keeps its state."""
+def state_path(out: Path, entry: ModelEntry, shard: tuple[int, int] = (0, 1)) -> Path:
+    """The folder in which an unfinished evaluation of a model (or a shard of one) keeps its state."""
     which = "" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
     return results_path(out, entry).with_suffix(f"{which}.state")
 
 
-def shard_states(out: Path, entry: Entry, *others: Entry) -> list[Path]:
-    """The states of shards of a triplet's evaluation, or else of the next entry's; ResultsError if there are none."""
+def shard_states(out: Path, entry: ModelEntry, *others: ModelEntry) -> list[Path]:
+    """The states of shards of an evaluation, or else of the next entry's; ResultsError if there are none."""
     path = results_path(out, entry)
     found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
     if not found and others:

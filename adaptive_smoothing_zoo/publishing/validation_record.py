@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.storage.provenance import device_name
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.validation import CheckResult, Findings, RecordedRun
 from adaptive_smoothing_zoo.validation.figures import write_figure
-from adaptive_smoothing_zoo.zoo.entry import Entry
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Validation(Measurement):
         elsewhere = self.newly_broken and self.recorded_data_sha256 != run.data_sha256
         return "was made on other examples" if elsewhere else None
 
-    def write(self, out: Path, entry: Entry) -> Path:
+    def write(self, out: Path, entry: ModelEntry) -> Path:
         """Write JSON, Markdown and, if matplotlib is installed, the figure, each whole or not at all."""
         path = self.path(out, entry)
         figure: Path | None = path.with_suffix(".png")
@@ -102,7 +102,7 @@ class Validation(Measurement):
         return page("validation.md", v=self, figure=figure)
 
 
-def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
+def recorded_run(out: Path, entry: ModelEntry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
     """The verdicts of a recorded run and of recorded adaptive attacks, or why there are none to compare with.
 
     Args:
@@ -133,7 +133,7 @@ def recorded_run(out: Path, entry: Entry, model: nn.Module, examples: Examples, 
 
 
 def make_validation(
-    entry: Entry,
+    entry: ModelEntry,
     findings: Findings,
     examples: Examples,
     model: nn.Module,

@@ -200,12 +200,18 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paper:
-    """The publication behind a triplet."""
+    """The publication behind a model."""
 
     title: str
     authors: str  # comma separated
     venue: str
     link: str
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What a leaderboard asks for and nobody has said yet, of title and link."""
+        said = {"title": self.title not in ("", UNPUBLISHED.title), "link": self.link != ""}
+        return tuple(name for name, known in said.items() if not known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,37 +224,29 @@ class Published:
     adaptive: str | None = None  # accuracy under an attack adapted to the model, where one was published
 
 
+UNPUBLISHED = Paper(title="not published", authors="unknown", venue="", link="")
+
+
 @checked
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One triplet."""
+class ModelEntry:
+    """What can be said of any model that is evaluated, whoever made it."""
 
     name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.+-]*$")]  # NameYearFirstword, with an optional _suffix
     dataset: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # it names a folder of results
     threat_model: Literal["Linf", "L2"]
     eps: Annotated[str, AfterValidator(_check_eps)]  # "8/255" or "0.5", in units of pixels in [0, 1]
-    description: str
-    aliases: tuple[str, ...] = ()  # other names of the same triplet
+    description: str = ""
     num_classes: Annotated[int, Field(ge=2)]
     image_shape: tuple[Count, Count, Count]  # channels, height, width
     preprocessing: str | None = None  # how the data set's files become images, where load_data offers several ways
-    std_model: BaseNetConfig
-    rob_model: BaseNetConfig
-    alpha: AlphaConfig
-    std_map: LogitMapConfig = field(default_factory=ScaleConfig)
-    rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
-    surrogate: SurrogateConfig | None = None
-    head: HeadConfig | None = None  # of a classifier for another task, made of the nets of the mix
-    weights: Weights = field(default_factory=Weights)
-    paper: Paper
+    paper: Paper = UNPUBLISHED
     architecture: str  # as a leaderboard shows it
-    additional_data: bool  # whether training used more than the data set's own training images
-    number_forward_passes: int = 2
+    additional_data: bool | None = None  # whether training used more than the data set's own images; None: unknown
+    number_forward_passes: int = 1
     footnote: str = ""
-    license: str = "mit"
+    license: str = "other"
     published: Published | None = None
-    training: str = ""  # how the weights came to be
-    limits: tuple[str, ...] = ()
 
     @property
     def threat(self) -> ThreatModel:
@@ -264,6 +262,37 @@ class Entry:
     def key(self) -> str:
         """name-dataset-threat, unique in the zoo."""
         return f"{self.name}-{self.dataset}-{self.threat_model}"
+
+
+@checked
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetEntry(ModelEntry):
+    """A net that no entry of the zoo describes: what was said of it where it was first evaluated."""
+
+    reference: str  # what the user called it, with the checkpoint's file if there is one
+
+
+@checked
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry(ModelEntry):
+    """One triplet."""
+
+    description: str
+    aliases: tuple[str, ...] = ()  # other names of the same triplet
+    std_model: BaseNetConfig
+    rob_model: BaseNetConfig
+    alpha: AlphaConfig
+    std_map: LogitMapConfig = field(default_factory=ScaleConfig)
+    rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
+    surrogate: SurrogateConfig | None = None
+    head: HeadConfig | None = None  # of a classifier for another task, made of the nets of the mix
+    weights: Weights = field(default_factory=Weights)
+    paper: Paper
+    additional_data: bool
+    number_forward_passes: int = 2
+    license: str = "mit"
+    training: str = ""  # how the weights came to be
+    limits: tuple[str, ...] = ()
 
     def self_contained(self, sha256: str | None = None, shards: dict[str, str] | None = None) -> Entry:
         """The same triplet with all its weights in one file of hash ``sha256``, or in several, ``shards``."""
@@ -313,6 +342,6 @@ def read_entry(path: Path) -> Entry:
         raise ConfigError(f"there is no file {path}") from None
 
 
-def entry_to_text(entry: Entry) -> str:
+def entry_to_text(entry: ModelEntry) -> str:
     """The text of an entry file."""
     return json.dumps(to_json(entry), indent=2) + "\n"

@@ -27,12 +27,13 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.layers import describe
 from adaptive_smoothing_zoo.backbones.libraries import unknown
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
-from adaptive_smoothing_zoo.errors import UnknownModelError, WeightsError, reason
+from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, WeightsError, reason
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import LINF
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 from adaptive_smoothing_zoo.zoo.loading import load_model
+from adaptive_smoothing_zoo.zoo.place import place_of
 from adaptive_smoothing_zoo.zoo.robustbench import autoattack_stood_in
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
 
@@ -80,16 +81,32 @@ def resolve(reference: str, wanted: Wanted | None = None) -> Resolved:
         ModuleNotFoundError: a library is missing; the message says which pip command brings it.
     """
     wanted = wanted or Wanted()
-    scheme, colon, rest = reference.partition(":")
-    if not colon or scheme in ("hf-hub", "hf_hub", "local-dir"):
+    if is_triplet(reference):
         model_dir = None if wanted.model_dir is None else str(wanted.model_dir)
         net: nn.Module = load_model(reference, model_dir, wanted.dataset, wanted.threat_model)
         return Resolved(reference=reference, net=_loaded(net, None, wanted.checkpoint, reference))
+    scheme, _, rest = reference.partition(":")
+    if scheme not in _SCHEMES:
+        scheme, _, rest = reference.rpartition(":")  # a folder's name may have a colon
     if not rest:
         raise UnknownModelError(f"{reference!r} names nothing behind the colon")
     net, config = _SCHEMES.get(scheme, _of_code(scheme))(rest, wanted)
     net = _loaded(net, config, wanted.checkpoint, reference)
     return Resolved(reference=reference, net=net.eval().requires_grad_(False), config=config)
+
+
+def is_triplet(reference: str) -> bool:
+    """Whether a reference names a triplet: one of the zoo, a folder, or a repository of the Hub."""
+    scheme, colon, _ = reference.partition(":")
+    return not colon or scheme in ("hf-hub", "hf_hub", "local-dir") or place_of(reference) is not None
+
+
+def check_triplet(reference: str, what: str) -> None:
+    """Raise ConfigError, for what takes triplets alone, if a reference names a net."""
+    if not is_triplet(reference):
+        raise ConfigError(
+            f"{what} takes a triplet, and {reference} is a net; asz tune or MixedClassifier makes a triplet of two nets"
+        )
 
 
 Made = tuple[nn.Module, BaseNetConfig | None]

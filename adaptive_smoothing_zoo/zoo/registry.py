@@ -75,6 +75,8 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
         message += f"; it exists for {', '.join(f'{entry.dataset}/{entry.threat_model}' for entry in named)}"
     elif near := difflib.get_close_matches(name, names, n=3, cutoff=0.4):
         message += f"; did you mean {' or '.join(near)}?"
+    elif Path(name).is_dir():
+        message += f"; the folder has no {CONFIG_FILE}, which save_pretrained and asz tune (with a target) write"
     elif "/" in name:
         message += f'; for a Hub repository write "hf-hub:{name}", for a folder "local-dir:{name}"'
     raise UnknownModelError(f"{message}; models there: {', '.join(names) or 'none'}")

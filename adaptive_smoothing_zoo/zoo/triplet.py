@@ -104,7 +104,7 @@ class Triplet(MixedClassifier):
         folder, described = Path(folder), self.described()
         shards = write_shards(folder, _without_sharing(weights_of(self)), max_shard_size)
         alone = {"sha256": shards[WEIGHTS_FILE]} if len(shards) == 1 else {"shards": shards}
-        write_text(folder / CONFIG_FILE, _config_to_text(described.self_contained(**alone)))
+        write_text(folder / CONFIG_FILE, config_to_text(described.self_contained(**alone)))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
@@ -223,7 +223,7 @@ def meta_triplet(entry: Entry) -> Triplet:
         return Triplet(entry)
 
 
-def _config_to_text(entry: Entry) -> str:
+def config_to_text(entry: Entry) -> str:
     """The text of ``config.json``: the entry, and what timm looks for behind "hf-hub:" and "local-dir:"."""
     cfg = timm_cfg(entry)
     classes = cfg.pop("num_classes")

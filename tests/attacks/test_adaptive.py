@@ -7,7 +7,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.attacks import adaptive
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, NET_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
@@ -187,6 +187,9 @@ def test_an_attack_that_does_not_exist_is_refused(name):
         an_engine(a_linear_mix(), name).made(name, IMAGES)
 
 
-def test_adaptive_attacks_are_about_mixes():
+def test_a_net_that_is_no_mix_has_the_attacks_that_need_no_alpha():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    for name in NET_ATTACKS:
+        assert an_engine(net, name).made(name, IMAGES)[0].view.model is net
     with pytest.raises(TypeError, match="about a MixedClassifier, got Sequential"):
-        an_engine(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), "apgd-ce-mix").made("apgd-ce-mix", IMAGES)
+        an_engine(net, "apgd-ce-pinned").made("apgd-ce-pinned", IMAGES)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
 from short_attacks import shorten
+from torch import nn
 
 from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, SURROGATE_ATTACKS
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, NET_ATTACKS, SURROGATE_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
@@ -47,6 +48,28 @@ def test_what_the_standard_run_broke_stays_broken_and_the_closed_form_holds_for_
     np.testing.assert_array_equal(again.robust[clear], (exact > eps)[clear].numpy())
     np.testing.assert_array_equal(again.broken_by != "", standard.clean_correct & ~again.robust)
     assert set(found.seconds) == set(ADAPTIVE_ATTACKS)
+
+
+def test_a_net_that_is_no_mix_is_attacked_without_alpha_and_the_closed_form_holds():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    weight, bias = net[1].weight.detach().double(), net[1].bias.detach().double()
+    logits = IMAGES.flatten(1).double() @ weight.T + bias
+    labels = logits.argmax(1)
+    gaps = logits.gather(1, labels[:, None]) - logits
+    slopes = (weight[labels][:, None] - weight[None]).abs().sum(2)
+    exact = (gaps / slopes).masked_fill(slopes == 0, float("inf")).amin(1)  # l_inf distance; pixels stay in [0, 1]
+    eps = min(float(exact.median()), 0.19)
+    found = evaluate_adaptive(net, IMAGES, labels, np.ones(12, dtype=bool), eps=eps)
+    assert list(found.accuracy_after) == ["standard", *NET_ATTACKS]
+    clear = (exact - eps).abs() > 1e-3
+    np.testing.assert_array_equal(found.robust[clear], (exact > eps)[clear].numpy())
+    assert 0 < found.robust.sum() < 12
+
+
+@pytest.mark.parametrize("around", [nn.DataParallel, lambda mix: nn.Sequential(nn.Identity(), mix), torch.compile])
+def test_a_module_around_a_mix_is_refused_since_its_alpha_would_be_left_alone(around):
+    with pytest.raises(TypeError, match="need the MixedClassifier itself"):
+        evaluate_adaptive(around(a_linear_mix()), IMAGES, torch.zeros(12).long(), np.ones(12, dtype=bool), eps=0.1)
 
 
 def test_points_that_a_plain_attack_leaves_fall_to_the_adaptive_ones_with_verified_examples():

@@ -1,0 +1,109 @@
+"""A model that a command is about: the module, and what is said of it, wherever both come from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from adaptive_smoothing_zoo.backbones.asking import asked
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
+from adaptive_smoothing_zoo.errors import ConfigError, reason
+from adaptive_smoothing_zoo.surroundings import own_surroundings
+from adaptive_smoothing_zoo.threat import L2, LINF
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
+from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
+from adaptive_smoothing_zoo.zoo.triplet import Triplet
+
+UNKNOWN = "unknown"
+USUAL_EPS: dict[tuple[str, str], str] = {
+    ("cifar10", LINF): "8/255",
+    ("cifar100", LINF): "8/255",
+    ("imagenet", LINF): "4/255",
+    ("mnist", LINF): "0.3",
+    ("cifar10", L2): "0.5",
+    ("cifar100", L2): "0.5",
+}
+"""The radius that leaderboards and papers use, by data set and norm."""
+
+_LIBRARIES = ("timm", "torchvision", "base")  # whose names of models are names of architectures
+_ENDINGS = ("run", "curve", "verify", "adaptive", "validation", "model", "custom", "certified")  # of records' files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A model with what is said of it.
+
+    Attributes:
+        entry: a triplet's own, or a ``NetEntry``.
+        net: in eval mode, frozen.
+    """
+
+    entry: ModelEntry
+    net: nn.Module
+
+    @property
+    def surrogate(self) -> nn.Module | None:
+        """What the authors of a triplet attack in its place; None if they name nothing."""
+        is_named = isinstance(self.net, Triplet) and self.net.entry.surrogate is not None
+        return self.net.surrogate() if is_named else None  # type: ignore[operator]
+
+
+def reference_with(reference: str, checkpoint: Path | None) -> str:
+    """What records call a net: its reference without the folders of files, and the checkpoint's file."""
+    place, colon, name = reference.rpartition(":")
+    short = f"{Path(place).name}{colon}{name}" if place.endswith(".py") else reference
+    return short if checkpoint is None else f"{short} with {checkpoint.name}"
+
+
+def record_name(reference: str) -> str:
+    """A name for the records of a net, letters, digits and ``_.+-`` alone: "timm:resnet10t" -> "timm-resnet10t"."""
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", reference)
+    return re.sub(r"^[^A-Za-z]+", "", name) or "net"
+
+
+def checked_name(name: str) -> str:
+    """A name that a user gives a model; ConfigError if records could not be called so."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name):
+        raise ConfigError(f"a name begins with a letter and has letters, digits and _.+- only, got {name!r}")
+    if (ending := name.rpartition(".")[2]) in _ENDINGS and ending != name:
+        raise ConfigError(f"{name!r} ends like a file of records, in .{ending}; choose another name")
+    return name
+
+
+def architecture_of(reference: str) -> str:
+    """The architecture, where a reference tells it."""
+    scheme, _, name = reference.partition(":")
+    return name if scheme in _LIBRARIES else UNKNOWN
+
+
+@own_surroundings()
+def named_net(reference: str, wanted: Wanted, entry: NetEntry, device: str | torch.device | None = None) -> Named:
+    """The net of a reference with its entry, on a device.
+
+    Raises:
+        ConfigError: it fails on images of the entry's shape, or gives another number of logits than the entry says.
+        UnknownModelError, WeightsError, ModuleNotFoundError: as ``resolve``.
+    """
+    net = resolve(reference, wanted).net.to(device or "cpu")
+    black = torch.zeros(1, *entry.image_shape, device=device)
+    try:
+        with torch.no_grad():
+            logits = asked(net)(black)
+    except Exception as error:  # anything may happen in a user's code
+        shape = " x ".join(map(str, entry.image_shape))
+        raise ConfigError(
+            f"{reference} fails on images of {shape}, those of {entry.dataset}: {reason(error)}"
+        ) from error
+    if logits.ndim != 2 or logits.shape[1] != entry.num_classes:
+        raise ConfigError(
+            f"{reference} gives logits of shape {tuple(logits.shape)} for one image, and {entry.dataset} needs "
+            f"{entry.num_classes} classes; give --num-classes if the net is meant to have others"
+        )
+    if entry.architecture == UNKNOWN:
+        inner = net.net if isinstance(net, Preprocessed) else net
+        entry = replace(entry, architecture=type(inner).__name__)
+    return Named(entry=entry, net=net)
