@@ -26,6 +26,9 @@ from adaptive_smoothing_zoo.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.evaluation import Evaluation
@@ -86,12 +89,13 @@ def eval_command(
         RunRecord.read(compare_with, entry)  # now rather than after hours
     commit = source_commit()  # now: the checkout may move on during a long run
     model = triplet.load(chosen)
+    examples = load_data(model.entry.dataset, data_dir=data_dir).first(n)
+    settings = _fitted(settings, model, examples, chosen)
     entry = _recorded_as(model.entry, settings)
     threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
-    examples = load_data(entry.dataset, data_dir=data_dir).first(n)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if quick:
-        if settings.engine != "fast" or not settings.is_standard or shard is not None:
+        if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
             raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
         _screen(model, examples, threat, settings, str(chosen))
         return
@@ -288,6 +292,20 @@ def validate_command(
         sys.exit(1)
 
 
+def _fitted(settings: AttackSettings, model: nn.Module, examples: Examples, device: torch.device) -> AttackSettings:
+    """The settings for the model's number of classes; told if that is too small for some attack."""
+    from adaptive_smoothing_zoo.attacks.catalogue import fitted
+    from adaptive_smoothing_zoo.attacks.verify import count_classes
+    from adaptive_smoothing_zoo.machine.ready import ready
+
+    with ready(model, device) as net:
+        classes = count_classes(net, examples.images, device)
+    found = fitted(settings, classes)
+    if found != settings:
+        click.echo(f"{classes} classes: {found.protocol}; no leaderboard takes the result", err=True)
+    return found
+
+
 def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
     """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
     return entry if settings.is_standard else _custom(entry)
@@ -364,6 +382,8 @@ def _write_and_tell(
     for attack, accuracy in evaluation.accuracy_after.items():
         label = "clean" if attack == "clean" else f"after {attack}"
         click.echo(f"{label:16}{100 * accuracy:6.2f} %")
+    for attack, accuracy in evaluation.accuracy_alone.items():
+        click.echo(f"{f'{attack} alone':16}{100 * accuracy:6.2f} %")
     for warning in evaluation.warnings:
         click.echo(f"AutoAttack warns: {warning}", err=True)
     for remark in record.remarks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from operator import index
 from pathlib import Path
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
-from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete, fitted
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.errors import ResultsError, shown
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
 from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
@@ -108,6 +108,8 @@ class Evaluation(Outcome):
 
     Attributes:
         clean_correct: (N,) bool, classified correctly without an attack.
+        accuracy_alone: accuracy under each attack alone, fractions, where each met all correctly classified points
+            (``AttackSettings.individual``); else empty. ``accuracy_after`` says their union as it grows.
         warnings: what AutoAttack's own checks said.
         deterministic: whether two passes over the clean images gave the same logits, bit for bit.
         remarks: what happened that a reader should know, such as a smaller batch size after memory ran out.
@@ -115,6 +117,7 @@ class Evaluation(Outcome):
     """
 
     clean_correct: np.ndarray
+    accuracy_alone: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...]
     deterministic: bool
     remarks: tuple[str, ...]
@@ -160,12 +163,15 @@ def evaluate(
 
     Args:
         model: any module from images in [0, 1] to logits (N, C), or to an output that has them as ``.logits``,
-            ``["logits"]`` or first element; differentiable, with at least 4 classes (a loss of the protocol needs
-            them; with fewer than 10, all wrong classes are targets instead of the standard's 9).
+            ``["logits"]`` or first element; differentiable. With fewer than 10 classes, all wrong ones are targets
+            instead of the standard's 9. With 2 or 3, attacks whose loss needs more step aside for others, which is no
+            standard protocol (see ``settings.aside`` of the result).
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
         threat: what the attacker may do.
-        settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None.
+        settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None. For a randomized net
+            take ``AttackSettings.version("rand")``: it averages gradients over 20 passes, and one pass decides whether
+            a point is robust, as in AutoAttack. Such a number changes from run to run.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         state: a folder in which what is finished is kept: the same call after any interruption resumes there. It stays
             when all is done; whoever has the results may delete it.
@@ -192,12 +198,12 @@ def evaluate(
     call = Call.of(threat, settings, words, device=device, state=state, on_progress=on_progress)
     _check_shard(shard, call.settings)
     images, labels = own_copy(images), own_copy(labels)
-    ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]], call.settings.names)
-    if len(ledger.points) == 0:
+    points = torch.arange(len(labels))[shard[0] :: shard[1]]
+    if len(points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     ReferenceEngine.full_name()  # its checks are part of every evaluation: refused now if pyautoattack is missing
     engine = ENGINES[call.settings.engine].full_name()
-    binding = call.carry_out(model, labels, ledger, engine=engine, shard=f"{shard[0]}/{shard[1]}")
+    ledger, binding = call.carry_out(model, images, labels, points, engine=engine, shard=f"{shard[0]}/{shard[1]}")
     return _evaluation(ledger, binding, str(call.device))
 
 
@@ -246,21 +252,28 @@ class Call:
     def carry_out(
         self,
         model: nn.Module,
+        images: Tensor,
         labels: Tensor,
-        ledger: Ledger,
+        points: Tensor,
         *,
         robust: Tensor | None = None,
         surrogate: nn.Module | None = None,
         **bound: Any,
-    ) -> Binding:
-        """Run all attacks on the ledger's images; what the state belongs to, in which ``bound`` stands as well."""
-        images, shape, kept = ledger.images, ledger.images.shape[1:], self.folder is not None
+    ) -> tuple[Ledger, Binding]:
+        """Run all attacks on some points of the data: what has become of them, and what the state belongs to.
+
+        Args:
+            bound: fields of the latter.
+        """
+        shape, kept = images.shape[1:], self.folder is not None
         with ExitStack() as stack:
             net, through = (None if m is None else self._ready(stack, m) for m in (model, surrogate))
             assert net is not None
+            classes = count_classes(net, images, self.device)
             if through is not None:
-                _check_surrogate(*(count_classes(module, images, self.device) for module in (through, net)))
-            settings = replace(self.settings, batch_size=self._batch_size(net, images))
+                _check_surrogate(count_classes(through, images, self.device), classes)
+            settings = replace(_fitted(self.settings, classes), batch_size=self._batch_size(net, images))
+            ledger = Ledger(images, points, settings.names, individual=settings.individual)
             task = Task(images, labels, self.threat, settings, self.device, robust, through)
             binding = Binding(
                 **({"protocol": settings.protocol} | bound),
@@ -274,7 +287,7 @@ class Call:
             )
             state = self._state(stack, binding, ledger)
             Run(net, task, ledger, state, flush_seconds=self.flush_seconds, on_progress=self.on_progress).go()
-        return binding
+        return ledger, binding
 
     def _ready(self, stack: ExitStack, model: nn.Module) -> nn.Module:
         precision = {"tf32": self.settings.tf32, "channels_last": self.settings.channels_last}
@@ -303,6 +316,13 @@ class Call:
         for chunk in state.entries(CHUNK, chunk_of):
             ledger.add(chunk)
         return state
+
+
+def _fitted(settings: AttackSettings, classes: int) -> AttackSettings:
+    try:
+        return fitted(settings, classes)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _check_surrogate(classes: int, of_the_model: int) -> None:
@@ -353,7 +373,8 @@ def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labe
         raise ResultsError(f"{what}: evaluated were {binding.examples} examples, given are {len(labels)}")
     if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
-    ledger = Ledger(images, torch.arange(len(labels)), binding.settings.names)
+    points, settings = torch.arange(len(labels)), binding.settings
+    ledger = Ledger(images, points, settings.names, individual=settings.individual)
     for chunk in chunks:
         ledger.add(chunk)
     stages = [stage for stage in ledger.stages if binding.threat.eps > 0 or stage not in ledger.attacks]
@@ -385,6 +406,7 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
         broken_by=ledger.broken_by()[points],
         adversarials=ledger.adversarials.numpy()[points],
         accuracy_after=accuracy_after,
+        accuracy_alone=ledger.accuracy_alone() if binding.settings.individual else {},
         warnings=(*ledger.warnings(), *check_square(accuracy_after)),
         deterministic=ledger.deterministic,
         seconds=ledger.seconds,
