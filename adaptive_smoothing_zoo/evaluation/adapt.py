@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def evaluate_adaptive(
     if isinstance(standard, Evaluation) and standard.threat != call.threat:
         raise ValueError(f"the standard evaluation was about {standard.threat}, not {call.threat}")
     images, labels = own_copy(images), own_copy(labels)
-    bound = {"engine": ADAPTIVE_ENGINE, "protocol": ADAPTIVE_PROTOCOL, "robust_sha256": _sha256(robust)}
+    bound: dict[str, Any] = {"engine": ADAPTIVE_ENGINE, "protocol": ADAPTIVE_PROTOCOL, "robust_sha256": _sha256(robust)}
     points = torch.arange(len(labels))
     ledger, binding = call.carry_out(model, images, labels, points, robust=robust, surrogate=surrogate, **bound)
     broken_by = ledger.broken_by()

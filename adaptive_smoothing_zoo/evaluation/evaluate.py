@@ -19,10 +19,17 @@ from adaptive_smoothing_zoo.attacks.catalogue import complete, fitted
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import own_copy
-from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
-from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_of, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import (
+    CHUNK,
+    Binding,
+    binding_of,
+    chunk_entry,
+    chunk_of,
+    read_chunks,
+)
+from adaptive_smoothing_zoo.evaluation.gathered import Batches, gathered
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.machine.batch_size import brisk_batch_size, largest_batch_size
 from adaptive_smoothing_zoo.machine.devices import pick_device
@@ -128,6 +135,25 @@ class Evaluation(Outcome):
         """Share of points classified correctly, in [0, 1]."""
         return float(self.clean_correct.mean())
 
+    def for_larger(self, threat: ThreatModel, settings: AttackSettings) -> tuple[Chunk, ...]:
+        """What a run with a larger radius can begin from: which attack broke a point here, and with which image.
+
+        Raises:
+            ValueError: the run has another norm or no larger radius, or runs each attack on all points.
+        """
+        if threat.norm != self.norm or threat.eps <= self.eps:
+            raise ValueError(f"an evaluation of {self.threat} is none of a smaller radius than {threat}")
+        if self.settings.individual or settings.individual:
+            raise ValueError("individual attacks meet all points at each radius; run one radius at a time")
+        names = self.settings.names
+        order = np.array([names.index(name) if name in names else -1 for name in self.broken_by.tolist()])
+        return tuple(self._chunk_for_larger(stage, order >= i, order > i) for i, stage in enumerate(names))
+
+    def _chunk_for_larger(self, stage: str, met: np.ndarray, held: np.ndarray) -> Chunk:
+        adversarials = torch.from_numpy(self.adversarials[met & ~held])
+        indices = torch.from_numpy(self.points[met])
+        return Chunk(stage=stage, indices=indices, held=torch.from_numpy(held[met]), adversarials=adversarials)
+
 
 class CallWords(SettingsWords, total=False):
     """Threat model and settings of an evaluation as single words, and how its state is kept."""
@@ -141,13 +167,14 @@ class EvaluateWords(CallWords, total=False):
     """Keywords of ``evaluate`` that have a default."""
 
     shard: tuple[int, int]
+    smaller: Evaluation | None
 
 
 @own_surroundings()
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | Batches,
+    labels: Tensor | None = None,
     *,
     threat: ThreatModel | None = None,
     settings: AttackSettings | None = None,
@@ -166,7 +193,8 @@ def evaluate(
             ``["logits"]`` or first element; differentiable. With fewer than 10 classes, all wrong ones are targets
             instead of the standard's 9. With 2 or 3, attacks whose loss needs more step aside for others, which is no
             standard protocol (see ``settings.aside`` of the result).
-        images: (N, channels, H, W) float32 in [0, 1].
+        images: (N, channels, H, W) float32 in [0, 1]; or, without ``labels``, a DataLoader or another iterable of
+            batches (images, labels), read once, whose order the examples keep. With a ``state`` it must not shuffle.
         labels: (N,) int64.
         threat: what the attacker may do.
         settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None. For a randomized net
@@ -183,27 +211,32 @@ def evaluate(
             seconds; it is halved where memory runs out.
         shard: (i, k), only every k-th example beginning with the i-th, 0 <= i < k; ``merge`` puts states of shards
             together. With the fast engine only: the reference's random numbers depend on a point's company.
+        smaller: an evaluation of the same at a smaller radius. What is broken there counts as broken here, since its
+            adversarial examples lie in this ball, too, and is not attacked again; see ``evaluate_radii``.
         flush_seconds: how often the state is written, also inside a batch, unless writing would take more than a
             twentieth of the time; 10 if not given.
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
-        TypeError: the model is no module, or its output holds no logits.
+        TypeError: the model is no module, its output holds no logits, or the examples are neither tensors nor batches.
         EvaluationError: a weight is not float32, the model gives NaN or has a gradient that is not finite, or an
             adversarial example does not hold what it must.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
-    check_examples(images, labels)
-    shard = _whole_pair(words.pop("shard", (0, 1)))
+    images, labels = gathered(images, labels, resumes=state is not None)
+    shard, smaller = _whole_pair(words.pop("shard", (0, 1))), words.pop("smaller", None)
     call = Call.of(threat, settings, words, device=device, state=state, on_progress=on_progress)
     _check_shard(shard, call.settings)
-    images, labels = own_copy(images), own_copy(labels)
+    known = () if smaller is None else smaller.for_larger(call.threat, call.settings)
+    if smaller is not None:
+        call = replace(call, settings=replace(call.settings, begun_at=smaller.eps))
     points = torch.arange(len(labels))[shard[0] :: shard[1]]
     if len(points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     ReferenceEngine.full_name()  # its checks are part of every evaluation: refused now if pyautoattack is missing
     engine = ENGINES[call.settings.engine].full_name()
-    ledger, binding = call.carry_out(model, images, labels, points, engine=engine, shard=f"{shard[0]}/{shard[1]}")
+    bound: dict[str, Any] = {"engine": engine, "shard": f"{shard[0]}/{shard[1]}"}
+    ledger, binding = call.carry_out(model, images, labels, points, known=known, **bound)
     return _evaluation(ledger, binding, str(call.device))
 
 
@@ -256,6 +289,7 @@ class Call:
         labels: Tensor,
         points: Tensor,
         *,
+        known: Iterable[Chunk] = (),
         robust: Tensor | None = None,
         surrogate: nn.Module | None = None,
         **bound: Any,
@@ -263,7 +297,8 @@ class Call:
         """Run all attacks on some points of the data: what has become of them, and what the state belongs to.
 
         Args:
-            bound: fields of the latter.
+            known: what is known of some points before the attacks begin.
+            bound: fields of what the state belongs to.
         """
         shape, kept = images.shape[1:], self.folder is not None
         with ExitStack() as stack:
@@ -286,6 +321,8 @@ class Call:
                 device=self.device.type,
             )
             state = self._state(stack, binding, ledger)
+            for chunk in known:
+                _take_over(chunk, ledger, state)
             Run(net, task, ledger, state, flush_seconds=self.flush_seconds, on_progress=self.on_progress).go()
         return ledger, binding
 
@@ -316,6 +353,14 @@ class Call:
         for chunk in state.entries(CHUNK, chunk_of):
             ledger.add(chunk)
         return state
+
+
+def _take_over(chunk: Chunk, ledger: Ledger, state: BoundState | None) -> None:
+    """Let ledger and state know what a chunk says, unless they do."""
+    if not bool(ledger.done[chunk.stage][chunk.indices].all()):
+        ledger.add(chunk)
+        if state is not None:
+            state.append(CHUNK, *chunk_entry(chunk))
 
 
 def _fitted(settings: AttackSettings, classes: int) -> AttackSettings:
