@@ -10,7 +10,7 @@ from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
-_KINDS = (".run", ".curve", ".verify", ".adaptive", ".validation", ".model", "agreement")
+_KINDS = (".run", ".curve", ".radii", ".verify", ".adaptive", ".validation", ".model", "agreement")
 _NO_ENTRIES = tuple(f"{kind}.json" for kind in _KINDS)
 
 

@@ -1,0 +1,48 @@
+"""``asz check-adversarials``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelChoice, model_options
+
+
+@click.command("check-adversarials")
+@click.argument("file", type=click.Path(path_type=Path))
+@model_options()
+@DEVICE
+@DATA_DIR
+def check_adversarials_command(file: Path, choice: ModelChoice, device: str, data_dir: str | None) -> None:
+    """Ask MODEL about the adversarial images in FILE, which asz eval --save-adversarials wrote.
+
+    The images must obey the threat model that the file names. Exit code 1 if the accuracy is not the recorded one.
+    """
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.evaluation.judging import judge_adversarials
+    from adaptive_smoothing_zoo.publishing.adversarial_file import read_adversarials
+    from adaptive_smoothing_zoo.storage.identity import identity_of
+
+    saved, chosen = read_adversarials(file), pick_device(device)
+    entry = choice.entry(RESULTS, None if saved.threat is None else str(saved.threat.eps))
+    named = choice.load(entry, chosen)
+    model, threat = named.net, saved.threat or entry.threat
+    examples = load_data(entry.dataset, data_dir=data_dir, n=len(saved.images), preprocessing=entry.preprocessing)
+    if saved.labels is not None and not saved.labels.equal(examples.labels):
+        raise ValueError(f"the labels in {file} are not those of {examples.source}; name the data with --data-dir")
+    robust = judge_adversarials(model, examples, saved.images, threat, batch_size=saved.batch_size, device=chosen)
+    count, n = int(robust.sum()), len(robust)
+    click.echo(f"{named.entry.key}: {count} of {n} are classified correctly, {100 * count / n:.2f} %, within {threat}")
+    if saved.robust_accuracy is None:
+        click.echo("the file does not say what was recorded")
+    elif not saved.is_of(identity_of(model, examples.images.shape[1:])):
+        click.echo(f"the images were found for another model, of {100 * saved.robust_accuracy:.2f} %", err=True)
+        sys.exit(1)
+    elif count != round(n * saved.robust_accuracy):
+        click.echo(f"recorded is {100 * saved.robust_accuracy:.2f} %", err=True)
+        sys.exit(1)
+    else:
+        click.echo("as recorded")
