@@ -93,7 +93,7 @@ def eval_command(
     from adaptive_smoothing_zoo.units import warn_of_radius
 
     radii = _radii(eps)
-    entry = choice.entry(out, radii[-1] if radii else None)
+    entry = choice.entry(out, radii[-1] if radii else None, data_dir)
     warn_of_radius(entry.threat_model, parse_eps(radii[-1] if radii else "0"))
     if len(radii) > 1 and (quick or compare_with or save_adversarials or distributed.shard_of(shard)[1] > 1):
         raise click.UsageError("several radii take one process, and no --quick, --compare-with or --save-adversarials")
@@ -150,7 +150,7 @@ def merge_command(
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
 
-    entry = choice.entry(out, eps)
+    entry = choice.entry(out, eps, data_dir)
     states = shard_states(out, entry, _custom(entry))
     named = choice.load(entry)
     model = named.net
@@ -282,7 +282,7 @@ def validate_command(
     from adaptive_smoothing_zoo.validation import RecordedRun, validate
 
     chosen = pick_device(device)
-    check_writable(out, entry := choice.entry(results or out))
+    check_writable(out, entry := choice.entry(results or out, data_dir=data_dir))
     commit = source_commit()
     named = choice.load(entry, chosen)
     model, entry = named.net, named.entry

@@ -68,6 +68,23 @@ def find_data_set(name: str) -> DataSet:
     return DATA_SETS[name]
 
 
+def kind_of(name: str, data_dir: str | Path | None = None) -> tuple[tuple[int, int, int], int]:
+    """The shape of a data set's images, (channels, H, W), and its number of classes.
+
+    Args:
+        data_dir: where images of the user's own are; nobody else knows what they are.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such data set, or nothing there that can be read.
+    """
+    if not is_own(name):
+        found = find_data_set(name)
+        return found.image_shape, found.num_classes
+    examples = load_data(name, data_dir=data_dir, n=1)
+    channels, height, width = examples.images.shape[1:]
+    return (channels, height, width), examples.num_classes or 0
+
+
 def load_data(
     dataset: str,
     split: str = "test",
