@@ -111,7 +111,7 @@ def certify_command(
     from adaptive_smoothing_zoo.storage.provenance import source_commit
 
     chosen = pick_device(device)
-    entry = choice.entry(out)
+    entry = choice.entry(out, data_dir=data_dir)
     check_writable(out, entry)
     around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
     named = choice.load(entry, chosen)

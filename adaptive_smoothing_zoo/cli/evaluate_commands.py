@@ -82,7 +82,7 @@ def eval_command(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
-    entry = choice.entry(out, eps)
+    entry = choice.entry(out, eps, data_dir)
     warn_of_radius(entry.threat_model, parse_eps(eps or "0"))
     chosen = pick_device(distributed.local_device(device))
     part, settings = distributed.shard_of(shard), attack.settings(chosen)
@@ -134,7 +134,7 @@ def merge_command(
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
 
-    entry = choice.entry(out, eps)
+    entry = choice.entry(out, eps, data_dir)
     states = shard_states(out, entry, _custom(entry))
     named = choice.load(entry)
     model = named.net
@@ -190,7 +190,7 @@ def adapt_command(
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 
-    chosen, entry = pick_device(device), choice.entry(results)
+    chosen, entry = pick_device(device), choice.entry(results, data_dir=data_dir)
     record = RunRecord.read(results, entry)
     commit = source_commit()
     named = choice.load(entry, chosen)
@@ -266,7 +266,7 @@ def validate_command(
     from adaptive_smoothing_zoo.validation import RecordedRun, validate
 
     chosen = pick_device(device)
-    check_writable(out, entry := choice.entry(results or out))
+    check_writable(out, entry := choice.entry(results or out, data_dir=data_dir))
     commit = source_commit()
     named = choice.load(entry, chosen)
     model, entry = named.net, named.entry

@@ -113,7 +113,7 @@ class ModelChoice:
     name: str | None
     num_classes: int | None
 
-    def entry(self, results: Path, eps: str | None = None) -> ModelEntry:
+    def entry(self, results: Path, eps: str | None = None, data_dir: str | None = None) -> ModelEntry:
         """A triplet's own entry; of a net, the one that is kept next to its records, or a new one.
 
         A triplet's data set and threat model count: outside the zoo they may be others than the options say. A folder
@@ -122,13 +122,14 @@ class ModelChoice:
         Args:
             results: where the net's records are, or will be.
             eps: the radius of a new entry where the data set has no usual one.
+            data_dir: where the data are, if only they tell how many classes there are.
         """
         from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
         from adaptive_smoothing_zoo.zoo.references import is_triplet
         from adaptive_smoothing_zoo.zoo.registry import find_entry
 
         if not is_triplet(self.reference):
-            return self._net_entry(results, eps)
+            return self._net_entry(results, eps, data_dir)
         if self.name is not None or self.num_classes is not None:
             raise click.UsageError(
                 f"{self.reference} is a triplet, whose name and number of classes stand in its entry; "
@@ -171,8 +172,7 @@ class ModelChoice:
         entry = self.entry(RESULTS)
         return load_model(self.reference, self.model_dir, entry.dataset, entry.threat_model, self.checkpoint or "")
 
-    def _net_entry(self, results: Path, eps: str | None) -> NetEntry:
-        from adaptive_smoothing_zoo.data import find_data_set
+    def _net_entry(self, results: Path, eps: str | None, data_dir: str | None) -> NetEntry:
         from adaptive_smoothing_zoo.publishing.kept_entry import find_kept
         from adaptive_smoothing_zoo.threat import check_norm
         from adaptive_smoothing_zoo.zoo.entry import NetEntry
@@ -193,7 +193,8 @@ class ModelChoice:
         if kept is not None:
             return kept if self.num_classes is None else replace(kept, num_classes=self.num_classes)
         check_norm(threat_model)
-        data_set, usual = find_data_set(self.dataset), USUAL_EPS.get((self.dataset, threat_model))
+        num_classes, image_shape = _looks_of(self.dataset, data_dir)
+        usual = USUAL_EPS.get((self.dataset, threat_model))
         if usual is None and eps is None:
             raise click.UsageError(
                 f"{self.dataset} has no usual {threat_model} radius; asz eval --eps or asz describe --eps says which"
@@ -205,11 +206,22 @@ class ModelChoice:
             dataset=self.dataset,
             threat_model=threat_model,  # type: ignore[arg-type]
             eps=usual or eps or "",
-            num_classes=self.num_classes or data_set.num_classes,
-            image_shape=data_set.image_shape,
+            num_classes=self.num_classes or num_classes,
+            image_shape=image_shape,
             architecture=architecture_of(self.reference),
             reference=reference,
         )
+
+
+def _looks_of(dataset: str, data_dir: str | None) -> tuple[int, tuple[int, int, int]]:
+    """Number of classes and shape of the images of a data set; one that is not listed is read."""
+    from adaptive_smoothing_zoo.data import DATA_SETS, load_data
+
+    if (known := DATA_SETS.get(dataset)) is not None:
+        return known.num_classes, known.image_shape
+    examples = load_data(dataset, data_dir=data_dir)
+    channels, height, width = examples.images.shape[1:]
+    return int(examples.labels.max()) + 1, (channels, height, width)
 
 
 def known_threat_model(reference: str, dataset: str) -> str:
