@@ -206,7 +206,7 @@ def adapt_command(
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 
-    chosen, entry = pick_device(device), choice.entry(results)
+    chosen, entry = pick_device(device), choice.entry(results, data_dir=data_dir)
     record = RunRecord.read(results, entry)
     commit = source_commit()
     named = choice.load(entry, chosen)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import WordChoice, words_options
+from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_options
 
 
 @click.command("tune")
@@ -49,6 +49,7 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     asz tune out/ --std-model base:pyautoattack_resnet18 \\
         --rob-model robustbench:Carmon2019Unlabeled --data-dir data --clean 0.93
     """
+    from adaptive_smoothing_zoo.publishing.description import describe_folder
     from adaptive_smoothing_zoo.tuning.best_mix import check_search
     from adaptive_smoothing_zoo.tuning.plot import plot_fronts
     from adaptive_smoothing_zoo.tuning.tune import Target, suspicion, tuned_triplet, write_record
@@ -65,9 +66,8 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     plot_fronts(out / "front.png", fronts, tables, chosen)
     _tell(tables, fronts)
     if chosen is not None:
-        triplet = tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples))
-        triplet.entry = words.description().applied(triplet.entry)
-        triplet.save_pretrained(out)
+        tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples)).save_pretrained(out)
+        describe_folder(out, RESULTS, words.description())
         click.echo(f"chosen: alpha {chosen.alpha:.6g}, clean {chosen.clean:.2%}, robust at least {chosen.robust:.2%}")
         if halves is not None:
             click.echo(

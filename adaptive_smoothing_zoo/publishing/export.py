@@ -97,8 +97,8 @@ def card_from(
 
 
 def is_bare(folder: Path) -> bool:
-    """Whether a folder holds a triplet as ``save_pretrained`` writes it, without a card."""
-    return (folder / CONFIG_FILE).is_file() and not (folder / CARD_FILE).exists()
+    """Whether a folder holds a triplet as ``save_pretrained`` writes it, without card and license."""
+    return (folder / CONFIG_FILE).is_file() and not any((folder / name).exists() for name in (CARD_FILE, LICENSE_FILE))
 
 
 def export_files(entry: Entry) -> set[str]:

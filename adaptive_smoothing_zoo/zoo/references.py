@@ -15,7 +15,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.layers import describe
 from adaptive_smoothing_zoo.backbones.libraries import unknown
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
-from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, WeightsError, reason
+from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, WeightsError, reason, shown
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import LINF
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, read_checkpoint
@@ -184,10 +185,12 @@ def _of_the_package(name: str, wanted: Wanted) -> Made:
 
 def _of_code(place: str) -> Callable[[str, Wanted], Made]:
     def made(name: str, wanted: Wanted) -> Made:
-        function = getattr(_module_of(place), name, None)
+        with _failures_told(place):
+            function = getattr(_module_of(place), name, None)
         if not callable(function):
             raise UnknownModelError(f"{place} has no function {name!r} that makes a model")
-        net = function()
+        with _failures_told(f"{place}:{name}"):
+            net = function()
         if not isinstance(net, nn.Module):
             raise UnknownModelError(f"{place}:{name} returns a {type(net).__name__}, not a torch.nn.Module")
         return net, config_of(net)
@@ -242,6 +245,17 @@ def _loaded(net: nn.Module, config: BaseNetConfig | None, checkpoint: Path | Non
     return net
 
 
+@contextmanager
+def _failures_told(what: str) -> Iterator[None]:
+    """Turn whatever a user's code raises into one sentence."""
+    try:
+        yield
+    except UnknownModelError:
+        raise
+    except Exception as error:
+        raise UnknownModelError(f"{what} fails: {type(error).__name__}: {reason(error)}") from error
+
+
 def _module_of(place: str) -> ModuleType:
     """The user's module, by its name or its file."""
     if place.endswith(".py"):
@@ -256,10 +270,13 @@ def _module_of(place: str) -> ModuleType:
         sys.modules[name] = module  # or its classes could not be pickled
         spec.loader.exec_module(module)
         return module
+    known = ", ".join((*_SCHEMES, "hf-hub", "local-dir"))
+    absent = UnknownModelError(f"{shown(place)} is neither one of {known} nor a module or a .py file")
+    if not all(part.isidentifier() for part in place.split(".")):
+        raise absent
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is not None and not place.startswith(error.name):
             raise
-        known = ", ".join((*_SCHEMES, "hf-hub", "local-dir"))
-        raise UnknownModelError(f"{place!r} is neither one of {known} nor a module or a .py file") from None
+        raise absent from None

@@ -36,6 +36,15 @@ NUMBERS += ["2", "3", "5", "6", "1e3", "0x10", "２", "1_0", "nan", "inf", "-inf
 PLACES = ["", ".", "file.txt", "file.txt/deeper", "missing", "missing/deeper", "empty", "results", "damaged", "saved"]
 PLACES += ["export", "images.npz", "bad.npz", "shards", "x" * 300, "/dev/null", "/dev/full/x", "/proc/none/x"]
 PLACES += ["recipe.toml", "ä\nö", "\udcff", "~", "g.pt", "h.pt", "link", "loop"]
+NET = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def fails():
+    raise KeyError("a")
+"""
 CERTIFY = ("certify", NAME, *DIGITS, "--sigma", "0.5", "--n", "20", "--n-examples", "2")
 LOG = f"results/digits/Linf/certificates/{NAME}.smoothed-0.5-hard.tsv"
 
@@ -156,6 +165,8 @@ def fill_working_folder():
     np.savez("images.npz", images=images, labels=np.arange(3))
     np.savez("bad.npz", images=images)
     Path("file.txt").write_text("no folder")
+    Path("net.py").write_text(NET)
+    torch.save(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).state_dict(), "net.pt")
     Path("empty").mkdir()
     shutil.copytree("results", "damaged")
     for path in sorted(Path("damaged").rglob("*.*")):
@@ -180,7 +191,10 @@ def case(world, tmp_path, monkeypatch):
 
 
 VALUES = {
-    "name": [NAME] * 12 + ["Demo2026Adaptive", "demo2026constant", "Bai2024MixedNUTS", *TEXTS],
+    "name": ["Mine", "a.run", *TEXTS],
+    "reference": [NAME] * 24
+    + ["Demo2026Adaptive", "demo2026constant", "Bai2024MixedNUTS", "saved", "net.py:make", "net.py:fails", *TEXTS]
+    + ["timm:none", "torchvision:none", "base:none", "robustbench:none", "missing.py:make", ".:x", "net.py:", ":make"],
     "names": ["margins", "all", "trust-options", "no such", *TEXTS],
     "model": [NAME] * 4 + TEXTS,
     "dataset": ["digits"] * 15 + ["cifar100", "imagenet", "DIGITS", *TEXTS],
@@ -191,7 +205,8 @@ VALUES = {
     "shard": ["0/1", "0/2", "1/2", "2/2", "-1/2", "1", "1/", "/2", "a/b", "٠/٢", "9" * 30 + "/" + "9" * 31, *TEXTS],
     "shard_size": ["1KB", "1GB", "0", "-1KB", "1XB", "1", "KB", "1e3GB", *TEXTS],
     "only": ["finite_gradients", "repeated_forward", "no such check", *TEXTS],
-    "checkpoint": ["https://example.org", *TEXTS],
+    "checkpoint": ["h.pt", "net.pt", *TEXTS],
+    "link": ["https://example.org", *TEXTS],
     "repo": ["org/name", "a/b/c", *TEXTS],
     "changes": ["training.seed=1", "training.seed=x", "a=b", "training", "=", "a.b.c=1", *TEXTS],
     "part": ["whole", "rob_model", "other"],

@@ -115,6 +115,26 @@ class TestTheUsersCode:
         with pytest.raises(UnknownModelError, match=said):
             resolve(f"{code}:{name}")
 
+    def test_what_it_raises_is_told_in_a_sentence(self, code, tmp_path):
+        broken = tmp_path / "broken.py"
+        for text, said in (
+            ("def make(:", "SyntaxError"),
+            ("import no_such_module", "No module named 'no_such_module'"),
+            ("def make(size): ...", "make fails: TypeError"),
+        ):
+            broken.write_text(text)
+            with pytest.raises(UnknownModelError, match=said):
+                resolve(f"{broken}:make")
+
+    def test_a_folder_s_name_may_have_a_colon(self, code, tmp_path):
+        folder = tmp_path / "a:b"
+        folder.mkdir()
+        (folder / "nets.py").write_text(textwrap.dedent(CODE))
+        assert resolve(f"{folder}/nets.py:own").net(IMAGES).shape == (2, 5)
+        named = load_model("Demo2026Constant", dataset="digits")
+        named.save_pretrained(folder)
+        assert type(resolve(str(folder)).net) is type(named)
+
     def test_a_module_by_its_name(self):
         net = resolve("torchvision.models:shufflenet_v2_x0_5").net
         assert net(IMAGES).shape == (2, 1000)
@@ -130,6 +150,9 @@ class TestTheUsersCode:
         ("torchvision:resnet49", "resnet50"),
         ("tim:resnet50", "neither one of base, robustbench, timm"),
         ("no_such_file.py:make", "no file"),
+        (".:make", "neither one of"),
+        ("a b.c\n:make", "neither one of"),
+        ("a/b:c:make", "neither one of"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(reference, said):
