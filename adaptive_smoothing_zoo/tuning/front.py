@@ -119,10 +119,10 @@ class Steps:
         bounds = self.bounds if rows is None else self.bounds[..., rows]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             curves = list(pool.map(alpha_curve, bounds))
-        kept = [curve[:, undominated(curve[1], curve[2])] for curve in curves]
+        kept = [curve[:, undominated(curve[1], curve[2], curve[0])] for curve in curves]
         every = torch.cat(kept, dim=1)
         owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in enumerate(kept)])
-        best = undominated(every[1], every[2])
+        best = undominated(every[1], every[2], every[0])
         candidates = [
             Candidate(std_map=self.maps[i][0], rob_map=self.maps[i][1], alpha=alpha, clean=clean, robust=robust)
             for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
@@ -148,8 +148,8 @@ class Steps:
 
 def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
     """The best of some candidates."""
-    clean, robust = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust"))
-    return Front(candidates=tuple(candidates[i] for i in undominated(clean, robust).tolist()), looked_at=looked_at)
+    shown = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust", "alpha"))
+    return Front(candidates=tuple(candidates[i] for i in undominated(*shown).tolist()), looked_at=looked_at)
 
 
 def alpha_curve(bounds: Tensor) -> Tensor:
@@ -219,9 +219,10 @@ def _below(bounds: Tensor, alphas: Tensor) -> Tensor:
     return torch.searchsorted(bounds.sort().values, alphas)
 
 
-def undominated(clean: Tensor, robust: Tensor) -> Tensor:
-    """Indices of the points that none beats, from high to low ``clean``; of equal points the first."""
-    order = np.lexsort((-robust.numpy(), -clean.numpy()))
+def undominated(clean: Tensor, robust: Tensor, alpha: Tensor) -> Tensor:
+    """Indices of the points that none beats, from high to low ``clean``; of equal points that of the smallest alpha,
+    which needs the largest gaps and so minds rounding least."""
+    order = np.lexsort((alpha.numpy(), -robust.numpy(), -clean.numpy()))
     ranked = robust.numpy()[order]
     before = np.concatenate([[-1.0], np.maximum.accumulate(ranked)[:-1]])
     return torch.from_numpy(order[ranked > before])

@@ -11,7 +11,15 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import Steps, alpha_curve, pareto_front, right_interval, scored, steps_of
+from adaptive_smoothing_zoo.tuning.front import (
+    Steps,
+    alpha_curve,
+    pareto_front,
+    right_interval,
+    scored,
+    steps_of,
+    undominated,
+)
 from adaptive_smoothing_zoo.tuning.published_search import published_front, published_search
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
@@ -113,6 +121,11 @@ def test_the_front_holds_all_that_nothing_beats(form):
     for candidate in front.candidates:
         again = scored(tables, (candidate.std_map, candidate.rob_map), candidate.alpha)
         assert (again.clean, again.robust) == (candidate.clean, candidate.robust)
+
+
+def test_of_equal_points_the_smallest_alpha_is_taken():
+    one = torch.tensor([0.9, 0.9, 0.8, 0.8]), torch.tensor([0.1, 0.1, 0.5, 0.4]), torch.tensor([0.99, 0.7, 0.9, 0.2])
+    assert undominated(*one).tolist() == [1, 2]
 
 
 def test_a_target_is_met_or_refused_with_the_nearest():
