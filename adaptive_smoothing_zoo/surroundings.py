@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -33,4 +33,11 @@ def own_surroundings() -> Iterator[None]:
             stack.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":  # the context costs time at every call of torch
             stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextmanager
+def real_device() -> Iterator[None]:
+    """The CPU in place of the meta device, for constructors that compute: some fail there, or leave buffers there."""
+    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
         yield

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture, build_described
 from adaptive_smoothing_zoo.backbones.asking import call_net, logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps, check_image_tensor
 
@@ -93,6 +94,19 @@ class Preprocessed(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, interpolation={self.interpolation!r}"
+
+
+@architecture("preprocessed")
+def preprocessed(
+    *, net: Mapping[str, Any], num_classes: int, size: Sequence[int] | None = None, **looks: Any
+) -> Preprocessed:
+    """A :class:`Preprocessed` of a net described by data: its "architecture" and, optionally, "arguments".
+
+    Raises:
+        ValueError: a net that is not described so, or what ``Preprocessed`` does not take.
+    """
+    size = None if size is None else (size[0], size[1])
+    return Preprocessed(build_described(net, num_classes, "net"), size=size, **looks)
 
 
 def _of_images(preprocess: Callable[[Tensor], Tensor], method: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,12 +16,11 @@ from adaptive_smoothing_zoo.tuning.forms import FORMS
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front, pareto_front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 from adaptive_smoothing_zoo.zoo.building import map_config
-from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
+from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, BaseNetConfig, ConstantAlphaConfig, Entry, Paper
 from adaptive_smoothing_zoo.zoo.references import Resolved
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 RECORD_FILE = "tuning.json"
-NO_PAPER = Paper(title="not published", authors="unknown", venue="", link="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class Words:
     eps: str
     num_classes: int
     image_shape: tuple[int, int, int]
-    paper: Paper = NO_PAPER
+    paper: Paper = UNPUBLISHED
     additional_data: bool = False
     license: str = "other"
 

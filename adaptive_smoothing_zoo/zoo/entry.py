@@ -218,6 +218,9 @@ class Published:
     adaptive: str | None = None  # accuracy under an attack adapted to the model, where one was published
 
 
+UNPUBLISHED = Paper(title="not published", authors="unknown", venue="", link="")
+
+
 @checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
