@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +20,16 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 _SHARED = (
     "num_classes",
     "num_features",
+    "head_hidden_size",
     "feature_info",
     "forward_head",
     "get_classifier",
     "reset_classifier",
     "set_grad_checkpointing",
-    "group_matcher",
     "prune_intermediate_layers",
 )
 _OF_IMAGES = ("forward_features", "forward_intermediates")
+_OF_PARAMETERS = ("group_matcher", "no_weight_decay")
 
 
 class Preprocessed(nn.Module):
@@ -85,12 +87,14 @@ class Preprocessed(nn.Module):
         return (images - self.mean) / self.std
 
     def __getattr__(self, name: str) -> Any:
-        if name not in (*_SHARED, *_OF_IMAGES):
+        if name not in (*_SHARED, *_OF_IMAGES, *_OF_PARAMETERS):
             return super().__getattr__(name)
         inner = getattr(self.net, name)
-        if name in _SHARED:
-            return inner
-        return _of_images(self.preprocess, inner)
+        if name == "group_matcher":
+            return partial(_group_matcher, self.net)
+        if name == "no_weight_decay":
+            return lambda: {f"net.{key}" for key in inner()}
+        return inner if name in _SHARED else _of_images(self.preprocess, inner)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, interpolation={self.interpolation!r}"
@@ -114,6 +118,14 @@ def _of_images(preprocess: Callable[[Tensor], Tensor], method: Callable[..., Any
         return method(preprocess(images), *arguments, **options)
 
     return call
+
+
+def _group_matcher(net: Any, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+    """From the name of a parameter of a ``Preprocessed`` to its depth in the net inside, for timm's learning rates."""
+    from timm.models._manipulate import group_parameters
+
+    depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
+    return lambda name: (depths.get(name.removeprefix("net."), math.inf),)
 
 
 def _check(mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | None, interpolation: str) -> None:
