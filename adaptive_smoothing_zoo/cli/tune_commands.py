@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.learned_form import learn, learned_options
+from adaptive_smoothing_zoo.cli.learned_form import learn, learned_options, named_images
 
 
 @click.command("tune")
@@ -139,7 +139,8 @@ def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
 
     names = ("name", "dataset", "threat_model", "eps", "additional_data")
     shape = tuple(examples.images.shape[1:])
-    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **{name: options[name] for name in names})
+    about = {name: options[name] for name in names} | {"tuned_on": named_images(options, len(tables))}
+    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **about)
 
 
 def _tell(tables: Any, fronts: Any) -> None:

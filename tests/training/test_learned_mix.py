@@ -54,6 +54,9 @@ def test_a_triplet_with_a_mixing_network_comes_out_that_needs_no_code(code, tmp_
     triplet, record = load_model(str(out)), json.loads((out / "tuning.json").read_text())
     assert (triplet.entry.name, triplet.entry.eps, triplet.entry.image_shape) == ("Learned2026", "0.05", (1, 8, 8))
     chosen = record["chosen"]
+    assert f"alpha: chosen on 60 images (digits validation:0:60); there the mix has {chosen['clean']:.2%}" in (
+        triplet.entry.training
+    )
     assert (triplet.alpha.alpha_min, triplet.alpha.alpha_max) == (chosen["alpha_min"], chosen["alpha_max"])
     assert chosen["clean"] >= 0.9
     held = load_data("digits", "validation")
