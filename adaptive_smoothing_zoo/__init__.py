@@ -61,4 +61,4 @@ def _upload(model: Triplet, repo: str, **options: Any) -> str:
     return push_model(model, repo, **options).url
 
 
-Triplet.uploader = _upload
+MixedClassifier.uploader = _upload

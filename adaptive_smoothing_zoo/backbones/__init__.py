@@ -3,10 +3,10 @@
 import importlib
 import pkgutil
 
-from adaptive_smoothing_zoo.backbones.architectures import ARCHITECTURES, architecture, build
+from adaptive_smoothing_zoo.backbones.architectures import ARCHITECTURES, architecture, build, made_as, remember
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ARCHITECTURES", "BaseNet", "architecture", "build", "stage_info"]
+__all__ = ["ARCHITECTURES", "BaseNet", "architecture", "build", "made_as", "remember", "stage_info"]

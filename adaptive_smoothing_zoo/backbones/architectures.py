@@ -1,6 +1,6 @@
 """Base nets by name. A net puts itself on the list where it is defined."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
@@ -26,6 +26,18 @@ def architecture(name: str) -> Callable[[Maker], Maker]:
     return register
 
 
+def remember(net: nn.Module, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Note in a net how it was made; ``made_as`` reads it. No output, identity or state dict depends on the note."""
+    vars(net)["made_as"] = (architecture, dict(arguments))
+    return net
+
+
+def made_as(net: nn.Module) -> tuple[str, dict[str, Any]] | None:
+    """The name and the arguments by which ``build`` makes such a net, ``num_classes`` among them; None if not known."""
+    found: tuple[str, dict[str, Any]] | None = vars(net).get("made_as")
+    return found
+
+
 @ordinary_tensors()
 def build(architecture: str, **arguments: Any) -> nn.Module:
     """A base net with random weights.
@@ -40,6 +52,17 @@ def build(architecture: str, **arguments: Any) -> nn.Module:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(sorted(ARCHITECTURES))}")
     try:
-        return ARCHITECTURES[architecture](**arguments)
+        return remember(ARCHITECTURES[architecture](**arguments), architecture, arguments)
     except TypeError as error:
         raise ValueError(f"wrong arguments for architecture {architecture!r}: {error}") from error
+
+
+def build_described(net: Mapping[str, Any], num_classes: int, name: str) -> nn.Module:
+    """The net inside of another, called ``name`` there: data with its "architecture" and, optionally, "arguments".
+
+    Raises:
+        ValueError: no such data, or as ``build``.
+    """
+    if not isinstance(net, Mapping) or "architecture" not in net or set(net) - {"architecture", "arguments"}:
+        raise ValueError(f"{name!r} must hold 'architecture' and, optionally, 'arguments', got {net!r}")
+    return build(net["architecture"], num_classes=num_classes, **net.get("arguments", {}))

@@ -26,15 +26,22 @@ class Taps:
 
     def collect(self, net: Any, images: Tensor) -> Any:
         """Fill ``maps`` and give the wanted output, by the methods that ``net`` shares with timm's nets."""
+        indices = _from_the_end(net, self.indices)
         if self.output == "maps":
             options = {"stop_early": True, "intermediates_only": True}
-            self.maps = net.forward_intermediates(images, list(self.indices), **options) if self.indices else []
+            self.maps = net.forward_intermediates(images, indices, **options) if indices else []
             return self.maps
-        if self.indices:
-            final, self.maps = net.forward_intermediates(images, list(self.indices))
+        if indices:
+            final, self.maps = net.forward_intermediates(images, indices)
         else:  # which timm's forward_intermediates does not take
             final = net.forward_features(images)
         return net.forward_head(final) if self.output == "logits" else net.forward_head(final, pre_logits=True)
+
+
+def _from_the_end(net: Any, indices: Sequence[int]) -> list[int]:
+    """Indices of ``feature_info`` as a net of timm takes them: some give a map of the stem before all others."""
+    count = len(net.feature_info) if any(kind.__module__.startswith("timm.") for kind in type(net).__mro__) else 0
+    return [i - count if i >= 0 else i for i in indices]
 
 
 class BaseNet(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.architectures import architecture, build
+from adaptive_smoothing_zoo.backbones.architectures import architecture, build_described
 from adaptive_smoothing_zoo.backbones.asking import asked, run_base_net
 from adaptive_smoothing_zoo.backbones.scale import Scale
 
@@ -112,7 +112,4 @@ def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **argum
     Raises:
         ValueError: a base that is not described so.
     """
-    if not isinstance(base, Mapping) or "architecture" not in base or set(base) - {"architecture", "arguments"}:
-        raise ValueError(f"'base' must hold 'architecture' and, optionally, 'arguments', got {base!r}")
-    net = build(base["architecture"], num_classes=num_classes, **base.get("arguments", {}))
-    return GaussianSmoothed(net, **arguments)
+    return GaussianSmoothed(build_described(base, num_classes, "base"), **arguments)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
+
 from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.surroundings import real_device
@@ -18,17 +20,18 @@ def timm_net(
     *,
     model: str,
     num_classes: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = IMAGENET_MEAN,
+    std: Sequence[float] | None = IMAGENET_STD,
     size: Sequence[int] | None = None,
     interpolation: str = "bicubic",
     options: dict[str, Any] | None = None,
-) -> Preprocessed:
+) -> nn.Module:
     """timm's net of that name.
 
     Args:
         model: as ``timm.create_model`` knows it.
-        mean, std, size, interpolation: as for :class:`Preprocessed`.
+        mean, std, size, interpolation: as for :class:`Preprocessed`; without mean and std (None) the net is bare and
+            takes what its user gives it.
         options: further arguments of ``timm.create_model``.
 
     Raises:
@@ -41,7 +44,7 @@ def timm_net(
         raise ValueError(unknown("timm", model, timm.list_models()))
     with real_device():
         net = timm.create_model(name, pretrained=False, num_classes=num_classes, **options or {})
-    return Preprocessed(net, mean, std, _pair(size), interpolation)
+    return _preprocessed(net, mean, std, size, interpolation)
 
 
 @architecture("torchvision")
@@ -49,12 +52,12 @@ def torchvision_net(
     *,
     model: str,
     num_classes: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = IMAGENET_MEAN,
+    std: Sequence[float] | None = IMAGENET_STD,
     size: Sequence[int] | None = None,
     interpolation: str = "bilinear",
     options: dict[str, Any] | None = None,
-) -> Preprocessed:
+) -> nn.Module:
     """torchvision's classifier of that name; arguments as for ``timm_net``.
 
     Raises:
@@ -66,7 +69,7 @@ def torchvision_net(
         raise ValueError(unknown("torchvision", model, models.list_models(module=models)))
     with real_device():
         net = models.get_model(model, weights=None, num_classes=num_classes, **options or {})
-    return Preprocessed(net, mean, std, _pair(size), interpolation)
+    return _preprocessed(net, mean, std, size, interpolation)
 
 
 def unknown(who: str, name: str, known: Sequence[str]) -> str:
@@ -75,5 +78,15 @@ def unknown(who: str, name: str, known: Sequence[str]) -> str:
     return f"{who} knows no model {name!r}" + (f"; near: {', '.join(near)}" if near else f"; it knows {len(known)}")
 
 
-def _pair(size: Sequence[int] | None) -> tuple[int, int] | None:
-    return None if size is None else (int(size[0]), int(size[1]))
+def _preprocessed(
+    net: nn.Module,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    size: Sequence[int] | None,
+    interpolation: str,
+) -> nn.Module:
+    if mean is None or std is None:
+        if mean is not std or size is not None:
+            raise ValueError("give both mean and std, or neither of mean, std and size for a bare net")
+        return net
+    return Preprocessed(net, mean, std, None if size is None else (int(size[0]), int(size[1])), interpolation)

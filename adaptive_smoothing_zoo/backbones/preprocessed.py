@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.architectures import architecture, build_described
 from adaptive_smoothing_zoo.backbones.asking import call_net, logits_of
 from adaptive_smoothing_zoo.backbones.base import Taps, check_image_tensor
 
@@ -18,15 +20,16 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 _SHARED = (
     "num_classes",
     "num_features",
+    "head_hidden_size",
     "feature_info",
     "forward_head",
     "get_classifier",
     "reset_classifier",
     "set_grad_checkpointing",
-    "group_matcher",
     "prune_intermediate_layers",
 )
 _OF_IMAGES = ("forward_features", "forward_intermediates")
+_OF_PARAMETERS = ("group_matcher", "no_weight_decay")
 
 
 class Preprocessed(nn.Module):
@@ -84,15 +87,30 @@ class Preprocessed(nn.Module):
         return (images - self.mean) / self.std
 
     def __getattr__(self, name: str) -> Any:
-        if name not in (*_SHARED, *_OF_IMAGES):
+        if name not in (*_SHARED, *_OF_IMAGES, *_OF_PARAMETERS):
             return super().__getattr__(name)
         inner = getattr(self.net, name)
-        if name in _SHARED:
-            return inner
-        return _of_images(self.preprocess, inner)
+        if name == "group_matcher":
+            return partial(_group_matcher, self.net)
+        if name == "no_weight_decay":
+            return lambda: {f"net.{key}" for key in inner()}
+        return inner if name in _SHARED else _of_images(self.preprocess, inner)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, interpolation={self.interpolation!r}"
+
+
+@architecture("preprocessed")
+def preprocessed(
+    *, net: Mapping[str, Any], num_classes: int, size: Sequence[int] | None = None, **looks: Any
+) -> Preprocessed:
+    """A :class:`Preprocessed` of a net described by data: its "architecture" and, optionally, "arguments".
+
+    Raises:
+        ValueError: a net that is not described so, or what ``Preprocessed`` does not take.
+    """
+    size = None if size is None else (size[0], size[1])
+    return Preprocessed(build_described(net, num_classes, "net"), size=size, **looks)
 
 
 def _of_images(preprocess: Callable[[Tensor], Tensor], method: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,6 +118,14 @@ def _of_images(preprocess: Callable[[Tensor], Tensor], method: Callable[..., Any
         return method(preprocess(images), *arguments, **options)
 
     return call
+
+
+def _group_matcher(net: Any, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+    """From the name of a parameter of a ``Preprocessed`` to its depth in the net inside, for timm's learning rates."""
+    from timm.models._manipulate import group_parameters
+
+    depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
+    return lambda name: (depths.get(name.removeprefix("net."), math.inf),)
 
 
 def _check(mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | None, interpolation: str) -> None:

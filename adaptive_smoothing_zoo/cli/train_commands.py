@@ -79,7 +79,7 @@ def train_command(
     }
     stages: list[Stage] = []
     told = told_how_to_go_on(lambda: plan.kept(stages)) if workers.is_first else told_how_to_go_on()
-    with told, _bars(shown=workers.is_first) as (on_stage, on_progress, on_candidate):
+    with told, progress_bars(shown=workers.is_first) as (on_stage, on_progress, on_candidate):
         machine = runs.Machine(
             workers=workers,
             data_dir=data_dir,
@@ -127,7 +127,7 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def _bars(
+def progress_bars(
     shown: bool,
 ) -> Iterator[
     tuple[Callable[[str], object], Callable[[Progress], object], Callable[[Candidate, float, float], object]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from adaptive_smoothing_zoo.cli.learned_form import learn, learned_options, named_images
 from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_options
 
 
@@ -28,7 +29,7 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_option
     metavar="SPLIT:FIRST:END",
     help="images that neither net has seen, and that are not reported on",
 )
-@click.option("--form", default="best", show_default=True, help="constant, scaled, mixednuts, or best")
+@click.option("--form", default="best", show_default=True, help="constant, scaled, mixednuts, best or learned")
 @click.option("--search", default="exact", show_default=True, help="exact, or published: Algorithm 1 of MixedNUTS")
 @click.option("--clean", type=float, help="least clean accuracy, in (0, 1]")
 @click.option("--robust", type=float, help="least share of h's robust points to keep, in (0, 1]")
@@ -36,6 +37,7 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_option
 @click.option("--targets", type=int, default=3, show_default=True, help="wrong classes it tries")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@learned_options
 @click.option("--name", default="Tuned", show_default=True, help="of the triplet")
 @words_options
 def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
@@ -54,6 +56,10 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     from adaptive_smoothing_zoo.tuning.plot import plot_fronts
     from adaptive_smoothing_zoo.tuning.tune import Target, suspicion, tuned_triplet, write_record
 
+    if options["form"] == "learned":
+        examples, held = _examples(options)
+        learn(out, _resolved(options, examples), held, words.description(), options)
+        return
     target, form = Target(clean=options["clean"], robust=options["robust"]), options["form"]
     check_search(form, options["search"])
     nets, examples, attack, tables = _measured(out, options)
@@ -78,23 +84,38 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
         )
 
 
-def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Both nets, the images, the attack on h, and the tables."""
-    from tqdm import tqdm
-
-    from adaptive_smoothing_zoo.data import load_data
-    from adaptive_smoothing_zoo.threat import ThreatModel
-    from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
-    from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
+def _examples(options: dict[str, Any]) -> tuple[Any, Any]:
+    """The images of the split, and those of the range that is tuned on."""
+    from adaptive_smoothing_zoo.data import Examples, load_data
 
     split, first, end = _range(options["tune_on"])
     examples = load_data(options["dataset"], split, data_dir=options["data_dir"])
     if not 0 <= first < end <= len(examples):
         raise click.UsageError(f"--tune-on {options['tune_on']}: {split} has {len(examples)} images")
     images, labels = examples.images[first:end].clone(), examples.labels[first:end].clone()
+    source = f"{examples.source}, {split} {first} to {end - 1}"
+    return examples, Examples(images=images, labels=labels, source=source)
+
+
+def _resolved(options: dict[str, Any], examples: Any) -> list[Any]:
+    """Both nets."""
+    from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
+
     classes = int(examples.labels.max()) + 1
     wanted = {"dataset": options["dataset"], "threat_model": options["threat_model"], "num_classes": classes}
-    nets = [resolve(options[f"{k}_model"], Wanted(**wanted, checkpoint=options[f"{k}_checkpoint"])) for k in _NETS]
+    return [resolve(options[f"{k}_model"], Wanted(**wanted, checkpoint=options[f"{k}_checkpoint"])) for k in _NETS]
+
+
+def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Both nets, the images, the attack on h, and the tables."""
+    from tqdm import tqdm
+
+    from adaptive_smoothing_zoo.threat import ThreatModel
+    from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
+
+    examples, held = _examples(options)
+    images, labels = held.images, held.labels
+    nets = _resolved(options, examples)
     attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
     with tqdm(total=len(labels), unit="image", desc="attack on h") as bar:
         tables = measure_tables(
@@ -129,7 +150,8 @@ def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
 
     names = ("name", "dataset", "threat_model", "eps")
     shape = tuple(examples.images.shape[1:])
-    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **{name: options[name] for name in names})
+    about = {name: options[name] for name in names} | {"tuned_on": named_images(options, len(tables))}
+    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **about)
 
 
 def _tell(tables: Any, fronts: Any) -> None:

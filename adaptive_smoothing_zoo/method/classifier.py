@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import ClassVar, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import number_of_classes, run_base_net
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
+from adaptive_smoothing_zoo.backbones.made_for import MadeFor, made_for
 from adaptive_smoothing_zoo.method.alpha import Alpha, as_alpha, check_alpha, log_weights_of
 from adaptive_smoothing_zoo.method.backbone import TRUNKS, BackboneInterface
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.method.pair import check_pair, check_size, check_sizes
+from adaptive_smoothing_zoo.method.pretrained import Pretrained
 
 
-class MixedClassifier(BackboneInterface):
+class MixedClassifier(Pretrained, BackboneInterface):
     """``log((1 - alpha) softmax(t_g g(x)) + alpha softmax(t_h h(x)))``, a drop-in for a single net's logits.
 
     Args:
@@ -29,8 +32,9 @@ class MixedClassifier(BackboneInterface):
             :mod:`adaptive_smoothing_zoo.method.logit_maps`, or a positive number (t_g, t_h) to multiply them by.
 
     Raises:
-        ValueError: alpha outside [0, 1], a scale that is not positive, nets with different numbers of classes (found
-            at the first pass if they do not tell before), or a base net without the feature maps that alpha reads.
+        ValueError: alpha outside [0, 1], a scale that is not positive; a net without a classifier, or without the
+            feature maps that alpha reads; nets with different numbers of classes or channels, or of two sizes of images
+            (found at the first pass if they do not tell before).
         TypeError: alpha is a module that does not do what :class:`Alpha` does.
 
     The output is a log-probability vector: ``exp`` gives probabilities, and a softmax of it changes nothing.
@@ -38,6 +42,8 @@ class MixedClassifier(BackboneInterface):
     model: nothing here is a certificate.
     """
 
+    identity_ignores: ClassVar[tuple[str, ...]] = ("made_for",)  # it warns, and decides nothing
+    made_for: tuple[MadeFor, ...]
     alpha: Alpha
     std_map: nn.Module
     rob_map: nn.Module
@@ -57,18 +63,10 @@ class MixedClassifier(BackboneInterface):
         self.std_map = std_map if isinstance(std_map, nn.Module) else Scale(std_map)
         self.rob_map = rob_map if isinstance(rob_map, nn.Module) else Scale(rob_map)
         self.head, self.trunks = None, TRUNKS["both"]
-        counts = number_of_classes(std_model), number_of_classes(rob_model)
-        if None not in counts and counts[0] != counts[1]:
-            raise ValueError(
-                f"std_model has {counts[0]} classes and rob_model {counts[1]}; mix nets that have the same classes"
-            )
-        for name, taps in self._mix_taps().items():
-            net = getattr(self, name)
-            if taps is not None and not (hasattr(net, "forward_intermediates") and hasattr(net, "forward_head")):
-                raise ValueError(
-                    f"{name} ({type(net).__name__}) has no forward_intermediates and forward_head, so the mixing "
-                    "network cannot read its feature maps; use a net that has them, or a constant alpha"
-                )
+        check_pair((std_model, rob_model), self.alpha)
+        known = (made_for(net, name) for net, name in ((std_model, "std_model"), (rob_model, "rob_model")))
+        self.made_for = tuple(each for each in known if each is not None)
+        check_sizes(self.made_for)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C) log-probabilities.
@@ -160,6 +158,11 @@ class MixedClassifier(BackboneInterface):
             outputs = BaseOutputs(log_std, log_rob[open_], std_maps, [each[open_] for each in rob_maps])
             labels[open_] = outputs.mixed(self.alpha.log_weights(outputs)).argmax(dim=1)
         return labels
+
+    def check_images(self, images: Tensor) -> None:
+        """As of any backbone; refuse what a net cannot take, and warn of another size than it was made for."""
+        super().check_images(images)
+        check_size(images, self.made_for)
 
     def _mix_taps(self) -> dict[str, Sequence[int] | None]:
         return {"std_model": self.alpha.std_taps, "rob_model": self.alpha.rob_taps}

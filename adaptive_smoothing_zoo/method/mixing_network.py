@@ -27,8 +27,10 @@ class MixingNetwork(nn.Module):
     version 4 (the version of all published models).
 
     Args:
-        first_channels: channels of the concatenated first maps; (N, first_channels, H, W).
-        second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2).
+        first_channels: channels of the concatenated first maps; (N, first_channels, H, W). Where g's and h's differ in
+            size, both are resized to the smaller height and width.
+        second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2), to which others are
+            resized.
         planes: output channels of the three groups. Those of [BAKS24] use (512, 768, 1024).
         version: 3 or 4.
 
@@ -56,13 +58,44 @@ class MixingNetwork(nn.Module):
         self.project = nn.Identity() if version == 3 else nn.Conv2d(second_channels, planes[0], 1, bias=False)
         self.head = nn.Linear(planes[2], 1, bias=False)
 
+    @property
+    def input_channels(self) -> list[int]:
+        """Of the concatenated first and second maps."""
+        first = self.groups[0][0].conv1.in_channels  # type: ignore[index]
+        if isinstance(self.project, nn.Conv2d):
+            return [first, self.project.in_channels]
+        return [first, self.groups[0][0].conv1.out_channels]  # type: ignore[index]
+
     def forward(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> Tensor:
         """First and second feature map of each base net -> (N, 1) raw outputs."""
-        first, second = (torch.cat(pair, dim=1) for pair in zip(std_maps, rob_maps, strict=True))
-        features = self.groups[0](first) + self.project(second)
+        channels = self.input_channels
+        features = self.groups[0](_side_by_side(std_maps[0], rob_maps[0], channels[0]))
+        features = features + self.project(_side_by_side(std_maps[1], rob_maps[1], channels[1], like=features))
         for group in self.groups[1:]:
             features = group(features)
         return self.head(features.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+@torch.fx.wrap
+def _side_by_side(std_map: Tensor, rob_map: Tensor, channels: int, like: Tensor | None = None) -> Tensor:
+    """Both maps, (N, C, H, W) each, concatenated over channels; resized where they, or ``like``, differ in H or W.
+
+    Raises:
+        ValueError: other channels in all.
+    """
+    if std_map.shape[1] + rob_map.shape[1] != channels:
+        raise ValueError(
+            f"the mixing network takes feature maps of {channels} channels in all, got {std_map.shape[1]} of g and "
+            f"{rob_map.shape[1]} of h; take other taps, or nets whose feature_info says what they give"
+        )
+    sizes = [each.shape[2:] for each in ((std_map, rob_map) if like is None else (like,))]
+    size = (min(s[0] for s in sizes), min(s[1] for s in sizes))
+    maps = (std_map, rob_map)
+    return torch.cat([each if tuple(each.shape[2:]) == size else _resized(each, size) for each in maps], dim=1)
+
+
+def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(features, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 _BLOCK = r"layers\.(\d)\.(\d)\."

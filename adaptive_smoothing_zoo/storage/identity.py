@@ -33,7 +33,8 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 _PROBES = 4
 _TOLERANCE = 1e-3  # of an answer, or of 1: kernels of other devices and versions round differently
 _MASKED = -1e8  # logits this low, or this far below the largest, stand for "never this class"
-_NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile", "_compiled_call_impl"})
+_WORDS = ("made_as", "pretrained_cfg", "default_cfg")  # what says where a net is from, and decides nothing
+_NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile", "_compiled_call_impl", *_WORDS})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

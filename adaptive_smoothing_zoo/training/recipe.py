@@ -256,7 +256,8 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     if isinstance(training, dict):
         data["training"] = training = _with_numbers(training)
         if data.get("kind") == "triplet" and isinstance(attack := training.setdefault("attack", {}), dict):
-            attack.setdefault("eps", _number(data.get("eps")))
+            eps = data.get("eps")
+            attack.setdefault("eps", parse_eps(eps) if isinstance(eps, str) else eps)
             attack.setdefault("norm", data.get("threat_model", "Linf"))
     recipe: Recipe = parse(Recipe, data, str(path))  # type: ignore[arg-type]
     return recipe

@@ -189,7 +189,7 @@ class NetJob(Job[NetRecipe]):
     def new_net(self) -> nn.Module:
         """With its first weights."""
         net, classes = self.recipe.net, find_data_set(self.recipe.data.dataset).num_classes
-        with _seeded(self.recipe.training.seed):
+        with seeded(self.recipe.training.seed):
             return build(net.architecture, num_classes=classes, **net.arguments)
 
     def train_anew(self, on_progress: OnProgress) -> object:
@@ -299,7 +299,7 @@ class TripletJob(Job[TripletRecipe]):
             rob_map=recipe.rob_map,
             number_forward_passes=sum(map(int, passes)),
         )
-        with _seeded(0 if training is None else training.seed):
+        with seeded(0 if training is None else training.seed):
             return Triplet(entry)
 
     def train_anew(self, on_progress: OnProgress) -> object:
@@ -465,7 +465,7 @@ def _rounded(value: Tensor) -> Tensor:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """torch's random numbers from a seed, within the block."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.tuning.forms import FORMS
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 from adaptive_smoothing_zoo.zoo.building import map_config
-from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, BaseNetConfig, ConstantAlphaConfig, Entry, Paper
+from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, Paper
 from adaptive_smoothing_zoo.zoo.references import Resolved
-from adaptive_smoothing_zoo.zoo.triplet import Triplet
+from adaptive_smoothing_zoo.zoo.triplet import Triplet, with_entry
 
 RECORD_FILE = "tuning.json"
 
@@ -73,6 +73,7 @@ class Words:
         paper: where it is published.
         additional_data: whether a net saw more than the data set's own training images.
         license: of the weights, as the Hub names licenses.
+        tuned_on: which images alpha was chosen on.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Words:
     paper: Paper = UNPUBLISHED
     additional_data: bool = False
     license: str = "other"
+    tuned_on: str = "held-out images"
 
 
 def known_form(form: str) -> str:
@@ -94,34 +96,37 @@ def known_form(form: str) -> str:
 
 
 def tuned_triplet(std: Resolved, rob: Resolved, candidate: Candidate, words: Words) -> Triplet:
-    """The module of a candidate, with an entry that makes it again without the user's code.
+    """The module of a candidate, with an entry that makes it again without the user's code. g and h are not copied.
 
     Raises:
         ConfigError: a net is code that no entry can describe.
     """
-    entry = Entry(
-        name=words.name,
-        dataset=words.dataset,
-        threat_model=words.threat_model,  # type: ignore[arg-type]
-        eps=words.eps,
-        description=f"A mix of {std.reference} and {rob.reference}, tuned on held-out images.",
-        num_classes=words.num_classes,
-        image_shape=words.image_shape,
-        std_model=_config(std, "std_model"),
-        rob_model=_config(rob, "rob_model"),
-        alpha=ConstantAlphaConfig(value=candidate.alpha),
-        std_map=map_config(candidate.std_map),
-        rob_map=map_config(candidate.rob_map),
-        paper=words.paper,
-        architecture=f"{std.reference} + {rob.reference}",
-        additional_data=words.additional_data,
-        license=words.license,
-        training="g and h as they came; alpha and logit maps from asz tune.",
+    mix = MixedClassifier(std.net, rob.net, candidate.alpha, std_map=candidate.std_map, rob_map=candidate.rob_map)
+    known = {key: value for key, value in vars(words).items() if key != "tuned_on"}
+    triplet = with_entry(
+        mix,
+        **known,
+        description=f"A mix of {in_public(std)} and {in_public(rob)}, tuned on held-out images.",
+        architecture=f"{in_public(std)} + {in_public(rob)}",
+        training=(
+            f"g and h as they came. asz tune chose alpha and the logit maps on {words.tuned_on}; there the mix has "
+            f"{candidate.clean:.2%} clean accuracy, and an attack on h leaves {candidate.robust:.2%} right whatever g "
+            "says."
+        ),
+        limits=(chosen_there(words.tuned_on),),
     )
-    triplet = Triplet(entry)
-    for name, net in (("std_model", std.net), ("rob_model", rob.net)):
-        getattr(triplet, name).load_state_dict(net.state_dict())
     return triplet.eval().requires_grad_(False)
+
+
+def in_public(net: Resolved) -> str:
+    """What pages call a net: its reference, of a user's file without the folder."""
+    place, colon, function = net.reference.rpartition(":")
+    return f"{Path(place).name}:{function}" if place.endswith(".py") and colon else net.reference
+
+
+def chosen_there(tuned_on: str) -> str:
+    """What an entry says of the images on which alpha was chosen."""
+    return f"alpha was chosen on {tuned_on}. Accuracies on these images flatter: report others."
 
 
 def write_record(
@@ -160,15 +165,6 @@ def suspicion(tables: Tables, tuned_on: str) -> str:
         f"g is right about all {len(tables)} images of {tuned_on}; if it was trained on them, the mix's clean accuracy "
         "flatters and alpha comes out too small: tune on images that neither net has seen"
     )
-
-
-def _config(net: Resolved, name: str) -> BaseNetConfig:
-    if net.config is None:
-        raise ConfigError(
-            f"{name}: {net.reference} is code that an entry cannot describe; make it of PyTorch's layers and those of "
-            "adaptive_smoothing_zoo.backbones.layers, or add it to the package's base nets"
-        )
-    return replace(net.config, arguments={k: v for k, v in net.config.arguments.items() if k != "num_classes"})
 
 
 def _as_json(candidate: Candidate) -> dict[str, Any]:

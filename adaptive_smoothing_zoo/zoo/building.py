@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,16 +10,21 @@ import torch
 from torch import Tensor, nn
 
 import adaptive_smoothing_zoo.zoo.robustbench  # noqa: F401  (puts RobustBench's nets on the list of architectures)
-from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.backbones.asking import in_eval_mode
+from adaptive_smoothing_zoo.backbones import build, made_as
+from adaptive_smoothing_zoo.backbones.asking import in_eval_mode, number_of_classes
+from adaptive_smoothing_zoo.backbones.base import float_tensor_of
+from adaptive_smoothing_zoo.backbones.made_for import image_shape_of
 from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, ConstantAlpha
 from adaptive_smoothing_zoo.method.backbone import TRUNKS
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
-from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.method.taps import adaptive_alpha
 from adaptive_smoothing_zoo.storage.identity import has_foreign_code, probe_images, structure_of, unwrapped
+from adaptive_smoothing_zoo.threat import LINF
+from adaptive_smoothing_zoo.zoo.base_net_config import described_net
 from adaptive_smoothing_zoo.zoo.entry import (
+    UNPUBLISHED,
     AdaptiveAlphaConfig,
     AlphaConfig,
     BaseNetConfig,
@@ -66,19 +72,8 @@ def build_alpha(config: AlphaConfig, std_model: nn.Module, rob_model: nn.Module)
     """Raises ValueError for taps that a base net does not have."""
     if isinstance(config, ConstantAlphaConfig):
         return ConstantAlpha(config.value)
-    std = _channels(std_model, config.std_taps, "std")
-    rob = _channels(rob_model, config.rob_taps, "rob")
-    network = MixingNetwork(std[0] + rob[0], std[1] + rob[1], config.planes, version=config.version)
-    return AdaptiveAlpha(network, **{name: getattr(config, name) for name in _OF_ALPHA})
-
-
-def _channels(net: nn.Module, taps: tuple[int, int], name: str) -> list[int]:
-    info = cast(list[dict[str, int]], net.feature_info)
-    if outside := [i for i in taps if not -len(info) <= i < len(info)]:
-        raise ValueError(
-            f"{name}_model has {len(info)} feature maps; there is none at index {outside[0]} ({name}_taps)"
-        )
-    return [info[i]["num_chs"] for i in taps]
+    numbers = {name: getattr(config, name) for name in _OF_ALPHA}
+    return adaptive_alpha(std_model, rob_model, config.planes, version=config.version, **numbers)
 
 
 def alpha_config(alpha: nn.Module) -> AlphaConfig:
@@ -103,8 +98,14 @@ def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
         if name not in config.stages:
             setattr(module, name, None)
         elif name in module.trunks:
-            last, norm = config.stages[name] - 1, name in config.without_final
-            getattr(module, name).prune_intermediate_layers([last], prune_norm=norm, prune_head=False)
+            net, norm = getattr(module, name), name in config.without_final
+            if norm or config.stages[name] != _stages(net):
+                net.prune_intermediate_layers([config.stages[name] - 1], prune_norm=norm, prune_head=False)
+
+
+def _stages(net: Any) -> int:
+    """How many feature maps a net has, which is how many of its stages there are."""
+    return len(net.feature_info)
 
 
 def head_config(module: MixedClassifier, head: nn.Module) -> HeadConfig:
@@ -115,8 +116,8 @@ def head_config(module: MixedClassifier, head: nn.Module) -> HeadConfig:
     return HeadConfig(
         features=cast(Any, next(name for name, trunks in TRUNKS.items() if trunks == module.trunks)),
         num_classes=getattr(head, "out_features", 0),
-        stages={name: len(cast(Any, net).stages) for name, net in nets.items()},
-        without_final=tuple(name for name, net in nets.items() if isinstance(net.final, nn.Identity)),
+        stages={name: _stages(net) for name, net in nets.items()},
+        without_final=tuple(n for n, net in nets.items() if isinstance(getattr(net, "final", None), nn.Identity)),
     )
 
 
@@ -135,6 +136,74 @@ def entry_of(module: MixedClassifier, words: Entry) -> Entry:
         return replace(words, alpha=alpha_config(unwrapped(module.alpha)), std_map=std_map, rob_map=rob_map, head=None)
     except (ValueError, IndexError, AttributeError) as error:
         raise ConfigError(f"{words.key} cannot be saved: {reason(error)}") from error
+
+
+def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
+    """An entry for a mix that has none.
+
+    Args:
+        words: fields in the place of those that are found or taken here. Without them the data set is "custom" and the
+            attack that of most leaderboards, 8/255 in l_inf.
+
+    Raises:
+        ConfigError: a part that no entry describes, or images of unknown shape.
+    """
+    nets = {name: net for name in TRUNKS["both"] if (net := getattr(mix, name)) is not None}
+    configs = {name: described_net(net, name) for name, net in nets.items()}
+    configs = {name: configs.get(name, next(iter(configs.values()))) for name in TRUNKS["both"]}
+    shape = words.get("image_shape") or next(
+        (s for s in (image_shape_of(unwrapped(net)) for net in nets.values()) if s is not None), None
+    )
+    if shape is None:
+        raise ConfigError(
+            "neither net says what images it was made for; say image_shape=(channels, height, width), as in "
+            "save_pretrained(folder, image_shape=(3, 32, 32))"
+        )
+    made_of = " + ".join(_called(config) for config in configs.values())
+    known: dict[str, Any] = {
+        "name": "Mix",
+        "dataset": "custom",
+        "threat_model": LINF,
+        "eps": "8/255",
+        "description": f"A mix of two nets, {made_of}.",
+        "num_classes": _classes_of(mix, shape),
+        "image_shape": shape,
+        **configs,
+        "alpha": ConstantAlphaConfig(value=1.0),  # which entry_of replaces
+        "paper": UNPUBLISHED,
+        "architecture": made_of,
+        "additional_data": False,
+        "number_forward_passes": sum(int(config.arguments.get("num_noises", 1)) for config in configs.values()),
+        "license": "other",
+    }
+    try:
+        return entry_of(mix, Entry(**(known | words)))
+    except TypeError as error:
+        raise TypeError(f"no such field of an entry: {error}") from None
+
+
+def _called(config: BaseNetConfig) -> str:
+    """What a net is called on a leaderboard."""
+    inner = config.arguments.get("net") if config.architecture == "preprocessed" else None
+    if isinstance(inner, dict):
+        return _called(BaseNetConfig(**inner))
+    return str(config.arguments.get("model", config.architecture))
+
+
+def _classes_of(mix: MixedClassifier, shape: Sequence[int]) -> int:
+    """Of the mix; after ``reset_classifier`` those that the nets had, as far as they know."""
+    if mix.head is not None:
+        nets = [unwrapped(net) for net in (mix.std_model, mix.rob_model) if net is not None]
+        had = [(made_as(net) or ("", {}))[1].get("num_classes") for net in nets]
+        had += [count for net in nets for count in (number_of_classes(net), getattr(net, "num_classes", None))]
+        return next((count for count in had if isinstance(count, int) and count >= 2), 2)
+    like = float_tensor_of(mix)
+    with torch.no_grad(), in_eval_mode(mix):
+        images = torch.zeros(1, *shape, device=None if like is None else like.device)
+        try:
+            return int(mix(images).shape[1])
+        except (ValueError, RuntimeError, TypeError, IndexError, AssertionError) as error:
+            raise ConfigError(f"the mix fails on an image of shape {tuple(shape)}: {reason(error)}") from error
 
 
 def weights_of(module: nn.Module, prefix: str = "") -> dict[str, Any]:
@@ -166,8 +235,9 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
         return
     # Hooks, exchanged methods and classes that only have the same name: they must change nothing.
     weights = weights_of(module)
-    twin.load_state_dict(weights, assign=True)
     device = next(iter(weights.values())).device
+    twin.load_state_dict(weights, assign=True)
+    twin.to(device)  # what is not among the weights
     with torch.no_grad(), in_eval_mode(module), in_eval_mode(twin):
         images = probe_images(entry.image_shape).to(device)
         if not torch.allclose(module(images), twin(images), rtol=1e-4, atol=1e-5):

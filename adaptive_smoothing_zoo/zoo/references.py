@@ -24,13 +24,13 @@ from typing import Any
 
 from torch import nn
 
-from adaptive_smoothing_zoo.backbones import build
-from adaptive_smoothing_zoo.backbones.layers import describe
+from adaptive_smoothing_zoo.backbones import build, remember
 from adaptive_smoothing_zoo.backbones.libraries import unknown
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.errors import ConfigError, UnknownModelError, WeightsError, reason, shown
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import LINF
+from adaptive_smoothing_zoo.zoo.base_net_config import config_of
 from adaptive_smoothing_zoo.zoo.checkpoints import convert_base_net, read_checkpoint
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -132,7 +132,7 @@ def _of_timm(name: str, wanted: Wanted) -> Made:
     if name.startswith("hf-hub:"):  # whose architecture only its own configuration says
         arguments["model"] = net.pretrained_cfg["architecture"]
     made = Preprocessed(net, data["mean"], data["std"], tuple(data["input_size"][1:]), interpolation)
-    return made, BaseNetConfig(architecture="timm", arguments=arguments)
+    return _known(made, BaseNetConfig(architecture="timm", arguments=arguments))
 
 
 def _of_torchvision(name: str, wanted: Wanted) -> Made:
@@ -156,7 +156,7 @@ def _of_torchvision(name: str, wanted: Wanted) -> Made:
     )
     arguments = {"mean": list(looks.mean), "std": list(looks.std), "size": list(size), "interpolation": interpolation}
     made = Preprocessed(net, looks.mean, looks.std, tuple(size), interpolation)
-    return made, BaseNetConfig(architecture="torchvision", arguments={"model": name, **arguments})
+    return _known(made, BaseNetConfig(architecture="torchvision", arguments={"model": name, **arguments}))
 
 
 def _of_robustbench(name: str, wanted: Wanted) -> Made:
@@ -174,7 +174,7 @@ def _of_robustbench(name: str, wanted: Wanted) -> Made:
         raise UnknownModelError(str(error)) from error
     except Exception as error:  # gdown raises of many kinds
         raise WeightsError(_no_weights("RobustBench", name, error)) from error
-    return net, config
+    return _known(net, config)
 
 
 def _of_the_package(name: str, wanted: Wanted) -> Made:
@@ -206,17 +206,9 @@ _SCHEMES: dict[str, Callable[[str, Wanted], Made]] = {
 }
 
 
-def config_of(net: nn.Module) -> BaseNetConfig | None:
-    """How an entry says what a net of PyTorch's own layers is, its preprocessing included; None for another net."""
-    arguments: dict[str, Any] = {}
-    if isinstance(net, Preprocessed):
-        arguments = {"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()}
-        arguments |= {"size": None if net.size is None else list(net.size), "interpolation": net.interpolation}
-        net = net.net
-    try:
-        return BaseNetConfig(architecture="layers", arguments={"net": describe(net), **arguments})
-    except ValueError:
-        return None
+def _known(net: nn.Module, config: BaseNetConfig) -> Made:
+    """A net that remembers how an entry says what it is."""
+    return remember(net, config.architecture, config.arguments), config
 
 
 def _built(architecture: str, name: str, num_classes: int | None, **arguments: Any) -> Made:

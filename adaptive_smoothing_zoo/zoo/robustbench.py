@@ -12,6 +12,7 @@ from torch import nn
 from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.libraries import unknown
 from adaptive_smoothing_zoo.errors import WeightsError
+from adaptive_smoothing_zoo.surroundings import real_device
 
 INSTALL = "pip install 'adaptive-smoothing-zoo[robustbench]'"
 
@@ -57,7 +58,8 @@ def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes:
     if not callable(make):
         raise ValueError(f"{model} is an ensemble of RobustBench, which cannot be a base net; take one of its members")
     try:
-        net = make()
+        with real_device():
+            net = make()
     except Exception as error:  # anything may happen in foreign constructors; some ask for CUDA
         raise ValueError(f"RobustBench's {model} cannot be made here: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):

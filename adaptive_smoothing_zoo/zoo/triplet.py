@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
 from adaptive_smoothing_zoo.backbones import BaseNet
+from adaptive_smoothing_zoo.backbones.made_for import MadeFor
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.data.imagenet import PREPROCESSINGS, USUAL
 from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.machine.devices import known_device
@@ -29,6 +31,7 @@ from adaptive_smoothing_zoo.zoo.building import (
     build_map,
     check_described,
     entry_of,
+    first_entry,
     give_up_mix,
     weights_of,
 )
@@ -51,8 +54,8 @@ class Triplet(MixedClassifier):
     """
 
     identity_name = "MixedClassifier"
-    identity_ignores = ("entry", "pretrained_cfg", "default_cfg")  # these describe, they decide nothing
-    uploader: ClassVar[Callable[..., str]]  # set in the package's __init__: a later room writes cards and uploads
+    # These describe, they decide nothing.
+    identity_ignores = (*MixedClassifier.identity_ignores, "entry", "pretrained_cfg", "default_cfg")
 
     @ordinary_tensors()
     def __init__(self, entry: Entry) -> None:
@@ -65,18 +68,19 @@ class Triplet(MixedClassifier):
             if entry.head is not None:
                 give_up_mix(self, entry.head)
             for name, net in (("std_model", std_model), ("rob_model", rob_model)):
-                channels = len(net.mean) if isinstance(net, BaseNet) else entry.image_shape[0]
+                channels = len(net.mean) if isinstance(net, (BaseNet, Preprocessed)) else entry.image_shape[0]
                 if channels != entry.image_shape[0]:
                     raise ValueError(f"{name} takes {channels} channels, image_shape says {entry.image_shape[0]}")
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError) as error:
             raise ConfigError(f"the entry of {entry.key} cannot be built: {reason(error)}") from error
-        self.entry = entry
-        self.pretrained_cfg = self.default_cfg = timm_cfg(entry)  # what timm's users read off a model
+        self.set_entry(entry)
 
-    def check_images(self, images: Tensor) -> None:
-        """As for any mix; and warn of another size than that of the images that the nets were trained on."""
-        super().check_images(images)
-        _warn_of_size(images, self.entry.image_shape, self.entry.key)
+    def set_entry(self, entry: Entry) -> None:
+        """Describe the module by another entry; its parts stay as they are."""
+        self.entry = entry
+        fixed = (each for each in self.made_for if each.only)
+        self.made_for = (*fixed, MadeFor(entry.key, entry.image_shape))
+        self.pretrained_cfg = self.default_cfg = timm_cfg(entry)  # what timm's users read off a model
 
     def surrogate(self) -> nn.Module:
         """What this triplet's authors attack in its place (see :mod:`adaptive_smoothing_zoo.attacks.surrogates`).
@@ -91,32 +95,12 @@ class Triplet(MixedClassifier):
             raise ValueError(f"no surrogate {config.name!r}; known: {', '.join(SURROGATES)}")
         return SURROGATES[config.name](self, config.alpha)
 
-    def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``: all that ``from_pretrained`` needs, nothing else.
-
-        Args:
-            max_shard_size: in bytes or like "1GB"; weights that are larger are written to several files.
-
-        Raises:
-            ConfigError: this is not what an entry can describe (a layer was exchanged, weights are in half precision).
-            ResultsError: the folder cannot be written.
-        """
-        folder, described = Path(folder), self.described()
+    def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None, **words: Any) -> None:
+        """As of any mix; ``words`` take the place of the entry's."""
+        folder, described = Path(folder), with_entry(self, **words).described()
         shards = write_shards(folder, _without_sharing(weights_of(self)), max_shard_size)
         alone = {"sha256": shards[WEIGHTS_FILE]} if len(shards) == 1 else {"shards": shards}
         write_text(folder / CONFIG_FILE, config_to_text(described.self_contained(**alone)))
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
-
-        Args:
-            options: of :func:`adaptive_smoothing_zoo.publishing.push.push`: private, token, revision, commit_message.
-
-        Raises:
-            ConfigError: as ``save_pretrained``.
-            HubError: the Hub does not take it; the message says why.
-        """
-        return Triplet.uploader(self, repo_id, **options)
 
     def described(self) -> Entry:
         """The entry of this module as it is now; the stored one lends the words, and numbers if they are about it.
@@ -134,7 +118,7 @@ class Triplet(MixedClassifier):
 
     @classmethod
     @own_surroundings()
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         folder_or_repo: str | Path,
         *,
@@ -170,6 +154,31 @@ class Triplet(MixedClassifier):
         for name, sha256 in files.items():
             state |= read_safetensors(place.file(name, options), sha256, device)
         return load_triplet(entry, state, device, dtype)
+
+
+def with_entry(mix: MixedClassifier, **words: Any) -> Triplet:
+    """The modules of a mix, not copied, as a triplet; of a triplet the same with other words.
+
+    Args:
+        words: fields of the entry in the place of the mix's own, or of those of :func:`building.first_entry`.
+
+    Raises:
+        ConfigError: a class of somebody's own, or as ``first_entry``.
+    """
+    if not isinstance(mix, Triplet) and type(mix) is not MixedClassifier:
+        raise ConfigError(
+            f"a {type(mix).__name__} cannot be saved: an entry cannot describe its code; save a MixedClassifier of its "
+            "parts"
+        )
+    entry = replace(mix.entry, **words) if isinstance(mix, Triplet) else first_entry(mix, **words)
+    triplet = Triplet.__new__(Triplet)
+    vars(triplet).update({key: copy(value) if isinstance(value, dict) else value for key, value in vars(mix).items()})
+    triplet.set_entry(entry)
+    return triplet
+
+
+MixedClassifier.with_entry = staticmethod(with_entry)
+MixedClassifier.reader = Triplet.from_pretrained
 
 
 def load_triplet(
@@ -218,7 +227,7 @@ def _with_own_numbers(entry: Entry, model: Triplet, *, checked: bool = False) ->
 
 
 def meta_triplet(entry: Entry) -> Triplet:
-    """The triplet of ``entry`` without weights, on the meta device: shapes only."""
+    """The triplet of ``entry`` without weights: on the meta device, but for nets of other libraries."""
     with torch.device("meta"):
         return Triplet(entry)
 
@@ -257,13 +266,3 @@ def timm_cfg(entry: Entry) -> dict[str, Any]:
         "std": (1.0,) * channels,
         "license": entry.license,
     }
-
-
-@torch.fx.wrap
-def _warn_of_size(images: Tensor, image_shape: tuple[int, int, int], key: str) -> None:
-    if not torch.compiler.is_compiling() and images.shape[1:] != image_shape:
-        warnings.warn(
-            f"images of {tuple(images.shape[1:])} go into {key}, which was made for {image_shape}; resize them unless "
-            "you mean it",
-            stacklevel=5,
-        )

@@ -8,7 +8,14 @@ from torch import nn
 
 from adaptive_smoothing_zoo.backbones import ARCHITECTURES, build
 
-OTHERS = {"gaussian_smoothed", "layers", "robustbench", "timm", "torchvision"}  # which are made of other nets
+OTHERS = {
+    "gaussian_smoothed",
+    "layers",
+    "preprocessed",
+    "robustbench",
+    "timm",
+    "torchvision",
+}  # which are made of other nets
 NETS = sorted(set(ARCHITECTURES) - OTHERS)
 SMALL = {
     "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": None},

@@ -26,7 +26,7 @@ SMALL = {
 }
 FLOAT32_ONLY = {"gaussian_smoothed", "lipschitz"}  # certificates are about the weights as they are
 DEEPER = {"resnet110"}  # of the same blocks as resnet20
-OTHERS = {"layers", "robustbench", "timm", "torchvision"}  # nets of others
+OTHERS = {"layers", "preprocessed", "robustbench", "timm", "torchvision"}  # nets of others
 HALVES = (torch.bfloat16, torch.float16)
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

@@ -7,6 +7,7 @@ import textwrap
 import pytest
 import torch
 from command_line import run
+from hub_server import OWNER
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model, tune
 from adaptive_smoothing_zoo.data import load_data
@@ -78,6 +79,23 @@ def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     assert chosen["clean"] == max(
         c["clean"] for c in record["fronts"]["scaled"] if c["robust"] >= 0.9 * record["rob_robust"]
     )
+
+
+def test_its_card_on_the_hub_says_how_it_was_tuned_and_loads_it(code, tmp_path, capsys, hub, monkeypatch):
+    out = tmp_path / "out"
+    run(capsys, *arguments(code, out, "--form", "constant", "--robust", "0.9"))
+    triplet, chosen = load_model(str(out)), json.loads((out / "tuning.json").read_text())["chosen"]
+    triplet.push_to_hub("org/mine", token=OWNER)
+    card = hub.content("org/mine", "README.md").decode()
+    assert f"on 100 images (digits test:60:160); there the mix has {chosen['clean']:.2%} clean" in card
+    assert "alpha was chosen on 100 images (digits test:60:160). Accuracies on these images flatter" in card
+    assert "nets.py:accurate + nets.py:robust" in (out / "config.json").read_text()
+    assert str(tmp_path) not in card + (out / "config.json").read_text()
+    code.unlink()
+    monkeypatch.chdir(tmp_path)
+    names = {"images": load_data("digits").images[:3]}
+    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], names)
+    assert torch.equal(names["log_probabilities"], triplet(names["images"]))
 
 
 def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):

@@ -1,0 +1,133 @@
+"""``asz tune --form learned``: the mixing network of two nets, learned by a recipe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adaptive_smoothing_zoo.cli.options import RESULTS
+
+if TYPE_CHECKING:
+    from adaptive_smoothing_zoo.data import Examples
+    from adaptive_smoothing_zoo.publishing.description import Description
+    from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen
+    from adaptive_smoothing_zoo.training.recipe import TripletRecipe
+    from adaptive_smoothing_zoo.zoo.references import Resolved
+
+
+def learned_options(command: Any) -> Any:
+    """The options of ``asz tune`` that are about this form alone."""
+    learned = "--form learned: "
+    for option in (
+        click.option("--checkpoint-seconds", type=float, default=10.0, help=f"{learned}time between checkpoints"),
+        click.option("--train-data", type=click.Path(path_type=Path), help=f"{learned}as --data-dir, if elsewhere"),
+        click.option("--set", "changes", multiple=True, help=f"{learned}key=value in the recipe's place; repeatable"),
+        click.option("--recipe", help=f"{learned}how; <DATASET>_adaptive or cifar10_adaptive if not given"),
+    ):
+        command = option(command)
+    return command
+
+
+def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, options: dict[str, Any]) -> None:
+    """Learn, choose alpha on the held-out images, and write the triplet's folder and its record."""
+    from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
+    from adaptive_smoothing_zoo.cli.train_commands import progress_bars
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.publishing.description import describe_folder
+    from adaptive_smoothing_zoo.threat import ThreatModel
+    from adaptive_smoothing_zoo.training.learned_mix import choice_for, learn_mix, mixing_recipe, without
+    from adaptive_smoothing_zoo.training.runs import Machine
+    from adaptive_smoothing_zoo.training.workers import Workers
+    from adaptive_smoothing_zoo.tuning.tune import Target
+    from adaptive_smoothing_zoo.zoo.base_net_config import described_net
+
+    threat = ThreatModel(options["threat_model"], options["eps"])
+    recipe = mixing_recipe(options["dataset"], threat, options["recipe"], options["changes"])
+    choice = choice_for(recipe, Target(clean=options["clean"], robust=options["robust"]))
+    for name, net in zip(("std_model", "rob_model"), nets, strict=True):
+        described_net(net.net, name)  # before hours of training
+    train = load_data(options["dataset"], "train", data_dir=options["train_data"] or options["data_dir"])
+    train = without(train, held)
+    with told_how_to_go_on(), progress_bars(shown=True) as (on_stage, on_progress, on_candidate):
+        machine = Machine(
+            workers=Workers(pick_device(None if options["device"] == "auto" else options["device"])),
+            checkpoint_seconds=options["checkpoint_seconds"],
+            on_stage=on_stage,
+            on_progress=on_progress,
+            on_candidate=on_candidate,
+        )
+        mix, chosen = learn_mix((nets[0].net, nets[1].net), recipe, choice, train, held, out, machine)
+    mix.save_pretrained(out, **_words(options, nets, train, held, chosen))
+    describe_folder(out, RESULTS, said)
+    _write_record(out, options, nets, recipe, choice, chosen, train)
+    _tell(out, chosen)
+
+
+def named_images(options: dict[str, Any], count: int) -> str:
+    """The held-out images, for people."""
+    return f"{count} images ({options['dataset']} {options['tune_on']})"
+
+
+def _words(
+    options: dict[str, Any], nets: list[Resolved], train: Examples, held: Examples, chosen: Chosen
+) -> dict[str, Any]:
+    """What the entry says beside what the modules say."""
+    from adaptive_smoothing_zoo.tuning.tune import chosen_there, in_public
+
+    names = ("name", "dataset", "threat_model", "eps")
+    tuned_on = named_images(options, len(held))
+    g, h = map(in_public, nets)
+    return {
+        **{name: options[name] for name in names},
+        "image_shape": tuple(held.images.shape[1:]),
+        "description": f"A mix of {g} and {h} with a mixing network.",
+        "architecture": f"{g} + {h} + mixing network",
+        "training": (
+            f"g and h as they came. Mixing network: learned on {len(train)} examples ({train.source}) by asz tune "
+            f"--form learned. alpha: chosen on {tuned_on}; there the mix has {chosen.clean:.2%} clean accuracy, and "
+            f"{chosen.robust:.2%} of {chosen.robust_examples} images stay right in a screening attack."
+        ),
+        "limits": (chosen_there(tuned_on),),
+    }
+
+
+def _write_record(
+    out: Path,
+    options: dict[str, Any],
+    nets: list[Resolved],
+    recipe: TripletRecipe,
+    choice: Choice,
+    chosen: Chosen,
+    train: Examples,
+) -> None:
+    """Write ``tuning.json``, as the other forms do."""
+    from adaptive_smoothing_zoo.storage.files import write_text
+    from adaptive_smoothing_zoo.storage.schema import to_json
+    from adaptive_smoothing_zoo.tuning.tune import RECORD_FILE
+
+    document = {
+        **{key: options[key] for key in ("dataset", "threat_model", "eps", "tune_on", "form")},
+        "std_model": nets[0].reference,
+        "rob_model": nets[1].reference,
+        "training": {"examples": len(train), "data": train.source, "settings": to_json(recipe.training)},
+        "attack": {key: value for key, value in asdict(choice).items() if key.startswith("attack")},
+        "n": chosen.clean_examples,
+        "chosen": {**asdict(chosen.candidate), "clean": chosen.clean, "robust": chosen.robust},
+        "attacked": chosen.robust_examples,
+        "tried": [{**asdict(candidate), "clean": clean, "robust": robust} for candidate, clean, robust in chosen.tried],
+    }
+    write_text(out / RECORD_FILE, json.dumps(document, indent=2) + "\n")
+
+
+def _tell(out: Path, chosen: Chosen) -> None:
+    ends = chosen.candidate
+    click.echo(
+        f"chosen: alpha {ends.alpha_min:g} to {ends.alpha_max:g}, clean {chosen.clean:.2%} of {chosen.clean_examples}, "
+        f"robust at most {chosen.robust:.2%} of {chosen.robust_examples}"
+    )
+    click.echo(f"{out} holds the triplet; these numbers chose it: report others, by asz eval {out}")

@@ -1,0 +1,73 @@
+"""Whether two nets can be mixed, as far as they tell before the first image."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_smoothing_zoo.backbones.asking import number_of_classes
+from adaptive_smoothing_zoo.backbones.made_for import MadeFor, channels_of
+from adaptive_smoothing_zoo.method.alpha import Alpha
+from adaptive_smoothing_zoo.method.taps import check_taps
+
+NAMES = ("std_model", "rob_model")
+
+
+def check_pair(nets: Sequence[nn.Module], alpha: Alpha) -> None:
+    """Raise ValueError for g and h that give no logits of the same classes, take no images in common, or lack maps.
+
+    What they do not tell is found at the first pass.
+    """
+    for name, net in zip(NAMES, nets, strict=True):
+        _check_has_head(net, name)
+    for what, ask in (("classes", number_of_classes), ("channels of images", channels_of)):
+        counts = [ask(net) for net in nets]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"std_model has {counts[0]} {what} and rob_model {counts[1]}; mix nets that have the same {what}"
+            )
+    check_taps(nets, alpha)
+
+
+def check_sizes(known: Sequence[MadeFor]) -> None:
+    """Raise ValueError for two nets that can take one size of images each, and not the same."""
+    only = [each for each in known if each.only]
+    if len(only) == 2 and only[0].shape != only[1].shape:
+        names = [f"{each.name} takes images of {each.shape[1]} x {each.shape[2]} alone" for each in only]
+        raise ValueError(f"{names[0]} and {names[1]}; put one into Preprocessed(net, mean, std, size)")
+
+
+def check_size(images: Tensor, known: Sequence[MadeFor]) -> None:
+    """Raise ValueError for images that a net cannot take, and warn of others than those it was made for."""
+    _check_size(images, tuple(map(tuple, known)))
+
+
+@torch.fx.wrap  # a traced graph checks its images as well
+def _check_size(images: Tensor, known: tuple[tuple[Any, ...], ...]) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for name, shape, only in known:
+        found = tuple(images.shape[1:])
+        if only and found != shape:
+            raise ValueError(
+                f"{name} takes images of {shape} alone, got {found}; resize them, or put the net into "
+                f"Preprocessed(net, mean, std, size={shape[1:]})"
+            )
+        if found != shape:
+            warnings.warn(
+                f"images of {found} go into {name}, which was made for {shape}; resize them unless you mean it",
+                stacklevel=6,
+            )
+
+
+def _check_has_head(net: Any, name: str) -> None:
+    head = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else None
+    if isinstance(head, nn.Identity) and getattr(net, "num_classes", None) == 0:
+        raise ValueError(
+            f"{name} ({type(net).__name__}) gives features, since it has no classifier; make it with num_classes, or "
+            "call its reset_classifier(num_classes)"
+        )
