@@ -181,6 +181,7 @@ class ModelChoice:
             USUAL_EPS,
             architecture_of,
             checked_name,
+            preprocessing_for,
             record_name,
             reference_with,
         )
@@ -208,6 +209,7 @@ class ModelChoice:
             eps=usual or eps or "",
             num_classes=self.num_classes or num_classes,
             image_shape=image_shape,
+            preprocessing=preprocessing_for(self.reference, self.dataset, threat_model),
             architecture=architecture_of(self.reference),
             reference=reference,
         )

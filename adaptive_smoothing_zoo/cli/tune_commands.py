@@ -24,10 +24,9 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_option
 @click.option("--eps", default="8/255", show_default=True, help="radius in units of pixels in [0, 1]")
 @click.option(
     "--tune-on",
-    default="test:5000:6000",
-    show_default=True,
     metavar="SPLIT:FIRST:END",
-    help="images that neither net has seen, and that are not reported on",
+    help="images that neither net has seen, and that are not reported on; if not given, the first 1,000 of the split "
+    "validation, where there is one, else test:5000:6000",
 )
 @click.option("--form", default="best", show_default=True, help="constant, scaled, mixednuts, best or learned")
 @click.option("--search", default="exact", show_default=True, help="exact, or published: Algorithm 1 of MixedNUTS")
@@ -88,10 +87,9 @@ def _examples(options: dict[str, Any]) -> tuple[Any, Any]:
     """The images of the split, and those of the range that is tuned on."""
     from adaptive_smoothing_zoo.data import Examples, load_data
 
+    options["tune_on"] = options["tune_on"] or _usual_range(options["dataset"])
     split, first, end = _range(options["tune_on"])
-    examples = load_data(options["dataset"], split, data_dir=options["data_dir"])
-    if not 0 <= first < end <= len(examples):
-        raise click.UsageError(f"--tune-on {options['tune_on']}: {split} has {len(examples)} images")
+    examples = load_data(options["dataset"], split, data_dir=options["data_dir"], n=end)
     images, labels = examples.images[first:end].clone(), examples.labels[first:end].clone()
     source = f"{examples.source}, {split} {first} to {end - 1}"
     return examples, Examples(images=images, labels=labels, source=source)
@@ -101,8 +99,8 @@ def _resolved(options: dict[str, Any], examples: Any) -> list[Any]:
     """Both nets."""
     from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
 
-    classes = int(examples.labels.max()) + 1
-    wanted = {"dataset": options["dataset"], "threat_model": options["threat_model"], "num_classes": classes}
+    wanted = {"dataset": options["dataset"], "threat_model": options["threat_model"]}
+    wanted["num_classes"] = examples.num_classes
     return [resolve(options[f"{k}_model"], Wanted(**wanted, checkpoint=options[f"{k}_checkpoint"])) for k in _NETS]
 
 
@@ -165,9 +163,17 @@ def _tell(tables: Any, fronts: Any) -> None:
         click.echo(f"{form} ({front.looked_at} mixes; clean/robust): {shown}")
 
 
+def _usual_range(dataset: str) -> str:
+    """Where to tune if nobody says."""
+    from adaptive_smoothing_zoo.data import DATA_SETS
+
+    known = DATA_SETS.get(dataset)
+    return "validation:0:1000" if known is not None and "validation" in known.splits else "test:5000:6000"
+
+
 def _range(text: str) -> tuple[str, int, int]:
     """The split and the range of "test:5000:6000"."""
     split, *numbers = text.split(":")
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) >= int(numbers[1]):
         raise click.UsageError(f"--tune-on is SPLIT:FIRST:END, as test:5000:6000, got {text!r}")
     return split, int(numbers[0]), int(numbers[1])

@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import L2, LINF
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
 from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
+from adaptive_smoothing_zoo.zoo.robustbench import preprocessing_of
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 UNKNOWN = "unknown"
@@ -78,6 +79,12 @@ def architecture_of(reference: str) -> str:
     """The architecture, where a reference tells it."""
     scheme, _, name = reference.partition(":")
     return name if scheme in _LIBRARIES else UNKNOWN
+
+
+def preprocessing_for(reference: str, dataset: str, threat_model: str) -> str | None:
+    """How the data set's files become images for a net; None for the usual way."""
+    scheme, _, name = reference.partition(":")
+    return preprocessing_of(name, dataset, threat_model) if scheme == "robustbench" else None
 
 
 @own_surroundings()

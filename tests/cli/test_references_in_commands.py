@@ -389,3 +389,11 @@ def test_a_folder_without_a_card_is_pushed_with_one(here, capsys, hub, monkeypat
     assert load_model("hf-hub:org/mine").entry.name == "Mine2026"
     card = Path(hf_hub_download("org/mine", "README.md")).read_text()
     assert 'load_model("hf-hub:org/mine")' in card
+
+
+def test_images_of_one_s_own_say_what_they_are(here, capsys):
+    np.savez("data.npz", images=PIXELS, labels=np.array([0, 4, 1]))
+    said = asz(capsys, "eval", "nets.py:five", "--dataset", "images-mine", "--eps", "1/255,2/255", *SHORT)
+    assert "eps 2/255" in said
+    (kept,) = Path("results", "images-mine", "Linf").glob("*.model.json")
+    assert json.loads(kept.read_text())["num_classes"] == 5

@@ -114,7 +114,8 @@ def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
         (["--search", "random"], "unknown search"),
         (["--form", "scaled", "--search", "published"], "form mixednuts, not scaled"),
         (["--tune-on", "test"], "SPLIT:FIRST:END"),
-        (["--tune-on", "test:300:900"], "359 images"),
+        (["--tune-on", "test:300:900"], "359 examples"),
+        (["--tune-on", "test:90:90"], "SPLIT:FIRST:END"),
         (["--form", "constant", "--clean", "1.0"], "the front comes to"),
     ],
 )
