@@ -186,10 +186,10 @@ class ModelChoice:
             reference_with,
         )
 
-        reference, threat_model = (
-            reference_with(self.reference, self.checkpoint),
-            self.threat_model or known_threat_model(self.reference, self.dataset),
-        )
+        if self.model_dir is not None and not self.reference.startswith("robustbench:"):
+            raise click.UsageError(f"{self.reference} has no --model-dir; a file of its weights is --checkpoint")
+        reference = reference_with(self.reference, self.checkpoint)
+        threat_model = self.threat_model or known_threat_model(self.reference, self.dataset)
         name = None if self.name is None else checked_name(self.name)
         kept = find_kept(results / self.dataset / threat_model, reference, name)
         if kept is not None:

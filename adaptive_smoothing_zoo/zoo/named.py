@@ -12,6 +12,7 @@ from torch import nn
 from adaptive_smoothing_zoo.backbones.asking import asked
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.errors import ConfigError, reason
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import L2, LINF
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
@@ -113,4 +114,6 @@ def named_net(reference: str, wanted: Wanted, entry: NetEntry, device: str | tor
     if entry.architecture == UNKNOWN:
         inner = net.net if isinstance(net, Preprocessed) else net
         entry = replace(entry, architecture=type(inner).__name__)
+    if isinstance(net, MixedClassifier):
+        entry = replace(entry, number_forward_passes=2)
     return Named(entry=entry, net=net)

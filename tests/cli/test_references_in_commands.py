@@ -49,6 +49,14 @@ CODE = """
 """
 
 
+MIX = """
+    from adaptive_smoothing_zoo import MixedClassifier
+
+    def mix():
+        return MixedClassifier(make(), make(), 0.5)
+"""
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A working folder with the user's file nets.py, three images that its net is right about, and no results."""
@@ -132,11 +140,12 @@ def test_a_net_with_the_weights_of_a_file_is_evaluated(here, capsys, reference, 
 
 
 def test_an_embedded_base_net_is_evaluated(here, capsys):
-    label(load_base_net("pyautoattack_resnet18"))
-    asz(capsys, "eval", "base:pyautoattack_resnet18", *SHORT)
+    net = load_base_net("pyautoattack_resnet18")
+    label(net)
+    asz(capsys, "eval", "base:pyautoattack_resnet18", "--n", 2, *SHORT)
     record = of_records("base-pyautoattack_resnet18.custom")
     assert record["clean_accuracy"] == 1.0
-    assert record["identity"]["sha256"] == identity_of(load_base_net("pyautoattack_resnet18")).sha256
+    assert record["identity"]["sha256"] == identity_of(net).sha256
 
 
 def test_a_function_of_a_module_and_a_net_that_gives_tuples_are_evaluated(here, capsys, monkeypatch):
@@ -284,6 +293,19 @@ class TestDescribe:
         assert not (here / "results").exists()
 
 
+def test_a_mix_in_the_users_file_is_attacked_as_a_mix(here, capsys, monkeypatch):
+    (here / "mix.py").write_text(textwrap.dedent(CODE) + textwrap.dedent(MIX))
+    shorten(monkeypatch, iterations=2, restarts=1, targets=1, queries=2)
+    asz(capsys, "eval", "mix.py:mix", "--n", 2, "--eps", "0.0001")
+    assert json.loads((here / "results/cifar10/Linf/mix.py-mix.model.json").read_text())["number_forward_passes"] == 2
+    assert "after apgd-t-pinned" in asz(capsys, "adapt", "mix.py:mix")
+
+
+def test_a_quick_look_at_a_net_writes_nothing(here, capsys):
+    assert "robust, at most" in asz(capsys, "eval", "nets.py:make", "--quick")
+    assert not (here / "results").exists()
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("reference", "said"),
@@ -339,6 +361,12 @@ class TestRefusals:
         assert of_records("small.py-make.custom", "results/digits/Linf")["eps"] == "0.1"
         told = asz(capsys, "validate", *digits, "--n", 2, "--only", "repeated_forward", data=False)
         assert "passed" in told
+
+    def test_what_a_net_does_not_have_is_refused(self, here, capsys):
+        said = run(capsys, "eval", "nets.py:make", "--model-dir", "here")[2]
+        assert "has no --model-dir; a file of its weights is --checkpoint" in said
+        assert "the norm must be 'Linf' or 'L2'" in refused(capsys, "eval", "nets.py:make", "--threat-model", "L7")
+        assert "unknown dataset" in refused(capsys, "eval", "nets.py:make", "--dataset", "none")
 
     def test_a_triplet_has_name_and_classes_of_its_own(self, here, capsys):
         for more in (("--name", "Mine"), ("--num-classes", 10)):
