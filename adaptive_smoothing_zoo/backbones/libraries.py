@@ -12,6 +12,8 @@ from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.surroundings import real_device
 
+_READS_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # options of create_model
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -32,7 +34,7 @@ def timm_net(
         model: as ``timm.create_model`` knows it.
         mean, std, size, interpolation: as for :class:`Preprocessed`; without mean and std (None) the net is bare and
             takes what its user gives it.
-        options: further arguments of ``timm.create_model``.
+        options: further arguments of ``timm.create_model``, but for those that read files.
 
     Raises:
         ValueError: timm does not know it, or not these options.
@@ -42,6 +44,8 @@ def timm_net(
     name = model.partition(".")[0]  # the part behind the dot names weights
     if not timm.is_model(name):
         raise ValueError(unknown("timm", model, timm.list_models()))
+    if named := sorted(set(options or {}).intersection(_READS_FILES)):
+        raise ValueError(f"the option {named[0]} of timm reads files, and a description of a net reads none; remove it")
     with real_device():
         net = timm.create_model(name, pretrained=False, num_classes=num_classes, **options or {})
     return _preprocessed(net, mean, std, size, interpolation)

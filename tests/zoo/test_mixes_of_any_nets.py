@@ -1,6 +1,7 @@
 """A mix of any two nets can be saved, loaded and fine-tuned; what no entry describes is refused in a sentence."""
 
 import copy
+import json
 
 import pytest
 import timm
@@ -152,9 +153,20 @@ def test_an_unknown_word_is_refused(tmp_path):
         MixedClassifier(ours(), ours(), 0.5).save_pretrained(tmp_path, image_shape=SHAPE, colour="red")
 
 
+def test_a_configuration_makes_timm_read_no_file(tmp_path):
+    MixedClassifier(of_timm("resnet10t"), ours(), 0.5).save_pretrained(tmp_path / "mix", image_shape=SHAPE)
+    path = tmp_path / "mix" / "config.json"
+    config = json.loads(path.read_text())
+    config["entry"]["std_model"]["arguments"]["options"] = {"checkpoint_path": str(tmp_path / "pickle.pt")}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="checkpoint_path of timm reads files"):
+        Triplet.from_pretrained(tmp_path / "mix")
+
+
 @pytest.mark.parametrize("features", ["both", "std_model", "rob_model"])
-def test_after_a_new_head_and_fine_tuning(features, tmp_path):
-    mix = MixedClassifier(of_timm("resnet10t"), ours(), 0.5)
+@pytest.mark.parametrize("std", ["timm ResNet", "timm ResNet, preprocessed"])
+def test_after_a_new_head_and_fine_tuning(std, features, tmp_path):
+    mix = MixedClassifier(NETS[std](), ours(), 0.5)
     mix.reset_classifier(3, features=features)
     mix.train()
     nn.functional.cross_entropy(mix(IMAGES), torch.tensor([0, 2])).backward()
