@@ -792,7 +792,7 @@ def test_the_door_adds_a_data_set(monkeypatch):
 
 
 def test_the_page_of_the_data_sets_names_all_with_their_shapes():
-    text = (Path(__file__).parents[2] / "docs" / "data_sets.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "data-sets.md").read_text()
     rows = {}
     for line in re.findall(r"^\| (`.*)", text, re.MULTILINE):
         names, shape = line.split(" | ")[:2]
