@@ -115,6 +115,15 @@ def test_screen_and_pgd_find_what_there_is(kind):
     unchanged(model, before)
 
 
+@pytest.mark.parametrize("kind", AWKWARD[:3])
+def test_attacks_without_alpha_find_what_there_is(kind):
+    model = kind()
+    before = taken(model)
+    found = evaluate_adaptive(model, X, Y, np.ones(4, dtype=bool), eps=EPS, device="cpu")
+    np.testing.assert_array_equal(found.robust, expected())
+    unchanged(model, before)
+
+
 @pytest.mark.parametrize("kind", AWKWARD)
 def test_validate_goes_through(kind):
     model = kind()
@@ -344,9 +353,9 @@ class TestRefusals:
             with pytest.raises(TypeError, match="wrap it in a module"):
                 entry(lambda x: x, X, Y, eps=0.1)
 
-    def test_a_net_that_is_no_mix(self):
+    def test_a_net_that_is_no_mix_has_no_alpha_to_attack(self):
         with pytest.raises(TypeError, match="about a MixedClassifier"):
-            evaluate_adaptive(Plain(), X, Y, np.ones(4, dtype=bool), eps=0.1)
+            evaluate_adaptive(Plain(), X, Y, np.ones(4, dtype=bool), eps=0.1, attacks=["apgd-ce-pinned"])
 
     def test_weights_in_half_precision(self):
         for entry in (lambda m: evaluate(m, X, Y, eps=0.1), lambda m: certify(m, X, Y, sigma=0.1)):
