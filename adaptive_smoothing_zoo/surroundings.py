@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -38,6 +42,23 @@ def own_surroundings() -> Iterator[None]:
 
 @contextmanager
 def real_device() -> Iterator[None]:
-    """The CPU in place of the meta device, for constructors that compute: some fail there, or leave buffers there."""
-    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+    """The CPU in place of the meta device, for constructors that compute: some fail there, or leave buffers there.
+
+    Parameters stay unset as on the meta device, which costs neither time nor random numbers.
+    """
+    if torch.get_default_device().type != "meta":
         yield
+        return
+    with torch.device("cpu"), _Unset():
+        yield
+
+
+class _Unset(TorchFunctionMode):
+    """What would change a parameter in place does nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        changed = args[0] if args else kwargs.get("tensor")
+        if isinstance(changed, Parameter) and re.fullmatch("[a-z].*[^_]_", name) and name != "requires_grad_":
+            return changed
+        return func(*args, **kwargs)

@@ -74,11 +74,11 @@ def _words(
     """What the entry says beside what the modules say."""
     from adaptive_smoothing_zoo.tuning.tune import chosen_there, in_public
 
-    names = ("name", "dataset", "threat_model", "eps", "additional_data")
+    names = {"name", "dataset", "threat_model", "eps", "additional_data"}
     tuned_on = named_images(options, len(held))
     g, h = map(in_public, nets)
     return {
-        **{name: options[name] for name in names},
+        **{name: value for name, value in options.items() if name in names},
         "image_shape": tuple(held.images.shape[1:]),
         "description": f"A mix of {g} and {h} with a mixing network.",
         "architecture": f"{g} + {h} + mixing network",
