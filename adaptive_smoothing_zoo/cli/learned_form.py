@@ -83,7 +83,7 @@ def _words(
     tuned_on = named_images(options, len(held))
     g, h = map(in_public, nets)
     return {
-        **{name: options[name] for name in names},
+        **{name: value for name, value in options.items() if name in names},
         "image_shape": tuple(held.images.shape[1:]),
         "description": f"A mix of {g} and {h} with a mixing network.",
         "architecture": f"{g} + {h} + mixing network",
