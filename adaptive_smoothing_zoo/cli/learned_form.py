@@ -39,6 +39,7 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing.description import describe_folder
+    from adaptive_smoothing_zoo.publishing.export import write_card
     from adaptive_smoothing_zoo.threat import ThreatModel
     from adaptive_smoothing_zoo.training.learned_mix import choice_for, learn_mix, mixing_recipe, without
     from adaptive_smoothing_zoo.training.runs import Machine
@@ -65,6 +66,7 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     mix.save_pretrained(out, **_words(options, nets, train, held, chosen))
     describe_folder(out, RESULTS, said)
     _write_record(out, options, nets, recipe, choice, chosen, train)
+    write_card(out)
     _tell(out, chosen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
     """
     from adaptive_smoothing_zoo.publishing.description import describe_folder, folder_of
     from adaptive_smoothing_zoo.publishing.evidence import update_entry
-    from adaptive_smoothing_zoo.publishing.export import is_bare
+    from adaptive_smoothing_zoo.publishing.export import CARD_FILE, is_own, write_card
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
     from adaptive_smoothing_zoo.zoo.references import is_triplet
 
@@ -55,7 +56,9 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
     else:
         folder = folder_of(choice.reference)
         entry = describe_folder(folder, results, words.description(), choice.name)
-        click.echo(f"wrote {folder}" + ("" if is_bare(folder) else "; its card is older, asz export renews it"))
+        if (own := is_own(folder)) and (folder / CARD_FILE).exists():
+            write_card(folder)
+        click.echo(f"wrote {folder}" + ("" if own else "; its card is older, asz export renews it"))
     if RunRecord.path(results, entry).exists():
         click.echo(f"wrote {update_entry(results, entry)}")
 
@@ -136,16 +139,13 @@ def push_command(
 
     A FOLDER that asz export wrote is uploaded as it is; for one of asz tune or save_pretrained the card is made.
     """
-    from adaptive_smoothing_zoo.publishing.export import is_bare
-    from adaptive_smoothing_zoo.publishing.push import push, push_model
+    from adaptive_smoothing_zoo.publishing.export import is_own
+    from adaptive_smoothing_zoo.publishing.push import push, push_own
     from adaptive_smoothing_zoo.zoo.references import check_triplet
-    from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
     check_triplet(str(folder), "asz push")
     about = {"private": private, "revision": revision, "commit_message": message}
-    if is_bare(folder):
-        pushed = push_model(Triplet.from_pretrained(folder), repo, results=results, **about)
-    else:
-        pushed = push(folder, repo, **about)  # type: ignore[arg-type]
+    upload = partial(push_own, results=results) if is_own(folder) else push
+    pushed = upload(folder, repo, **about)  # type: ignore[arg-type]
     click.echo(f"uploaded {pushed.url}")
     click.echo(f"for the weights of the entry:\n{pushed.entry_text}")

@@ -51,8 +51,9 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
         --rob-model robustbench:Carmon2019Unlabeled --data-dir data --clean 0.93
     """
     from adaptive_smoothing_zoo.publishing.description import describe_folder
+    from adaptive_smoothing_zoo.publishing.export import write_card
     from adaptive_smoothing_zoo.tuning.best_mix import check_search
-    from adaptive_smoothing_zoo.tuning.plot import plot_fronts
+    from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE, plot_fronts
     from adaptive_smoothing_zoo.tuning.tune import Target, suspicion, tuned_triplet, write_record
 
     if options["form"] == "learned":
@@ -68,11 +69,12 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     about = {key: options[key] for key in ("dataset", "threat_model", "eps", "tune_on", "form", "search")}
     about |= {"std_model": nets[0].reference, "rob_model": nets[1].reference, "attack": asdict(attack)}
     write_record(out, fronts, chosen, halves, tables, about)
-    plot_fronts(out / "front.png", fronts, tables, chosen)
+    plot_fronts(out / FRONT_FILE, fronts, tables, chosen)
     _tell(tables, fronts)
     if chosen is not None:
         tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples)).save_pretrained(out)
         describe_folder(out, RESULTS, words.description())
+        write_card(out)
         click.echo(f"chosen: alpha {chosen.alpha:.6g}, clean {chosen.clean:.2%}, robust at least {chosen.robust:.2%}")
         if halves is not None:
             click.echo(

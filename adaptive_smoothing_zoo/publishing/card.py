@@ -14,6 +14,7 @@ def model_card(
     evidence: Evidence | None,
     curve: ConstantCurve | None = None,
     certification: CertificationRecord | None = None,
+    front: str | None = None,
 ) -> str:
     """The card's Markdown, with the front matter that the Hugging Face Hub reads.
 
@@ -21,6 +22,7 @@ def model_card(
         evidence: all that is recorded of the entry, or None if nothing is; the card then says so.
         curve: what constant alphas reach with the same g and h, if that was measured.
         certification: the certificates of the triplet, if there are some.
+        front: the file next to the card that shows all mixes among which this one was chosen, if there is one.
     """
     run = None if evidence is None else evidence.run
     if run is None or curve is None or not (run.is_standard and curve.matches(run)):
@@ -42,6 +44,7 @@ def model_card(
         how_to_load=how_to_load(entry),
         citation=citation(entry.paper),
         called="mix",
+        front=front,
     )
 
 

@@ -21,6 +21,8 @@ from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE
+from adaptive_smoothing_zoo.tuning.tune import RECORD_FILE
 from adaptive_smoothing_zoo.zoo.entry import Entry, ModelEntry, NetEntry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.registry import entries_named
@@ -28,6 +30,7 @@ from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
 CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"
+TUNING_FILES = (RECORD_FILE, FRONT_FILE)
 HERE = "local-dir:."  # what the card of a folder calls it
 
 
@@ -56,8 +59,11 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
     return folder
 
 
-def card_of(model: Triplet, results: str | Path) -> tuple[str, Evidence | None]:
+def card_of(model: Triplet, results: str | Path, front: str | None = None) -> tuple[str, Evidence | None]:
     """A triplet's model card and what is recorded of it, None if ``results`` has no run.
+
+    Args:
+        front: see ``model_card``.
 
     Raises:
         ResultsError: what is recorded there was measured of another model, or is damaged.
@@ -70,7 +76,7 @@ def card_of(model: Triplet, results: str | Path) -> tuple[str, Evidence | None]:
             "certify), or name a folder without results for it"
         )
     evidence = read_evidence(results, entry, model) if RunRecord.path(results, entry).exists() else None
-    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification), evidence
+    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification, front), evidence
 
 
 def card_from(
@@ -96,9 +102,23 @@ def card_from(
     return text, evidence
 
 
-def is_bare(folder: Path) -> bool:
-    """Whether a folder holds a triplet as ``save_pretrained`` writes it, without card and license."""
-    return (folder / CONFIG_FILE).is_file() and not any((folder / name).exists() for name in (CARD_FILE, LICENSE_FILE))
+def is_own(folder: Path) -> bool:
+    """Whether a folder holds a triplet as ``save_pretrained`` or ``asz tune`` writes it: its card knows no results."""
+    bare = not any((folder / name).exists() for name in (CARD_FILE, LICENSE_FILE))
+    return (folder / CONFIG_FILE).is_file() and (bare or (folder / RECORD_FILE).is_file())
+
+
+def front_of(folder: Path) -> str | None:
+    """The figure of all mixes among which ``asz tune`` chose, if it is there."""
+    return FRONT_FILE if (folder / FRONT_FILE).is_file() else None
+
+
+def write_card(folder: Path) -> None:
+    """Write card and license of a triplet into its folder, next to what ``asz tune`` wrote."""
+    entry = read_entry(folder / CONFIG_FILE)
+    card = model_card(entry, None, front=front_of(folder))
+    write_text(folder / CARD_FILE, card.replace(how_to_load(entry), how_to_load(entry, HERE)))
+    write_text(folder / LICENSE_FILE, license_text(entry))
 
 
 def export_files(entry: Entry) -> set[str]:

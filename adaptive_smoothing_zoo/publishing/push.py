@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,15 @@ from typing import Any
 
 from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError, reason
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
-from adaptive_smoothing_zoo.publishing.export import CARD_FILE, HERE, card_of, export, export_files
+from adaptive_smoothing_zoo.publishing.export import (
+    CARD_FILE,
+    HERE,
+    TUNING_FILES,
+    card_of,
+    export,
+    export_files,
+    front_of,
+)
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
@@ -88,7 +97,7 @@ def push(
             info = api.upload_folder(
                 repo_id=repo,
                 folder_path=upload,
-                allow_patterns=sorted(export_files(entry)),
+                allow_patterns=sorted(export_files(entry) | _tuning_files(folder)),
                 delete_patterns=[WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors"],
                 revision=revision,
                 commit_message=commit_message or f"Upload {entry.key}",
@@ -109,12 +118,26 @@ def push_model(model: Triplet, repo: str, *, results: Path | None = None, **opti
         return push(target, repo, **options)
 
 
+def push_own(folder: Path, repo: str, *, results: Path, **options: Any) -> Pushed:
+    """Upload what ``asz tune`` or ``save_pretrained`` wrote, with a card that tells of ``results`` and of the choice."""
+    with TemporaryDirectory() as name:
+        target, model = Path(name) / "export", Triplet.from_pretrained(folder)
+        export(model, target, card=card_of(model, results, front_of(folder))[0])
+        for file in _tuning_files(folder):
+            shutil.copy(folder / file, target)
+        return push(target, repo, **options)
+
+
+def _tuning_files(folder: Path) -> set[str]:
+    return {file for file in TUNING_FILES if (folder / file).is_file()}
+
+
 @contextmanager
 def _with_card_for(folder: Path, entry: Entry, repo: str) -> Iterator[Path]:
     """The folder as it is uploaded: links to its files, and a card that tells how to load the repository."""
     with TemporaryDirectory() as name:
         upload = Path(name)
-        for file in export_files(entry) - {CARD_FILE}:
+        for file in (export_files(entry) | _tuning_files(folder)) - {CARD_FILE}:
             (upload / file).symlink_to((folder / file).absolute())
         card = (folder / CARD_FILE).read_text(encoding="utf-8")
         there = card.replace(how_to_load(entry, HERE), how_to_load(entry, f"hf-hub:{repo}"))
@@ -147,7 +170,7 @@ def check_export(folder: str | Path) -> Entry:
             raise WeightsError(
                 f"{folder / name} has SHA-256 {found}, but {CONFIG_FILE} says {sha256}; run asz export again"
             )
-    extra = sorted({path.name for path in folder.iterdir()} - export_files(entry))
+    extra = sorted({path.name for path in folder.iterdir()} - export_files(entry) - {*TUNING_FILES})
     if extra:
         logger.warning("%s: not part of the export, and not uploaded: %s", folder, ", ".join(extra))
     return entry

@@ -9,6 +9,8 @@ from adaptive_smoothing_zoo.storage.files import write_with
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
+FRONT_FILE = "front.png"
+
 
 def plot_fronts(path: Path, fronts: Mapping[str, Front], tables: Tables, chosen: Candidate | None = None) -> None:
     """Write a PNG: clean accuracy against robustness to the attack on h, with g, h and the choice.

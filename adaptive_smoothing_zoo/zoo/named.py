@@ -32,7 +32,17 @@ USUAL_EPS: dict[tuple[str, str], str] = {
 """The radius that leaderboards and papers use, by data set and norm."""
 
 _LIBRARIES = ("timm", "torchvision", "base")  # whose names of models are names of architectures
-_ENDINGS = ("run", "curve", "verify", "adaptive", "validation", "model", "custom", "certified")  # of records' files
+_ENDINGS = (
+    "run",
+    "curve",
+    "verify",
+    "adaptive",
+    "validation",
+    "model",
+    "radii",
+    "custom",
+    "certified",
+)  # of records' files
 
 
 @dataclass(frozen=True, kw_only=True)

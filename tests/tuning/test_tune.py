@@ -67,6 +67,7 @@ def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     assert "chosen: alpha" in told
     record = json.loads((out / "tuning.json").read_text())
     assert (out / "front.png").stat().st_size > 1000
+    assert "](front.png)" in (out / "README.md").read_text()
     images, labels = (each[60:160] for each in (load_data("digits").images, load_data("digits").labels))
     g, h = (resolve(f"{code}:{name}").net for name in ("accurate", "robust"))
     code.unlink()
