@@ -119,7 +119,7 @@ def push_model(model: Triplet, repo: str, *, results: Path | None = None, **opti
 
 
 def push_own(folder: Path, repo: str, *, results: Path, **options: Any) -> Pushed:
-    """Upload what ``asz tune`` or ``save_pretrained`` wrote, with a card that tells of ``results`` and of the choice."""
+    """Upload a folder of ``asz tune`` or ``save_pretrained``, with a card that tells of ``results`` and the choice."""
     with TemporaryDirectory() as name:
         target, model = Path(name) / "export", Triplet.from_pretrained(folder)
         export(model, target, card=card_of(model, results, front_of(folder))[0])
@@ -170,7 +170,8 @@ def check_export(folder: str | Path) -> Entry:
             raise WeightsError(
                 f"{folder / name} has SHA-256 {found}, but {CONFIG_FILE} says {sha256}; run asz export again"
             )
-    extra = sorted({path.name for path in folder.iterdir()} - export_files(entry) - {*TUNING_FILES})
+    known = export_files(entry) | {*TUNING_FILES}
+    extra = sorted(path.name for path in folder.iterdir() if path.name not in known)
     if extra:
         logger.warning("%s: not part of the export, and not uploaded: %s", folder, ", ".join(extra))
     return entry

@@ -419,6 +419,21 @@ def test_a_folder_without_a_card_is_pushed_with_one(here, capsys, hub, monkeypat
     assert 'load_model("hf-hub:org/mine")' in card
 
 
+def test_what_asz_tune_made_is_pushed_with_its_figure_and_a_card_that_follows_describe(here, capsys, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", OWNER)
+    tune = ("tune", "mix", "--std-model", "nets.py:make", "--rob-model", "nets.py:make", "--tune-on", "test:0:3")
+    asz(capsys, *tune, "--form", "constant", "--robust", 0.1, "--iterations", 1, "--eps", 0)
+    asz(capsys, "describe", "mix", "--name", "Mine2026", "--title", "Two in one", data=False)
+    assert "Two in one" in Path("mix", "README.md").read_text()
+    assert "uploaded" in asz(capsys, "push", "mix", "org/tuned", data=False)
+    card = Path(hf_hub_download("org/tuned", "README.md")).read_text()
+    assert "](front.png)" in card
+    assert "Two in one" in card
+    assert Path(hf_hub_download("org/tuned", "front.png")).stat().st_size > 1000
+    assert json.loads(Path(hf_hub_download("org/tuned", "tuning.json")).read_text())["n"] == 3
+    assert load_model("hf-hub:org/tuned").entry.name == "Mine2026"
+
+
 def test_images_of_one_s_own_say_what_they_are(here, capsys):
     np.savez("data.npz", images=PIXELS, labels=np.array([0, 4, 1]))
     said = asz(capsys, "eval", "nets.py:five", "--dataset", "images-mine", "--eps", "1/255,2/255", *SHORT)
