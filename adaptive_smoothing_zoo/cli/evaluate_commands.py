@@ -92,13 +92,12 @@ def eval_command(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
-    radii = _radii(eps)
+    part = distributed.shard_of(shard)
+    radii = _radii(eps, alone=not (quick or compare_with or save_adversarials or part[1] > 1))
     entry = choice.entry(out, radii[-1] if radii else None, data_dir)
     warn_of_radius(entry.threat_model, parse_eps(radii[-1] if radii else "0"))
-    if len(radii) > 1 and (quick or compare_with or save_adversarials or distributed.shard_of(shard)[1] > 1):
-        raise click.UsageError("several radii take one process, and no --quick, --compare-with or --save-adversarials")
     chosen = pick_device(distributed.local_device(device))
-    part, settings = distributed.shard_of(shard), attack.settings(chosen)
+    settings = attack.settings(chosen)
     _check_files(out, entry, compare_with, save_adversarials)
     commit = source_commit()  # now: the checkout may move on during a long run
     named = choice.load(entry, chosen)
@@ -112,8 +111,7 @@ def eval_command(
         return
     threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
     if quick:
-        if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
-            raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
+        _check_quick(settings, shard)
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
@@ -342,11 +340,23 @@ def _check_files(out: Path, entry: ModelEntry, compare_with: Path | None, save_a
         RunRecord.read(compare_with, entry)
 
 
-def _radii(eps: str | None) -> list[str]:
-    """The radii that ``--eps`` names, from the smallest to the largest; none if it is not given."""
+def _radii(eps: str | None, *, alone: bool) -> list[str]:
+    """The radii that ``--eps`` names, from the smallest to the largest; none if it is not given.
+
+    Args:
+        alone: whether no option is given that several radii do not go with.
+    """
     from adaptive_smoothing_zoo.threat import parse_eps
 
-    return [] if eps is None else sorted((text.strip() for text in eps.split(",")), key=parse_eps)
+    radii = [] if eps is None else sorted((text.strip() for text in eps.split(",")), key=parse_eps)
+    if len(radii) > 1 and not alone:
+        raise click.UsageError("several radii take one process, and no --quick, --compare-with or --save-adversarials")
+    return radii
+
+
+def _check_quick(settings: AttackSettings, shard: str | None) -> None:
+    if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
+        raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
 
 
 def _run_radii(
