@@ -101,8 +101,7 @@ def eval_command(
     _check_files(out, entry, compare_with, save_adversarials)
     commit = source_commit()  # now: the checkout may move on during a long run
     named = choice.load(entry, chosen)
-    model = named.net
-    examples = load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
+    model, examples = named.net, load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
     settings = _fitted(settings, model, examples, chosen)
     entry = _recorded_as(named.entry, settings)
     click.echo(f"{named.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
