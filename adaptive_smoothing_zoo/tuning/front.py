@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.tuning.tables import Tables, gaps
 
+NARROW = 1e-5
+"""Two steps of alpha that are nearer to each other, in log-odds, are one to float32."""
+
 Maps = tuple[nn.Module, nn.Module]  # of g's and of h's logits
 
 
@@ -119,13 +122,14 @@ class Steps:
         bounds = self.bounds if rows is None else self.bounds[..., rows]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             curves = list(pool.map(alpha_curve, bounds))
-        kept = [curve[:, undominated(curve[1], curve[2], curve[0])] for curve in curves]
+        apart = [curve[:, curve[3] > NARROW] for curve in curves]
+        kept = [curve[:, undominated(curve[1], curve[2], curve[3])] for curve in apart]
         every = torch.cat(kept, dim=1)
         owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in enumerate(kept)])
-        best = undominated(every[1], every[2], every[0])
+        best = undominated(every[1], every[2], every[3])
         candidates = [
             Candidate(std_map=self.maps[i][0], rob_map=self.maps[i][1], alpha=alpha, clean=clean, robust=robust)
-            for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:, best].T.tolist(), strict=True)
+            for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:3, best].T.tolist(), strict=True)
         ]
         return Front(candidates=tuple(candidates), looked_at=sum(curve.shape[1] for curve in curves))
 
@@ -148,19 +152,21 @@ class Steps:
 
 def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
     """The best of some candidates."""
-    shown = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust", "alpha"))
-    return Front(candidates=tuple(candidates[i] for i in undominated(*shown).tolist()), looked_at=looked_at)
+    clean, robust = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust"))
+    chosen = undominated(clean, robust, torch.zeros(len(candidates))).tolist()
+    return Front(candidates=tuple(candidates[i] for i in chosen), looked_at=looked_at)
 
 
 def alpha_curve(bounds: Tensor) -> Tensor:
-    """(3, A) float64 from what ``steps_of`` gives: alphas in rising order, one between any two steps; clean accuracy;
-    robust share."""
+    """(4, A) float64 from what ``steps_of`` gives: alphas in rising order, one between any two steps; clean accuracy;
+    robust share; how far apart the two steps are in log-odds, infinite for 0 and 1 themselves."""
     low, high, least = bounds[0], bounds[1], _least_alpha(bounds[2])
     steps = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), low, high, least])
     steps = steps[(steps >= 0) & (steps <= 1)].unique()
     alphas = torch.cat([steps[:1], 0.5 * (steps[1:] + steps[:-1]), steps[-1:]])
     clean = _below(low, alphas) - torch.searchsorted(high.sort().values, alphas, right=True)
-    return torch.stack([alphas, clean.double() / len(low), _below(least, alphas).double() / len(low)])
+    width = nn.functional.pad(steps.logit().diff(), (1, 1), value=torch.inf)
+    return torch.stack([alphas, clean.double() / len(low), _below(least, alphas).double() / len(low), width])
 
 
 def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
@@ -219,10 +225,10 @@ def _below(bounds: Tensor, alphas: Tensor) -> Tensor:
     return torch.searchsorted(bounds.sort().values, alphas)
 
 
-def undominated(clean: Tensor, robust: Tensor, alpha: Tensor) -> Tensor:
-    """Indices of the points that none beats, from high to low ``clean``; of equal points that of the smallest alpha,
-    which needs the largest gaps and so minds rounding least."""
-    order = np.lexsort((alpha.numpy(), -robust.numpy(), -clean.numpy()))
+def undominated(clean: Tensor, robust: Tensor, width: Tensor) -> Tensor:
+    """Indices of the points that none beats, from high to low ``clean``; of equal points the one of the largest width,
+    which minds rounding and other images least."""
+    order = np.lexsort((-width.numpy(), -robust.numpy(), -clean.numpy()))
     ranked = robust.numpy()[order]
     before = np.concatenate([[-1.0], np.maximum.accumulate(ranked)[:-1]])
     return torch.from_numpy(order[ranked > before])

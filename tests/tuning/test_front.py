@@ -85,7 +85,7 @@ def test_a_robust_point_is_right_whatever_g_says(maps, seed, alpha):
 @given(seed=st.integers(0, 1000))
 def test_between_two_steps_nothing_changes(seed):
     tables = tables_of(seed, n=12)
-    alphas, clean, robust = alpha_curve(steps_of(tables, *MAPS[1]))
+    alphas, clean, robust, _ = alpha_curve(steps_of(tables, *MAPS[1]))
     assert (alphas[1:] > alphas[:-1]).all()
     known = set(zip(clean.tolist(), robust.tolist(), strict=True))
     for alpha in torch.linspace(0.0007, 0.9991, 97, dtype=torch.float64).tolist():
@@ -123,9 +123,19 @@ def test_the_front_holds_all_that_nothing_beats(form):
         assert (again.clean, again.robust) == (candidate.clean, candidate.robust)
 
 
-def test_of_equal_points_the_smallest_alpha_is_taken():
-    one = torch.tensor([0.9, 0.9, 0.8, 0.8]), torch.tensor([0.1, 0.1, 0.5, 0.4]), torch.tensor([0.99, 0.7, 0.9, 0.2])
+def test_of_equal_points_the_widest_is_taken():
+    one = torch.tensor([0.9, 0.9, 0.8, 0.8]), torch.tensor([0.1, 0.1, 0.5, 0.4]), torch.tensor([0.1, 0.7, 0.9, 2.0])
     assert undominated(*one).tolist() == [1, 2]
+
+
+def test_alphas_between_steps_that_float32_cannot_tell_apart_are_left_out():
+    """All gaps are nearly 1, so every step of robustness lies at 0.5 within rounding; alpha must stand clear of it."""
+    labels = torch.zeros(6, dtype=torch.int64)
+    rob = 30.0 * nn.functional.one_hot(labels, 3) + torch.arange(6.0)[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    tables = Tables(labels=labels, std=-rob, rob=rob, attacked=rob[None])
+    (chosen,) = pareto_front(tables, [(Scale(), Scale())]).candidates
+    assert chosen.robust == chosen.clean == 1.0
+    assert chosen.alpha > 0.6
 
 
 def test_a_target_is_met_or_refused_with_the_nearest():
