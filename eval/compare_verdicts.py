@@ -7,6 +7,26 @@ from pathlib import Path
 
 import click
 import numpy as np
+from scipy.stats import binomtest, bootstrap
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> str:
+    """The paired difference of two shares of the same examples, with its 95 % interval and the exact sign test.
+
+    Args:
+        first, second: (N,) bool.
+    """
+    ahead, behind = int((first & ~second).sum()), int((second & ~first).sum())
+    if ahead + behind == 0:
+        return "difference: none, example by example"
+    gains = first.astype(float) - second
+    found = bootstrap((gains,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    chance = binomtest(ahead, ahead + behind).pvalue
+    return (
+        f"difference: {100 * gains.mean():+.2f} points (95 % bootstrap interval {100 * low:+.2f} to {100 * high:+.2f}); "
+        f"{ahead} examples ahead, {behind} behind, sign test p = {chance:.2g}"
+    )
 
 
 @click.command()
@@ -22,6 +42,7 @@ def main(first: Path, second: Path) -> None:
         click.echo(
             f"{name}: {100 * x.mean():.2f} % and {100 * y.mean():.2f} %, {int((x != y).sum())} differ of {len(shared)}"
         )
+    click.echo(difference(a["robust"][in_a], b["robust"][in_b]))
     for i in np.flatnonzero(a["robust"][in_a] != b["robust"][in_b]):
         click.echo(
             f"  example {shared[i]}: broken by {a['broken_by'][in_a][i] or '-'} / {b['broken_by'][in_b][i] or '-'}"
