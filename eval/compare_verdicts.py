@@ -24,7 +24,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> str:
     low, high = found.confidence_interval
     chance = binomtest(ahead, ahead + behind).pvalue
     return (
-        f"difference: {100 * gains.mean():+.2f} points (95 % bootstrap interval {100 * low:+.2f} to {100 * high:+.2f}); "
+        f"difference: {100 * gains.mean():+.2f} points (95 % {100 * low:+.2f} to {100 * high:+.2f}, bootstrap); "
         f"{ahead} examples ahead, {behind} behind, sign test p = {chance:.2g}"
     )
 
