@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.backbones.asking import asked
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.machine.folding import prepare
+from adaptive_smoothing_zoo.machine.graphs import Graphed, recorder_of
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 VERSION = 1  # changes when the same seed no longer gives the same random numbers
@@ -100,6 +101,7 @@ class Search:
         self._spent = 0  # by the attacks before it
         self._reference: ReferenceEngine | None = None  # makes AutoAttack's own checks
         self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
+        self._recorder = recorder_of(device)
 
     @staticmethod
     def full_name() -> str:
@@ -216,10 +218,17 @@ class Search:
         """The model as attacks see it; made the first time, with some images of the kind to come."""
         if self.prepared is None:
             some = self._some(images)
-            self.prepared = prepare(self.model, some)
+            prepared = prepare(self.model, some)
             with torch.no_grad():
-                self.deterministic = torch.equal(self.prepared(some), self.prepared(some))
+                self.deterministic = torch.equal(prepared(some), prepared(some))
+            self.prepared = self._recorded(prepared, self.model)
         return self.prepared
+
+    def _recorded(self, prepared: nn.Module, net: nn.Module) -> nn.Module:
+        """What replays the passes of a net's prepared copy, if it is one and the model answers the same twice."""
+        if self._recorder is None or not self.deterministic or prepared is net:
+            return prepared
+        return Graphed(prepared, self._recorder)
 
     def made(self, name: str, images: Tensor) -> tuple[Attack[Any], nn.Module]:
         """An attack on images of this kind, and what it asks."""
@@ -238,7 +247,9 @@ class Search:
                 surrogate=self.surrogate,
             )
         )
-        return attack, prepared if attack.view is None else prepare(attack.view, self._some(images))
+        if attack.view is None:
+            return attack, prepared
+        return attack, self._recorded(prepare(attack.view, self._some(images)), attack.view)
 
     def _some(self, images: Tensor) -> Tensor:
         return images[: min(8, self.batch_size)].to(self.device)
