@@ -61,7 +61,13 @@ N = "number of noise samples for each image that bound its class's probability, 
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
 @click.option("--batch-size", type=int, default=None, help="noisy images per pass")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="in which the certified net computes",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
 @click.option(
     "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
@@ -115,7 +121,7 @@ def certify_command(
     check_model_dir(model_dir, entry)
     around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
     model = load_model(name, model_dir, entry.dataset, entry.threat_model, device=chosen)
-    sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
+    sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"], "tf32")}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
     examples, indices = choose_examples(load_data(entry.dataset, data_dir=data_dir), n_examples, skip)
 
