@@ -58,6 +58,12 @@ class ThreatModel:
             return perturbation.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
         return l2_norm(perturbation)
 
+    def dual_size(self, gradient: Tensor) -> Tensor:
+        """(N,) the dual norm of each gradient (N, channels, H, W): how fast a function rises along ``steepest``."""
+        if self.is_linf:
+            return gradient.abs().flatten(1).sum(dim=1)
+        return l2_norm(gradient).flatten()
+
     def unit(self, perturbation: Tensor) -> Tensor:
         """Perturbations (N, channels, H, W) at norm 1; zero stays zero."""
         return perturbation / (self.size(perturbation) + 1e-12)

@@ -25,14 +25,15 @@ from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
     tiles,
 )
 from adaptive_smoothing_zoo.attacks.contract import Attack, State
-from adaptive_smoothing_zoo.attacks.losses import Model, cross_entropy, targeted_dlr
+from adaptive_smoothing_zoo.attacks.losses import Model, cross_entropy, dlr, targeted_dlr
 from adaptive_smoothing_zoo.threat import ThreatModel
 
+_LOSSES = {"apgd-ce": cross_entropy, "apgd-dlr": dlr, "apgd-t": targeted_dlr}
 Watch = Callable[[State], None]  # sees the state after every step
 
 
 class Lockstep:
-    """The four attacks of the standard protocol on one batch at a time.
+    """The attacks of AutoAttack on one batch at a time.
 
     Args:
         model: images in [0, 1] to logits (N, C).
@@ -40,6 +41,8 @@ class Lockstep:
         seed: of pyautoattack.
         num_targets: wrong classes that the targeted attacks try.
         queries: of the Square attack.
+        restarts: of the untargeted attacks.
+        eot: passes that APGD's gradients are the mean of.
         watch: called with the state after every step.
     """
 
@@ -52,10 +55,12 @@ class Lockstep:
         seed: int,
         num_targets: int = 9,
         queries: int = QUERIES,
+        restarts: int = 1,
+        eot: int = 1,
         watch: Watch | None = None,
     ) -> None:
         self.model, self.threat, self.seed = model, ThreatModel(norm, eps), seed
-        self.num_targets, self.queries = num_targets, queries
+        self.num_targets, self.queries, self.restarts, self.eot = num_targets, queries, restarts, eot
         self._watch = watch or (lambda state: None)
 
     def attack(self, name: str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,29 +74,38 @@ class Lockstep:
         adversarials = images.clone()
         with torch.no_grad():
             ranking = self.model(images).argsort(dim=1, descending=True)
-        for rank in range(1, self.num_targets + 1 if name.endswith("-t") else 2):
+        for rank in range(1, 1 + (self.num_targets if name.endswith("-t") else self.restarts)):
             left = (~broken).nonzero().squeeze(1)
             if len(left) == 0:
                 break
-            attack, state = self._start(name, images[left], labels[left], ranking[left, rank], stream)
+            targets = ranking[left, min(rank, ranking.shape[1] - 1)]
+            attack, state = self._start(name, (images[left], labels[left], targets), rank, stream)
             self._run(attack, state)
             found = left[state.found]
             broken[found], adversarials[found] = True, state.adversarials[state.found]
         return broken, adversarials
 
     def _start(
-        self, name: str, images: Tensor, labels: Tensor, targets: Tensor, stream: torch.Generator
+        self, name: str, examples: tuple[Tensor, Tensor, Tensor], rank: int, stream: torch.Generator
     ) -> tuple[Attack[Any], State]:
-        if name in ("apgd-ce", "apgd-t"):
-            apgd = APGD(name, self.threat, cross_entropy if name == "apgd-ce" else targeted_dlr)
-            draw = torch.rand if self.threat.is_linf else torch.randn
-            noise = draw(images.shape, generator=stream).to(images.device)
-            return apgd, apgd.start_at(images, labels, targets, 2 * noise - 1 if self.threat.is_linf else noise)
+        images, labels, _ = examples
+        if name in _LOSSES:
+            apgd = APGD(name, self.threat, _LOSSES[name], eot=self.eot)
+            return apgd, apgd.start_at(*examples, self._noise(images, stream))
+        if name == "fab":
+            fab = FAB(self.threat, targeted=False)
+            noise = torch.zeros_like(images) if rank == 1 else self._noise(images, stream)
+            return fab, fab.start_at(*examples, noise)
         if name == "fab-t":
             fab = FAB(self.threat)
-            return fab, fab.start(images, labels, targets, torch.zeros_like(labels))
+            return fab, fab.start(*examples, torch.zeros_like(labels))
         square = Square(self.threat, _ReplayedSquares(stream, images, self.threat), queries=self.queries)
-        return square, square.start(images, labels, targets, torch.zeros_like(labels))
+        return square, square.start(*examples, torch.zeros_like(labels))
+
+    def _noise(self, images: Tensor, stream: torch.Generator) -> Tensor:
+        draw = torch.rand if self.threat.is_linf else torch.randn
+        noise = draw(images.shape, generator=stream).to(images.device)
+        return 2 * noise - 1 if self.threat.is_linf else noise
 
     def _run(self, attack: Attack[Any], state: State) -> None:
         while not bool((state.found | state.exhausted).all()):

@@ -1,7 +1,8 @@
 """Attacks adapted to a mix, next to AutoAttack's: setting D of [BAKS24, 4.2], and what its gradients may hide.
 
 An attack is named by its loss and its view, ``apgd-ce-pinned``: ``apgd-ce`` is the cross-entropy and ``apgd-p`` the
-margin of probabilities, both from several random starts, and ``apgd-t`` the targeted DLR loss. A view is one of
+margin of probabilities, both from several random starts, and ``apgd-t`` the targeted DLR loss, in whose place
+``apgd-gap`` is the gap alone for fewer than four classes. A view is one of
 ``views.VIEWS``; ``lowering`` or ``nudging``, the white box with the loss ``(1 - w) loss + w BCE(alpha_logit, 1)`` for
 w = 0.5 or 0.1; or ``surrogate``. With a constant alpha, all but the surrogate are the mix itself, attacked once more
 with other random numbers: the same effort as against a mix whose alpha adapts.
@@ -24,6 +25,7 @@ from adaptive_smoothing_zoo.attacks.losses import (
     lowering_alpha,
     margin,
     probability_margin,
+    target_gap,
     targeted_dlr,
 )
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
@@ -57,6 +59,7 @@ _LOSSES: dict[str, TargetedLoss] = {
     "apgd-ce": cross_entropy,
     "apgd-t": targeted_dlr,
     "apgd-p": probability_margin,
+    "apgd-gap": target_gap,
 }
 _THE_MIX_S_LOGITS = ("mix", "gray_box", *ALPHA_WEIGHTS)  # views that differ from the mix in gradients alone
 
@@ -121,7 +124,10 @@ def _enter() -> None:
         for loss in _LOSSES:
             make: Callable[[Setup], APGD] = partial(make_adaptive, loss, view)
             if loss == "apgd-t":
-                register(f"{loss}-{view}", targeted=True, least_classes=4, iterations=100, targets=9)(make)
+                four = {"least_classes": 4, "instead": f"apgd-gap-{view}"}
+                register(f"{loss}-{view}", targeted=True, **four, iterations=100, targets=9)(make)  # type: ignore[arg-type]
+            elif loss == "apgd-gap":
+                register(f"{loss}-{view}", targeted=True, iterations=100, targets=9)(make)
             else:
                 register(f"{loss}-{view}", iterations=100, restarts=5)(make)
 

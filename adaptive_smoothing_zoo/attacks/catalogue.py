@@ -6,7 +6,7 @@ from importlib import import_module
 from adaptive_smoothing_zoo.attacks.contract import Entry
 from adaptive_smoothing_zoo.attacks.settings import NUMBERS, AttackSettings, Plan
 
-__all__ = ["ATTACK_FILES", "Entry", "complete", "entry_of"]
+__all__ = ["ATTACK_FILES", "Entry", "complete", "entry_of", "fitted"]
 
 ATTACK_FILES = (  # a line for each file of this folder that registers attacks
     "autoattack.apgd",
@@ -36,6 +36,30 @@ def complete(settings: AttackSettings) -> AttackSettings:
         ValueError: an attack that does not exist, or a number that it does not have.
     """
     return replace(settings, attacks=tuple(_completed(plan) for plan in settings.attacks))
+
+
+def fitted(settings: AttackSettings, classes: int) -> AttackSettings:
+    """Complete settings for a model of so many classes.
+
+    An attack whose loss needs more of them steps aside, and the one that is named for this case takes its place; the
+    reference engine has no such attacks. What stepped aside is said in the settings, which are not standard then.
+
+    Raises:
+        ValueError: no attack is left.
+    """
+    settings, plans = complete(settings), list[Plan]()
+    for plan in settings.attacks:
+        entry = entry_of(plan.name)
+        if classes >= entry.least_classes:
+            plans.append(plan)
+        elif entry.instead and settings.engine == "fast" and entry.instead not in settings.names:
+            numbers = entry_of(entry.instead).numbers
+            plans.append(Plan(entry.instead, **{name: n for name, n in plan.numbers.items() if name in numbers}))
+    aside = tuple(name for name in settings.names if classes < entry_of(name).least_classes)
+    if not plans:
+        least = min(entry_of(name).least_classes for name in aside)
+        raise ValueError(f"the loss of {', '.join(aside)} needs at least {least} classes, got {classes}")
+    return replace(settings, attacks=tuple(plans), aside=(*settings.aside, *aside)) if aside else settings
 
 
 def _completed(plan: Plan) -> Plan:

@@ -79,6 +79,11 @@ class State:
         self.adversarials = torch.where(new.view(-1, 1, 1, 1), points, self.adversarials)
         self.found = self.found | new
 
+    def keep(self, points: Tensor, adversarial: Tensor) -> None:
+        """Keep each run's last adversarial point, for an attack that says itself when it has found one."""
+        kept = (adversarial & ~self.exhausted).view(-1, 1, 1, 1)
+        self.adversarials = torch.where(kept, points, self.adversarials)
+
     def look_at(self, gradient: Tensor) -> None:
         """Note gradients that give an attack nothing to go by."""
         sums = gradient.abs().flatten(1).sum(dim=1)
@@ -112,6 +117,10 @@ class Attack(ABC, Generic[S]):
             images, labels, targets: see :class:`State`.
             keys: (N,) int64; all that is random about a run depends on its key (see ``random_streams``).
         """
+
+    def restart(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, restarts: Tensor) -> S:
+        """The same where it matters how many starts a point has had before, (N,) int64; it does not by default."""
+        return self.start(images, labels, targets, keys)
 
     @abstractmethod
     def step(self, state: S, model: Model) -> int:
@@ -161,6 +170,11 @@ class Setup:
         """Of a run."""
         return self.plan.queries or 0
 
+    @property
+    def eot(self) -> int:
+        """Passes that each gradient is the mean of."""
+        return self.plan.eot or 1
+
 
 Make = Callable[[Setup], Attack[Any]]
 M = TypeVar("M", bound=Make)
@@ -174,15 +188,19 @@ class Entry:
         make: from a setup.
         numbers: that its plan has, and their standard values.
         cost: forward-equivalents of a point that it asks about.
+        class_cost: further ones for each class of the model.
         targeted: runs move toward the likeliest wrong classes, one run for each.
         least_classes: that a model must have.
+        instead: the attack that takes its place where a model has fewer; none does if it is "".
     """
 
     make: Make
     numbers: dict[str, int]
     cost: int = 2
+    class_cost: int = 0
     targeted: bool = False
     least_classes: int = 2
+    instead: str = ""
 
     known: ClassVar[dict[str, Entry]] = {}
 
@@ -192,17 +210,29 @@ class Entry:
 
     def passes(self, plan: Plan, classes: int) -> int:
         """Forward-equivalents spent on a point that stays robust."""
-        return self.cost * (plan.iterations or plan.queries or 1) * self.runs(plan, classes)
+        length = (plan.iterations or plan.queries or 1) * (plan.eot or 1)
+        return self.cost_at(classes) * length * self.runs(plan, classes)
+
+    def cost_at(self, classes: int) -> int:
+        """Forward-equivalents of a point that it asks a model of so many classes about."""
+        return self.cost + self.class_cost * classes
 
 
 def register(
-    name: str, *, cost: int = 2, targeted: bool = False, least_classes: int = 2, **numbers: int
+    name: str,
+    *,
+    cost: int = 2,
+    class_cost: int = 0,
+    targeted: bool = False,
+    least_classes: int = 2,
+    instead: str = "",
+    **numbers: int,
 ) -> Callable[[M], M]:
     """Enter an attack into the catalogue; a decorator of what makes it from a :class:`Setup`, a class or a function.
 
     Args:
-        name, cost, targeted, least_classes: see :class:`Entry`.
-        numbers: of its plan: iterations, targets, restarts, queries.
+        name, cost, class_cost, targeted, least_classes, instead: see :class:`Entry`.
+        numbers: of its plan: iterations, targets, restarts, queries, eot.
 
     Raises:
         ValueError: the name is taken by another attack, or cannot be a name.
@@ -214,7 +244,13 @@ def register(
         if before is not None and _place(before.make) != _place(make):
             raise ValueError(f"there is already an attack {name!r}, {'.'.join(_place(before.make))}")
         Entry.known[name] = Entry(
-            make=make, numbers=plan.numbers, cost=cost, targeted=targeted, least_classes=least_classes
+            make=make,
+            numbers=plan.numbers,
+            cost=cost,
+            class_cost=class_cost,
+            targeted=targeted,
+            least_classes=least_classes,
+            instead=instead,
         )
         return make
 

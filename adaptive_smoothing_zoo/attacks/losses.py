@@ -114,11 +114,24 @@ def lowering_alpha(loss: Callable[..., Tensor], weight: float | Tensor) -> Calla
     return both
 
 
-def loss_and_gradient(model: Model, points: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def loss_and_gradient(
+    model: Model, points: Tensor, loss: Callable[[Tensor], Tensor], *, passes: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, C), losses (N,) and the gradient (N, channels, H, W) of each loss at its own point.
 
     No gradient of a weight is computed.
+
+    Args:
+        passes: of which the gradient is the mean; logits and losses are those of the last one.
     """
+    logits, losses, gradient = _one_pass(model, points, loss)
+    for _ in range(passes - 1):
+        logits, losses, more = _one_pass(model, points, loss)
+        gradient = gradient + more
+    return logits, losses, gradient / passes if passes > 1 else gradient
+
+
+def _one_pass(model: Model, points: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(points)

@@ -153,7 +153,8 @@ class Search:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack correctly classified points; yield (positions, candidates) as points are finished, each once.
 
-        A candidate is a verified adversarial example, or the image itself.
+        A candidate is a verified adversarial example, or the image itself; not verified where gradients are means of
+        several passes, for a randomized model, of which one pass decides: the caller's.
 
         Args:
             name: one of the settings' attacks.
@@ -189,7 +190,7 @@ class Search:
                 continue
             kept = images[finished.points] if finished.adversarials is None else finished.adversarials
             self.lost[name] |= set(indices[sorted(pool.lost)].tolist())
-            if runs.entry.targeted:
+            if runs.entry.targeted or runs.entry.least_classes > 2:  # those of which AutoAttack warns, too
                 self.flat[name] |= set(indices[sorted(pool.flat)].tolist())
             yield todo[finished.points], kept.to(images.device)
         self.asked[name] += pool.asked
@@ -300,7 +301,7 @@ class _Runs:
     ) -> None:
         self.search, self.name, self.entry = search, name, entry_of(name)
         self.images, self.labels, self.indices = images, labels, indices
-        plan = search.settings.plan(name)
+        self.plan = plan = search.settings.plan(name)
         self.ranks = self.entry.runs(plan, search.num_classes)
         self.goals = self.ranks // (plan.restarts or 1)  # runs from one start
         self.targets = self._targets() if snapshot is None else self._kept_targets(snapshot)
@@ -329,7 +330,7 @@ class _Runs:
 
     def spent(self) -> int:
         """Forward-equivalents since these runs were made, or resumed."""
-        return self.entry.cost * (self.answered - self._before)
+        return self.entry.cost_at(self.search.num_classes) * (self.answered - self._before)
 
     def snapshot(self) -> dict[str, Tensor] | None:
         """Where the runs stand."""
@@ -356,11 +357,13 @@ class _Runs:
         images, labels = self.images[points].to(device).contiguous(), self.labels[points].to(device)
         targets = self.targets[points, ranks % self.goals].to(device)
         keys = run_keys(self.search.settings.seed, self.name, ranks, self.indices[points]).to(device)
-        state: State = self.attack.start(images, labels, targets, keys)
+        state: State = self.attack.restart(images, labels, targets, keys, (ranks // self.goals).to(device))
         return state
 
     def verify(self, points: Tensor, candidates: Tensor) -> Tensor:
-        """Whether the model, asked in batches of one size, gives another label."""
+        """Whether the model, asked in batches of one size, gives another label; see ``Search.attack`` for means."""
+        if self.plan.averages:
+            return torch.ones(len(points), dtype=torch.bool)
         return self.search._predict(candidates).cpu() != self.labels[points].cpu()
 
 

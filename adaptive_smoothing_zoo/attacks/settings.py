@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from adaptive_smoothing_zoo.errors import shown
 
-NUMBERS = ("iterations", "targets", "restarts", "queries")
+NUMBERS = ("iterations", "targets", "restarts", "queries", "eot")
 """What the length of an attack is made of."""
 
 
@@ -24,6 +24,7 @@ class Plan:
         targets: wrong classes that a targeted attack tries, from the likeliest on; all, if there are fewer.
         restarts: random starts, of each target if there are such.
         queries: changes that a random search tries.
+        eot: passes that each gradient is the mean of, for randomized nets ("expectation over transformation").
 
     Raises:
         ValueError: the name cannot be one, or a number is no integer of at least 1.
@@ -34,6 +35,7 @@ class Plan:
     targets: int | None = None
     restarts: int | None = None
     queries: int | None = None
+    eot: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.name):
@@ -52,14 +54,23 @@ class Plan:
         """Those that are given."""
         return {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
 
+    @property
+    def averages(self) -> bool:
+        """Whether each gradient is the mean of several passes."""
+        return (self.eot or 1) > 1
+
+    def __str__(self) -> str:
+        said = (f"{name}={number}" for name, number in self.numbers.items() if name != "eot" or self.averages)
+        return " ".join([self.name, *said])
+
     def filled(self, numbers: dict[str, int]) -> Plan:
         """This plan, with these numbers where it has none."""
         return Plan(self.name, **(numbers | self.numbers))
 
 
 STANDARD_PLANS = (
-    Plan("apgd-ce", iterations=100, restarts=1),
-    Plan("apgd-t", iterations=100, targets=9, restarts=1),
+    Plan("apgd-ce", iterations=100, restarts=1, eot=1),
+    Plan("apgd-t", iterations=100, targets=9, restarts=1, eot=1),
     Plan("fab-t", iterations=100, targets=9),
     Plan("square", queries=5000),
 )
@@ -67,6 +78,23 @@ STANDARD_PLANS = (
 
 STANDARD_ATTACKS = tuple(plan.name for plan in STANDARD_PLANS)
 STANDARD_PROTOCOL = "AutoAttack standard"
+
+VERSIONS = {
+    "standard": STANDARD_PLANS,
+    "plus": (
+        Plan("apgd-ce", iterations=100, restarts=5, eot=1),
+        Plan("apgd-dlr", iterations=100, restarts=5, eot=1),
+        Plan("fab", iterations=100, restarts=5),
+        Plan("square", queries=5000),
+        Plan("apgd-t", iterations=100, targets=9, restarts=1, eot=1),
+        Plan("fab-t", iterations=100, targets=9),
+    ),
+    "rand": (
+        Plan("apgd-ce", iterations=100, restarts=1, eot=20),
+        Plan("apgd-dlr", iterations=100, restarts=1, eot=20),
+    ),
+}
+"""AutoAttack's versions [CH20]: "plus" attacks more, "rand" is for randomized nets."""
 
 ENGINES = ("fast", "reference")
 Precision = Literal["float32", "tf32"]
@@ -89,6 +117,9 @@ class AttackSettings:
             and up to twice as fast for wide nets on CPUs.
         batch_size: most points per batch; None for what the device's memory holds. The reference engine's random
             numbers depend on it, the fast engine's do not.
+        individual: each attack meets every correctly classified point, not only those that are still robust.
+        begun_at: the smaller radius whose adversarial examples the attacks began from; None if from nothing.
+        aside: attacks that were meant, but whose loss needs more classes than the model has (see ``catalogue.fitted``).
 
     Raises:
         ValueError: settings that cannot be meant.
@@ -101,6 +132,9 @@ class AttackSettings:
     judge_precision: Literal["float32"] = "float32"
     channels_last: bool = False
     batch_size: int | None = None
+    individual: bool = False
+    begun_at: float | None = None
+    aside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", _plans(self.attacks))
@@ -113,11 +147,23 @@ class AttackSettings:
         object.__setattr__(self, "seed", _integer(self.seed, "the seed"))
         if self.engine == "reference" and not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"the reference's seed must lie in -2^63 to 2^64 - 1, got {shown(self.seed)}")
-        object.__setattr__(self, "channels_last", bool(self.channels_last))
+        for name in ("channels_last", "individual"):
+            object.__setattr__(self, name, bool(getattr(self, name)))
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", _integer(self.batch_size, "the batch size"))
             if self.batch_size < 1:
                 raise ValueError(f"the batch size must be at least 1, got {self.batch_size}")
+
+    @classmethod
+    def version(cls, name: str, **more: Any) -> AttackSettings:
+        """AutoAttack's version of a name, "standard", "plus" or "rand" [CH20], with further settings.
+
+        Raises:
+            ValueError: another name, or settings that cannot be meant.
+        """
+        if name not in VERSIONS:
+            raise ValueError(f"unknown version {shown(name)}; known: {', '.join(VERSIONS)}")
+        return cls(attacks=VERSIONS[name], **more)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,15 +178,36 @@ class AttackSettings:
     @property
     def is_standard(self) -> bool:
         """Whether verdicts are those of the standard protocol. Engine, seed, batch size and memory format are free."""
-        return self.attacks == STANDARD_PLANS and not self.tf32
+        return not self._differences and self.attacks == STANDARD_PLANS
+
+    @property
+    def averages(self) -> bool:
+        """Whether some gradient is the mean of several passes: the net is taken to be randomized, one pass judges."""
+        return any(plan.averages for plan in self.attacks)
 
     @property
     def protocol(self) -> str:
         """What to call it: "AutoAttack standard", or what differs from that."""
         if self.is_standard:
             return STANDARD_PROTOCOL
-        said = "; ".join(" ".join([p.name, *(f"{name}={n}" for name, n in p.numbers.items())]) for p in self.attacks)
-        return f"not standard: {said}{'; search in TF32' if self.tf32 else ''}"
+        version = next((f"AutoAttack {name}" for name, plans in VERSIONS.items() if plans == self.attacks), None)
+        return "; ".join([f"not standard: {version or '; '.join(map(str, self.attacks))}", *self._differences])
+
+    @property
+    def _differences(self) -> list[str]:
+        """What differs from the standard protocol, but for the attacks themselves."""
+        aside, eot = ", ".join(self.aside), max(plan.eot or 1 for plan in self.attacks)
+        return [
+            text
+            for text, said in (
+                (f"without {aside}, for which the model has too few classes", bool(self.aside)),
+                (f"eot {eot}, judged by one pass", self.averages),
+                ("each attack on all correctly classified points", self.individual),
+                (f"begun from the adversarial examples of radius {self.begun_at}", self.begun_at is not None),
+                ("search in TF32", self.tf32),
+            )
+            if said
+        ]
 
     def plan(self, name: str) -> Plan:
         """The plan of an attack."""

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 
 import click
 
+from adaptive_smoothing_zoo.cli import adversarial_commands as adversarials
 from adaptive_smoothing_zoo.cli import certify_commands as certification
 from adaptive_smoothing_zoo.cli import evaluate_commands as evaluation
 from adaptive_smoothing_zoo.cli import experiment_commands as experiments
@@ -85,7 +86,7 @@ def info_command(name: str, dataset: str, threat_model: str) -> None:
     click.echo(entry_to_text(find_entry(name, dataset, threat_model)), nl=False)
 
 
-for module in (evaluation, certification, tuning, training, experiments, publishing, weights):
+for module in (evaluation, adversarials, certification, tuning, training, experiments, publishing, weights):
     for command in vars(module).values():
         if isinstance(command, click.Command):
             asz.add_command(command)

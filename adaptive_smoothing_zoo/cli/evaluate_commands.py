@@ -26,6 +26,9 @@ from adaptive_smoothing_zoo.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.evaluation import Evaluation
@@ -36,12 +39,20 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @triplet_options
-@click.option("--eps", default=None, help="radius, as 8/255 or 0.5; the entry's if not given")
+@click.option(
+    "--eps", default=None, help="radius, as 8/255 or 0.5, or several, as 2/255,4/255; the entry's if not given"
+)
 @examples_option(None)
 @DEVICE
 @attack_options
 @click.option("--quick", is_flag=True, help="a few steps only: an upper bound on the robust accuracy, written nowhere")
 @click.option("--shard", default=None, help="i/k, 0 <= i < k: only every k-th example from the i-th; see asz merge")
+@click.option(
+    "--save-adversarials",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="write the adversarial images of all examples, as .npz or .pt",
+)
 @click.option("--compare-with", type=click.Path(path_type=Path), help="results of an earlier run; the record tells")
 @DATA_DIR
 @OUT
@@ -54,6 +65,7 @@ def eval_command(
     attack: AttackChoice,
     quick: bool,
     shard: str | None,
+    save_adversarials: Path | None,
     compare_with: Path | None,
     data_dir: str | None,
     out: Path,
@@ -62,36 +74,38 @@ def eval_command(
     """Attack a triplet by the standard protocol and write its leaderboard entry.
 
     Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch the examples are shared
-    among the processes. Other attacks than the protocol's are recorded under another name, and make no entry.
+    among the processes. Other attacks than the protocol's are recorded under another name, and make no entry. So are
+    several radii, run from the smallest to the largest: a point that is broken is not attacked again.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import distributed, evaluate, pick_device
-    from adaptive_smoothing_zoo.publishing.evidence import check_records
-    from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, state_path
     from adaptive_smoothing_zoo.storage.bound_state import remove_state
     from adaptive_smoothing_zoo.storage.provenance import source_commit
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
-    entry = triplet.entry()
-    warn_of_radius(entry.threat_model, parse_eps(eps or "0"))
+    entry, radii = triplet.entry(), _radii(eps)
+    warn_of_radius(entry.threat_model, parse_eps(radii[-1] if radii else "0"))
+    if len(radii) > 1 and (quick or compare_with or save_adversarials or distributed.shard_of(shard)[1] > 1):
+        raise click.UsageError("several radii take one process, and no --quick, --compare-with or --save-adversarials")
     chosen = pick_device(distributed.local_device(device))
     part, settings = distributed.shard_of(shard), attack.settings(chosen)
-    check_writable(out, entry)
-    check_records(out, entry)
-    if compare_with is not None:
-        RunRecord.read(compare_with, entry)  # now rather than after hours
+    _check_files(out, entry, compare_with, save_adversarials)
     commit = source_commit()  # now: the checkout may move on during a long run
     model = triplet.load(chosen)
+    examples = load_data(model.entry.dataset, data_dir=data_dir).first(n)
+    settings = _fitted(settings, model, examples, chosen)
     entry = _recorded_as(model.entry, settings)
-    threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
-    examples = load_data(entry.dataset, data_dir=data_dir).first(n)
     click.echo(f"{model.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    if len(radii) > 1:
+        _run_radii(radii, model, entry, examples, settings, device=chosen, out=out, commit=commit, overwrite=overwrite)
+        return
+    threat = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
     if quick:
-        if settings.engine != "fast" or not settings.is_standard or shard is not None:
+        if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
             raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
         _screen(model, examples, threat, settings, str(chosen))
         return
@@ -105,7 +119,8 @@ def eval_command(
     if whole is None:
         return
     remarks = () if compare_with is None else (agreement(compare_with, model.entry, whole, examples),)
-    _write_and_tell(out, entry, whole, examples, model, eps=eps, commit=commit, remarks=remarks)
+    about = {"eps": eps, "commit": commit, "remarks": remarks, "save_adversarials": save_adversarials}
+    _write_and_tell(out, entry, whole, examples, model, **about)
     remove_state(state)
 
 
@@ -288,6 +303,83 @@ def validate_command(
         sys.exit(1)
 
 
+def _check_files(out: Path, entry: Entry, compare_with: Path | None, save_adversarials: Path | None) -> None:
+    """Find out, rather now than after hours, whether files can be written and those that are there can be read."""
+    from adaptive_smoothing_zoo.publishing.adversarial_file import check_adversarial_path
+    from adaptive_smoothing_zoo.publishing.evidence import check_records
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+
+    check_writable(out, entry)
+    check_records(out, entry)
+    if save_adversarials is not None:
+        check_adversarial_path(save_adversarials)
+    if compare_with is not None:
+        RunRecord.read(compare_with, entry)
+
+
+def _radii(eps: str | None) -> list[str]:
+    """The radii that ``--eps`` names, from the smallest to the largest; none if it is not given."""
+    from adaptive_smoothing_zoo.threat import parse_eps
+
+    return [] if eps is None else sorted((text.strip() for text in eps.split(",")), key=parse_eps)
+
+
+def _run_radii(
+    radii: list[str],
+    model: Triplet,
+    entry: Entry,
+    examples: Examples,
+    settings: AttackSettings,
+    *,
+    device: torch.device,
+    out: Path,
+    commit: str | None,
+    overwrite: bool,
+) -> None:
+    """Evaluate at several radii, write a record of each, and their curve."""
+    from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
+    from adaptive_smoothing_zoo.cli.progress import progress_bar
+    from adaptive_smoothing_zoo.evaluation import evaluate_radii
+    from adaptive_smoothing_zoo.publishing.radii_curve import RadiiCurve, at_radius, write_curve
+    from adaptive_smoothing_zoo.publishing.run_record import RunRecord, make_record, write_results
+    from adaptive_smoothing_zoo.storage.bound_state import remove_state
+    from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
+
+    entries = [at_radius(entry, eps) for eps in radii]
+    for at, eps in zip(entries, () if overwrite else radii, strict=False):
+        RunRecord.check_replaceable(out, at, model, n=len(examples), eps=eps)
+    threats = [ThreatModel(entry.threat_model, parse_eps(eps)) for eps in radii]
+    state, runs = RadiiCurve.state_path(out, entry), list[RunRecord]()
+    about: dict[str, Any] = {"threats": threats, "settings": settings, "device": device, "state": state}
+    with progress_bar() as on_progress, told_how_to_go_on():
+        found = evaluate_radii(model, examples.images, examples.labels, **about, on_progress=on_progress)
+        for at, eps, evaluation in zip(entries, radii, found, strict=True):
+            runs.append(make_record(at, evaluation, examples, model, eps=eps, commit=commit))
+            write_results(out, at, evaluation, examples, runs[-1])
+    for run in runs:
+        low, high = (100 * end for end in run.confidence_interval)
+        click.echo(f"eps {run.eps:12}{100 * run.robust_accuracy:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")
+    for warning in dict.fromkeys(text for run in runs for text in run.warnings):
+        click.echo(f"AutoAttack warns: {warning}", err=True)
+    click.echo(f"wrote {write_curve(out, entry, runs)}, its figure, and a record of each radius")
+    remove_state(state)
+
+
+def _fitted(settings: AttackSettings, model: nn.Module, examples: Examples, device: torch.device) -> AttackSettings:
+    """The settings for the model's number of classes; told if that is too small for some attack."""
+    from adaptive_smoothing_zoo.attacks.catalogue import fitted
+    from adaptive_smoothing_zoo.attacks.verify import count_classes
+    from adaptive_smoothing_zoo.machine.ready import ready
+
+    with ready(model, device) as net:
+        classes = count_classes(net, examples.images, device)
+    found = fitted(settings, classes)
+    if found != settings:
+        click.echo(f"{classes} classes: {found.protocol}; no leaderboard takes the result", err=True)
+    return found
+
+
 def _recorded_as(entry: Entry, settings: AttackSettings) -> Entry:
     """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
     return entry if settings.is_standard else _custom(entry)
@@ -354,16 +446,23 @@ def _write_and_tell(
     eps: str | None,
     commit: str | None,
     remarks: tuple[str, ...] = (),
+    save_adversarials: Path | None = None,
 ) -> None:
     """Write the record, and the leaderboard entry of a standard run; tell what was found."""
+    from adaptive_smoothing_zoo.publishing.adversarial_file import write_adversarials
     from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 
     record = make_record(entry, evaluation, examples, model, eps=eps, commit=commit, remarks=remarks)
     write_results(out, entry, evaluation, examples, record)
+    if save_adversarials is not None:
+        write_adversarials(save_adversarials, evaluation, examples, record)
+        click.echo(f"wrote {save_adversarials}")
     path = _update_entry(out, entry)
     for attack, accuracy in evaluation.accuracy_after.items():
         label = "clean" if attack == "clean" else f"after {attack}"
         click.echo(f"{label:16}{100 * accuracy:6.2f} %")
+    for attack, accuracy in evaluation.accuracy_alone.items():
+        click.echo(f"{f'{attack} alone':16}{100 * accuracy:6.2f} %")
     for warning in evaluation.warnings:
         click.echo(f"AutoAttack warns: {warning}", err=True)
     for remark in record.remarks:

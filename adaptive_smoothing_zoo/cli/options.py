@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -17,7 +17,7 @@ from adaptive_smoothing_zoo.units import UnitsWarning
 if TYPE_CHECKING:
     import torch
 
-    from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+    from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
     from adaptive_smoothing_zoo.zoo.entry import Entry
     from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
@@ -135,11 +135,14 @@ triplet_options = packed(
 class AttackChoice:
     """How a command attacks."""
 
+    version: str
     attacks: str | None
     iterations: int | None
     targets: int | None
     restarts: int | None
     queries: int | None
+    eot: int | None
+    individual: bool
     engine: str
     seed: int
     search_precision: str
@@ -147,24 +150,38 @@ class AttackChoice:
     batch_size: int | None
 
     def settings(self, device: torch.device) -> AttackSettings:
-        """The same in one noun; what is not standard is told. Only CUDA rounds to TF32."""
-        from adaptive_smoothing_zoo.attacks.catalogue import complete
-        from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
+        """The same in one noun; what is not standard is told. Only CUDA rounds to TF32.
 
-        names = STANDARD_ATTACKS if self.attacks is None else tuple(self.attacks.replace(" ", "").split(","))
+        Raises:
+            UsageError: a version and attacks that say different things.
+        """
+        from adaptive_smoothing_zoo.attacks.catalogue import complete
+        from adaptive_smoothing_zoo.attacks.settings import NUMBERS, VERSIONS, AttackSettings
+
         settings = AttackSettings(
-            attacks=names,  # type: ignore[arg-type]
+            attacks=self._attacks(VERSIONS),
             engine=self.engine,
             seed=self.seed,
             search_precision=self.search_precision if device.type == "cuda" else "float32",  # type: ignore[arg-type]
             channels_last=self.channels_last,
             batch_size=self.batch_size,
+            individual=self.individual,
         )
-        numbers = {name: getattr(self, name) for name in ("iterations", "targets", "restarts", "queries")}
+        numbers = {name: getattr(self, name) for name in NUMBERS}
         settings = complete(settings).limited(**numbers)
         if not settings.is_standard:
             click.echo(f"{settings.protocol}; no leaderboard takes the result", err=True)
         return settings
+
+    def _attacks(self, versions: Mapping[str, tuple[Plan, ...]]) -> Any:
+        """The plans of the version, or the names that are given."""
+        if self.attacks is not None:
+            if self.version not in ("standard", "custom"):
+                raise click.UsageError(f"--attacks names other attacks than --version {self.version}; give one of both")
+            return tuple(self.attacks.replace(" ", "").split(","))
+        if self.version == "custom":
+            raise click.UsageError("--version custom needs --attacks, the names of attacks separated by commas")
+        return versions[self.version]
 
 
 def _show_attacks(context: click.Context, option: click.Parameter, asked: bool) -> None:
@@ -180,11 +197,22 @@ def _show_attacks(context: click.Context, option: click.Parameter, asked: bool) 
 attack_options = packed(
     AttackChoice,
     "attack",
-    click.option("--attacks", default=None, metavar="NAMES", help="separated by commas; the standard protocol's"),
+    click.option(
+        "--version",
+        type=click.Choice(("standard", "plus", "rand", "custom")),
+        default="standard",
+        show_default=True,
+        help="AutoAttack's; plus attacks more, rand is for randomized nets, custom is what --attacks names",
+    ),
+    click.option("--attacks", default=None, metavar="NAMES", help="separated by commas; the version's"),
     click.option("--iterations", type=int, default=None, help="of all attacks that have such, instead of their own"),
     click.option("--targets", type=int, default=None, help="likewise: wrong classes to attack toward"),
     click.option("--restarts", type=int, default=None, help="likewise: random starts"),
     click.option("--queries", type=int, default=None, help="likewise: changes that a random search tries"),
+    click.option("--eot", type=int, default=None, help="likewise: passes that each gradient is the mean of"),
+    click.option(
+        "--individual", is_flag=True, help="each attack on all correctly classified images, not on those left"
+    ),
     click.option("--engine", default="fast", show_default=True, help="fast, or reference: pyautoattack"),
     SEED,
     click.option("--search-precision", default="float32", show_default=True, help="float32, or tf32 on CUDA"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.evaluation.attack_run import Progress
 from adaptive_smoothing_zoo.evaluation.evaluate import Call, CallWords, Evaluation, Outcome
-from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, Ledger
+from adaptive_smoothing_zoo.evaluation.ledger import CLEAN
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -101,9 +101,9 @@ def evaluate_adaptive(
     if isinstance(standard, Evaluation) and standard.threat != call.threat:
         raise ValueError(f"the standard evaluation was about {standard.threat}, not {call.threat}")
     images, labels = own_copy(images), own_copy(labels)
-    ledger = Ledger(images, torch.arange(len(labels)), call.settings.names)
-    bound = {"engine": ADAPTIVE_ENGINE, "protocol": ADAPTIVE_PROTOCOL, "robust_sha256": _sha256(robust)}
-    call.carry_out(model, labels, ledger, robust=robust, surrogate=surrogate, **bound)
+    bound: dict[str, Any] = {"engine": ADAPTIVE_ENGINE, "protocol": ADAPTIVE_PROTOCOL, "robust_sha256": _sha256(robust)}
+    points = torch.arange(len(labels))
+    ledger, binding = call.carry_out(model, images, labels, points, robust=robust, surrogate=surrogate, **bound)
     broken_by = ledger.broken_by()
     broken_by[broken_by == CLEAN] = ""
     after = ledger.accuracy_after()
@@ -114,7 +114,7 @@ def evaluate_adaptive(
         accuracy_after={STANDARD: after.pop(CLEAN)} | after,
         seconds=ledger.seconds,
         threat=call.threat,
-        settings=replace(call.settings, batch_size=ledger.batch_size),
+        settings=replace(binding.settings, batch_size=ledger.batch_size),
         engine=ADAPTIVE_ENGINE,
         device=str(call.device),
     )

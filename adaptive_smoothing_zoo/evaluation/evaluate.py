@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from operator import index
 from pathlib import Path
@@ -15,14 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine, check_square
-from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete, fitted
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, SettingsWords, settings_of
 from adaptive_smoothing_zoo.attacks.verify import count_classes
 from adaptive_smoothing_zoo.backbones.asking import own_copy
-from adaptive_smoothing_zoo.data import check_examples
-from adaptive_smoothing_zoo.errors import ResultsError, shown
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError, shown
 from adaptive_smoothing_zoo.evaluation.attack_run import ENGINES, Progress, Run, Task
-from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, Binding, binding_of, chunk_of, read_chunks
+from adaptive_smoothing_zoo.evaluation.evaluation_state import (
+    CHUNK,
+    Binding,
+    binding_of,
+    chunk_entry,
+    chunk_of,
+    read_chunks,
+)
+from adaptive_smoothing_zoo.evaluation.gathered import Batches, gathered
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.machine.batch_size import brisk_batch_size, largest_batch_size
 from adaptive_smoothing_zoo.machine.devices import pick_device
@@ -108,6 +115,8 @@ class Evaluation(Outcome):
 
     Attributes:
         clean_correct: (N,) bool, classified correctly without an attack.
+        accuracy_alone: accuracy under each attack alone, fractions, where each met all correctly classified points
+            (``AttackSettings.individual``); else empty. ``accuracy_after`` says their union as it grows.
         warnings: what AutoAttack's own checks said.
         deterministic: whether two passes over the clean images gave the same logits, bit for bit.
         remarks: what happened that a reader should know, such as a smaller batch size after memory ran out.
@@ -115,6 +124,7 @@ class Evaluation(Outcome):
     """
 
     clean_correct: np.ndarray
+    accuracy_alone: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...]
     deterministic: bool
     remarks: tuple[str, ...]
@@ -124,6 +134,25 @@ class Evaluation(Outcome):
     def clean_accuracy(self) -> float:
         """Share of points classified correctly, in [0, 1]."""
         return float(self.clean_correct.mean())
+
+    def for_larger(self, threat: ThreatModel, settings: AttackSettings) -> tuple[Chunk, ...]:
+        """What a run with a larger radius can begin from: which attack broke a point here, and with which image.
+
+        Raises:
+            ValueError: the run has another norm or no larger radius, or runs each attack on all points.
+        """
+        if threat.norm != self.norm or threat.eps <= self.eps:
+            raise ValueError(f"an evaluation of {self.threat} is none of a smaller radius than {threat}")
+        if self.settings.individual or settings.individual:
+            raise ValueError("individual attacks meet all points at each radius; run one radius at a time")
+        names = self.settings.names
+        order = np.array([names.index(name) if name in names else -1 for name in self.broken_by.tolist()])
+        return tuple(self._chunk_for_larger(stage, order >= i, order > i) for i, stage in enumerate(names))
+
+    def _chunk_for_larger(self, stage: str, met: np.ndarray, held: np.ndarray) -> Chunk:
+        adversarials = torch.from_numpy(self.adversarials[met & ~held])
+        indices = torch.from_numpy(self.points[met])
+        return Chunk(stage=stage, indices=indices, held=torch.from_numpy(held[met]), adversarials=adversarials)
 
 
 class CallWords(SettingsWords, total=False):
@@ -138,13 +167,14 @@ class EvaluateWords(CallWords, total=False):
     """Keywords of ``evaluate`` that have a default."""
 
     shard: tuple[int, int]
+    smaller: Evaluation | None
 
 
 @own_surroundings()
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | Batches,
+    labels: Tensor | None = None,
     *,
     threat: ThreatModel | None = None,
     settings: AttackSettings | None = None,
@@ -160,12 +190,16 @@ def evaluate(
 
     Args:
         model: any module from images in [0, 1] to logits (N, C), or to an output that has them as ``.logits``,
-            ``["logits"]`` or first element; differentiable, with at least 4 classes (a loss of the protocol needs
-            them; with fewer than 10, all wrong classes are targets instead of the standard's 9).
-        images: (N, channels, H, W) float32 in [0, 1].
+            ``["logits"]`` or first element; differentiable. With fewer than 10 classes, all wrong ones are targets
+            instead of the standard's 9. With 2 or 3, attacks whose loss needs more step aside for others, which is no
+            standard protocol (see ``settings.aside`` of the result).
+        images: (N, channels, H, W) float32 in [0, 1]; or, without ``labels``, a DataLoader or another iterable of
+            batches (images, labels), read once, whose order the examples keep. With a ``state`` it must not shuffle.
         labels: (N,) int64.
         threat: what the attacker may do.
-        settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None.
+        settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None. For a randomized net
+            take ``AttackSettings.version("rand")``: it averages gradients over 20 passes, and one pass decides whether
+            a point is robust, as in AutoAttack. Such a number changes from run to run.
         device: where to compute; "cuda" if there is one and else "cpu" if None.
         state: a folder in which what is finished is kept: the same call after any interruption resumes there. It stays
             when all is done; whoever has the results may delete it.
@@ -177,27 +211,32 @@ def evaluate(
             seconds; it is halved where memory runs out.
         shard: (i, k), only every k-th example beginning with the i-th, 0 <= i < k; ``merge`` puts states of shards
             together. With the fast engine only: the reference's random numbers depend on a point's company.
+        smaller: an evaluation of the same at a smaller radius. What is broken there counts as broken here, since its
+            adversarial examples lie in this ball, too, and is not attacked again; see ``evaluate_radii``.
         flush_seconds: how often the state is written, also inside a batch, unless writing would take more than a
             twentieth of the time; 10 if not given.
 
     Raises:
         ValueError: images, labels or settings that cannot be evaluated.
-        TypeError: the model is no module, or its output holds no logits.
+        TypeError: the model is no module, its output holds no logits, or the examples are neither tensors nor batches.
         EvaluationError: a weight is not float32, the model gives NaN or has a gradient that is not finite, or an
             adversarial example does not hold what it must.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
-    check_examples(images, labels)
-    shard = _whole_pair(words.pop("shard", (0, 1)))
+    images, labels = gathered(images, labels, resumes=state is not None)
+    shard, smaller = _whole_pair(words.pop("shard", (0, 1))), words.pop("smaller", None)
     call = Call.of(threat, settings, words, device=device, state=state, on_progress=on_progress)
     _check_shard(shard, call.settings)
-    images, labels = own_copy(images), own_copy(labels)
-    ledger = Ledger(images, torch.arange(len(labels))[shard[0] :: shard[1]], call.settings.names)
-    if len(ledger.points) == 0:
+    known = () if smaller is None else smaller.for_larger(call.threat, call.settings)
+    if smaller is not None:
+        call = replace(call, settings=replace(call.settings, begun_at=smaller.eps))
+    points = torch.arange(len(labels))[shard[0] :: shard[1]]
+    if len(points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
     ReferenceEngine.full_name()  # its checks are part of every evaluation: refused now if pyautoattack is missing
     engine = ENGINES[call.settings.engine].full_name()
-    binding = call.carry_out(model, labels, ledger, engine=engine, shard=f"{shard[0]}/{shard[1]}")
+    bound: dict[str, Any] = {"engine": engine, "shard": f"{shard[0]}/{shard[1]}"}
+    ledger, binding = call.carry_out(model, images, labels, points, known=known, **bound)
     return _evaluation(ledger, binding, str(call.device))
 
 
@@ -246,21 +285,30 @@ class Call:
     def carry_out(
         self,
         model: nn.Module,
+        images: Tensor,
         labels: Tensor,
-        ledger: Ledger,
+        points: Tensor,
         *,
+        known: Iterable[Chunk] = (),
         robust: Tensor | None = None,
         surrogate: nn.Module | None = None,
         **bound: Any,
-    ) -> Binding:
-        """Run all attacks on the ledger's images; what the state belongs to, in which ``bound`` stands as well."""
-        images, shape, kept = ledger.images, ledger.images.shape[1:], self.folder is not None
+    ) -> tuple[Ledger, Binding]:
+        """Run all attacks on some points of the data: what has become of them, and what the state belongs to.
+
+        Args:
+            known: what is known of some points before the attacks begin.
+            bound: fields of what the state belongs to.
+        """
+        shape, kept = images.shape[1:], self.folder is not None
         with ExitStack() as stack:
             net, through = (None if m is None else self._ready(stack, m) for m in (model, surrogate))
             assert net is not None
+            classes = count_classes(net, images, self.device)
             if through is not None:
-                _check_surrogate(*(count_classes(module, images, self.device) for module in (through, net)))
-            settings = replace(self.settings, batch_size=self._batch_size(net, images))
+                _check_surrogate(count_classes(through, images, self.device), classes)
+            settings = replace(_fitted(self.settings, classes), batch_size=self._batch_size(net, images))
+            ledger = Ledger(images, points, settings.names, individual=settings.individual)
             task = Task(images, labels, self.threat, settings, self.device, robust, through)
             binding = Binding(
                 **({"protocol": settings.protocol} | bound),
@@ -273,8 +321,10 @@ class Call:
                 device=self.device.type,
             )
             state = self._state(stack, binding, ledger)
+            for chunk in known:
+                _take_over(chunk, ledger, state)
             Run(net, task, ledger, state, flush_seconds=self.flush_seconds, on_progress=self.on_progress).go()
-        return binding
+        return ledger, binding
 
     def _ready(self, stack: ExitStack, model: nn.Module) -> nn.Module:
         precision = {"tf32": self.settings.tf32, "channels_last": self.settings.channels_last}
@@ -303,6 +353,21 @@ class Call:
         for chunk in state.entries(CHUNK, chunk_of):
             ledger.add(chunk)
         return state
+
+
+def _take_over(chunk: Chunk, ledger: Ledger, state: BoundState | None) -> None:
+    """Let ledger and state know what a chunk says, unless they do."""
+    if not bool(ledger.done[chunk.stage][chunk.indices].all()):
+        ledger.add(chunk)
+        if state is not None:
+            state.append(CHUNK, *chunk_entry(chunk))
+
+
+def _fitted(settings: AttackSettings, classes: int) -> AttackSettings:
+    try:
+        return fitted(settings, classes)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _check_surrogate(classes: int, of_the_model: int) -> None:
@@ -353,7 +418,8 @@ def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labe
         raise ResultsError(f"{what}: evaluated were {binding.examples} examples, given are {len(labels)}")
     if (found := data_sha256(images, labels)) != binding.data_sha256:
         raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
-    ledger = Ledger(images, torch.arange(len(labels)), binding.settings.names)
+    points, settings = torch.arange(len(labels)), binding.settings
+    ledger = Ledger(images, points, settings.names, individual=settings.individual)
     for chunk in chunks:
         ledger.add(chunk)
     stages = [stage for stage in ledger.stages if binding.threat.eps > 0 or stage not in ledger.attacks]
@@ -385,6 +451,7 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
         broken_by=ledger.broken_by()[points],
         adversarials=ledger.adversarials.numpy()[points],
         accuracy_after=accuracy_after,
+        accuracy_alone=ledger.accuracy_alone() if binding.settings.individual else {},
         warnings=(*ledger.warnings(), *check_square(accuracy_after)),
         deterministic=ledger.deterministic,
         seconds=ledger.seconds,

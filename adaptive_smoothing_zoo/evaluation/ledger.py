@@ -90,11 +90,12 @@ class Ledger:
         images: (N, channels, H, W), of all the data.
         points: which of them this evaluation is about, rising.
         attacks: in order.
+        individual: each attack meets all correct points, not only those that stand.
     """
 
-    def __init__(self, images: Tensor, points: Tensor, attacks: tuple[str, ...]) -> None:
+    def __init__(self, images: Tensor, points: Tensor, attacks: tuple[str, ...], *, individual: bool = False) -> None:
         n = len(images)
-        self.images = images
+        self.images, self.individual = images, individual
         self.points, self.attacks, self.stages = points, attacks, (CLEAN, *attacks, VERIFIED)
         self.adversarials = images.clone()
         self.done = {stage: torch.zeros(n, dtype=torch.bool) for stage in self.stages}
@@ -127,7 +128,8 @@ class Ledger:
         elif chunk.stage != VERIFIED:
             fallen = chunk.indices[~chunk.held]
             self.broken[chunk.stage][fallen] = True
-            self.adversarials[fallen] = chunk.adversarials
+            first = ~self._broken_before(chunk.stage)[fallen]
+            self.adversarials[fallen[first]] = chunk.adversarials[first]
             self.flat[chunk.stage].update(chunk.flat.tolist())
             self.seconds[chunk.stage] += chunk.seconds
         self._said[chunk.stage] += [text for text in chunk.warnings if text not in self._said[chunk.stage]]
@@ -135,10 +137,14 @@ class Ledger:
 
     def standing(self, attack: str | None = None) -> Tensor:
         """(N,) bool: correct, and not broken by an attack before ``attack`` (by any attack if it is None)."""
-        standing = self.correct.clone()
+        return self.correct & ~self._broken_before(attack)
+
+    def _broken_before(self, attack: str | None) -> Tensor:
+        """(N,) bool: broken by an attack before ``attack``, by any attack if it is None."""
+        broken = torch.zeros_like(self.correct)
         for earlier in self.attacks[: None if attack is None else self.attacks.index(attack)]:
-            standing &= ~self.broken[earlier]
-        return standing
+            broken |= self.broken[earlier]
+        return broken
 
     def left(self, stage: str) -> Tensor:
         """The points of a stage, by their indices, with which it is not done: for an attack, of those that stand."""
@@ -147,7 +153,9 @@ class Ledger:
 
     def points_of(self, stage: str) -> Tensor:
         """All points of a stage."""
-        return self.points[self.standing(stage)[self.points]] if stage in self.attacks else self.points
+        if stage not in self.attacks:
+            return self.points
+        return self.points[(self.correct if self.individual else self.standing(stage))[self.points]]
 
     def broken_by(self) -> np.ndarray:
         """(N,) str: the first attack that broke a point, "clean" if none was needed, "" if it stands."""
@@ -163,6 +171,11 @@ class Ledger:
         for attack, later in zip(self.attacks, (*self.attacks[1:], None), strict=True):
             stages[attack] = self.standing(later)
         return {stage: float(standing[self.points].double().mean()) for stage, standing in stages.items()}
+
+    def accuracy_alone(self) -> dict[str, float]:
+        """Accuracy on the points under each attack alone, where each met all correct points; fractions."""
+        left = {attack: self.correct & ~broken for attack, broken in self.broken.items()}
+        return {attack: float(standing[self.points].double().mean()) for attack, standing in left.items()}
 
     def warnings(self) -> tuple[str, ...]:
         """What was warned of, each text once, in the protocol's order."""

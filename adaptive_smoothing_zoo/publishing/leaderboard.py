@@ -10,7 +10,9 @@ from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
-_NO_ENTRIES = tuple(f"{kind}.json" for kind in (".run", ".curve", ".verify", ".adaptive", ".validation", "agreement"))
+_NO_ENTRIES = tuple(
+    f"{kind}.json" for kind in (".run", ".curve", ".radii", ".verify", ".adaptive", ".validation", "agreement")
+)
 
 
 def leaderboard_entry(

@@ -196,7 +196,11 @@ def results_path(out: Path, entry: Entry) -> Path:
 
 def check_writable(out: Path, entry: Entry) -> None:
     """Raise ResultsError, before a long run, if its results cannot be written. It leaves nothing behind, no folder."""
-    path = results_path(out, entry)
+    check_file_writable(results_path(out, entry))
+
+
+def check_file_writable(path: Path) -> None:
+    """The same for any file."""
     try:
         with tempfile.TemporaryFile(dir=_nearest_that_exists(path)):
             pass

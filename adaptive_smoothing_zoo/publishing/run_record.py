@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class RunRecord(AttackRecord):
     broken_by: dict[str, int]
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    accuracy_alone: dict[str, float] = field(default_factory=dict)  # under each attack alone, if each met all points
     failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
 
     @property
@@ -101,6 +102,11 @@ class RunRecord(AttackRecord):
                 f"{self.robust_accuracy} and {self.clean_accuracy}"
             )
         check_falling(self.accuracy_after, self.clean_accuracy, self.robust_accuracy)
+        if self.accuracy_alone and self.accuracy_alone.keys() != set(self.attacks):
+            raise ConfigError("'accuracy_alone' must name the 'attacks'")
+        for alone in self.accuracy_alone.values():
+            if not self.robust_accuracy <= alone <= self.clean_accuracy:
+                raise ConfigError("'accuracy_alone' must lie between the robust and the clean accuracy")
         if sum(self.broken_by.values()) != self.n - self.robust_count:
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
@@ -178,6 +184,7 @@ def make_record(
         test_set_size=examples.test_set_size,
         deterministic=evaluation.deterministic,
         clean_accuracy=evaluation.clean_accuracy,
+        accuracy_alone=evaluation.accuracy_alone,
         broken_by=dict(sorted(Counter(name for name in evaluation.broken_by.tolist() if name).items())),
         warnings=evaluation.warnings,
         remarks=(*evaluation.remarks, *remarks),

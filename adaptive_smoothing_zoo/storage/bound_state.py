@@ -13,6 +13,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason, sho
 from adaptive_smoothing_zoo.storage.checked_file import put_aside, read_checked, read_or_put_aside, write_checked
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity
-from adaptive_smoothing_zoo.storage.schema import read_json, to_json
+from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 
 T = TypeVar("T")
 Understand = Callable[[dict[str, Tensor], Any], T]  # what a file's tensors and its JSON values mean
@@ -45,14 +46,21 @@ class BoundState:
     """
 
     def __init__(self, folder: Path, binding: Any) -> None:
-        self.folder, self._binding = folder, to_json(binding)
+        self.folder, self._kind, self._binding = folder, type(binding), to_json(binding)
         self._bind()
 
     def _bind(self) -> None:
         if (self.folder / BINDING).exists():
-            check_same(read_binding(self.folder), self._binding, self.folder)
+            check_same(self._with_defaults(read_binding(self.folder)), self._binding, self.folder)
         else:
             write_text(self.folder / BINDING, json.dumps(self._binding, indent=2) + "\n")
+
+    def _with_defaults(self, found: dict[str, Any]) -> dict[str, Any]:
+        """A binding that was written before some fields were there, with their defaults."""
+        with suppress(ConfigError):  # what differs is found either way
+            if is_dataclass(self._kind):
+                found = to_json(parse(self._kind, found, BINDING))
+        return found
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -49,8 +49,8 @@ def test_what_is_standard_is_called_so_and_nothing_else_is(settings, standard):
 def test_numbers_apply_where_an_attack_has_them():
     short = STANDARD.limited(iterations=7, queries=20, targets=2)
     assert [plan.numbers for plan in short.attacks] == [
-        {"iterations": 7, "restarts": 1},
-        {"iterations": 7, "targets": 2, "restarts": 1},
+        {"iterations": 7, "restarts": 1, "eot": 1},
+        {"iterations": 7, "targets": 2, "restarts": 1, "eot": 1},
         {"iterations": 7, "targets": 2},
         {"queries": 20},
     ]

@@ -361,7 +361,7 @@ def test_cuda_where_there_is_none_is_refused():
 
 @pytest.mark.parametrize(
     ("net", "message"),
-    [(Linear(classes=3), "at least 4 classes"), (nn.Flatten(0), "shape"), (nn.Flatten(1), None)],
+    [(Linear(classes=1), "at least 2 classes, got 1"), (nn.Flatten(0), "shape"), (nn.Flatten(1), None)],
 )
 def test_outputs_that_are_not_logits_are_refused(net, message):
     if message is None:

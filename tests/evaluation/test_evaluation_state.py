@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from short_attacks import shorten
 from torch import nn
 
-from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
@@ -615,3 +615,20 @@ def test_the_reference_engine_resumes_with_the_batch_size_it_began_with(model, l
     first = module(model, IMAGES[:3], labels[:3], **options)
     again = module(model, IMAGES[:3], labels[:3], **options)
     assert again.batch_size == first.batch_size
+
+
+def test_a_state_from_before_some_settings_were_there_goes_on(tmp_path):
+    net = build("small_cnn", widths=(4, 8)).eval()
+    about = {"eps": 0.0, "state": tmp_path / "state"}
+    images, labels = IMAGES[:4], net(IMAGES[:4]).argmax(1)
+    evaluate(net, images, labels, **about)
+    path = tmp_path / "state" / "binding.json"
+    binding = json.loads(path.read_text())
+    for name in ("individual", "begun_at", "aside"):
+        del binding["settings"][name]
+    for plan in binding["settings"]["attacks"]:
+        del plan["eot"]
+    path.write_text(json.dumps(binding))
+    evaluate(net, images, labels, **about)
+    with pytest.raises(ResultsError, match="made with"):
+        evaluate(net, images, labels, **about, settings=AttackSettings(individual=True))

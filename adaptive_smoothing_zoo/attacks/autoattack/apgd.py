@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
-from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, cross_entropy, loss_and_gradient, targeted_dlr
+from adaptive_smoothing_zoo.attacks.losses import (
+    Model,
+    TargetedLoss,
+    cross_entropy,
+    cw_margin,
+    dlr,
+    loss_and_gradient,
+    target_gap,
+    targeted_dlr,
+)
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -59,6 +68,8 @@ class APGD(Attack[APGDState]):
         radius: (N, 1, 1, 1) of each run in the place of the ball's, for N runs that stay together.
         view: what to differentiate in the model's place.
         fooled: which points are adversarial; by default those at which what is differentiated gives another label.
+        eot: passes that each gradient is the mean of. With more than one the model is taken to be randomized: a run
+            lasts to its end, and what it finds is its last adversarial point.
 
     Iterates are those of pyautoattack 0.2.0.
     """
@@ -73,9 +84,10 @@ class APGD(Attack[APGDState]):
         radius: Tensor | None = None,
         view: nn.Module | None = None,
         fooled: Fooled | None = None,
+        eot: int = 1,
     ) -> None:
         self.name, self.threat, self.loss, self.steps, self.length = name, threat, loss, steps, steps + 1
-        self.radius, self.view = radius, view
+        self.radius, self.view, self.eot = radius, view, eot
         self.fooled: Fooled = fooled or (lambda points, logits, state: logits.argmax(dim=1) != state.labels)
         checked = checkpoints(steps)
         windows = [later - earlier for earlier, later in zip([0, *checked], checked, strict=False)]
@@ -118,16 +130,22 @@ class APGD(Attack[APGDState]):
     def step(self, state: APGDState, model: Model) -> int:
         """Ask the model at the current points, judge the last steps, make the next ones."""
         logits, loss, gradient = loss_and_gradient(
-            model, state.points, lambda logits: self.loss(logits, state.labels, state.targets)
+            model, state.points, lambda logits: self.loss(logits, state.labels, state.targets), passes=self.eot
         )
-        state.meet(state.points, self.fooled(state.points, logits, state))
+        fooled = self.fooled(state.points, logits, state)
+        if self.eot == 1:
+            state.meet(state.points, fooled)
+        else:
+            state.keep(state.points, fooled)
         state.look_at(gradient)
         self._keep_best(state, loss, gradient)
         gradient = self._check_progress(state, gradient)
         self._move(state, gradient)
         state.exhausted = state.iteration >= self.steps
         state.iteration = (state.iteration + 1).clamp(max=self.steps + 1)
-        return len(state)
+        if self.eot > 1:
+            state.found = state.exhausted & (state.adversarials != state.images).flatten(1).any(dim=1)
+        return len(state) * self.eot
 
     def _keep_best(self, state: APGDState, loss: Tensor, gradient: Tensor) -> None:
         at_start = state.iteration == 0
@@ -167,14 +185,31 @@ class APGD(Attack[APGDState]):
         return self.threat.project(images, points, self.radius, safe=self.radius is not None)
 
 
-@register("apgd-ce", iterations=100, restarts=1)
+@register("apgd-ce", iterations=100, restarts=1, eot=1)
 def _apgd_ce(setup: Setup) -> APGD:
-    return APGD("apgd-ce", setup.threat, cross_entropy, steps=setup.iterations)
+    return APGD("apgd-ce", setup.threat, cross_entropy, steps=setup.iterations, eot=setup.eot)
 
 
-@register("apgd-t", targeted=True, least_classes=4, iterations=100, targets=9, restarts=1)
+@register("apgd-dlr", least_classes=3, instead="apgd-cw", iterations=100, restarts=1, eot=1)
+def _apgd_dlr(setup: Setup) -> APGD:
+    return APGD("apgd-dlr", setup.threat, dlr, steps=setup.iterations, eot=setup.eot)
+
+
+@register("apgd-cw", iterations=100, restarts=1, eot=1)
+def _apgd_cw(setup: Setup) -> APGD:
+    """The DLR loss without its ratio, which needs no third class."""
+    return APGD("apgd-cw", setup.threat, cw_margin, steps=setup.iterations, eot=setup.eot)
+
+
+@register("apgd-t", targeted=True, least_classes=4, instead="apgd-gap", iterations=100, targets=9, restarts=1, eot=1)
 def _apgd_t(setup: Setup) -> APGD:
-    return APGD("apgd-t", setup.threat, targeted_dlr, steps=setup.iterations)
+    return APGD("apgd-t", setup.threat, targeted_dlr, steps=setup.iterations, eot=setup.eot)
+
+
+@register("apgd-gap", targeted=True, iterations=100, targets=9, restarts=1, eot=1)
+def _apgd_gap(setup: Setup) -> APGD:
+    """The targeted DLR loss without its ratio, which needs no third and fourth class."""
+    return APGD("apgd-gap", setup.threat, target_gap, steps=setup.iterations, eot=setup.eot)
 
 
 def checkpoints(steps: int) -> list[int]:

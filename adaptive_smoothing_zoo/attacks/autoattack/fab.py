@@ -1,4 +1,4 @@
-"""The targeted Fast Adaptive Boundary attack (Croce and Hein 2020, arXiv:1907.02044), many runs side by side."""
+"""The Fast Adaptive Boundary attack (Croce and Hein 2020, arXiv:1907.02044), many runs side by side."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
 from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient, target_gap
 from adaptive_smoothing_zoo.attacks.projections import project_on_hyperplane
+from adaptive_smoothing_zoo.attacks.random_streams import noise_of
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 ALPHA_MAX = 0.1  # the most that a step is biased toward the clean image
@@ -29,8 +30,8 @@ class FABState(State):
 
 
 class FAB(Attack[FABState]):
-    """Project, again and again, onto the linearized boundary between label and target, with a bias toward the clean
-    image; where the result is misclassified, step back toward the image to come closer still.
+    """Project, again and again, onto the linearized boundary between the label and another class, with a bias toward
+    the clean image; where the result is misclassified, step back toward the image to come closer still.
 
     It minimizes the norm; here a run ends with the first misclassified point inside the ball, which is all that
     matters at a given radius.
@@ -38,26 +39,38 @@ class FAB(Attack[FABState]):
     Args:
         threat: the ball.
         steps: projections per run.
+        targeted: whether the other class is the run's target, or the one whose boundary is the nearest at each step.
+            The latter takes a gradient for each class, and starts again at random points.
 
-    A step takes one pass with a gradient and one without. (One pass could judge a point and linearize there if it was
-    not to be stepped back from; but most are, and then it costs more.) Iterates are those of pyautoattack 0.2.0.
+    A targeted step takes one pass with a gradient and one without. (One pass could judge a point and linearize there if
+    it was not to be stepped back from; but most are, and then it costs more.) Iterates are those of pyautoattack 0.2.0.
     """
 
-    name = "fab-t"
-
-    def __init__(self, threat: ThreatModel, *, steps: int = 100) -> None:
-        self.threat, self.length = threat, steps
+    def __init__(self, threat: ThreatModel, *, steps: int = 100, targeted: bool = True) -> None:
+        self.threat, self.length, self.targeted = threat, steps, targeted
+        self.name = "fab-t" if targeted else "fab"
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> FABState:
         """Begin at the clean images, which are taken to be classified correctly; nothing is random."""
         return FABState.begin(images, labels, targets, points=images.clone())
 
+    def restart(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, restarts: Tensor) -> FABState:
+        """Begin at the clean images first, and then at noise of half the radius that belongs to the keys."""
+        if self.targeted:
+            return self.start(images, labels, targets, keys)
+        noise = noise_of(self.threat, keys, images)
+        again = (restarts > 0).view(-1, 1, 1, 1)
+        return self.start_at(images, labels, targets, torch.where(again, noise, 0.0))
+
+    def start_at(self, images: Tensor, labels: Tensor, targets: Tensor, noise: Tensor) -> FABState:
+        """Begin at the images plus noise of any length but zero, scaled to half the radius and cut to the box."""
+        points = (images + 0.5 * self.threat.eps * self.threat.unit(noise)).clamp(0.0, 1.0)
+        return FABState.begin(images, labels, targets, points=points)
+
     @torch.no_grad()
     def step(self, state: FABState, model: Model) -> int:
         """Linearize the model, project, and step back from points that are misclassified."""
-        _, gap, gradient = loss_and_gradient(
-            model, state.points, lambda logits: target_gap(logits, state.labels, state.targets)
-        )
+        gap, gradient = self._linearized(state, model)
         state.look_at(gradient)
         points = self._project(state, gap, gradient)
         misclassified = model(points).argmax(dim=1) != state.labels
@@ -67,6 +80,15 @@ class FAB(Attack[FABState]):
         state.iteration = state.iteration + 1
         state.exhausted = state.iteration >= self.length
         return len(state)
+
+    def _linearized(self, state: FABState, model: Model) -> tuple[Tensor, Tensor]:
+        """How much the logit of the other class exceeds the label's, (N,), and the gradient of that."""
+        if not self.targeted:
+            return nearest_boundary(model, state.points, state.labels, self.threat)
+        _, gap, gradient = loss_and_gradient(
+            model, state.points, lambda logits: target_gap(logits, state.labels, state.targets)
+        )
+        return gap, gradient
 
     def _project(self, state: FABState, gap: Tensor, gradient: Tensor) -> Tensor:
         """Between the projections of the point and of the clean image, nearer to the one that is the shorter move."""
@@ -82,6 +104,40 @@ class FAB(Attack[FABState]):
         return (near_point * (1.0 - alpha) + near_image * alpha).clamp(0.0, 1.0)
 
 
+def nearest_boundary(model: Model, points: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """The linearized boundary of the label that is nearest to each point.
+
+    Returns:
+        How much the logit of the class behind it exceeds the label's, (N,), and the gradient of that, (N, channels, H,
+        W). Class after class, so that the gradients of one are in memory at a time.
+    """
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(points)
+
+    def gradient_of(classes: Tensor) -> Tensor:
+        chosen = torch.zeros_like(logits).scatter_(1, classes[:, None], 1.0)
+        return torch.autograd.grad(logits, points, chosen, retain_graph=True)[0]
+
+    own, own_gradient = logits.detach().gather(1, labels[:, None]).squeeze(1), gradient_of(labels)
+    best_gap, best_gradient = torch.zeros_like(own), torch.zeros_like(own_gradient)
+    shortest = torch.full_like(own, torch.inf)
+    for label in range(logits.shape[1]):
+        gap = logits.detach()[:, label] - own
+        gradient = gradient_of(torch.full_like(labels, label)) - own_gradient
+        distance = gap.abs() / (1e-12 + threat.dual_size(gradient))
+        nearer = (distance < shortest) & (labels != label)
+        shortest = torch.where(nearer, distance, shortest)
+        best_gap = torch.where(nearer, gap, best_gap)
+        best_gradient = torch.where(nearer.view(-1, 1, 1, 1), gradient, best_gradient)
+    return best_gap, best_gradient.contiguous()
+
+
 @register("fab-t", cost=3, targeted=True, iterations=100, targets=9)
 def _fab_t(setup: Setup) -> FAB:
     return FAB(setup.threat, steps=setup.iterations)
+
+
+@register("fab", cost=3, class_cost=1, iterations=100, restarts=1)
+def _fab(setup: Setup) -> FAB:
+    return FAB(setup.threat, steps=setup.iterations, targeted=False)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import intervals
 from adaptive_smoothing_zoo.attacks.catalogue import entry_of
 from adaptive_smoothing_zoo.attacks.contract import batches
-from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings, Plan
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 CHECKED = 256  # images that AutoAttack's checks are made with, unless a batch has more
+ADVICE = "Here: asz eval --version rand, or AttackSettings.version('rand')."
 LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed for that"
 
 
@@ -59,26 +61,31 @@ class ReferenceEngine:
         self._targets = self._autoattack.apgd_targeted.n_target_classes = min(9, num_classes - 1)
         self._autoattack.fab.n_target_classes = self._targets
         if settings.engine == "reference":
-            for plan in settings.attacks:
-                self._follow(plan)
+            for name in settings.names:
+                if name not in _NAMES:
+                    raise ValueError(f"pyautoattack has no attack {name!r}; take the engine 'fast'")
 
-    def _follow(self, plan: Plan) -> None:
-        """Give pyautoattack the numbers of a plan."""
-        attack, attacker = _NAMES.get(plan.name), self._autoattack
-        if attack is None:
-            raise ValueError(f"pyautoattack has no attack {plan.name!r}; take the engine 'fast'")
-        part = getattr(attacker, attack)
+    def _follow(self, plan: Plan) -> Any:
+        """pyautoattack's attack, with the numbers of a plan."""
+        attack, loss = _NAMES[plan.name]
+        part = getattr(self._autoattack, attack)
         numbers = {
             "n_iter": plan.iterations,
-            "n_restarts": plan.restarts,
+            "n_restarts": plan.restarts or 1,
             "n_target_classes": plan.targets and min(plan.targets, self._num_classes - 1),
             "n_queries": plan.queries,
+            "eot_iter": plan.eot,
         }
         for name, number in numbers.items():
             if number is not None:
                 setattr(part, name, number)
+        if loss is not None:
+            part.loss = loss
+        if attack == "fab":
+            part.targeted = plan.name == "fab-t"
         if plan.iterations is not None and hasattr(part, "n_iter_2"):  # APGD's first checkpoint and later intervals
             part.n_iter_2, part.size_decr, part.n_iter_min = intervals(plan.iterations)
+        return part
 
     @staticmethod
     def full_name() -> str:
@@ -110,7 +117,7 @@ class ReferenceEngine:
         A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done. ``beat``
         is called at every pass. Indices in the dataset are not used.
         """
-        perturb = self._perturb(name)
+        perturb = self._follow(self.settings.plan(name)).perturb
         self._notes.texts = self._warnings.setdefault(name, [])
         self._watched.beat = beat or (lambda: None)
         for positions in batches(torch.arange(len(labels)), self.batch_size):
@@ -154,9 +161,11 @@ class ReferenceEngine:
         x, y = images[:most].to(self.device), labels[:most].to(self.device)
         self._watched.beat = beat or (lambda: None)
         logger = _Notes()
-        checks.check_randomized(self._in_parts, x, y, bs=len(x), logger=logger)
+        if not self.settings.averages:
+            checks.check_randomized(self._in_parts, x, y, bs=len(x), logger=logger)
+            logger.texts = [f"{text} {ADVICE}" for text in logger.texts]
         n_classes = checks.check_range_output(self._in_parts, x, logger=logger)
-        checks.check_n_classes(n_classes, list(STANDARD_ATTACKS), self._targets, self._targets, logger=logger)
+        checks.check_n_classes(n_classes, list(self.settings.names), self._targets, self._targets, logger=logger)
         # This check traces function calls with a global counter that it never resets, and ends any other tracing.
         tracer = sys.gettrace()
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))
@@ -170,13 +179,15 @@ class ReferenceEngine:
     def _in_parts(self, images: Tensor) -> Tensor:
         return torch.cat([self._watched(part) for part in images.split(self.batch_size)])
 
-    def _perturb(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-        self._autoattack.apgd.loss = "ce"
-        self._autoattack.fab.targeted = True
-        return getattr(self._autoattack, _NAMES[name]).perturb  # type: ignore[no-any-return]
 
-
-_NAMES = {"apgd-ce": "apgd", "apgd-t": "apgd_targeted", "fab-t": "fab", "square": "square"}  # of its attributes
+_NAMES = {  # the attributes of AutoAttack, and the loss that they are given
+    "apgd-ce": ("apgd", "ce"),
+    "apgd-dlr": ("apgd", "dlr"),
+    "apgd-t": ("apgd_targeted", None),
+    "fab": ("fab", None),
+    "fab-t": ("fab", None),
+    "square": ("square", None),
+}
 
 
 def check_square(accuracy_after: dict[str, float]) -> tuple[str, ...]:
@@ -204,7 +215,7 @@ class _Watched(nn.Module):
     weights do not give by themselves.
 
     Attributes:
-        passes: forward-equivalents so far, counted in images.
+        passes: forward-equivalents so far, counted in images: a gradient is one more.
         beat: called at every pass.
     """
 
@@ -215,7 +226,7 @@ class _Watched(nn.Module):
         self.beat: Callable[[], object] = lambda: None
 
     def forward(self, images: Tensor) -> Tensor:
-        self.passes += len(images) * (2 if images.requires_grad else 1)
+        self.passes += len(images)
         self.beat()
         if images.requires_grad:
             images = images.view_as(images)
@@ -224,6 +235,7 @@ class _Watched(nn.Module):
 
     def _contiguous_and_finite(self, gradient: Tensor) -> Tensor:
         """The gradient, contiguous. One that is not finite is noted: APGD stands still there, and nobody would know."""
+        self.passes += len(gradient)
         if not bool(torch.isfinite(gradient).all()):
             self.notes.warning(LOST_GRADIENT)
         return gradient.contiguous()

@@ -7,6 +7,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.attacks.autoattack.reference import ReferenceEngine
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -54,9 +55,10 @@ def double(monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
-def _reference(model, name, images, labels, norm, eps, queries):
+def _reference(model, name, images, labels, norm, eps, **numbers):
     """What pyautoattack makes of one batch."""
-    settings = AttackSettings(engine="reference", seed=SEED, batch_size=len(images)).limited(queries=queries)
+    settings = AttackSettings(attacks=(name,), engine="reference", seed=SEED, batch_size=len(images))
+    settings = complete(settings).limited(**numbers)
     engine = ReferenceEngine(model, ThreatModel(norm, eps), settings, num_classes=6, device=torch.device("cpu"))
     engine.model = model
     for attack in ("apgd", "apgd_targeted", "fab", "square"):
@@ -83,18 +85,19 @@ def setting(request, double):
     return model, images, model(images).argmax(1), norm, CASES[norm]
 
 
-def both(setting, name, eps=None, queries=300):
+def both(setting, name, eps=None, queries=300, restarts=1, eot=1):
     """The reference's recorder, our recorder, the margins after each query of Square, verdicts."""
     model, images, labels, norm, default_eps = setting
     eps = default_eps if eps is None else eps
     theirs, ours, margins = Recorder(model), Recorder(model), []
-    candidates = _reference(theirs, name, images, labels, norm, eps, queries)
+    candidates = _reference(theirs, name, images, labels, norm, eps, queries=queries, restarts=restarts, eot=eot)
 
     def watch(state):
         if name == "square":
             margins.append(state.best_margin.clone())
 
-    lockstep = Lockstep(ours, norm=norm, eps=eps, seed=SEED, num_targets=5, queries=queries, watch=watch)
+    numbers = {"queries": queries, "restarts": restarts, "eot": eot}
+    lockstep = Lockstep(ours, norm=norm, eps=eps, seed=SEED, num_targets=5, **numbers, watch=watch)
     broken, _ = lockstep.attack(name, images, labels)
     expected = model(candidates).argmax(1) != labels
     assert torch.equal(broken, expected)
@@ -111,6 +114,38 @@ def test_apgd_ce_iterates(setting):
     assert len(ours.with_gradient) == len(theirs.with_gradient) == 101
     for mine, reference in zip(ours.with_gradient, theirs.with_gradient, strict=True):
         assert_close(mine, reference)
+
+
+def test_apgd_dlr_iterates_of_all_restarts(setting):
+    theirs, ours, _, broken = both(setting, "apgd-dlr", eps=setting[4] / 2, restarts=2)
+    assert 0 < broken.sum() < 7
+    assert len(ours.with_gradient) == len(theirs.with_gradient) == 2 * 101
+    for mine, reference in zip(ours.with_gradient, theirs.with_gradient, strict=True):
+        assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr"])
+def test_means_of_three_passes_lead_a_deterministic_net_the_same_way(setting, name):
+    """As pyautoattack's, and up to rounding as single passes do."""
+    theirs, ours, _, broken = both(setting, name, eot=3)
+    _, single, _, same = both(setting, name)
+    assert torch.equal(broken, same)
+    assert len(ours.with_gradient) == len(theirs.with_gradient) == 3 * len(single.with_gradient)
+    for mine, reference in zip(ours.with_gradient, theirs.with_gradient, strict=True):
+        assert_close(mine, reference)
+    for mine, alone in zip(ours.with_gradient[::3], single.with_gradient, strict=True):
+        assert_close(mine, alone)
+
+
+def test_untargeted_fab_iterates_of_all_restarts(setting):
+    # A ball too small to hold any adversarial example: every run lasts to its end.
+    theirs, ours, _, broken = both(setting, "fab", eps=1e-4, restarts=2)
+    assert not broken.any()
+    assert len(ours.with_gradient) == len(theirs.with_gradient) == 200
+    for mine, reference in zip(ours.with_gradient, theirs.with_gradient, strict=True):
+        assert_close(mine, reference)
+    away = (ours.with_gradient[100] - setting[1]).flatten(1)
+    assert (away.abs().amax(1) > 0).all()  # the second start is not the image
 
 
 def test_apgd_t_iterates(setting):

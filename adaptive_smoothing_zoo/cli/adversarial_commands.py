@@ -1,0 +1,47 @@
+"""``asz check-adversarials``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, TripletChoice, triplet_options
+
+
+@click.command("check-adversarials")
+@click.argument("file", type=click.Path(path_type=Path))
+@triplet_options
+@DEVICE
+@DATA_DIR
+def check_adversarials_command(file: Path, triplet: TripletChoice, device: str, data_dir: str | None) -> None:
+    """Ask a triplet about the adversarial images in FILE, which asz eval --save-adversarials wrote.
+
+    The images must obey the threat model that the file names. Exit code 1 if the accuracy is not the recorded one.
+    """
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.evaluation.judging import judge_adversarials
+    from adaptive_smoothing_zoo.publishing.adversarial_file import read_adversarials
+    from adaptive_smoothing_zoo.storage.identity import identity_of
+
+    saved, chosen = read_adversarials(file), pick_device(device)
+    model = triplet.load(chosen)
+    threat = saved.threat or model.entry.threat
+    examples = load_data(model.entry.dataset, data_dir=data_dir).first(len(saved.images))
+    if saved.labels is not None and not saved.labels.equal(examples.labels):
+        raise ValueError(f"the labels in {file} are not those of {examples.source}; name the data with --data-dir")
+    robust = judge_adversarials(model, examples, saved.images, threat, batch_size=saved.batch_size, device=chosen)
+    count, n = int(robust.sum()), len(robust)
+    click.echo(f"{model.entry.key}: {count} of {n} are classified correctly, {100 * count / n:.2f} %, within {threat}")
+    if saved.robust_accuracy is None:
+        click.echo("the file does not say what was recorded")
+    elif not saved.is_of(identity_of(model, examples.images.shape[1:])):
+        click.echo(f"the images were found for another model, of {100 * saved.robust_accuracy:.2f} %", err=True)
+        sys.exit(1)
+    elif count != round(n * saved.robust_accuracy):
+        click.echo(f"recorded is {100 * saved.robust_accuracy:.2f} %", err=True)
+        sys.exit(1)
+    else:
+        click.echo("as recorded")
