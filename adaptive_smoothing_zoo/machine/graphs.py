@@ -79,7 +79,7 @@ class CudaGraphs:
         """
         with self._aside():
             work()
-            with _waiting_refused():
+            with waiting_refused():
                 work()
 
     def record(self, work: Callable[[], Tensor]) -> Recording:
@@ -127,7 +127,7 @@ class CudaGraphs:
 
 
 @contextmanager
-def _waiting_refused() -> Iterator[None]:
+def waiting_refused() -> Iterator[None]:
     """Whatever makes the host wait for the device raises RuntimeError."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
@@ -278,6 +278,7 @@ class _Passes:
 
     def __init__(self, recorder: Recorder, model: nn.Module, images: Tensor, gradient: bool) -> None:
         self.recorder, self.model, self.gradient = recorder, model, gradient
+        self.asked = self._at = 0  # forward passes so far; the recorder's replays after the last one of these
         self._images = images.clone(memory_format=torch.contiguous_format).requires_grad_(gradient)
         self._output: Tensor | None  # with what its gradient needs
         recorder.warm_up(self._both)
@@ -294,7 +295,8 @@ class _Passes:
 
     def _differentiate(self) -> Tensor:
         assert self._output is not None
-        (gradient,) = torch.autograd.grad(self._output, self._images, self._weights)
+        # Nothing of the forward pass is given up for this, so that it can be done several times.
+        (gradient,) = torch.autograd.grad(self._output, self._images, self._weights, retain_graph=True)
         return gradient
 
     def _both(self) -> None:
@@ -307,21 +309,23 @@ class _Passes:
     def forward(self, images: Tensor) -> Tensor:
         self._images.copy_(images)
         self._forward.replay()
+        self.asked, self._at = self.asked + 1, self.recorder.replays
         return self._forward.result.clone()
 
     @torch.no_grad()
-    def backward(self, images: Tensor, weights: Tensor, replays: int) -> Tensor:
-        """The gradient at images whose forward pass was the recorder's last replay but ``replays``; else it runs anew.
+    def backward(self, images: Tensor, weights: Tensor, asked: int) -> Tensor:
+        """The gradient at images; their forward pass runs anew if anything else was replayed since.
 
         Args:
             weights: (N, C), of the output's numbers in the sum that is differentiated.
-            replays: of the recorder, right after the forward pass.
+            asked: after the forward pass of these images.
         """
         assert self._backward is not None
-        if self.recorder.replays != replays:
+        if (self.asked, self._at) != (asked, self.recorder.replays):
             self.forward(images)
         self._weights.copy_(weights)
         self._backward.replay()
+        self._at = self.recorder.replays
         return self._backward.result.clone()
 
 
@@ -331,7 +335,7 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, passes: _Passes) -> Tensor:
         output = passes.forward(images)
-        ctx.passes, ctx.replays = passes, passes.recorder.replays
+        ctx.passes, ctx.asked = passes, passes.asked
         ctx.save_for_backward(images)
         return output
 
@@ -339,7 +343,9 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
         (images,) = ctx.saved_tensors
-        return ctx.passes.backward(images, weights, ctx.replays), None
+        gradient = ctx.passes.backward(images, weights, ctx.asked)
+        ctx.asked = ctx.passes.asked
+        return gradient, None
 
 
 def _agree(expected: Tensor, found: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo import list_models, load_model
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.losses import loss_and_gradient
+from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.evaluation import Evaluation, evaluate
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.machine.folding import prepare
-from adaptive_smoothing_zoo.machine.graphs import Graphed, Rerun, recorder_of
+from adaptive_smoothing_zoo.machine.graphs import Graphed, Rerun, recorder_of, waiting_refused
 from adaptive_smoothing_zoo.machine.precision import float32_precision
+from adaptive_smoothing_zoo.machine.ready import ready
 from cuda_checks import killed
 from cuda_checks.parts import Bar, Found, Place, digits, part, resnet_pair
 
@@ -72,6 +75,29 @@ def _apart(expected: tuple[Tensor, Tensor], model: nn.Module, images: Tensor) ->
         logits = max(logits, float((found[0] - expected[0]).abs().max()))
         gradients = max(gradients, float((found[1] - expected[1]).abs().max()) / largest)
     return [logits, gradients]
+
+
+@part
+def stalls(place: Place) -> Found:
+    """Steps of the attacks, in which nothing may make the host wait for the device."""
+    found, subject, waiting = Found(), digits(place, 8), 0
+    images, labels, keys = subject.images, subject.labels, torch.arange(8, device=place.device)
+    settings = subject.settings(batch_size=32)
+    with ready(subject.model, place.device) as net:
+        search = Search(net, subject.threat, settings, num_classes=10, device=place.device)
+        for name in settings.names:
+            attack, model = search.made(name, images)
+            state = attack.start(images, labels, (labels + 1) % 10, keys)
+            attack.step(state, model)  # what is copied once is copied here
+            try:
+                with waiting_refused() if place.on_cuda else nullcontext():
+                    for _ in range(3):
+                        attack.step(state, model)
+            except RuntimeError as error:
+                waiting += 1
+                found.add(name, f"waits: {error}")
+    found.bars.append(Bar("stalls: attacks whose steps wait for the device", waiting, 0, "most"))
+    return found
 
 
 @part

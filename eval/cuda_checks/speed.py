@@ -227,7 +227,7 @@ def _seconds(run: Callable[[], object], place: Place, repeats: int) -> float:
 def precisions(place: Place) -> Found:
     """Verdicts of a search in low precision and in float32 differ no more than those of two seeds."""
     subject = replace(digits(place, 6), scale=0.02) if place.tiny else cifar_triplet(place, 256, 0.1)
-    low = search_precision(place)
+    low = search_precision(place) if place.on_cuda else "bfloat16"
     runs = {}
     for name, precision, seed in (("low", low, 0), ("float32", "float32", 0), ("other seed", "float32", 1)):
         settings = subject.settings(search_precision=precision, seed=seed, batch_size=len(subject.labels))

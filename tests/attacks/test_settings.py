@@ -35,7 +35,9 @@ DOOR = Path(__file__).parents[2] / "docs" / "doors" / "attack.md"
         ({"attacks": (*STANDARD_ATTACKS, "toy")}, False),
         ({"attacks": (Plan("apgd-ce", iterations=50), *STANDARD_ATTACKS[1:])}, False),
         ({"attacks": (*STANDARD_ATTACKS[:3], Plan("square", queries=9000))}, False),
-        ({"search_precision": "tf32"}, False),
+        ({"search_precision": "float32"}, True),
+        ({"search_precision": "tf32"}, True),  # as RobustBench's users search; float32 decides
+        ({"search_precision": "bfloat16"}, False),
     ],
 )
 def test_what_is_standard_is_called_so_and_nothing_else_is(settings, standard):
@@ -70,7 +72,8 @@ def test_numbers_apply_where_an_attack_has_them():
         ({"attacks": ("../x",)}, "an attack's name has up to 40 of a-z"),
         ({"attacks": (3,)}, "an attack's name"),
         ({"engine": "magic"}, "unknown engine 'magic'; known: fast, reference"),
-        ({"search_precision": "float16"}, "must be float32 or tf32"),
+        ({"search_precision": "float16"}, "must be float32, tf32 or bfloat16"),
+        ({"search_precision": "bfloat16", "engine": "reference"}, "searches in float32 or tf32, not in bfloat16"),
         ({"judge_precision": "tf32"}, "the judge computes in float32"),
         ({"batch_size": 0}, "batch size must be at least 1"),
     ],

@@ -87,6 +87,16 @@ def test_a_gradient_is_right_whatever_was_replayed_since_its_forward_pass():
             assert torch.equal(found, expected), again
 
 
+def test_several_gradients_of_one_pass_take_one_pass():
+    graphed, points = _graphed(), _images().requires_grad_()
+    graphed(points)
+    replays = graphed.recorder.replays
+    output = graphed(points)
+    for label in range(4):
+        torch.autograd.grad(output[:, label].sum(), points, retain_graph=True)
+    assert graphed.recorder.replays == replays + 5
+
+
 def test_only_shapes_that_come_often_are_recorded_each_once():
     graphed = _graphed(often=3)
     for count in (4, 5, 4, 5):

@@ -70,7 +70,7 @@ class TestClaim:
             (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
             (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
             (CIFAR_ENTRY, {"settings": SHORT}, "apgd-ce iterations=10 restarts=1"),
-            (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="tf32")}, "search in TF32"),
+            (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="bfloat16")}, "search in bfloat16"),
             (ENTRY, {}, "no leaderboard for digits"),
         ],
     )
