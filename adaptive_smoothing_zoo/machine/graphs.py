@@ -19,6 +19,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from adaptive_smoothing_zoo.errors import reason
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
@@ -26,6 +28,7 @@ from adaptive_smoothing_zoo.machine.folding import relative_rounding
 from adaptive_smoothing_zoo.machine.precision import tf32_allowed
 
 OFTEN = 20  # calls of one shape after which it is recorded; to record and to compare takes the time of about ten
+WORTH = 0.97  # of the net's time, which a replay must stay below: it holds memory
 
 _logger = logging.getLogger(__name__)
 
@@ -187,7 +190,7 @@ class Graphed(nn.Module):
         self.model, self.recorder, self.often = model, recorder, often or OFTEN
         self._passes: dict[_Kind, _Passes | None] = {}
         self._calls: Counter[_Kind] = Counter()
-        self._most = float("inf")  # numbers in a batch for which memory may suffice
+        self._most = float("inf")  # numbers in a batch for which recordings may be worth it and memory suffice
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, C), a tensor of its own."""
@@ -215,7 +218,7 @@ class Graphed(nn.Module):
     def _record(self, images: Tensor, gradient: bool) -> _Passes | None:
         """The passes for such images if they can be recorded and are worth it; None and a line in the log otherwise."""
         if images.numel() > self._most:
-            return None
+            return None  # said before
         passes: _Passes | None = None
         try:
             passes = _Passes(self.recorder, self.model, images, gradient)
@@ -236,7 +239,7 @@ class Graphed(nn.Module):
         return type(getattr(self.model, "model", self.model)).__name__
 
     def _is_slower(self, passes: _Passes, images: Tensor) -> bool:
-        """Whether a replay takes as long as the net. Raises RuntimeError: it gives something else."""
+        """Whether a replay takes about as long as the net. Raises RuntimeError: it gives something else."""
         took: dict[bool, list[float]] = {False: [], True: []}
         for points in (1.0 - images, images):
             outputs = []
@@ -246,10 +249,11 @@ class Graphed(nn.Module):
                 took[replayed].append(self.recorder.now() - begin)
             if not all(map(_agree, *outputs)):
                 raise RuntimeError("a replay gives other outputs or gradients than the net")
-        slower = min(took[True]) >= min(took[False])
+        slower = min(took[True]) > WORTH * min(took[False])
         if slower:
+            self._most = images.numel() - 1  # larger batches wait even less for the host
             _logger.info(
-                "%s runs without a CUDA graph in batches of %d, where a replay takes %.2g s and the net %.2g s",
+                "%s runs without CUDA graphs in batches of %d and more, where a replay takes %.2g s and the net %.2g s",
                 self._name,
                 len(images),
                 min(took[True]),
@@ -283,6 +287,7 @@ class _Passes:
         self._output: Tensor | None  # with what its gradient needs
         recorder.warm_up(self._both)
         self._output = None
+        self._held = tensors_used(model, images)  # a net might drop some of them, as what it keeps for one shape
         self._forward = recorder.record(self._run)
         self._weights = torch.zeros_like(self._forward.result)
         self._backward = recorder.record(self._differentiate) if gradient else None
@@ -327,6 +332,37 @@ class _Passes:
         self._backward.replay()
         self._at = self.recorder.replays
         return self._backward.result.clone()
+
+
+def tensors_used(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What a pass reads of tensors that were there before, the images among them."""
+    used = _Used()
+    with torch.no_grad(), used:
+        model(images)
+    return list(used.before.values())
+
+
+class _Used(TorchDispatchMode):
+    """Notes the tensors that operations take and that none of them has made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.before: dict[int, Tensor] = {}
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _strided((args, kwargs)):
+            if (place := tensor.untyped_storage().data_ptr()) not in self._made:
+                self.before.setdefault(place, tensor)
+        self._made |= {tensor.untyped_storage().data_ptr() for tensor in _strided(result)} - self.before.keys()
+        return result
+
+
+def _strided(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
 
 
 class _Replayed(torch.autograd.Function):
