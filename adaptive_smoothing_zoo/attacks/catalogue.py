@@ -47,19 +47,28 @@ def fitted(settings: AttackSettings, classes: int) -> AttackSettings:
     Raises:
         ValueError: no attack is left.
     """
-    settings, plans = complete(settings), list[Plan]()
-    for plan in settings.attacks:
-        entry = entry_of(plan.name)
-        if classes >= entry.least_classes:
-            plans.append(plan)
-        elif entry.instead and settings.engine == "fast" and entry.instead not in settings.names:
-            numbers = entry_of(entry.instead).numbers
-            plans.append(Plan(entry.instead, **{name: n for name, n in plan.numbers.items() if name in numbers}))
-    aside = tuple(name for name in settings.names if classes < entry_of(name).least_classes)
+    settings = complete(settings)
+    fitting = [_fitting(plan, settings, classes) for plan in settings.attacks]
+    aside = tuple(name for name, plan in zip(settings.names, fitting, strict=True) if plan is None or plan.name != name)
+    plans = tuple(plan for plan in fitting if plan is not None)
     if not plans:
-        least = min(entry_of(name).least_classes for name in aside)
+        entries = [entry_of(name) for name in aside]
+        entries += [entry_of(entry.instead) for entry in entries if entry.instead and settings.engine == "fast"]
+        least = min(entry.least_classes for entry in entries)
         raise ValueError(f"the loss of {', '.join(aside)} needs at least {least} classes, got {classes}")
-    return replace(settings, attacks=tuple(plans), aside=(*settings.aside, *aside)) if aside else settings
+    return replace(settings, attacks=plans, aside=(*settings.aside, *aside)) if aside else settings
+
+
+def _fitting(plan: Plan, settings: AttackSettings, classes: int) -> Plan | None:
+    """The plan, or that of the attack which takes its place; None if there is none."""
+    entry = entry_of(plan.name)
+    if classes >= entry.least_classes:
+        return plan
+    if not entry.instead or settings.engine != "fast" or entry.instead in settings.names:
+        return None
+    other = entry_of(entry.instead)
+    numbers = {name: number for name, number in plan.numbers.items() if name in other.numbers}
+    return Plan(entry.instead, **numbers) if classes >= other.least_classes else None
 
 
 def _completed(plan: Plan) -> Plan:

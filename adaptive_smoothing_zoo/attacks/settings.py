@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from math import inf
 from operator import index
 from typing import Any, Literal, TypedDict, get_args
 
@@ -155,6 +156,9 @@ class AttackSettings:
             raise ValueError(f"the reference's seed must lie in -2^63 to 2^64 - 1, got {shown(self.seed)}")
         for name in ("channels_last", "individual"):
             object.__setattr__(self, name, bool(getattr(self, name)))
+        if self.begun_at is not None and not 0.0 <= self.begun_at < inf:
+            raise ValueError(f"the radius that attacks began from is a finite number >= 0, got {self.begun_at}")
+        object.__setattr__(self, "aside", tuple(map(str, self.aside)))
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", _integer(self.batch_size, "the batch size"))
             if self.batch_size < 1:

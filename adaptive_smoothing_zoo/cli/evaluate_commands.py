@@ -421,7 +421,7 @@ def _screen(model: Triplet, examples: Examples, threat: ThreatModel, settings: A
         )
     click.echo(
         f"clean            {100 * found.clean_accuracy:6.2f} %\n"
-        f"robust, at most  {100 * found.upper_bound:6.2f} % ({n} examples; APGD-T, {plan.targets} targets of "
+        f"robust, at most  {100 * found.upper_bound:6.2f} % ({n} examples; targeted APGD, {plan.targets} targets of "
         f"{plan.iterations} steps; {found.passes} passes)\n"
         "This is a screening, not the standard protocol: nothing was written."
     )

@@ -1,5 +1,6 @@
 """A progress bar over a whole evaluation."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,9 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
     """A bar that counts forward-equivalents, so that its estimate of the time left spans all attacks.
 
     The total shrinks when points are broken, because later attacks skip them. What was done before this process began
-    says nothing about how fast it is, and does not count for the estimate.
+    says nothing about how fast it is, and does not count for the estimate. Warnings of the model are told at once.
     """
+    told: set[str] = set()
     with tqdm(
         total=1, unit="pass", unit_scale=True, bar_format="{l_bar}{bar}| {elapsed} < {remaining}{postfix}"
     ) as bar:
@@ -26,6 +28,9 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
             protocol = "" if progress.is_standard else "not standard: "
             bar.set_description(f"{protocol}{progress.attack} {progress.done}/{progress.total}", refresh=False)
             bar.set_postfix_str(f"{progress.robust} points still robust")
+            for warning in sorted(set(progress.warnings) - told):
+                bar.write(f"AutoAttack warns: {warning}", file=sys.stderr)
+            told.update(progress.warnings)
 
         yield show
 

@@ -46,6 +46,7 @@ class Progress:
         passes_before: how many of those spent were spent before this process began; what it has done since tells how
             fast it is.
         is_standard: whether the protocol is RobustBench's.
+        warnings: what AutoAttack's checks of the model said, once they are made.
     """
 
     attack: str
@@ -56,6 +57,7 @@ class Progress:
     passes_left: int
     passes_before: int
     is_standard: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -399,5 +401,6 @@ class Run:
                 passes_left=int(self._passes(stage) * left) + to_come * sum(map(self._passes, later)),
                 passes_before=self._before,
                 is_standard=self.settings.is_standard or self.task.robust is not None,
+                warnings=self.ledger.said(CLEAN),
             )
         )

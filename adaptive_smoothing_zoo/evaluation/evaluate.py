@@ -229,8 +229,11 @@ def evaluate(
     shard, smaller = _whole_pair(words.pop("shard", (0, 1))), words.pop("smaller", None)
     call = Call.of(threat, settings, words, device=device, state=state, on_progress=on_progress)
     _check_shard(shard, call.settings)
-    known = () if smaller is None else smaller.for_larger(call.threat, call.settings)
+    known: tuple[Chunk, ...] = ()
     if smaller is not None:
+        if not isinstance(smaller, Evaluation):
+            raise TypeError(f"the smaller radius is an Evaluation that evaluate gave, got {type(smaller).__name__}")
+        known = smaller.for_larger(call.threat, call.settings)
         call = replace(call, settings=replace(call.settings, begun_at=smaller.eps))
     points = torch.arange(len(labels))[shard[0] :: shard[1]]
     if len(points) == 0:

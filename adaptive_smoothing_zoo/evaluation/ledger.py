@@ -186,6 +186,10 @@ class Ledger:
                 said.append(f"{stage} began with a gradient of zero at {len(flat)} points, where it can find nothing")
         return tuple(dict.fromkeys(said))
 
+    def said(self, stage: str) -> tuple[str, ...]:
+        """What was warned of at one stage."""
+        return tuple(self._said[stage])
+
     def remarks(self) -> tuple[str, ...]:
         """What happened that a reader of the numbers should know."""
         return tuple(self._remarks)

@@ -45,6 +45,8 @@ def evaluate_radii(
     Raises:
         ValueError: no radii, one that is named twice, several norms, or individual attacks; and as in ``evaluate``.
     """
+    if any(not isinstance(threat, ThreatModel) for threat in threats):
+        raise TypeError("threats are ThreatModels, as [ThreatModel('Linf', eps) for eps in ('2/255', '4/255')]")
     ordered = sorted(threats, key=lambda threat: threat.eps)
     radii = [threat.eps for threat in ordered]
     if not radii or len(set(radii)) < len(radii) or len({threat.norm for threat in ordered}) > 1:

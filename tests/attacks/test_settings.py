@@ -38,6 +38,11 @@ DOOR = Path(__file__).parents[2] / "docs" / "doors" / "attack.md"
         ({"search_precision": "float32"}, True),
         ({"search_precision": "tf32"}, True),  # as RobustBench's users search; float32 decides
         ({"search_precision": "bfloat16"}, False),
+        ({"individual": True}, False),
+        ({"begun_at": 0.1}, False),
+        ({"aside": ("apgd-t",)}, False),
+        ({"attacks": (Plan("apgd-ce", eot=2), *STANDARD_ATTACKS[1:])}, False),
+        ({"attacks": (Plan("apgd-ce", eot=1), *STANDARD_ATTACKS[1:])}, True),
     ],
 )
 def test_what_is_standard_is_called_so_and_nothing_else_is(settings, standard):
@@ -76,6 +81,7 @@ def test_numbers_apply_where_an_attack_has_them():
         ({"search_precision": "bfloat16", "engine": "reference"}, "searches in float32 or tf32, not in bfloat16"),
         ({"judge_precision": "tf32"}, "the judge computes in float32"),
         ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"begun_at": -0.1}, "the radius that attacks began from"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings, message):

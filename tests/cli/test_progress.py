@@ -27,3 +27,13 @@ def test_what_was_done_before_does_not_count_for_the_estimate(monkeypatch, capsy
     assert "apgd-t 3/9:  83%" in last
     assert "8 points still robust" in last
     assert re.search(r"< 16:[34]\d", last)  # 1000 passes at one a second
+
+
+def test_a_warning_of_the_model_is_told_at_once_and_once(capsys):
+    where = {"attack": "apgd-ce", "total": 9, "robust": 8, "passes_before": 0, "passes_left": 9}
+    with progress.progress_bar() as show:
+        show(Progress(done=0, passes_done=1, **where))
+        assert "AutoAttack warns" not in capsys.readouterr().err
+        for done in (1, 2):
+            show(Progress(done=done, passes_done=1 + done, **where, warnings=("a randomized net",)))
+    assert capsys.readouterr().err.count("AutoAttack warns: a randomized net") == 1

@@ -104,6 +104,12 @@ def test_radii_that_cannot_be_meant_are_refused():
     for wrong in ([], [threats[0], threats[0]], [threats[0], ThreatModel("L2", 0.5)]):
         with pytest.raises(ValueError, match="different ones of one norm"):
             evaluate_radii(model, IMAGES, labels, threats=wrong)
+    with pytest.raises(TypeError, match="threats are ThreatModels, as"):
+        evaluate_radii(model, IMAGES, labels, threats=["0.1", "0.2"])
+    with pytest.raises(TypeError, match="is an Evaluation that evaluate gave, got float"):
+        evaluate(model, IMAGES, labels, eps=0.1, smaller=0.05)
+    with pytest.raises(ValueError, match="run one radius at a time"):
+        evaluate_radii(model, IMAGES, labels, threats=threats, settings=AttackSettings(individual=True))
     single = evaluate(model, IMAGES, labels, eps=0.0)
     for threat in (ThreatModel("L2", 0.1), ThreatModel("Linf", 0.0)):
         with pytest.raises(ValueError, match="is none of a smaller radius than"):

@@ -156,8 +156,11 @@ def test_under_standard_it_is_warned_of_with_the_way_out_and_refused_where_it_wo
         def forward(self, images):
             return net(images) + 0.01 * torch.randn(len(images), 4)
 
-    found = evaluate(Noisy(), IMAGES, labels, eps=0.0)
+    seen = []
+    found = evaluate(Noisy(), IMAGES, labels, eps=0.0, on_progress=seen.append)
     assert any("randomized" in text and "asz eval --version rand" in text for text in found.warnings)
+    assert not seen[0].warnings
+    assert seen[-1].warnings == found.warnings
     torch.manual_seed(0)
     with pytest.raises(EvaluationError, match=r"for a randomized net take .*asz eval --version rand"):
         evaluate(Doubtful(net), IMAGES, labels, eps=1e-3, settings=STANDARD.limited(iterations=8, queries=4))

@@ -191,6 +191,7 @@ ENTRY_POINTS = {
         strange=BALL
         | RUN
         | {"engine": ["fast", "Fast", None, *TEXTS], "channels_last": [True, False], "shard": SHARDS}
+        | {"smaller": [None, 0.1, "x"]}
         | {"flush_seconds": NUMBERS, "state": FILES},
         check=check_evaluation,
         count=400,
@@ -381,7 +382,11 @@ def test_alphas_of_any_value(models):
 @pytest.mark.parametrize("function", [evaluate, screen])
 def test_nets_that_answer_strangely(function, models):
     """A net that answers something else than logits is refused."""
-    images, labels, fine = torch.rand(3, *SHAPE), torch.tensor([0, 1, 2]), {"as they are", "huge", "a tuple"}
+    images, labels, fine = (
+        torch.rand(3, *SHAPE),
+        torch.tensor([0, 1, 2]),
+        {"as they are", "huge", "a tuple", "three classes"},
+    )
     for name, change in ANSWERS.items():
         model = Answers(models["net"][0], change).eval()
         for batch_size in (2, 3, 8):
