@@ -52,8 +52,8 @@ def autoattack_pair(place: Place) -> Found:
 
     On a CPU it should be the only part of a run: our routes change how the process keeps memory, for those after them.
     """
-    scale = 0.02 if place.tiny else 0.15 if place.on_cuda else 0.05
-    subject = resnet_pair(place, place.sized(6, 256 if place.on_cuda else 64), scale)
+    scale = 0.004 if place.tiny else 0.15 if place.on_cuda else 0.05
+    subject = resnet_pair(place, place.sized(4, 256 if place.on_cuda else 64), scale)
     found, routes = _three_routes(place, subject)
     defaults, best, ours = (route.seconds for route in routes)
     found.bars += [
