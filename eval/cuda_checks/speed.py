@@ -321,7 +321,9 @@ def published(place: Place) -> Found:
     for precision in ("tf32", "bfloat16") if place.on_cuda else ("float32",):
         for gradient in (False, True):
             for size in (1,) if place.tiny else (40, 256):
-                with _precision_of(place, precision):
+                # RobustBench's class switches autocast off for itself, whoever has switched it on.
+                same = patch.object(torch.cuda.amp, "autocast", lambda **_: nullcontext())
+                with _precision_of(place, precision), same:
                     rates = [_rate(place, model, size, gradient) for model in (theirs, ours)]
                 what = f"{precision}, {'with gradient' if gradient else 'forward'}, {size}: images/s and GiB"
                 said = " | ".join(f"{rate:.0f} and {gib:.1f}" for rate, gib in rates)
