@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= results
 
-.PHONY: demo test test-slow test-fuzz test-newest-timm lint digits figures clean
+.PHONY: demo test test-slow test-fuzz test-newest-timm lint digits figures check-cuda clean
 
 demo: $(VENV)/.installed ## attack the embedded digits triplet by the standard protocol and write its entry
 	$(BIN)/asz eval Demo2026Adaptive --dataset digits --out $(OUT) --compare-with eval/results
@@ -34,6 +34,9 @@ digits: $(VENV)/.installed ## make the embedded digits triplets again
 
 figures: $(VENV)/.installed ## measure and draw the constant-alpha curve of the digits triplets
 	$(BIN)/python eval/constant_curve.py Demo2026Adaptive --dataset digits --batch-size 360 --out eval/results
+
+check-cuda: $(VENV)/.installed ## is everything right and fast on this GPU? CIFAR=folder or .npz; at most 12 minutes
+	$(BIN)/python eval/check_cuda.py $(if $(CIFAR),--data $(CIFAR))
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'

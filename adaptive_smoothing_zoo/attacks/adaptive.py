@@ -31,6 +31,7 @@ from adaptive_smoothing_zoo.attacks.losses import (
 from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones.asking import Asked, is_own, original
 from adaptive_smoothing_zoo.machine.folding import rounding
+from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 ADAPTIVE_ENGINE = "adaptive 3"  # the number changes when the same seed no longer gives the same candidates
@@ -85,7 +86,8 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
         raise TypeError(f"{name} is about a MixedClassifier, got {type(model).__name__}")
     if not is_own(model):  # many a view calls the model as it is
         view = Asked(view)
-    fooled = judged_by(setup.judge, alike=view_name in _THE_MIX_S_LOGITS)
+    alike = view_name in _THE_MIX_S_LOGITS and setup.precision != "bfloat16"
+    fooled = judged_by(setup.judge, alike=alike)
     return APGD(name, setup.threat, loss, steps=setup.iterations, view=view, fooled=fooled)
 
 
@@ -103,7 +105,7 @@ def judged_by(judge: Model, *, alike: bool) -> Fooled:
     """Which points are adversarial, by the word of another model than the one that is differentiated.
 
     Args:
-        judge: images to logits.
+        judge: images to logits; asked in float32, whatever precision a search around it has.
         alike: the two give the same logits up to rounding, so that only near ties need a question.
     """
 
@@ -113,7 +115,8 @@ def judged_by(judge: Model, *, alike: bool) -> Fooled:
         if alike:
             wrong = wrong & doubtful(logits, state.labels)
         if bool(wrong.any()):
-            wrong[wrong.clone()] = judge(points[wrong]).argmax(dim=1) != state.labels[wrong]
+            with float32_precision(tf32=False):
+                wrong[wrong.clone()] = judge(points[wrong]).argmax(dim=1) != state.labels[wrong]
         return wrong
 
     return fooled

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import Model
-from adaptive_smoothing_zoo.attacks.settings import Plan
+from adaptive_smoothing_zoo.attacks.settings import Plan, Precision
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 
@@ -147,6 +147,7 @@ class Setup:
         prepared: its fast copy, which attacks ask.
         deterministic: whether that gives the same answers twice.
         surrogate: what the authors of a triplet attack in its place, if there is one.
+        precision: in which ``prepared`` computes.
     """
 
     plan: Plan
@@ -159,6 +160,7 @@ class Setup:
     prepared: nn.Module
     deterministic: bool = True
     surrogate: nn.Module | None = None
+    precision: Precision = "float32"
 
     @property
     def iterations(self) -> int:

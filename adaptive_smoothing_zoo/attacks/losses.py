@@ -73,7 +73,9 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """The wrong classes from the likeliest to the least likely, (N, C - 1)."""
     order = logits.argsort(dim=1, descending=True)
-    return order[order != labels[:, None]].view(len(labels), logits.shape[1] - 1)
+    place = (order == labels[:, None]).int().argmax(dim=1, keepdim=True)  # of the label, without waiting for it
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return order.gather(1, columns + (columns >= place))
 
 
 def append_alpha_loss(logits: Tensor, alpha_logit: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ It is also the fast engine: AutoAttack's attacks, with noise that belongs to exa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,11 @@ from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.backbones.asking import asked
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.machine.folding import prepare
+from adaptive_smoothing_zoo.machine.graphs import Graphed, recorder_of
+from adaptive_smoothing_zoo.machine.precision import Lowered, float32_precision
 from adaptive_smoothing_zoo.threat import ThreatModel
 
+T = TypeVar("T")
 VERSION = 1  # changes when the same seed no longer gives the same random numbers
 
 # Steps between two looks at what has been found: a look costs nothing on a CPU and stalls a GPU.
@@ -58,8 +62,8 @@ class Search:
     Args:
         model: images in [0, 1] to logits, in eval mode and frozen, on ``device``.
         threat: the ball.
-        settings: attacks, seed and batch size; the latter is 256 if None. Also the size of the batches in which
-            candidates are verified.
+        settings: attacks, seed, batch size and precision; if None, 256 and float32. The batch size is also that of
+            the batches in which candidates are verified, and these are float32 whatever the search's precision.
         num_classes: of the model.
         device: where the model is.
         surrogate: what attacks through a surrogate ask; ready like the model.
@@ -100,6 +104,7 @@ class Search:
         self._spent = 0  # by the attacks before it
         self._reference: ReferenceEngine | None = None  # makes AutoAttack's own checks
         self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
+        self._recorder = recorder_of(device)
 
     @staticmethod
     def full_name() -> str:
@@ -182,7 +187,7 @@ class Search:
 
     def _finished(self, runs: _Runs, todo: Tensor, beat: Callable[[], object]) -> Iterator[tuple[Tensor, Tensor]]:
         name, pool, images, indices = runs.name, runs.pool, runs.images, runs.indices
-        for finished in pool:
+        for finished in _each_in(self._searching, pool):
             if len(finished.points) == 0:
                 beat()
                 continue
@@ -217,10 +222,29 @@ class Search:
         """The model as attacks see it; made the first time, with some images of the kind to come."""
         if self.prepared is None:
             some = self._some(images)
-            self.prepared = prepare(self.model, some)
-            with torch.no_grad():
-                self.deterministic = torch.equal(self.prepared(some), self.prepared(some))
+            prepared = self._lowered(self.model, some)
+            with torch.no_grad(), self._searching():
+                self.deterministic = torch.equal(prepared(some), prepared(some))
+            self.prepared = self._recorded(prepared, self.model)
         return self.prepared
+
+    def _searching(self) -> AbstractContextManager[None]:
+        """The precision in which attacks make their steps; the judge computes in its own within. A CPU has one."""
+        tf32 = self.settings.tf32
+        return float32_precision(tf32) if tf32 or self.device.type != "cpu" else nullcontext()
+
+    def _lowered(self, net: nn.Module, some: Tensor) -> nn.Module:
+        """A net prepared, in bfloat16 if that is the search's precision."""
+        with float32_precision(tf32=False):
+            prepared = prepare(net, some)
+        return Lowered(prepared) if self.settings.search_precision == "bfloat16" else prepared
+
+    def _recorded(self, prepared: nn.Module, net: nn.Module) -> nn.Module:
+        """What replays the passes of a net's prepared copy, if it is one and the model answers the same twice."""
+        inner = prepared.model if isinstance(prepared, Lowered) else prepared
+        if self._recorder is None or not self.deterministic or inner is net:
+            return prepared
+        return Graphed(prepared, self._recorder)
 
     def made(self, name: str, images: Tensor) -> tuple[Attack[Any], nn.Module]:
         """An attack on images of this kind, and what it asks."""
@@ -237,9 +261,12 @@ class Search:
                 prepared=prepared,
                 deterministic=self.deterministic,
                 surrogate=self.surrogate,
+                precision=self.settings.search_precision or "float32",
             )
         )
-        return attack, prepared if attack.view is None else prepare(attack.view, self._some(images))
+        if attack.view is None:
+            return attack, prepared
+        return attack, self._recorded(self._lowered(attack.view, self._some(images)), attack.view)
 
     def _some(self, images: Tensor) -> Tensor:
         return images[: min(8, self.batch_size)].to(self.device)
@@ -248,7 +275,7 @@ class Search:
         """The wrong classes of each point from the likeliest at the clean image to the least likely, (N, C - 1)."""
         unknown = [i for i, index in enumerate(indices.tolist()) if index not in self._rankings]
         for part in batches(torch.tensor(unknown, dtype=torch.int64), self.batch_size):
-            with torch.no_grad():
+            with torch.no_grad(), float32_precision(tf32=False):
                 logits = self.model(images[part].to(self.device))
             ranked = rank_classes(logits, labels[part].to(self.device)).cpu()
             self._rankings |= dict(zip(indices[part].tolist(), ranked, strict=True))
@@ -256,6 +283,17 @@ class Search:
 
     def _predict(self, images: Tensor) -> Tensor:
         return predict(self.model, images, self.batch_size, self.device)
+
+
+def _each_in(context: Callable[[], AbstractContextManager[object]], items: Iterable[T]) -> Iterator[T]:
+    """The items, each made within a context; whoever takes them is outside of it."""
+    iterator, end = iter(items), object()
+    while True:
+        with context():
+            item = next(iterator, end)
+        if item is end:
+            return
+        yield item  # type: ignore[misc]
 
 
 def _places(wanted: Tensor, indices: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from math import inf
 from operator import index
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from adaptive_smoothing_zoo.errors import shown
 
@@ -98,7 +98,7 @@ VERSIONS = {
 """AutoAttack's versions [CH20]: "plus" attacks more, "rand" is for randomized nets."""
 
 ENGINES = ("fast", "reference")
-Precision = Literal["float32", "tf32"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class AttackSettings:
         engine: "fast", this package's attacks, with random numbers that belong to each example; or "reference",
             pyautoattack itself.
         seed: of the random numbers.
-        search_precision: of the passes that look for adversarial examples; with "tf32" CUDA may round float32 products
-            to TF32.
-        judge_precision: of the passes that decide; "float32".
+        search_precision: of the passes that look for adversarial examples: "float32"; "tf32", with which CUDA rounds
+            float32 products to TF32; or "bfloat16" (autocast). None for the device's own, see ``on``.
+        judge_precision: of the passes that decide; "float32", without TF32.
         channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
             and up to twice as fast for wide nets on CPUs.
         batch_size: most points per batch; None for what the device's memory holds. The reference engine's random
@@ -129,7 +129,7 @@ class AttackSettings:
     attacks: tuple[Plan, ...] = STANDARD_PLANS
     engine: str = "fast"
     seed: int = 0
-    search_precision: Precision = "float32"
+    search_precision: Precision | None = None
     judge_precision: Literal["float32"] = "float32"
     channels_last: bool = False
     batch_size: int | None = None
@@ -141,8 +141,14 @@ class AttackSettings:
         object.__setattr__(self, "attacks", _plans(self.attacks))
         if self.engine not in ENGINES:
             raise ValueError(f"unknown engine {shown(self.engine)}; known: {', '.join(ENGINES)}")
-        if self.search_precision not in ("float32", "tf32"):
-            raise ValueError(f"the search precision must be float32 or tf32, got {shown(self.search_precision)}")
+        if self.search_precision not in (None, *get_args(Precision)):
+            raise ValueError(
+                f"the search precision must be float32, tf32 or bfloat16, got {shown(self.search_precision)}"
+            )
+        if self.engine == "reference" and self.search_precision == "bfloat16":
+            raise ValueError(
+                "the reference engine searches in float32 or tf32, not in bfloat16; take the engine 'fast'"
+            )
         if self.judge_precision != "float32":
             raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
         object.__setattr__(self, "seed", _integer(self.seed, "the seed"))
@@ -181,7 +187,11 @@ class AttackSettings:
 
     @property
     def is_standard(self) -> bool:
-        """Whether verdicts are those of the standard protocol. Engine, seed, batch size and memory format are free."""
+        """Whether verdicts are those of the standard protocol. Engine, seed, batch size and memory format are free.
+
+        So is TF32 for the search, in which PyTorch lets convolutions compute by default and RobustBench's users
+        therefore attack, since float32 decides what is adversarial. A search in bfloat16 is not standard.
+        """
         return not self._differences and self.attacks == STANDARD_PLANS
 
     @property
@@ -208,10 +218,20 @@ class AttackSettings:
                 (f"eot {eot}, judged by one pass", self.averages),
                 ("each attack on all correctly classified points", self.individual),
                 (f"begun from the adversarial examples of radius {self.begun_at}", self.begun_at is not None),
-                ("search in TF32", self.tf32),
+                ("search in bfloat16", self.search_precision == "bfloat16"),
             )
             if said
         ]
+
+    def on(self, device_type: str) -> AttackSettings:
+        """The same with the precision in which a device searches.
+
+        If none is named, that is TF32 on CUDA, and float32 on CPUs and with the reference engine, which does not go on
+        where the search believes that a point is broken and the judge does not. Only CUDA rounds to TF32.
+        """
+        own: Precision = "tf32" if self.engine == "fast" else "float32"
+        precision = self.search_precision or own
+        return replace(self, search_precision="float32" if precision == "tf32" and device_type != "cuda" else precision)
 
     def plan(self, name: str) -> Plan:
         """The plan of an attack."""
@@ -231,6 +251,7 @@ class SettingsWords(TypedDict, total=False):
     batch_size: int | None
     engine: str
     tf32: bool
+    search_precision: Precision | None
     channels_last: bool
 
 
@@ -248,9 +269,13 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
             raise ValueError(f"give {', '.join(words)} within settings=AttackSettings(...), not beside it")
         return settings
     rest: dict[str, Any] = {name: value for name, value in words.items() if name != "tf32"}
+    if "tf32" in words:
+        if "search_precision" in words:
+            raise ValueError("give search_precision, or tf32, which says the same of two of them")
+        rest["search_precision"] = "tf32" if words["tf32"] else "float32"
     if unknown := sorted(set(rest) - {field.name for field in fields(AttackSettings)}):
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
-    return AttackSettings(search_precision="tf32" if words.get("tf32") else "float32", **(base | rest))
+    return AttackSettings(**(base | rest))
 
 
 def _integer(value: Any, what: str) -> int:

@@ -120,9 +120,9 @@ def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Ru
     places, sampling = run.places(len(images)), rule.sampling
     warn_of_noise(sampling.sigma)
     images, labels = own_copy(images), own_copy(labels)
-    device, dtype = sampling.device_for(model), sampling.dtype
+    device, dtype = sampling.device_for(model), sampling.layers
     report = _Report(len(places), run.on_progress)
-    with ready(model, device) as net:
+    with ready(model, device, tf32=sampling.tf32) as net:
         sampler = Sampler(net, images, labels, places, sampling, device, report.add)
         settings = {
             **sampler.settings(),

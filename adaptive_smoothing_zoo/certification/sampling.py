@@ -41,8 +41,8 @@ class Sampling:
         batch_size: noisy images per pass. If None, 128 on the CPU, where more leave its caches, and 1000 elsewhere.
         device: where to compute; where the model is if None.
         fold: compute with a copy whose batch norms are folded into its convolutions: faster, equal up to rounding.
-        dtype: torch.float32, or torch.bfloat16 or torch.float16 for layers that compute in that (autocast); then the
-            rounded net is certified. Noise is added in float32, and TF32 is off.
+        dtype: torch.float32; "tf32" for products that CUDA rounds to TF32; torch.bfloat16 or torch.float16 for layers
+            that compute in that (autocast). Certified is the net that is rounded so. Noise is added in float32.
 
     Raises:
         ValueError: a value outside its range.
@@ -57,7 +57,7 @@ class Sampling:
     batch_size: int | None = None
     device: str | torch.device | None = None
     fold: bool = True
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | Literal["tf32"] = torch.float32
 
     def __post_init__(self) -> None:
         for field, name in (("n0", "n0"), ("n", "n"), ("seed", "the seed"), ("batch_size", "the batch size")):
@@ -71,12 +71,29 @@ class Sampling:
         checked_failure_probability(self.failure_probability)
         if self.votes not in ("hard", "soft"):
             raise ValueError(f"votes must be 'hard' or 'soft', got {self.votes!r}")
-        if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"certification computes in float32, bfloat16 or float16, not in {self.dtype}")
+        if self.dtype not in ("tf32", torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"certification computes in float32, tf32, bfloat16 or float16, not in {self.dtype}")
+
+    @property
+    def tf32(self) -> bool:
+        """Whether products of float32 are rounded to TF32."""
+        return self.dtype == "tf32"
+
+    @property
+    def layers(self) -> torch.dtype:
+        """In which the layers compute."""
+        return torch.float32 if self.dtype == "tf32" else self.dtype
+
+    def precision(self) -> dict[str, Any]:
+        """Which net is certified, for a record."""
+        return {"dtype": str(self.layers).removeprefix("torch."), "tf32": self.tf32}
 
     def device_for(self, model: nn.Module) -> torch.device:
-        """Where the model is to compute."""
-        return (device_of(model) or torch.device("cpu")) if self.device is None else known_device(self.device)
+        """Where the model is to compute; ValueError for TF32 where there is none."""
+        device = (device_of(model) or torch.device("cpu")) if self.device is None else known_device(self.device)
+        if self.tf32 and device.type != "cuda":
+            raise ValueError(f"TF32 is a precision of CUDA; on {device} take float32 or bfloat16")
+        return device
 
 
 def _whole_number(value: Any, name: str) -> int:
@@ -131,8 +148,7 @@ class Sampler:
             "seed": sampling.seed,
             "votes": sampling.votes,
             "fold": sampling.fold,
-            "dtype": str(sampling.dtype).removeprefix("torch."),
-            "tf32": False,
+            **sampling.precision(),
             "noise": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "examples": len(self.places),
             "data_sha256": _sha256(

@@ -67,7 +67,13 @@ N = "number of noise samples for each image that bound its class's probability, 
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
 @click.option("--batch-size", type=int, default=None, help="noisy images per pass")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="in which the certified net computes",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
 @click.option(
     "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
@@ -116,7 +122,7 @@ def certify_command(
     around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
     named = choice.load(entry, chosen)
     model, entry = named.net, named.entry
-    sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"])}
+    sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"], "tf32")}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
     everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
     examples, indices = choose_examples(everything, n_examples, skip)

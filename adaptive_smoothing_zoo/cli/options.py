@@ -297,7 +297,7 @@ class AttackChoice:
     individual: bool
     engine: str
     seed: int
-    search_precision: str
+    search_precision: str | None
     channels_last: bool
     batch_size: int | None
 
@@ -314,13 +314,13 @@ class AttackChoice:
             attacks=self._attacks(VERSIONS),
             engine=self.engine,
             seed=self.seed,
-            search_precision=self.search_precision if device.type == "cuda" else "float32",  # type: ignore[arg-type]
+            search_precision=self.search_precision,  # type: ignore[arg-type]
             channels_last=self.channels_last,
             batch_size=self.batch_size,
             individual=self.individual,
         )
         numbers = {name: getattr(self, name) for name in NUMBERS}
-        settings = complete(settings).limited(**numbers)
+        settings = complete(settings).limited(**numbers).on(device.type)
         if not settings.is_standard:
             click.echo(f"{settings.protocol}; no leaderboard takes the result", err=True)
         return settings
@@ -367,7 +367,11 @@ attack_options = packed(
     ),
     click.option("--engine", default="fast", show_default=True, help="fast, or reference: pyautoattack"),
     SEED,
-    click.option("--search-precision", default="float32", show_default=True, help="float32, or tf32 on CUDA"),
+    click.option(
+        "--search-precision",
+        default=None,
+        help="float32, tf32 or bfloat16; tf32 on CUDA and else float32 if not given. What is found, float32 decides",
+    ),
     CHANNELS_LAST,
     click.option("--batch-size", type=int, default=None, help="most points per pass; what memory holds if not given"),
     click.option(

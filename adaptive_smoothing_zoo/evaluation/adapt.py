@@ -74,7 +74,8 @@ def evaluate_adaptive(
         surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it; any module that
             ``evaluate`` takes, and given back like the model.
         attacks: the names alone, instead of settings.
-        state, on_progress, norm, eps, seed, batch_size, tf32, channels_last, flush_seconds: as in ``evaluate``.
+        state, on_progress, norm, eps, seed, batch_size, search_precision, tf32, channels_last, flush_seconds: as
+            in ``evaluate``.
 
     Raises:
         TypeError: no module, or one that only wraps a mix, whose alpha the attacks would not see.

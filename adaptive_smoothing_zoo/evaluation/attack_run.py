@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -336,12 +337,13 @@ class Run:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
             self._keeper.write()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
             self.settings = replace(self.settings, batch_size=self.batch_size // 2)
             self.remarks.append(f"memory ran out; the batch size was halved to {self.batch_size}")
             self._spent += self.engine.spent()
             self.engine = self._make_engine()
+            gc.collect()  # runs and engine refer to each other, and hold what the former one has in memory
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _make_engine(self) -> ReferenceEngine | Search:
         return ENGINES[self.settings.engine](

@@ -13,7 +13,9 @@ from torch.utils.flop_counter import flop_registry
 from adaptive_smoothing_zoo.machine.ready import refusals_named
 
 LARGEST = {"cpu": 256, "cuda": 4096}  # more gains nothing on a CPU
-SHARE = 0.6  # of the memory that is free; attacks keep some tensors of the images' size beside the net's own
+# Of the memory that is free. Attacks keep some tensors of the images' size next to the net's own; on a GPU, graphs keep
+# as much again as a pass takes.
+SHARE = {"cpu": 0.6, "cuda": 0.4}
 
 BRISK_OPERATIONS = 64 * 10**9  # of a batch's forward pass; with its gradient that is about two seconds on two cores
 
@@ -29,7 +31,7 @@ def largest_batch_size(model: nn.Module, images: Tensor, device: torch.device) -
     measure = _cuda_bytes if device.type == "cuda" else _cpu_bytes
     with refusals_named(images):
         taken, free = measure(model, few)
-    fitting = int(SHARE * free) // max(1, taken // len(few))
+    fitting = int(SHARE[device.type] * free) // max(1, taken // len(few))
     size = 1
     while 2 * size <= min(fitting, LARGEST[device.type]):
         size *= 2

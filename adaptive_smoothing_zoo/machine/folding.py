@@ -155,8 +155,12 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
 
 def rounding(outputs: Tensor) -> Tensor:
     """How far a prepared copy's outputs, logits (N, C) or feature maps, may be from the model's, a scalar."""
-    relative = TOLERANCE_TF32 if outputs.is_cuda and tf32_allowed() else TOLERANCE
-    return relative * outputs.detach().abs().max().clamp(min=1.0)
+    return relative_rounding(outputs) * outputs.detach().abs().max().clamp(min=1.0)
+
+
+def relative_rounding(outputs: Tensor) -> float:
+    """How far apart two orders of summation may be, in terms of the largest number, with the precision as it is."""
+    return TOLERANCE_TF32 if outputs.is_cuda and tf32_allowed() else TOLERANCE
 
 
 class _ChannelsLast(nn.Module):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -40,3 +41,15 @@ def _new_settings() -> list[tuple[Any, str, str, str]]:
 def _old_settings() -> list[tuple[Any, str, bool, bool]]:
     """The same for versions of torch that know only ``allow_tf32``."""
     return [(owner, "allow_tf32", False, True) for owner in (torch.backends.cuda.matmul, torch.backends.cudnn)]
+
+
+class Lowered(nn.Module):
+    """A net that computes in bfloat16 where that is safe (autocast); it takes and gives float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
+            return self.model(images).float()  # type: ignore[no-any-return]

@@ -55,8 +55,7 @@ class SamplingRecord:
         names = ("sigma", "votes", "n0", "n", "failure_probability", "seed")
         return cls(
             **{name: getattr(sampling, name) for name in names},
-            dtype=str(sampling.dtype).removeprefix("torch."),
-            tf32=False,
+            **sampling.precision(),
             mean_samples=float(found.samples.mean()),
         )
 

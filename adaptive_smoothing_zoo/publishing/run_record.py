@@ -69,9 +69,13 @@ class RunRecord(AttackRecord):
 
     @property
     def is_standard(self) -> bool:
-        """Whether it is the standard protocol, in full float32. Nothing else may be claimed or enter a leaderboard."""
+        """Whether it is the standard protocol, judged in float32. Nothing else may be claimed or enter a leaderboard.
+
+        The search may have been in TF32, if the settings say so (see ``AttackSettings.is_standard``); older records do
+        not tell search and judge apart.
+        """
         same = self.protocol == STANDARD_PROTOCOL and self.attacks == STANDARD_ATTACKS
-        float32 = self.dtype == "float32" and not self.tf32
+        float32 = self.dtype == "float32" and self.tf32 == (self.settings is not None and self.settings.tf32)
         return same and float32 and (self.settings is None or self.settings.is_standard)
 
     @property

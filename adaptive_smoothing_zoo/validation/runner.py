@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -140,6 +140,7 @@ def validate(
     threat = threat_of(threat, words.pop("norm", None), words.pop("eps", None))
     settings = settings_of(settings, words, batch_size=128)
     _check(threat, settings, only, recorded, len(labels))
+    settings = replace(settings, search_precision="float32")
     chosen = [each for name, each in CHECKS.items() if only is None or name in only]
     images, labels = own_copy(images), own_copy(labels)
     with ready(model, where, channels_last=settings.channels_last) as net:
@@ -241,7 +242,7 @@ def _check(
 ) -> None:
     if threat.eps == 0.0:
         raise ValueError("eps must be a finite number > 0, got 0")
-    if not settings.is_standard or settings.engine != "fast":
+    if not settings.is_standard or settings.engine != "fast" or settings.tf32:
         raise ValueError("checks make their own attacks in float32; set seed, batch_size and channels_last alone")
     if unknown := sorted(set(only or ()) - set(CHECKS)):
         raise ValueError(f"unknown check {unknown[0]!r}; known: {', '.join(CHECKS)}")

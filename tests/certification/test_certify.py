@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.confidence import betting_lower
 from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
 from adaptive_smoothing_zoo.certification.logs import read_log
-from adaptive_smoothing_zoo.certification.sampling import Noise
+from adaptive_smoothing_zoo.certification.sampling import Noise, Sampling
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.machine.precision import float32_precision, tf32_allowed
 from adaptive_smoothing_zoo.storage.bound_state import locked
@@ -333,6 +333,28 @@ def test_products_are_exact_and_the_log_says_so(tmp_path):
         assert tf32_allowed()
     assert set(seen) == {False}
     assert read_settings(tmp_path / "log.tsv")["tf32"] is False
+
+
+def test_tf32_is_let_in_where_it_is_asked_for_and_the_log_says_so(tmp_path, monkeypatch):
+    seen = []
+
+    class Watching(Pixels):
+        def forward(self, images):
+            seen.append(tf32_allowed())
+            return super().forward(images)
+
+    with pytest.raises(ValueError, match="TF32 is a precision of CUDA; on cpu take float32 or bfloat16"):
+        certify(Watching(), IMAGES, LABELS, dtype="tf32", **SETTINGS)
+    assert not seen
+    monkeypatch.setattr(Sampling, "device_for", lambda self, model: torch.device("cpu"))  # as if this were a GPU
+    path = tmp_path / "log.tsv"
+    certify(Watching(), IMAGES, LABELS, dtype="tf32", log=path, **SETTINGS)
+    assert seen[-1]
+    assert sum(seen) > len(seen) // 2
+    assert not tf32_allowed()
+    assert (read_settings(path)["dtype"], read_settings(path)["tf32"]) == ("float32", True)
+    with pytest.raises(ResultsError, match="tf32 True, this run has tf32 False"):
+        certify(Watching(), IMAGES, LABELS, log=path, **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from short_attacks import shorten
 from torch import nn
 
+from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
@@ -413,6 +415,29 @@ def test_where_memory_runs_out_batches_are_halved_and_that_is_remarked(model, la
     assert np.array_equal(found.robust, whole.robust)
     assert found.batch_size == 4
     assert found.remarks == tuple(f"memory ran out; the batch size was halved to {size}" for size in (8, 4))
+
+
+def test_where_memory_runs_out_what_the_engine_held_is_given_up_first(model, labels, monkeypatch):
+    engines, kept = [], []
+
+    def make(*arguments, **options):
+        engine = Search(*arguments, **options)
+        engines.append(weakref.ref(engine))
+        return engine
+
+    class Greedy(Hungry):
+        def forward(self, images):
+            if len(engines) > 1:
+                kept.append(engines[0]() is not None)
+            attacks = bool(engines) and engines[-1]()._runs is not None
+            return super().forward(images) if attacks else self.net(images)
+
+    monkeypatch.setitem(ENGINES, "fast", make)
+    make.full_name = Search.full_name
+    assert run(Greedy(model, 5), labels, batch_size=8).batch_size == 4
+    assert len(engines) == 2
+    assert kept
+    assert not any(kept)
 
 
 def test_memory_for_less_than_one_image_is_an_error(model, labels):

@@ -132,3 +132,15 @@ def test_a_card_has_the_section_or_says_why_there_is_none():
     assert "None: h carries no certificate" in model_card(ENTRY, None)
     lipschitz = replace(ENTRY, rob_model=replace(ENTRY.rob_model, architecture="lipschitz", arguments={}))
     assert "Not computed here (`asz certify`)" in model_card(lipschitz, None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ({}, "float32, TF32 off. The certificates"),
+        ({"tf32": True}, "float32, TF32 on. Certified is the net that is rounded so."),
+        ({"dtype": "bfloat16"}, "bfloat16, TF32 off. Certified is the net that is rounded so."),
+    ],
+)
+def test_a_card_says_which_net_is_certified(precision, words):
+    assert words in certificates_section(record(sampling=replace(SAMPLING, **precision)))

@@ -164,7 +164,7 @@ def test_adaptive_attacks_cannot_break_what_the_run_has_as_broken(folder):
     "settings",
     [
         *(AttackSettings().limited(**{number: 2}) for number in ("iterations", "targets", "restarts", "queries")),
-        AttackSettings(search_precision="tf32"),
+        AttackSettings(search_precision="bfloat16"),
         AttackSettings(attacks=("apgd-ce", "apgd-t")),
         AttackSettings(attacks=(*AttackSettings().attacks, Plan("mine"))),
     ],

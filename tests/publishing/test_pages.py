@@ -38,6 +38,13 @@ def test_a_value_that_a_template_lacks_is_an_error():
         page("claim.md", entry=ENTRY, evidence=Evidence(run=a_record()), checkpoint="")
 
 
+def test_a_search_in_tf32_is_the_standard_protocol_if_the_settings_say_that_float32_judged():
+    searched = a_record(CIFAR_ENTRY, tf32=True, settings=AttackSettings(search_precision="tf32"))
+    assert searched.is_standard
+    assert not a_record(CIFAR_ENTRY, tf32=True, settings=None).is_standard
+    assert not a_record(CIFAR_ENTRY, settings=AttackSettings(search_precision="tf32")).is_standard
+
+
 class TestClaim:
     def test_it_holds_what_the_form_asks_for(self):
         text = claim(CIFAR_ENTRY, Evidence(run=a_record(CIFAR_ENTRY)), "https://example.org/weights", WEIGHTS)
@@ -70,7 +77,7 @@ class TestClaim:
             (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
             (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
             (CIFAR_ENTRY, {"settings": SHORT}, "apgd-ce iterations=10 restarts=1"),
-            (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="tf32")}, "search in TF32"),
+            (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="bfloat16")}, "search in bfloat16"),
             (ENTRY, {}, "no leaderboard for digits"),
         ],
     )

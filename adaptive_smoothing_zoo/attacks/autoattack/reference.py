@@ -12,6 +12,7 @@ from adaptive_smoothing_zoo.attacks.autoattack.apgd import intervals
 from adaptive_smoothing_zoo.attacks.catalogue import entry_of
 from adaptive_smoothing_zoo.attacks.contract import batches
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
+from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 CHECKED = 256  # images that AutoAttack's checks are made with, unless a batch has more
@@ -128,7 +129,8 @@ class ReferenceEngine:
             # pyautoattack asserts nothing about memory format but needs contiguous tensors.
             x = images[positions].to(self.device).contiguous()
             y = labels[positions].to(self.device)
-            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            forked = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+            with forked, float32_precision(self.settings.tf32):
                 candidates = perturb(x, y)
             self._batch = None
             yield positions, candidates.detach().to(images.device)

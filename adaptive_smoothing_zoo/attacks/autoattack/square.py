@@ -147,7 +147,7 @@ class Square(Attack[SquareState]):
         """Up to ``ahead`` queries of every run: rows (M,), queries (M,), points; and the query after them, (N,)."""
         device = state.iteration.device
         if self.twins is None:
-            rows = torch.arange(len(state), device=device).repeat_interleave(ahead)
+            rows = torch.arange(len(state), device=device)[:, None].expand(-1, ahead).reshape(-1)
             queries = (state.iteration[:, None] + torch.arange(ahead, device=device)).flatten()
             return rows, queries, self._points(state, rows, queries), state.iteration + ahead
         # Candidates, more than are wanted, without those whose change has been tried on the best point.

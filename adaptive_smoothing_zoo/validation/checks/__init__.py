@@ -8,5 +8,6 @@ from adaptive_smoothing_zoo.validation.checks import (  # noqa: F401  # isort: s
     strength,
     growing_radii,
     parts,
+    precisions,
     adversarials,
 )

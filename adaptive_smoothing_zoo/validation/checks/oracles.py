@@ -101,7 +101,7 @@ def confident_net(subject: Subject) -> Outcome:
 )
 def autoattack_on_linear_net(subject: Subject) -> Outcome:
     net, images, labels, threat, robust = linear_problem(subject.seed, subject.threat.norm, subject.device)
-    settings = AttackSettings(seed=subject.seed, batch_size=len(labels))
+    settings = AttackSettings(seed=subject.seed, batch_size=len(labels), search_precision="float32")
     try:
         evaluation = evaluate(net, images, labels, threat=threat, settings=settings, device=subject.device)
     except ModuleNotFoundError as error:
