@@ -31,7 +31,8 @@ MODULES = (correct, speed)  # of the parts
 
 def run(name: str, place: Place) -> dict[str, Any]:
     """A part's record, whatever happens in it."""
-    begin, record = time.perf_counter(), {"part": name, "outcome": "done", "rows": [], "bars": []}
+    begin = time.perf_counter()
+    record: dict[str, Any] = {"part": name, "outcome": "done", "rows": [], "bars": []}
     try:
         found = PARTS[name](place)
         record |= {"rows": found.rows, "bars": [bar.said(place) for bar in found.bars]}

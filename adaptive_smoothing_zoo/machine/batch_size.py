@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import psutil
@@ -41,6 +42,7 @@ def largest_batch_size(model: nn.Module, images: Tensor, device: torch.device) -
 def _cuda_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """The most that a pass of these images takes, and what is free, in bytes."""
     device = images.device
+    gc.collect()  # an earlier run's graphs hold memory until then
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

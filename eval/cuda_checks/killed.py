@@ -3,17 +3,18 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
-from adaptive_smoothing_zoo.evaluation import Progress, evaluate
+from adaptive_smoothing_zoo.evaluation import Evaluation, Progress, evaluate
 from cuda_checks.parts import Place, digits
 
 LENGTHS = {"iterations": 10, "queries": 100}
 
 
-def whole(device: str, n: int, **more):  # type: ignore[no-untyped-def]
+def whole(device: str, n: int, **more: Any) -> Evaluation:
     """A short evaluation of so many digits."""
     subject = digits(Place(torch.device(device), True, None, Path()), n)
     settings = subject.settings(batch_size=8).limited(**LENGTHS)
