@@ -156,7 +156,7 @@ def test_the_time_left_is_computed_from_this_run_s_pace(monkeypatch):
             bars.append(self)
 
     monkeypatch.setattr("tqdm.tqdm", Bar)
-    with training._bars(shown=True) as (on_stage, on_progress, _):
+    with training.progress_bars(shown=True) as (on_stage, on_progress, _):
         for first in (205, 1):  # of another stage the second time
             on_stage("a net")
             bars[0].start_t = bars[0].last_print_t = time.time() - 10.0  # so long for the first round of this run
