@@ -54,7 +54,7 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     from adaptive_smoothing_zoo.publishing.export import write_card
     from adaptive_smoothing_zoo.tuning.best_mix import check_search
     from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE, plot_fronts
-    from adaptive_smoothing_zoo.tuning.tune import Target, suspicion, tuned_triplet, write_record
+    from adaptive_smoothing_zoo.tuning.tune import Target, surrogate_for, suspicion, tuned_triplet, write_record
 
     if options["form"] == "learned":
         examples, held = _examples(options)
@@ -72,7 +72,8 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     plot_fronts(out / FRONT_FILE, fronts, tables, chosen)
     _tell(tables, fronts)
     if chosen is not None:
-        tuned_triplet(nets[0], nets[1], chosen, _words(options, tables, examples)).save_pretrained(out)
+        about_it = _words(options, tables, examples), surrogate_for(chosen, fronts["constant"])
+        tuned_triplet(nets[0], nets[1], chosen, *about_it).save_pretrained(out)
         describe_folder(out, RESULTS, words.description())
         write_card(out)
         click.echo(f"chosen: alpha {chosen.alpha:.6g}, clean {chosen.clean:.2%}, robust at least {chosen.robust:.2%}")

@@ -11,17 +11,22 @@ from typing import Any
 from torch import nn
 
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.logit_maps import HardMax
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.tuning.forms import FORMS
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 from adaptive_smoothing_zoo.zoo.building import map_config
-from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, Paper
+from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, Paper, SurrogateConfig
 from adaptive_smoothing_zoo.zoo.references import Resolved
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, with_entry
 
 RECORD_FILE = "tuning.json"
+HIDDEN_GRADIENT = (
+    "Through its hard maximum g gives no gradient, so AutoAttack's gradient attacks see h alone and the accuracy under "
+    "AutoAttack flatters. Read the accuracy after `asz adapt`, which attacks g as well."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +100,13 @@ def known_form(form: str) -> str:
     return form
 
 
-def tuned_triplet(std: Resolved, rob: Resolved, candidate: Candidate, words: Words) -> Triplet:
+def tuned_triplet(
+    std: Resolved, rob: Resolved, candidate: Candidate, words: Words, surrogate: SurrogateConfig | None = None
+) -> Triplet:
     """The module of a candidate, with an entry that makes it again without the user's code. g and h are not copied.
+
+    Args:
+        surrogate: as ``surrogate_for`` gives it.
 
     Raises:
         ConfigError: a net is code that no entry can describe.
@@ -113,9 +123,22 @@ def tuned_triplet(std: Resolved, rob: Resolved, candidate: Candidate, words: Wor
             f"{candidate.clean:.2%} clean accuracy, and an attack on h leaves {candidate.robust:.2%} right whatever g "
             "says."
         ),
-        limits=(chosen_there(words.tuned_on),),
+        surrogate=surrogate,
+        limits=(chosen_there(words.tuned_on), *([] if surrogate is None else [HIDDEN_GRADIENT])),
     )
     return triplet.eval().requires_grad_(False)
+
+
+def surrogate_for(candidate: Candidate, constants: Front) -> SurrogateConfig | None:
+    """What adapted attacks ask in the mix's place where g's hard maximum hides its gradient [BZPS24]; else None.
+
+    Args:
+        constants: the front of plain mixes, which has the surrogate's alpha: that of about the same clean accuracy.
+    """
+    if not isinstance(candidate.std_map, HardMax):
+        return None
+    plain = constants.with_clean(min(candidate.clean, constants.candidates[0].clean))
+    return SurrogateConfig(name="mixednuts", alpha=plain.alpha)
 
 
 def in_public(net: Resolved) -> str:

@@ -4,8 +4,6 @@ A stand-in for a second device: tensors whose numbers are on the CPU, and which 
 be mixed with others as a GPU's would.
 """
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
@@ -86,7 +84,7 @@ def _verdicts(model, device, images, labels, indices):
     return broken
 
 
-@pytest.mark.parametrize("places", itertools.product((False, True), repeat=3), ids=str)
+@pytest.mark.parametrize("places", [(True, True, True), (True, False, False), (False, True, True)], ids=str)
 def test_whatever_comes_from_the_device_is_attacked_there(places, monkeypatch):
     monkeypatch.setattr(search, "prepare", lambda net, images: net)
     labels, indices = Linear(WEIGHT)(IMAGES).argmax(1), torch.arange(6)

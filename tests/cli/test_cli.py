@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from command_line import run
+from short_attacks import shorten
 
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
@@ -47,7 +48,8 @@ def test_info_prints_the_entry_as_json(capsys):
     assert json.loads(out)["name"] == "Demo2026Adaptive"
 
 
-def test_eval_writes_entry_record_and_examples_and_a_second_run_the_same(capsys, tmp_path):
+def test_eval_writes_entry_record_and_examples_and_a_second_run_the_same(capsys, tmp_path, monkeypatch):
+    shorten(monkeypatch, iterations=10, queries=100)
     records = []
     for name in ("a", "b"):
         arguments = ("--dataset", "digits", "--n", 6, "--out", tmp_path / name)

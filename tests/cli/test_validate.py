@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 from command_line import run
+from short_attacks import shorten
 from torch import nn
 
 from adaptive_smoothing_zoo import load_model
@@ -30,7 +31,9 @@ def test_single_checks_are_told_and_nothing_is_written(capsys, tmp_path):
 
 
 def test_all_checks_leave_a_record_beside_the_run_and_the_entry_tells_of_failures(capsys, monkeypatch, tmp_path):
-    assert run(capsys, "eval", *DIGITS, "--n", 4, "--out", tmp_path)[0] == 0
+    with monkeypatch.context() as patch:
+        shorten(patch, iterations=10, queries=100)
+        assert run(capsys, "eval", *DIGITS, "--n", 4, "--out", tmp_path)[0] == 0
     monkeypatch.setattr(runner, "Budget", lambda: TINY)
     code, out, err = run(capsys, "validate", *DIGITS, "--n", 3, "--out", tmp_path)
     folder = tmp_path / "digits" / "Linf"

@@ -152,6 +152,23 @@ def test_in_python_the_mix_is_of_the_caller_s_own_nets(code, search, monkeypatch
         assert tuned.fronts["mixednuts"].with_robust(theirs.robust).clean >= theirs.clean
 
 
+def test_a_mix_whose_g_hides_its_gradient_names_what_to_attack_instead(code, tmp_path, capsys, monkeypatch):
+    few = list(FORMS["mixednuts"]())[::97]
+    monkeypatch.setitem(FORMS, "mixednuts", lambda: iter(few))
+    out = tmp_path / "out"
+    assert run(capsys, *arguments(code, out, "--form", "mixednuts", "--robust", "0.8"))[0] == 0
+    triplet, record = load_model(str(out)), json.loads((out / "tuning.json").read_text())
+    plain = [c for c in record["fronts"]["constant"] if c["clean"] >= record["chosen"]["clean"]]
+    expected = max(plain, key=lambda c: c["robust"]) if plain else record["fronts"]["constant"][0]
+    assert triplet.entry.surrogate.alpha == expected["alpha"]
+    images = load_data("digits").first(4).images.requires_grad_()
+    log_std = triplet.std_model(images).log_softmax(1)
+    (through_the_mix,) = torch.autograd.grad(triplet.std_map(log_std).sum(), images, retain_graph=True)
+    assert not through_the_mix.any()
+    assert triplet.surrogate()(images).sum().requires_grad
+    assert "flatters" in (out / "README.md").read_text()
+
+
 def test_the_suspicion_is_said(code):
     images = load_data("digits").images[:120]
     net = resolve(f"{code}:robust").net
