@@ -37,7 +37,7 @@ def images_for(kind, count):
     return torch.rand(count, *SHAPES[kind])
 
 
-@pytest.fixture(params=["digits", "digits reset", "cifar"])
+@pytest.fixture(params=["digits", "digits reset", pytest.param("cifar", marks=pytest.mark.slow)])
 def kind(request):
     return request.param
 
