@@ -127,7 +127,7 @@ def test_attacks_without_alpha_find_what_there_is(kind):
     unchanged(model, before)
 
 
-@pytest.mark.parametrize("kind", AWKWARD)
+@pytest.mark.parametrize("kind", AWKWARD[::2])  # the others meet the same doors in the tests above
 def test_validate_goes_through(kind):
     model = kind()
     before = taken(model)

@@ -64,7 +64,7 @@ class TestCompile:
             torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
         assert counter.frame_count == 1
 
-    @pytest.mark.parametrize("kind", sorted(SHAPES))
+    @pytest.mark.parametrize("kind", sorted(set(SHAPES) - {"cifar"}))
     def test_one_graph_serves_all_batch_sizes(self, kind):
         self.check(kind, "eager")
 

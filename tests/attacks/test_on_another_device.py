@@ -84,7 +84,7 @@ def _verdicts(model, device, images, labels, indices):
     return broken
 
 
-@pytest.mark.parametrize("places", [(True, True, True), (True, False, False), (False, True, True)], ids=str)
+@pytest.mark.parametrize("places", [(True, False, False), (False, True, True)], ids=str)
 def test_whatever_comes_from_the_device_is_attacked_there(places, monkeypatch):
     monkeypatch.setattr(search, "prepare", lambda net, images: net)
     labels, indices = Linear(WEIGHT)(IMAGES).argmax(1), torch.arange(6)
