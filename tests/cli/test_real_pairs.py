@@ -45,7 +45,9 @@ def test_a_pair_is_tuned_evaluated_and_published(
     asz("eval", "mix", *on, "--n", 4)
     asz("adapt", "mix", *on)
     asz("validate", "mix", *on, "--n", 4, "--only", "repeated_forward")
-    assert "tuned" in asz("card", "mix", "--results", "results", "--out", "cards")
+    asz("card", "mix", "--results", "results", "--out", "cards")
+    (card,) = Path("cards").iterdir()
+    assert "asz tune chose alpha" in card.read_text()
     asz("export", "mix", "exported")
     triplet = load_model("exported")
     assert triplet.entry.name == "Pair"
