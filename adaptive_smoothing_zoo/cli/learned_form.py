@@ -79,11 +79,12 @@ def _words(
     options: dict[str, Any], nets: list[Resolved], train: Examples, held: Examples, chosen: Chosen
 ) -> dict[str, Any]:
     """What the entry says beside what the modules say."""
-    from adaptive_smoothing_zoo.tuning.tune import chosen_there, in_public
+    from adaptive_smoothing_zoo.tuning.tune import chosen_there
+    from adaptive_smoothing_zoo.zoo.named import reference_with
 
     names = ("name", "dataset", "threat_model", "eps")
     tuned_on = named_images(options, len(held))
-    g, h = map(in_public, nets)
+    g, h = (reference_with(net.reference, None) for net in nets)
     return {
         **{name: value for name, value in options.items() if name in names},
         "image_shape": tuple(held.images.shape[1:]),

@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.tuning.front import Candidate, Front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 from adaptive_smoothing_zoo.zoo.building import map_config
 from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, Paper, SurrogateConfig
+from adaptive_smoothing_zoo.zoo.named import reference_with
 from adaptive_smoothing_zoo.zoo.references import Resolved
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, with_entry
 
@@ -113,11 +114,12 @@ def tuned_triplet(
     """
     mix = MixedClassifier(std.net, rob.net, candidate.alpha, std_map=candidate.std_map, rob_map=candidate.rob_map)
     known = {key: value for key, value in vars(words).items() if key != "tuned_on"}
+    g, h = (reference_with(net.reference, None) for net in (std, rob))
     triplet = with_entry(
         mix,
         **known,
-        description=f"A mix of {in_public(std)} and {in_public(rob)}, tuned on held-out images.",
-        architecture=f"{in_public(std)} + {in_public(rob)}",
+        description=f"A mix of {g} and {h}, tuned on held-out images.",
+        architecture=f"{g} + {h}",
         training=(
             f"g and h as they came. asz tune chose alpha and the logit maps on {words.tuned_on}; there the mix has "
             f"{candidate.clean:.2%} clean accuracy, and an attack on h leaves {candidate.robust:.2%} right whatever g "
@@ -139,12 +141,6 @@ def surrogate_for(candidate: Candidate, constants: Front) -> SurrogateConfig | N
         return None
     plain = constants.with_clean(min(candidate.clean, constants.candidates[0].clean))
     return SurrogateConfig(name="mixednuts", alpha=plain.alpha)
-
-
-def in_public(net: Resolved) -> str:
-    """What pages call a net: its reference, of a user's file without the folder."""
-    place, colon, function = net.reference.rpartition(":")
-    return f"{Path(place).name}:{function}" if place.endswith(".py") and colon else net.reference
 
 
 def chosen_there(tuned_on: str) -> str:
