@@ -1,4 +1,4 @@
-"""``asz leaderboard``, ``describe``, ``claim``, ``card``, ``export`` and ``push``."""
+"""``asz leaderboard``, ``plot trade-off``, ``describe``, ``claim``, ``card``, ``export`` and ``push``."""
 
 from __future__ import annotations
 
@@ -9,27 +9,71 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adaptive_smoothing_zoo.cli.certify_commands import plot_command
 from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, model_options, words_options
 from adaptive_smoothing_zoo.storage.files import write_text
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
+CARDS = Path("model_cards")
 RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 
 
+WITH_ROBUSTBENCH = click.option(
+    "--with-robustbench",
+    "model_info",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="MODEL_INFO_DIR",
+    help="also RobustBench's entries of the same data, threat model and radius: its folder model_info",
+)
+
+
 @click.command("leaderboard")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the pages; FOLDER if not given")
-def leaderboard_command(folder: Path, out: Path | None) -> None:
-    """Render the entries below FOLDER to leaderboard.html and leaderboard.md."""
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@WITH_ROBUSTBENCH
+@click.option("--cards", type=click.Path(path_type=Path), default=CARDS, show_default=True, help="to link, if there")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; the first FOLDER if not given")
+def leaderboard_command(folders: tuple[Path, ...], model_info: Path | None, cards: Path, out: Path | None) -> None:
+    """Rank the models with entries below FOLDER: leaderboard.html and leaderboard.md.
+
+    The HTML page sorts and filters without a network and shows the trade-off of clean and robust accuracy. Of the same
+    entry in several folders, the first counts.
+    """
     from adaptive_smoothing_zoo.publishing.leaderboard import render
 
-    page, text = render(folder)
+    out = out or folders[0]
+    page, text = render(*folders, out=out, cards=cards, model_info=model_info)
     for name, content in (("leaderboard.html", page), ("leaderboard.md", text)):
-        path = (out or folder) / name
-        write_text(path, content)
-        click.echo(f"wrote {path}")
+        write_text(out / name, content)
+        click.echo(f"wrote {out / name}")
+
+
+@plot_command.command("trade-off")
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", default=None, help="needed where FOLDER has several")
+@click.option("--threat-model", default=None, help="needed where FOLDER has several: Linf or L2")
+@click.option("--eps", default=None, help="needed where FOLDER has several: as 8/255 or 0.5")
+@WITH_ROBUSTBENCH
+@click.option("--title", default=None, help="data set, threat model and radius if not given")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("trade-off.png"), show_default=True)
+def plot_trade_off_command(
+    folders: tuple[Path, ...], model_info: Path | None, title: str | None, out: Path, **wanted: str | None
+) -> None:
+    """Draw clean against best known robust accuracy of the models with entries below FOLDER.
+
+    Where it is recorded, the line of constant alphas is drawn, too. The name of OUT chooses the format (.png, .pdf,
+    .svg).
+    """
+    from adaptive_smoothing_zoo.publishing.leaderboard import read_tables
+
+    tables = read_tables(*folders, model_info=model_info)
+    chosen = [table for table in tables if all(value in (None, getattr(table, key)) for key, value in wanted.items())]
+    if len(chosen) != 1:
+        known = "; ".join(table.title for table in tables)
+        raise click.UsageError(f"choose one with --dataset, --threat-model and --eps: there are {known}")
+    chosen[0].trade_off.draw(out, title or chosen[0].title)
+    click.echo(f"wrote {out}")
 
 
 @click.command("describe")
@@ -96,7 +140,7 @@ def claim_command(choice: ModelChoice, results: Path, link: str) -> None:
 @click.command("card")
 @model_options()
 @RESULTS_OPTION
-@click.option("--out", type=click.Path(path_type=Path), default=Path("model_cards"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=CARDS, show_default=True)
 def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
     """Write a page about MODEL from its entry and its recorded results, if there are any."""
     from adaptive_smoothing_zoo.publishing.export import card_from

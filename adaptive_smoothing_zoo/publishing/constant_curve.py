@@ -7,9 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from adaptive_smoothing_zoo.publishing.record import Record, results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +45,10 @@ class ConstantCurve(Record):
     points: tuple[CurvePoint, ...]
 
     @classmethod
-    def path(cls, out: Path, entry: ModelEntry) -> Path:
+    def path(cls, out: Path, entry: Keyed) -> Path:
         return results_path(out, entry).with_name(f"constant_alpha.{cls.KIND}.json")
 
-    def is_of(self, entry: ModelEntry) -> bool:
+    def is_of(self, entry: Keyed) -> bool:
         return True
 
     def matches(self, run: RunRecord) -> bool:

@@ -69,13 +69,13 @@ def card_of(model: Triplet, results: str | Path, front: str | None = None) -> tu
         ResultsError: what is recorded there was measured of another model, or is damaged.
     """
     results, entry = Path(results), model.described()
-    certification = read_certification(results, entry)
-    if certification is not None and certification.identity != identity_of(model, entry.image_shape):
+    certification, identity = read_certification(results, entry), identity_of(model, entry.image_shape)
+    if certification is not None and certification.identity != identity:
         raise ResultsError(
             f"the certificates of {entry.key} in {results} are of another model than this; certify this one (asz "
             "certify), or name a folder without results for it"
         )
-    evidence = read_evidence(results, entry, model) if RunRecord.path(results, entry).exists() else None
+    evidence = read_evidence(results, entry, identity) if RunRecord.path(results, entry).exists() else None
     return model_card(entry, evidence, ConstantCurve.find(results, entry), certification, front), evidence
 
 
@@ -89,7 +89,7 @@ def card_from(
     """
     has_run = RunRecord.path(results, entry).exists()
     if isinstance(entry, NetEntry):
-        evidence = read_evidence(results, entry, load()) if has_run else None
+        evidence = read_evidence(results, entry, identity_of(load(), entry.image_shape)) if has_run else None
         return net_card(entry, evidence), evidence
     assert isinstance(entry, Entry)
     text, evidence = model_card(entry, None), None
