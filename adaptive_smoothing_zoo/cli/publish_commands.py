@@ -147,10 +147,12 @@ def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
 
     entry = choice.entry(results)
     path = out / f"{entry.key}.md"
-    text, evidence = card_from(entry, results, lambda: choice.load(entry).net, choice.reference)
+    text, evidence, plot = card_from(entry, results, lambda: choice.load(entry).net, choice.reference)
     for why in evidence.stale if evidence else ():
         click.echo(f"left aside: {why}", err=True)
     write_text(path, text)
+    if plot is not None:
+        write_text(path.with_suffix(".svg"), plot.svg())
     click.echo(f"wrote {path}" + ("" if evidence else f"; no results for {entry.key} in {results}"))
 
 

@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
 from adaptive_smoothing_zoo.publishing.pages import page
-from adaptive_smoothing_zoo.publishing.record import Keyed, results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, interval_95, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_path
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.storage.files import write_text
@@ -50,6 +50,14 @@ class Evidence:
     def best_known(self) -> float:
         """The share of examples that no recorded attack broke."""
         return (self.run.robust_count - len(self.broken)) / self.run.n
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the clean, "autoattack" and "best" known accuracy, for the choice of images alone."""
+        run = self.run
+        counts = {"clean": round(run.clean_accuracy * run.n), "autoattack": run.robust_count}
+        counts["best"] = run.robust_count - len(self.broken)
+        return {name: interval_95(count, run.n) for name, count in counts.items()}
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.model_info import ModelInfo, read_model_info
 from adaptive_smoothing_zoo.publishing.pages import page, percent
-from adaptive_smoothing_zoo.publishing.record import interval_95
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.publishing.trade_off import Point, TradeOff
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
@@ -26,7 +25,6 @@ from adaptive_smoothing_zoo.threat import parse_eps
 logger = logging.getLogger(__name__)
 
 _KINDS = (".run", ".curve", ".radii", ".verify", ".adaptive", ".validation", ".model", "agreement")
-_ENDS = {0.0: " (g alone)", 1.0: " (h alone)"}
 _NO_ENTRIES = tuple(f"{kind}.json" for kind in _KINDS)
 
 
@@ -56,11 +54,10 @@ class Row:
         """95 % intervals of the accuracies that were measured here, fractions, for the choice of images alone."""
         if self.evidence is None:
             return {}
-        run, broken = self.evidence.run, len(self.evidence.broken)
-        counts = {"clean": round(run.clean_accuracy * run.n), "autoattack": run.robust_count}
-        if percent(self.evidence.best_known) == f"{self.best:.2f}":
-            counts["best"] = run.robust_count - broken
-        return {name: interval_95(count, run.n) for name, count in counts.items()}
+        intervals = self.evidence.intervals
+        if percent(self.evidence.best_known) != f"{self.best:.2f}":
+            del intervals["best"]
+        return intervals
 
     @property
     def is_whole(self) -> bool:
@@ -126,20 +123,9 @@ class Table:
     @property
     def trade_off(self) -> TradeOff:
         """Clean against best known robust accuracy."""
-        points = () if self.curve is None else self.curve.points
-        curve = tuple(
-            Point(
-                label=f"alpha {point.alpha:g}{_ENDS.get(point.alpha, '')}",
-                clean=100 * point.clean,
-                robust=100 * point.robust,
-                kind="alpha",
-                note="AutoAttack, constant alpha",
-            )
-            for point in points
-        )
-        return TradeOff(
-            points=tuple(row.point for row in self.rows), curve=curve, robust="best known robust accuracy, %"
-        )
+        curve = () if self.curve is None else self.curve.line
+        points = tuple(row.point for row in self.rows)
+        return TradeOff(points=points, curve=curve, robust="best known robust accuracy, %")
 
 
 def read_tables(*folders: Path, model_info: Path | None = None, cards: Path | None = None) -> list[Table]:

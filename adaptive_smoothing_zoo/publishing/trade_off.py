@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from adaptive_smoothing_zoo.storage.files import write_with
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 44  # margins around the axes
 FONT, LETTER = 12, 7.4  # height of a label, mean width of a letter
+STEPS = 30  # places on each piece of a line that labels avoid
 CLEAN, ROBUST = "clean accuracy, %", "robust accuracy, %"
 
 
@@ -115,6 +117,14 @@ class TradeOff:
         clean, robust = _columns((*self.curve, *self.points))
         return Scale.of(clean, LEFT, WIDTH - RIGHT), Scale.of(robust, HEIGHT - BOTTOM, TOP)
 
+    def _drawn(self) -> Iterator[tuple[float, float]]:
+        """Where there is a circle or the line."""
+        yield from ((point.clean, point.robust) for point in (*self.points, *self.curve))
+        for a, b in pairwise(self.curve):
+            for i in range(1, STEPS):
+                share = i / STEPS
+                yield a.clean + share * (b.clean - a.clean), a.robust + share * (b.robust - a.robust)
+
     def _labels(self, x: Scale, y: Scale) -> Iterator[tuple[Point, float, float]]:
         """Where labels stand: ours first, then the ends of the curve, then the models of the front.
 
@@ -124,7 +134,7 @@ class TradeOff:
         wanted = [p for p in self.points if p.kind == "ours"]
         wanted += [*self.curve[:1], *self.curve[-1:]]
         wanted += [p for p in self.points if p.kind != "ours" and p.key in front]
-        points = [_around(x(p.clean), y(p.robust)) for p in (*self.curve, *self.points)]
+        points = [_around(x(clean), y(robust)) for clean, robust in self._drawn()]
         taken: list[Box] = []
         for point in dict.fromkeys(wanted):
             places = list(_places(x(point.clean), y(point.robust), LETTER * len(point.label)))
