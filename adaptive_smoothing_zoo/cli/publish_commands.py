@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adaptive_smoothing_zoo.cli.certify_commands import plot_command
-from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, model_options, words_options
+from adaptive_smoothing_zoo.cli import certify_commands
+from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, example, model_options, words_options
 from adaptive_smoothing_zoo.storage.files import write_text
 
 if TYPE_CHECKING:
@@ -23,13 +23,16 @@ RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), defa
 WITH_ROBUSTBENCH = click.option(
     "--with-robustbench",
     "model_info",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     metavar="MODEL_INFO_DIR",
     help="also RobustBench's entries of the same data, threat model and radius: its folder model_info",
 )
 
 
-@click.command("leaderboard")
+@click.command(
+    "leaderboard",
+    epilog=example("asz leaderboard results", "asz leaderboard results --with-robustbench ../robustbench/model_info"),
+)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @WITH_ROBUSTBENCH
 @click.option("--cards", type=click.Path(path_type=Path), default=CARDS, show_default=True, help="to link, if there")
@@ -49,7 +52,13 @@ def leaderboard_command(folders: tuple[Path, ...], model_info: Path | None, card
         click.echo(f"wrote {out / name}")
 
 
-@plot_command.command("trade-off")
+@certify_commands.plot_command.command(
+    "trade-off",
+    epilog=example(
+        "asz plot trade-off results --dataset digits --threat-model Linf",
+        "asz plot trade-off results --with-robustbench model_info --out plot.pdf",
+    ),
+)
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--dataset", default=None, help="needed where FOLDER has several")
 @click.option("--threat-model", default=None, help="needed where FOLDER has several: Linf or L2")
@@ -76,7 +85,10 @@ def plot_trade_off_command(
     click.echo(f"wrote {out}")
 
 
-@click.command("describe")
+@click.command(
+    "describe",
+    epilog=example('asz describe mix/ --name Doe2026Mix --title "A mix" --no-additional-data'),
+)
 @model_options()
 @words_options
 @click.option("--eps", default=None, help="of a net: the radius that it is made for, as 8/255 or 0.5")
@@ -121,7 +133,7 @@ def _described_net(choice: ModelChoice, words: WordChoice, eps: str | None, resu
     return entry
 
 
-@click.command("claim")
+@click.command("claim", epilog=example("asz claim Demo2026Constant --checkpoint https://example.org/weights"))
 @model_options(checkpoint="--weights")
 @RESULTS_OPTION
 @click.option("--checkpoint", "link", required=True, help="link to weights and code, for the reviewers")
@@ -137,7 +149,7 @@ def claim_command(choice: ModelChoice, results: Path, link: str) -> None:
     click.echo(claim(entry, evidence, link, identity_of(model, entry.image_shape)))
 
 
-@click.command("card")
+@click.command("card", epilog=example("asz card Demo2026Adaptive --dataset digits --results results"))
 @model_options()
 @RESULTS_OPTION
 @click.option("--out", type=click.Path(path_type=Path), default=CARDS, show_default=True)
@@ -156,7 +168,7 @@ def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
     click.echo(f"wrote {path}" + ("" if evidence else f"; no results for {entry.key} in {results}"))
 
 
-@click.command("export")
+@click.command("export", epilog=example("asz export Demo2026Adaptive exported/ --dataset digits --results results"))
 @model_options()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for the card")
@@ -171,7 +183,7 @@ def export_command(choice: ModelChoice, folder: Path, results: Path, shard_size:
     click.echo(f"wrote {folder}" + ("" if evidence else f"; no results for {model.entry.key} in {results}"))
 
 
-@click.command("push")
+@click.command("push", epilog=example("asz push exported/ me/Demo2026Adaptive --private"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="the repository is to be private")
