@@ -35,9 +35,18 @@ WITH_ROBUSTBENCH = click.option(
 )
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @WITH_ROBUSTBENCH
-@click.option("--cards", type=click.Path(path_type=Path), default=CARDS, show_default=True, help="to link, if there")
+@click.option(
+    "--cards",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=(CARDS,),
+    show_default=True,
+    help="to link; repeatable",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; the first FOLDER if not given")
-def leaderboard_command(folders: tuple[Path, ...], model_info: Path | None, cards: Path, out: Path | None) -> None:
+def leaderboard_command(
+    folders: tuple[Path, ...], model_info: Path | None, cards: tuple[Path, ...], out: Path | None
+) -> None:
     """Rank the models with entries below FOLDER: leaderboard.html and leaderboard.md.
 
     The HTML page sorts and filters without a network and shows the trade-off of clean and robust accuracy. Of the same

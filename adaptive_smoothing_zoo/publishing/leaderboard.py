@@ -128,14 +128,14 @@ class Table:
         return TradeOff(points=points, curve=curve, robust="best known robust accuracy, %")
 
 
-def read_tables(*folders: Path, model_info: Path | None = None, cards: Path | None = None) -> list[Table]:
+def read_tables(*folders: Path, model_info: Path | None = None, cards: Sequence[Path] = ()) -> list[Table]:
     """One table per data set, threat model and eps below the folders.
 
     Args:
         folders: of results; what is in an earlier one takes the place of the same in a later one.
         model_info: RobustBench's folder of that name; its entries of the same data sets, threat models and radii are
             ranked, too. A file that is no entry is skipped with a warning.
-        cards: the folder of the model cards that are linked.
+        cards: folders of the model cards that are linked; the first that has one counts.
 
     Raises:
         ResultsError: no entry there, or a file that is none; or ``model_info`` has no entries.
@@ -157,7 +157,7 @@ def read_tables(*folders: Path, model_info: Path | None = None, cards: Path | No
 def render(
     *folders: Path,
     out: Path | None = None,
-    cards: Path | None = None,
+    cards: Sequence[Path] = (),
     model_info: Path | None = None,
     date: str | None = None,
 ) -> tuple[str, str]:
@@ -204,7 +204,7 @@ def _table(folders: Iterable[Path], rows: Sequence[Row]) -> Table:
     return Table(**about, rows=ranked, curve=next(fitting, None))
 
 
-def _own_row(folder: Path, info: ModelInfo, cards: Path | None) -> Row:
+def _own_row(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> Row:
     links = _links(folder, info, cards)
     if not RunRecord.path(folder, info).exists():
         return Row(info=info, links=links)
@@ -225,10 +225,10 @@ def _contradiction(info: ModelInfo, run: RunRecord) -> str | None:
     return f"its run record says {' % and '.join(measured)} % at eps {run.eps}; run asz eval again"
 
 
-def _links(folder: Path, info: ModelInfo, cards: Path | None) -> dict[str, Path]:
+def _links(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> dict[str, Path]:
     """What there is to read about a model, by what a page calls it."""
     paths = {
-        "card": None if cards is None else cards / f"{info.key}.md",
+        "card": next(filter(Path.exists, (cards_folder / f"{info.key}.md" for cards_folder in cards)), None),
         "run": RunRecord.path(folder, info),
         "adaptive attacks": AdaptiveRecord.path(folder, info),
         "validation": Validation.path(folder, info).with_suffix(".md"),

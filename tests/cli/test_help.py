@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -71,3 +72,11 @@ def test_the_help_lists_every_command_once_by_topic(capsys):
         assert len(re.findall(rf"^  {name}  ", text, re.MULTILINE)) == 1, name
     assert "certified" not in asz.commands  # it is asz plot certified
     assert set(asz.commands["plot"].commands) == {"certified", "trade-off"}
+
+
+def test_the_calls_of_make_demo_parse_and_its_last_line_names_the_page():
+    text = (Path(__file__).parents[2] / "Makefile").read_text()
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", text, re.MULTILINE)[1].replace("$(OUT)", "results").splitlines()
+    calls = [line.partition("$(BIN)/asz ")[2] for line in recipe if "$(BIN)/asz" in line]
+    assert [parsed(shlex.split(call))[0] for call in calls] == ["eval", "card", "trade-off", "leaderboard"]
+    assert recipe[-1].startswith('\t@echo "Look: open results/leaderboard.html ')

@@ -223,12 +223,12 @@ class TestWhatIsRecordedNextToAnEntry:
     def test_links_are_relative_to_the_page_and_cards_are_linked(self, tmp_path):
         publish(tmp_path / "results")
         card = tmp_path / "my cards" / f"{ENTRY.key}.md"
-        page = render(tmp_path / "results", out=tmp_path / "site", cards=card.parent)[0]
+        page = render(tmp_path / "results", out=tmp_path / "site", cards=(tmp_path, card.parent))[0]
         assert f'href="../results/digits/Linf/{ENTRY.name}.run.json"' in page
         assert "my%20cards" not in page
         card.parent.mkdir()
         card.touch()
-        page = render(tmp_path / "results", out=tmp_path / "site", cards=card.parent)[0]
+        page = render(tmp_path / "results", out=tmp_path / "site", cards=(tmp_path, card.parent))[0]
         assert f'href="../my%20cards/{ENTRY.key}.md"' in page
 
     def test_of_the_same_entry_in_several_folders_the_first_counts(self, tmp_path):
