@@ -10,6 +10,7 @@ from command_line import run
 from hub_server import OWNER
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model, tune
+from adaptive_smoothing_zoo.cli.tune_commands import _usual_range
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED
 from adaptive_smoothing_zoo.tuning.forms import FORMS
@@ -181,3 +182,12 @@ def test_the_suspicion_is_said(code):
     assert Target().choose(front, tables) is None
     chosen = Target(robust=0.5).choose(front, tables)
     assert scored(tables, next(FORMS["constant"]()), chosen.alpha).robust == chosen.robust
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"), [("digits", "validation:0:359"), ("cifar10", "test:5000:6000"), ("own", "test:5000:6000")]
+)
+def test_the_images_that_are_tuned_on_if_nobody_says_exist(dataset, expected):
+    assert _usual_range(dataset) == expected
+    if dataset == "digits":
+        assert len(load_data(dataset, "validation")) >= 359
