@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, read_log
 from adaptive_smoothing_zoo.training.recipe import TrainingData, read_recipe
+from adaptive_smoothing_zoo.zoo.embedding import embed
 from adaptive_smoothing_zoo.zoo.entry import read_entry
 
 NET = """
@@ -103,7 +104,7 @@ def test_a_triplet_is_trained_with_its_base_net_chosen_saved_and_found_again(rec
         run(recipes, out, "training.epochs=2")
     # The rounded weights are the embedded ones, in half the space; the entry tells where they are.
     package = tmp_path / "package"
-    embedded = runs.embed(out, package, ("Trained on few images.",))
+    embedded = embed(out, ("Trained on few images.",), package)
     assert embedded.limits == (*entry.limits, "Trained on few images.")
     file = package / "pretrained" / "Trial2026Triplet-digits-Linf.safetensors"
     assert file.stat().st_size < 0.6 * (out / "model.safetensors").stat().st_size
@@ -169,7 +170,7 @@ def test_weights_that_half_precision_cannot_hold_are_refused():
 
 def test_nothing_is_embedded_of_an_unfinished_run(tmp_path):
     with pytest.raises(ResultsError, match="no finished triplet"):
-        runs.embed(tmp_path, tmp_path)
+        embed(tmp_path, package=tmp_path)
 
 
 def asz_train(recipes, out):
