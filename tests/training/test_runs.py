@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, read_log
 from adaptive_smoothing_zoo.training.recipe import TrainingData, read_recipe
 from adaptive_smoothing_zoo.zoo.embedding import embed
-from adaptive_smoothing_zoo.zoo.entry import read_entry
+from adaptive_smoothing_zoo.zoo.entry import NormClampPowerScaleConfig, read_entry
 
 NET = """
 kind = "base_net"
@@ -124,8 +124,11 @@ def test_a_constant_alpha_is_chosen_without_training(recipes, tmp_path):
             '{ kind = "triplet", name = "Demo2026Adaptive", part = "std_model" }',
         )
     )
-    made = run(recipes, tmp_path / "out")
+    nuts = 'rob_map={ kind = "norm_clamp_power_scale", scale = 4.0, power = 2.0, clamp_bias = 0.5 }'
+    made = run(recipes, tmp_path / "out", nuts)
     entry = read_entry(tmp_path / "out" / "entry.json")
+    assert entry.rob_map == NormClampPowerScaleConfig(scale=4.0, power=2.0, clamp_bias=0.5)
+    assert (made.rob_map.power, made.rob_map.clamp_bias) == (2.0, 0.5)
     assert entry.alpha.kind == "constant"
     assert entry.alpha.value == made.alpha.alpha_min
     assert entry.alpha.value in (0.0, 0.25, 0.5, 0.75, 1.0)
