@@ -253,6 +253,9 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not sign or not all(key.split(".")):
             raise ConfigError(f"a change to a recipe is key=value, as training.epochs=3, got {change!r}")
         _merge(data, _nested(key.split("."), _value(value)), change)
+    for name in ("std_map", "rob_map"):
+        if isinstance(data.get(name), dict):
+            data[name].setdefault("kind", "scale")
     training = data.get("training")
     if isinstance(training, dict):
         data["training"] = training = _with_numbers(training)
