@@ -9,7 +9,6 @@ OUT ?= results
 demo: $(VENV)/.installed ## attack the embedded digits triplet by the standard protocol and write its entry
 	$(BIN)/asz eval Demo2026Adaptive --dataset digits --out $(OUT) --compare-with eval/results
 	$(BIN)/asz leaderboard $(OUT)
-	@echo "Open $(OUT)/leaderboard.html in a browser."
 
 test: lint ## lint, type check, tests
 	$(BIN)/python -m pytest

@@ -166,6 +166,7 @@ def certified(name: str) -> Callable[[], str]:
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "cifar10 Linf": measured("cifar10", "Linf"),
+    "mnist Linf": measured("mnist", "Linf"),
     "digits Linf": measured("digits", "Linf"),
     "digits L2": measured("digits", "L2"),
     "Demo2026Lipschitz": certified("Demo2026Lipschitz"),

@@ -280,8 +280,8 @@ class TestDescribe:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is no folder"),
-            (("hf-hub:org/name", "--title", "T"), "is no folder"),
+            (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is not a folder"),
+            (("hf-hub:org/name", "--title", "T"), "is not a folder"),
             (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "whose radius is in its entry"),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
         ],
