@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "loss-ablation": "loss_ablation",
     "sigmoid-scale": "sigmoid_scale",
     "smoothed-methods": "smoothed_methods",
+    "smoothed-mnist": "smoothed_mnist",
 }
 """All experiments: the name on the command line, and the module here whose ``EXPERIMENT`` it is."""
 
