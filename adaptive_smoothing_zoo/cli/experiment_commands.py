@@ -10,7 +10,9 @@ import click
 from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, examples_option
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 
-ALONE = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet; "all" leaves them out
+NETS = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet
+PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
+ALONE = (*NETS, *PUBLISHED)  # "all" leaves them out
 TRAINED = "settings, loss-ablation and sigmoid-scale"
 
 
@@ -57,11 +59,12 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help=f"of {' and '.join(ALONE)}: a folder of such recipes; the package's if not given",
+    help=f"of {' and '.join(NETS)}: a folder of such recipes; the package's if not given",
 )
 @click.option(
-    "--samples", type=int, default=1000, show_default=True, help=f"of {' and '.join(ALONE)}, for a certificate"
+    "--samples", type=int, default=1000, show_default=True, help=f"of {' and '.join(NETS)}, for a certificate"
 )
+@click.option("--logs", type=click.Path(path_type=Path), default=None, help="of published-*: a folder of logs")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
 def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: Any) -> None:
     """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
@@ -71,6 +74,8 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: 
 
     smoothed-methods and smoothed-mnist take no triplet: they train nets by recipes for digits and MNIST, in runs/NAME,
     and certify them (about an hour on one core; "all" leaves them out).
+
+    published-* read certification logs that authors published, from a folder OWNER+NAME/... of --logs; no net runs.
 
     An experiment resumes after the last row that was measured, or where its training stood.
     """

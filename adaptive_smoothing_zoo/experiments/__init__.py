@@ -16,6 +16,12 @@ EXPERIMENTS = {
     "sigmoid-scale": "sigmoid_scale",
     "smoothed-methods": "smoothed_methods",
     "smoothed-mnist": "smoothed_mnist",
+    "certified-pareto": "certified_pareto",
+    "published-tables": "published_tables",
+    "published-ablations": "published_ablations",
+    "published-cohen": "published_cohen",
+    "published-mix": "published_mix",
+    "published-pareto": "published_pareto",
 }
 """All experiments: the name on the command line, and the module here whose ``EXPERIMENT`` it is."""
 
