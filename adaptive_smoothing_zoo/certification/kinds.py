@@ -72,6 +72,11 @@ class Subject:
         """What its record is called, or the log of a bound, without the triplet's name and the ending."""
         stem = stem_of(self.part, self.sampling if self.is_smoothed_version else None)
         of = "" if bound is None or self.is_smoothed_version else f"-{bound}"
+        of += (
+            "-runner-up"
+            if self.sampling is not None and self.sampling.runner_up and not self.is_smoothed_version
+            else ""
+        )
         return f"{stem}{of}" if self.radius is None else f"{stem}{of}-at-{self.radius:g}"
 
     def certify(
@@ -128,7 +133,9 @@ class Subject:
 def stem_of(part: str, sampling: Sampling | None = None) -> str:
     """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
     own = "" if part == "whole" else f"{part}."
-    return own + ("certified" if sampling is None else f"smoothed-{sampling.sigma:g}-{sampling.votes}")
+    if sampling is None:
+        return f"{own}certified"
+    return f"{own}smoothed-{sampling.sigma:g}-{sampling.votes}{'-runner-up' if sampling.runner_up else ''}"
 
 
 def subject_of(

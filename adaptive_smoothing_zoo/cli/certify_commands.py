@@ -66,6 +66,7 @@ N = "number of noise samples for each image that bound its class's probability, 
 @click.option("--n0-samples", "--n0", "n0", type=int, default=100, show_default=True, metavar="N", help=N0)
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
+@click.option("--runner-up", is_flag=True, help="bound the runner-up's probability too, instead of taking 1 - p for it")
 @click.option("--batch-size", type=int, default=None, help="noisy images per pass")
 @click.option(
     "--dtype",
@@ -151,7 +152,7 @@ def _tell(record: CertificationRecord, written: list[Path]) -> None:
     for line in aligned(table_of(record)):
         click.echo(line)
     for bound in record.bounds:
-        click.echo(f"{bound}: {BOUNDS[bound].sentence}")
+        click.echo(f"{bound}: {BOUNDS[bound].words(record.sampling is not None and record.sampling.runner_up)}")
     if record.sampling is not None:
         click.echo(f"{record.sampling.mean_samples:,.0f} noisy images for each example on average")
     for path in written:

@@ -199,11 +199,13 @@ class ParetoBench(Bench):
 
             h = MixedClassifier(model.std_model, model.rob_model, 1.0, **maps).eval()
             return self.logits(h, self.images), by_constant
-        h = self._smoothed(sigma)
+        smoothed = self._smoothed(sigma)
         settings: dict[str, Any] = {"n": self.samples, "failure_probability": self.failure_probability}
-        settings |= {"sigma": sigma, "votes": h.votes, "seed": self.seed, "device": self.device}
-        of_h = certify(h.voter, self.images, self.labels, **settings)
-        return self.logits(h, self.images), lambda alpha, bound: mix_certificates(of_h, alpha, sigma, bound=bound)
+        settings |= {"sigma": sigma, "votes": smoothed.votes, "seed": self.seed, "device": self.device}
+        of_h = certify(smoothed.voter, self.images, self.labels, **settings)
+        return self.logits(smoothed, self.images), lambda alpha, bound: mix_certificates(
+            of_h, alpha, sigma, bound=bound
+        )
 
     def _smoothed(self, sigma: float) -> GaussianSmoothed:
         """h, or the triplet's robust net, smoothed by another noise."""

@@ -271,7 +271,8 @@ def _within_the_spread(low: list[float], high: list[float]) -> bool:
     """Whether two means over seeds are closer than two standard errors; one seed has no spread."""
     if len(low) < 2:
         return False
-    return mean(low) - mean(high) < 2 * ((stdev(low) ** 2 + stdev(high) ** 2) / len(low)) ** 0.5
+    error: float = ((stdev(low) ** 2 + stdev(high) ** 2) / len(low)) ** 0.5
+    return mean(low) - mean(high) < 2 * error
 
 
 def _values(table: MethodsTable, name: str, method: str, sigma: str) -> list[float]:

@@ -96,6 +96,10 @@ def _mix_radius(h: SmoothedNet, alpha: Floats) -> Floats:
     return lipschitz_radius(np.stack([h.p_top, 1.0 - h.p_top], axis=1), alpha, gaussian_lipschitz(h.sigma))
 
 
+def _two_bounds(p_top: Floats, p_runner_up: Floats, alpha: Floats, sigma: float) -> Floats:
+    return gap_radius(np.maximum(p_top - p_runner_up, 0.0), alpha, gaussian_lipschitz(sigma))
+
+
 def _vote(radius: Floats, alpha: Floats, sigma: Floats) -> Floats:
     return 0.5 / alpha + radius * gaussian_lipschitz(sigma)
 
@@ -113,6 +117,6 @@ BOUND = Bound(
     name="theorem4",
     paper="BAS24",
     sentence="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 4: h's probabilities are Lipschitz",
-    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, keeps_h=False),
+    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, keeps_h=False, two_bounds=_two_bounds),
     lipschitz=_lipschitz,
 )
