@@ -7,6 +7,7 @@ from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
 from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
 from adaptive_smoothing_zoo.certification.plots import CertifiedCurve, plot_certified_curves
+from adaptive_smoothing_zoo.certification.predicting import predict_smoothed
 from adaptive_smoothing_zoo.certification.running import CertifyProgress, Run
 from adaptive_smoothing_zoo.certification.sampling import Sampling
 
@@ -25,6 +26,7 @@ __all__ = [
     "estimate_local_lipschitz",
     "mix_certificates",
     "plot_certified_curves",
+    "predict_smoothed",
     "read_log",
     "vote_needed",
 ]
