@@ -11,8 +11,9 @@ from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, examples_
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 
 NETS = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet
+PAIR = ("off-class-confidence", "confidence-path", "mixing-ratios")  # take no triplet either, but minutes
 PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
-ALONE = (*NETS, *PUBLISHED)  # "all" leaves them out
+ALONE = (*NETS, *PAIR, *PUBLISHED)  # "all" leaves them out
 TRAINED = "settings, loss-ablation and sigmoid-scale"
 
 
@@ -59,7 +60,7 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help=f"of {' and '.join(NETS)}: a folder of such recipes; the package's if not given",
+    help=f"of {', '.join(NETS + PAIR)}: a folder of such recipes; the package's if not given",
 )
 @click.option(
     "--samples", type=int, default=1000, show_default=True, help=f"of {' and '.join(NETS)}, for a certificate"
@@ -74,6 +75,8 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: 
 
     smoothed-methods and smoothed-mnist take no triplet: they train nets by recipes for digits and MNIST, in runs/NAME,
     and certify them (about an hour on one core; "all" leaves them out).
+
+    off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
 
     published-* read certification logs that authors published, from a folder OWNER+NAME/... of --logs; no net runs.
 
