@@ -16,6 +16,8 @@ from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
 from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, of_lipschitz, of_smoothed
 from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
+from adaptive_smoothing_zoo.certification.bounds.pairwise import label_in_top_k_radius, lipschitz_pair_radii
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import softmax_lipschitz
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
@@ -175,6 +177,31 @@ def certify_lipschitz(
         correct=prediction == labels.cpu().numpy(),
         seconds=np.full(len(images), seconds),
     )
+
+
+def certify_top_k(
+    model: nn.Module, images: Tensor, labels: Tensor, k: int, *, lipschitz: Values | None = None, batch_size: int = 256
+) -> Floats:
+    """Radii within which each label stays among the top k classes of a mix with a Lipschitz h [BAKS24 v1, Theorem 1].
+
+    Args:
+        model, images, labels, lipschitz, batch_size: as in ``certify_lipschitz``.
+        k: in [1, C - 1]; with k = 1 these are the radii of Theorem 4 where h is right.
+
+    Returns:
+        (N,) radii >= 0 in the constants' norm; 0 where nothing is certified.
+
+    Raises:
+        ValueError, EvaluationError: as ``certify_lipschitz``; another k.
+    """
+    check_examples(images, labels)
+    mix = model if isinstance(model, MixedClassifier) else None
+    h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
+    constant = softmax_lipschitz(logits_lipschitz(h, rob_map)) if lipschitz is None else lipschitz
+    logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
+    check_examples(images, labels, logits.shape[1])
+    pairs = lipschitz_pair_radii(torch.from_numpy(logits).softmax(dim=1), alpha, constant)
+    return label_in_top_k_radius(pairs, labels, k)
 
 
 def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:

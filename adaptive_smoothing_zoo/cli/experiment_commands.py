@@ -13,7 +13,8 @@ from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 NETS = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet
 PAIR = ("off-class-confidence", "confidence-path", "mixing-ratios")  # take no triplet either, but minutes
 PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
-ALONE = (*NETS, *PAIR, *PUBLISHED)  # "all" leaves them out
+OWN = ("local-constants", "certified-pareto")  # of h's certificates
+ALONE = (*NETS, *PAIR, *PUBLISHED, *OWN)  # "all" leaves them out
 TRAINED = "settings, loss-ablation and sigmoid-scale"
 
 
@@ -77,6 +78,9 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: 
     and certify them (about an hour on one core; "all" leaves them out).
 
     off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
+
+    local-constants and certified-pareto are about h's certificates; try Demo2026Lipschitz and Demo2026Smoothed with
+    --threat-model L2 ("all" leaves them out).
 
     published-* read certification logs that authors published, from a folder OWNER+NAME/... of --logs; no net runs.
 

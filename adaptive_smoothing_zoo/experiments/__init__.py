@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "off-class-confidence": "off_class_confidence",
     "confidence-path": "confidence_path",
     "mixing-ratios": "mixing_ratios",
+    "local-constants": "local_constants",
     "certified-pareto": "certified_pareto",
     "published-tables": "published_tables",
     "published-ablations": "published_ablations",

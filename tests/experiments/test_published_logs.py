@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from adaptive_smoothing_zoo.certification import read_log
@@ -14,7 +15,7 @@ from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.experiments import find_experiment
 from adaptive_smoothing_zoo.experiments.certified_pareto import best_mix, gains
-from adaptive_smoothing_zoo.experiments.experiment import Row
+from adaptive_smoothing_zoo.experiments.experiment import Measured, Row
 from adaptive_smoothing_zoo.experiments.published_logs import COHEN_LOGS, RADII, LogsBench, PublishedLogs, column
 from adaptive_smoothing_zoo.experiments.published_mix import PRINTED, certified_by, clean_estimate
 from adaptive_smoothing_zoo.experiments.published_pareto import PublishedParetoTable
@@ -170,3 +171,24 @@ def test_ablations_are_judged_by_their_numbers(logs):
     assert text.endswith("it is largest at 4 of 1, 2, 4, 8, 16.")
     rows[0].values["acr"] = 1.25
     assert "in part" in experiment.agreement(replace(table, rows=rows))
+
+
+OTHERS = ("published-tables", "published-ablations", "published-cohen", "published-mix", "published-pareto")
+
+
+@pytest.mark.parametrize(
+    "name", [*OTHERS, "certified-pareto", "off-class-confidence", "confidence-path", "mixing-ratios"]
+)
+def test_there_is_no_verdict_and_a_picture_all_the_same_where_a_number_is_missing(name):
+    experiment = find_experiment(name)
+    rows = [Row(case=case, values=dict.fromkeys((*experiment.values, "bin_0"), 0.5)) for case in experiment.cases()]
+    missing = experiment.values[-1]
+    del rows[-1].values[missing]
+    about = {"dataset": "d", "n": 1, "data": "", "data_sha256": "", "device": "", "versions": {}, "commit": None}
+    kind = PublishedParetoTable if "pareto" in name else Measured
+    table = kind(experiment=name, rows=tuple(rows), **about)
+    summary, agreement = experiment.findings(table)
+    case = ", ".join(f"{key} {text}" for key, text in rows[-1].case.items())
+    assert agreement == f"not answered: there is no {missing} for {case}."
+    assert "nan" not in summary
+    experiment.draw(table, Figure())
