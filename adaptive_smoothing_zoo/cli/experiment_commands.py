@@ -10,7 +10,11 @@ import click
 from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, examples_option
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 
-ALONE = "smoothed-methods"  # takes an hour and no triplet; "all" leaves it out
+NETS = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet
+PAIR = ("off-class-confidence", "confidence-path", "mixing-ratios")  # take no triplet either, but minutes
+PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
+OWN = ("local-constants", "certified-pareto")  # of h's certificates
+ALONE = (*NETS, *PAIR, *PUBLISHED, *OWN)  # "all" leaves them out
 TRAINED = "settings, loss-ablation and sigmoid-scale"
 
 
@@ -57,9 +61,12 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help=f"of {ALONE}: a folder of digits_<method>_<sigma>.toml; the package's if not given",
+    help=f"of {', '.join(NETS + PAIR)}: a folder of such recipes; the package's if not given",
 )
-@click.option("--samples", type=int, default=1000, show_default=True, help=f"of {ALONE}, for a certificate")
+@click.option(
+    "--samples", type=int, default=1000, show_default=True, help=f"of {' and '.join(NETS)}, for a certificate"
+)
+@click.option("--logs", type=click.Path(path_type=Path), default=None, help="of published-*: a folder of logs")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
 def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: Any) -> None:
     """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
@@ -67,8 +74,15 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: 
     settings, loss-ablation and sigmoid-scale train mixing networks for that g and h by a recipe, in
     runs/experiments. By default all is short: a recipe of few epochs, short attacks.
 
-    smoothed-methods takes no triplet: it trains nets by recipes for digits, in runs/smoothed-methods, and certifies
-    them (about an hour on one core; "all" leaves it out).
+    smoothed-methods and smoothed-mnist take no triplet: they train nets by recipes for digits and MNIST, in runs/NAME,
+    and certify them (about an hour on one core; "all" leaves them out).
+
+    off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
+
+    local-constants and certified-pareto are about h's certificates; try Demo2026Lipschitz and Demo2026Smoothed with
+    --threat-model L2 ("all" leaves them out).
+
+    published-* read certification logs that authors published, from a folder OWNER+NAME/... of --logs; no net runs.
 
     An experiment resumes after the last row that was measured, or where its training stood.
     """
@@ -79,7 +93,7 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: 
     from adaptive_smoothing_zoo.experiments.bench import Options
 
     options = Options(device=pick_device(device), **given)
-    all_of_a_triplet = [name for name in EXPERIMENTS if name != ALONE] if "all" in names else []
+    all_of_a_triplet = [name for name in EXPERIMENTS if name not in ALONE] if "all" in names else []
     for name in dict.fromkeys([*(name for name in names if name != "all"), *all_of_a_triplet]):
         experiment = find_experiment(name)
         with tqdm(total=len(experiment.cases()), desc=name, unit="row") as bar:

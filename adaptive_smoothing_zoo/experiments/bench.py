@@ -122,6 +122,7 @@ class Options:
     apgd_steps: int
     recipes: Path | None
     samples: int
+    logs: Path | None = None
 
     @cached_property
     def triplet(self) -> Triplet:
