@@ -14,6 +14,11 @@ EXPERIMENTS = {
     "settings": "training_settings",
     "loss-ablation": "loss_ablation",
     "sigmoid-scale": "sigmoid_scale",
+    "alpha-width": "alpha_width",
+    "oracle-alpha": "oracle_alpha",
+    "detection": "detection",
+    "train-accuracy": "train_accuracy",
+    "trade-off": "trade_off",
     "smoothed-methods": "smoothed_methods",
 }
 """All experiments: the name on the command line, and the module here whose ``EXPERIMENT`` it is."""
