@@ -31,6 +31,7 @@ class AlphaSweep(TripletExperiment):
     )
     values = ("accuracy",)
     compares = True
+    size = (7.2, 4.8)
 
     def cases(self) -> list[Case]:
         return [{"target": target, "alpha": f"{alpha:g}"} for target in TARGETS for alpha in ALPHAS]

@@ -128,17 +128,19 @@ def _correct(bench: Bench, name: str, points: Tensor) -> Tensor:
 
 
 def _points(bench: Bench, name: str) -> dict[str, Tensor]:
-    ends = {
-        target: bench.once(f"attack on alpha {alpha:g}", lambda alpha=alpha: bench.attack(bench.mix(alpha)))
-        for target, alpha in (("std", 0.0), ("rob", 1.0))
-    }
+    std, rob = _end(bench, 0.0), _end(bench, 1.0)
     if name in ("0", "1"):
-        own = ends["std" if name == "0" else "rob"]
+        own = std if name == "0" else rob
     elif name == ORACLE:
         own = bench.attack(Both(bench.model), least_loss)
     else:
         own = bench.attack(_net(bench, name))
-    return {"clean": bench.images, **ends, "own": own}
+    return {"clean": bench.images, "std": std, "rob": rob, "own": own}
+
+
+def _end(bench: Bench, alpha: float) -> Tensor:
+    """The images after an attack on g or h alone."""
+    return bench.once(f"attack on alpha {alpha:g}", lambda: bench.attack(bench.mix(alpha)))
 
 
 def _name(net: str) -> str:

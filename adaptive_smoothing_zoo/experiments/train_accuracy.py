@@ -53,8 +53,12 @@ class SplitsBench(Bench):
         return made | {"train": train.first(min(len(train), len(made["examples"])))}
 
     def table(self, experiment: str) -> SplitsTable:
-        train = {"training_n": len(self.train), "training_data": self.train.source}
-        return SplitsTable(**self._about(experiment), **train, training_data_sha256=self.train.sha256)
+        return SplitsTable(
+            **self._about(experiment),
+            training_n=len(self.train),
+            training_data=self.train.source,
+            training_data_sha256=self.train.sha256,
+        )
 
     def on(self, split: str) -> Bench:
         """The bench with the examples of a split as those that are attacked."""

@@ -32,9 +32,10 @@ from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
-from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, TrainingAttack, train_mixing_network
+from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, train_mixing_network
 from adaptive_smoothing_zoo.training.recipe import TripletRecipe, read_recipe
 from adaptive_smoothing_zoo.training.runs import training_examples
+from adaptive_smoothing_zoo.training.training_attack import TrainingAttack
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig
 from adaptive_smoothing_zoo.zoo.triplet import Triplet

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Odds alpha / (1 - alpha) of h at a typical image. R_i may be of any size, so r is these odds over R's median.
 ODDS = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 1000.0)
+LEGEND = {"loc": "outside center right", "fontsize": "small"}
 LABELS = {
     "one": "$R_i = 1$",
     "std_gradient": r"$R_i = \|\nabla g_i\|$",
@@ -37,6 +38,7 @@ class TrustOptions(TripletExperiment):
     )
     values = ("clean", "attacked")
     compares = True
+    size = (9.6, 4.8)
 
     def cases(self) -> list[Case]:
         return [
@@ -65,7 +67,7 @@ class TrustOptions(TripletExperiment):
             axes.plot(*_curve(table, trust, "logits"), ".:", color=line.get_color(), label=f"{label}, logits")
         axes.set_xlabel("accuracy under PGD, %")
         axes.set_ylabel("clean accuracy, %")
-        axes.legend(fontsize="small", loc="lower left")
+        figure.legend(**LEGEND)
 
     def compare(self, table: Table, figure: Figure, published: Sequence[PublishedRun]) -> str:
         """The same trade-offs, thin; and the same areas, of the authors' forms under the same norm."""
@@ -77,8 +79,9 @@ class TrustOptions(TripletExperiment):
             clean, attacked = zip(*run.trade_off(), strict=True)
             dashes = "--" if run.probabilities else "-."
             label = f"published: {run.title}"
-            axes.plot(_percents(attacked), _percents(clean), dashes, color="grey", linewidth=0.8, label=label)
-        axes.legend(fontsize="x-small", loc="lower left")
+            axes.plot(_percents(attacked), _percents(clean), dashes, linewidth=0.8, label=label)
+        figure.legends.clear()
+        figure.legend(**LEGEND)
         nets = f"CIFAR-10, {runs[0].nets}, PGD, the first {runs[0].n} test images"
         rows = [
             (run.title, f"{area_under(run.trade_off(), (run.h[0], run.g[0]), run.h[1]):.2f}", f"{_at_90(run):.1%}")
