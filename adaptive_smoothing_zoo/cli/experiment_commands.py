@@ -12,7 +12,7 @@ from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 from adaptive_smoothing_zoo.threat import NORMS
 
 ALONE = "smoothed-methods"  # takes an hour and no triplet; "all" leaves it out
-TRAINED = "settings, loss-ablation, sigmoid-scale and alpha-width"
+TRAINED = "settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels"
 
 
 @click.command("experiment")
@@ -91,9 +91,9 @@ TRAINED = "settings, loss-ablation, sigmoid-scale and alpha-width"
 def experiment_command(names: tuple[str, ...], device: str, out: Path, published: Path | None, **given: Any) -> None:
     """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
 
-    settings, loss-ablation, sigmoid-scale and alpha-width train mixing networks for that g and h by a recipe, in
-    runs/experiments. By default all is short: a recipe of few epochs, short attacks. detection needs a triplet with a
-    mixing network; "all" leaves out what does not fit the triplet, and says so.
+    settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels train mixing networks for that g and h by a
+    recipe, in runs/experiments. By default all is short: a recipe of few epochs, short attacks. detection needs a
+    triplet with a mixing network; "all" leaves out what does not fit the triplet, and says so.
 
     smoothed-methods takes no triplet: it trains nets by recipes for digits, in runs/smoothed-methods, and certifies
     them (about an hour on one core; "all" leaves it out).

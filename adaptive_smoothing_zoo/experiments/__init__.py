@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "loss-ablation": "loss_ablation",
     "sigmoid-scale": "sigmoid_scale",
     "alpha-width": "alpha_width",
+    "pseudo-labels": "pseudo_labels",
     "oracle-alpha": "oracle_alpha",
     "detection": "detection",
     "train-accuracy": "train_accuracy",

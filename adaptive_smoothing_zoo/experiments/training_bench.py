@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -226,8 +226,8 @@ class TrainingBench(Bench):
             )
         return self.clean_goal
 
-    def of_setting(self, setting: Literal["A", "B", "C"] = "B", loss: CompositeLoss | None = None) -> MixingTraining:
-        """The training in a setting and with a loss; the recipe's loss if None.
+    def of_setting(self, setting: str = "B", loss: CompositeLoss | None = None) -> MixingTraining:
+        """The training with a kind of attack, by its name, and with a loss; the recipe's loss if None.
 
         In C, where an image gives several attacked ones, there is an optimizer step for every two of them, as the
         authors have it (5 for 10).

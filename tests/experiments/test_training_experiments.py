@@ -18,6 +18,7 @@ from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, TrainingErr
 from adaptive_smoothing_zoo.experiments import (
     alpha_width,
     loss_ablation,
+    pseudo_labels,
     sigmoid_scale,
     training_bench,
     training_settings,
@@ -30,7 +31,7 @@ from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
 RECIPE = RECIPES / "digits_adaptive_short.toml"
 HELD_OUT = load_data("digits", "validation").first(120)
 SETTINGS, ABLATION, SCALES = training_settings.EXPERIMENT, loss_ablation.EXPERIMENT, sigmoid_scale.EXPERIMENT
-WIDTHS = alpha_width.EXPERIMENT
+WIDTHS, LABELS = alpha_width.EXPERIMENT, pseudo_labels.EXPERIMENT
 SHORTER = (
     "training.epochs=1",
     "training.batch_size=32",
@@ -166,6 +167,40 @@ def test_the_verdict_on_widths_follows_from_the_rows(changes, attacked, said):
     assert said in WIDTHS.agreement(table)
     assert "| 0.3 | 90.00 |" in WIDTHS.summary(table)
     assert "alpha has a range of the width in the table" in table.how()
+
+
+def labelled(attacked):
+    cases = [("constant", "constant"), *pseudo_labels.TRAININGS]
+    return [
+        ({"attack": a, "labels": b}, {"clean": 0.9, "attacked": v, "lowered": v / 2, "held_out": 0.9, name: 0.8})
+        for (a, b), v, name in zip(cases, attacked, ["alpha", *["bias"] * 4], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attacked", "said"),
+    [
+        ((0.5, 0.5, 0.55, 0.3, 0.4), "yes: "),
+        ((0.5, 0.5, 0.4, 0.3, 0.55), "yes: "),
+        ((0.5, 0.5, 0.5, 0.3, 0.5), "it was not seen that pseudo-labels by which net is better"),
+        ((0.5, 0.5, 0.55, 0.5, 0.5), "it was not seen that a network that never met an attack on itself"),
+    ],
+)
+def test_the_verdict_on_pseudo_labels_follows_from_the_rows(attacked, said):
+    table = training_table("pseudo-labels", labelled(attacked))
+    assert said in LABELS.agreement(table)
+    assert '| BT, "attack" | 90.00 |' in LABELS.summary(table)
+
+
+def test_the_rows_of_pseudo_labels_are_networks_of_that_attack_and_rule(bench, monkeypatch):
+    trainings = []
+    monkeypatch.setattr(TrainingBench, "adaptive", lambda self, training: trainings.append(training) or self.constant())
+    for case in LABELS.cases():
+        LABELS.measure(bench, case)
+    assert [(training.attack.setting, training.pseudo_labels) for training in trainings] == list(
+        pseudo_labels.TRAININGS
+    )
+    assert len({bench._name(training) for training in trainings}) == 4
 
 
 def test_the_choice_looks_at_no_test_example(bench, tmp_path):
