@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.catalogue import fitted
 from adaptive_smoothing_zoo.attacks.losses import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.search import Search
@@ -278,11 +278,13 @@ class Bench:
         Args:
             limits: iterations, targets and restarts, where they are to be less than the attacks' own.
         """
-        settings = complete(AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size))  # type: ignore[arg-type]
+        classes = self.model.entry.num_classes
+        settings = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
+        settings = fitted(settings, classes)
         if limits is not None:
             settings = settings.limited(**limits)
         standing, left = standing.clone(), standing.nonzero().squeeze(1)
-        search = Search(model, self.threat, settings, num_classes=self.model.entry.num_classes, device=self.device)
+        search = Search(model, self.threat, settings, num_classes=classes, device=self.device)
         for verdict in search.run(self.images[left], self.labels[left], left):
             standing[left[verdict.points[verdict.broken]]] = False
         return standing

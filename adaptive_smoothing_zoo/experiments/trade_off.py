@@ -180,6 +180,11 @@ def _recorded(bench: Bench, results: Path, net: str) -> dict[str, float]:
     model, entry = bench.model, bench.model.entry
     run, curve = RunRecord.read(results, entry), ConstantCurve.read(results, entry)
     run.require(results, entry, identity=identity_of(model, entry.image_shape), data_sha256=bench.examples.sha256)
+    if not run.is_standard or run.threat != bench.threat:
+        raise ResultsError(
+            f"{RunRecord.path(results, entry)} is no standard run of AutoAttack under {bench.threat}; leave out "
+            "--results"
+        )
     nets = [tensors_sha256(each.state_dict()) for each in (model.std_model, model.rob_model)]
     if not curve.matches(run) or nets != [curve.std_sha256, curve.rob_sha256]:
         raise ResultsError(

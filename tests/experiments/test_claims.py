@@ -4,12 +4,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from making import EXAMPLES, MODEL, a_bench, a_table, settings
+from making import EXAMPLES, MODEL, a_bench, a_table, of_images, settings
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
@@ -178,6 +179,18 @@ def test_the_constant_that_halves_the_error_is_the_largest_that_does():
     assert trade_off.halving(replace(bench, model=h_twice)) is None
 
 
+def test_apgd_on_three_classes_takes_the_loss_that_is_for_them():
+    """The targeted DLR loss needs four; the gap's own takes its place."""
+    torch.manual_seed(0)
+    nets = [torch.nn.Sequential(net, torch.nn.Linear(10, 3)) for net in (MODEL.std_model, MODEL.rob_model)]
+    mix = MixedClassifier(*nets, 0.7).eval().requires_grad_(False)
+    mix.entry = SimpleNamespace(num_classes=3)
+    bench = a_bench(model=mix, examples=of_images(EXAMPLES, EXAMPLES.images, mix(EXAMPLES.images).argmax(1)))
+    limits = {"iterations": 5, "targets": 2, "restarts": 1}
+    standing = bench.searched(mix, ("apgd-t-mix",), torch.ones(12, dtype=torch.bool), limits)
+    assert 0 < int(standing.sum()) < 12
+
+
 def trade_off_table(constant, mix, h=(0.6, 0.5), **more):
     rows = {"h": h, "mix": mix, "constant": constant}
     values = {n: {} if v is None else {"alpha": 0.9, "clean": v[0], "robust": v[1]} for n, v in rows.items()}
@@ -218,6 +231,8 @@ def test_the_trade_off_may_be_read_from_records_of_the_same_nets_and_examples(tm
         found["constant"] == points[max(a for a, p in points.items() if 2 * (1 - p["clean"]) <= 1 - points[1]["clean"])]
     )
     assert "AutoAttack, from the records in" in whole.table("trade-off").how()
+    with pytest.raises(ResultsError, match=r"is no standard run of AutoAttack under Linf 0\.1; leave out --results"):
+        TRADE_OFF.measure(replace(whole, threat=ThreatModel("Linf", 0.1)), {"net": "mix"})
     with pytest.raises(ResultsError, match="other examples"):
         TRADE_OFF.measure(replace(whole, examples=EXAMPLES), {"net": "mix"})
     shutil.copytree(RESULTS / "digits" / "Linf", tmp_path / "digits" / "Linf", ignore=shutil.ignore_patterns("*.png"))
