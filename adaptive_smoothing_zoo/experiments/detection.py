@@ -70,7 +70,7 @@ class Detection(TripletExperiment):
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
         axes.set_xlabel("share of clean images with as large an alpha")
         axes.set_ylabel("share of attacked images that are detected")
-        axes.legend(fontsize="small", loc="lower right")
+        axes.legend(fontsize="small", loc="center right")
 
     def summary(self, table: Table) -> str:
         """AUC by attack, detections at 5 % false alarms, mean alphas, and what the mix keeps of h."""

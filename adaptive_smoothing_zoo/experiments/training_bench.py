@@ -29,7 +29,7 @@ from adaptive_smoothing_zoo.experiments.bench import (
 from adaptive_smoothing_zoo.experiments.experiment import Experiment
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
-from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen, choose_alpha
+from adaptive_smoothing_zoo.training.choose_alpha import Candidate, Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, train_mixing_network
@@ -95,8 +95,8 @@ class TrainingTable(Table):
     def _shift_words(self) -> str:
         if any("width" in row.case for row in self.rows):
             return (
-                "alpha has a range of the width in the table, cut at 1. After training, the largest lower end is taken "
-                "(or the largest constant alpha)"
+                "alpha has a range of the width in the table. After training, the largest lower end is taken (of a "
+                "range that ends at 1 the largest constant added to alpha_logit; or the largest constant alpha)"
             )
         return (
             "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
@@ -262,7 +262,27 @@ class TrainingBench(Bench):
         Args:
             scale: of alpha_logit; training's if None.
         """
-        varied = Choice(
+        varied = self._by_bias(training.logit_scale if scale is None else scale)
+        key = f"{self._name(training)}, {varied}"
+        return self.once(key, lambda: self._shifted(self.network(training), varied))
+
+    def in_range(self, training: MixingTraining, width: float) -> Mixed:
+        """The same with an alpha of a range of that width, whose lower end is shifted [BAKS24, supp. B].
+
+        Scale and bias of alpha_logit are the training's; where the range cannot end below 1, its bias is shifted.
+        """
+        top = round(1.0 - width, 10)
+        numbers = {"logit_scale": training.logit_scale, "logit_bias": training.logit_bias}
+        varied = replace(self._by_bias(training.logit_scale), widths=(width,), alpha_mins=(top,))
+        model = self.network(training)
+        highest = Candidate(alpha_min=top, alpha_max=1.0, **numbers).applied_to(model)
+        if top > 0.0 and self._clean(highest) < self.clean_target:
+            bias = (training.logit_bias,)
+            varied = replace(varied, vary="alpha_min", first=0.0, last=top, step=0.05, biases=bias)
+        return self.once(f"{self._name(training)}, {varied}", lambda: self._shifted(model, varied))
+
+    def _by_bias(self, scale: float) -> Choice:
+        return Choice(
             rule="clean",
             target=self.clean_target,
             vary="logit_bias",
@@ -270,32 +290,10 @@ class TrainingBench(Bench):
             last=REACH,
             step=1.0,
             widths=(1.0,),
-            scales=(training.logit_scale if scale is None else scale,),
+            scales=(scale,),
             alpha_mins=(0.0,),
             attacks=(),
         )
-        key = f"{self._name(training)}, {varied}"
-        return self.once(key, lambda: self._shifted(self.network(training), varied))
-
-    def in_range(self, training: MixingTraining, width: float) -> Mixed:
-        """The same with an alpha of a range of that width, cut at 1, whose lower end is shifted [BAKS24, supp. B].
-
-        Scale and bias of alpha_logit are the training's.
-        """
-        varied = Choice(
-            rule="clean",
-            target=self.clean_target,
-            vary="alpha_min",
-            first=0.0,
-            last=1.0,
-            step=0.05,
-            widths=(width,),
-            scales=(training.logit_scale,),
-            biases=(training.logit_bias,),
-            attacks=(),
-        )
-        key = f"{self._name(training)}, {varied}"
-        return self.once(key, lambda: self._shifted(self.network(training), varied))
 
     def constant(self) -> Mixed:
         """The mix with the constant alpha of that clean accuracy."""

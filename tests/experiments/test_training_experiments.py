@@ -122,14 +122,21 @@ def test_a_bias_is_looked_for_twice_as_far_until_it_is_inside(bench, monkeypatch
         replace(bench, _made={}).adaptive(training)
 
 
-def test_a_range_has_its_width_and_the_clean_accuracy_and_just_that(bench):
-    mixed = bench.in_range(bench.of_setting("B"), 0.1)
-    alpha, low = mixed.model.alpha, mixed.numbers["alpha_min"]
-    assert alpha.alpha_min == low
-    assert alpha.alpha_max == pytest.approx(min(1.0, low + 0.1))
-    assert (alpha.logit_scale, alpha.logit_bias) == (bench.training.logit_scale, bench.training.logit_bias)
+@pytest.mark.parametrize("width", [0.02, 0.5, 1.0])
+def test_a_range_has_its_width_and_the_clean_accuracy_and_just_that(width, bench):
+    """By its lower end, or, where it ends at 1, by its bias."""
+    training = bench.of_setting("B")
+    mixed = bench.in_range(training, width)
+    alpha = mixed.model.alpha
+    assert alpha.alpha_max - alpha.alpha_min == pytest.approx(width)
+    assert alpha.logit_scale == training.logit_scale
     assert share(mixed.model, HELD_OUT) == mixed.numbers["held_out"] >= bench.clean_target
-    alpha.set_range(low + 0.001, min(1.0, low + 0.101))
+    if width == 0.02:
+        assert (mixed.numbers["alpha_min"], alpha.logit_bias) == (alpha.alpha_min, training.logit_bias)
+        alpha.set_range(alpha.alpha_min + 0.001, alpha.alpha_max + 0.001)
+    else:
+        assert (mixed.numbers["bias"], alpha.alpha_max) == (alpha.logit_bias, 1.0)
+        alpha.logit_bias += 0.02
     assert share(mixed.model, HELD_OUT) < bench.clean_target
 
 
