@@ -61,7 +61,7 @@ def on_alpha_t(given: Attackable, batch: Batch) -> Attacked:
 @register_kind("BT")
 def either(given: Attackable, batch: Batch) -> Attacked:
     """White-box PGD, or PGD on a constant alpha_t, one of the two for each image, with equal chances."""
-    draws = _draws(batch, "attack", torch.tensor(0)).flatten()
+    draws = _draws(batch, "attack")
     first, second = ((draws < 0.5).nonzero().squeeze(1), (draws >= 0.5).nonzero().squeeze(1))
     images, use_rob = batch.images.clone(), torch.ones(len(batch.labels), device=batch.images.device)
     for make, rows in ((white_box, first), (on_alpha_t, second)):
@@ -92,12 +92,13 @@ class WithAlphaT(View):
 def alpha_t_logits(attack: TrainingAttack, batch: Batch) -> Tensor:
     """(N,) what logit(alpha_t) is for each image of a batch, on its device."""
     low, high = attack.alpha_t_logits
-    return low + (high - low) * _draws(batch, "alpha_t", torch.tensor(0)).flatten()
+    return low + (high - low) * _draws(batch, "alpha_t")
 
 
-def _draws(batch: Batch, what: str, counter: Tensor) -> Tensor:
+def _draws(batch: Batch, what: str) -> Tensor:
+    """(N,) uniform in [0, 1), one number for each image of a batch."""
     keys = run_keys(batch.seed, what, 0, batch.indices)
-    return uniform(keys.view(-1, 1), counter.view(1)).float().to(batch.images.device)
+    return uniform(keys, torch.tensor(0)).float().to(batch.images.device)
 
 
 def _white_box(given: Attackable) -> nn.Module:
