@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, examples_option
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, example, examples_option
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 from adaptive_smoothing_zoo.threat import NORMS
 
@@ -19,7 +19,13 @@ ALONE = (*NETS, *PAIR, *PUBLISHED, *OWN)  # "all" leaves them out
 TRAINED = "settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels"
 
 
-@click.command("experiment")
+@click.command(
+    "experiment",
+    epilog=example(
+        "asz experiment alpha-sweep margins --dataset digits",
+        "asz experiment all --model Demo2026Adaptive --dataset digits --n-examples 50",
+    ),
+)
 @click.argument("names", nargs=-1, required=True, type=click.Choice([*EXPERIMENTS, "all"]))
 @click.option("--model", default="Demo2026Adaptive", show_default=True, help="the triplet whose g and h are taken")
 @click.option("--dataset", default="digits", show_default=True, help="of the triplet")
