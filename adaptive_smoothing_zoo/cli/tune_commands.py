@@ -173,7 +173,9 @@ def _usual_range(dataset: str) -> str:
     from adaptive_smoothing_zoo.data import DATA_SETS
 
     known = DATA_SETS.get(dataset)
-    return "validation:0:1000" if known is not None and "validation" in known.splits else "test:5000:6000"
+    if known is None or "validation" not in known.splits:
+        return "test:5000:6000"
+    return f"validation:0:{min(1000, known.test_set_size)}"  # of a small data set both splits are small
 
 
 def _range(text: str) -> tuple[str, int, int]:

@@ -61,6 +61,14 @@ def arguments(code, out, *more):
     return ["tune", str(out), *nets, "--tune-on", "test:60:160", "--iterations", "5", "--targets", "2", *more]
 
 
+def test_without_a_range_the_held_out_split_of_a_small_data_set_is_taken_whole(code, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = arguments(code, out, "--form", "constant", "--robust", "0.9")
+    place = words.index("--tune-on")
+    run(capsys, *words[:place], *words[place + 2 :])
+    assert json.loads((out / "tuning.json").read_text())["tune_on"] == "validation:0:359"
+
+
 def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     out = tmp_path / "out"
     _, told, _ = run(capsys, *arguments(code, out, "--form", "scaled", "--robust", "0.9"))

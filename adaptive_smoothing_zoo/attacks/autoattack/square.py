@@ -1,4 +1,4 @@
-"""The Square attack (Andriushchenko et al. 2020, arXiv:1912.00049), many runs side by side."""
+"""The Square attack [ACFH20], many runs side by side."""
 
 from __future__ import annotations
 
