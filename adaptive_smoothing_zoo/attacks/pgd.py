@@ -77,7 +77,7 @@ def pgd(
 
     Raises:
         ValueError: images, labels or numbers of a wrong shape, kind or range; an unknown norm or ``keep``, restarts
-            without a random start, a start beside a random one, or two sources of randomness.
+            without a random start, a start next to a random one, or two sources of randomness.
     """
     run = _Pgd(eps=eps, step_size=step_size, steps=steps, **options)
     run.check(images, labels)

@@ -64,7 +64,7 @@ LAYERS: dict[str, type[nn.Module]] = {
         Subsample,
     )
 }
-"""What a description may name, beside ``Sequential`` and ``Residual``."""
+"""What a description may name, besides ``Sequential`` and ``Residual``."""
 
 _IGNORED = {"device", "dtype", "inplace", "bias", "_random_samples"}
 

@@ -421,13 +421,13 @@ def baseline_curves(path: Path, bounds: tuple[str, ...]) -> list[CertifiedCurve]
 
 
 def _sigma_of(log: Path) -> float:
-    """The sigma in the settings beside a log of ours."""
+    """The sigma in the settings next to a log of ours."""
     from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
     from adaptive_smoothing_zoo.errors import ResultsError
 
     if not settings_path(log).exists():
-        raise click.UsageError(f"{log} has no settings beside it that tell its sigma; say --sigma")
+        raise click.UsageError(f"{log} has no settings next to it that name its sigma; pass --sigma")
     sigma = read_settings(log).get("sigma")
     if not isinstance(sigma, float):
-        raise ResultsError(f"the settings of {log} do not tell its sigma; say --sigma")
+        raise ResultsError(f"the settings of {log} do not name its sigma; pass --sigma")
     return sigma

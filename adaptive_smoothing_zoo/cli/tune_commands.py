@@ -48,7 +48,7 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, wor
 def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     """Find the best mix of two nets without training.
 
-    Both nets are asked about held-out images and h is attacked there; every mix is then scored from these answers. With
+    Both nets classify held-out images, and h is attacked there. Every mix is then scored from their outputs. With
     a target (--clean or --robust) OUT becomes a triplet folder that every other command takes; without one, only the
     front is written.
     """

@@ -65,7 +65,7 @@ class SamplingRecord:
 class BoundRecord:
     """What one theorem certified."""
 
-    log: str  # the file beside the record
+    log: str  # the file next to the record
     average_radius: float | None  # over all examples, 0 where not certified or wrong; None for a single radius
     certified_accuracy: tuple[float, ...]  # at the record's radii; fractions
 

@@ -10,6 +10,7 @@ from command_line import run
 from hub_server import OWNER
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model, tune
+from adaptive_smoothing_zoo.cli.tune_commands import _usual_range
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED
 from adaptive_smoothing_zoo.tuning.forms import FORMS
@@ -61,12 +62,9 @@ def arguments(code, out, *more):
     return ["tune", str(out), *nets, "--tune-on", "test:60:160", "--iterations", "5", "--targets", "2", *more]
 
 
-def test_without_a_range_the_held_out_split_of_a_small_data_set_is_taken_whole(code, tmp_path, capsys):
-    out = tmp_path / "out"
-    words = arguments(code, out, "--form", "constant", "--robust", "0.9")
-    place = words.index("--tune-on")
-    run(capsys, *words[:place], *words[place + 2 :])
-    assert json.loads((out / "tuning.json").read_text())["tune_on"] == "validation:0:359"
+def test_without_a_range_the_held_out_split_of_a_small_data_set_is_taken_whole():
+    assert _usual_range("digits") == f"validation:0:{len(load_data('digits', 'validation'))}"
+    assert [_usual_range(name) for name in ("imagenet", "cifar10")] == ["validation:0:1000", "test:5000:6000"]
 
 
 def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):

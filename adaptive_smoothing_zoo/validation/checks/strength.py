@@ -84,7 +84,7 @@ def loss_curves_are_flat(subject: Subject) -> Outcome:
 def survivors_withstand_more(subject: Subject) -> Outcome:
     chosen = _closest(subject)
     if len(chosen) == 0:
-        return not_applicable("nothing is left standing")
+        return not_applicable("no point is left robust")
     steps, restarts = subject.budget.long_steps, subject.budget.restarts
     runs = (
         Run(f"survivors {name}", subject.losses[name], steps=steps, restart=restart)
@@ -111,7 +111,7 @@ def closest_targets(subject: Subject) -> Outcome:
         return not_applicable(f"targeted attacks try all {wrong} wrong classes")
     left = subject.left
     if len(left) == 0:
-        return not_applicable("nothing is left standing")
+        return not_applicable("no point is left robust")
     broken = int(subject.toward(left, _closest_classes(subject, left), "closest").found.sum())
     return Outcome(
         broken <= allowed(len(subject), 0.001),
