@@ -69,7 +69,7 @@ def list_command(dataset: str | None, threat_model: str | None) -> None:
         weights = entry.weights
         original = "original files, " + ("verified" if weights.verified else "not verified yet")
         elsewhere = original if weights.components else "no weights"
-        where = "embedded" if weights.embedded else weights.hub_repo or elsewhere
+        where = "embedded" if entry.comes_along else weights.hub_repo or elsewhere
         click.echo(
             f"{entry.name:28} {entry.dataset:9} {entry.threat_model:5} eps {entry.eps:6} "
             f"alpha [{alpha.alpha_min:g}, {alpha.alpha_max:g}]  {where}"

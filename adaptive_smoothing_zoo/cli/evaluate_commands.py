@@ -114,7 +114,7 @@ def eval_command(
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, protocol=settings.protocol)
     state = state_path(out, entry, part)
     about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():

@@ -146,6 +146,8 @@ def _place(entry: Entry) -> dict[str, str]:
     weights = entry.weights
     if weights.embedded is not None:
         return {"file": str(EMBEDDED / weights.embedded)}
+    if entry.comes_along:
+        return {"file": str(EMBEDDED)}
     if weights.hub_repo is not None:
         return {"hf_hub_id": weights.hub_repo}
     sources = [component.sources[0] for component in weights.components.values()]
