@@ -72,6 +72,8 @@ class Sampling:
         if not 0.0 < self.sigma <= LARGEST:
             raise ValueError(f"sigma must be positive and at most {LARGEST:.3g}, float32's largest, got {self.sigma}")
         checked_failure_probability(self.failure_probability)
+        if not isinstance(self.runner_up, bool):
+            raise ValueError(f"runner_up is True or False, got {self.runner_up!r}")
         if self.votes not in ("hard", "soft"):
             raise ValueError(f"votes must be 'hard' or 'soft', got {self.votes!r}")
         if self.dtype not in ("tf32", torch.float32, torch.bfloat16, torch.float16):

@@ -169,5 +169,7 @@ def test_a_mix_and_the_command_use_both_bounds_and_say_so(tmp_path):
 
 
 def test_a_single_radius_takes_the_rest():
+    with pytest.raises(ValueError, match="runner_up is True or False, got 'yes'"):
+        certify(Pixels(), IMAGES, LABELS, sigma=SIGMA, runner_up="yes")
     with pytest.raises(ValueError, match="leave the radius or runner_up away"):
         certify_at_radius(Pixels(), IMAGES, LABELS, radius=0.1, sigma=SIGMA, runner_up=True)
