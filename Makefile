@@ -6,9 +6,12 @@ OUT ?= results
 
 .PHONY: demo test test-slow test-fuzz test-newest-timm lint digits figures readme docs check-cuda clean
 
-demo: $(VENV)/.installed ## attack the embedded digits triplet by the standard protocol and write its entry
-	$(BIN)/asz eval Demo2026Adaptive --dataset digits --out $(OUT) --compare-with eval/results
-	$(BIN)/asz leaderboard $(OUT)
+demo: $(VENV)/.installed ## attack an embedded triplet by the standard protocol; write its entry, card, page and plot
+	$(BIN)/asz eval Demo2026Constant --dataset digits --out $(OUT) --compare-with eval/results
+	$(BIN)/asz card Demo2026Constant --dataset digits --results $(OUT) --out $(OUT)/cards
+	$(BIN)/asz plot trade-off $(OUT) eval/results --dataset digits --threat-model Linf --out $(OUT)/trade-off.png
+	$(BIN)/asz leaderboard $(OUT) eval/results --cards $(OUT)/cards --cards model_cards
+	@echo "Look: open $(OUT)/leaderboard.html in a browser; the plot is $(OUT)/trade-off.png, the card is in $(OUT)/cards"
 
 test: lint ## lint, type check, tests
 	$(BIN)/python -m pytest

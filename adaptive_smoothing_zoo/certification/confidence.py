@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import beta
 
-from adaptive_smoothing_zoo.certification.rounding import Floats, Values, checked_values, last_true
+from adaptive_smoothing_zoo.certification.rounding import EPS, Floats, Values, checked_values, last_true, up
 
 QUANTILE_SLACK = 1e-13  # relative error of scipy's beta quantiles, with room to spare
 LARGEST_BET = 0.5  # share of the capital at stake in one sample; smaller than 1, so that no sample ruins the bettor
@@ -42,6 +42,12 @@ def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: f
     # Where SciPy finds no quantile (of probabilities like 1e-300), the bound that always holds.
     bound = np.nan_to_num(beta.ppf(failure, np.maximum(k, 1.0), n - k + 1.0), nan=0.0)
     return np.where(k == 0, 0.0, bound * (1.0 - QUANTILE_SLACK))
+
+
+def clopper_pearson_upper(votes: Values, samples: Values, failure_probability: float) -> Floats:
+    """Upper bound of a probability, rounded up; arguments and errors as in ``clopper_pearson_lower``."""
+    against = np.asarray(samples, dtype=np.float64) - np.asarray(votes, dtype=np.float64)
+    return up(1.0 - clopper_pearson_lower(against, samples, failure_probability))
 
 
 def betting_lower(samples: Values, failure_probability: float) -> Floats:
@@ -75,6 +81,12 @@ def betting_lower(samples: Values, failure_probability: float) -> Floats:
         return np.asarray(capital.max(axis=-1) >= log_goal)
 
     return last_true(refuted, np.zeros(x.shape[:-1]), np.ones(x.shape[:-1]), BISECTIONS)
+
+
+def betting_upper(samples: Values, failure_probability: float) -> Floats:
+    """Upper bound of the mean of samples in [0, 1], rounded up; arguments and errors as in ``betting_lower``."""
+    x = checked_values(samples, "samples", 0.0, 1.0)
+    return up(1.0 - betting_lower(1.0 - x, failure_probability)) + EPS  # covers the rounding of 1 - x
 
 
 class BettingTest:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelChoice, model_options
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelChoice, example, model_options
 
 
-@click.command("check-adversarials")
+@click.command(
+    "check-adversarials",
+    epilog=example(
+        "asz eval Demo2026Constant --dataset digits --save-adversarials adv.npz",
+        "asz check-adversarials adv.npz Demo2026Constant --dataset digits",
+    ),
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @model_options()
 @DEVICE

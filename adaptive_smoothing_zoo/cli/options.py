@@ -60,6 +60,11 @@ def examples_option(default: int | None, help: str = "") -> Callable[[Callable[.
     )
 
 
+def example(*calls: str) -> str:
+    """The end of a command's help: calls to copy, shown as they are; a test parses each."""
+    return "\n".join(["\b", "Examples:" if len(calls) > 1 else "Example:", *(f"  {call}" for call in calls)])
+
+
 @contextmanager
 def units_told() -> Iterator[None]:
     """Show each warning of units once, as a plain line, and other warnings as ever."""

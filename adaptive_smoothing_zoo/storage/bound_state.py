@@ -39,7 +39,7 @@ class BoundState:
 
     Args:
         folder: made if it does not exist.
-        binding: a dataclass or a mapping of JSON values; everything that decides the results.
+        binding: a dataclass, or a mapping of JSON values and dataclasses; everything that decides the results.
 
     Raises:
         ResultsError: the folder belongs to something else, or cannot be read or written.
@@ -47,6 +47,8 @@ class BoundState:
 
     def __init__(self, folder: Path, binding: Any) -> None:
         self.folder, self._kind, self._binding = folder, type(binding), to_json(binding)
+        parts = binding.items() if isinstance(binding, Mapping) else ()
+        self._kinds = {name: type(part) for name, part in parts if is_dataclass(part)}
         self._bind()
 
     def _bind(self) -> None:
@@ -60,6 +62,8 @@ class BoundState:
         with suppress(ConfigError):  # what differs is found either way
             if is_dataclass(self._kind):
                 found = to_json(parse(self._kind, found, BINDING))
+            for name in self._kinds.keys() & found.keys():
+                found = found | {name: to_json(parse(self._kinds[name], found[name], BINDING))}
         return found
 
     @contextmanager

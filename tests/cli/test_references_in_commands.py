@@ -136,7 +136,7 @@ def test_a_net_with_the_weights_of_a_file_is_evaluated(here, capsys, reference, 
     record = of_records(f"{name}.custom")
     assert (record["n"], record["clean_accuracy"], record["eps"]) == (3, 1.0, "8/255")
     assert record["identity"]["sha256"] == identity_of(net, (3, 32, 32)).sha256
-    assert json.loads(asz(capsys, "info", reference, "--checkpoint", checkpoint, data=False))["name"] == name
+    assert json.loads(asz(capsys, "info", reference, "--checkpoint", checkpoint, "--json", data=False))["name"] == name
 
 
 def test_an_embedded_base_net_is_evaluated(here, capsys):

@@ -100,7 +100,7 @@ def test_its_card_on_the_hub_says_how_it_was_tuned_and_loads_it(code, tmp_path, 
     assert str(tmp_path) not in card + (out / "config.json").read_text()
     code.unlink()
     monkeypatch.chdir(tmp_path)
-    names = {"images": load_data("digits").images[:3]}
+    names = {}
     exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], names)
     assert torch.equal(names["log_probabilities"], triplet(names["images"]))
 

@@ -320,9 +320,9 @@ class TestNumbers:
 def run_code_of(card):
     """The model that the card's own code loads."""
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    names = {"images": IMAGES}
+    names = {}
     exec(code, names)
-    return names["model"], names["log_probabilities"]
+    return names["model"], names["images"], names["log_probabilities"]
 
 
 class TestOwnTriplet:
@@ -335,8 +335,8 @@ class TestOwnTriplet:
     def test_the_card_of_a_folder_loads_what_is_in_it(self, model, tmp_path, monkeypatch):
         export(model, tmp_path / "folder", card=card_of(model, tmp_path / "none")[0])
         monkeypatch.chdir(tmp_path / "folder")
-        loaded, output = run_code_of((tmp_path / "folder" / "README.md").read_text())
-        assert torch.equal(output, model(IMAGES))
+        loaded, images, output = run_code_of((tmp_path / "folder" / "README.md").read_text())
+        assert torch.equal(output, model(images))
         assert loaded.entry.name == "Me2026Mine"
 
     def test_the_card_of_a_repository_loads_it_for_whoever_reads_it(self, hub, model, tmp_path, monkeypatch):
@@ -344,8 +344,8 @@ class TestOwnTriplet:
         before = (tmp_path / "folder" / "README.md").read_bytes()
         pushed = push(tmp_path / "folder", "org/mine", token=OWNER)
         monkeypatch.chdir(tmp_path)
-        _, output = run_code_of(hub.content("org/mine", "README.md", pushed.commit).decode())
-        assert torch.equal(output, model(IMAGES))
+        _, images, output = run_code_of(hub.content("org/mine", "README.md", pushed.commit).decode())
+        assert torch.equal(output, model(images))
         assert (tmp_path / "folder" / "README.md").read_bytes() == before
 
     def test_it_is_pushed_from_memory(self, hub, model):

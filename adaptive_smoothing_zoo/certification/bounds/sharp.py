@@ -134,6 +134,6 @@ BOUND = Bound(
     sentence="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Lemma 2, with what is known of h before its "
     "probabilities are compared; proven in adaptive_smoothing_zoo/certification/bounds/sharp.py, not in the papers, "
     "never smaller than theirs",
-    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote),
+    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, two_bounds=sharp_smoothing_radius),
     lipschitz=_lipschitz,
 )
