@@ -7,15 +7,25 @@ from typing import Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, examples_option
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, example, examples_option
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 from adaptive_smoothing_zoo.threat import NORMS
 
-ALONE = "smoothed-methods"  # takes an hour and no triplet; "all" leaves it out
+NETS = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet
+PAIR = ("off-class-confidence", "confidence-path", "mixing-ratios")  # take no triplet either, but minutes
+PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
+OWN = ("local-constants", "certified-pareto")  # of h's certificates
+ALONE = (*NETS, *PAIR, *PUBLISHED, *OWN)  # "all" leaves them out
 TRAINED = "settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels"
 
 
-@click.command("experiment")
+@click.command(
+    "experiment",
+    epilog=example(
+        "asz experiment alpha-sweep margins --dataset digits",
+        "asz experiment all --model Demo2026Adaptive --dataset digits --n-examples 50",
+    ),
+)
 @click.argument("names", nargs=-1, required=True, type=click.Choice([*EXPERIMENTS, "all"]))
 @click.option("--model", default="Demo2026Adaptive", show_default=True, help="the triplet whose g and h are taken")
 @click.option("--dataset", default="digits", show_default=True, help="of the triplet")
@@ -84,9 +94,12 @@ TRAINED = "settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help=f"of {ALONE}: a folder of digits_<method>_<sigma>.toml; the package's if not given",
+    help=f"of {', '.join(NETS + PAIR)}: a folder of such recipes; the package's if not given",
 )
-@click.option("--samples", type=int, default=1000, show_default=True, help=f"of {ALONE}, for a certificate")
+@click.option(
+    "--samples", type=int, default=1000, show_default=True, help=f"of {' and '.join(NETS)}, for a certificate"
+)
+@click.option("--logs", type=click.Path(path_type=Path), default=None, help="of published-*: a folder of logs")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
 def experiment_command(names: tuple[str, ...], device: str, out: Path, published: Path | None, **given: Any) -> None:
     """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
@@ -95,8 +108,15 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
     recipe, in runs/experiments. By default all is short: a recipe of few epochs, short attacks. detection needs a
     triplet with a mixing network; "all" leaves out what does not fit the triplet, and says so.
 
-    smoothed-methods takes no triplet: it trains nets by recipes for digits, in runs/smoothed-methods, and certifies
-    them (about an hour on one core; "all" leaves it out).
+    smoothed-methods and smoothed-mnist take no triplet: they train nets by recipes for digits and MNIST, in runs/NAME,
+    and certify them (about an hour on one core; "all" leaves them out).
+
+    off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
+
+    local-constants and certified-pareto are about h's certificates; try Demo2026Lipschitz and Demo2026Smoothed with
+    --threat-model L2 ("all" leaves them out).
+
+    published-* read certification logs that authors published, from a folder OWNER+NAME/... of --logs; no net runs.
 
     An experiment resumes after the last row that was measured, or where its training stood.
     """
@@ -109,7 +129,7 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
 
     curves = None if published is None else read_published(published)
     options = Options(device=pick_device(device), **given)
-    all_of_a_triplet = [name for name in EXPERIMENTS if name != ALONE] if "all" in names else []
+    all_of_a_triplet = [name for name in EXPERIMENTS if name not in ALONE] if "all" in names else []
     for name in dict.fromkeys([*(name for name in names if name != "all"), *all_of_a_triplet]):
         experiment = find_experiment(name)
         with tqdm(total=len(experiment.cases()), desc=name, unit="row") as bar:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adaptive_smoothing_zoo.cli.options import example
+
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.training.choose_alpha import Candidate
     from adaptive_smoothing_zoo.training.loop import Progress
     from adaptive_smoothing_zoo.training.plan import Stage
 
 
-@click.command("recipes")
+@click.command("recipes", epilog=example("asz recipes", "asz recipes digits_adaptive > mine.toml"))
 @click.argument("name", required=False)
 def recipes_command(name: str | None) -> None:
     """List the recipes of the package, or print the one called NAME, to copy it."""
@@ -28,7 +30,12 @@ def recipes_command(name: str | None) -> None:
         click.echo(f"{each:42} {describe(read_recipe(each))}")
 
 
-@click.command("train")
+@click.command(
+    "train",
+    epilog=example(
+        "asz train digits_adaptive_short --plan", "asz train mine.toml --set training.epochs=5 --out runs/mine"
+    ),
+)
 @click.argument("recipe")
 @click.option("--set", "changes", multiple=True, help="key=value in the recipe's place, as training.seed=1; repeatable")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder; runs/<RECIPE's name> if not given")

@@ -21,6 +21,17 @@ EXPERIMENTS = {
     "train-accuracy": "train_accuracy",
     "trade-off": "trade_off",
     "smoothed-methods": "smoothed_methods",
+    "smoothed-mnist": "smoothed_mnist",
+    "off-class-confidence": "off_class_confidence",
+    "confidence-path": "confidence_path",
+    "mixing-ratios": "mixing_ratios",
+    "local-constants": "local_constants",
+    "certified-pareto": "certified_pareto",
+    "published-tables": "published_tables",
+    "published-ablations": "published_ablations",
+    "published-cohen": "published_cohen",
+    "published-mix": "published_mix",
+    "published-pareto": "published_pareto",
 }
 """All experiments: the name on the command line, and the module here whose ``EXPERIMENT`` it is."""
 

@@ -39,7 +39,7 @@ PgdName = Literal["papers", "random-start"]
 LINF_STEP, L2_STEP = 0.0027 / (8 / 255), 0.075 / 0.5
 """The authors' steps as shares of the radius, at any number of steps."""
 TRAVEL = 2.5
-"""How far all steps of the other form reach together, as a share of the radius (Madry et al. 2018)."""
+"""How far all steps of the other form reach together, as a share of the radius [MMSTV18]."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class Options:
     results: Path | None = None
     recipes: Path | None
     samples: int
+    logs: Path | None = None
 
     @cached_property
     def triplet(self) -> Triplet:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.publishing import pages
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
 from adaptive_smoothing_zoo.storage.provenance import (
     device_name,
@@ -244,26 +245,9 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
             picture: the name of its file.
             compared: a paragraph about the authors' curves, with an empty line behind it.
         """
-        versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
         summary, agreement = self.findings(table)
-        return f"""\
-# {self.name}: {table.title}
-
-*{self.question}*
-
-**The papers:** {self.paper}
-
-**Here:**
-
-{summary}
-
-{compared}**Agreement:** {agreement}
-
-![{self.name}]({picture})
-
-The first {table.n} examples of {table.data}; {table.how()}; float32; {table.device}; {versions}. \
-One example is {100 / table.n:.2g} points.
-"""
+        about = {"table": table, "summary": summary, "agreement": agreement, "picture": picture, "compared": compared}
+        return pages.page("experiment.md", experiment=self, **about)
 
 
 def not_answered(why: str) -> str:

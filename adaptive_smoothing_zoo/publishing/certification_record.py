@@ -23,7 +23,7 @@ from adaptive_smoothing_zoo.certification.sampling import Sampling
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.pages import page, percent
-from adaptive_smoothing_zoo.publishing.record import results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, results_path
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
@@ -48,11 +48,12 @@ class SamplingRecord:
     dtype: str
     tf32: bool
     mean_samples: float  # for one example, those that choose its class included
+    runner_up: bool = False  # whether the runner-up was bounded on its own, with half of the failure probability
 
     @classmethod
     def of(cls, sampling: Sampling, found: Certificates) -> SamplingRecord:
         """What a record says of a sampling and of what it took."""
-        names = ("sigma", "votes", "n0", "n", "failure_probability", "seed")
+        names = ("sigma", "votes", "n0", "n", "failure_probability", "runner_up", "seed")
         return cls(
             **{name: getattr(sampling, name) for name in names},
             **sampling.precision(),
@@ -64,7 +65,7 @@ class SamplingRecord:
 class BoundRecord:
     """What one theorem certified."""
 
-    log: str  # the file beside the record
+    log: str  # the file next to the record
     average_radius: float | None  # over all examples, 0 where not certified or wrong; None for a single radius
     certified_accuracy: tuple[float, ...]  # at the record's radii; fractions
 
@@ -113,7 +114,7 @@ class CertificationRecord:
                 raise ValueError(f"the certified accuracies of {name} must be fractions")
 
 
-def certification_path(out: Path, entry: ModelEntry, name: str) -> Path:
+def certification_path(out: Path, entry: Keyed, name: str) -> Path:
     """Where a file of a triplet's certification stands."""
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
@@ -183,7 +184,7 @@ def write_certification(path: Path, record: CertificationRecord) -> Path:
     return path
 
 
-def read_certification(out: Path, entry: ModelEntry) -> CertificationRecord | None:
+def read_certification(out: Path, entry: Keyed) -> CertificationRecord | None:
     """The record of a triplet itself under ``out``; ResultsError if it is damaged, or of another triplet."""
     path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():
@@ -211,7 +212,8 @@ def table_of(record: CertificationRecord) -> list[list[str]]:
 def certificates_section(record: CertificationRecord) -> str:
     """The text of a model card about certificates, in Markdown."""
     head, *rows = table_of(record)
-    sentences = {name: BOUNDS[name].sentence for name in record.bounds}
+    runner_up = record.sampling is not None and record.sampling.runner_up
+    sentences = {name: BOUNDS[name].words(runner_up) for name in record.bounds}
     which = "" if record.skip == 1 else f", every {_ordinal(record.skip)}"
     called = CALLED[record.part]
     text = page("certificates.md", record=record, head=head, rows=rows, sentences=sentences, called=called, which=which)

@@ -128,9 +128,9 @@ def read_binding(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ResultsError(f"{folder} holds no state: there is no {BINDING}") from None
     except ConfigError as error:
-        raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to begin again") from error
+        raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to start again") from error
     if not isinstance(binding, dict):
-        raise ResultsError(f"{path} is damaged; delete the folder {folder} to begin again")
+        raise ResultsError(f"{path} is damaged; delete the folder {folder} to start again")
     return binding
 
 
@@ -176,7 +176,7 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path)
         name, theirs, ours = differing
         raise ResultsError(
             f"the state in {where} was made with {_said(name, theirs)}, this run has {_said(name, ours)}; finish that "
-            f"one with its own settings, or delete {where} to begin again"
+            f"one with its own settings, or delete {where} to start again"
         )
 
 

@@ -74,7 +74,7 @@ class Machine:
     about: Mapping[str, Any] = field(default_factory=dict)  # what records say of software and machine; JSON values
     on_stage: Callable[[str], object] = lambda what: None  # told, in words, what begins
     on_progress: OnProgress | None = None  # called after each round
-    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # told of every alpha that was attacked
+    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # called for every alpha that was attacked
 
 
 @own_surroundings()

@@ -97,8 +97,8 @@ class TestFeaturesOnly:
         ({"num_classes": -1}, "number of classes"),
         ({"out_indices": (0,)}, "features_only=True"),
         ({"out_indices": (4,), "features_only": True}, "no feature map 4; there are 4"),
-        ({"pretrained_cfg": {"num_classes": 3}}, "leave pretrained_cfg away"),
-        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "leave pretrained_cfg_overlay away"),
+        ({"pretrained_cfg": {"num_classes": 3}}, "omit pretrained_cfg"),
+        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "omit pretrained_cfg_overlay"),
     ],
 )
 def test_what_the_model_cannot_be_is_refused(arguments, message):

@@ -38,6 +38,8 @@ paper = { title = "T", authors = "A", venue = "N/A", link = "https://example.org
 def test_there_is_a_recipe_for_every_method():
     names = {f"digits_{method}_{sigma}" for method in METHODS for sigma in ("0.125", "0.25", "0.5")}
     names |= {f"cifar10_{method}{form}" for method in METHODS for form in ("", "_long")}
+    rows = (*METHODS, "smoothmix_eta1", "smoothmix_eta1_one_step")
+    names |= {f"mnist_{method}{form}" for method in rows for form in ("", "_long")}
     assert {path.stem for path in SMOOTHED.glob("*.toml")} == names
 
 
@@ -50,6 +52,11 @@ def test_every_recipe_is_complete_and_is_what_its_name_says(path):
     assert recipe.data.dataset == dataset
     if dataset == "digits":
         assert recipe.training.sigma == float(method.pop())
+    elif dataset == "mnist":
+        assert recipe.net.architecture == "lenet"
+        if "smoothmix" in method:
+            assert recipe.training.loss.weight == (1.0 if "eta1" in method else 5.0)
+            method = [part for part in method if part != "eta1"]
     else:
         assert recipe.net.architecture == ("resnet110" if path.stem.endswith("_long") else "resnet20")
     loss = recipe.training.loss
