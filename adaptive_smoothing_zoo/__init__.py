@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.tuning.best_mix import tune
     from adaptive_smoothing_zoo.zoo.references import resolve
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdaptiveAlpha",

@@ -20,7 +20,7 @@ STAKES = 0.99 * 0.5 ** np.arange(10)  # of a capital, from nearly all of it to w
 
 
 def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: float) -> Floats:
-    """Lower bound of a probability from ``votes`` successes in ``samples`` trials (Clopper and Pearson 1934).
+    """Lower bound of a probability from ``votes`` successes in ``samples`` trials [CP34].
 
     Args:
         votes, samples: whole numbers with 0 <= votes <= samples and samples >= 1; they broadcast.
@@ -51,7 +51,7 @@ def clopper_pearson_upper(votes: Values, samples: Values, failure_probability: f
 
 
 def betting_lower(samples: Values, failure_probability: float) -> Floats:
-    """Lower bound of the mean of samples in [0, 1] by betting against smaller means (Waudby-Smith and Ramdas 2024).
+    """Lower bound of the mean of samples in [0, 1] by betting against smaller means [WSR24].
 
     A bettor who believes that the mean exceeds m stakes, on each sample x in turn, lambda (x - m) of a capital that
     starts at 1, with lambda chosen from the samples before it (the plug-in rule of their Section 4, one-sided). If the
@@ -96,7 +96,7 @@ class BettingTest:
     sample x multiplies its share by 1 + lambda (x - mean) / mean >= 0. If the mean of x (given the samples before it)
     is at most ``mean``, the expected factor is at most 1: the sum of the shares is a nonnegative supermartingale, and
     by Ville's inequality it ever reaches 1 / failure_probability with at most that probability, whatever rule ends the
-    sampling. (Waudby-Smith and Ramdas 2024; the mixture of stakes serves where n is not known beforehand.)
+    sampling. ([WSR24]; the mixture of stakes serves where n is not known beforehand.)
 
     Args:
         mean: in (0, 1).

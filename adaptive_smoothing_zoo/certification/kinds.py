@@ -132,7 +132,7 @@ class Subject:
         self, images: Tensor, labels: Tensor, bounds: Sequence[str], run: Run
     ) -> dict[str, Certificates]:
         if self.radius is not None:
-            raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
+            raise ValueError("a Lipschitz h is certified at all radii at once; omit the radius")
         about: dict[str, Any] = {"indices": run.indices, "times": run.times}
         return {bound: certify_lipschitz(self.mix, images, labels, bound=bound, **about) for bound in bounds}
 
@@ -187,7 +187,7 @@ def subject_of(
     if isinstance(h, GaussianSmoothed) and part != "std_model":
         smoothed_rob_model(model)
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):
-            raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; leave sigma and votes away")
+            raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; omit sigma and votes")
         own = Sampling(sigma=h.sigma, votes=h.votes, **sampling)
         return Subject(model=model, part=part, known="smoothed", sampling=own, radius=radius)
     if sigma is not None:
@@ -203,7 +203,7 @@ def _of_a_net(
 ) -> Subject:
     """The certificates of a net that is no mix: those of its smoothed version."""
     if part != "whole":
-        raise ValueError(f"a {type(net).__name__} is no mix, so it has no {part}; leave the part away")
+        raise ValueError(f"a {type(net).__name__} is not a mix and has no {part}; omit the part")
     if sigma is None:
         raise ValueError(_unknown(net))
     own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)

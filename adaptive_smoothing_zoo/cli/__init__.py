@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from io import TextIOWrapper
-from pathlib import Path
+from itertools import chain
+from types import ModuleType
 
 import click
 
@@ -13,12 +15,14 @@ from adaptive_smoothing_zoo.cli import adversarial_commands as adversarials
 from adaptive_smoothing_zoo.cli import certify_commands as certification
 from adaptive_smoothing_zoo.cli import evaluate_commands as evaluation
 from adaptive_smoothing_zoo.cli import experiment_commands as experiments
+from adaptive_smoothing_zoo.cli import model_commands as models
 from adaptive_smoothing_zoo.cli import publish_commands as publishing
 from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli import tune_commands as tuning
 from adaptive_smoothing_zoo.cli import weight_commands as weights
 from adaptive_smoothing_zoo.cli.interruption import Terminated
-from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, model_options, units_told
+from adaptive_smoothing_zoo.cli.options import example, units_told
+from adaptive_smoothing_zoo.cli.versions import tell_versions
 from adaptive_smoothing_zoo.errors import ZooError, reason
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 
@@ -51,42 +55,49 @@ def main() -> None:
         sys.exit(2)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="adaptive-smoothing-zoo")
+class Sections(click.Group):
+    """A group whose help lists the commands by topic."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, modules in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(c.name or "", c.get_short_help_str(200)) for c in commands_of(modules)])
+
+
+def commands_of(modules: Iterable[ModuleType]) -> list[click.Command]:
+    """The commands of modules, in the order in which they are written, without those inside a group."""
+    inner = certification.plot_command.commands.values()
+    found = (value for module in modules for value in vars(module).values() if isinstance(value, click.Command))
+    return [command for command in dict.fromkeys(found) if command not in inner]
+
+
+SECTIONS = {
+    "Look": (models,),
+    "Evaluate": (evaluation, adversarials),
+    "Certify, and draw": (certification,),
+    "Make a mix": (tuning, training),
+    "Publish": (publishing,),
+    "Weights and entries": (weights,),
+    "Reproduce the papers": (experiments,),
+}
+
+
+@click.group(
+    cls=Sections,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("asz list", "asz info Demo2026Adaptive --dataset digits", "asz eval --help"),
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=tell_versions,
+    help="Show the versions of asz, torch and the extras and exit.",
+)
 def asz() -> None:
     """Accurate and robust at once: adaptively smoothed classifiers."""
 
 
-@asz.command("list")
-@click.option("--dataset", default=None, help="only of this data set")
-@click.option("--threat-model", default=None, help="only of this threat model")
-def list_command(dataset: str | None, threat_model: str | None) -> None:
-    """List the triplets of the zoo."""
-    from adaptive_smoothing_zoo.zoo.registry import list_models
-
-    for entry in list_models(dataset, threat_model):
-        alpha = entry.alpha
-        weights = entry.weights
-        original = "original files, " + ("verified" if weights.verified else "not verified yet")
-        elsewhere = original if weights.components else "no weights"
-        where = "embedded" if weights.embedded else weights.hub_repo or elsewhere
-        click.echo(
-            f"{entry.name:28} {entry.dataset:9} {entry.threat_model:5} eps {entry.eps:6} "
-            f"alpha [{alpha.alpha_min:g}, {alpha.alpha_max:g}]  {where}"
-        )
-
-
-@asz.command("info")
-@model_options()
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of a net")
-def info_command(choice: ModelChoice, results: Path) -> None:
-    """Print the entry of MODEL as JSON: of a triplet its own, of a net what is kept next to its records."""
-    from adaptive_smoothing_zoo.zoo.entry import entry_to_text
-
-    click.echo(entry_to_text(choice.entry(results)), nl=False)
-
-
-for module in (evaluation, adversarials, certification, tuning, training, experiments, publishing, weights):
-    for command in vars(module).values():
-        if isinstance(command, click.Command):
-            asz.add_command(command)
+for command in commands_of(chain.from_iterable(SECTIONS.values())):
+    asz.add_command(command)

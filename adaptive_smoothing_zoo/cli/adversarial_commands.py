@@ -7,16 +7,22 @@ from pathlib import Path
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelChoice, model_options
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelChoice, example, model_options
 
 
-@click.command("check-adversarials")
+@click.command(
+    "check-adversarials",
+    epilog=example(
+        "asz eval Demo2026Constant --dataset digits --save-adversarials adv.npz",
+        "asz check-adversarials adv.npz Demo2026Constant --dataset digits",
+    ),
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @model_options()
 @DEVICE
 @DATA_DIR
 def check_adversarials_command(file: Path, choice: ModelChoice, device: str, data_dir: str | None) -> None:
-    """Ask MODEL about the adversarial images in FILE, which asz eval --save-adversarials wrote.
+    """Classify the adversarial images in FILE with MODEL, which asz eval --save-adversarials wrote.
 
     The images must obey the threat model that the file names. Exit code 1 if the accuracy is not the recorded one.
     """

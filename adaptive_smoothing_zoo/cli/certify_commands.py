@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.cli.options import (
     OUT,
     RESULTS,
     ModelChoice,
+    example,
     examples_option,
     known_threat_model,
     model_options,
@@ -51,7 +52,13 @@ N0 = "number of noise samples for each image that choose its class"
 N = "number of noise samples for each image that bound its class's probability, at most; of images: --n-examples"
 
 
-@click.command("certify")
+@click.command(
+    "certify",
+    epilog=example(
+        "asz certify Demo2026Smoothed --dataset digits --n-examples 100",
+        "asz certify robustbench:Standard --sigma 0.25 --n-samples 10000 --skip 20",
+    ),
+)
 @model_options(threat_model=None)
 @click.option(
     "--part",
@@ -291,12 +298,18 @@ def accuracy(model: Any, examples: Examples, device: Any) -> float:
         return float((predict(model, examples.images, 128, device) == examples.labels).double().mean())
 
 
-@click.group("plot")
+@click.group("plot", epilog=example("asz plot trade-off results", "asz plot certified log.tsv --sigma 0.25"))
 def plot_command() -> None:
     """Draw pictures of what was measured."""
 
 
-@plot_command.command("certified")
+@plot_command.command(
+    "certified",
+    epilog=example(
+        "asz plot certified --triplet Demo2026Smoothed --dataset digits",
+        "asz plot certified log.tsv --sigma 0.25 --alpha 0.76 --alpha 1",
+    ),
+)
 @click.argument("logs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--sigma", "sigmas", type=float, multiple=True, help="of the logs: one for all or one each, in order")
 @click.option("--alpha", "alphas", type=float, multiple=True, help="of mixes with the logs' h; 1, h alone")
@@ -408,13 +421,13 @@ def baseline_curves(path: Path, bounds: tuple[str, ...]) -> list[CertifiedCurve]
 
 
 def _sigma_of(log: Path) -> float:
-    """The sigma in the settings beside a log of ours."""
+    """The sigma in the settings next to a log of ours."""
     from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
     from adaptive_smoothing_zoo.errors import ResultsError
 
     if not settings_path(log).exists():
-        raise click.UsageError(f"{log} has no settings beside it that tell its sigma; say --sigma")
+        raise click.UsageError(f"{log} has no settings next to it that name its sigma; pass --sigma")
     sigma = read_settings(log).get("sigma")
     if not isinstance(sigma, float):
-        raise ResultsError(f"the settings of {log} do not tell its sigma; say --sigma")
+        raise ResultsError(f"the settings of {log} do not name its sigma; pass --sigma")
     return sigma

@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.cli.options import (
     AttackChoice,
     ModelChoice,
     attack_options,
+    example,
     examples_option,
     model_options,
 )
@@ -38,7 +39,14 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.zoo.named import Named
 
 
-@click.command("eval")
+@click.command(
+    "eval",
+    epilog=example(
+        "asz eval Demo2026Adaptive --dataset digits",
+        "asz eval robustbench:Wong2020Fast --data-dir data --n-examples 1000",
+        "asz eval nets.py:make --checkpoint weights.pt --data-dir images.npz --quick",
+    ),
+)
 @model_options()
 @click.option(
     "--eps", default=None, help="radius, as 8/255 or 0.5, or several, as 2/255,4/255; the entry's if not given"
@@ -114,7 +122,7 @@ def eval_command(
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, protocol=settings.protocol)
     state = state_path(out, entry, part)
     about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
@@ -129,7 +137,14 @@ def eval_command(
     remove_state(state)
 
 
-@click.command("merge")
+@click.command(
+    "merge",
+    epilog=example(
+        "asz eval Demo2026Adaptive --dataset digits --shard 0/2",
+        "asz eval Demo2026Adaptive --dataset digits --shard 1/2",
+        "asz merge Demo2026Adaptive --dataset digits",
+    ),
+)
 @model_options()
 @examples_option(None, "number of test images, as in the shards")
 @click.option("--eps", default=None, help="as in the shards")
@@ -162,7 +177,7 @@ def merge_command(
         remove_state(state)
 
 
-@click.command("adapt")
+@click.command("adapt", epilog=example("asz adapt Demo2026Adaptive --dataset digits"))
 @model_options()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
 @click.option(
@@ -236,7 +251,7 @@ def adapt_command(
     click.echo(f"wrote {path}")
 
 
-@click.command("validate")
+@click.command("validate", epilog=example("asz validate Demo2026Adaptive --dataset digits --n-examples 100"))
 @model_options()
 @examples_option(100)
 @click.option("--batch-size", type=int, default=128, show_default=True)
@@ -355,7 +370,7 @@ def _radii(eps: str | None, *, alone: bool) -> list[str]:
 
 def _check_quick(settings: AttackSettings, shard: str | None) -> None:
     if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
-        raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
+        raise click.UsageError("--quick makes an attack of its own; omit other attacks, numbers and shards")
 
 
 def _run_radii(
@@ -503,5 +518,5 @@ def _write_and_tell(
     for remark in record.remarks:
         click.echo(remark, err=True)
     if not evaluation.settings.is_standard:
-        click.echo(f"{evaluation.settings.protocol}: this is no result of the standard protocol", err=True)
+        click.echo(f"{evaluation.settings.protocol}: this is not a result of the standard protocol", err=True)
     click.echo(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""``asz leaderboard``, ``describe``, ``claim``, ``card``, ``export`` and ``push``."""
+"""``asz leaderboard``, ``plot trade-off``, ``describe``, ``claim``, ``card``, ``export`` and ``push``."""
 
 from __future__ import annotations
 
@@ -9,30 +9,95 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, model_options, words_options
+from adaptive_smoothing_zoo.cli import certify_commands
+from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, example, model_options, words_options
 from adaptive_smoothing_zoo.storage.files import write_text
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
+CARDS = Path("model_cards")
 RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 
 
-@click.command("leaderboard")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the pages; FOLDER if not given")
-def leaderboard_command(folder: Path, out: Path | None) -> None:
-    """Render the entries below FOLDER to leaderboard.html and leaderboard.md."""
+WITH_ROBUSTBENCH = click.option(
+    "--with-robustbench",
+    "model_info",
+    type=click.Path(path_type=Path),
+    metavar="MODEL_INFO_DIR",
+    help="also RobustBench's entries of the same data, threat model and radius: its folder model_info",
+)
+
+
+@click.command(
+    "leaderboard",
+    epilog=example("asz leaderboard results", "asz leaderboard results --with-robustbench ../robustbench/model_info"),
+)
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@WITH_ROBUSTBENCH
+@click.option(
+    "--cards",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=(CARDS,),
+    show_default=True,
+    help="to link; repeatable",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; the first FOLDER if not given")
+def leaderboard_command(
+    folders: tuple[Path, ...], model_info: Path | None, cards: tuple[Path, ...], out: Path | None
+) -> None:
+    """Rank the models with entries below FOLDER: leaderboard.html and leaderboard.md.
+
+    The HTML page sorts and filters without a network and shows the trade-off of clean and robust accuracy. Of the same
+    entry in several folders, the first counts.
+    """
     from adaptive_smoothing_zoo.publishing.leaderboard import render
 
-    page, text = render(folder)
+    out = out or folders[0]
+    page, text = render(*folders, out=out, cards=cards, model_info=model_info)
     for name, content in (("leaderboard.html", page), ("leaderboard.md", text)):
-        path = (out or folder) / name
-        write_text(path, content)
-        click.echo(f"wrote {path}")
+        write_text(out / name, content)
+        click.echo(f"wrote {out / name}")
 
 
-@click.command("describe")
+@certify_commands.plot_command.command(
+    "trade-off",
+    epilog=example(
+        "asz plot trade-off results --dataset digits --threat-model Linf",
+        "asz plot trade-off results --with-robustbench model_info --out plot.pdf",
+    ),
+)
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", default=None, help="needed where FOLDER has several")
+@click.option("--threat-model", default=None, help="needed where FOLDER has several: Linf or L2")
+@click.option("--eps", default=None, help="needed where FOLDER has several: as 8/255 or 0.5")
+@WITH_ROBUSTBENCH
+@click.option("--title", default=None, help="data set, threat model and radius if not given")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("trade-off.png"), show_default=True)
+def plot_trade_off_command(
+    folders: tuple[Path, ...], model_info: Path | None, title: str | None, out: Path, **wanted: str | None
+) -> None:
+    """Draw clean against best known robust accuracy of the models with entries below FOLDER.
+
+    Where it is recorded, the line of constant alphas is drawn, too. The name of OUT chooses the format (.png, .pdf,
+    .svg).
+    """
+    from adaptive_smoothing_zoo.publishing.leaderboard import read_tables
+
+    tables = read_tables(*folders, model_info=model_info)
+    chosen = [table for table in tables if all(value in (None, getattr(table, key)) for key, value in wanted.items())]
+    if len(chosen) != 1:
+        known = "; ".join(table.title for table in tables)
+        raise click.UsageError(f"choose one with --dataset, --threat-model and --eps: there are {known}")
+    chosen[0].trade_off.draw(out, title or chosen[0].title)
+    click.echo(f"wrote {out}")
+
+
+@click.command(
+    "describe",
+    epilog=example('asz describe mix/ --name Doe2026Mix --title "A mix" --no-additional-data'),
+)
 @model_options()
 @words_options
 @click.option("--eps", default=None, help="of a net: the radius that it is made for, as 8/255 or 0.5")
@@ -52,7 +117,7 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
     if not is_triplet(choice.reference):
         entry = _described_net(choice, words, eps, results)
     elif eps is not None:
-        raise click.UsageError(f"{choice.reference} is a triplet, whose radius stands in its entry; leave --eps away")
+        raise click.UsageError(f"{choice.reference} is a triplet, whose radius is in its entry; omit --eps")
     else:
         folder = folder_of(choice.reference)
         entry = describe_folder(folder, results, words.description(), choice.name)
@@ -77,7 +142,7 @@ def _described_net(choice: ModelChoice, words: WordChoice, eps: str | None, resu
     return entry
 
 
-@click.command("claim")
+@click.command("claim", epilog=example("asz claim Demo2026Constant --checkpoint https://example.org/weights"))
 @model_options(checkpoint="--weights")
 @RESULTS_OPTION
 @click.option("--checkpoint", "link", required=True, help="link to weights and code, for the reviewers")
@@ -93,24 +158,26 @@ def claim_command(choice: ModelChoice, results: Path, link: str) -> None:
     click.echo(claim(entry, evidence, link, identity_of(model, entry.image_shape)))
 
 
-@click.command("card")
+@click.command("card", epilog=example("asz card Demo2026Adaptive --dataset digits --results results"))
 @model_options()
 @RESULTS_OPTION
-@click.option("--out", type=click.Path(path_type=Path), default=Path("model_cards"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=CARDS, show_default=True)
 def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
     """Write a page about MODEL from its entry and its recorded results, if there are any."""
     from adaptive_smoothing_zoo.publishing.export import card_from
 
     entry = choice.entry(results)
     path = out / f"{entry.key}.md"
-    text, evidence = card_from(entry, results, lambda: choice.load(entry).net, choice.reference)
+    text, evidence, plot = card_from(entry, results, lambda: choice.load(entry).net, choice.reference)
     for why in evidence.stale if evidence else ():
         click.echo(f"left aside: {why}", err=True)
     write_text(path, text)
+    if plot is not None:
+        write_text(path.with_suffix(".svg"), plot.svg())
     click.echo(f"wrote {path}" + ("" if evidence else f"; no results for {entry.key} in {results}"))
 
 
-@click.command("export")
+@click.command("export", epilog=example("asz export Demo2026Adaptive exported/ --dataset digits --results results"))
 @model_options()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for the card")
@@ -125,7 +192,7 @@ def export_command(choice: ModelChoice, folder: Path, results: Path, shard_size:
     click.echo(f"wrote {folder}" + ("" if evidence else f"; no results for {model.entry.key} in {results}"))
 
 
-@click.command("push")
+@click.command("push", epilog=example("asz push exported/ me/Demo2026Adaptive --private"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="the repository is to be private")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adaptive_smoothing_zoo.cli.options import example
+
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.training.choose_alpha import Candidate
     from adaptive_smoothing_zoo.training.loop import Progress
     from adaptive_smoothing_zoo.training.plan import Stage
 
 
-@click.command("recipes")
+@click.command("recipes", epilog=example("asz recipes", "asz recipes digits_adaptive > mine.toml"))
 @click.argument("name", required=False)
 def recipes_command(name: str | None) -> None:
     """List the recipes of the package, or print the one called NAME, to copy it."""
@@ -28,7 +30,12 @@ def recipes_command(name: str | None) -> None:
         click.echo(f"{each:42} {describe(read_recipe(each))}")
 
 
-@click.command("train")
+@click.command(
+    "train",
+    epilog=example(
+        "asz train digits_adaptive_short --plan", "asz train mine.toml --set training.epochs=5 --out runs/mine"
+    ),
+)
 @click.argument("recipe")
 @click.option("--set", "changes", multiple=True, help="key=value in the recipe's place, as training.seed=1; repeatable")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder; runs/<RECIPE's name> if not given")
@@ -56,13 +63,13 @@ def train_command(
     Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch every batch is shared
     among the processes.
     """
-    import adaptive_smoothing_zoo
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.evaluation import distributed, pick_device
     from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, source_commit
     from adaptive_smoothing_zoo.training import plan, runs
     from adaptive_smoothing_zoo.training.recipe import TripletRecipe, find_recipe, read_recipe
     from adaptive_smoothing_zoo.training.workers import find_workers
+    from adaptive_smoothing_zoo.zoo import embedding
 
     if limits and not embed:
         raise click.UsageError("--limit is for the entry that --embed writes")
@@ -98,8 +105,7 @@ def train_command(
         return
     click.echo(f"wrote {folder}")
     if embed and isinstance(read, TripletRecipe):
-        entry = runs.embed(folder, Path(adaptive_smoothing_zoo.__file__).parent, limits)
-        click.echo(f"embedded {entry.key}: {entry.weights.embedded}")
+        click.echo(f"embedded {embedding.embed(folder, limits).key}")
 
 
 def _say_plan(stages: list[Stage], say: Callable[[str], object]) -> None:

@@ -9,10 +9,16 @@ from typing import Any
 import click
 
 from adaptive_smoothing_zoo.cli.learned_form import learn, learned_options, named_images
-from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_options
+from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, words_options
 
 
-@click.command("tune")
+@click.command(
+    "tune",
+    epilog=example(
+        "asz tune out/ --std-model base:pyautoattack_resnet18 \\",
+        "    --rob-model robustbench:Carmon2019Unlabeled --data-dir data --clean 0.93",
+    ),
+)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--std-model", required=True, help="g: a reference, as timm:resnet50.a1_in1k or nets.py:function")
 @click.option("--rob-model", required=True, help="h: a reference, as robustbench:Carmon2019Unlabeled")
@@ -42,13 +48,9 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, words_option
 def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     """Find the best mix of two nets without training.
 
-    Both nets are asked about held-out images and h is attacked there; every mix is then scored from these answers. With
+    Both nets classify held-out images, and h is attacked there. Every mix is then scored from their outputs. With
     a target (--clean or --robust) OUT becomes a triplet folder that every other command takes; without one, only the
     front is written.
-
-    \b
-    asz tune out/ --std-model base:pyautoattack_resnet18 \\
-        --rob-model robustbench:Carmon2019Unlabeled --data-dir data --clean 0.93
     """
     from adaptive_smoothing_zoo.publishing.description import describe_folder
     from adaptive_smoothing_zoo.publishing.export import write_card
@@ -171,7 +173,9 @@ def _usual_range(dataset: str) -> str:
     from adaptive_smoothing_zoo.data import DATA_SETS
 
     known = DATA_SETS.get(dataset)
-    return "validation:0:1000" if known is not None and "validation" in known.splits else "test:5000:6000"
+    if known is None or "validation" not in known.splits:
+        return "test:5000:6000"
+    return f"validation:0:{min(1000, known.test_set_size)}"  # of a small data set both splits are small
 
 
 def _range(text: str) -> tuple[str, int, int]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
-from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option, examples_option
+from adaptive_smoothing_zoo.cli.options import RESULTS, dataset_option, example, examples_option
 from adaptive_smoothing_zoo.errors import WeightsError
 
 
-@click.command("verify")
+@click.command("verify", epilog=example("asz verify Bai2023Improving_edm --dataset cifar10 --data-dir data"))
 @click.argument("name")
 @dataset_option()
 @examples_option(1000)
@@ -69,7 +69,7 @@ def verify_command(
         raise WeightsError(f"the weights of {entry.key} do not have the published clean accuracy")
 
 
-@click.command("convert")
+@click.command("convert", epilog=example("asz convert Bai2024MixedNUTS out/ --std-model std.pt --rob-model rob.pt"))
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
 @dataset_option()
@@ -101,7 +101,21 @@ def convert_command(
     click.echo(f"wrote {folder}")
 
 
-@click.command("check-entry")
+@click.command("embed", epilog=example("asz embed runs/digits_adaptive"))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--limit", "limits", multiple=True, help="what else the entry shall say of its limits; repeatable")
+def embed_command(folder: Path, limits: tuple[str, ...]) -> None:
+    """Write the triplet in FOLDER into the package (for maintainers): its entry, and weights that are not there yet.
+
+    A base net that comes with the package is named, not stored again.
+    """
+    from adaptive_smoothing_zoo.zoo import embedding
+
+    entry = embedding.embed(folder, limits)
+    click.echo(f"embedded {entry.key}: {entry.weights.embedded or 'its base nets are there'}")
+
+
+@click.command("check-entry", epilog=example("asz check-entry entry.json", "asz check-entry --schema > schema.json"))
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--schema", is_flag=True, help="print the JSON schema of entries instead")
 def check_entry_command(file: Path | None, schema: bool) -> None:

@@ -1,11 +1,13 @@
 """Model cards: made from the entry and the recorded results, never by hand."""
 
+from adaptive_smoothing_zoo.publishing.accuracies import known_accuracies
 from adaptive_smoothing_zoo.publishing.certificate_needs import needs_section
 from adaptive_smoothing_zoo.publishing.certification_record import CertificationRecord, certificates_section
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page, percent
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Point, TradeOff
 from adaptive_smoothing_zoo.zoo.entry import Entry, NetEntry, Paper
 
 
@@ -15,6 +17,7 @@ def model_card(
     curve: ConstantCurve | None = None,
     certification: CertificationRecord | None = None,
     front: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """The card's Markdown, with the front matter that the Hugging Face Hub reads.
 
@@ -23,11 +26,11 @@ def model_card(
         curve: what constant alphas reach with the same g and h, if that was measured.
         certification: the certificates of the triplet, if there are some.
         front: the file next to the card that shows all mixes among which this one was chosen, if there is one.
+        picture: what the file of ``trade_off`` next to the card is called; shown only if that gives a picture.
     """
-    run = None if evidence is None else evidence.run
-    if run is None or curve is None or not (run.is_standard and curve.matches(run)):
-        curve, reached, gain = None, None, 0.0
-    else:
+    run, curve = None if evidence is None else evidence.run, fitting(curve, evidence)
+    reached, gain = None, 0.0
+    if run is not None and curve is not None:
         reached = curve.clean_at(run.robust_accuracy)
         gain = 0.0 if reached is None else round(100 * (run.clean_accuracy - reached), 2)
     return page(
@@ -43,15 +46,39 @@ def model_card(
         certificates=_certificates(entry, certification),
         how_to_load=how_to_load(entry),
         citation=citation(entry.paper),
-        called="mix",
         front=front,
+        picture=picture if trade_off(entry, evidence, curve) else None,
+        accuracies=known_accuracies(entry, evidence, certification),
     )
+
+
+def fitting(curve: ConstantCurve | None, evidence: Evidence | None) -> ConstantCurve | None:
+    """A curve of constant alphas, if a standard run was measured in the same way."""
+    run = None if evidence is None else evidence.run
+    return curve if curve is not None and run is not None and run.is_standard and curve.matches(run) else None
+
+
+def trade_off(entry: Entry, evidence: Evidence | None, curve: ConstantCurve | None) -> TradeOff | None:
+    """The picture of a card: the model on or off the curve of constant alphas. None where there is no curve to compare.
+
+    Args:
+        evidence, curve: see ``model_card``.
+    """
+    curve = fitting(curve, evidence)
+    if evidence is None or curve is None:
+        return None
+    clean, best = 100 * evidence.run.clean_accuracy, 100 * evidence.best_known
+    points = [Point(label=entry.name, clean=clean, robust=100 * evidence.run.robust_accuracy, key=entry.key)]
+    if evidence.broken:
+        points.append(Point(label="after all attacks", clean=clean, robust=best, key=f"{entry.key} best", open=True))
+    return TradeOff(points=tuple(points), curve=curve.line, robust=f"AutoAttack accuracy, % (n = {curve.n})")
 
 
 def net_card(entry: NetEntry, evidence: Evidence | None) -> str:
     """A short page in Markdown about what was measured of a net; ``evidence`` is None if nothing was."""
     run = None if evidence is None else evidence.run
-    return page("net_card.md", entry=entry, evidence=evidence, run=run, citation=citation(entry.paper), called="net")
+    about = {"accuracies": known_accuracies(entry, evidence), "citation": citation(entry.paper)}
+    return page("net_card.md", entry=entry, evidence=evidence, run=run, **about)
 
 
 def citation(paper: Paper) -> str:

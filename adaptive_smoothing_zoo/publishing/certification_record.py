@@ -23,7 +23,7 @@ from adaptive_smoothing_zoo.certification.sampling import Sampling
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.pages import page, percent
-from adaptive_smoothing_zoo.publishing.record import results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, results_path
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, tensors_sha256
@@ -65,7 +65,7 @@ class SamplingRecord:
 class BoundRecord:
     """What one theorem certified."""
 
-    log: str  # the file beside the record
+    log: str  # the file next to the record
     average_radius: float | None  # over all examples, 0 where not certified or wrong; None for a single radius
     certified_accuracy: tuple[float, ...]  # at the record's radii; fractions
 
@@ -114,7 +114,7 @@ class CertificationRecord:
                 raise ValueError(f"the certified accuracies of {name} must be fractions")
 
 
-def certification_path(out: Path, entry: ModelEntry, name: str) -> Path:
+def certification_path(out: Path, entry: Keyed, name: str) -> Path:
     """Where a file of a triplet's certification stands."""
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
@@ -184,7 +184,7 @@ def write_certification(path: Path, record: CertificationRecord) -> Path:
     return path
 
 
-def read_certification(out: Path, entry: ModelEntry) -> CertificationRecord | None:
+def read_certification(out: Path, entry: Keyed) -> CertificationRecord | None:
     """The record of a triplet itself under ``out``; ResultsError if it is damaged, or of another triplet."""
     path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():

@@ -7,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from adaptive_smoothing_zoo.publishing.record import Record, results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Point
+
+_ENDS = {0.0: " (g alone)", 1.0: " (h alone)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +48,30 @@ class ConstantCurve(Record):
     points: tuple[CurvePoint, ...]
 
     @classmethod
-    def path(cls, out: Path, entry: ModelEntry) -> Path:
+    def path(cls, out: Path, entry: Keyed) -> Path:
         return results_path(out, entry).with_name(f"constant_alpha.{cls.KIND}.json")
 
-    def is_of(self, entry: ModelEntry) -> bool:
+    def is_of(self, entry: Keyed) -> bool:
         return True
 
     def matches(self, run: RunRecord) -> bool:
         """Whether curve and run were measured with the same settings on the same examples."""
         fields = ("dataset", "threat_model", "eps", "engine", "n", "seed", "batch_size", "data_sha256")
         return all(getattr(self, field) == getattr(run, field) for field in fields)
+
+    @property
+    def line(self) -> tuple[Point, ...]:
+        """The curve in a picture."""
+        return tuple(
+            Point(
+                label=f"alpha {point.alpha:g}{_ENDS.get(point.alpha, '')}",
+                clean=100 * point.clean,
+                robust=100 * point.robust,
+                kind="alpha",
+                note="AutoAttack, constant alpha",
+            )
+            for point in self.points
+        )
 
     def clean_at(self, robust: float) -> float | None:
         """The highest clean accuracy on the curve, linear between neighbouring alphas, at ``robust`` or more.

@@ -10,17 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
-from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry
+from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
 from adaptive_smoothing_zoo.publishing.pages import page
-from adaptive_smoothing_zoo.publishing.record import results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, interval_95, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_path
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.storage.files import write_text
-from adaptive_smoothing_zoo.storage.identity import identity_of
+from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
@@ -53,6 +52,14 @@ class Evidence:
         return (self.run.robust_count - len(self.broken)) / self.run.n
 
     @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the clean, "autoattack" and "best" known accuracy, for the choice of images alone."""
+        run = self.run
+        counts = {"clean": round(run.clean_accuracy * run.n), "autoattack": run.robust_count}
+        counts["best"] = run.robust_count - len(self.broken)
+        return {name: interval_95(count, run.n) for name, count in counts.items()}
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for the footnote of a leaderboard entry; nothing if there is nothing to add to AutoAttack."""
         return tuple(page("remarks.txt", evidence=self, run=self.run).splitlines())
@@ -68,21 +75,20 @@ class Evidence:
         return names
 
 
-def read_evidence(out: Path, entry: ModelEntry, model: nn.Module | None = None) -> Evidence:
+def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> Evidence:
     """Whatever is recorded of a model below ``out``; at least a run of AutoAttack.
 
     Adaptive attacks and a validation count if they are about the run next to them: its model, its radius, its examples
     and, for adaptive attacks, its very verdicts.
 
     Args:
-        model: if given, the run must have been made with it.
+        identity: if given, of the model that the run must have been made with.
 
     Raises:
         ResultsError: there is no run, it is another model's, or a file is damaged.
     """
     run, verdicts = RunRecord.read(out, entry), verdicts_path(out, entry)
-    if model is not None:
-        run.require(out, entry, identity=identity_of(model, entry.image_shape))
+    run.require(out, entry, identity=identity)
     adaptive, validation = AdaptiveRecord.find(out, entry), Validation.find(out, entry)
     stale = []
     if adaptive is not None and (why := adaptive.apart_from(run, verdicts)):
@@ -102,7 +108,7 @@ def read_evidence(out: Path, entry: ModelEntry, model: nn.Module | None = None) 
     return Evidence(run=run, adaptive=adaptive, validation=validation, broken=broken, stale=tuple(stale))
 
 
-def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: ModelEntry) -> str:
+def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: Keyed) -> str:
     return f"{record.path(out, entry)} {why} than the run next to it; run {record.COMMAND} again"
 
 

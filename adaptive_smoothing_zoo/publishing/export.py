@@ -13,12 +13,13 @@ from pathlib import Path
 from torch import nn
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card, net_card
+from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card, net_card, trade_off
 from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+from adaptive_smoothing_zoo.publishing.trade_off_plot import TradeOff
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE
@@ -59,47 +60,51 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
     return folder
 
 
-def card_of(model: Triplet, results: str | Path, front: str | None = None) -> tuple[str, Evidence | None]:
+def card_of(
+    model: Triplet, results: str | Path, front: str | None = None, picture: str | None = None
+) -> tuple[str, Evidence | None]:
     """A triplet's model card and what is recorded of it, None if ``results`` has no run.
 
     Args:
-        front: see ``model_card``.
+        front, picture: see ``model_card``.
 
     Raises:
         ResultsError: what is recorded there was measured of another model, or is damaged.
     """
     results, entry = Path(results), model.described()
-    certification = read_certification(results, entry)
-    if certification is not None and certification.identity != identity_of(model, entry.image_shape):
+    certification, identity = read_certification(results, entry), identity_of(model, entry.image_shape)
+    if certification is not None and certification.identity != identity:
         raise ResultsError(
             f"the certificates of {entry.key} in {results} are of another model than this; certify this one (asz "
             "certify), or name a folder without results for it"
         )
-    evidence = read_evidence(results, entry, model) if RunRecord.path(results, entry).exists() else None
-    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification, front), evidence
+    evidence = read_evidence(results, entry, identity) if RunRecord.path(results, entry).exists() else None
+    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification, front, picture), evidence
 
 
 def card_from(
     entry: ModelEntry, results: Path, load: Callable[[], nn.Module], reference: str
-) -> tuple[str, Evidence | None]:
-    """The card of any model by its entry. The model is loaded where results speak of it.
+) -> tuple[str, Evidence | None, TradeOff | None]:
+    """The card of any model by its entry, what is recorded of it, and the card's picture, ``<key>.svg`` next to it.
+
+    The model is loaded where results speak of it.
 
     Args:
         reference: by which ``load_model`` finds a triplet that is not in the zoo.
     """
     has_run = RunRecord.path(results, entry).exists()
     if isinstance(entry, NetEntry):
-        evidence = read_evidence(results, entry, load()) if has_run else None
-        return net_card(entry, evidence), evidence
+        evidence = read_evidence(results, entry, identity_of(load(), entry.image_shape)) if has_run else None
+        return net_card(entry, evidence), evidence, None
     assert isinstance(entry, Entry)
     text, evidence = model_card(entry, None), None
     if has_run or certification_path(results, entry, "certified.json").exists():
         triplet = load()
         assert isinstance(triplet, Triplet)
-        text, evidence = card_of(triplet, results)
+        text, evidence = card_of(triplet, results, picture=f"{entry.key}.svg")
     if not entries_named(entry.name):
         text = text.replace(how_to_load(entry), how_to_load(entry, reference))
-    return text, evidence
+    return text, evidence, trade_off(entry, evidence, ConstantCurve.find(results, entry))
 
 
 def is_own(folder: Path) -> bool:

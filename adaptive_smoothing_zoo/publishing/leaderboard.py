@@ -1,114 +1,290 @@
-"""Leaderboard entries in RobustBench's format, and pages made of them."""
+"""Leaderboards: the entries below a folder, ranked, with what is recorded of them, as an HTML page and as Markdown."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-from adaptive_smoothing_zoo.errors import ResultsError, reason, shown
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_PROTOCOL
+from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
+from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
+from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
+from adaptive_smoothing_zoo.publishing.model_info import ModelInfo, read_model_info
 from adaptive_smoothing_zoo.publishing.pages import page, percent
-from adaptive_smoothing_zoo.storage.schema import read_json
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Point, TradeOff
+from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.threat import parse_eps
-from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+
+logger = logging.getLogger(__name__)
 
 _KINDS = (".run", ".curve", ".radii", ".verify", ".adaptive", ".validation", ".model", "agreement")
 _NO_ENTRIES = tuple(f"{kind}.json" for kind in _KINDS)
 
 
-def leaderboard_entry(
-    entry: ModelEntry,
-    clean: float,
-    robust: float,
-    *,
-    eps: str | None = None,
-    remarks: Sequence[str] = (),
-    external: float | None = None,
-) -> dict[str, Any]:
-    """The JSON object that RobustBench's ``model_info`` folder holds for a model.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of a leaderboard.
+
+    Attributes:
+        evidence: what is recorded next to its entry; None of models that others have evaluated.
+        problem: why its entry or the records next to it cannot be believed; such a row has no rank.
+        links: files about it, by what a page calls them.
+    """
+
+    info: ModelInfo
+    ours: bool = True
+    evidence: Evidence | None = None
+    problem: str | None = None
+    links: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def best(self) -> float:
+        """The lowest robust accuracy that is known, in percent."""
+        return self.info.best if self.evidence is None else min(self.info.best, 100 * self.evidence.best_known)
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the accuracies that were measured here, fractions, for the choice of images alone."""
+        if self.evidence is None:
+            return {}
+        intervals = self.evidence.intervals
+        if percent(self.evidence.best_known) != f"{self.best:.2f}":
+            del intervals["best"]
+        return intervals
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the accuracies are of the whole test set."""
+        return self.evidence is None or self.evidence.run.n == self.evidence.run.test_set_size
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What speaks against the accuracies."""
+        flags = ["AutoAttack is not reliable here, says RobustBench"] if self.info.unreliable else []
+        if self.problem is not None:
+            return (self.problem,)
+        if self.evidence is None:
+            return (*flags, "no record of the run") if self.ours else tuple(flags)
+        run = self.evidence.run
+        if not self.is_whole:
+            flags.append(f"{run.n} images, not the whole test set")
+        if self.evidence.failed_checks:
+            flags.append(f"failed asz validate: {', '.join(self.evidence.failed_checks)}")
+        if run.warnings:
+            flags.append("AutoAttack's own checks raised a flag")
+        if not run.deterministic:
+            flags.append("the model is not deterministic")
+        return (*flags, *self.evidence.stale)
+
+    @property
+    def point(self) -> Point:
+        """Its place in the trade-off."""
+        n = "" if self.evidence is None else f", {self.evidence.run.n} images"
+        return Point(
+            label=self.info.name,
+            clean=self.info.clean,
+            robust=self.best,
+            kind="ours" if self.ours else "other",
+            key=self.info.key if self.ours else f"robustbench:{self.info.key}",
+            note=f"AutoAttack {self.info.autoattack:.2f} %{n}",
+            open=bool(self.flags),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The models of one data set, threat model and radius, ranked by the best known robust accuracy.
+
+    Those without a rank come last.
+    """
+
+    dataset: str
+    threat_model: str
+    eps: str
+    rows: tuple[Row, ...]
+    curve: ConstantCurve | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} {self.threat_model}, eps {self.eps}"
+
+    @property
+    def has_others(self) -> bool:
+        """Whether RobustBench's entries are among the rows."""
+        return any(not row.ours for row in self.rows)
+
+    @property
+    def trade_off(self) -> TradeOff:
+        """Clean against best known robust accuracy."""
+        curve = () if self.curve is None else self.curve.line
+        points = tuple(row.point for row in self.rows)
+        return TradeOff(points=points, curve=curve, robust="best known robust accuracy, %")
+
+
+def read_tables(*folders: Path, model_info: Path | None = None, cards: Sequence[Path] = ()) -> list[Table]:
+    """One table per data set, threat model and eps below the folders.
 
     Args:
-        clean, robust: measured accuracies, fractions.
-        eps: as text, if it is not the entry's own.
-        remarks: sentences on this run that the footnote must hold.
-        external: the best known robust accuracy, a fraction, if other attacks than AutoAttack made it lower.
-
-    Returns:
-        Keys, order and values as RobustBench has them. Accuracies are strings in percent with two decimals.
-        ``reported`` is what the authors published for this radius, under their adaptive attack if they ran one, or else
-        what was measured. ``external`` is there only if a stronger attack is known to leave less than AutoAttack.
-        ``unreliable`` is a judgement of RobustBench's maintainers and starts as false.
-    """
-    eps = eps or entry.eps
-    published = entry.published if parse_eps(eps) == entry.eps_value else None
-    adaptive = None if published is None or published.adaptive is None else float(published.adaptive) / 100
-    best = min(value for value in (robust, external, adaptive) if value is not None)
-    return {
-        "link": entry.paper.link,
-        "name": entry.paper.title,
-        "authors": entry.paper.authors,
-        "additional_data": entry.additional_data,
-        "number_forward_passes": entry.number_forward_passes,
-        "dataset": entry.dataset,
-        "venue": entry.paper.venue,
-        "architecture": entry.architecture,
-        "eps": eps,
-        "clean_acc": percent(clean),
-        "reported": percent(robust) if published is None else published.adaptive or published.autoattack,
-        "autoattack_acc": percent(robust),
-        **({"external": percent(best)} if best < robust else {}),
-        "footnote": " ".join([entry.footnote, *remarks]).strip(),
-        "unreliable": False,
-    }
-
-
-def render(folder: Path) -> tuple[str, str]:
-    """An HTML page and a Markdown text with one table per data set, threat model and eps below ``folder``.
-
-    Entries are ranked as RobustBench ranks them: by the best known robust accuracy.
+        folders: of results; what is in an earlier one takes the place of the same in a later one.
+        model_info: RobustBench's folder of that name; its entries of the same data sets, threat models and radii are
+            ranked, too. A file that is no entry is skipped with a warning.
+        cards: folders of the model cards that are linked; the first that has one counts.
 
     Raises:
-        ResultsError: no entry there, or a file that is not one.
+        ResultsError: no entry there, or a file that is none; or ``model_info`` has no entries.
     """
-    tables: dict[str, list[dict[str, str]]] = {}
-    for path in sorted(folder.glob("*/*/*.json")):
+    groups: dict[tuple[str, str, float], list[Row]] = {}
+    for folder, path in _first(folders, "*.json"):
         if not path.name.endswith(_NO_ENTRIES):
-            row = _row(path)
-            tables.setdefault(f"{path.parts[-3]} {path.parts[-2]}, eps {row['eps']}", []).append(row)
-    if not tables:
-        raise ResultsError(f"there are no leaderboard entries (<dataset>/<threat model>/<name>.json) in {folder}")
-    for rows in tables.values():
-        rows.sort(key=lambda row: -float(row["best"]))
-        for rank, row in enumerate(rows, 1):
-            row["rank"] = str(rank)
-    html, markdown = (page(f"leaderboard.{kind}", tables=tables) for kind in ("html", "md"))
-    return html, markdown
+            row = _own_row(folder, read_model_info(path), cards)
+            if row.evidence is None or row.evidence.run.is_standard:
+                groups.setdefault(_group(row.info), []).append(row)
+    if not groups:
+        where = " or ".join(map(str, folders))
+        raise ResultsError(f"there are no leaderboard entries (<dataset>/<threat model>/<name>.json) in {where}")
+    for row in () if model_info is None else _robustbench(model_info, groups):
+        groups[_group(row.info)].append(row)
+    return [_table(folders, rows) for rows in groups.values()]
 
 
-def _row(path: Path) -> dict[str, str]:
+def render(
+    *folders: Path,
+    out: Path | None = None,
+    cards: Sequence[Path] = (),
+    model_info: Path | None = None,
+    date: str | None = None,
+) -> tuple[str, str]:
+    """An HTML page, which needs no network, and a Markdown text of the tables of ``read_tables``.
+
+    Runs that did not follow the standard protocol are shown in a table of their own, without a rank.
+
+    Args:
+        out: the folder of the page, to which its links are relative; the first of ``folders`` if None.
+        cards, model_info: see ``read_tables``.
+        date: of the page; today if None.
+
+    Raises:
+        ResultsError: see ``read_tables``.
+    """
+    tables = read_tables(*folders, model_info=model_info, cards=cards)
+    about = {"tables": tables, "others": list(_not_standard(folders)), "protocol": STANDARD_PROTOCOL}
+    about |= {"date": date or datetime.now(UTC).date().isoformat(), "robustbench": model_info is not None}
+    about["link"] = lambda path: _relative(path, out or folders[0])
+    return page("leaderboard.html", **about), page("leaderboard.md", **about)
+
+
+def _group(info: ModelInfo) -> tuple[str, str, float]:
+    return info.dataset, info.threat_model, info.eps_value
+
+
+def _first(folders: Iterable[Path], pattern: str) -> Iterator[tuple[Path, Path]]:
+    """Folder and file of what matches; of files with the same place in several folders, the first."""
+    seen = set()
+    for folder in folders:
+        for path in sorted(folder.glob(f"*/*/{pattern}")):
+            if path.parts[-3:] not in seen:
+                seen.add(path.parts[-3:])
+                yield folder, path
+
+
+def _table(folders: Iterable[Path], rows: Sequence[Row]) -> Table:
+    first = rows[0].info
+    data = {row.evidence.run.data_sha256 for row in rows if row.evidence is not None}
+    curves = (ConstantCurve.find(folder, first) for folder in folders)
+    fitting = (c for c in curves if c and parse_eps(c.eps) == first.eps_value and c.data_sha256 in data)
+    ranked = tuple(sorted(rows, key=lambda row: (row.problem is not None, -row.best)))
+    about = {"dataset": first.dataset, "threat_model": first.threat_model, "eps": first.eps}
+    return Table(**about, rows=ranked, curve=next(fitting, None))
+
+
+def _own_row(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> Row:
+    links = _links(folder, info, cards)
+    if not RunRecord.path(folder, info).exists():
+        return Row(info=info, links=links)
     try:
-        entry = read_json(path)
-        parse_eps(str(entry["eps"]))
-        row = {
-            "method": path.stem,
-            "title": entry["name"],
-            "link": entry["link"],
-            "footnote": entry.get("footnote") or "",
-            "eps": str(entry["eps"]),
-            "clean": _percentage(entry["clean_acc"]),
-            "autoattack": _percentage(entry["autoattack_acc"]),
-            "best": _percentage(entry.get("external", entry["autoattack_acc"])),
-            "extra": {True: "yes", False: "no", None: "unknown"}[entry["additional_data"]],
-            "architecture": entry["architecture"],
-            "venue": entry["venue"] or "unpublished",
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} is not a leaderboard entry: {type(error).__name__} {reason(error)}") from error
-    if not all(isinstance(value, str) for value in row.values()):
-        raise ResultsError(f"{path} is not a leaderboard entry: a text is not a string")
-    return {key: " ".join(value.split()) for key, value in row.items()}
+        evidence = read_evidence(folder, info)
+    except ResultsError as error:
+        return Row(info=info, problem=str(error), links=links)
+    problem = _contradiction(info, evidence.run) if evidence.run.is_standard else None
+    return Row(info=info, evidence=None if problem else evidence, problem=problem, links=links)
 
 
-def _percentage(value: Any) -> str:
-    """RobustBench's entries hold percentages as texts or as numbers."""
-    if isinstance(value, bool) or not 0.0 <= float(value) <= 100.0:
-        raise ValueError(f"a percentage must be in [0, 100], got {shown(value)}")
-    return f"{float(value):.2f}"
+def _contradiction(info: ModelInfo, run: RunRecord) -> str | None:
+    """What an entry says that the run next to it did not measure."""
+    said = info.eps_value, f"{info.clean:.2f}", f"{info.autoattack:.2f}"
+    measured = percent(run.clean_accuracy), percent(run.robust_accuracy)
+    if said == (run.threat.eps, *measured):
+        return None
+    return f"its run record says {' % and '.join(measured)} % at eps {run.eps}; run asz eval again"
+
+
+def _links(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> dict[str, Path]:
+    """What there is to read about a model, by what a page calls it."""
+    paths = {
+        "card": next(filter(Path.exists, (cards_folder / f"{info.key}.md" for cards_folder in cards)), None),
+        "run": RunRecord.path(folder, info),
+        "adaptive attacks": AdaptiveRecord.path(folder, info),
+        "validation": Validation.path(folder, info).with_suffix(".md"),
+    }
+    return {name: path for name, path in paths.items() if path is not None and path.exists()}
+
+
+def _relative(path: Path, start: Path) -> str:
+    """A link from a page in the folder ``start``."""
+    return quote(Path(os.path.relpath(path, start)).as_posix())
+
+
+def _robustbench(folder: Path, wanted: Iterable[tuple[str, str, float]]) -> Iterator[Row]:
+    """The entries of RobustBench that belong into one of the tables."""
+    wanted, found = set(wanted), 0
+    for dataset, threat_model in sorted({group[:2] for group in wanted}):
+        for path in sorted((folder / dataset / threat_model).glob("*.json")):
+            try:
+                info = read_model_info(path)
+            except ResultsError as error:
+                logger.warning("skipped: %s", error)
+                continue
+            found += 1
+            if _group(info) in wanted:
+                yield Row(info=info, ours=False)
+            else:
+                logger.warning("skipped: %s is at another radius, eps %s", path, info.eps)
+    if not found:
+        kinds = " or ".join(sorted({f"{dataset}/{threat_model}" for dataset, threat_model, _ in wanted}))
+        raise ResultsError(
+            f"{folder} has no entries for {kinds}; name RobustBench's folder model_info, which holds "
+            "<dataset>/<threat model>/<name>.json"
+        )
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A model of which there is a record and no entry."""
+
+    name: str
+    dataset: str
+    threat_model: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.dataset}-{self.threat_model}"
+
+
+def _not_standard(folders: Iterable[Path]) -> Iterator[tuple[RunRecord, Path]]:
+    """Recorded runs that no leaderboard takes, each with its file."""
+    for folder, path in _first(folders, f"*.{RunRecord.KIND}.json"):
+        name = path.name.removesuffix(f".{RunRecord.KIND}.json")
+        try:
+            run = RunRecord.read(folder, _Named(name, path.parts[-3], path.parts[-2]))
+        except ResultsError as error:
+            logger.warning("skipped: %s", error)
+            continue
+        if not run.is_standard:
+            yield run, path

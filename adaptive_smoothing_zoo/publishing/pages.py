@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def page(template: str, **values: Any) -> str:
     """The text that a template (its file's name without ".jinja") makes of values.
 
-    In templates whose name ends with ".html" values are escaped. In Markdown, ``cell`` fits a text into a table.
+    In templates whose name ends with ".html" or ".svg" values are escaped. In Markdown, ``cell`` fits a text into a
+    table.
     """
     return _environment().get_template(f"{template}.jinja").render(**values)
 
@@ -33,7 +34,7 @@ def _environment() -> Environment:
 
     environment = Environment(
         loader=PackageLoader("adaptive_smoothing_zoo.publishing"),
-        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
+        autoescape=lambda name: name is not None and name.endswith((".html.jinja", ".svg.jinja")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

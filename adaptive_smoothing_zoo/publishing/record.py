@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import nn
 
@@ -23,6 +23,22 @@ from adaptive_smoothing_zoo.storage.provenance import installed_versions
 from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+
+
+class Keyed(Protocol):
+    """What the files of a model are named after: an entry of any kind has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def threat_model(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +64,7 @@ class Record:
     versions: dict[str, str]
 
     @classmethod
-    def path(cls, out: Path, entry: ModelEntry) -> Path:
+    def path(cls, out: Path, entry: Keyed) -> Path:
         """Where the record of a model stands below ``out``."""
         return results_path(out, entry).with_suffix(f".{cls.KIND}.json")
 
@@ -58,7 +74,7 @@ class Record:
         return cls.path(out, entry).with_suffix(".state")
 
     @classmethod
-    def read(cls, out: Path, entry: ModelEntry) -> Self:
+    def read(cls, out: Path, entry: Keyed) -> Self:
         """The record of a model below ``out``.
 
         Raises:
@@ -83,7 +99,7 @@ class Record:
         return record
 
     @classmethod
-    def find(cls, out: Path, entry: ModelEntry) -> Self | None:
+    def find(cls, out: Path, entry: Keyed) -> Self | None:
         """The record of a model, None if there is none; raises as ``read`` does."""
         return cls.read(out, entry) if cls.path(out, entry).exists() else None
 
@@ -99,7 +115,7 @@ class Record:
         if self.n < 1:
             raise ConfigError(f"'n' must be at least 1, got {self.n}")
 
-    def is_of(self, entry: ModelEntry) -> bool:
+    def is_of(self, entry: Keyed) -> bool:
         """Whether the record is about this triplet."""
         return (self.model, self.dataset, self.threat_model) == (entry.name, entry.dataset, entry.threat_model)
 
@@ -138,7 +154,7 @@ class Measurement(Record):
         return None
 
     def require(
-        self, out: Path, entry: ModelEntry, *, identity: Identity | None = None, data_sha256: str | None = None
+        self, out: Path, entry: Keyed, *, identity: Identity | None = None, data_sha256: str | None = None
     ) -> None:
         """Raise ResultsError unless the record is about this model and these data."""
         if why := self.misfit(identity=identity, data_sha256=data_sha256):
@@ -191,7 +207,7 @@ def about(entry: ModelEntry, examples: Examples) -> dict[str, Any]:
     }
 
 
-def results_path(out: Path, entry: ModelEntry) -> Path:
+def results_path(out: Path, entry: Keyed) -> Path:
     """Where the leaderboard entry of a model stands below ``out``; its records stand next to it."""
     return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
 

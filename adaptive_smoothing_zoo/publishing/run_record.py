@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.publishing.pages import percent
-from adaptive_smoothing_zoo.publishing.record import Measurement, about, check_falling, interval_95, results_path
+from adaptive_smoothing_zoo.publishing.record import Keyed, Measurement, about, check_falling, interval_95, results_path
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
@@ -67,6 +67,26 @@ class RunRecord(AttackRecord):
     accuracy_alone: dict[str, float] = field(default_factory=dict)  # under each attack alone, if each met all points
     failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
 
+    @classmethod
+    def check_replaceable(
+        cls,
+        out: Path,
+        entry: ModelEntry,
+        model: nn.Module,
+        *,
+        n: int,
+        eps: str | None = None,
+        protocol: str | None = None,
+    ) -> None:
+        """As of any record; with ``protocol``, what the run that begins makes, a record of other attacks stays too."""
+        super().check_replaceable(out, entry, model, n=n, eps=eps)
+        known = None if protocol is None else cls.find(out, entry)
+        if known is not None and known.protocol != protocol:
+            raise ResultsError(
+                f"{cls.path(out, entry)} is of other attacks ({known.protocol}), this run makes: {protocol}; choose "
+                "another folder for this run, or add --overwrite"
+            )
+
     @property
     def is_standard(self) -> bool:
         """Whether it is the standard protocol, judged in float32. Nothing else may be claimed or enter a leaderboard.
@@ -114,7 +134,7 @@ class RunRecord(AttackRecord):
         if sum(self.broken_by.values()) != self.n - self.robust_count:
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
-    def verdicts(self, out: Path, entry: ModelEntry) -> np.ndarray:
+    def verdicts(self, out: Path, entry: Keyed) -> np.ndarray:
         """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
         path = verdicts_path(out, entry)
         try:
@@ -223,7 +243,7 @@ def agreement(results: Path, entry: ModelEntry, evaluation: Evaluation, examples
     )
 
 
-def verdicts_path(out: Path, entry: ModelEntry) -> Path:
+def verdicts_path(out: Path, entry: Keyed) -> Path:
     """Where the verdicts on the single examples stand."""
     return results_path(out, entry).with_suffix(".examples.npz")
 

@@ -65,7 +65,7 @@ class SmoothedLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianLoss(SmoothedLoss):
-    """mean_i CE(F_i, y) [CRK19] [JS21, eq. 4]."""
+    """mean_i CE(F_i, y) [CRK19], [JS21, eq. 4]."""
 
     kind: Literal["gaussian"] = "gaussian"
     noises: int = 1
@@ -73,7 +73,7 @@ class GaussianLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityLoss(SmoothedLoss):
-    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; [JS21, section 4]).
+    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) ([LCWC19]; [JS21, section 4]).
 
     The clean prediction F(x) learns from both terms.
     """
@@ -91,7 +91,7 @@ class StabilityLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdvLoss(SmoothedLoss):
-    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; [JS21, eq. 6]).
+    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat ([SLR19]; [JS21, eq. 6]).
 
     xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
     same noise. By "ddn" it is instead the nearest misclassified image that ``decoupled_search`` finds, moved into that
@@ -118,7 +118,7 @@ class SmoothAdvLoss(SmoothedLoss):
 class MacerLoss(SmoothedLoss):
     """-log Fhat_y(x) + weight * sigma/2 * max(margin - xi, 0) * [y is the top class].
 
-    Zhai et al. 2020 (arXiv:2001.02378). xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
+    [ZDH20]. xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
     softmax(inverse_temperature * logits_i): so sigma/2 * xi is the certified radius of a net with sharper votes. An xi
     that is not finite counts as large.
     """
@@ -153,7 +153,7 @@ class MacerLoss(SmoothedLoss):
 class ConsistencyLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)).
 
-    Jeong and Shin 2020 (arXiv:2006.04062).
+    [JS20].
     """
 
     kind: Literal["consistency"] = "consistency"

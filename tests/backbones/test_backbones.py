@@ -28,6 +28,7 @@ SMALL = {
     "resnet20": {"width": 4},
     "resnet110": {"width": 2},
     "small_cnn": {"widths": (4, 8, 12), "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    "strided_cnn": {"widths": (4, 8), "hidden": 12, "image_size": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "wide_resnet": {"depth": 10, "width": 1},
 }
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))

@@ -1,14 +1,17 @@
 """The command line as a user meets it: outputs, exit codes, and no traceback for anything a user can cause."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from command_line import run
 from short_attacks import shorten
 
+from adaptive_smoothing_zoo import __version__
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
 
@@ -16,7 +19,25 @@ def test_the_installed_command_runs():
     program = "from adaptive_smoothing_zoo.cli import main; main()"
     finished = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
     assert finished.returncode == 0
-    assert "0.1.0" in finished.stdout
+    assert finished.stdout.startswith(f"asz, version {__version__}\n")
+    assert f"\ntorch {torch.__version__.partition('+')[0]}" in finished.stdout
+    assert re.search(r"^\[evaluation\] pyautoattack \d", finished.stdout, re.MULTILINE)
+
+
+def test_an_extra_that_is_not_installed_is_told_with_what_installs_it(capsys, monkeypatch):
+    from adaptive_smoothing_zoo.cli import versions
+
+    version = versions.metadata.version
+
+    def without(name):
+        if name == "accelerate":
+            raise versions.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(versions.metadata, "version", without)
+    lines = run(capsys, "--version")[1].splitlines()
+    assert lines[-1] == "[training] accelerate is not installed; pip install 'adaptive-smoothing-zoo[training]'"
+    assert "not installed" not in "".join(lines[:-1])
 
 
 def test_list_names_every_triplet(capsys):
@@ -43,7 +64,7 @@ def test_the_number_of_images_is_called_the_same_in_all_commands(capsys, command
 
 
 def test_info_prints_the_entry_as_json(capsys):
-    code, out, _ = run(capsys, "info", "Demo2026Adaptive", "--dataset", "digits")
+    code, out, _ = run(capsys, "info", "Demo2026Adaptive", "--dataset", "digits", "--json")
     assert code == 0
     assert json.loads(out)["name"] == "Demo2026Adaptive"
 

@@ -136,7 +136,7 @@ def test_a_net_with_the_weights_of_a_file_is_evaluated(here, capsys, reference, 
     record = of_records(f"{name}.custom")
     assert (record["n"], record["clean_accuracy"], record["eps"]) == (3, 1.0, "8/255")
     assert record["identity"]["sha256"] == identity_of(net, (3, 32, 32)).sha256
-    assert json.loads(asz(capsys, "info", reference, "--checkpoint", checkpoint, data=False))["name"] == name
+    assert json.loads(asz(capsys, "info", reference, "--checkpoint", checkpoint, "--json", data=False))["name"] == name
 
 
 def test_an_embedded_base_net_is_evaluated(here, capsys):
@@ -210,7 +210,7 @@ class TestWhatIsRecorded:
         err = refused(capsys, "certify", "nets.py:make", "--data-dir", "data.npz", "--n-examples", 2)
         assert "give a sigma" in err
         more = ("--sigma", 0.1, "--part", "rob_model", "--data-dir", "data.npz")
-        assert "is no mix, so it has no rob_model" in refused(capsys, "certify", "nets.py:make", *more)
+        assert "is not a mix and has no rob_model" in refused(capsys, "certify", "nets.py:make", *more)
 
     def test_shards_are_merged(self, here, capsys):
         for i in (0, 1):
@@ -282,7 +282,7 @@ class TestDescribe:
         [
             (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is no folder"),
             (("hf-hub:org/name", "--title", "T"), "is no folder"),
-            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "whose radius stands in its entry"),
+            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "whose radius is in its entry"),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
         ],
     )

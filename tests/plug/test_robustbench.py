@@ -120,7 +120,7 @@ def test_robustbenchs_leaderboard_takes_our_entries(tmp_path, monkeypatch, capsy
     import jinja2
     from robustbench.leaderboard import template
 
-    from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry
+    from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
 
     entry = next(entry for entry in list_models("cifar10") if entry.name == "Demo2026Constant")
     folder = tmp_path / "cifar10" / "Linf"
@@ -137,7 +137,7 @@ def test_robustbenchs_leaderboard_takes_our_entries(tmp_path, monkeypatch, capsy
 def test_our_entry_has_the_fields_and_types_of_robustbenchs_model_info():
     from robustbench.utils import ModelInfo
 
-    from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry
+    from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
 
     for entry in list_models():
         data = leaderboard_entry(entry, 0.95231, 0.68)

@@ -128,7 +128,9 @@ def test_tables_end_where_nothing_is_certified_and_start_above_0():
 
 
 def test_a_card_has_the_section_or_says_why_there_is_none():
-    assert certificates_section(record()) in model_card(ENTRY, None, None, record())
+    text = model_card(ENTRY, None, None, record())
+    assert certificates_section(record()) in text
+    assert "| certified, l_2 radius 0.25 | 75.00 |  | any within it, by sharp |" in text
     assert "None: h carries no certificate" in model_card(ENTRY, None)
     lipschitz = replace(ENTRY, rob_model=replace(ENTRY.rob_model, architecture="lipschitz", arguments={}))
     assert "Not computed here (`asz certify`)" in model_card(lipschitz, None)

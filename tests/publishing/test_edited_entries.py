@@ -55,7 +55,7 @@ def test_records_states_validations_cards_and_claims_refuse_an_edited_model(edit
         record.verdicts_on(RESULTS, ENTRY, EXAMPLES, model)
     assert "another model" in recorded_run(RESULTS, ENTRY, model, EXAMPLES, 2)
     with pytest.raises(ResultsError, match="another model"):
-        read_evidence(RESULTS, ENTRY, model)
+        read_evidence(RESULTS, ENTRY, identity_of(model))
     with pytest.raises(ResultsError, match="another model"):
         card_of(model, RESULTS)
     with pytest.raises(ResultsError, match="the model that was evaluated is not the one"):

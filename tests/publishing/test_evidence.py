@@ -1,6 +1,7 @@
 """Leaderboard entry, claim and card know of every record that belongs to a run, and of none that does not."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def test_a_run_alone_has_no_external_figure(folder):
     card = card_of(folder)
     assert "`asz adapt`" in card
     assert "`asz validate`" in card
-    assert "Best known" not in card
+    assert "| AutoAttack | 50.00 | 15.70 to 84.30 |" in card
+    assert "after all attacks" not in card
 
 
 def test_attacks_that_broke_nothing_change_no_number(folder):
@@ -52,8 +54,8 @@ def test_attacks_that_broke_nothing_change_no_number(folder):
     assert "external" not in entry_of(folder)
     card = card_of(folder)
     assert "| and apgd-ce-low | 50.00 |" in card
-    assert "first 6 examples: 2 checks passed, 0 failed, 0 did not apply; its attacks broke 0 " in card
-    assert "Best known" not in card
+    assert "| after all attacks | 50.00 |" in card
+    assert re.search(r"first 6 images: 2 checks passed, 0 failed, 0 did not apply\. .* 0 ", card)
     assert "**" not in card
 
 
@@ -63,7 +65,7 @@ def test_attacks_that_broke_nothing_change_no_number(folder):
         ((1,), (), "37.50", "adaptive AutoAttack, which broke 1 of the 4"),
         ((), (0, 3), "25.00", "the attacks of asz validate, which broke 2 of the 4"),
         ((1, 2), (2, 3), "12.50", "adaptive AutoAttack and the attacks of asz validate, which broke 3 of the 4"),
-        ((0, 1, 2, 3), (2,), "0.00", "which broke 4 of the 4"),
+        ((0, 1, 2, 3), (2,), "0.00", "adaptive AutoAttack and the attacks of asz validate, which broke 4 of the 4"),
     ],
 )
 def test_what_other_attacks_broke_is_the_external_figure_each_example_once(fallen, newly_broken, external, due, folder):
@@ -73,7 +75,8 @@ def test_what_other_attacks_broke_is_the_external_figure_each_example_once(falle
     assert (entry["autoattack_acc"], entry["external"]) == ("50.00", external)
     assert f"{external}% robust accuracy is due to" in entry["footnote"]
     assert due in entry["footnote"]
-    assert f"Best known robust accuracy: **{external} %**" in card_of(folder)
+    assert f"| after all attacks | {external} |" in card_of(folder)
+    assert f": {len({*fallen, *newly_broken})}, by {due.partition(', which')[0]}" in card_of(folder)
     page, text = render(folder)
     assert f"{external} %" in page
     assert f"| {external} |" in text

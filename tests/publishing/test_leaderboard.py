@@ -1,14 +1,31 @@
 """Leaderboard entries, and the pages made of them."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from recorded import CIFAR_ENTRY, ENTRY, publish
+from recorded import (
+    CIFAR_ENTRY,
+    ENTRY,
+    EXAMPLES,
+    MODEL,
+    a_record,
+    add_adaptive,
+    add_validation,
+    an_evaluation,
+    entry_of,
+    publish,
+)
+from scipy.stats import binomtest
 
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.publishing.leaderboard import leaderboard_entry, render
+from adaptive_smoothing_zoo.publishing.leaderboard import read_tables, render
+from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
+from adaptive_smoothing_zoo.publishing.run_record import make_record
 from adaptive_smoothing_zoo.zoo.entry import Published
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
@@ -65,7 +82,7 @@ def test_pages_rank_by_the_best_known_accuracy_and_escape_text(tmp_path):
         ("Second", 0.4, {"link": "javascript:alert(1)", "name": "a | b"}),
     ):
         write(tmp_path, name, leaderboard_entry(CIFAR_ENTRY, 0.9, robust) | extra)
-    write(tmp_path, "First.run", "{}")
+    write(tmp_path, "First.verify", "{}")
     page, text = render(tmp_path)
     rows = [line for line in text.splitlines() if line.startswith("| ") and "Rank" not in line and "---" not in line]
     assert [row.split(" | ")[1] for row in rows] == ["First", "Second", "Third"]
@@ -111,7 +128,195 @@ def test_a_leaderboard_shows_percentages_and_texts(tmp_path, changes):
 def test_a_line_break_breaks_no_table(tmp_path):
     path = publish(tmp_path)
     rows = render(tmp_path)[1].count("\n")
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"footnote": "one\ntwo", "venue": "a\r\nb", "eps": "1/5\n"})
-    )
+    change(path, footnote="one\ntwo", venue="a\r\nb", eps="1/5\n")
     assert render(tmp_path)[1].count("\n") == rows
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def only_row(*folders, **more):
+    (table,) = read_tables(*folders, **more)
+    (row,) = table.rows
+    return row
+
+
+class TestWhatIsRecordedNextToAnEntry:
+    def test_numbers_and_intervals_are_those_of_the_records(self, tmp_path):
+        publish(tmp_path)
+        add_adaptive(tmp_path, 1)
+        add_validation(tmp_path, 2)
+        entry_of(tmp_path)
+        row = only_row(tmp_path)
+        assert (row.info.clean, row.info.autoattack, row.best) == (87.5, 50.0, 25.0)
+        for name, count in (("clean", 7), ("autoattack", 4), ("best", 2)):
+            expected = binomtest(count, 8).proportion_ci(0.95, "exact")
+            assert row.intervals[name] == pytest.approx((expected.low, expected.high))
+        assert (row.flags, row.is_whole) == ((), True)
+        page = render(tmp_path)[0]
+        assert 'data-value="25.00">25.00<small>3.19 to 65.09</small>' in page
+        for kind in ("run.json", "adaptive.json", "validation.md"):
+            assert f'href="digits/Linf/{ENTRY.name}.{kind}"' in page
+
+    def test_records_that_are_newer_than_the_entry_count(self, tmp_path):
+        publish(tmp_path)
+        add_adaptive(tmp_path, 1)
+        assert only_row(tmp_path).best == 37.5
+
+    @pytest.mark.parametrize(("name", "value"), [("clean_acc", "87.51"), ("autoattack_acc", "50.01"), ("eps", "1/4")])
+    def test_an_entry_that_says_something_else_than_its_record_has_no_rank(self, name, value, tmp_path):
+        change(publish(tmp_path), **{name: value})
+        row = only_row(tmp_path)
+        assert row.flags == (row.problem,)
+        assert "87.50 % and 50.00 % at eps 1/5" in row.problem
+        assert 'data-plain="no"' in render(tmp_path)[0]
+
+    def test_a_record_that_cannot_be_read_takes_the_rank(self, tmp_path):
+        write(tmp_path, "Other", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.1))
+        write(tmp_path, "Best", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.9))
+        write(tmp_path, "Best.run", "{}")
+        (table,) = read_tables(tmp_path)
+        assert [row.info.name for row in table.rows] == ["Other", "Best"]
+        assert "Best.run.json is not a run record" in table.rows[1].problem
+        text = render(tmp_path)[1]
+        assert "| 1 | Other |" in text
+        assert "| – | Best |" in text
+
+    def test_what_speaks_against_a_number_is_shown(self, tmp_path):
+        publish(tmp_path, a_record(test_set_size=9, warnings=("W.",), deterministic=False))
+        add_validation(tmp_path, failed=("losses_agree",))
+        entry_of(tmp_path)
+        flags = only_row(tmp_path).flags
+        assert len(flags) == 4
+        for flag, expected in zip(flags, ("8 images", "losses_agree", "AutoAttack", "deterministic"), strict=True):
+            assert expected in flag
+        page = render(tmp_path)[0]
+        assert all(f"<strong>{flag}.</strong>".replace("'", "&#39;") in page for flag in flags)
+        assert 'data-whole="no" data-plain="no"' in page
+        assert only_row(tmp_path).point.open
+
+    def test_an_entry_without_records_says_so(self, tmp_path):
+        publish(tmp_path).rename(tmp_path / "entry.json")
+        shutil.rmtree(tmp_path / "digits")
+        write(tmp_path, "Alone", json.loads((tmp_path / "entry.json").read_text()) | {"eps": "8/255"})
+        row = only_row(tmp_path)
+        assert row.flags == ("no record of the run",)
+        assert row.intervals == {}
+
+    def test_a_run_that_is_not_standard_is_shown_and_has_no_rank(self, tmp_path):
+        publish(tmp_path)
+        settings = AttackSettings(engine="reference", batch_size=8).limited(iterations=3)
+        custom = replace(ENTRY, name=f"{ENTRY.name}.custom")
+        record = make_record(custom, an_evaluation(settings=settings), EXAMPLES, MODEL)
+        record.write(tmp_path, custom)
+        assert only_row(tmp_path).info.name == ENTRY.name
+        page, text = render(tmp_path)
+        assert "iterations=3" in page
+        assert f"{ENTRY.name}.custom.run.json" in page
+        assert text.splitlines()[-1].startswith(f"| {ENTRY.name}.custom | digits Linf, {settings.protocol}")
+        # Not even if somebody writes an entry for it.
+        publish(tmp_path).rename(tmp_path / "digits/Linf" / f"{custom.name}.json")
+        with pytest.raises(ResultsError, match="no leaderboard entries"):
+            read_tables(tmp_path)
+
+    def test_links_are_relative_to_the_page_and_cards_are_linked(self, tmp_path):
+        publish(tmp_path / "results")
+        card = tmp_path / "my cards" / f"{ENTRY.key}.md"
+        page = render(tmp_path / "results", out=tmp_path / "site", cards=(tmp_path, card.parent))[0]
+        assert f'href="../results/digits/Linf/{ENTRY.name}.run.json"' in page
+        assert "my%20cards" not in page
+        card.parent.mkdir()
+        card.touch()
+        page = render(tmp_path / "results", out=tmp_path / "site", cards=(tmp_path, card.parent))[0]
+        assert f'href="../my%20cards/{ENTRY.key}.md"' in page
+
+    def test_of_the_same_entry_in_several_folders_the_first_counts(self, tmp_path):
+        publish(tmp_path / "new")
+        publish(tmp_path / "old")
+        add_adaptive(tmp_path / "old", 0, 1, 2)
+        entry_of(tmp_path / "old")
+        assert only_row(tmp_path / "new", tmp_path / "old").best == 50.0
+        assert only_row(tmp_path / "old", tmp_path / "new").best == 12.5
+
+    def test_the_page_has_its_date_and_protocol_and_names_nothing_that_a_network_would_bring(self, tmp_path):
+        publish(tmp_path)
+        page = render(tmp_path, date="2026-01-02")[0]
+        assert "<p>2026-01-02. " in page
+        assert "AutoAttack standard" in page
+        assert not re.search(r"<(link|img|iframe)|src=|@import|url\(", page)
+        assert "default-src 'none'" in page
+
+
+@pytest.fixture
+def model_info(tmp_path):
+    """Entries as RobustBench's: the most robust models for CIFAR-100 when [BAKS24] entered its leaderboard."""
+    folder = tmp_path / "model_info"
+    for name, clean, robust in (
+        ("Wang2023Better_WRN-70-16", "75.22", "42.67"),
+        ("Gowal2020Uncovering_extra", "69.15", "36.88"),
+        ("Debenedetti2022Light_XCiT-L12", "70.76", "35.08"),
+        ("Rebuffi2021Fixing_70_16_cutmix_ddpm", "63.56", "34.64"),
+    ):
+        data = leaderboard_entry(CIFAR_ENTRY, float(clean) / 100, float(robust) / 100)
+        data |= {"dataset": "cifar100", "clean_acc": clean, "additional_data": True}
+        path = folder / "cifar100" / "Linf" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data))
+    return folder
+
+
+def add_edm(folder):
+    """The triplet of [BAKS24] as it was published."""
+    (entry,) = (e for e in PUBLISHED if e.name == "Bai2023Improving_edm" and e.dataset == "cifar100")
+    data = leaderboard_entry(entry, float(entry.published.clean) / 100, float(entry.published.autoattack) / 100)
+    path = folder / "cifar100" / "Linf" / f"{entry.name}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(data))
+
+
+class TestAmongRobustBench:
+    def test_the_triplet_of_the_paper_is_the_second_most_robust_and_the_most_accurate(self, model_info, tmp_path):
+        add_edm(tmp_path / "results")
+        (table,) = read_tables(tmp_path / "results", model_info=model_info)
+        assert [row.info.name for row in table.rows][:3] == [
+            *("Wang2023Better_WRN-70-16", "Bai2023Improving_edm", "Gowal2020Uncovering_extra")
+        ]
+        assert [row.ours for row in table.rows] == [False, True, False, False, False]
+        assert table.rows[1].info.clean - max(row.info.clean for row in table.rows if not row.ours) > 9
+        assert {point.label for point in table.trade_off.points if point.kind == "ours"} == {"Bai2023Improving_edm"}
+        assert table.trade_off.front == {row.point.key for row in table.rows[:2]}
+        page, text = render(tmp_path / "results", model_info=model_info)
+        assert page.count('data-ours="no"') == 4
+        assert "| 3 | Gowal2020Uncovering_extra (RobustBench) | 69.15 | 36.88 |" in text
+
+    def test_so_it_is_among_the_real_entries_of_that_time(self, tmp_path):
+        if not MODEL_INFO.exists():
+            pytest.skip(f"there is no {MODEL_INFO}")
+        add_edm(tmp_path)
+        (table,) = read_tables(tmp_path, model_info=MODEL_INFO)
+        # Of each method its best entry; [BAKS24] was submitted in April 2023, the other entries of 2023 and 2024 later.
+        known = [row for row in table.rows if row.ours or re.search("20(1.|2[0-2])|Wang2023", row.info.name)]
+        methods = list(dict.fromkeys(row.info.title for row in known))
+        (edm,) = (row for row in table.rows if row.ours)
+        assert methods.index(edm.info.title) == 1
+        assert edm.info.clean == max(row.info.clean for row in known if row.best > 1)
+
+    def test_other_radii_and_files_that_are_no_entries_are_left_out_with_a_warning(self, model_info, tmp_path, caplog):
+        add_edm(tmp_path / "results")
+        folder = model_info / "cifar100" / "Linf"
+        change(folder / "Gowal2020Uncovering_extra.json", eps="4/255")
+        (folder / "Debenedetti2022Light_XCiT-L12.json").write_text("{")
+        change(folder / "Rebuffi2021Fixing_70_16_cutmix_ddpm.json", external=None)
+        change(folder / "Wang2023Better_WRN-70-16.json", unreliable=True, external="10.00")
+        (table,) = read_tables(tmp_path / "results", model_info=model_info)
+        assert [row.info.name for row in table.rows] == ["Bai2023Improving_edm", "Wang2023Better_WRN-70-16"]
+        assert table.rows[1].flags == ("AutoAttack is not reliable here, says RobustBench",)
+        assert len(caplog.messages) == 3
+        for name in ("Gowal", "Debenedetti", "Rebuffi"):
+            assert sum(name in message for message in caplog.messages) == 1
+
+    def test_a_folder_without_such_entries_is_refused(self, tmp_path):
+        add_edm(tmp_path)
+        with pytest.raises(ResultsError, match="has no entries for cifar100/Linf; name RobustBench's"):
+            read_tables(tmp_path, model_info=tmp_path / "cifar100")

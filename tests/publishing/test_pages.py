@@ -1,5 +1,6 @@
 """Cards, claims and reports: their numbers and links."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,12 +12,13 @@ from recorded import CIFAR_ENTRY, ENTRY, MODEL, a_check, a_record, a_validation
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.card import model_card, trade_off
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
+from adaptive_smoothing_zoo.zoo.entry import Published
 
 WEIGHTS = identity_of(MODEL)
 SHORT = AttackSettings().limited(iterations=10)
@@ -136,6 +138,35 @@ class TestCard:
         assert f"[{ENTRY.alpha.alpha_min:g}, {ENTRY.alpha.alpha_max:g}]" in text
         assert "\nSomething to say.\n" in text
         assert f"<{ENTRY.paper.link}>" in text
+
+    def test_the_numbers_come_first_then_how_to_load_then_the_evidence(self):
+        lines = card(a_record()).splitlines()
+        table = [line for line in lines if re.match(r"\| (clean|AutoAttack|after all attacks) \|", line)]
+        assert table == [
+            "| clean | 87.50 | 47.35 to 99.68 | none |",
+            "| AutoAttack | 50.00 | 15.70 to 84.30 | apgd-ce, apgd-t, fab-t, square |",
+        ]
+        headings = [line for line in lines if line.startswith("## ")]
+        assert headings[:2] == ["## Load it", "## Evidence"]
+        assert lines.index(table[0]) < lines.index("## Load it") < lines.index("| and apgd-t | 50.00 |")
+
+    def test_the_picture_shows_the_model_and_the_curve_of_its_nets(self):
+        curve = a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5), (1.0, 0.6, 0.6))
+        evidence = Evidence(run=a_record(), broken=frozenset({1}))
+        plot = trade_off(ENTRY, evidence, curve)
+        assert [(p.clean, p.robust, p.open) for p in plot.points] == [(87.5, 50.0, False), (87.5, 37.5, True)]
+        assert [(p.clean, p.robust) for p in plot.curve] == [(100.0, 0.0), (90.0, 50.0), (60.0, 60.0)]
+        assert "](here.svg)" in model_card(ENTRY, evidence, curve, picture="here.svg")
+        for given in (None, replace(curve, seed=1)):
+            assert trade_off(ENTRY, evidence, given) is None
+            assert "here.svg" not in model_card(ENTRY, evidence, given, picture="here.svg")
+        assert trade_off(ENTRY, None, curve) is None
+
+    def test_what_was_published_stands_where_nothing_was_measured(self):
+        entry = replace(ENTRY, published=Published(clean="90.00", autoattack="60.00", source="s", adaptive="58.00"))
+        rows = [line for line in model_card(entry, None).splitlines() if re.match(r"\| [a-zA-Z ]+ \| \d\d\.", line)]
+        assert [row.split(" | ")[1] for row in rows] == ["90.00", "60.00", "58.00"]
+        assert "(s); not measured here" in model_card(entry, None)
 
     def test_it_names_what_is_not_standard(self):
         text = card(a_record(settings=SHORT, protocol=SHORT.protocol), a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5)))

@@ -10,6 +10,7 @@ from command_line import run
 from hub_server import OWNER
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model, tune
+from adaptive_smoothing_zoo.cli.tune_commands import _usual_range
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED
 from adaptive_smoothing_zoo.tuning.forms import FORMS
@@ -61,6 +62,11 @@ def arguments(code, out, *more):
     return ["tune", str(out), *nets, "--tune-on", "test:60:160", "--iterations", "5", "--targets", "2", *more]
 
 
+def test_without_a_range_the_held_out_split_of_a_small_data_set_is_taken_whole():
+    assert _usual_range("digits") == f"validation:0:{len(load_data('digits', 'validation'))}"
+    assert [_usual_range(name) for name in ("imagenet", "cifar10")] == ["validation:0:1000", "test:5000:6000"]
+
+
 def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     out = tmp_path / "out"
     _, told, _ = run(capsys, *arguments(code, out, "--form", "scaled", "--robust", "0.9"))
@@ -94,7 +100,7 @@ def test_its_card_on_the_hub_says_how_it_was_tuned_and_loads_it(code, tmp_path, 
     assert str(tmp_path) not in card + (out / "config.json").read_text()
     code.unlink()
     monkeypatch.chdir(tmp_path)
-    names = {"images": load_data("digits").images[:3]}
+    names = {}
     exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], names)
     assert torch.equal(names["log_probabilities"], triplet(names["images"]))
 

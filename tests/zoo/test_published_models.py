@@ -1,13 +1,14 @@
 """One sweep over every triplet whose weights are at hand."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, Triplet, load_model
-from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.card import model_card, trade_off
 from adaptive_smoothing_zoo.publishing.certification_record import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence
@@ -19,7 +20,7 @@ from adaptive_smoothing_zoo.zoo.registry import list_models
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "eval" / "results"
-EMBEDDED = [entry for entry in list_models() if entry.weights.embedded]
+EMBEDDED = [entry for entry in list_models() if entry.comes_along]
 
 
 @pytest.fixture(params=EMBEDDED, ids=[entry.key for entry in EMBEDDED])
@@ -79,7 +80,19 @@ def test_its_card_is_what_the_entry_and_the_results_make(entry):
     evidence = read_evidence(RESULTS, entry) if RunRecord.path(RESULTS, entry).exists() else None
     assert evidence is None or evidence.stale == ()
     card = (ROOT / "model_cards" / f"{entry.key}.md").read_text()
-    assert card == model_card(entry, evidence, ConstantCurve.find(RESULTS, entry), read_certification(RESULTS, entry))
+    curve, picture = ConstantCurve.find(RESULTS, entry), ROOT / "model_cards" / f"{entry.key}.svg"
+    about = {"certification": read_certification(RESULTS, entry), "picture": picture.name}
+    assert card == model_card(entry, evidence, curve, **about)
+    plot = trade_off(entry, evidence, curve)
+    assert (None if plot is None else plot.svg()) == (picture.read_text() if picture.exists() else None)
+    assert (f"]({picture.name})" in card) == picture.exists()
+
+
+def test_the_code_of_its_card_runs(model):
+    card = (ROOT / "model_cards" / f"{model.entry.key}.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(code, names := {})
+    assert torch.equal(names["log_probabilities"], model(names["images"]))
 
 
 @pytest.mark.slow

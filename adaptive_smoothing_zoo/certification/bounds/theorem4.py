@@ -79,7 +79,7 @@ def gaussian_lipschitz(sigma: Values) -> Floats:
     """The l_2 Lipschitz constant 1 / (sigma sqrt(2 pi)) of a function to [0, 1] smoothed by N(0, sigma^2 I).
 
     The slope along a unit vector is E[f(x + sigma z) z] / sigma, at most E[max(z, 0)] / sigma for z ~ N(0, 1); a
-    half-space attains it. The papers use sqrt(2 / (pi sigma^2)) (Salman et al. 2019, Lemma 1), which is twice as much.
+    half-space attains it. The papers use sqrt(2 / (pi sigma^2)) [SLR19, Lemma 1], which is twice as much.
     Rounded up. ValueError unless sigma is positive and finite.
     """
     return up(up(np.sqrt(0.5 / np.pi)) / checked_sigma(sigma))

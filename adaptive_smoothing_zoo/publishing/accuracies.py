@@ -1,0 +1,74 @@
+"""What is known of a model's accuracy, in the order in which a reader asks: clean, attacked, certified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS
+from adaptive_smoothing_zoo.publishing.certification_record import CertificationRecord
+from adaptive_smoothing_zoo.publishing.evidence import Evidence
+from adaptive_smoothing_zoo.publishing.pages import percent
+from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+
+RADII = 3  # certified accuracies that are shown: at the smallest radii of the record
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One accuracy for people: percentages as texts, and what the images were attacked with."""
+
+    name: str
+    value: str
+    interval: str
+    how: str
+
+
+def known_accuracies(
+    entry: ModelEntry, evidence: Evidence | None, certification: CertificationRecord | None = None
+) -> list[Accuracy]:
+    """What was measured, else what was published; nothing if there is neither."""
+    attacked = _published(entry) if evidence is None else _measured(evidence)
+    return [*attacked, *(_certified(certification) if certification else [])]
+
+
+def _measured(evidence: Evidence) -> list[Accuracy]:
+    run, stronger = evidence.run, []
+    if evidence.adaptive is not None:
+        stronger.append("asz adapt")
+    if evidence.validation is not None:
+        stronger.append("asz validate")
+    intervals = {name: " to ".join(map(percent, found)) for name, found in evidence.intervals.items()}
+    attack = "AutoAttack" if run.is_standard else "not the standard protocol"
+    rows = [
+        Accuracy("clean", percent(run.clean_accuracy), intervals["clean"], "none"),
+        Accuracy(attack, percent(run.robust_accuracy), intervals["autoattack"], ", ".join(run.attacks)),
+    ]
+    if stronger:
+        how = f"and those of {' and '.join(stronger)}"
+        rows.append(Accuracy("after all attacks", percent(evidence.best_known), intervals["best"], how))
+    return rows
+
+
+def _published(entry: ModelEntry) -> list[Accuracy]:
+    published = entry.published
+    if published is None:
+        return []
+    rows = [
+        Accuracy("clean", published.clean, "", "none"),
+        Accuracy("AutoAttack", published.autoattack, "", ", ".join(STANDARD_ATTACKS)),
+    ]
+    if published.adaptive is not None:
+        rows.append(Accuracy("after all attacks", published.adaptive, "", "and those of its authors, adapted to it"))
+    return rows
+
+
+def _certified(record: CertificationRecord) -> list[Accuracy]:
+    """At each radius by the bound that certifies most."""
+    rows = []
+    for i in [i for i, radius in enumerate(record.radii) if radius > 0][:RADII]:
+        name, best = max(record.bounds.items(), key=lambda bound: bound[1].certified_accuracy[i])
+        how = f"any within it, by {name}"
+        rows.append(
+            Accuracy(f"certified, l_2 radius {record.radii[i]:g}", percent(best.certified_accuracy[i]), "", how)
+        )
+    return rows

@@ -1,0 +1,53 @@
+"""What ``asz info`` tells of a model: a page of plain text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adaptive_smoothing_zoo.publishing.card import citation, how_to_load
+from adaptive_smoothing_zoo.publishing.known import Known, known_of, recorded
+from adaptive_smoothing_zoo.publishing.pages import page
+from adaptive_smoothing_zoo.publishing.record import interval_95
+from adaptive_smoothing_zoo.zoo.entry import Entry, ModelEntry
+
+
+def info_page(entry: ModelEntry, results: Path) -> str:
+    """The text.
+
+    Args:
+        results: a folder of records; the package itself knows the accuracies of the zoo's triplets.
+
+    Raises:
+        ResultsError: a record there is damaged.
+    """
+    triplet = entry if isinstance(entry, Entry) else None
+    found = recorded(results, entry)
+    known = found or (None if triplet is None else known_of(triplet))
+    return page(
+        "info.txt",
+        entry=entry,
+        triplet=triplet,
+        known=known,
+        where=f", recorded in {results}" if found else "",
+        accuracies=_accuracies(known) if known is not None else {},
+        code=None if triplet is None else _code(how_to_load(triplet)),
+        citation=citation(entry.paper),
+    )
+
+
+def _accuracies(known: Known) -> dict[str, tuple[str, str]]:
+    """By name, a percentage and its 95 % interval, where the number of images is known."""
+    named = {"clean": known.clean, "AutoAttack": known.autoattack, "best known": known.best}
+    return {name: (value, _interval(float(value), known.n)) for name, value in named.items()}
+
+
+def _interval(percentage: float, n: int | None) -> str:
+    if n is None:
+        return ""
+    low, high = interval_95(round(percentage / 100 * n), n)
+    return f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
+
+
+def _code(block: str) -> str:
+    """What stands in a fenced block, indented."""
+    return "\n".join(f"  {line}".rstrip() for line in block.splitlines()[1:-1])
