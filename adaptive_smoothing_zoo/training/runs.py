@@ -61,7 +61,10 @@ from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read
 
 RECIPE_FILE, RECORD_FILE, ENTRY_FILE = "recipe.json", "training.json", "entry.json"
 
-FORMER_LOSSES = {"smoothadv": {"search": "pgd"}, "smoothmix": {"max_norm": None, "printed": False}}
+FORMER_LOSSES: dict[str, dict[str, Any]] = {
+    "smoothadv": {"search": "pgd"},
+    "smoothmix": {"max_norm": None, "printed": False},
+}
 """What losses were before there was a choice."""
 
 R = TypeVar("R", bound=BaseNetRecipe | SmoothedNetRecipe | TripletRecipe)
