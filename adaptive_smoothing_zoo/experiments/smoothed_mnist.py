@@ -43,7 +43,8 @@ class SmoothedMnist(SmoothedMethods):
     published_for = PAPER_FOR
     about = (
         "A LeNet, one seed, in a short form for two cores (recipes `smoothed/mnist_*`): every 15th training image, "
-        "3 epochs, half the authors' noises, attacks of 2 steps as long together as all of theirs."
+        "3 epochs, half the authors' noises, attacks of 2 steps as long together as all of theirs; about ten "
+        "minutes of one core in all."
     )
 
     def source(self, case: Case) -> tuple[str, Sequence[str]]:

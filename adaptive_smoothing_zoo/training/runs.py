@@ -61,6 +61,12 @@ from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read
 
 RECIPE_FILE, RECORD_FILE, ENTRY_FILE = "recipe.json", "training.json", "entry.json"
 
+FORMER_LOSSES: dict[str, dict[str, Any]] = {
+    "smoothadv": {"search": "pgd"},
+    "smoothmix": {"max_norm": None, "printed": False},
+}
+"""What losses were before there was a choice."""
+
 R = TypeVar("R", bound=BaseNetRecipe | SmoothedNetRecipe | TripletRecipe)
 
 
@@ -139,6 +145,8 @@ class Job(ABC, Generic[R]):
             raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
         if isinstance(theirs, dict) and theirs.get("kind") != "triplet" and isinstance(theirs.get("training"), dict):
             theirs["training"].setdefault("momentum", "nesterov")  # what it was before there was a choice
+            if isinstance(loss := theirs["training"].get("loss"), dict):
+                theirs["training"]["loss"] = FORMER_LOSSES.get(str(loss.get("kind")), {}) | loss
         try:
             check_same({"recipe": theirs}, {"recipe": to_json(self.recipe)}, self.out)
         except ResultsError as error:
