@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= results
 
-.PHONY: demo test test-slow test-fuzz test-newest-timm lint digits figures check-cuda clean
+.PHONY: demo test test-slow test-fuzz test-newest-timm lint digits figures readme docs check-cuda clean
 
 demo: $(VENV)/.installed ## attack an embedded triplet by the standard protocol; write its entry, card, page and plot
 	$(BIN)/asz eval Demo2026Constant --dataset digits --out $(OUT) --compare-with eval/results
@@ -37,6 +37,13 @@ digits: $(VENV)/.installed ## make the embedded digits triplets again
 
 figures: $(VENV)/.installed ## measure and draw the constant-alpha curve of the digits triplets
 	$(BIN)/python eval/constant_curve.py Demo2026Adaptive --dataset digits --batch-size 360 --out eval/results
+
+readme: $(VENV)/.installed ## the tables and the figure of README.md and docs/, from the records in eval/results/
+	$(BIN)/python eval/front_page.py
+
+docs: $(VENV)/.installed ## the site, in site/, with the API reference; fails on a broken link
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 check-cuda: $(VENV)/.installed ## is everything right and fast on this GPU? CIFAR=folder or .npz; at most 12 minutes
 	$(BIN)/python eval/check_cuda.py $(if $(CIFAR),--data $(CIFAR))

@@ -11,7 +11,7 @@ a larger bank of others. A label may change there, where the bank decides; a cer
 exact h changes its label, which is judged by a mean over 10,000 noises that no attack has seen. What PGD ends at is
 judged whether the label changed or not.
 
-The counts are written beside the certificates, as ``<NAME>.attacked.json``; the exit code is 1 if a certificate broke.
+The counts are written next to the certificates, as ``<NAME>.attacked.json``; the exit code is 1 if a certificate broke.
 """
 
 import json

@@ -4,7 +4,7 @@
 
 The embedded CIFAR-10 triplets learned from compressed training images and are evaluated on lossless test images. Three
 sets of clean images are classified by g, h and both mixes: the lossless test images, the same after compression, and
-the training images on which alpha was chosen. Writes ``compression_shift.md`` beside the results.
+the training images on which alpha was chosen. Writes ``compression_shift.md`` next to the results.
 """
 
 import io

@@ -4,9 +4,9 @@
     python eval/constant_curve.py Demo2026Adaptive --dataset cifar10 --n 200 --data-dir DATA --alphas 0,0.9,1 \
         --engine fast --channels-last --out eval/results
 
-Writes ``constant_alpha.curve.json`` and ``constant_alpha.png`` beside the triplet's results. Points that the file
+Writes ``constant_alpha.curve.json`` and ``constant_alpha.png`` next to the triplet's results. Points that the file
 already holds for the same settings are not measured again, nor is one that is the recorded run of a triplet with that
-constant alpha; what is known of an unfinished point is kept beside the file: an interrupted run goes on where it was.
+constant alpha; progress on an unfinished point is kept next to the file, and the same command resumes it.
 """
 
 from dataclasses import replace

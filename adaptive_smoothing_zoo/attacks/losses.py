@@ -20,7 +20,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None)
 
 
 def cw_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """The largest wrong logit minus the label's (Carlini and Wagner 2017); positive if misclassified."""
+    """The largest wrong logit minus the label's [CW17]; positive if misclassified."""
     return -margin(logits, labels)
 
 

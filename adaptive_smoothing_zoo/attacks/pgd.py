@@ -1,4 +1,4 @@
-"""Projected gradient descent on a loss, in an l_inf or l_2 ball and the box [0, 1] (Madry et al. 2018)."""
+"""Projected gradient descent on a loss, in an l_inf or l_2 ball and the box [0, 1] ([MMSTV18])."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def pgd(
         step_size: length of a step in the same norm, one for all or (N,).
         steps: number of gradient steps.
         norm: "Linf" (the default) or "L2".
-        momentum: decay in [0, 1] of the sum of past gradients, each divided by its l_1 norm, that a step follows (Dong
-            et al. 2018, arXiv:1710.06081), one for all or (N,). 0, the default, follows the gradient.
+        momentum: decay in [0, 1] of the sum of past gradients, each divided by its l_1 norm, that a step follows
+            [DLP18]; one for all or (N,). 0, the default, follows the gradient.
         random_start: begin at a point of the ball drawn uniformly (l_inf) or uniformly in direction and radius (l_2).
         restarts: runs, from one random start each; 1 if not given.
         loss: what to increase; the cross-entropy if not given.
@@ -77,7 +77,7 @@ def pgd(
 
     Raises:
         ValueError: images, labels or numbers of a wrong shape, kind or range; an unknown norm or ``keep``, restarts
-            without a random start, a start beside a random one, or two sources of randomness.
+            without a random start, a start next to a random one, or two sources of randomness.
     """
     run = _Pgd(eps=eps, step_size=step_size, steps=steps, **options)
     run.check(images, labels)

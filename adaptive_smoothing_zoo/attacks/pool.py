@@ -152,7 +152,7 @@ class Pool:
         if not owners:
             return None, []
         if not -1 <= min(owners) <= max(owners) < self._queue.points:
-            raise ValueError(f"a run of the points {min(owners)} to {max(owners)}, of {self._queue.points}")
+            raise ValueError(f"runs of the points {min(owners)} to {max(owners)}, of {self._queue.points}")
         return from_tensors(kept, name, template, len(owners)), owners
 
     def underway(self) -> float:

@@ -100,7 +100,7 @@ def randomized_pgd(
         eps: nominal radius of the ball, in the units of the pixels.
         seed: of everything drawn; another one for each step of a training.
         norm: "Linf" or "L2".
-        loss: what to increase beside alpha's part.
+        loss: what to increase besides alpha's part.
         indices: (N,) the examples' places in their data set; 0, 1, ... if not given.
         settings: what is drawn; the defaults if None.
 

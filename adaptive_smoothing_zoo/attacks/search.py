@@ -375,7 +375,7 @@ class _Runs:
     def _kept_targets(self, snapshot: dict[str, Tensor]) -> Tensor:
         targets = _part(snapshot, "targets", (len(self.labels), self.goals))
         if not bool(((targets >= 0) & (targets < self.search.num_classes)).all()):
-            raise ResultsError("a snapshot with targets that are no classes")
+            raise ResultsError("a snapshot with targets that are not classes")
         return targets
 
     def start(self, points: Tensor, ranks: Tensor) -> State:

@@ -146,9 +146,7 @@ class AttackSettings:
                 f"the search precision must be float32, tf32 or bfloat16, got {shown(self.search_precision)}"
             )
         if self.engine == "reference" and self.search_precision == "bfloat16":
-            raise ValueError(
-                "the reference engine searches in float32 or tf32, not in bfloat16; take the engine 'fast'"
-            )
+            raise ValueError("the reference engine searches in float32 or tf32, not in bfloat16; use the engine 'fast'")
         if self.judge_precision != "float32":
             raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
         object.__setattr__(self, "seed", _integer(self.seed, "the seed"))
@@ -266,7 +264,7 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
     """
     if settings is not None:
         if words:
-            raise ValueError(f"give {', '.join(words)} within settings=AttackSettings(...), not beside it")
+            raise ValueError(f"give {', '.join(words)} within settings=AttackSettings(...), not next to it")
         return settings
     rest: dict[str, Any] = {name: value for name, value in words.items() if name != "tf32"}
     if "tf32" in words:

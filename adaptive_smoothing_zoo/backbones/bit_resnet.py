@@ -1,4 +1,4 @@
-"""BiT's ResNet-v2, with group norm and weight-standardized convolutions (Kolesnikov et al. 2020)."""
+"""BiT's ResNet-v2, with group norm and weight-standardized convolutions [KBZ20]."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

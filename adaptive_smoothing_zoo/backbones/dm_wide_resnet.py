@@ -1,4 +1,4 @@
-"""The Wide ResNet of DeepMind's robust nets (Gowal et al. 2020), and RaWRN, its deeper and narrower relative."""
+"""The Wide ResNet of DeepMind's robust nets [GQU20], and RaWRN, its deeper and narrower relative."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -128,7 +128,7 @@ def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Seq
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a number in (0, 1) that depends on the averages of all channels (Hu et al. 2018, fig. 1)."""
+    """Every channel times a number in (0, 1) that depends on the averages of all channels [HSS18, Fig. 1]."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class _RaBlock(DMBlock):
 class RaWideResNet(BaseNet):
     """DeepMind's Wide ResNet with free depths and widths, and squeeze and excitation behind each block's branch.
 
-    The defaults are those of the published RaWRN-70-16 for CIFAR-10 (robust design principles, Peng et al. 2023).
+    The defaults are those of the published RaWRN-70-16 for CIFAR-10 (robust design principles [PXC23]).
     Feature maps: the output of each group.
 
     Args:

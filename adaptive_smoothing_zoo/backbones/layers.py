@@ -18,7 +18,7 @@ from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 
 
 class Subsample(nn.Module):
-    """Every ``stride``-th row and column, with ``pad`` channels of zeros before and behind: option A of He et al. 2016.
+    """Every ``stride``-th row and column, with ``pad`` channels of zeros before and behind: option A of [HZRS16].
 
     Args:
         stride, pad: at least 1 and 0.
@@ -64,7 +64,7 @@ LAYERS: dict[str, type[nn.Module]] = {
         Subsample,
     )
 }
-"""What a description may name, beside ``Sequential`` and ``Residual``."""
+"""What a description may name, besides ``Sequential`` and ``Residual``."""
 
 _IGNORED = {"device", "dtype", "inplace", "bias", "_random_samples"}
 

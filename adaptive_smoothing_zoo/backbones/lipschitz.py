@@ -36,7 +36,7 @@ class LipschitzNet(BaseNet):
 
     - (x - mean) / std: 1 / min |std|. Pixels to patches, and a bias: 1.
     - A matrix W on the channels of each position: ||W||, since the squares of the positions add up; 1 if orthonormal.
-    - max and min of pairs (Anil et al. 2019, arXiv:1811.05381, GroupSort of size 2): 1. Of all ways to pair the entries
+    - max and min of pairs ([ALG19], GroupSort of size 2): 1. Of all ways to pair the entries
       of two vectors, that of equal ranks has the least sum of squared differences.
     - The average over P positions: 1 / sqrt(P), by Cauchy and Schwarz; counted as 1.
 

@@ -8,14 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.certification.bounds import vote_needed
 from adaptive_smoothing_zoo.certification.confidence import BettingTest, betting_lower, clopper_pearson_lower
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, COLUMNS, Certificates
 from adaptive_smoothing_zoo.certification.rounding import Alpha, Floats
-from adaptive_smoothing_zoo.certification.running import Rule, run_certification, settled
+from adaptive_smoothing_zoo.certification.running import Found, Rule, run_certification, settled
 from adaptive_smoothing_zoo.certification.sampling import NOISE_BLOCK, Copies, Sampling
 
 
@@ -65,6 +64,8 @@ def at_radius(
     sampling: Sampling, radius: float, alpha: Alpha = 1.0, bound: str = "theorem5", miss_probability: float = 0.001
 ) -> AtRadius:
     """The rule of ``certify_at_radius``, with its arguments and errors."""
+    if sampling.runner_up:
+        raise ValueError("a single radius is asked with 1 - p for the runner-up; leave the radius or runner_up away")
     needed = float(vote_needed(radius, alpha, sampling.sigma, bound=bound))
     if not needed < 1.0:
         raise ValueError(f"by {bound} no vote, however clear, certifies the radius {radius:g} for alpha {alpha}")
@@ -80,7 +81,9 @@ class AtRadius(Rule):
     needed: float
     miss_probability: float = 0.001
 
-    columns = (*COLUMNS, "samples")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, "samples")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.miss_probability < 1.0:
@@ -116,7 +119,7 @@ class AtRadius(Rule):
     def group_size(self, batch_size: int) -> int:
         return max(1, batch_size // NOISE_BLOCK)
 
-    def certify(self, copies: Copies, tops: Tensor) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    def certify(self, copies: Copies, tops: Tensor) -> Found:
         (classes,) = copies.fetch(tops)
         questions = [Question(self) for _ in classes]
         undecided = list(range(len(questions)))
@@ -128,7 +131,7 @@ class AtRadius(Rule):
             undecided = [k for k in undecided if questions[k].answer is None]
         yes = np.array([bool(question.answer) for question in questions])
         samples = np.array([question.seen for question in questions])
-        return np.where(yes, classes, ABSTAIN).astype(np.int64), np.where(yes, self.radius, 0.0), samples
+        return Found(np.where(yes, classes, ABSTAIN).astype(np.int64), np.where(yes, self.radius, 0.0), samples)
 
 
 class Question:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import beta
 
-from adaptive_smoothing_zoo.certification.rounding import Floats, Values, checked_values, last_true
+from adaptive_smoothing_zoo.certification.rounding import EPS, Floats, Values, checked_values, last_true, up
 
 QUANTILE_SLACK = 1e-13  # relative error of scipy's beta quantiles, with room to spare
 LARGEST_BET = 0.5  # share of the capital at stake in one sample; smaller than 1, so that no sample ruins the bettor
@@ -20,7 +20,7 @@ STAKES = 0.99 * 0.5 ** np.arange(10)  # of a capital, from nearly all of it to w
 
 
 def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: float) -> Floats:
-    """Lower bound of a probability from ``votes`` successes in ``samples`` trials (Clopper and Pearson 1934).
+    """Lower bound of a probability from ``votes`` successes in ``samples`` trials [CP34].
 
     Args:
         votes, samples: whole numbers with 0 <= votes <= samples and samples >= 1; they broadcast.
@@ -44,8 +44,14 @@ def clopper_pearson_lower(votes: Values, samples: Values, failure_probability: f
     return np.where(k == 0, 0.0, bound * (1.0 - QUANTILE_SLACK))
 
 
+def clopper_pearson_upper(votes: Values, samples: Values, failure_probability: float) -> Floats:
+    """Upper bound of a probability, rounded up; arguments and errors as in ``clopper_pearson_lower``."""
+    against = np.asarray(samples, dtype=np.float64) - np.asarray(votes, dtype=np.float64)
+    return up(1.0 - clopper_pearson_lower(against, samples, failure_probability))
+
+
 def betting_lower(samples: Values, failure_probability: float) -> Floats:
-    """Lower bound of the mean of samples in [0, 1] by betting against smaller means (Waudby-Smith and Ramdas 2024).
+    """Lower bound of the mean of samples in [0, 1] by betting against smaller means [WSR24].
 
     A bettor who believes that the mean exceeds m stakes, on each sample x in turn, lambda (x - m) of a capital that
     starts at 1, with lambda chosen from the samples before it (the plug-in rule of their Section 4, one-sided). If the
@@ -77,6 +83,12 @@ def betting_lower(samples: Values, failure_probability: float) -> Floats:
     return last_true(refuted, np.zeros(x.shape[:-1]), np.ones(x.shape[:-1]), BISECTIONS)
 
 
+def betting_upper(samples: Values, failure_probability: float) -> Floats:
+    """Upper bound of the mean of samples in [0, 1], rounded up; arguments and errors as in ``betting_lower``."""
+    x = checked_values(samples, "samples", 0.0, 1.0)
+    return up(1.0 - betting_lower(1.0 - x, failure_probability)) + EPS  # covers the rounding of 1 - x
+
+
 class BettingTest:
     """Do samples in [0, 1] have a mean above ``mean``? May be asked after every sample, and sampling stopped at will.
 
@@ -84,7 +96,7 @@ class BettingTest:
     sample x multiplies its share by 1 + lambda (x - mean) / mean >= 0. If the mean of x (given the samples before it)
     is at most ``mean``, the expected factor is at most 1: the sum of the shares is a nonnegative supermartingale, and
     by Ville's inequality it ever reaches 1 / failure_probability with at most that probability, whatever rule ends the
-    sampling. (Waudby-Smith and Ramdas 2024; the mixture of stakes serves where n is not known beforehand.)
+    sampling. ([WSR24]; the mixture of stakes serves where n is not known beforehand.)
 
     Args:
         mean: in (0, 1).

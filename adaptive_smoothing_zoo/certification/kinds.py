@@ -68,10 +68,32 @@ class Subject:
         """The constant that a Lipschitz h proves for its scaled logits."""
         return logits_lipschitz(self.mix.rob_model, self.mix.rob_map) if self.known == "lipschitz" else None
 
+    @property
+    def voter(self) -> nn.Module:
+        """The net that votes, where there is noise."""
+        return self.model if self.is_smoothed_version else smoothed_rob_model(self.mix).voter
+
+    def votes(self) -> Sampling:
+        """How a prediction alone is sampled.
+
+        Raises:
+            ValueError: the subject is no smoothed classifier: a mix with one, or a net without noise.
+        """
+        if self.sampling is None or (self.known == "smoothed" and self.part != "rob_model"):
+            raise ValueError(
+                "PREDICT is about a smoothed classifier, not about a mix with one; give a sigma, or the part rob_model"
+            )
+        return self.sampling
+
     def file_name(self, bound: str | None = None) -> str:
         """What its record is called, or the log of a bound, without the triplet's name and the ending."""
         stem = stem_of(self.part, self.sampling if self.is_smoothed_version else None)
         of = "" if bound is None or self.is_smoothed_version else f"-{bound}"
+        of += (
+            "-runner-up"
+            if self.sampling is not None and self.sampling.runner_up and not self.is_smoothed_version
+            else ""
+        )
         return f"{stem}{of}" if self.radius is None else f"{stem}{of}-at-{self.radius:g}"
 
     def certify(
@@ -110,25 +132,26 @@ class Subject:
         self, images: Tensor, labels: Tensor, bounds: Sequence[str], run: Run
     ) -> dict[str, Certificates]:
         if self.radius is not None:
-            raise ValueError("a Lipschitz h is certified at all radii at once; leave the radius away")
+            raise ValueError("a Lipschitz h is certified at all radii at once; omit the radius")
         about: dict[str, Any] = {"indices": run.indices, "times": run.times}
         return {bound: certify_lipschitz(self.mix, images, labels, bound=bound, **about) for bound in bounds}
 
     def _sampled(self, sampling: Sampling, images: Tensor, labels: Tensor, run: Run, bound: str = "") -> Certificates:
         """Certificates of the net that votes; at a radius, of what is certified by the bound."""
         alone = self.is_smoothed_version
-        voter = self.model if alone else smoothed_rob_model(self.mix).voter
         rule: Rule = FixedNumber(sampling)
         if self.radius is not None:
             alpha, by = (1.0, "theorem5") if alone else (self.mix.alpha, bound)
             rule = at_radius(sampling, self.radius, alpha, by)
-        return run_certification(voter, images, labels, rule, run)
+        return run_certification(self.voter, images, labels, rule, run)
 
 
 def stem_of(part: str, sampling: Sampling | None = None) -> str:
     """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
     own = "" if part == "whole" else f"{part}."
-    return own + ("certified" if sampling is None else f"smoothed-{sampling.sigma:g}-{sampling.votes}")
+    if sampling is None:
+        return f"{own}certified"
+    return f"{own}smoothed-{sampling.sigma:g}-{sampling.votes}{'-runner-up' if sampling.runner_up else ''}"
 
 
 def subject_of(
@@ -164,7 +187,7 @@ def subject_of(
     if isinstance(h, GaussianSmoothed) and part != "std_model":
         smoothed_rob_model(model)
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):
-            raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; leave sigma and votes away")
+            raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; omit sigma and votes")
         own = Sampling(sigma=h.sigma, votes=h.votes, **sampling)
         return Subject(model=model, part=part, known="smoothed", sampling=own, radius=radius)
     if sigma is not None:
@@ -180,7 +203,7 @@ def _of_a_net(
 ) -> Subject:
     """The certificates of a net that is no mix: those of its smoothed version."""
     if part != "whole":
-        raise ValueError(f"a {type(net).__name__} is no mix, so it has no {part}; leave the part away")
+        raise ValueError(f"a {type(net).__name__} is not a mix and has no {part}; omit the part")
     if sigma is None:
         raise ValueError(_unknown(net))
     own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)

@@ -55,7 +55,7 @@ def estimate_local_lipschitz(
 
     and that the radius of eq. (5) with these constants is at least eps. Then the mix has the label y within eps. An
     ascent finds at most the smallest such constants, so radii are too large, and a better ascent might say otherwise.
-    (The idea is that of Yang et al. 2020, arXiv:2003.02460, for logits.)
+    (The idea is that of [YRZSC20], for logits.)
 
     Args:
         model: h, images to logits (N, C); or a :class:`MixedClassifier`, of which ``rob_model``, ``rob_map`` and

@@ -18,7 +18,12 @@ from adaptive_smoothing_zoo.storage.files import write_text
 
 ABSTAIN = -1
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # time may be missing in others' files
-FIELDS = ("index", "label", "prediction", "radius", "correct", "seconds", "samples")  # of certificates, as columns
+FIELDS = ("index", "label", "prediction", "radius", "correct", "seconds", "samples", "p_top", "p_runner_up")
+OPTIONAL = {
+    "samples": 0,
+    "p_top": np.nan,
+    "p_runner_up": np.nan,
+}  # fields that need not be given, and what they are then
 LONGEST = timedelta.max.total_seconds()
 TIME = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # as str(timedelta) writes it
 
@@ -35,6 +40,8 @@ class Certificates:
         correct: prediction == label.
         seconds: time spent; NaN if unknown.
         samples: noisy images classified; 0 if there were none, or if nobody counted (also if not given).
+        p_top, p_runner_up: what bounds the smoothed net's probability of its label from below, and those of all other
+            classes from above; NaN where the radius alone tells (also if not given).
 
     Raises:
         ValueError: arrays of different lengths, or values that contradict each other or these ranges.
@@ -47,11 +54,15 @@ class Certificates:
     correct: NDArray[np.bool_]
     seconds: Floats
     samples: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    p_top: Floats = field(default_factory=lambda: np.zeros(0))
+    p_runner_up: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        kinds: dict[str, type] = {"radius": np.float64, "seconds": np.float64, "correct": np.bool_}
-        if len(self.samples) == 0:
-            object.__setattr__(self, "samples", np.zeros(len(self.index)))
+        kinds: dict[str, type] = dict.fromkeys(("radius", "seconds", "p_top", "p_runner_up"), np.float64)
+        kinds["correct"] = np.bool_
+        for name, value in OPTIONAL.items():
+            if len(getattr(self, name)) == 0:
+                object.__setattr__(self, name, np.full(len(self.index), value))
         for name in FIELDS:
             array = _exactly(getattr(self, name), kinds.get(name, np.int64), name)
             if array.shape != (len(self.index),):
@@ -67,6 +78,8 @@ class Certificates:
             (self.correct != (self.prediction == self.label), "a correctness that contradicts label and prediction"),
             ((self.seconds < 0) | (self.seconds > LONGEST), "a time that is negative or beyond all calendars"),
             (self.samples < 0, "a negative number of samples"),
+            ((self.p_top < 0) | (self.p_top > 1), "a probability outside [0, 1]"),
+            ((self.p_runner_up < 0) | (self.p_runner_up > 1), "a probability outside [0, 1]"),
         ):
             if wrong.any():
                 raise ValueError(f"example {self.index[wrong][0]} has {what}")
@@ -143,6 +156,8 @@ def format_row(certificates: Certificates, i: int, columns: tuple[str, ...] = CO
         "correct": str(int(certificates.correct[i])),
         "time": str(timedelta(seconds=seconds)) if np.isfinite(seconds) else "nan",
         "samples": str(certificates.samples[i]),
+        "p_top": repr(float(certificates.p_top[i])),
+        "p_runner_up": repr(float(certificates.p_runner_up[i])),
     }
     return "\t".join(values[name] for name in columns) + "\n"
 
@@ -151,8 +166,9 @@ def read_log(path: str | Path) -> Certificates:
     """Read a certification log in the format of [CRK19], which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss) and samples. Further columns and empty lines are ignored. Published logs give radii to
-    three digits, so one may be up to half a unit of the third digit too large; those of this package are exact.
+    time (seconds, or h:mm:ss), samples, p_top and p_runner_up. Further columns and empty lines are ignored. Published
+    logs give radii to three digits, so one may be up to half a unit of the third digit too large; those of this package
+    are exact.
 
     Raises:
         ResultsError: there is no such file, it cannot be read, or a line is damaged; the message names the line.
@@ -184,12 +200,12 @@ def parse_log(text: str, where: str) -> Certificates:
 
 
 def certificates_of(rows: list[tuple[Any, ...]]) -> Certificates:
-    """Certificates from tuples in the order of ``FIELDS``, with or without the number of samples at the end."""
+    """Certificates from tuples in the order of ``FIELDS``, with or without the optional ones at the end."""
     columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
     return Certificates(**{name: np.array(column) for name, column in zip(FIELDS, columns, strict=False)})
 
 
-def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float, int]:
+def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float, int, float, float]:
     """The values of one line in the order of the columns, checked on their own and against each other."""
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) != len(names):
@@ -204,6 +220,8 @@ def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, 
             bool(("0", "1").index(values["correct"])),
             _parse_time(values.get("time", "nan")),
             int(values.get("samples", "0")),
+            float(values.get("p_top", "nan")),
+            float(values.get("p_runner_up", "nan")),
         )
         certificates_of([row])
     except (ValueError, OverflowError) as error:

@@ -15,6 +15,9 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
 from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, of_lipschitz, of_smoothed
+from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
+from adaptive_smoothing_zoo.certification.bounds.pairwise import label_in_top_k_radius, lipschitz_pair_radii
+from adaptive_smoothing_zoo.certification.bounds.theorem4 import softmax_lipschitz
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
@@ -32,7 +35,8 @@ def mix_certificates(
     A radius r of h [CRK19] is sigma Phi^-1(p) for a lower bound p of its label's probability, so p = Phi(r / sigma);
     every other class has at most 1 - p. With that runner-up "theorem4" is (2 p - 1 - (1 - alpha) / alpha) / (2 Lip)
     with Lip = ``gaussian_lipschitz(sigma)``, "theorem5" sigma Phi^-1(alpha p), and "sharp" r - sigma Phi^-1(1 / (2
-    alpha)), which is never smaller than either.
+    alpha)), which is never smaller than either. Where the certificates hold a bound of the runner-up as well (see
+    ``Sampling.runner_up``), that takes the place of 1 - p.
 
     Args:
         certificates: of h alone, with radii that were computed so.
@@ -55,13 +59,23 @@ def mix_certificates(
         raise ValueError(f"mix_certificates takes one alpha, got shape {weight.shape}; call it for each")
     if not 0.0 < sigma < np.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    form, h = of_smoothed(bound), SmoothedNet(radius=certificates.radius, sigma=sigma)
+    form = of_smoothed(bound)
     if weight == 1.0 and form.keeps_h:
         return certificates
+    if not np.isnan(certificates.p_runner_up).any() and form.two_bounds is not None and weight > 0.5:
+        mixed = form.two_bounds(certificates.p_top, certificates.p_runner_up, weight, sigma)
+        return certificates.with_radii(np.where(certificates.radius > 0, mixed, 0.0))
+    h = SmoothedNet(radius=_with_the_rest(certificates, sigma), sigma=sigma)
     mixed = form.radius(h, weight) if weight > 0.5 else np.zeros_like(h.radius)
     # Rounded down: a quantile near 0 has an absolute error, one far away a relative one.
     slack = 16 * EPS * (np.where(np.isfinite(h.radius), h.radius, 0.0) + sigma)
     return certificates.with_radii(np.where(h.radius > 0, np.maximum(mixed - slack, 0.0), 0.0))
+
+
+def _with_the_rest(certificates: Certificates, sigma: float) -> Floats:
+    """h's radii with 1 - p for the runner-up, also where it was bounded on its own."""
+    bounded = ~np.isnan(certificates.p_top)
+    return np.where(bounded, cohen_radius(np.where(bounded, certificates.p_top, 0.5), sigma), certificates.radius)
 
 
 def certify_mix(
@@ -163,6 +177,31 @@ def certify_lipschitz(
         correct=prediction == labels.cpu().numpy(),
         seconds=np.full(len(images), seconds),
     )
+
+
+def certify_top_k(
+    model: nn.Module, images: Tensor, labels: Tensor, k: int, *, lipschitz: Values | None = None, batch_size: int = 256
+) -> Floats:
+    """Radii within which each label stays among the top k classes of a mix with a Lipschitz h [BAKS24 v1, Theorem 1].
+
+    Args:
+        model, images, labels, lipschitz, batch_size: as in ``certify_lipschitz``.
+        k: in [1, C - 1]; with k = 1 these are the radii of Theorem 4 where h is right.
+
+    Returns:
+        (N,) radii >= 0 in the constants' norm; 0 where nothing is certified.
+
+    Raises:
+        ValueError, EvaluationError: as ``certify_lipschitz``; another k.
+    """
+    check_examples(images, labels)
+    mix = model if isinstance(model, MixedClassifier) else None
+    h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
+    constant = softmax_lipschitz(logits_lipschitz(h, rob_map)) if lipschitz is None else lipschitz
+    logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
+    check_examples(images, labels, logits.shape[1])
+    pairs = lipschitz_pair_radii(torch.from_numpy(logits).softmax(dim=1), alpha, constant)
+    return label_in_top_k_radius(pairs, labels, k)
 
 
 def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:

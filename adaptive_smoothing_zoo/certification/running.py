@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,16 +86,35 @@ def settled(settings: Mapping[str, Any]) -> tuple[Sampling, Run]:
     return Sampling(**{name: value for name, value in settings.items() if name not in names}), Run(**run)
 
 
+class Found(NamedTuple):
+    """What a rule says of G images: classes (-1 for none), radii, numbers of samples; bounds of probabilities."""
+
+    predictions: NDArray[np.int64]
+    radii: Floats
+    samples: NDArray[np.int64]
+    p_top: Floats | None = None
+    p_runner_up: Floats | None = None
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The same by image, as numbers."""
+        unknown = np.full(len(self.radii), np.nan)
+        columns = [unknown if column is None else column for column in self]
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+
 class Rule(ABC):
     """How many votes are asked for, and what they certify.
 
     Attributes:
         sampling: how votes are drawn; its n is the most for one image, next to those that choose its class.
-        columns: of the log.
     """
 
     sampling: Sampling
-    columns: ClassVar[tuple[str, ...]] = COLUMNS
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the log."""
+        return COLUMNS
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -106,8 +125,8 @@ class Rule(ABC):
         """How many images are done together."""
 
     @abstractmethod
-    def certify(self, copies: Copies, tops: Tensor) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-        """Predictions (-1 for none), radii and numbers of samples of a group whose classes ``tops`` are chosen."""
+    def certify(self, copies: Copies, tops: Tensor) -> Found:
+        """What is found of a group whose classes ``tops`` are chosen."""
 
 
 Rows = dict[int, tuple[Any, ...]]  # of a log, by dataset index, in the order of its columns
@@ -148,19 +167,20 @@ def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Ru
 def _certify_group(sampler: Sampler, rule: Rule, group: range, times: bool) -> Rows:
     start, n0 = time.perf_counter(), rule.sampling.n0
     copies = Copies(sampler, group)
-    predictions, radii, samples = rule.certify(copies, copies.choose(n0))
+    found = rule.certify(copies, copies.choose(n0))
     seconds = (time.perf_counter() - start) / len(group) if times else np.nan
     rows = {}
-    for i, prediction, radius, used in zip(group, predictions.tolist(), radii.tolist(), samples.tolist(), strict=True):
+    for i, (prediction, radius, used, *probabilities) in zip(group, found.rows(), strict=True):
         place, label = int(sampler.places[i]), int(sampler.labels[i])
-        rows[place] = (place, label, prediction, radius, prediction == label, seconds, n0 + used)
+        rows[place] = (place, label, prediction, radius, prediction == label, seconds, n0 + used, *probabilities)
     return rows
 
 
 def _rows(done: Certificates, samples: int) -> Rows:
     """Certificates of an earlier run; ``samples`` where its log does not tell their number."""
+    done = replace(done, samples=np.where(done.samples == 0, samples, done.samples))
     columns = [getattr(done, name).tolist() for name in FIELDS]
-    return {row[0]: (*row[:-1], row[-1] or samples) for row in zip(*columns, strict=True)}
+    return {row[0]: row for row in zip(*columns, strict=True)}
 
 
 def _open_groups(places: NDArray[np.int64], size: int, rows: Rows) -> list[range]:

@@ -37,6 +37,8 @@ class Sampling:
             betting bound. They certify two different smoothed classifiers.
         n0, n: samples for the choice of a class and (at most) for its bound, whole numbers >= 1.
         failure_probability: of each certificate, in (0, 1), over the noise.
+        runner_up: bound the runner-up's probability as well, with half of the failure probability, instead of taking
+            1 - p for it; not for a single radius.
         seed: of the noise, with the dataset index of the image.
         batch_size: noisy images per pass. If None, 128 on the CPU, where more leave its caches, and 1000 elsewhere.
         device: where to compute; where the model is if None.
@@ -53,6 +55,7 @@ class Sampling:
     n0: int = 100
     n: int = 100_000
     failure_probability: float = 0.001
+    runner_up: bool = False
     seed: int = 0
     batch_size: int | None = None
     device: str | torch.device | None = None
@@ -69,6 +72,8 @@ class Sampling:
         if not 0.0 < self.sigma <= LARGEST:
             raise ValueError(f"sigma must be positive and at most {LARGEST:.3g}, float32's largest, got {self.sigma}")
         checked_failure_probability(self.failure_probability)
+        if not isinstance(self.runner_up, bool):
+            raise ValueError(f"runner_up is True or False, got {self.runner_up!r}")
         if self.votes not in ("hard", "soft"):
             raise ValueError(f"votes must be 'hard' or 'soft', got {self.votes!r}")
         if self.dtype not in ("tf32", torch.float32, torch.bfloat16, torch.float16):
@@ -202,6 +207,20 @@ class Copies:
             else:
                 found[start:stop] = logits.argmax(dim=1) == label
         return found.view(len(chosen), count)
+
+    def all_votes(self, count: int) -> Tensor:
+        """The votes for every class of ``count`` copies of each image: (G, count, C) if soft, sums (G, C) if hard."""
+        size, classes = len(self._images), self._sampler.classes
+        if self._sampling.votes == "soft":
+            soft = torch.empty((size * count, classes), device=self._images.device)
+            for start, stop, logits in self._classify(range(size), count):
+                soft[start:stop] = logits.float().softmax(dim=1).clamp(max=1.0)
+            return soft.view(size, count, classes)
+        sums = torch.zeros(size * classes, dtype=torch.float64, device=self._images.device)
+        for start, stop, logits in self._classify(range(size), count):
+            image = torch.arange(start, stop, device=sums.device) // count
+            sums += torch.bincount(image * classes + logits.argmax(dim=1), minlength=len(sums))
+        return sums.view(size, classes)
 
     def fetch(self, *tensors: Tensor) -> list[Floats]:
         """Tensors of the device as float64 arrays, in one transfer; EvaluationError if a logit is NaN or infinite."""

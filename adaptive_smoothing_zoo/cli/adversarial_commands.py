@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelC
 @DEVICE
 @DATA_DIR
 def check_adversarials_command(file: Path, choice: ModelChoice, device: str, data_dir: str | None) -> None:
-    """Ask MODEL about the adversarial images in FILE, which asz eval --save-adversarials wrote.
+    """Classify the adversarial images in FILE with MODEL, which asz eval --save-adversarials wrote.
 
     The images must obey the threat model that the file names. Exit code 1 if the accuracy is not the recorded one.
     """

@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.cli.options import (
     RESULTS,
     ModelChoice,
     example,
+    examples_option,
     known_threat_model,
     model_options,
 )
@@ -73,6 +74,7 @@ N = "number of noise samples for each image that bound its class's probability, 
 @click.option("--n0-samples", "--n0", "n0", type=int, default=100, show_default=True, metavar="N", help=N0)
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
+@click.option("--runner-up", is_flag=True, help="bound the runner-up's probability too, instead of taking 1 - p for it")
 @click.option("--batch-size", type=int, default=None, help="noisy images per pass")
 @click.option(
     "--dtype",
@@ -151,6 +153,77 @@ def certify_command(
     _tell(record, [*(log(subject.file_name(bound)) for bound in found), path])
 
 
+@click.command("predict")
+@model_options(threat_model=None)
+@click.option(
+    "--part",
+    type=click.Choice(["whole", "std_model", "rob_model"]),
+    default="whole",
+    show_default=True,
+    help="of a triplet: the mix, or one of its nets alone",
+)
+@click.option("--sigma", type=float, default=None, help="standard deviation of the noise; that of a smoothed h")
+@click.option(
+    "--n-samples", "votes", type=int, default=1000, show_default=True, metavar="N", help="votes for each image"
+)
+@click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each prediction")
+@click.option("--batch-size", type=int, default=None, help="noisy images per pass")
+@click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
+@examples_option(None)
+@click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
+@DEVICE
+@click.option("--no-times", is_flag=True, help="leave times out of the log: the same command writes the same bytes")
+@DATA_DIR
+@OUT
+def predict_command(
+    choice: ModelChoice,
+    part: str,
+    sigma: float | None,
+    votes: int,
+    n: int | None,
+    skip: int,
+    device: str,
+    no_times: bool,
+    data_dir: str | None,
+    out: Path,
+    **sampling: Any,
+) -> None:
+    """Predict with the smoothed version of any MODEL, or abstain ([CRK19], PREDICT).
+
+    The noise votes; where a binomial test does not tell the first class from the second, there is no prediction. Writes
+    a log in the format of asz certify, with radii of 0. Runs resume: repeat the command after any interruption.
+    """
+    from adaptive_smoothing_zoo.certification.kinds import subject_of
+    from adaptive_smoothing_zoo.certification.predicting import predict_examples
+    from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
+    from adaptive_smoothing_zoo.data import load_data
+    from adaptive_smoothing_zoo.evaluation import pick_device
+    from adaptive_smoothing_zoo.publishing.certification_record import certification_path
+    from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
+    from adaptive_smoothing_zoo.publishing.record import check_writable
+
+    chosen = pick_device(device)
+    entry = choice.entry(out, data_dir=data_dir)
+    check_writable(out, entry)
+    named = choice.load(entry, chosen)
+    entry = named.entry
+    subject = subject_of(named.net, part, sigma, n=votes, device=chosen, **sampling)
+    everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
+    examples, indices = choose_examples(everything, n, skip)
+    log = certification_path(out, entry, f"{subject.file_name()}-predicted.tsv")
+    with sampling_bar(True) as on_progress, told_how_to_go_on():
+        run = {"indices": indices, "log": log, "times": not no_times, "on_progress": on_progress}
+        found = predict_examples(subject.voter, examples.images, examples.labels, **vars(subject.votes()), **run)
+    keep_entry(out, entry)
+    abstained = found.prediction < 0
+    wrong = ~found.correct & ~abstained
+    shares = {"correct": found.correct, "wrong": wrong, "abstained": abstained}
+    counted = ", ".join(f"{name} {100 * share.mean():.2f} %" for name, share in shares.items())
+    click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    click.echo(f"{counted}; {votes:,} votes for each")
+    click.echo(f"wrote {log}")
+
+
 def _tell(record: CertificationRecord, written: list[Path]) -> None:
     from adaptive_smoothing_zoo.certification import BOUNDS
     from adaptive_smoothing_zoo.publishing.certification_record import table_of
@@ -158,7 +231,7 @@ def _tell(record: CertificationRecord, written: list[Path]) -> None:
     for line in aligned(table_of(record)):
         click.echo(line)
     for bound in record.bounds:
-        click.echo(f"{bound}: {BOUNDS[bound].sentence}")
+        click.echo(f"{bound}: {BOUNDS[bound].words(record.sampling is not None and record.sampling.runner_up)}")
     if record.sampling is not None:
         click.echo(f"{record.sampling.mean_samples:,.0f} noisy images for each example on average")
     for path in written:
@@ -348,13 +421,13 @@ def baseline_curves(path: Path, bounds: tuple[str, ...]) -> list[CertifiedCurve]
 
 
 def _sigma_of(log: Path) -> float:
-    """The sigma in the settings beside a log of ours."""
+    """The sigma in the settings next to a log of ours."""
     from adaptive_smoothing_zoo.certification.journal import read_settings, settings_path
     from adaptive_smoothing_zoo.errors import ResultsError
 
     if not settings_path(log).exists():
-        raise click.UsageError(f"{log} has no settings beside it that tell its sigma; say --sigma")
+        raise click.UsageError(f"{log} has no settings next to it that name its sigma; pass --sigma")
     sigma = read_settings(log).get("sigma")
     if not isinstance(sigma, float):
-        raise ResultsError(f"the settings of {log} do not tell its sigma; say --sigma")
+        raise ResultsError(f"the settings of {log} do not name its sigma; pass --sigma")
     return sigma

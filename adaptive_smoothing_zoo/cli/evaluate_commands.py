@@ -122,7 +122,7 @@ def eval_command(
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, protocol=settings.protocol)
     state = state_path(out, entry, part)
     about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
@@ -370,7 +370,7 @@ def _radii(eps: str | None, *, alone: bool) -> list[str]:
 
 def _check_quick(settings: AttackSettings, shard: str | None) -> None:
     if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
-        raise click.UsageError("--quick makes an attack of its own; leave other attacks, numbers and shards away")
+        raise click.UsageError("--quick makes an attack of its own; omit other attacks, numbers and shards")
 
 
 def _run_radii(
@@ -518,5 +518,5 @@ def _write_and_tell(
     for remark in record.remarks:
         click.echo(remark, err=True)
     if not evaluation.settings.is_standard:
-        click.echo(f"{evaluation.settings.protocol}: this is no result of the standard protocol", err=True)
+        click.echo(f"{evaluation.settings.protocol}: this is not a result of the standard protocol", err=True)
     click.echo(f"wrote {path}")

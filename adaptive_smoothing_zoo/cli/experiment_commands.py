@@ -9,9 +9,14 @@ import click
 
 from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, example, examples_option
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
+from adaptive_smoothing_zoo.threat import NORMS
 
-ALONE = "smoothed-methods"  # takes an hour and no triplet; "all" leaves it out
-TRAINED = "settings, loss-ablation and sigmoid-scale"
+NETS = ("smoothed-methods", "smoothed-mnist")  # take an hour and no triplet
+PAIR = ("off-class-confidence", "confidence-path", "mixing-ratios")  # take no triplet either, but minutes
+PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
+OWN = ("local-constants", "certified-pareto")  # of h's certificates
+ALONE = (*NETS, *PAIR, *PUBLISHED, *OWN)  # "all" leaves them out
+TRAINED = "settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels"
 
 
 @click.command(
@@ -25,6 +30,8 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
 @click.option("--model", default="Demo2026Adaptive", show_default=True, help="the triplet whose g and h are taken")
 @click.option("--dataset", default="digits", show_default=True, help="of the triplet")
 @click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
+@click.option("--norm", type=click.Choice(NORMS), default=None, help="of the attacks; the triplet's if not given")
+@click.option("--eps", default=None, help="radius of the attacks, as 8/255; the triplet's if not given")
 @examples_option(100)
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="of PGD; the paper's if not given")
 @click.option(
@@ -40,7 +47,9 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
 @DEVICE
 @DATA_DIR
 @click.option(
-    "--train-data-dir", default=None, help=f"of {TRAINED}: the training examples; those of --data-dir if not given"
+    "--train-data-dir",
+    default=None,
+    help=f"of {TRAINED}, and of train-accuracy: the training examples; those of --data-dir if not given",
 )
 @click.option("--model-dir", default=None, help="a folder that save_pretrained wrote")
 @click.option(
@@ -57,24 +66,57 @@ TRAINED = "settings, loss-ablation and sigmoid-scale"
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="of the same three: length of what stands for AutoAttack and setting D; 0 for AutoAttack itself",
+    help="of the same: length of what stands for AutoAttack and setting D; 0 for AutoAttack itself",
+)
+@click.option(
+    "--clean",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="of the same: the clean accuracy on held-out examples at which mixes are compared, as 0.9; half way between "
+    "h's and g's if not given",
+)
+@click.option(
+    "--long-c", is_flag=True, help="of settings: train in C on attacks of the papers' length, 75 steps toward 9 classes"
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="of trade-off: take the accuracies from the records in this folder; nothing is attacked",
+)
+@click.option(
+    "--published",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="of trust-options and alpha-sweep: a folder with the authors' curves.json, to be shown with ours",
 )
 @click.option(
     "--recipes",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help=f"of {ALONE}: a folder of digits_<method>_<sigma>.toml; the package's if not given",
+    help=f"of {', '.join(NETS + PAIR)}: a folder of such recipes; the package's if not given",
 )
-@click.option("--samples", type=int, default=1000, show_default=True, help=f"of {ALONE}, for a certificate")
+@click.option(
+    "--samples", type=int, default=1000, show_default=True, help=f"of {' and '.join(NETS)}, for a certificate"
+)
+@click.option("--logs", type=click.Path(path_type=Path), default=None, help="of published-*: a folder of logs")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
-def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: Any) -> None:
+def experiment_command(names: tuple[str, ...], device: str, out: Path, published: Path | None, **given: Any) -> None:
     """Run experiments of the papers on a triplet's g and h; write data, a picture and a page for each.
 
-    settings, loss-ablation and sigmoid-scale train mixing networks for that g and h by a recipe, in
-    runs/experiments. By default all is short: a recipe of few epochs, short attacks.
+    settings, loss-ablation, sigmoid-scale, alpha-width and pseudo-labels train mixing networks for that g and h by a
+    recipe, in runs/experiments. By default all is short: a recipe of few epochs, short attacks. detection needs a
+    triplet with a mixing network; "all" leaves out what does not fit the triplet, and says so.
 
-    smoothed-methods takes no triplet: it trains nets by recipes for digits, in runs/smoothed-methods, and certifies
-    them (about an hour on one core; "all" leaves it out).
+    smoothed-methods and smoothed-mnist take no triplet: they train nets by recipes for digits and MNIST, in runs/NAME,
+    and certify them (about an hour on one core; "all" leaves them out).
+
+    off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
+
+    local-constants and certified-pareto are about h's certificates; try Demo2026Lipschitz and Demo2026Smoothed with
+    --threat-model L2 ("all" leaves them out).
+
+    published-* read certification logs that authors published, from a folder OWNER+NAME/... of --logs; no net runs.
 
     An experiment resumes after the last row that was measured, or where its training stood.
     """
@@ -83,14 +125,20 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, **given: 
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.experiments import find_experiment
     from adaptive_smoothing_zoo.experiments.bench import Options
+    from adaptive_smoothing_zoo.experiments.published_curves import read_published
 
+    curves = None if published is None else read_published(published)
     options = Options(device=pick_device(device), **given)
-    all_of_a_triplet = [name for name in EXPERIMENTS if name != ALONE] if "all" in names else []
+    all_of_a_triplet = [name for name in EXPERIMENTS if name not in ALONE] if "all" in names else []
     for name in dict.fromkeys([*(name for name in names if name != "all"), *all_of_a_triplet]):
         experiment = find_experiment(name)
         with tqdm(total=len(experiment.cases()), desc=name, unit="row") as bar:
             bench = experiment.bench.of(options, experiment.steps, bar.set_postfix_str)
-            for table in experiment.run(bench, out):
+            why = experiment.misfit(bench)
+            if why and name not in names:
+                bar.write(f"left out {name}: {why}")
+                continue
+            for table in experiment.run(bench, out, curves):
                 bar.n = len(table.rows)
                 bar.refresh()
         click.echo(f"wrote {experiment.file(out, bench.key).with_suffix('.md')}")

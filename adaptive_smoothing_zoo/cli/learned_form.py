@@ -78,7 +78,7 @@ def named_images(options: dict[str, Any], count: int) -> str:
 def _words(
     options: dict[str, Any], nets: list[Resolved], train: Examples, held: Examples, chosen: Chosen
 ) -> dict[str, Any]:
-    """What the entry says beside what the modules say."""
+    """What the entry says besides what the modules say."""
     from adaptive_smoothing_zoo.tuning.tune import chosen_there
     from adaptive_smoothing_zoo.zoo.named import reference_with
 

@@ -42,7 +42,7 @@ def list_command(
     from adaptive_smoothing_zoo.publishing.known import known_of
     from adaptive_smoothing_zoo.zoo.registry import list_models
 
-    entries = [entry for entry in list_models(dataset, threat_model) if not embedded or entry.weights.embedded]
+    entries = [entry for entry in list_models(dataset, threat_model) if not embedded or entry.comes_along]
     chosen = [entry for entry in entries if all(word.lower() in _text_of(entry) for word in words)]
     if not chosen:
         raise click.UsageError("no triplet fits; asz list without words and options shows all")
@@ -94,7 +94,7 @@ def where_weights_are(entry: Entry) -> str:
     weights = entry.weights
     original = "original files, " + ("verified" if weights.verified else "not verified yet")
     elsewhere = original if weights.components else "no weights"
-    return "embedded" if weights.embedded else weights.hub_repo or elsewhere
+    return "embedded" if entry.comes_along else weights.hub_repo or elsewhere
 
 
 def _facts(entry: Entry, known: Known | None) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class ModelChoice:
             return self._net_entry(results, eps, data_dir)
         if self.name is not None or self.num_classes is not None:
             raise click.UsageError(
-                f"{self.reference} is a triplet, whose name and number of classes stand in its entry; "
+                f"{self.reference} is a triplet, whose name and number of classes are in its entry; "
                 "asz describe FOLDER --name renames it"
             )
         entry = find_entry(
@@ -227,7 +227,7 @@ def known_threat_model(reference: str, dataset: str) -> str:
 
     own = {entry.threat_model for entry in entries_named(reference) if entry.dataset == dataset}
     if len(own) > 1:
-        raise click.UsageError(f"{reference} exists for {' and '.join(sorted(own))}; say --threat-model")
+        raise click.UsageError(f"{reference} exists for {' and '.join(sorted(own))}; pass --threat-model")
     return next(iter(own), LINF)
 
 
@@ -363,10 +363,10 @@ attack_options = packed(
     ),
     click.option("--attacks", default=None, metavar="NAMES", help="separated by commas; the version's"),
     click.option("--iterations", type=int, default=None, help="of all attacks that have such, instead of their own"),
-    click.option("--targets", type=int, default=None, help="likewise: wrong classes to attack toward"),
-    click.option("--restarts", type=int, default=None, help="likewise: random starts"),
-    click.option("--queries", type=int, default=None, help="likewise: changes that a random search tries"),
-    click.option("--eot", type=int, default=None, help="likewise: passes that each gradient is the mean of"),
+    click.option("--targets", type=int, default=None, help="the same for wrong classes to attack toward"),
+    click.option("--restarts", type=int, default=None, help="the same for random starts"),
+    click.option("--queries", type=int, default=None, help="the same for changes that a random search tries"),
+    click.option("--eot", type=int, default=None, help="the same for passes that each gradient averages"),
     click.option(
         "--individual", is_flag=True, help="each attack on all correctly classified images, not on those left"
     ),

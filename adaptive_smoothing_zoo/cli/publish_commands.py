@@ -117,7 +117,7 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
     if not is_triplet(choice.reference):
         entry = _described_net(choice, words, eps, results)
     elif eps is not None:
-        raise click.UsageError(f"{choice.reference} is a triplet, whose radius stands in its entry; leave --eps away")
+        raise click.UsageError(f"{choice.reference} is a triplet, whose radius is in its entry; omit --eps")
     else:
         folder = folder_of(choice.reference)
         entry = describe_folder(folder, results, words.description(), choice.name)

@@ -63,13 +63,13 @@ def train_command(
     Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch every batch is shared
     among the processes.
     """
-    import adaptive_smoothing_zoo
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.evaluation import distributed, pick_device
     from adaptive_smoothing_zoo.storage.provenance import device_name, installed_versions, source_commit
     from adaptive_smoothing_zoo.training import plan, runs
     from adaptive_smoothing_zoo.training.recipe import TripletRecipe, find_recipe, read_recipe
     from adaptive_smoothing_zoo.training.workers import find_workers
+    from adaptive_smoothing_zoo.zoo import embedding
 
     if limits and not embed:
         raise click.UsageError("--limit is for the entry that --embed writes")
@@ -105,8 +105,7 @@ def train_command(
         return
     click.echo(f"wrote {folder}")
     if embed and isinstance(read, TripletRecipe):
-        entry = runs.embed(folder, Path(adaptive_smoothing_zoo.__file__).parent, limits)
-        click.echo(f"embedded {entry.key}: {entry.weights.embedded}")
+        click.echo(f"embedded {embedding.embed(folder, limits).key}")
 
 
 def _say_plan(stages: list[Stage], say: Callable[[str], object]) -> None:

@@ -48,7 +48,7 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, wor
 def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     """Find the best mix of two nets without training.
 
-    Both nets are asked about held-out images and h is attacked there; every mix is then scored from these answers. With
+    Both nets classify held-out images, and h is attacked there. Every mix is then scored from their outputs. With
     a target (--clean or --robust) OUT becomes a triplet folder that every other command takes; without one, only the
     front is written.
     """
@@ -175,7 +175,7 @@ def _usual_range(dataset: str) -> str:
     known = DATA_SETS.get(dataset)
     if known is None or "validation" not in known.splits:
         return "test:5000:6000"
-    return f"validation:0:{min(1000, known.test_set_size)}"  # a small set's splits are small alike
+    return f"validation:0:{min(1000, known.test_set_size)}"  # of a small data set both splits are small
 
 
 def _range(text: str) -> tuple[str, int, int]:

@@ -101,6 +101,20 @@ def convert_command(
     click.echo(f"wrote {folder}")
 
 
+@click.command("embed", epilog=example("asz embed runs/digits_adaptive"))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--limit", "limits", multiple=True, help="what else the entry shall say of its limits; repeatable")
+def embed_command(folder: Path, limits: tuple[str, ...]) -> None:
+    """Write the triplet in FOLDER into the package (for maintainers): its entry, and weights that are not there yet.
+
+    A base net that comes with the package is named, not stored again.
+    """
+    from adaptive_smoothing_zoo.zoo import embedding
+
+    entry = embedding.embed(folder, limits)
+    click.echo(f"embedded {entry.key}: {entry.weights.embedded or 'its base nets are there'}")
+
+
 @click.command("check-entry", epilog=example("asz check-entry entry.json", "asz check-entry --schema > schema.json"))
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--schema", is_flag=True, help="print the JSON schema of entries instead")

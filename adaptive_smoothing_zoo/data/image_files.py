@@ -127,7 +127,7 @@ def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray:
     try:
         found = make_dataset(str(path), {name: i for i, name in enumerate(names)}, extensions=IMG_EXTENSIONS)
     except FileNotFoundError as error:  # a sub-folder without images
-        raise ValueError(f"{path} is no folder of images by class: {error}") from error
+        raise ValueError(f"{path} is not a folder of images by class: {error}") from error
     samples = sorted(found, key=lambda sample: sample[1])  # stable: files stay in the order of their names
     return ImageFiles(
         files=[file for file, _ in samples],

@@ -88,7 +88,7 @@ def evaluate_adaptive(
     state, on_progress = words.pop("state", None), words.pop("on_progress", None)
     attacks = words.pop("attacks", None)
     if attacks is not None and settings is not None:
-        raise ValueError("give the attacks within settings=AttackSettings(...), not beside it")
+        raise ValueError("give the attacks within settings=AttackSettings(...), not next to it")
     if attacks is None:
         attacks = _attacks_on(model) + (SURROGATE_ATTACKS if surrogate is not None else ())
     where = {"device": device, "state": state, "on_progress": on_progress}

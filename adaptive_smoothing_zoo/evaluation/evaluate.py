@@ -143,7 +143,7 @@ class Evaluation(Outcome):
             ValueError: the run has another norm or no larger radius, or runs each attack on all points.
         """
         if threat.norm != self.norm or threat.eps <= self.eps:
-            raise ValueError(f"an evaluation of {self.threat} is none of a smaller radius than {threat}")
+            raise ValueError(f"an evaluation of {self.threat} is not of a smaller radius than {threat}")
         if self.settings.individual or settings.individual:
             raise ValueError("individual attacks meet all points at each radius; run one radius at a time")
         names = self.settings.names
@@ -247,7 +247,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What the words of a call mean: the attacks, where they run, and who is told of it."""
+    """What the words of a call mean: the attacks, where they run, and who hears of it."""
 
     threat: ThreatModel
     settings: AttackSettings
@@ -349,7 +349,7 @@ class Call:
             return None
         if self.folder.is_file():
             raise ResultsError(
-                f"{self.folder} was begun by an earlier version of this package; delete it to begin again"
+                f"{self.folder} was started by an earlier version of this package; delete it to start again"
             )
         state = BoundState(self.folder, binding)
         stack.enter_context(state.locked())
@@ -486,4 +486,4 @@ def _check_shard(shard: tuple[int, int], settings: AttackSettings) -> None:
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"a shard is i/k with 0 <= i < k, got {shard[0]}/{shard[1]}")
     if shard[1] > 1 and settings.engine == "reference":
-        raise ValueError("the reference's random numbers depend on a point's batch; take the engine 'fast' for shards")
+        raise ValueError("the reference's random numbers depend on a point's batch; use the engine 'fast' for shards")

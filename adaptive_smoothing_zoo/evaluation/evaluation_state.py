@@ -64,7 +64,7 @@ def binding_of(folder: Path) -> Binding:
     try:
         return parse(Binding, read_binding(folder), str(folder))
     except ConfigError as error:
-        raise ResultsError(f"{folder} holds no state of an evaluation ({error}); delete it to begin again") from error
+        raise ResultsError(f"{folder} holds no state of an evaluation ({error}); delete it to start again") from error
 
 
 def read_chunks(folder: Path) -> list[Chunk]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from adaptive_smoothing_zoo.experiments.experiment import Case, not_answered, ve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from adaptive_smoothing_zoo.experiments.published_curves import PublishedRun
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.48, 0.5, 0.52, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 TARGETS = {"clean": "clean", "std": "STD attack", "rob": "ROB attack", "mix": "MIX attack"}
@@ -26,6 +30,8 @@ class AlphaSweep(TripletExperiment):
         "attack accuracy rises with alpha, under the ROB attack it falls; the clean accuracy falls slowly above 0.5."
     )
     values = ("accuracy",)
+    compares = True
+    size = (7.2, 4.8)
 
     def cases(self) -> list[Case]:
         return [{"target": target, "alpha": f"{alpha:g}"} for target in TARGETS for alpha in ALPHAS]
@@ -57,6 +63,24 @@ class AlphaSweep(TripletExperiment):
         axes.set_xlabel(r"$\alpha$")
         axes.set_ylabel("accuracy, %")
         axes.legend()
+
+    def compare(self, table: Table, figure: Figure, published: Sequence[PublishedRun]) -> str:
+        """The authors' sweep under the same norm, thin, and its jump at 1/2."""
+        runs = [run for run in published if run.norm == table.threat_model and run.is_mix]
+        if not runs:
+            return f"the authors have none of the mixed classifier under {table.threat_model}."
+        run, axes = runs[0], figure.axes[0]
+        for (target, label), line in zip(TARGETS.items(), axes.get_lines(), strict=False):
+            alphas, accuracies = run.by_alpha(target)
+            percents = [100 * accuracy for accuracy in accuracies]
+            axes.plot(alphas, percents, "--", color=line.get_color(), linewidth=0.8, label=f"published, {label}")
+        axes.legend(fontsize="x-small")
+        low, high = (_interpolated(run, "mix", alpha) for alpha in (0.45, 0.55))
+        return (
+            f"CIFAR-10, {run.nets}, PGD, the first {run.n} test images: the MIX attack leaves {low:.1%} at alpha 0.45, "
+            f"{high:.1%} at 0.55 and {run.h[1]:.1%} of h alone; clean accuracy goes from {run.g[0]:.1%} over "
+            f"{_interpolated(run, 'clean', 0.55):.1%} at 0.55 to {run.h[0]:.1%}."
+        )
 
     def summary(self, table: Table) -> str:
         """What the strongest of the attacks leaves around alpha = 1/2, and what the clean accuracy pays."""
@@ -132,6 +156,11 @@ def unknown(table: Table) -> str:
         f"h is no more accurate than g under the strongest of the attacks ({worst[1.0]:.1%} and {worst[0.0]:.1%}), so "
         "nothing rises with alpha"
     )
+
+
+def _interpolated(run: PublishedRun, target: str, alpha: float) -> float:
+    """A published accuracy at an alpha, linear between its neighbours."""
+    return float(np.interp(alpha, *run.by_alpha(target)))
 
 
 def _by_alpha(table: Table, target: str) -> dict[float, float]:

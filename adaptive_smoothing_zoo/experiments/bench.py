@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.attacks.catalogue import fitted
+from adaptive_smoothing_zoo.attacks.losses import Loss, cross_entropy
 from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.views import pin_alpha
 from adaptive_smoothing_zoo.data import Examples, load_data
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.experiments.experiment import Experiment, Measured, provenance
 from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.threat import Norm, ThreatModel
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.references import check_triplet
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
+
+APGD, LOWERING = ("apgd-ce-mix", "apgd-t-mix"), ("apgd-ce-lowering", "apgd-t-lowering")
+"""APGD on a mix as AutoAttack has it, and what setting D adds to it [BAKS24 v1, section 4.2]."""
+SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD where it is short
 
 T = TypeVar("T")
 PgdName = Literal["papers", "random-start"]
 LINF_STEP, L2_STEP = 0.0027 / (8 / 255), 0.075 / 0.5
 """The authors' steps as shares of the radius, at any number of steps."""
 TRAVEL = 2.5
-"""How far all steps of the other form reach together, as a share of the radius (Madry et al. 2018)."""
+"""How far all steps of the other form reach together, as a share of the radius [MMSTV18]."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,14 @@ class Options:
     recipe: str
     changes: tuple[str, ...]
     apgd_steps: int
+    norm: Norm | None = None
+    eps: str | None = None
+    clean: float | None = None
+    long_c: bool = False
+    results: Path | None = None
     recipes: Path | None
     samples: int
+    logs: Path | None = None
 
     @cached_property
     def triplet(self) -> Triplet:
@@ -133,6 +149,17 @@ class Options:
         """The test examples."""
         entry = self.triplet.entry
         return load_data(entry.dataset, data_dir=self.data_dir, n=self.n or None, preprocessing=entry.preprocessing)
+
+    def threat(self) -> ThreatModel:
+        """The triplet's own ball, or the one that is asked for.
+
+        Raises:
+            ConfigError: another norm without a radius.
+        """
+        entry = self.triplet.entry
+        if self.norm not in (None, entry.threat_model) and self.eps is None:
+            raise ConfigError(f"the radius {entry.eps} of {entry.key} is one of {entry.threat_model}; add --eps")
+        return ThreatModel(self.norm or entry.threat_model, self.eps or entry.eps)  # type: ignore[arg-type]
 
 
 OnStage = Callable[[str], None]  # told, in words, of every finished round of something long
@@ -169,7 +196,7 @@ class Bench:
         return {
             "model": options.triplet,
             "examples": options.examples(),
-            "threat": ThreatModel(options.triplet.entry.threat_model, options.triplet.entry.eps_value),
+            "threat": options.threat(),
             "pgd": Pgd(options.steps or steps, options.pgd),
             "seed": options.seed,
             "batch_size": options.batch_size,
@@ -186,7 +213,14 @@ class Bench:
 
     @property
     def key(self) -> str:
-        return self.model.entry.key
+        """The triplet's, and the ball if that is another one than the triplet's own."""
+        key = self.model.entry.key
+        return key if self._is_own_ball else f"{key}-under-{self.threat.norm}-{self.threat.eps:g}"
+
+    @property
+    def _is_own_ball(self) -> bool:
+        entry = self.model.entry
+        return self.threat == ThreatModel(entry.threat_model, entry.eps_value)
 
     def ready(self) -> AbstractContextManager[nn.Module]:
         return ready(self.model, self.device)
@@ -202,7 +236,7 @@ class Bench:
             "model": entry.name,
             "dataset": entry.dataset,
             "threat_model": self.threat.norm,
-            "eps": entry.eps,
+            "eps": entry.eps if self._is_own_ball else repr(self.threat.eps),
             "steps": self.pgd.steps,
             "pgd": self.pgd.name,
             "seed": self.seed,
@@ -213,8 +247,12 @@ class Bench:
         """g and h with a constant alpha."""
         return pin_alpha(self.model, alpha)
 
-    def attack(self, target: nn.Module) -> Tensor:
-        """The examples after PGD on ``target``: (N, channels, H, W), on the CPU."""
+    def attack(self, target: nn.Module, loss: Loss = cross_entropy) -> Tensor:
+        """The examples after PGD on ``target``: (N, channels, H, W), on the CPU.
+
+        Args:
+            loss: of the target's output and the labels, to be increased.
+        """
         eps, found = self.threat.eps, []
         for rows in torch.arange(len(self.labels)).split(self.batch_size):
             points = pgd(
@@ -226,11 +264,31 @@ class Bench:
                 steps=self.pgd.steps,
                 norm=self.threat.norm,
                 random_start=self.pgd.random_start,
+                loss=loss,
                 seed=self.seed,
                 indices=rows,
             )
             found.append(points.cpu())
         return torch.cat(found)
+
+    def searched(
+        self, model: nn.Module, attacks: tuple[str, ...], standing: Tensor, limits: Mapping[str, int] | None = None
+    ) -> Tensor:
+        """(N,) bool: which of the examples that stand also stand after attacks of the catalogue, the model as judge.
+
+        Args:
+            limits: iterations, targets and restarts, where they are to be less than the attacks' own.
+        """
+        classes = self.model.entry.num_classes
+        settings = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
+        settings = fitted(settings, classes)
+        if limits is not None:
+            settings = settings.limited(**limits)
+        standing, left = standing.clone(), standing.nonzero().squeeze(1)
+        search = Search(model, self.threat, settings, num_classes=classes, device=self.device)
+        for verdict in search.run(self.images[left], self.labels[left], left):
+            standing[left[verdict.points[verdict.broken]]] = False
+        return standing
 
     def logits(self, net: nn.Module, images: Tensor) -> Tensor:
         """A net's output at all images, (N, C), on the CPU."""
@@ -255,6 +313,16 @@ class Bench:
 def share(right: Tensor) -> float:
     """Of (N,) bool, the share that is True."""
     return float(right.double().mean())
+
+
+def check_apart(examples: Examples, images: Tensor) -> None:
+    """Refuse test examples that are training examples: a file that holds one split is given out for every split."""
+    tested, known = ({sha256(x.numpy().tobytes()).digest() for x in each} for each in (images, examples.images))
+    if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
+        raise ResultsError(
+            f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
+            f"examples ({examples.source}); give a folder that has both splits, or --train-data-dir"
+        )
 
 
 class TripletExperiment(Experiment[Bench, Table]):

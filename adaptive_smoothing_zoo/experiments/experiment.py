@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from adaptive_smoothing_zoo.experiments.published_curves import PublishedRun
+
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
 
 
@@ -124,6 +126,7 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
         bench, table: what it is measured with, and what its data are.
         steps: of PGD, as in the paper.
         size: of the picture, in inches.
+        compares: whether ``compare`` has something to say of the authors' curves.
     """
 
     name: str
@@ -134,6 +137,7 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
     table: type[AnyTable]
     steps: int = 20
     size: tuple[float, float] = (6.4, 4.4)
+    compares: bool = False
 
     @abstractmethod
     def cases(self) -> list[Case]:
@@ -155,6 +159,14 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
     def agreement(self, table: AnyTable) -> str:
         """Whether that is what the authors found, as ``verdict`` says it; or ``not_answered``, and why."""
 
+    def misfit(self, bench: AnyBench) -> str:
+        """Why this cannot be measured on this bench, a clause; nothing if it can."""
+        return ""
+
+    def compare(self, table: AnyTable, figure: Figure, published: Sequence[PublishedRun]) -> str:
+        """Add the authors' curves to the picture that ``draw`` made; what they say, a few lines of Markdown."""
+        raise NotImplementedError
+
     def findings(self, table: AnyTable) -> tuple[str, str]:
         """Summary and agreement; without all its numbers a table has neither."""
         if why := table.lacks(self.values):
@@ -165,16 +177,22 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
         """Of the data on what has this key; picture (.png) and page (.md) stand next to it."""
         return out / self.name / f"{key}.json"
 
-    def run(self, bench: AnyBench, out: Path) -> Iterator[AnyTable]:
+    def run(self, bench: AnyBench, out: Path, published: Sequence[PublishedRun] | None = None) -> Iterator[AnyTable]:
         """Measure the cases that the file does not hold yet, write it after each; then draw, and write the page.
+
+        Args:
+            published: the authors' curves, see ``publish``.
 
         Yields:
             The table so far, after each new row.
 
         Raises:
+            ConfigError: it cannot be measured on this bench.
             ResultsError: the file holds something else, or was measured on or with something else; or cannot be
                 written.
         """
+        if why := self.misfit(bench):
+            raise ConfigError(f"asz experiment {self.name} does not fit {bench.key}: {why}")
         path, table, cases = self.file(out, bench.key), bench.table(self.name), self.cases()
         known = read_table(path, self.table) if path.exists() else table
         _check_same(known, table, path)
@@ -188,10 +206,13 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
                 table = replace(table, rows=tuple(rows[_key(each)] for each in cases if _key(each) in rows))
                 write_text(path, json.dumps(to_json(table), indent=2) + "\n")
                 yield table
-        self.publish(path)
+        self.publish(path, published)
 
-    def publish(self, path: Path) -> None:
+    def publish(self, path: Path, published: Sequence[PublishedRun] | None = None) -> None:
         """Make picture and page from a file of data; nothing is measured.
+
+        Args:
+            published: the authors' curves; where there are such for this experiment, they join picture and page.
 
         Raises:
             ResultsError: the data are missing, damaged or not all there.
@@ -203,15 +224,29 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
 
         figure = Figure(figsize=self.size, layout="constrained")
         self.draw(table, figure)
+        compared = self._compared(table, figure, published)
         figure.suptitle(f"{table.title}, n = {table.n}", fontsize="medium")
         picture = path.with_suffix(".png")
         write_with(picture, lambda file: figure.savefig(file, dpi=120, metadata={"Software": None}))
-        write_text(path.with_suffix(".md"), self.page(table, picture.name))
+        write_text(path.with_suffix(".md"), self.page(table, picture.name, compared))
 
-    def page(self, table: AnyTable, picture: str) -> str:
-        """The Markdown page: what was asked, what the authors found, what was found here."""
+    def _compared(self, table: AnyTable, figure: Figure, published: Sequence[PublishedRun] | None) -> str:
+        """The paragraph about the authors' curves; nothing where there are none."""
+        if not self.compares:
+            return ""
+        if published is None or table.lacks(self.values):
+            return "**Published curves:** left out; --published FOLDER adds them.\n\n"
+        return f"**Published curves:** {self.compare(table, figure, published)}\n\n"
+
+    def page(self, table: AnyTable, picture: str, compared: str = "") -> str:
+        """The Markdown page: what was asked, what the authors found, what was found here.
+
+        Args:
+            picture: the name of its file.
+            compared: a paragraph about the authors' curves, with an empty line behind it.
+        """
         summary, agreement = self.findings(table)
-        about = {"table": table, "summary": summary, "agreement": agreement, "picture": picture}
+        about = {"table": table, "summary": summary, "agreement": agreement, "picture": picture, "compared": compared}
         return pages.page("experiment.md", experiment=self, **about)
 
 

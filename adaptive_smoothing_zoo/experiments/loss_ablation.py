@@ -127,7 +127,7 @@ def accuracy_cells(row: Row) -> list[str]:
 
 def chosen(row: Row) -> str:
     """What was chosen on held-out examples, and the clean accuracy there."""
-    name = "alpha" if "alpha" in row.values else "bias"
+    (name,) = {"alpha", "alpha_min", "bias"} & set(row.values)
     return f"{name} {row[name]:.3g}, {100 * row['held_out']:.2f} % clean on held-out examples"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Self
@@ -76,41 +77,57 @@ class MethodsBench:
     """What it is measured with.
 
     Attributes:
-        recipes: folder of ``digits_<method>_<sigma>.toml``.
+        experiment: whose recipes are trained.
+        recipes: folder of them.
         trained: folder for the nets and for the logs of their certificates; what is there is not done again.
         n: certify the first n test images; None for all.
+        data_dir, train_data_dir: as in ``load_data``.
     """
 
+    experiment: SmoothedMethods
     recipes: Path
     trained: Path
     n: int | None = None
     samples: int = 1000
     failure_probability: float = 0.001
     device: torch.device
-    key: str = "digits"
+    data_dir: str | None = None
+    train_data_dir: str | None = None
 
     @classmethod
     def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
         return cls(
+            experiment=cls.asked(),
             recipes=options.recipes or RECIPES / "smoothed",
-            trained=Path("runs") / EXPERIMENT.name,
+            trained=Path("runs") / cls.asked().name,
             n=options.n or None,
             samples=options.samples,
             device=options.device,
+            data_dir=options.data_dir,
+            train_data_dir=options.train_data_dir or options.data_dir,
         )
+
+    @classmethod
+    def asked(cls) -> SmoothedMethods:
+        """The experiment that a command line means by this bench."""
+        return EXPERIMENT
+
+    @property
+    def key(self) -> str:
+        return self.experiment.dataset
 
     def ready(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def examples(self) -> Examples:
-        return load_data("digits").first(self.n)
+        return load_data(self.key, data_dir=self.data_dir, n=self.n)
 
     def table(self, experiment: str) -> MethodsTable:
-        train = load_data("digits", "train")
-        recipes = "\n".join(str(to_json(self.recipe(case))) for case in EXPERIMENT.cases())
+        train = load_data(self.key, "train", data_dir=self.train_data_dir)
+        recipes = "\n".join(str(to_json(self.recipe(case))) for case in self.experiment.cases())
         return MethodsTable(
             experiment=experiment,
-            dataset="digits",
+            dataset=self.key,
             samples=self.samples,
             failure_probability=self.failure_probability,
             recipes_sha256=sha256(recipes.encode()).hexdigest(),
@@ -118,11 +135,15 @@ class MethodsBench:
         )
 
     def recipe(self, case: Case) -> SmoothedNetRecipe:
-        path = self.recipes / f"digits_{case['method']}_{case['sigma']}.toml"
-        recipe = read_recipe(path, [f"training.seed={case['seed']}"])
+        name, changes = self.experiment.source(case)
+        recipe = read_recipe(self.recipes / name, [*changes, f"training.seed={case['seed']}"])
         if not isinstance(recipe, SmoothedNetRecipe) or recipe.training.sigma != float(case["sigma"]):
-            raise ResultsError(f"{path} is not the recipe of a net that will be smoothed with sigma {case['sigma']}")
+            where = self.recipes / name
+            raise ResultsError(f"{where} is not the recipe of a net that will be smoothed with sigma {case['sigma']}")
         return recipe
+
+    def machine(self) -> runs.Machine:
+        return runs.Machine(workers=Workers(self.device), data_dir=self.train_data_dir)
 
 
 def _column(radius: float) -> str:
@@ -131,6 +152,16 @@ def _column(radius: float) -> str:
 
 
 class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
+    """On the digits; a subclass has other data.
+
+    Attributes:
+        dataset: of the nets.
+        methods: what the recipes are called, and their labels.
+        sigmas, seeds: of the nets.
+        published: ACR by sigma and method, and ``published_for``, what it is of, by sigma.
+        about: the nets and their training, in one sentence.
+    """
+
     name = "smoothed-methods"
     question = "Which training gives the net whose smoothed version has the largest certified radii?"
     paper = (
@@ -142,18 +173,32 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
     bench = MethodsBench
     table = MethodsTable
     size = (11, 4)
+    dataset = "digits"
+    methods = METHODS
+    sigmas: tuple[str, ...] = SIGMAS
+    seeds: tuple[str, ...] = SEEDS
+    published = PAPER
+    published_for: Mapping[str, str] = {sigma: f"MNIST, sigma {2 * float(sigma):g}" for sigma in SIGMAS}
+    about = (
+        "A small CNN on 8x8 digits, mean of 3 seeds, the papers' constants with half their lengths, nothing tuned "
+        "(recipes `smoothed/digits_*`, with Nesterov momentum)."
+    )
+
+    def source(self, case: Case) -> tuple[str, Sequence[str]]:
+        """The name of a net's recipe, and what changes in it."""
+        return f"digits_{case['method']}_{case['sigma']}.toml", ()
 
     def cases(self) -> list[Case]:
         """One for each net; all of a seed before the next."""
-        return [{"method": m, "sigma": sigma, "seed": seed} for seed in SEEDS for sigma in SIGMAS for m in METHODS]
+        nets = product(self.seeds, self.sigmas, self.methods)
+        return [{"method": method, "sigma": sigma, "seed": seed} for seed, sigma, method in nets]
 
     def measure(self, bench: MethodsBench, case: Case) -> dict[str, float]:
         """Train and certify one net: ACR, and certified accuracy at each of ``RADII``."""
         folder, recipe, examples = bench.trained / "_".join(case.values()), bench.recipe(case), bench.examples()
         sigma = recipe.training.sigma
-        net = runs.run_recipe(recipe, folder / "net", runs.Machine(workers=Workers(bench.device)))
         certificates = certify(
-            net,
+            runs.run_recipe(recipe, folder / "net", bench.machine()),
             examples.images,
             examples.labels,
             sigma=sigma,
@@ -168,8 +213,9 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
 
     def draw(self, table: MethodsTable, figure: Figure) -> None:
         """Certified accuracy against radius, mean over the seeds, for each sigma."""
-        for axes, sigma in zip(figure.subplots(1, len(SIGMAS), sharey=True, squeeze=False)[0], SIGMAS, strict=True):
-            for method, label in METHODS.items():
+        all_axes = figure.subplots(1, len(self.sigmas), sharey=True, squeeze=False)[0]
+        for axes, sigma in zip(all_axes, self.sigmas, strict=True):
+            for method, label in self.methods.items():
                 means = [100 * mean(_values(table, _column(radius), method, sigma)) for radius in RADII]
                 axes.plot([float(sigma) * radius for radius in RADII], means, label=label)
             axes.set_title(f"sigma = {sigma}")
@@ -179,50 +225,54 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
 
     def summary(self, table: MethodsTable) -> str:
         """For each sigma: ACR with its spread over the seeds, certified accuracy at some radii, the paper's ACR."""
-        parts = [
-            f"A small CNN on 8x8 digits, mean of {len(SEEDS)} seeds, the papers' constants with half their lengths, "
-            "nothing tuned (recipes `smoothed/digits_*`, with Nesterov momentum)."
-        ]
-        for sigma in SIGMAS:
+        parts = [self.about]
+        for sigma in self.sigmas:
             radii = [f"{radius * float(sigma):g}" for radius in SHOWN]
-            heads = ("method", "ACR (sd)", *radii, f"paper's ACR, MNIST, sigma {2 * float(sigma):g}")
+            heads = ("method", "ACR (sd)" if len(self.seeds) > 1 else "ACR", *radii)
             parts.append(f"sigma = {sigma}; certified accuracy (%) at l_2 radii:")
-            parts.append(markdown_table(heads, [_cells(table, method, sigma) for method in METHODS]))
+            rows = [self._cells(table, method, sigma) for method in self.methods]
+            parts.append(markdown_table((*heads, f"paper's ACR, {self.published_for[sigma]}"), rows))
         return "\n\n".join(parts)
 
     def agreement(self, table: MethodsTable) -> str:
         """Where the order by ACR is not the paper's, pair by pair."""
-        orders = "\n".join(_pairs_in_order(table, sigma) for sigma in SIGMAS)
-        return (
-            'by pairs of methods (in brackets the ACR here; "within the spread": closer than two standard errors over '
-            f"the seeds):\n\n{orders}"
-        )
+        orders = "\n".join(self._pairs_in_order(table, sigma) for sigma in self.sigmas)
+        spread = ""
+        if len(self.seeds) > 1:
+            spread = '; "within the spread": closer than two standard errors over the seeds'
+        return f"by pairs of methods (in brackets the ACR here{spread}):\n\n{orders}"
+
+    def _cells(self, table: MethodsTable, method: str, sigma: str) -> list[str]:
+        acr = _values(table, "acr", method, sigma)
+        certified = [100 * mean(_values(table, _column(radius), method, sigma)) for radius in SHOWN]
+        deviation = f" ({stdev(acr):.4f})" if len(acr) > 1 else ""
+        shown = [f"{value:.1f}" for value in certified]
+        return [self.methods[method], f"{mean(acr):.4f}{deviation}", *shown, f"{self.published[sigma][method]:.3f}"]
+
+    def _pairs_in_order(self, table: MethodsTable, sigma: str) -> str:
+        published = self.published[sigma]
+        pairs = [pair for pair in combinations(self.methods, 2) if published[pair[0]] != published[pair[1]]]
+        differing = [text for pair in pairs if (text := self._reversed(table, sigma, *pair))]
+        named = f" Reversed here: {'; '.join(differing)}." if differing else ""
+        return f"- sigma = {sigma}: {len(pairs) - len(differing)} of {len(pairs)} pairs in the paper's order.{named}"
+
+    def _reversed(self, table: MethodsTable, sigma: str, a: str, b: str) -> str:
+        """Words for a pair of methods whose order is not the paper's; none if it is."""
+        worse, better = sorted((a, b), key=self.published[sigma].__getitem__)
+        low, high = (_values(table, "acr", method, sigma) for method in (worse, better))
+        ahead = mean(low) - mean(high)
+        if ahead <= 0:
+            return ""
+        spread = ", within the spread" if _within_the_spread(low, high) else ""
+        return f"{self.methods[worse]} over {self.methods[better]} ({mean(low):.4f} to {mean(high):.4f}{spread})"
 
 
-def _cells(table: MethodsTable, method: str, sigma: str) -> list[str]:
-    acr = _values(table, "acr", method, sigma)
-    certified = [100 * mean(_values(table, _column(radius), method, sigma)) for radius in SHOWN]
-    shown = [f"{value:.1f}" for value in certified]
-    return [METHODS[method], f"{mean(acr):.4f} ({stdev(acr):.4f})", *shown, f"{PAPER[sigma][method]:.3f}"]
-
-
-def _pairs_in_order(table: MethodsTable, sigma: str) -> str:
-    pairs = [pair for pair in combinations(METHODS, 2) if PAPER[sigma][pair[0]] != PAPER[sigma][pair[1]]]
-    differing = [text for a, b in pairs if (text := _reversed(table, sigma, a, b))]
-    named = f" Reversed here: {'; '.join(differing)}." if differing else ""
-    return f"- sigma = {sigma}: {len(pairs) - len(differing)} of {len(pairs)} pairs in the paper's order.{named}"
-
-
-def _reversed(table: MethodsTable, sigma: str, a: str, b: str) -> str:
-    """Words for a pair of methods whose order is not the paper's; none if it is."""
-    worse, better = sorted((a, b), key=PAPER[sigma].__getitem__)
-    low, high = (_values(table, "acr", method, sigma) for method in (worse, better))
-    ahead = mean(low) - mean(high)
-    if ahead <= 0:
-        return ""
-    error = ((stdev(low) ** 2 + stdev(high) ** 2) / len(low)) ** 0.5
-    spread = ", within the spread" if ahead < 2 * error else ""
-    return f"{METHODS[worse]} over {METHODS[better]} ({mean(low):.4f} to {mean(high):.4f}{spread})"
+def _within_the_spread(low: list[float], high: list[float]) -> bool:
+    """Whether two means over seeds are closer than two standard errors; one seed has no spread."""
+    if len(low) < 2:
+        return False
+    error: float = ((stdev(low) ** 2 + stdev(high) ** 2) / len(low)) ** 0.5
+    return mean(low) - mean(high) < 2 * error
 
 
 def _values(table: MethodsTable, name: str, method: str, sigma: str) -> list[float]:

@@ -6,34 +6,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.catalogue import complete
-from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.data import Examples
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.errors import ConfigError, TrainingError
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
-from adaptive_smoothing_zoo.experiments.bench import Bench, Options, Table, share
+from adaptive_smoothing_zoo.experiments.bench import (
+    APGD,
+    LOWERING,
+    SHORT_STARTS,
+    SHORT_TARGETS,
+    Bench,
+    Options,
+    Table,
+    check_apart,
+    share,
+)
 from adaptive_smoothing_zoo.experiments.experiment import Experiment
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
-from adaptive_smoothing_zoo.training.choose_alpha import Choice, Chosen, choose_alpha
+from adaptive_smoothing_zoo.training.choose_alpha import Candidate, Choice, Chosen, choose_alpha
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS
 from adaptive_smoothing_zoo.training.mixing_training import MixingTraining, train_mixing_network
 from adaptive_smoothing_zoo.training.recipe import TripletRecipe, read_recipe
 from adaptive_smoothing_zoo.training.runs import training_examples
+from adaptive_smoothing_zoo.training.training_attack import TrainingAttack
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
-LOWERING = ("apgd-ce-lowering", "apgd-t-lowering")  # what setting D adds to AutoAttack [BAKS24 v1, section 4.2]
-SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD where it is short
 FINER = 50  # times as fine as the first look at shifts of alpha is the second one
+REACH, FARTHEST = 20.0, 1280.0  # of the first look at the bias of alpha_logit, and of the last
 PUBLISHED_PGD_STEPS, PUBLISHED_APGD_STEPS = 20, 75  # of the papers' attacks in training
 
 
@@ -45,19 +53,22 @@ class TrainingTable(Table):
         training: of all networks; what a case says stands in the place of setting and loss.
         alpha: the networks' architecture and taps.
         apgd_steps: of the APGD runs that are the settings C and D in short; None for AutoAttack itself.
-        clean_share: where between h's (0) and g's (1) clean accuracy on held-out examples all mixes are put.
+        clean_share: where between h's (0) and g's (1) clean accuracy on held-out examples all mixes are put; None if
+            the accuracy itself was given.
         clean_target: the accuracy that this is.
         training_data, held_out, training_data_sha256: what the networks learned from, and what alpha was shifted on.
+        long_c: whether networks of setting C were trained on attacks of the papers' length.
     """
 
     training: MixingTraining
     alpha: AdaptiveAlphaConfig
     apgd_steps: int | None
-    clean_share: float
+    clean_share: float | None
     clean_target: float
     training_data: str
     held_out: str
     training_data_sha256: str
+    long_c: bool = False
 
     @property
     def is_short(self) -> bool:
@@ -68,17 +79,38 @@ class TrainingTable(Table):
     def how(self) -> str:
         """How networks were trained, mixes made comparable, and all of it measured."""
         training, drawn = self.training, self.training.attack.randomization
-        way = "half way" if self.clean_share == 0.5 else f"{self.clean_share:.0%} of the way"
+        way = "as asked for"
+        if self.clean_share is not None:
+            way = f"{'half' if self.clean_share == 0.5 else f'{self.clean_share:.0%} of the'} way from h's to g's"
         return (
             f"{super().how()}. This is the {'short' if self.is_short else 'long'} form: each mixing network is trained "
             f"for {training.epochs} epochs of {self.training_data}, in batches of {training.batch_size}, seed "
             f"{training.seed}, with {drawn.steps * drawn.budget:g} attack steps on average (the papers: "
-            f"{PUBLISHED_PGD_STEPS} in A and B, {PUBLISHED_APGD_STEPS} in C) and, in C, up to "
-            f"{1 + training.attack.targets} attacked images of each image (the papers: 10). {self._attack_words()} "
-            "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
-            f"constant alpha taken) with which the clean accuracy on {self.held_out}, is at least "
-            f"{self.clean_target:.2%}, {way} from h's to g's; no test example is used for this"
+            f"{PUBLISHED_PGD_STEPS} in A and B, {PUBLISHED_APGD_STEPS} in C) and, in C, {self._in_c()}up to "
+            f"{1 + self._c.targets} attacked images of each image (the papers: 10). {self._attack_words()} "
+            f"{self._shift_words()} with which the clean accuracy on {self.held_out}, is at least "
+            f"{self.clean_target:.2%}, {way}; no test example is used for this"
         )
+
+    def _shift_words(self) -> str:
+        if any("width" in row.case for row in self.rows):
+            return (
+                "alpha has a range of the width in the table. After training, the largest lower end is taken (of a "
+                "range that ends at 1 the largest constant added to alpha_logit; or the largest constant alpha)"
+            )
+        return (
+            "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
+            "constant alpha taken)"
+        )
+
+    @property
+    def _c(self) -> TrainingAttack:
+        """The attack of a training in setting C."""
+        return _long(self.training.attack) if self.long_c else self.training.attack
+
+    def _in_c(self) -> str:
+        drawn = self._c.randomization
+        return f"{drawn.steps * drawn.budget:g} steps on average and " if self.long_c else ""
 
     def _attack_words(self) -> str:
         if self.apgd_steps is None:
@@ -113,7 +145,8 @@ class TrainingBench(Bench):
         alpha: the networks' architecture and taps.
         train, held_out: what is learned from, and what alpha is shifted on; no test examples.
         trained: folder for the networks and for whatever else takes long; what is there is not done again.
-        apgd_steps, clean_share: see :class:`TrainingTable`.
+        apgd_steps, clean_share, long_c: see :class:`TrainingTable`.
+        clean_goal: the clean accuracy on held-out examples in the place of ``clean_share``.
         checkpoint_seconds: time between two checkpoints of a training.
 
     Raises:
@@ -127,11 +160,13 @@ class TrainingBench(Bench):
     trained: Path
     apgd_steps: int | None = 20
     clean_share: float = 0.5
+    clean_goal: float | None = None
+    long_c: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def __post_init__(self) -> None:
         for examples in (self.train, self.held_out):
-            _check_apart(examples, self.images)
+            check_apart(examples, self.images)
 
     @classmethod
     def _arguments(cls, options: Options, steps: int) -> dict[str, Any]:
@@ -156,6 +191,8 @@ class TrainingBench(Bench):
             "held_out": held_out,
             "trained": Path("runs") / "experiments" / entry.key,
             "apgd_steps": options.apgd_steps or None,
+            "clean_goal": options.clean,
+            "long_c": options.long_c,
         }
 
     def table(self, experiment: str) -> TrainingTable:
@@ -164,26 +201,40 @@ class TrainingBench(Bench):
             training=self.of_setting(),
             alpha=self.alpha,
             apgd_steps=self.apgd_steps,
-            clean_share=self.clean_share,
+            clean_share=self.clean_share if self.clean_goal is None else None,
             clean_target=self.clean_target,
             training_data=self.train.source,
             held_out=self.held_out.source,
             training_data_sha256=self._data_sha256(),
+            long_c=self.long_c,
         )
 
     @property
     def clean_target(self) -> float:
-        """Accuracy on held-out examples to which all mixes are put."""
-        low, high = self.once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
-        return low + self.clean_share * (high - low)
+        """Accuracy on held-out examples to which all mixes are put.
 
-    def of_setting(self, setting: Literal["A", "B", "C"] = "B", loss: CompositeLoss | None = None) -> MixingTraining:
-        """The training in a setting and with a loss; the recipe's loss if None.
+        Raises:
+            ConfigError: it is given, and h alone has it or g has not.
+        """
+        low, high = self.once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
+        if self.clean_goal is None:
+            return low + self.clean_share * (high - low)
+        if not low < self.clean_goal <= high:
+            raise ConfigError(
+                f"no mix is put to {self.clean_goal:.2%}: on {self.held_out.source} h alone has {low:.2%} and g "
+                f"{high:.2%}; give a --clean between them"
+            )
+        return self.clean_goal
+
+    def of_setting(self, setting: str = "B", loss: CompositeLoss | None = None) -> MixingTraining:
+        """The training with a kind of attack, by its name, and with a loss; the recipe's loss if None.
 
         In C, where an image gives several attacked ones, there is an optimizer step for every two of them, as the
         authors have it (5 for 10).
         """
         attack = replace(self.training.attack, setting=setting, eps=self.threat.eps, norm=self.threat.norm)  # type: ignore[arg-type]
+        if setting == "C" and self.long_c:
+            attack = _long(attack)
         steps = self.training.steps * max(1, attack.runs(self.model.entry.num_classes) // 2)
         return replace(self.training, attack=attack, steps=steps, loss=loss or self.training.loss)
 
@@ -206,25 +257,43 @@ class TrainingBench(Bench):
         )
 
     def adaptive(self, training: MixingTraining, scale: float | None = None) -> Mixed:
-        """The mix with a network of that training, shifted to the clean accuracy.
+        """The mix with a network of that training, its alpha in (0, 1) shifted to the clean accuracy by its bias.
 
         Args:
             scale: of alpha_logit; training's if None.
         """
-        varied = Choice(
+        varied = self._by_bias(training.logit_scale if scale is None else scale)
+        key = f"{self._name(training)}, {varied}"
+        return self.once(key, lambda: self._shifted(self.network(training), varied))
+
+    def in_range(self, training: MixingTraining, width: float) -> Mixed:
+        """The same with an alpha of a range of that width, whose lower end is shifted [BAKS24, supp. B].
+
+        Scale and bias of alpha_logit are the training's; where the range cannot end below 1, its bias is shifted.
+        """
+        top = round(1.0 - width, 10)
+        numbers = {"logit_scale": training.logit_scale, "logit_bias": training.logit_bias}
+        varied = replace(self._by_bias(training.logit_scale), widths=(width,), alpha_mins=(top,))
+        model = self.network(training)
+        highest = Candidate(alpha_min=top, alpha_max=1.0, **numbers).applied_to(model)
+        if top > 0.0 and self._clean(highest) < self.clean_target:
+            bias = (training.logit_bias,)
+            varied = replace(varied, vary="alpha_min", first=0.0, last=top, step=0.05, biases=bias)
+        return self.once(f"{self._name(training)}, {varied}", lambda: self._shifted(model, varied))
+
+    def _by_bias(self, scale: float) -> Choice:
+        return Choice(
             rule="clean",
             target=self.clean_target,
             vary="logit_bias",
-            first=-20.0,
-            last=20.0,
+            first=-REACH,
+            last=REACH,
             step=1.0,
             widths=(1.0,),
-            scales=(training.logit_scale if scale is None else scale,),
+            scales=(scale,),
             alpha_mins=(0.0,),
             attacks=(),
         )
-        key = f"{self._name(training)}, {varied}"
-        return self.once(key, lambda: self._shifted(self.network(training), varied))
 
     def constant(self) -> Mixed:
         """The mix with the constant alpha of that clean accuracy."""
@@ -244,7 +313,7 @@ class TrainingBench(Bench):
     def _autoattack(self, model: MixedClassifier) -> Tensor:
         """The whole of it, or what stands for it where it is short."""
         if self.apgd_steps is not None:
-            return self._attacked(model, ("apgd-ce-mix", "apgd-t-mix"), self.correct(model, self.images))
+            return self._attacked(model, APGD, self.correct(model, self.images))
         evaluation = evaluate(
             model,
             self.images,
@@ -258,24 +327,30 @@ class TrainingBench(Bench):
         return torch.from_numpy(evaluation.robust)
 
     def _attacked(self, model: MixedClassifier, attacks: tuple[str, ...], standing: Tensor) -> Tensor:
-        """Which of the examples that stand still stand after these attacks, the mix itself as judge."""
-        plans = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
-        settings = complete(plans)
-        if self.apgd_steps is not None:
-            settings = settings.limited(iterations=self.apgd_steps, targets=SHORT_TARGETS, restarts=SHORT_STARTS)
-        standing, left = standing.clone(), standing.nonzero().squeeze(1)
-        classes = self.model.entry.num_classes
-        search = Search(model, self.threat, settings, num_classes=classes, device=self.device)
-        for verdict in search.run(self.images[left], self.labels[left], left):
-            standing[left[verdict.points[verdict.broken]]] = False
-        return standing
+        """Which of the examples that stand still stand after these attacks, short or not."""
+        if self.apgd_steps is None:
+            return self.searched(model, attacks, standing)
+        limits = {"iterations": self.apgd_steps, "targets": SHORT_TARGETS, "restarts": SHORT_STARTS}
+        return self.searched(model, attacks, standing, limits)
 
     def _shifted(self, model: MixedClassifier, coarse: Choice) -> Mixed:
-        """The model with what is chosen in coarse steps, and then in fine ones from there."""
+        """The model with what is chosen in coarse steps, and then in fine ones from there.
+
+        Where a bias is chosen at the end of those that were tried, twice as far is tried.
+
+        Raises:
+            TrainingError: no bias makes the mix as inaccurate as it should be.
+        """
         start = getattr(self._chosen(model, coarse).candidate, coarse.vary)
+        while coarse.vary == "logit_bias" and start == coarse.last:
+            if coarse.last >= FARTHEST:
+                raise TrainingError(f"with alpha's largest bias, {start:g}, the mix still has the clean accuracy")
+            coarse = replace(coarse, first=start, last=2 * coarse.last)
+            start = getattr(self._chosen(model, coarse).candidate, coarse.vary)
         fine = replace(coarse, first=start, last=min(start + coarse.step, coarse.last), step=coarse.step / FINER)
         chosen = self._chosen(model, fine)
-        shift = {"alpha" if coarse.vary == "alpha_min" else "bias": getattr(chosen.candidate, coarse.vary)}
+        name = "bias" if coarse.vary == "logit_bias" else "alpha_min" if model.alpha.varies else "alpha"
+        shift = {name: getattr(chosen.candidate, coarse.vary)}
         return Mixed(model=chosen.candidate.applied_to(model), numbers={**shift, "held_out": chosen.clean})
 
     def _chosen(self, model: MixedClassifier, choice: Choice) -> Chosen:
@@ -331,11 +406,7 @@ def noise(table: Table, accuracies: Sequence[float]) -> str:
     )
 
 
-def _check_apart(examples: Examples, images: Tensor) -> None:
-    """Refuse test examples that are training examples: a file that holds one split is given out for every split."""
-    tested, known = ({sha256(x.numpy().tobytes()).digest() for x in each} for each in (images, examples.images))
-    if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
-        raise ResultsError(
-            f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
-            f"examples ({examples.source}); give a folder that has both splits, or --train-data-dir"
-        )
+def _long(attack: TrainingAttack) -> TrainingAttack:
+    """The attack of setting C at the papers' length: 75 steps on average, toward 9 classes."""
+    drawn = replace(attack.randomization, steps=PUBLISHED_APGD_STEPS, budget=1.0)
+    return replace(attack, randomization=drawn, targets=9, every_run=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,11 @@ from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTI
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from adaptive_smoothing_zoo.experiments.published_curves import PublishedRun
+
 # Odds alpha / (1 - alpha) of h at a typical image. R_i may be of any size, so r is these odds over R's median.
 ODDS = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 1000.0)
+LEGEND = {"loc": "outside center right", "fontsize": "small"}
 LABELS = {
     "one": "$R_i = 1$",
     "std_gradient": r"$R_i = \|\nabla g_i\|$",
@@ -33,6 +37,8 @@ class TrustOptions(TripletExperiment):
         "one in l_2, and the authors' code take PGD-20): R_i = 1 with probabilities."
     )
     values = ("clean", "attacked")
+    compares = True
+    size = (9.6, 4.8)
 
     def cases(self) -> list[Case]:
         return [
@@ -61,7 +67,27 @@ class TrustOptions(TripletExperiment):
             axes.plot(*_curve(table, trust, "logits"), ".:", color=line.get_color(), label=f"{label}, logits")
         axes.set_xlabel("accuracy under PGD, %")
         axes.set_ylabel("clean accuracy, %")
-        axes.legend(fontsize="small", loc="lower left")
+        figure.legend(**LEGEND)
+
+    def compare(self, table: Table, figure: Figure, published: Sequence[PublishedRun]) -> str:
+        """The same trade-offs, thin; and the same areas, of the authors' forms under the same norm."""
+        runs = [run for run in published if run.norm == table.threat_model]
+        if not runs:
+            return f"the authors have none under {table.threat_model}."
+        axes = figure.axes[0]
+        for run in runs:
+            clean, attacked = zip(*run.trade_off(), strict=True)
+            dashes = "--" if run.probabilities else "-."
+            label = f"published: {run.title}"
+            axes.plot(_percents(attacked), _percents(clean), dashes, linewidth=0.8, label=label)
+        figure.legends.clear()
+        figure.legend(**LEGEND)
+        nets = f"CIFAR-10, {runs[0].nets}, PGD, the first {runs[0].n} test images"
+        rows = [
+            (run.title, f"{area_under(run.trade_off(), (run.h[0], run.g[0]), run.h[1]):.2f}", f"{_at_90(run):.1%}")
+            for run in runs
+        ]
+        return f"{nets}:\n\n" + markdown_table(("authors' form", "area", "attacked where clean is 90 % or more"), rows)
 
     def summary(self, table: Table) -> str:
         """What each form has left of h's attacked accuracy at the highest clean accuracy, by one number per curve."""
@@ -106,9 +132,29 @@ def area(table: Table, trust: str, space: str) -> float:
     """
     points = list(zip(*table.curve("clean", "attacked", trust=trust, space=space), strict=True))
     low, high, ideal = _ends(table)
-    grid = torch.linspace(low, high, 101, dtype=torch.float64).tolist()
-    best = [max((attacked for clean, attacked in points if clean >= level), default=0.0) for level in grid]
-    return sum(best) / len(best) / ideal
+    return area_under(points, (low, high), ideal)
+
+
+def area_under(points: list[tuple[float, float]], ends: tuple[float, float], ideal: float) -> float:
+    """The mean over clean accuracies between two ends of the best attacked accuracy there or above, over the ideal.
+
+    Args:
+        points: clean and attacked accuracies.
+    """
+    grid = torch.linspace(*ends, 101, dtype=torch.float64).tolist()
+    return sum(_best_at(points, level) for level in grid) / len(grid) / ideal
+
+
+def _best_at(points: list[tuple[float, float]], level: float) -> float:
+    return max((attacked for clean, attacked in points if clean >= level), default=0.0)
+
+
+def _at_90(run: PublishedRun) -> float:
+    return _best_at(run.trade_off(), 0.9)
+
+
+def _percents(values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values]
 
 
 def undefined(table: Table) -> str:

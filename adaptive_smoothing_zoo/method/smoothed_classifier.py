@@ -15,7 +15,7 @@ SPACES = ("probabilities", "logits")
 class SmoothedClassifier(nn.Module):
     """``(g_i + r R_i h_i) / (1 + r R_i)`` for each class i, eq. (3).
 
-    With ``normalize=False`` the denominator is left away: eq. (1) when R_i is the gradient norm of g_i. Eq. (2) is
+    With ``normalize=False`` the denominator is omitted: eq. (1) when R_i is the gradient norm of g_i. Eq. (2) is
     ``trust="std_gradient"``. With ``trust="one"`` and ``space="probabilities"`` this is the mixed classifier with
     alpha = ratio / (1 + ratio).
 

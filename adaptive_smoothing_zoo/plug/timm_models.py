@@ -84,7 +84,7 @@ def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn
             entry = read_entry(place_at(reference).file(CONFIG_FILE))
         elif pretrained_cfg not in (None, "", _TAG):
             raise ValueError(
-                f"{listed.key} is what its entry says; leave pretrained_cfg away (its only tag is {_TAG!r}), or change "
+                f"{listed.key} is what its entry says; omit pretrained_cfg (its only tag is {_TAG!r}), or change "
                 "the model that you get"
             )
         else:
@@ -134,7 +134,7 @@ def _model_dir() -> str | None:
 def _check_fixed(entry: Entry, pretrained_cfg_overlay: Any, in_chans: int | None, drop_rate: float) -> None:
     """Raise ValueError for options that would make another model than the entry's."""
     if pretrained_cfg_overlay:
-        raise ValueError(f"{entry.key} is what its entry says; leave pretrained_cfg_overlay away")
+        raise ValueError(f"{entry.key} is what its entry says; omit pretrained_cfg_overlay")
     if in_chans not in (None, entry.image_shape[0]):
         raise ValueError(f"{entry.key} takes images of {entry.image_shape[0]} channels, not {in_chans}")
     if drop_rate:
@@ -146,6 +146,8 @@ def _place(entry: Entry) -> dict[str, str]:
     weights = entry.weights
     if weights.embedded is not None:
         return {"file": str(EMBEDDED / weights.embedded)}
+    if entry.comes_along:
+        return {"file": str(EMBEDDED)}
     if weights.hub_repo is not None:
         return {"hf_hub_id": weights.hub_repo}
     sources = [component.sources[0] for component in weights.components.values()]

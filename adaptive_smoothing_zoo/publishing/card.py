@@ -7,7 +7,7 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page, percent
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.publishing.trade_off import Point, TradeOff
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Point, TradeOff
 from adaptive_smoothing_zoo.zoo.entry import Entry, NetEntry, Paper
 
 

@@ -48,11 +48,12 @@ class SamplingRecord:
     dtype: str
     tf32: bool
     mean_samples: float  # for one example, those that choose its class included
+    runner_up: bool = False  # whether the runner-up was bounded on its own, with half of the failure probability
 
     @classmethod
     def of(cls, sampling: Sampling, found: Certificates) -> SamplingRecord:
         """What a record says of a sampling and of what it took."""
-        names = ("sigma", "votes", "n0", "n", "failure_probability", "seed")
+        names = ("sigma", "votes", "n0", "n", "failure_probability", "runner_up", "seed")
         return cls(
             **{name: getattr(sampling, name) for name in names},
             **sampling.precision(),
@@ -64,7 +65,7 @@ class SamplingRecord:
 class BoundRecord:
     """What one theorem certified."""
 
-    log: str  # the file beside the record
+    log: str  # the file next to the record
     average_radius: float | None  # over all examples, 0 where not certified or wrong; None for a single radius
     certified_accuracy: tuple[float, ...]  # at the record's radii; fractions
 
@@ -211,7 +212,8 @@ def table_of(record: CertificationRecord) -> list[list[str]]:
 def certificates_section(record: CertificationRecord) -> str:
     """The text of a model card about certificates, in Markdown."""
     head, *rows = table_of(record)
-    sentences = {name: BOUNDS[name].sentence for name in record.bounds}
+    runner_up = record.sampling is not None and record.sampling.runner_up
+    sentences = {name: BOUNDS[name].words(runner_up) for name in record.bounds}
     which = "" if record.skip == 1 else f", every {_ordinal(record.skip)}"
     called = CALLED[record.part]
     text = page("certificates.md", record=record, head=head, rows=rows, sentences=sentences, called=called, which=which)

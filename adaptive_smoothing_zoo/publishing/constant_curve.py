@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from adaptive_smoothing_zoo.publishing.record import Keyed, Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.publishing.trade_off import Point
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Point
 
 _ENDS = {0.0: " (g alone)", 1.0: " (h alone)"}
 

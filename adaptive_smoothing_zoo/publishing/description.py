@@ -53,7 +53,7 @@ def folder_of(reference: str) -> Path:
     """The folder of a triplet that a reference names; ConfigError if it names no local folder."""
     place = place_of(reference)
     if place is None or place.folder is None:
-        raise ConfigError(f"{reference} is no folder; describe one that asz tune, asz export or save_pretrained wrote")
+        raise ConfigError(f"{reference} is not a folder; name one that asz tune, asz export or save_pretrained wrote")
     return place.folder
 
 

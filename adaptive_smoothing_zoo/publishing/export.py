@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.publishing.trade_off import TradeOff
+from adaptive_smoothing_zoo.publishing.trade_off_plot import TradeOff
 from adaptive_smoothing_zoo.storage.files import write_text
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE

@@ -52,5 +52,5 @@ def find_kept(folder: Path, reference: str, name: str | None) -> NetEntry | None
     of_it = [entry for entry in kept if entry.reference == reference and name in (None, entry.name)]
     if len(of_it) > 1:
         names = " and ".join(entry.name for entry in of_it)
-        raise ResultsError(f"{folder} has records of {reference} under the names {names}; say which with --name")
+        raise ResultsError(f"{folder} has records of {reference} under the names {names}; choose one with --name")
     return of_it[0] if of_it else None

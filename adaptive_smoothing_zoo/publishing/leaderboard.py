@@ -18,7 +18,7 @@ from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.model_info import ModelInfo, read_model_info
 from adaptive_smoothing_zoo.publishing.pages import page, percent
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
-from adaptive_smoothing_zoo.publishing.trade_off import Point, TradeOff
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Point, TradeOff
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.threat import parse_eps
 

@@ -161,7 +161,7 @@ def check_export(folder: str | Path) -> Entry:
         raise ConfigError(f"{folder / CONFIG_FILE} has no SHA-256 of the weights; asz export writes it")
     missing = sorted(name for name in export_files(entry) if not (folder / name).is_file())
     if missing:
-        raise WeightsError(f"{folder} is no whole export, {', '.join(missing)} is missing; run asz export again")
+        raise WeightsError(f"{folder} is not a complete export: {', '.join(missing)} is missing; run asz export again")
     _check_card(folder / CARD_FILE)
     if entry.weights.shards:
         _check_index(folder / INDEX_FILE, set(entry.weights.shards))
@@ -193,7 +193,7 @@ def _check_index(path: Path, shards: set[str]) -> None:
     try:
         named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no index of shards: {type(error).__name__} {error}") from error
+        raise ConfigError(f"{path} is not an index of shards: {type(error).__name__} {error}") from error
     if named != shards:
         raise ConfigError(f"{path} and {CONFIG_FILE} name different shards; run asz export again")
 
@@ -206,7 +206,7 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # one file of several
         return _explain(error.__cause__)
     if isinstance(error, errors.HFValidationError):
-        return "that is no repository name; it must be like org/name"
+        return "that is not a repository name; it must be like org/name"
     if isinstance(error, errors.RevisionNotFoundError):
         return "there is no such branch, and it could not be made"
     if isinstance(error, errors.HfHubHTTPError):

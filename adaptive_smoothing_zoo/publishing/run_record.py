@@ -67,6 +67,26 @@ class RunRecord(AttackRecord):
     accuracy_alone: dict[str, float] = field(default_factory=dict)  # under each attack alone, if each met all points
     failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
 
+    @classmethod
+    def check_replaceable(
+        cls,
+        out: Path,
+        entry: ModelEntry,
+        model: nn.Module,
+        *,
+        n: int,
+        eps: str | None = None,
+        protocol: str | None = None,
+    ) -> None:
+        """As of any record; with ``protocol``, what the run that begins makes, a record of other attacks stays too."""
+        super().check_replaceable(out, entry, model, n=n, eps=eps)
+        known = None if protocol is None else cls.find(out, entry)
+        if known is not None and known.protocol != protocol:
+            raise ResultsError(
+                f"{cls.path(out, entry)} is of other attacks ({known.protocol}), this run makes: {protocol}; choose "
+                "another folder for this run, or add --overwrite"
+            )
+
     @property
     def is_standard(self) -> bool:
         """Whether it is the standard protocol, judged in float32. Nothing else may be claimed or enter a leaderboard.

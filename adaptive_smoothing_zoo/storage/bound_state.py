@@ -39,7 +39,7 @@ class BoundState:
 
     Args:
         folder: made if it does not exist.
-        binding: a dataclass or a mapping of JSON values; everything that decides the results.
+        binding: a dataclass, or a mapping of JSON values and dataclasses; everything that decides the results.
 
     Raises:
         ResultsError: the folder belongs to something else, or cannot be read or written.
@@ -47,6 +47,8 @@ class BoundState:
 
     def __init__(self, folder: Path, binding: Any) -> None:
         self.folder, self._kind, self._binding = folder, type(binding), to_json(binding)
+        parts = binding.items() if isinstance(binding, Mapping) else ()
+        self._kinds = {name: type(part) for name, part in parts if is_dataclass(part)}
         self._bind()
 
     def _bind(self) -> None:
@@ -60,6 +62,8 @@ class BoundState:
         with suppress(ConfigError):  # what differs is found either way
             if is_dataclass(self._kind):
                 found = to_json(parse(self._kind, found, BINDING))
+            for name in self._kinds.keys() & found.keys():
+                found = found | {name: to_json(parse(self._kinds[name], found[name], BINDING))}
         return found
 
     @contextmanager
@@ -124,9 +128,9 @@ def read_binding(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ResultsError(f"{folder} holds no state: there is no {BINDING}") from None
     except ConfigError as error:
-        raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to begin again") from error
+        raise ResultsError(f"{path} is damaged ({error}); delete the folder {folder} to start again") from error
     if not isinstance(binding, dict):
-        raise ResultsError(f"{path} is damaged; delete the folder {folder} to begin again")
+        raise ResultsError(f"{path} is damaged; delete the folder {folder} to start again")
     return binding
 
 
@@ -172,7 +176,7 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path)
         name, theirs, ours = differing
         raise ResultsError(
             f"the state in {where} was made with {_said(name, theirs)}, this run has {_said(name, ours)}; finish that "
-            f"one with its own settings, or delete {where} to begin again"
+            f"one with its own settings, or delete {where} to start again"
         )
 
 

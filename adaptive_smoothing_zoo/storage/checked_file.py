@@ -33,7 +33,7 @@ def write_checked(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
     try:
         write_with(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
     except SafetensorError as error:
-        raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to go on") from error
+        raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to resume") from error
 
 
 def read_checked(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) -> T:

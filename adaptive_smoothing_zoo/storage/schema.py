@@ -118,7 +118,7 @@ def _place(found: ErrorDetails, data: Any) -> str:
 
 def _phrase(found: ErrorDetails) -> str:
     if found["type"] == "json_invalid":  # too deep, or halves of characters; it has no place
-        return f"it is no JSON that can be read: {found['ctx']['error']}"
+        return f"it is not valid JSON: {found['ctx']['error']}"
     value, context, key = found["input"], found.get("ctx", {}), found["loc"][-1]
     match found["type"]:
         case "missing":

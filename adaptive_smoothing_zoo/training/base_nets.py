@@ -1,8 +1,7 @@
 """Training of a base net: standard, or adversarial; and what nets that will be smoothed share with it.
 
-Adversarial training is Madry et al. 2018 (arXiv:1706.06083); with one step from a random point it is FGSM-RS (Wong et
-al. 2020, arXiv:2001.03994), with more noise and no projection N-FGSM (de Jorge et al. 2022, arXiv:2202.01181). TRADES
-is Zhang et al. 2019 (arXiv:1901.08573).
+Adversarial training is [MMSTV18]. With one step from a random point it is FGSM-RS [WRK20]; with more noise and no
+projection, N-FGSM [JBV22]. TRADES is [ZYJ19].
 """
 
 from __future__ import annotations

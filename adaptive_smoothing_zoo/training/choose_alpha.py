@@ -174,7 +174,7 @@ def choose_alpha(
         model: its own range, scale and bias (or constant) do not matter.
         images, labels: held-out training examples, (N, channels, H, W) in [0, 1] and (N,).
         folder: where accuracies that took an attack are noted, in ``choice/``, so that an interrupted choice resumes.
-        on_candidate: told of every candidate that was attacked, with its clean and robust accuracy.
+        on_candidate: called for every candidate that was attacked, with its clean and robust accuracy.
         options: see :class:`ChoiceOptions`.
 
     Raises:

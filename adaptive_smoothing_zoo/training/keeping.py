@@ -46,7 +46,7 @@ class Kept:
 
 
 class Keeper:
-    """Writes the state of a training to a folder, and the log beside it.
+    """Writes the state of a training to a folder, and the log next to it.
 
     Args:
         binding: what the training is: its settings, its data, the frozen nets. JSON values.

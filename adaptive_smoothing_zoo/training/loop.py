@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypedDict, Unpack
 
@@ -70,7 +70,7 @@ def fit(
     folder, keeper, workers = options.get("folder"), None, task.workers
     if folder is not None and workers.is_first:  # which writes for all
         data = fingerprint(task.images, task.labels)
-        binding = {"settings": asdict(task.settings), "data": data, **models()}  # type: ignore[call-overload]
+        binding = {"settings": task.settings, "data": data, **models()}
         keeper = Keeper(folder, binding, options.get("checkpoint_seconds", CHECKPOINT_SECONDS), workers.size)
     with nullcontext() if keeper is None else keeper.at_work():
         _Loop(task).run(keeper, options.get("on_progress") or (lambda progress: None))

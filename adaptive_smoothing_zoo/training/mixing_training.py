@@ -5,75 +5,25 @@ The constants' defaults are the papers' where they agree, and else those of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.losses import rank_classes
-from adaptive_smoothing_zoo.attacks.randomized import (
-    Randomization,
-    every_randomized_apgd,
-    randomized_apgd,
-    randomized_pgd,
-)
-from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss
+from adaptive_smoothing_zoo.attacks.losses import Model, rank_classes
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import LINF, Norm, ThreatModel
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import permutation
 from adaptive_smoothing_zoo.training.frozen import check_learns, faster_copy, frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 from adaptive_smoothing_zoo.training.loop import TrainingOptions, fit
 from adaptive_smoothing_zoo.training.task import Batch, Task, Training
+from adaptive_smoothing_zoo.training.training_attack import Attackable, Attacked, TrainingAttack
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingAttack:
-    """The attack that gives the attacked half of the images [BAKS24 v1, section 4.2].
-
-    Attributes:
-        setting: "A", PGD without the gradient of the mixing network (gray box); "B", PGD with it (white box); "C",
-            APGD with it, on the cross-entropy and on the targeted DLR loss.
-        eps, norm: nominal radius, in pixel units, and "Linf" or "L2".
-        randomization: what is drawn for each example. The authors have 20 steps for A and B and 75 for C.
-        targets: of C, wrong classes to attack toward; fewer if there are not so many.
-        every_run: of C, whether every run gives an image to train on (1 + ``targets`` of them, as the authors have it)
-            or only the first that fools the mix, which costs less.
-
-    Raises:
-        ValueError: an unknown setting or norm, or numbers that make no attack.
-    """
-
-    setting: Literal["A", "B", "C"] = "B"
-    eps: float
-    norm: Norm = LINF
-    randomization: Randomization = field(default_factory=lambda: Randomization(steps=20))
-    targets: int = 9
-    every_run: bool = True
-
-    def __post_init__(self) -> None:
-        if self.setting not in ("A", "B", "C"):
-            raise ValueError(f"the setting of an attack is 'A', 'B' or 'C', got {self.setting!r}")
-        if not self.threat.eps > 0.0:
-            raise ValueError(f"eps of the training attack must be positive, got {self.eps}")
-        if self.targets < 0:
-            raise ValueError(f"targets must not be negative, got {self.targets}")
-
-    @cached_property
-    def threat(self) -> ThreatModel:
-        """The nominal ball."""
-        return ThreatModel(self.norm, self.eps)
-
-    def runs(self, num_classes: int) -> int:
-        """How many attacked images each image gives."""
-        return 1 + min(self.targets, num_classes - 1) if self.setting == "C" and self.every_run else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +35,9 @@ class MixingTraining(Training):
             authors have 1e-4, and 5e-5 for their largest triplets.
         steps: optimizer steps on the images of a batch, clean and attacked in equal number. The authors have 1 for one
             run per image, and 5 for ten.
+        pseudo_labels: what alpha is told of attacked images; of clean ones it is told 0, use g. "attacked": 1, use h.
+            "attack": by how an image is attacked, 0 where the attack's target is h; see ``TrainingAttack.setting``.
+            "better": 0 where g is right and h is wrong at that very image, else 1.
         logit_scale, logit_bias: of alpha_logit in training and its attacks, where alpha has the range (0, 1).
         clamp: limit of the raw network output in training, in batch standard deviations around the batch mean.
         bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last. What
@@ -110,8 +63,13 @@ class MixingTraining(Training):
     seed: int = 0
     bfloat16: bool = False
     channels_last: bool = False
+    pseudo_labels: Literal["attacked", "attack", "better"] = "attacked"
 
     optimizer, schedule = "adamw", "cosine"
+
+    def __post_init__(self) -> None:
+        if self.pseudo_labels not in ("attacked", "attack", "better"):
+            raise ValueError(f"pseudo_labels are 'attacked', 'attack' or 'better', got {self.pseudo_labels!r}")
 
 
 @own_surroundings()
@@ -131,7 +89,7 @@ def train_mixing_network(
 
     Raises:
         ValueError: the model has a constant alpha or was built in inference mode, the batch cannot be split as asked or
-            is larger than the data, or setting C meets fewer than 4 classes.
+            is larger than the data, or a setting's loss needs more classes.
         ResultsError, TrainingError: as ``fit``.
     """
     model.check_mixes("train_mixing_network")
@@ -199,8 +157,10 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         ).eval()  # what the attacks' gradients go through
         with torch.no_grad():
             classes = self.model(some[:1]).shape[1]
-        if settings.attack.setting == "C" and classes < 4:
-            raise ValueError(f"setting C needs the targeted DLR loss, and that at least 4 classes; there are {classes}")
+        if classes < (least := settings.attack.kind.least_classes):
+            raise ValueError(
+                f"the loss of setting {settings.attack.setting} needs at least {least} classes; there are {classes}"
+            )
         self.runs, self.steps = settings.attack.runs(classes), settings.steps
         self.share = settings.batch_size // workers.size
         if self.runs * self.share % (settings.steps * settings.accumulation):
@@ -213,9 +173,11 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         batch = self.batch(number)
         clean = self._outputs(batch.images)
         self.learner.eval()
-        attacked = self._outputs(self._attack(batch, clean))
+        found = self._attack(batch, clean)
+        attacked = self._outputs(found.images)
         measured = self._measure(clean, attacked, batch.labels)
         clean_labels, attacked_labels = batch.labels, batch.labels.repeat(self.runs)
+        use_rob = self._use_rob(found, attacked, attacked_labels)
         if self.runs > 1:
             count = (self.runs - 1) * self.settings.batch_size
             others = permutation(batch.seed, "more clean images", 0, max(len(self.labels), count)) % len(self.labels)
@@ -223,7 +185,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
             clean = BaseOutputs.join([clean, self._outputs(more_images)])
             clean_labels = torch.cat([clean_labels, more_labels])
         parts = [
-            _part(clean.rows(some), clean_labels[some], attacked.rows(others), attacked_labels[others])
+            _part(clean.rows(some), clean_labels[some], attacked.rows(others), attacked_labels[others], use_rob[others])
             for some, others in zip(self._split(batch.seed, "clean"), self._split(batch.seed, "attacked"), strict=True)
         ]
         each = self.settings.accumulation
@@ -248,32 +210,35 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         faster = faster_copy(net, images, taps)
         return faster.to(memory_format=torch.channels_last) if self.channels_last else faster
 
-    def _attack(self, batch: Batch, clean: BaseOutputs) -> Tensor:
-        """(runs * N, channels, H, W), run after run."""
-        attack, randomization = self.settings.attack, self.settings.attack.randomization
-        view: nn.Module = self.attacked
-        if attack.setting == "A":
-            view, randomization = GrayBox(self.attacked), replace(randomization, alpha_weight=None)
-        elif randomization.alpha_weight is not None:
-            view = WithAlphaLoss(self.attacked)
+    def _attack(self, batch: Batch, clean: BaseOutputs) -> Attacked:
+        """Attacked images, run after run."""
 
-        def run(points: Tensor) -> Tensor:
-            with self.autocast():
-                return view(self._laid_out(points)).float()  # type: ignore[no-any-return]
+        def passes(view: nn.Module) -> Model:
+            def run(points: Tensor) -> Tensor:
+                with self.autocast():
+                    return view(self._laid_out(points)).float()  # type: ignore[no-any-return]
+
+            return run
 
         def judge(points: Tensor) -> Tensor:
             return self.model(self._laid_out(points))  # type: ignore[no-any-return]
 
-        options: dict[str, Any] = {"norm": attack.threat.norm, "eps": attack.threat.eps, "settings": randomization}
-        options |= {"seed": batch.seed, "indices": batch.indices}
-        if attack.setting != "C":
-            return randomized_pgd(run, batch.images, batch.labels, **options)
-        with torch.no_grad():
-            ranking = rank_classes(self._predicted(clean), batch.labels)
-        options |= {"targets": attack.targets, "ranking": ranking, "judge": judge}
-        if attack.every_run:
-            return every_randomized_apgd(run, batch.images, batch.labels, **options).flatten(0, 1)
-        return randomized_apgd(run, batch.images, batch.labels, **options)
+        @torch.no_grad()
+        def ranking() -> Tensor:
+            return rank_classes(self._predicted(clean), batch.labels)
+
+        attack = self.settings.attack
+        given = Attackable(attack=attack, mix=self.attacked, judge=judge, passes=passes, ranking=ranking)
+        return attack.kind.make(given, batch)
+
+    def _use_rob(self, attacked: Attacked, outputs: BaseOutputs, labels: Tensor) -> Tensor:
+        """The pseudo-labels of attacked images, (runs * N,)."""
+        if self.settings.pseudo_labels == "attacked":
+            return torch.ones_like(attacked.use_rob)
+        if self.settings.pseudo_labels == "attack":
+            return attacked.use_rob
+        g_is_right, h_is_right = (log.argmax(dim=1) == labels for log in (outputs.log_std, outputs.log_rob))
+        return (h_is_right | ~g_is_right).to(attacked.use_rob.dtype)
 
     @torch.no_grad()
     def _measure(self, clean: BaseOutputs, attacked: BaseOutputs, labels: Tensor) -> dict[str, Tensor]:
@@ -299,6 +264,8 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
 
-def _part(clean: BaseOutputs, clean_labels: Tensor, attacked: BaseOutputs, attacked_labels: Tensor) -> MixingPart:
-    use_rob = torch.cat([torch.zeros_like(clean.log_std[:, 0]), torch.ones_like(attacked.log_std[:, 0])])
+def _part(
+    clean: BaseOutputs, clean_labels: Tensor, attacked: BaseOutputs, attacked_labels: Tensor, attacked_use_rob: Tensor
+) -> MixingPart:
+    use_rob = torch.cat([torch.zeros_like(clean.log_std[:, 0]), attacked_use_rob.to(attacked.log_std.dtype)])
     return MixingPart(BaseOutputs.join([clean, attacked]), torch.cat([clean_labels, attacked_labels]), use_rob)

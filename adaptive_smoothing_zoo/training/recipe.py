@@ -27,6 +27,7 @@ from adaptive_smoothing_zoo.zoo.entry import (
     AdaptiveAlphaConfig,
     AlphaConfig,
     BaseNetConfig,
+    LogitMapConfig,
     Paper,
     ScaleConfig,
 )
@@ -153,7 +154,7 @@ class TripletRecipe:
 
     Attributes:
         threat_model, eps: of the entry and of the choice; also of the training attack where that says nothing else.
-        std_map, rob_map: logit scales.
+        std_map, rob_map: logit maps, as in an entry; those of MixedNUTS among them.
         alpha: as in an entry; with ``choice``, its numbers (range, scale, bias, or constant) are only the first ones.
         training: of the mixing network, if alpha has one.
         choice: how alpha's numbers are chosen on held-out examples.
@@ -169,8 +170,8 @@ class TripletRecipe:
     eps: str
     std_model: NetSource
     rob_model: NetSource
-    std_map: ScaleConfig = field(default_factory=ScaleConfig)
-    rob_map: ScaleConfig = field(default_factory=ScaleConfig)
+    std_map: LogitMapConfig = field(default_factory=ScaleConfig)
+    rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
     alpha: AlphaConfig
     training: MixingTraining | None = None
     choice: Choice | None = None
@@ -252,6 +253,9 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not sign or not all(key.split(".")):
             raise ConfigError(f"a change to a recipe is key=value, as training.epochs=3, got {change!r}")
         _merge(data, _nested(key.split("."), _value(value)), change)
+    for name in ("std_map", "rob_map"):
+        if isinstance(data.get(name), dict):
+            data[name].setdefault("kind", "scale")
     training = data.get("training")
     if isinstance(training, dict):
         data["training"] = training = _with_numbers(training)

@@ -51,7 +51,8 @@ from adaptive_smoothing_zoo.training.recipe import (
 from adaptive_smoothing_zoo.training.smoothed import train_smoothed_net
 from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.building import entry_of
-from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, Entry, Weights, entry_to_text, read_entry
+from adaptive_smoothing_zoo.zoo.embedding import rounded_to_half
+from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, Entry, entry_to_text
 from adaptive_smoothing_zoo.zoo.loading import load_model
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
@@ -59,6 +60,12 @@ from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read_safetensors, write_safetensors
 
 RECIPE_FILE, RECORD_FILE, ENTRY_FILE = "recipe.json", "training.json", "entry.json"
+
+FORMER_LOSSES: dict[str, dict[str, Any]] = {
+    "smoothadv": {"search": "pgd"},
+    "smoothmix": {"max_norm": None, "printed": False},
+}
+"""What losses were before there was a choice."""
 
 R = TypeVar("R", bound=BaseNetRecipe | SmoothedNetRecipe | TripletRecipe)
 
@@ -73,7 +80,7 @@ class Machine:
     about: Mapping[str, Any] = field(default_factory=dict)  # what records say of software and machine; JSON values
     on_stage: Callable[[str], object] = lambda what: None  # told, in words, what begins
     on_progress: OnProgress | None = None  # called after each round
-    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # told of every alpha that was attacked
+    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # called for every alpha that was attacked
 
 
 @own_surroundings()
@@ -138,6 +145,8 @@ class Job(ABC, Generic[R]):
             raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
         if isinstance(theirs, dict) and theirs.get("kind") != "triplet" and isinstance(theirs.get("training"), dict):
             theirs["training"].setdefault("momentum", "nesterov")  # what it was before there was a choice
+            if isinstance(loss := theirs["training"].get("loss"), dict):
+                theirs["training"]["loss"] = FORMER_LOSSES.get(str(loss.get("kind")), {}) | loss
         try:
             check_same({"recipe": theirs}, {"recipe": to_json(self.recipe)}, self.out)
         except ResultsError as error:
@@ -418,34 +427,6 @@ def _some(examples: Examples, chosen: Tensor, which: str) -> Examples:
     return Examples(images=examples.images[chosen], labels=examples.labels[chosen], source=source)
 
 
-def embed(out: Path, package: Path, limits: tuple[str, ...] = ()) -> Entry:
-    """Put a finished triplet into the package: its weights, in half precision if they are rounded to it, and its entry.
-
-    Weights that a dependency ships are left out.
-
-    Args:
-        out: folder of a finished run.
-        package: folder that has ``pretrained`` and ``zoo/entries``.
-        limits: what the entry shall say in addition to the recipe's own limits.
-
-    Raises:
-        ResultsError: the folder holds no finished triplet.
-    """
-    if not (out / ENTRY_FILE).is_file():
-        raise ResultsError(f"{out} holds no finished triplet: there is no {ENTRY_FILE}; run asz train first")
-    entry = read_entry(out / ENTRY_FILE)
-    shipped = tuple(f"{part}." for part in ("std_model", "rob_model") if getattr(entry, part).pretrained is not None)
-    state = {k: v for k, v in read_safetensors(out / WEIGHTS_FILE).items() if not k.startswith(shipped)}
-    if all(torch.equal(value, _rounded(value)) for value in state.values()):
-        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-    file = f"{entry.key}.safetensors"
-    sha256 = write_safetensors(package / "pretrained" / file, state)
-    entry = replace(entry, weights=Weights(embedded=file, sha256=sha256), limits=(*entry.limits, *limits))
-    path = package / "zoo" / "entries" / entry.dataset / entry.threat_model / f"{entry.name}.json"
-    write_text(path, entry_to_text(entry))
-    return entry
-
-
 @torch.no_grad()
 def round_to_half(module: nn.Module) -> None:
     """Round all weights and statistics to half precision, in place; they stay float32.
@@ -454,14 +435,10 @@ def round_to_half(module: nn.Module) -> None:
         TrainingError: one is too large for it.
     """
     for name, value in module.state_dict().items():
-        rounded = _rounded(value)
+        rounded = rounded_to_half(value)
         if not bool(rounded.isfinite().all()):
             raise TrainingError(f"{name} has values that half precision cannot hold")
         value.copy_(rounded)
-
-
-def _rounded(value: Tensor) -> Tensor:
-    return value.half().to(value.dtype) if value.is_floating_point() else value
 
 
 @contextmanager

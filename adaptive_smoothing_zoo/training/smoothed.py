@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -44,6 +45,8 @@ class SmoothedTraining(NetTraining):
             raise ValueError(f"a loss needs at least one noise per image, got {self.loss.noises}")
         if getattr(self.loss, "steps", 1) < 1:
             raise ValueError("an attack needs at least one step")
+        if (ball := getattr(self.loss, "max_norm", None)) is not None and not 0.0 < ball < math.inf:
+            raise ValueError(f"max_norm is the radius of a ball, got {ball}; leave it away for none")
 
 
 @own_surroundings()

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.storage.schema import BY_KIND
 
+DDN_GAMMA, DDN_LAST = 0.05, 0.01  # of Rony et al. 2019: change of the norm, and the last step as a share of the first
+
 Net = Callable[[Tensor], Tensor]
 """Images (B, channels, H, W) to logits (B, C)."""
 
@@ -63,7 +65,7 @@ class SmoothedLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianLoss(SmoothedLoss):
-    """mean_i CE(F_i, y) [CRK19] [JS21, eq. 4]."""
+    """mean_i CE(F_i, y) [CRK19], [JS21, eq. 4]."""
 
     kind: Literal["gaussian"] = "gaussian"
     noises: int = 1
@@ -71,7 +73,7 @@ class GaussianLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityLoss(SmoothedLoss):
-    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) (Li et al. 2019, arXiv:1809.03113; [JS21, section 4]).
+    """CE(F(x), y) + weight * mean_i CE(F_i, F(x)) ([LCWC19]; [JS21, section 4]).
 
     The clean prediction F(x) learns from both terms.
     """
@@ -89,10 +91,11 @@ class StabilityLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdvLoss(SmoothedLoss):
-    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat (Salman et al. 2019, arXiv:1906.04584; [JS21, eq. 6]).
+    """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat ([SLR19]; [JS21, eq. 6]).
 
     xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
-    same noise.
+    same noise. By "ddn" it is instead the nearest misclassified image that ``decoupled_search`` finds, moved into that
+    ball.
     """
 
     kind: Literal["smoothadv"] = "smoothadv"
@@ -100,9 +103,13 @@ class SmoothAdvLoss(SmoothedLoss):
     eps: float = 1.0  # radius of the ball, in pixel units, to which it grows in the warm-up
     steps: int = 10  # T
     warm_up: int = 10
+    search: Literal["pgd", "ddn"] = "pgd"
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
         eps = batch.strength * self.eps
+        if self.search == "ddn":
+            batch.start = into_ball(decoupled_search(net, batch, self.steps), batch.images, eps)
+            return
         iterates = ascent(net, batch, 2.0 * eps / self.steps, eps)
         *_, batch.start = islice(iterates, self.steps)
 
@@ -111,7 +118,7 @@ class SmoothAdvLoss(SmoothedLoss):
 class MacerLoss(SmoothedLoss):
     """-log Fhat_y(x) + weight * sigma/2 * max(margin - xi, 0) * [y is the top class].
 
-    Zhai et al. 2020 (arXiv:2001.02378). xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
+    [ZDH20]. xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
     softmax(inverse_temperature * logits_i): so sigma/2 * xi is the certified radius of a net with sharper votes. An xi
     that is not finite counts as large.
     """
@@ -146,7 +153,7 @@ class MacerLoss(SmoothedLoss):
 class ConsistencyLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)).
 
-    Jeong and Shin 2020 (arXiv:2006.04062).
+    [JS20].
     """
 
     kind: Literal["consistency"] = "consistency"
@@ -173,7 +180,9 @@ class SmoothMixLoss(SmoothedLoss):
     ``one_step`` the first of these steps takes the place of x in all of this but the attack.
 
     Eq. 10 has a cross-entropy, which is this divergence plus the entropy of y_mix, and no factor for correct examples.
-    The divergence, the factor, the warm-up and the gradient through y_mix are those of the authors' code.
+    The divergence, the factor, the warm-up and the gradient through y_mix are those of the authors' code, as is the
+    ball of ``one_step``. With ``printed`` the second term is eq. 10's, mean_i CE(F(x_mix + delta_i), y_mix); with a
+    ``warm_up`` of 0 as well, the loss is eq. 11.
     """
 
     kind: Literal["smoothmix"] = "smoothmix"
@@ -183,9 +192,11 @@ class SmoothMixLoss(SmoothedLoss):
     weight: float = 5.0  # eta in the paper; in the warm-up it grows, and with it the length of the one step
     one_step: bool = False  # "+ One-step adversary"
     warm_up: int = 10
+    max_norm: float | None = None  # eps of [JS21, Fig. 7(b)]: the search keeps to that ball; None: to none
+    printed: bool = False
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
-        iterates = list(islice(ascent(net, batch, self.step_size, None), self.steps))
+        iterates = list(islice(ascent(net, batch, self.step_size, self.max_norm), self.steps))
         batch.adversary = iterates[-1]
         if self.one_step:
             batch.start = into_ball(iterates[0], batch.images, batch.strength * self.step_size)
@@ -198,11 +209,14 @@ class SmoothMixLoss(SmoothedLoss):
         mixed = torch.lerp(batch.start, batch.adversary, mixing.view(-1, 1, 1, 1))
         target = torch.lerp(smoothed, torch.full_like(smoothed, 1.0 / smoothed.shape[1]), mixing.view(-1, 1))
         found = noisy_logits(net, mixed, batch.noise).log_softmax(dim=2)
+        natural = natural_losses(logits, batch.labels)
+        if self.printed:
+            return natural - batch.strength * self.weight * (target.unsqueeze(1) * found).sum(dim=2).mean(dim=1)
         # A class of probability zero has no part in the sum, and must have none in its gradient.
         log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
         divergence = (target.unsqueeze(1) * (log_target.unsqueeze(1) - found)).sum(dim=2).mean(dim=1)
         correct = smoothed.argmax(dim=1) == batch.labels
-        return natural_losses(logits, batch.labels) + batch.strength * self.weight * correct * divergence
+        return natural + batch.strength * self.weight * correct * divergence
 
 
 AnySmoothedLoss = Annotated[
@@ -243,6 +257,37 @@ def ascent(net: Net, batch: NoisyBatch, step_size: float, eps: float | None) -> 
         if eps is not None:
             points = into_ball(points, batch.images, eps)
         yield points
+
+
+def decoupled_search(net: Net, batch: NoisyBatch, steps: int) -> Tensor:
+    """The nearest image to each x, of those visited, that the smoothed net misclassifies; the last one if none is.
+
+    Decoupled direction and norm (Rony et al. 2019, arXiv:1811.09600, Algorithm 1), up -log Fhat_y: every step turns the
+    perturbation along the gradient, by a length that falls from 1 to 0.01 as a cosine, and sets its l_2 length to one
+    that shrinks by 5 % where the image is misclassified and else grows by 5 %, from 1 on. An x that is misclassified
+    itself stays. Their quantization of pixels is left out, as noise is added to them.
+    """
+    points = nearest = batch.images
+    length = torch.ones(len(points), dtype=points.dtype, device=points.device)
+    distance = torch.full_like(length, math.inf)
+    for step in range(steps + 1):
+        points = points.detach().requires_grad_()
+        with torch.enable_grad():
+            smoothed = log_smoothed(noisy_logits(net, points, batch.noise))
+            loss = F.nll_loss(smoothed, batch.labels, reduction="sum")
+        wrong = smoothed.argmax(dim=1) != batch.labels
+        away = (points.detach() - batch.images).flatten(1).norm(dim=1)
+        nearer = wrong & (away < distance)
+        nearest = torch.where(nearer.view(-1, 1, 1, 1), points.detach(), nearest)
+        distance = torch.where(nearer, away, distance)
+        if step == steps:
+            break
+        (gradient,) = torch.autograd.grad(loss, points)
+        stride = DDN_LAST + (1.0 - DDN_LAST) * (1.0 + math.cos(math.pi * step / steps)) / 2.0
+        moved = points.detach() - batch.images + stride * unit(gradient)
+        length = length * torch.where(wrong, 1.0 - DDN_GAMMA, 1.0 + DDN_GAMMA)
+        points = (batch.images + length.view(-1, 1, 1, 1) * unit(moved)).clamp(0, 1)
+    return torch.where(distance.isfinite().view(-1, 1, 1, 1), nearest, points.detach())
 
 
 def unit(gradient: Tensor) -> Tensor:

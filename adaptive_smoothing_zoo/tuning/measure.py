@@ -1,4 +1,4 @@
-"""The tables of two nets: both asked about clean images, h attacked on its own gap. What g says under attack is not
+"""The tables of two nets: both on clean images, h attacked on its own gap. What g says under attack is not
 needed, since it does not matter where h's gap exceeds (1 - alpha) / alpha [BAS24, Lemma 1]."""
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _measured(
     done = torch.zeros(len(labels), dtype=torch.bool)
     for part in parts:
         if bool(done[part["indices"]].any()):
-            raise ResultsError("a state holds an image twice; delete it to begin again")
+            raise ResultsError("a state holds an image twice; delete it to start again")
         done[part["indices"]] = True
     if on_progress is not None and parts:
         on_progress(int(done.sum()))

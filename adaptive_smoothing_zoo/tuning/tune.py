@@ -70,7 +70,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What an entry says of a tuned triplet beside its numbers.
+    """What an entry says of a tuned triplet besides its numbers.
 
     Attributes:
         name: letters, digits and ``_.+-``.

@@ -405,7 +405,7 @@ def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
 def scaled_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Cross-entropy, (N,), of logits divided by the gap between the largest two, where that is above 1.
 
-    However confident the net, the softmax does not saturate (as Gupta and Ajanthan, arXiv:2003.13511, scale logits).
+    However confident the net, the softmax does not saturate ([GA20] scales logits in this way).
     """
     largest = logits.detach().topk(2, dim=1).values
     return cross_entropy(logits / (largest[:, :1] - largest[:, 1:]).clamp(min=1.0), labels)

@@ -65,7 +65,7 @@ def map_config(module: nn.Module) -> LogitMapConfig:
         return HardMaxConfig()
     if isinstance(module, NormClampPowerScale):
         return NormClampPowerScaleConfig(**{name: getattr(module, name) for name in _OF_MAP})
-    raise ValueError(f"entries know no logit map {type(module).__name__}")
+    raise ValueError(f"entries cannot describe the logit map {type(module).__name__}")
 
 
 def build_alpha(config: AlphaConfig, std_model: nn.Module, rob_model: nn.Module) -> ConstantAlpha | AdaptiveAlpha:

@@ -66,7 +66,7 @@ def read_checkpoint(path: Path, device: str | torch.device | None = None) -> dic
         if tarfile.is_tarfile(path):
             raise WeightsError(f"{path} is a tar archive, not a checkpoint; unpack it and give the file inside")
     raise WeightsError(
-        f"{path} is no checkpoint in a known format (PyTorch, safetensors, .npz); it begins with {head[:16]!r}"
+        f"{path} is not a checkpoint in a known format (PyTorch, safetensors, .npz); it begins with {head[:16]!r}"
     )
 
 
@@ -105,7 +105,7 @@ def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what
         network, norm = (inner.get(name) if isinstance(inner, Mapping) else None for name in ("model", "bn"))
         if not (isinstance(network, Mapping) and isinstance(norm, Mapping)):
             raise WeightsError(
-                f"{what} is no mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
+                f"{what} is not a mixing network's checkpoint: it needs 'model' and 'bn', and has {_listed(checkpoint)}"
             )
         converted = mixing_network.from_foreign(_tensors(network, what), _tensors(norm, what))
     check_fit(alpha, converted, f"the mixing network ({what})")
@@ -126,7 +126,7 @@ def read_triplet_state(path: Path, device: str | torch.device | None = None) -> 
     state = without_wrappers(found, lambda keys: {str(key).split(".")[0] for key in keys} <= set(PARTS))
     if not state:
         raise WeightsError(
-            f"{path} is no state dict of a whole triplet, whose keys begin with {', '.join(PARTS)}: it has "
+            f"{path} is not the state dict of a whole triplet, whose keys begin with {', '.join(PARTS)}: it has "
             f"{_listed(found)}. Make a folder of the checkpoints of g, h and the mixing network by asz convert, and "
             "name it as model_dir"
         )
@@ -220,7 +220,9 @@ def _tensor(value: Tensor | np.ndarray, what: str) -> Tensor:
         except (TypeError, ValueError) as error:
             raise WeightsError(f"{what} holds no numbers that PyTorch knows: {reason(error)}") from None
     if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
-        raise WeightsError(f"{what} is no plain tensor of real numbers: {value.dtype}, {value.layout}, {value.device}")
+        raise WeightsError(
+            f"{what} is not a plain tensor of real numbers: {value.dtype}, {value.layout}, {value.device}"
+        )
     return value
 
 
@@ -244,7 +246,7 @@ def _read_zip(path: Path) -> dict[str, Any]:
         except Exception as error:  # a damaged header makes NumPy's parser raise almost anything
             raise WeightsError(f"{path} is a damaged .npz file: {reason(error)}") from error
         if wrong := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
-            raise WeightsError(f"{path} is a damaged .npz file: {wrong[0]} is no array")
+            raise WeightsError(f"{path} is a damaged .npz file: {wrong[0]} is not an array")
         return found
     raise WeightsError(f"{path} is a zip archive, not a checkpoint; unpack it and give the file inside")
 

@@ -41,9 +41,9 @@ def download_url(url: str, path: Path) -> None:
                     file.write(block)
                     bar.update(len(block))
     except requests.RequestException as error:
-        raise WeightsError(f"cannot get {url}: {error}; run it again to go on") from error
+        raise WeightsError(f"cannot get {url}: {error}; run it again to resume") from error
     if total and part.stat().st_size != total:
-        raise WeightsError(f"{url} ended after {part.stat().st_size} of {total} bytes; run it again to go on")
+        raise WeightsError(f"{url} ended after {part.stat().st_size} of {total} bytes; run it again to resume")
     part.replace(path)
 
 

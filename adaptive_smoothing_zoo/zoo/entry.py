@@ -305,6 +305,12 @@ class Entry(ModelEntry):
         )
 
     @property
+    def comes_along(self) -> bool:
+        """Whether the package and its dependencies have all of its weights: in a file, or as base nets alone."""
+        shipped = self.std_model.pretrained is not None and self.rob_model.pretrained is not None
+        return self.weights.embedded is not None or (shipped and isinstance(self.alpha, ConstantAlphaConfig))
+
+    @property
     def has_numbers(self) -> bool:
         """Whether it says what was published, or that the weights are verified."""
         return self.published is not None or self.weights.verified

@@ -53,6 +53,8 @@ def _of_weights(entry: Entry, skeleton: Triplet) -> Iterator[str]:
             load_triplet(entry, read_safetensors(EMBEDDED / weights.embedded, weights.sha256))
         except WeightsError as error:
             yield f"weights: {error}"
+    elif entry.comes_along:
+        return
     elif weights.hub_repo is not None:
         if re.fullmatch("[0-9a-f]{40}", weights.revision or "") is None:
             yield "weights: 'revision' must be the full hash of a commit in hub_repo; asz push prints it"

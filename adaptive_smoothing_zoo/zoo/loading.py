@@ -87,7 +87,7 @@ def load_model(
     listed = entries_named(model_name)
     if not listed and place_of(model_name) is not None:
         if model_dir or custom_checkpoint or hub_repo:
-            raise ConfigError(f"{model_name} says where the weights are; leave model_dir and its like away")
+            raise ConfigError(f"{model_name} says where the weights are; omit model_dir and similar arguments")
         return pretrained(model_name, revision)
     if model_dir is not None:
         wanted = [entry for entry in listed if (entry.dataset, entry.threat_model) == (dataset, threat_model)]
@@ -108,6 +108,8 @@ def load_model(
     if entry.weights.embedded is not None:
         state = read_safetensors(EMBEDDED / entry.weights.embedded, entry.weights.sha256, device)
         return load_triplet(entry, state, device, dtype, checked=entry.weights.sha256 is not None)
+    if entry.comes_along:
+        return load_triplet(entry, {}, device, dtype)
     if entry.weights.components:
         state, files = load_components(entry, meta_triplet(entry), model_dir=folder, options=options)
         return load_triplet(entry, state, device, dtype, checked=are_pinned(entry, files))
@@ -168,7 +170,7 @@ def _from_hub(
     """The triplet from a repository in our format, or None if there is no reason to expect one."""
     own, organization = entry.weights.hub_repo, os.environ.get("ASZ_HUB_ORG")
     repo = hub_repo or own
-    if repo is None and organization and entry.weights.embedded is None:
+    if repo is None and organization and not entry.comes_along:
         repo = f"{organization}/{entry.key}"
     if repo is None:
         if revision is not None:

@@ -90,7 +90,7 @@ def resolve(reference: str, wanted: Wanted | None = None) -> Resolved:
     if scheme not in _SCHEMES:
         scheme, _, rest = reference.rpartition(":")  # a folder's name may have a colon
     if not rest:
-        raise UnknownModelError(f"{reference!r} names nothing behind the colon")
+        raise UnknownModelError(f"{reference!r} names nothing after the colon")
     net, config = _SCHEMES.get(scheme, _of_code(scheme))(rest, wanted)
     net = _loaded(net, config, wanted.checkpoint, reference)
     return Resolved(reference=reference, net=net.eval().requires_grad_(False), config=config)

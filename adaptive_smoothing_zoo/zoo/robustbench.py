@@ -63,7 +63,7 @@ def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes:
     except Exception as error:  # anything may happen in foreign constructors; some ask for CUDA
         raise ValueError(f"RobustBench's {model} cannot be made here: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
-        raise ValueError(f"RobustBench's {model} is no module")
+        raise ValueError(f"RobustBench's {model} is not a module")
     return net
 
 

@@ -73,7 +73,7 @@ class AutoAttack:
         if state_path is not None:
             raise ValueError(
                 "AutoAttack's state files cannot be loaded again, and robustbench.benchmark fails on them after the "
-                "whole run; leave aa_state_path away"
+                "whole run; omit aa_state_path"
             )
         # pyautoattack needs contiguous tensors, which a model in channels_last does not give by itself.
         x_adv, y_adv = self._attack.run_standard_evaluation(x_orig.contiguous(), y_orig, batch_size=bs)

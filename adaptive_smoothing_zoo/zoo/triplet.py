@@ -192,7 +192,7 @@ def load_triplet(
     """The triplet of ``entry`` with the weights ``state``, in eval mode and frozen.
 
     Base nets whose weights a dependency ships (``pretrained`` in the entry) take them from there. What the entry calls
-    published or verified is left away, with a warning, if it says of which model, and this is another.
+    published or verified is omitted, with a warning, if it says of which model, and this is another.
 
     Args:
         checked: ``state`` has the hashes that the entry says. If the entry does not say of which model its numbers are,
@@ -220,9 +220,7 @@ def _with_own_numbers(entry: Entry, model: Triplet, *, checked: bool = False) ->
     mine, about = identity_of(model).sha256, entry.weights.model_sha256
     if about == mine or (checked and about is None):
         return entry.about(mine)
-    logger.warning(
-        "%s: what was published or verified is left away, since it is not known to be about this model", entry.key
-    )
+    logger.warning("%s: published and verified values are omitted: they may be about another model", entry.key)
     return entry.without_numbers()
 
 

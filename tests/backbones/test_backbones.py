@@ -20,6 +20,7 @@ NETS = sorted(set(ARCHITECTURES) - OTHERS)
 SMALL = {
     "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": None},
     "dm_wide_resnet": {"depth": 10, "width": 1, "activation": "silu", "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    "lenet": {"widths": (4, 8, 12), "image_size": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "lipschitz": {"widths": (8, 12), "patch": 4, "halve": True, "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "preact_resnet18": {"width": 4},
     "ra_wide_resnet": {"stem_width": 4, "depths": (1, 2, 1), "widths": (4, 8, 12)},
@@ -27,6 +28,7 @@ SMALL = {
     "resnet20": {"width": 4},
     "resnet110": {"width": 2},
     "small_cnn": {"widths": (4, 8, 12), "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    "strided_cnn": {"widths": (4, 8), "hidden": 12, "image_size": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "wide_resnet": {"depth": 10, "width": 1},
 }
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -144,3 +146,16 @@ def test_a_fresh_net_in_training_mode_gives_every_parameter_a_gradient(architect
 def test_what_cannot_be_built_is_refused(architecture, arguments, message):
     with pytest.raises(ValueError, match=message):
         build(architecture, **arguments)
+
+
+def test_lenet_is_the_net_of_the_smoothmix_tables():
+    net = build("lenet")
+    assert sum(parameter.numel() for parameter in net.parameters()) == 431_080
+    assert [tuple(m.weight.shape) for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)] == [
+        (20, 1, 5, 5),
+        (50, 20, 5, 5),
+        (500, 50, 4, 4),
+        (10, 500),
+    ]
+    with pytest.raises(ValueError, match="image_size must be a multiple of 4"):
+        build("lenet", image_size=30)

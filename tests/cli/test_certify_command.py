@@ -179,7 +179,7 @@ def test_100_examples_of_the_smoothed_triplet_in_two_minutes_and_the_same_after_
         ((*H, "--radius", 9, "--n-examples", 1), "no vote, however clear"),
         ((*H, "--failure-probability", 2, "--n-examples", 1), "failure probability"),
         ((*H, "--batch-size", 0, "--n-examples", 1), "batch size must be at least 1"),
-        ((*LIPSCHITZ, "--radius", 0.5), "leave the radius away"),
+        ((*LIPSCHITZ, "--radius", 0.5), "omit the radius"),
         ((*LIPSCHITZ, "--bound", "theorem5"), "the bound theorem5 does not apply here; those that do: theorem4, sharp"),
         ((*LIPSCHITZ, "--threat-model", "Linf"), "it exists for digits/L2"),
         ((*LIPSCHITZ, "--part", "std_model"), "certifies a SmallCNN; give a sigma"),
@@ -243,7 +243,7 @@ def test_logs_are_drawn_as_mixes_and_baselines(capsys, tmp_path, monkeypatch):
     foreign.write_bytes(log.read_bytes())
     code, _, err = run(capsys, "plot", "certified", foreign, "--out", picture)
     assert code == 2
-    assert "say --sigma" in err
+    assert "pass --sigma" in err
     assert run(capsys, "plot", "certified", foreign, "--sigma", 0.25, "--out", picture)[0] == 0
     code, _, err = run(capsys, "plot", "certified", foreign, log, foreign, "--sigma", 1, "--sigma", 2, "--out", picture)
     assert code == 2

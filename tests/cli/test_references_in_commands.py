@@ -210,7 +210,7 @@ class TestWhatIsRecorded:
         err = refused(capsys, "certify", "nets.py:make", "--data-dir", "data.npz", "--n-examples", 2)
         assert "give a sigma" in err
         more = ("--sigma", 0.1, "--part", "rob_model", "--data-dir", "data.npz")
-        assert "is no mix, so it has no rob_model" in refused(capsys, "certify", "nets.py:make", *more)
+        assert "is not a mix and has no rob_model" in refused(capsys, "certify", "nets.py:make", *more)
 
     def test_shards_are_merged(self, here, capsys):
         for i in (0, 1):
@@ -280,9 +280,9 @@ class TestDescribe:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is no folder"),
-            (("hf-hub:org/name", "--title", "T"), "is no folder"),
-            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "whose radius stands in its entry"),
+            (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is not a folder"),
+            (("hf-hub:org/name", "--title", "T"), "is not a folder"),
+            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "whose radius is in its entry"),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
         ],
     )

@@ -261,7 +261,7 @@ class TestDamage:
 
     def test_a_binding_of_something_else_is_named(self, labels, state):
         (state / "binding.json").write_text('{"norm": 1}')
-        with pytest.raises(ResultsError, match=r"holds no state of an evaluation .*; delete it to begin again"):
+        with pytest.raises(ResultsError, match=r"holds no state of an evaluation .*; delete it to start again"):
             merge([state], IMAGES, labels)
 
 
@@ -479,7 +479,7 @@ def test_a_net_that_begins_to_give_nan_ends_the_run_and_keeps_the_state(model, l
         ((2, 2), "fast", "a shard is i/k with 0 <= i < k, got 2/2"),
         ((-1, 2), "fast", "a shard is i/k"),
         ((30, 40), "fast", "shard 30/40 of 24 examples is empty"),
-        ((0, 2), "reference", "take the engine 'fast' for shards"),
+        ((0, 2), "reference", "use the engine 'fast' for shards"),
     ],
 )
 def test_shards_that_cannot_be_are_refused(model, labels, shard, engine, message):

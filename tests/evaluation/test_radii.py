@@ -112,7 +112,7 @@ def test_radii_that_cannot_be_meant_are_refused():
         evaluate_radii(model, IMAGES, labels, threats=threats, settings=AttackSettings(individual=True))
     single = evaluate(model, IMAGES, labels, eps=0.0)
     for threat in (ThreatModel("L2", 0.1), ThreatModel("Linf", 0.0)):
-        with pytest.raises(ValueError, match="is none of a smaller radius than"):
+        with pytest.raises(ValueError, match="is not of a smaller radius than"):
             evaluate(model, IMAGES, labels, threat=threat, smaller=single)
 
 

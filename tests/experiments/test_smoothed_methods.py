@@ -11,7 +11,7 @@ from making import ABOUT, CPU, a_table, begun
 from adaptive_smoothing_zoo.certification import read_log
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.experiments import smoothed_methods
+from adaptive_smoothing_zoo.experiments import smoothed_mnist
 from adaptive_smoothing_zoo.experiments.smoothed_methods import (
     EXPERIMENT,
     METHODS,
@@ -20,7 +20,9 @@ from adaptive_smoothing_zoo.experiments.smoothed_methods import (
     SIGMAS,
     MethodsBench,
     MethodsTable,
+    SmoothedMethods,
 )
+from adaptive_smoothing_zoo.training.recipe import RECIPES
 
 CASE = {"method": "gaussian", "sigma": "0.25", "seed": "1"}
 
@@ -37,7 +39,9 @@ def bench(tmp_path):
                 training = {{ sigma = {sigma}, epochs = 1, batch_size = 1024 }}
             """
             (tmp_path / f"digits_{method}_{sigma}.toml").write_text(text)
-    return MethodsBench(recipes=tmp_path, trained=tmp_path / "trained", n=8, samples=20, device=CPU)
+    return MethodsBench(
+        experiment=EXPERIMENT, recipes=tmp_path, trained=tmp_path / "trained", n=8, samples=20, device=CPU
+    )
 
 
 def methods_table(acr):
@@ -124,8 +128,8 @@ def test_the_summary_has_means_and_deviations():
 
 def test_the_command_writes_data_picture_and_page(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(smoothed_methods, "SIGMAS", ("0.25",))
-    monkeypatch.setattr(smoothed_methods, "METHODS", {"gaussian": "Gaussian", "macer": "MACER"})
+    monkeypatch.setattr(SmoothedMethods, "sigmas", ("0.25",))
+    monkeypatch.setattr(SmoothedMethods, "methods", {"gaussian": "Gaussian", "macer": "MACER"})
     arguments = ["experiment", "smoothed-methods", "--recipes", str(bench.recipes), "--n", "4", "--samples", "5"]
     result = CliRunner().invoke(asz, [*arguments, "--device", "cpu", "--out", "out"], catch_exceptions=False)
     assert result.exit_code == 0
@@ -133,3 +137,36 @@ def test_the_command_writes_data_picture_and_page(bench, tmp_path, monkeypatch):
     assert str(path.with_suffix(".md")) in result.output
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "mean of 3 seeds" in path.with_suffix(".md").read_text()
+
+
+def mnist_table(acr):
+    rows = [
+        (case, {**{f"certified_{radius:g}": 0.5 for radius in RADII}, "acr": acr(case["method"], case["sigma"])})
+        for case in smoothed_mnist.EXPERIMENT.cases()
+    ]
+    about = {**ABOUT, "samples": 1000, "failure_probability": 0.001, "recipes_sha256": "0"}
+    return a_table("smoothed-mnist", *rows, kind=MethodsTable, about=about)
+
+
+def test_mnist_has_all_rows_of_the_paper_s_table_and_one_seed_has_no_spread():
+    experiment = smoothed_mnist.EXPERIMENT
+    table = mnist_table(lambda method, sigma: experiment.published[sigma][method])
+    assert len(table.rows) == 9
+    assert "| SmoothMix (eta = 1) | 1.6780 | 50.0 |" in experiment.summary(table)
+    text = experiment.agreement(table)
+    assert "- sigma = 0.5: 35 of 35 pairs in the paper's order." in text  # two rows tie
+    assert "spread" not in text
+    worse = mnist_table(lambda method, sigma: -experiment.published[sigma][method])
+    assert "SmoothAdv over SmoothMix (eta = 5) (-1.6870 to -1.6940)" in experiment.agreement(worse)
+
+
+@pytest.mark.parametrize(("method", "lengths"), [("smoothmix", 4.0), ("smoothadv", None)])
+def test_mnist_s_short_form_keeps_the_length_of_all_steps_together(method, lengths):
+    bench = smoothed_mnist.MnistBench(
+        experiment=smoothed_mnist.EXPERIMENT, recipes=RECIPES / "smoothed", trained=Path(), device=CPU
+    )
+    loss = bench.recipe({"method": method, "sigma": "0.5", "seed": "0"}).training.loss
+    if lengths is None:
+        assert loss.eps == 1.0
+    else:
+        assert loss.steps * loss.step_size == lengths  # 4 steps of 1 in the paper

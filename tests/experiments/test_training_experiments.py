@@ -14,8 +14,15 @@ from adaptive_smoothing_zoo import ThreatModel
 from adaptive_smoothing_zoo.attacks.views import GrayBox
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.experiments import loss_ablation, sigmoid_scale, training_settings
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, TrainingError
+from adaptive_smoothing_zoo.experiments import (
+    alpha_width,
+    loss_ablation,
+    pseudo_labels,
+    sigmoid_scale,
+    training_bench,
+    training_settings,
+)
 from adaptive_smoothing_zoo.experiments.bench import Pgd
 from adaptive_smoothing_zoo.experiments.training_bench import TrainingBench, TrainingExperiment, TrainingTable
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
@@ -24,6 +31,7 @@ from adaptive_smoothing_zoo.training.recipe import RECIPES, read_recipe
 RECIPE = RECIPES / "digits_adaptive_short.toml"
 HELD_OUT = load_data("digits", "validation").first(120)
 SETTINGS, ABLATION, SCALES = training_settings.EXPERIMENT, loss_ablation.EXPERIMENT, sigmoid_scale.EXPERIMENT
+WIDTHS, LABELS = alpha_width.EXPERIMENT, pseudo_labels.EXPERIMENT
 SHORTER = (
     "training.epochs=1",
     "training.batch_size=32",
@@ -88,6 +96,118 @@ def test_mixes_have_the_clean_accuracy_half_way_and_just_that(bench):
     assert alpha.logit_bias == adaptive.numbers["bias"]
     alpha.logit_bias += 0.02
     assert share(adaptive.model, HELD_OUT) < bench.clean_target
+
+
+def test_mixes_may_be_put_to_an_accuracy_that_is_asked_for(tmp_path):
+    low, high = (share(net, HELD_OUT) for net in (MODEL.rob_model, MODEL.std_model))
+    goal = low + 0.9 * (high - low)
+    bench = a_bench(tmp_path, clean_goal=goal)
+    assert bench.constant().numbers["held_out"] >= bench.clean_target == goal
+    table = bench.table("loss-ablation")
+    assert (table.clean_share, table.clean_target) == (None, goal)
+    assert f"is at least {goal:.2%}, as asked for; no test example" in table.how()
+    for outside in (low, high + 0.001):
+        with pytest.raises(ConfigError, match=r"h alone has .* and g .*; give a --clean between them"):
+            _ = a_bench(tmp_path, clean_goal=outside).clean_target
+
+
+def test_a_bias_is_looked_for_twice_as_far_until_it_is_inside(bench, monkeypatch):
+    training = bench.of_setting("B")
+    usual = bench.adaptive(training).numbers
+    monkeypatch.setattr(training_bench, "REACH", 2.0)  # the bias is far outside of it
+    assert abs(usual["bias"]) > 2.0
+    assert replace(bench, _made={}).adaptive(training).numbers == usual
+    monkeypatch.setattr(training_bench, "FARTHEST", 2.0)
+    with pytest.raises(TrainingError, match="with alpha's largest bias, 2, the mix still has the clean accuracy"):
+        replace(bench, _made={}).adaptive(training)
+
+
+@pytest.mark.parametrize("width", [0.02, 0.5, 1.0])
+def test_a_range_has_its_width_and_the_clean_accuracy_and_just_that(width, bench):
+    """By its lower end, or, where it ends at 1, by its bias."""
+    training = bench.of_setting("B")
+    mixed = bench.in_range(training, width)
+    alpha = mixed.model.alpha
+    assert alpha.alpha_max - alpha.alpha_min == pytest.approx(width)
+    assert alpha.logit_scale == training.logit_scale
+    assert share(mixed.model, HELD_OUT) == mixed.numbers["held_out"] >= bench.clean_target
+    if width == 0.02:
+        assert (mixed.numbers["alpha_min"], alpha.logit_bias) == (alpha.alpha_min, training.logit_bias)
+        alpha.set_range(alpha.alpha_min + 0.001, alpha.alpha_max + 0.001)
+    else:
+        assert (mixed.numbers["bias"], alpha.alpha_max) == (alpha.logit_bias, 1.0)
+        alpha.logit_bias += 0.02
+    assert share(mixed.model, HELD_OUT) < bench.clean_target
+
+
+def test_c_may_be_as_long_as_the_papers(bench):
+    long = replace(bench, long_c=True)
+    attack = long.of_setting("C").attack
+    assert (attack.randomization.steps, attack.randomization.budget, attack.targets) == (75, 1.0, 9)
+    assert long.of_setting("C").steps == 5
+    assert long.of_setting("B") == bench.of_setting("B")
+    assert "in C, 75 steps on average and up to 10 attacked images" in long.table("settings").how()
+
+
+def widths(lowered, attacked=0.6):
+    return [
+        (
+            {"width": w},
+            {"clean": 0.9, "attacked": 0.5 if w == "0" else attacked, "lowered": v, "held_out": 0.9, name: 0.8},
+        )
+        for (w, v), name in zip(lowered.items(), ["alpha", *["alpha_min"] * 6], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "attacked", "said"),
+    [
+        ({}, 0.6, "yes: "),
+        ({"0.15": 0.4, "0.1": 0.4}, 0.6, "it was not seen that it is better than one also under APGD"),
+        ({"0.5": 0.6}, 0.6, "it was not seen that no wider range is better there"),
+        ({}, 0.5, "it was not seen that a width of 0.1 or 0.15 is better than a constant alpha under PGD"),
+    ],
+)
+def test_the_verdict_on_widths_follows_from_the_rows(changes, attacked, said):
+    lowered = {"0": 0.45, "0.05": 0.5, "0.1": 0.5, "0.15": 0.55, "0.3": 0.5, "0.5": 0.4, "1": 0.3, **changes}
+    table = training_table("alpha-width", widths(lowered, attacked))
+    assert said in WIDTHS.agreement(table)
+    assert "| 0.3 | 90.00 |" in WIDTHS.summary(table)
+    assert "alpha has a range of the width in the table" in table.how()
+
+
+def labelled(attacked):
+    cases = [("constant", "constant"), *pseudo_labels.TRAININGS]
+    return [
+        ({"attack": a, "labels": b}, {"clean": 0.9, "attacked": v, "lowered": v / 2, "held_out": 0.9, name: 0.8})
+        for (a, b), v, name in zip(cases, attacked, ["alpha", *["bias"] * 4], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attacked", "said"),
+    [
+        ((0.5, 0.5, 0.55, 0.3, 0.4), "yes: "),
+        ((0.5, 0.5, 0.4, 0.3, 0.55), "yes: "),
+        ((0.5, 0.5, 0.5, 0.3, 0.5), "it was not seen that pseudo-labels by which net is better"),
+        ((0.5, 0.5, 0.55, 0.5, 0.5), "it was not seen that a network that never met an attack on itself"),
+    ],
+)
+def test_the_verdict_on_pseudo_labels_follows_from_the_rows(attacked, said):
+    table = training_table("pseudo-labels", labelled(attacked))
+    assert said in LABELS.agreement(table)
+    assert '| BT, "attack" | 90.00 |' in LABELS.summary(table)
+
+
+def test_the_rows_of_pseudo_labels_are_networks_of_that_attack_and_rule(bench, monkeypatch):
+    trainings = []
+    monkeypatch.setattr(TrainingBench, "adaptive", lambda self, training: trainings.append(training) or self.constant())
+    for case in LABELS.cases():
+        LABELS.measure(bench, case)
+    assert [(training.attack.setting, training.pseudo_labels) for training in trainings] == list(
+        pseudo_labels.TRAININGS
+    )
+    assert len({bench._name(training) for training in trainings}) == 4
 
 
 def test_the_choice_looks_at_no_test_example(bench, tmp_path):
@@ -368,7 +488,7 @@ def test_training_examples_may_come_from_another_file_than_those_to_be_tested(tm
         images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(count) % 10)
     benches = []
-    monkeypatch.setattr(TrainingExperiment, "run", lambda self, bench, out: benches.append(bench) or [])
+    monkeypatch.setattr(TrainingExperiment, "run", lambda self, bench, *where: benches.append(bench) or [])
     arguments = ["experiment", "settings", "--dataset", "cifar10", "--device", "cpu", "--n", "4"]
     arguments += ["--recipe", str(RECIPE.with_name("cifar10_adaptive.toml")), "--data-dir", str(tmp_path / "test.npz")]
     apart = ["--train-data-dir", str(tmp_path / "train.npz")]

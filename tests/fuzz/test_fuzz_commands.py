@@ -26,7 +26,7 @@ import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import data, load_model
 from adaptive_smoothing_zoo.storage import provenance
 from adaptive_smoothing_zoo.training import plan, runs
-from adaptive_smoothing_zoo.zoo import registry
+from adaptive_smoothing_zoo.zoo import embedding, registry
 
 NAME, FOLDER = "Demo2026Constant", Path("digits") / "Linf"
 DIGITS = ("--dataset", "digits")
@@ -121,7 +121,7 @@ def short(tmp_path_factory):
         monkeypatch.setattr(provenance, "source_commit", lambda: None)
         monkeypatch.setattr(runs, "run_recipe", lambda *given, **named: None)
         monkeypatch.setattr(plan, "pace", lambda *given: 1.0)
-        monkeypatch.setattr(runs, "embed", lambda *given: pytest.fail("written into the package"))
+        monkeypatch.setattr(embedding, "embed", lambda *given: pytest.fail("written into the package"))
         monkeypatch.setattr(registry, "ENTRIES", shutil.copytree(registry.ENTRIES, folder / "entries"))
         for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_HOME"):
             monkeypatch.setattr(constants, name, str(folder / "cache"))

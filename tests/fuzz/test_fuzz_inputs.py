@@ -29,6 +29,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.certification import certify, certify_at_radius, certify_lipschitz
 from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
 from adaptive_smoothing_zoo.certification.confidence import clopper_pearson_lower
+from adaptive_smoothing_zoo.certification.predicting import predict_examples
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ZooError
 from adaptive_smoothing_zoo.evaluation import evaluate
@@ -178,6 +179,7 @@ SAMPLING = RUN | {
     "n": [0, -1, 1, 7.5, INF, None, "4"],
     "failure_probability": [*NUMBERS, "0.1", None],
     "indices": places,
+    "runner_up": [True, False, None, 1, "yes"],
     "votes": ["hard", "soft", "both", None],
     "dtype": [torch.float32, torch.bfloat16, torch.int8, "float32", None],
     "log": FILES,
@@ -253,6 +255,9 @@ ENTRY_POINTS = {
         check=check_certificates,
         count=200,
         least=20,
+    ),
+    "predict_examples": EntryPoint(
+        call=predict_examples, good=SAMPLED, strange=SAMPLING, check=check_certificates, count=100, least=10
     ),
     "certify_lipschitz": EntryPoint(
         call=certify_lipschitz,

@@ -97,8 +97,8 @@ class TestFeaturesOnly:
         ({"num_classes": -1}, "number of classes"),
         ({"out_indices": (0,)}, "features_only=True"),
         ({"out_indices": (4,), "features_only": True}, "no feature map 4; there are 4"),
-        ({"pretrained_cfg": {"num_classes": 3}}, "leave pretrained_cfg away"),
-        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "leave pretrained_cfg_overlay away"),
+        ({"pretrained_cfg": {"num_classes": 3}}, "omit pretrained_cfg"),
+        ({"pretrained_cfg_overlay": {"crop_pct": 0.9}}, "omit pretrained_cfg_overlay"),
     ],
 )
 def test_what_the_model_cannot_be_is_refused(arguments, message):
@@ -114,7 +114,7 @@ def test_a_tag_that_no_weights_have_is_refused_and_ours_is_taken():
 
 def test_timm_lists_every_triplet_whose_weights_can_be_had():
     listed = timm.list_pretrained()
-    expected = [entry for entry in list_models() if entry.weights.embedded or entry.weights.components]
+    expected = [entry for entry in list_models() if entry.comes_along or entry.weights.components]
     assert {f"{timm_name(entry)}.asz" for entry in expected} <= set(listed)
     assert sorted(timm.list_pretrained("demo2026*_digits_linf*")) == [f"{ADAPTIVE}.asz", f"{CONSTANT}.asz"]
 

@@ -277,8 +277,14 @@ class TestPushRefuses:
         ("file", "old", "new", "error", "message"),
         [
             ("config.json", "", None, ConfigError, r"there is no file .*config\.json"),
-            ("README.md", "", None, WeightsError, r"is no whole export, README\.md is missing; run asz export again"),
-            (FILE, "", None, WeightsError, r"is no whole export, model\.safetensors is missing"),
+            (
+                "README.md",
+                "",
+                None,
+                WeightsError,
+                r"is not a complete export: README\.md is missing; run asz export again",
+            ),
+            (FILE, "", None, WeightsError, r"is not a complete export: model\.safetensors is missing"),
             (FILE, r"(?s).$", "?", WeightsError, r"has SHA-256 [0-9a-f]{64}, but config\.json says"),
             ("config.json", '"dataset"', '"data_set"', ConfigError, r"config\.json: .*unknown key 'data_set'"),
             ("config.json", '"[0-9a-f]{64}"', "null", ConfigError, r"config\.json has no SHA-256 of the weights"),
@@ -301,7 +307,7 @@ class TestPushRefuses:
     @pytest.mark.parametrize(
         ("index", "message"),
         [
-            ("{}", r"index\.json is no index of shards: KeyError"),
+            ("{}", r"index\.json is not an index of shards: KeyError"),
             ('{"weight_map": {"a": "model-00001-of-00003.safetensors"}}', "name different shards"),
         ],
     )
@@ -316,7 +322,7 @@ class TestPushRefuses:
         with pytest.raises(HubError, match="'org/demo': there is no token; run `hf auth login`, set HF_TOKEN"):
             push(folder, REPO)
         for repo in ("a/b/c", "org/a b"):
-            with pytest.raises(HubError, match="no repository name; it must be like org/name"):
+            with pytest.raises(HubError, match="not a repository name; it must be like org/name"):
                 push(folder, repo, token=OWNER)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(HubError, match="offline mode is on; unset HF_HUB_OFFLINE"):

@@ -228,3 +228,11 @@ def test_a_record_that_says_more_or_is_of_another_model_is_not_replaced(tmp_path
     else:
         with pytest.raises(ResultsError, match=message):
             RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=n, eps=eps)
+
+
+def test_a_record_of_other_attacks_is_not_replaced(tmp_path):
+    write_run(tmp_path, a_record())
+    known = RunRecord.read(tmp_path, ENTRY).protocol
+    RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=8, protocol=known)
+    with pytest.raises(ResultsError, match=r"is of other attacks \(.*\), this run makes: AutoAttack plus; choose"):
+        RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=8, protocol="AutoAttack plus")

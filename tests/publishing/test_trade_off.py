@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from adaptive_smoothing_zoo.publishing.trade_off import Box, Point, TradeOff, _around
+from adaptive_smoothing_zoo.publishing.trade_off_plot import Box, Point, TradeOff, _around
 
 SVG = "{http://www.w3.org/2000/svg}"
 A, B, C = (

@@ -157,7 +157,7 @@ def test_what_no_json_parser_reads_is_refused_in_a_sentence():
     for _ in range(400):
         inner["a"] = inner = {}
     for name in (deep, "half of a character: \ud800"):
-        with pytest.raises(ConfigError, match=r"x\.json: it is no JSON that can be read"):
+        with pytest.raises(ConfigError, match=r"x\.json: it is not valid JSON"):
             parse(Drawing, VALID | {"title": name}, "x.json")
 
 

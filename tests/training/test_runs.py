@@ -21,7 +21,8 @@ from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_FILE, read_log
 from adaptive_smoothing_zoo.training.recipe import TrainingData, read_recipe
-from adaptive_smoothing_zoo.zoo.entry import read_entry
+from adaptive_smoothing_zoo.zoo.embedding import embed
+from adaptive_smoothing_zoo.zoo.entry import NormClampPowerScaleConfig, read_entry
 
 NET = """
 kind = "base_net"
@@ -103,7 +104,7 @@ def test_a_triplet_is_trained_with_its_base_net_chosen_saved_and_found_again(rec
         run(recipes, out, "training.epochs=2")
     # The rounded weights are the embedded ones, in half the space; the entry tells where they are.
     package = tmp_path / "package"
-    embedded = runs.embed(out, package, ("Trained on few images.",))
+    embedded = embed(out, ("Trained on few images.",), package)
     assert embedded.limits == (*entry.limits, "Trained on few images.")
     file = package / "pretrained" / "Trial2026Triplet-digits-Linf.safetensors"
     assert file.stat().st_size < 0.6 * (out / "model.safetensors").stat().st_size
@@ -123,8 +124,11 @@ def test_a_constant_alpha_is_chosen_without_training(recipes, tmp_path):
             '{ kind = "triplet", name = "Demo2026Adaptive", part = "std_model" }',
         )
     )
-    made = run(recipes, tmp_path / "out")
+    nuts = 'rob_map={ kind = "norm_clamp_power_scale", scale = 4.0, power = 2.0, clamp_bias = 0.5 }'
+    made = run(recipes, tmp_path / "out", nuts)
     entry = read_entry(tmp_path / "out" / "entry.json")
+    assert entry.rob_map == NormClampPowerScaleConfig(scale=4.0, power=2.0, clamp_bias=0.5)
+    assert (made.rob_map.power, made.rob_map.clamp_bias) == (2.0, 0.5)
     assert entry.alpha.kind == "constant"
     assert entry.alpha.value == made.alpha.alpha_min
     assert entry.alpha.value in (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -169,7 +173,7 @@ def test_weights_that_half_precision_cannot_hold_are_refused():
 
 def test_nothing_is_embedded_of_an_unfinished_run(tmp_path):
     with pytest.raises(ResultsError, match="no finished triplet"):
-        runs.embed(tmp_path, tmp_path)
+        embed(tmp_path, package=tmp_path)
 
 
 def asz_train(recipes, out):

@@ -14,6 +14,7 @@ from adaptive_smoothing_zoo.training.smoothed_losses import (
     SmoothAdvLoss,
     SmoothMixLoss,
     StabilityLoss,
+    decoupled_search,
     into_ball,
     unit,
 )
@@ -113,6 +114,14 @@ def smoothmix(parameters, x, y, deltas, mixing, adversary, strength, **_):
     return total + strength * 5.0 * divergence * (smoothed[y] == max(smoothed))
 
 
+def printed_smoothmix(parameters, x, y, deltas, mixing, adversary, strength, **_):
+    """[JS21, eq. 9 to 11] as printed, but for the warm-up."""
+    smoothed = sum(probabilities(parameters, x + delta) for delta in deltas) / M
+    x_mix, y_mix = (1 - mixing) * x + mixing * adversary, (1 - mixing) * smoothed + mixing * np.ones(C) / C
+    of_mix = sum(cross_entropy(probabilities(parameters, x_mix + delta), y_mix) for delta in deltas) / M
+    return gaussian(parameters, x, y, deltas) + strength * 5.0 * of_mix
+
+
 CASES = {
     "gaussian": (GaussianLoss(), gaussian),
     "stability": (StabilityLoss(), stability),
@@ -120,6 +129,7 @@ CASES = {
     "macer": (MacerLoss(inverse_temperature=4.0, margin=1.0), macer),
     "consistency": (ConsistencyLoss(weight=7.0), consistency),
     "smoothmix": (SmoothMixLoss(), smoothmix),
+    "smoothmix as printed": (SmoothMixLoss(printed=True), printed_smoothmix),
 }
 
 
@@ -247,6 +257,54 @@ def test_smoothmix_s_attack_is_that_of_its_equation():
     away = np.array([points[0] for points in expected]) - x
     length = np.linalg.norm(away, axis=1, keepdims=True)
     assert_images(one_step.start, x + away * np.minimum(1.0, 0.7 * 0.3 / length))
+
+
+def test_smoothmix_s_search_keeps_to_a_ball_if_it_is_told_to():
+    batch = a_batch(adversary=None)
+    SmoothMixLoss(step_size=0.3, steps=4, max_norm=0.4).attack(a_net(), batch)
+    assert_images(batch.adversary, [points[-1] for points in walks(batch, 0.3, 0.4, 4)])
+    far = (batch.adversary - batch.images).flatten(1).norm(dim=1)
+    assert far.max() == pytest.approx(0.4)
+
+
+def decoupled(parameters, x, y, deltas, steps):
+    """Rony et al. 2019, Algorithm 1, of the smoothed net; what was visited, and which of it is misclassified."""
+    x = np.ravel(x)
+
+    def smoothed(flat):
+        return sum(probabilities(parameters, flat + np.ravel(d)) for d in deltas) / M
+
+    points, epsilon = [x], 1.0
+    for k in range(steps):
+        gradient = gradient_of(lambda flat: -np.log(smoothed(flat)[y]), points[-1])
+        alpha = 0.01 + 0.99 * (1 + np.cos(np.pi * k / steps)) / 2
+        delta = points[-1] - x + alpha * gradient / np.linalg.norm(gradient)
+        epsilon *= 0.95 if smoothed(points[-1]).argmax() != y else 1.05
+        points.append(np.clip(x + epsilon * delta / np.linalg.norm(delta), 0, 1))
+    return points, [smoothed(point).argmax() != y for point in points]
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_ddn_finds_the_nearest_misclassified_image_that_it_visits(steps):
+    batch = a_batch(adversary=None)
+    found = decoupled_search(a_net(), batch, steps)
+    parts = zip(batch.images.numpy(), batch.labels.tolist(), batch.noise.numpy(), strict=True)
+    expected, kinds = [], set()
+    for x, y, deltas in parts:
+        points, wrong = decoupled(vector(a_net()), x, y, deltas, steps)
+        far = [
+            np.linalg.norm(point - points[0]) if is_wrong else np.inf
+            for point, is_wrong in zip(points, wrong, strict=True)
+        ]
+        expected.append(points[-1] if not any(wrong) else points[int(np.argmin(far))])
+        kinds.add("itself" if wrong[0] else "found" if any(wrong) else "none")
+    assert_images(found, expected)
+    assert len(kinds) > 1
+    SmoothAdvLoss(eps=0.2, steps=steps, search="ddn").attack(a_net(), batch)
+    x = batch.images.flatten(1).numpy()
+    away = np.array(expected) - x
+    shorter = np.minimum(1.0, 0.7 * 0.2 / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9))
+    assert_images(batch.start, x + shorter * away)
 
 
 def test_the_clean_losses_attack_nothing():

@@ -1,11 +1,14 @@
 """Recipes of nets to be smoothed, and of triplets with such an h."""
 
+import json
+
 import pytest
 import torch
 
 from adaptive_smoothing_zoo import Triplet
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.data import load_data
+from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.recipe import RECIPES, SmoothedNetRecipe, read_recipe
 from adaptive_smoothing_zoo.training.smoothed_losses import MacerLoss, SmoothAdvLoss, SmoothMixLoss
@@ -38,6 +41,8 @@ paper = { title = "T", authors = "A", venue = "N/A", link = "https://example.org
 def test_there_is_a_recipe_for_every_method():
     names = {f"digits_{method}_{sigma}" for method in METHODS for sigma in ("0.125", "0.25", "0.5")}
     names |= {f"cifar10_{method}{form}" for method in METHODS for form in ("", "_long")}
+    rows = (*METHODS, "smoothmix_eta1", "smoothmix_eta1_one_step")
+    names |= {f"mnist_{method}{form}" for method in rows for form in ("", "_long")}
     assert {path.stem for path in SMOOTHED.glob("*.toml")} == names
 
 
@@ -50,6 +55,11 @@ def test_every_recipe_is_complete_and_is_what_its_name_says(path):
     assert recipe.data.dataset == dataset
     if dataset == "digits":
         assert recipe.training.sigma == float(method.pop())
+    elif dataset == "mnist":
+        assert recipe.net.architecture == "lenet"
+        if "smoothmix" in method:
+            assert recipe.training.loss.weight == (1.0 if "eta1" in method else 5.0)
+            method = [part for part in method if part != "eta1"]
     else:
         assert recipe.net.architecture == ("resnet110" if path.stem.endswith("_long") else "resnet20")
     loss = recipe.training.loss
@@ -87,6 +97,20 @@ def test_a_triplet_has_the_smoothed_net_as_h(tmp_path):
         torch.testing.assert_close(h(images)[i].exp(), expected)
     again = Triplet.from_pretrained(tmp_path / "runs" / "triplet")
     torch.testing.assert_close(again(images), triplet(images))
+
+
+def test_a_run_from_before_a_loss_had_these_options_is_read_and_another_is_refused(tmp_path):
+    (tmp_path / "net.toml").write_text(NET.replace("epochs = 2", "epochs = 1"))
+    recipe, out = read_recipe(tmp_path / "net.toml"), tmp_path / "net"
+    net = runs.run_recipe(recipe, out, runs.Machine())
+    data = json.loads((out / "recipe.json").read_text())
+    del data["training"]["loss"]["printed"], data["training"]["loss"]["max_norm"]
+    (out / "recipe.json").write_text(json.dumps(data))
+    images = load_data("digits").first(2).images
+    assert torch.equal(runs.run_recipe(recipe, out, runs.Machine())(images), net(images))
+    other = read_recipe(tmp_path / "net.toml", ["training.loss.printed=true"])
+    with pytest.raises(ResultsError, match="belongs to another recipe"):
+        runs.run_recipe(other, out, runs.Machine())
 
 
 def test_a_net_that_was_not_trained_for_it_is_not_smoothed(tmp_path):

@@ -62,6 +62,11 @@ def arguments(code, out, *more):
     return ["tune", str(out), *nets, "--tune-on", "test:60:160", "--iterations", "5", "--targets", "2", *more]
 
 
+def test_without_a_range_the_held_out_split_of_a_small_data_set_is_taken_whole():
+    assert _usual_range("digits") == f"validation:0:{len(load_data('digits', 'validation'))}"
+    assert [_usual_range(name) for name in ("imagenet", "cifar10")] == ["validation:0:1000", "test:5000:6000"]
+
+
 def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     out = tmp_path / "out"
     _, told, _ = run(capsys, *arguments(code, out, "--form", "scaled", "--robust", "0.9"))

@@ -195,7 +195,7 @@ class TestMixingNetwork:
 
     @pytest.mark.parametrize("content", [{}, {"model": {}}, {"model": 1, "bn": {}}, {"bn": {}}])
     def test_what_lacks_one_of_them_is_refused(self, content):
-        with pytest.raises(WeightsError, match="it is no mixing network's checkpoint: it needs 'model' and 'bn'"):
+        with pytest.raises(WeightsError, match="it is not a mixing network's checkpoint: it needs 'model' and 'bn'"):
             convert_mixing_network(content, self.alpha, "it")
 
 
@@ -232,7 +232,7 @@ def torch_file(old_format=False):
         (b"", "is empty; delete it"),
         (b"\n <!DOCTYPE html><html><body>Google Drive - Quota exceeded</body></html>", "is a web page, not a checkp"),
         (b"<html>", "is a web page"),
-        (b"hello, world", r"no checkpoint in a known format .* begins with b'hello, world'"),
+        (b"hello, world", r"not a checkpoint in a known format .* begins with b'hello, world'"),
         (torch_file()[:-300], "is truncated or damaged at its end"),
         (torch_file()[:100], "is truncated or damaged at its end"),
         (torch_file(old_format=True)[:-300], "is a damaged or truncated PyTorch file|was refused"),
@@ -309,7 +309,7 @@ class TestWholeTriplets:
 
     def test_a_file_of_one_part_is_refused_with_the_command_that_takes_it(self, model, tmp_path):
         torch.save(model.std_model.state_dict(), tmp_path / "g.pt")
-        message = r"g\.pt is no state dict of a whole triplet, .* by asz convert, and name it as model_dir"
+        message = r"g\.pt is not the state dict of a whole triplet, .* by asz convert, and name it as model_dir"
         with pytest.raises(WeightsError, match=message):
             load_model("Demo2026Constant", dataset="digits", custom_checkpoint=tmp_path / "g.pt")
 

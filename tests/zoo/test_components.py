@@ -205,7 +205,7 @@ class TestConversion:
     def test_a_file_of_another_net_is_refused_before_it_is_cached(self, tiny, file_server, cache):
         file_server.files.update({**tiny.files, "alpha": tiny.files["std_model"]})
         entry = with_sources(tiny.entry, {part: [UrlFile(url=file_server.url(part))] for part in PARTS})
-        with pytest.raises(WeightsError, match="no mixing network's checkpoint"):
+        with pytest.raises(WeightsError, match="not a mixing network's checkpoint"):
             load(entry)
         assert not list((cache / "components").glob("mixing_network*.safetensors"))
 
@@ -285,7 +285,7 @@ class TestDownload:
     def test_what_arrived_is_kept_and_gone_on_with(self, file_server, tmp_path):
         file_server.files["f"] = self.content
         file_server.cut_after = 1 << 20
-        with pytest.raises(WeightsError, match="run it again to go on"):
+        with pytest.raises(WeightsError, match="run it again to resume"):
             download_url(file_server.url("f"), tmp_path / "f")
         assert not (tmp_path / "f").exists()
         download_url(file_server.url("f"), tmp_path / "f")

@@ -20,7 +20,7 @@ from adaptive_smoothing_zoo.zoo.registry import list_models
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "eval" / "results"
-EMBEDDED = [entry for entry in list_models() if entry.weights.embedded]
+EMBEDDED = [entry for entry in list_models() if entry.comes_along]
 
 
 @pytest.fixture(params=EMBEDDED, ids=[entry.key for entry in EMBEDDED])

@@ -145,7 +145,7 @@ class TestTheUsersCode:
     [
         ("Demo2026Adaptiv", "did you mean"),
         ("base:pyautoattack", "known: "),
-        ("timm:", "nothing behind the colon"),
+        ("timm:", "nothing after the colon"),
         ("timm:resnet10q", "near: "),
         ("torchvision:resnet49", "resnet50"),
         ("tim:resnet50", "neither one of base, robustbench, timm"),

@@ -128,7 +128,7 @@ REFUSED = [
         r"rob_model\.\S+ is 8, not 6",
     ),
     (lambda m: setattr(m, "rob_model", build("resnet20", num_classes=10)), r"rob_model"),
-    (lambda m: setattr(m, "std_map", nn.Tanh()), "entries know no logit map Tanh"),
+    (lambda m: setattr(m, "std_map", nn.Tanh()), "entries cannot describe the logit map Tanh"),
     (lambda m: setattr(m, "std_map", Louder(1.0)), "std_map is a Louder, not a Scale"),
     (lambda m: setattr(m.alpha, "clamp", 0.6), "clamp of alpha is 0.6, not None"),
     (lambda m: m.double(), r"is torch.float64 of shape .*, not torch.float32 of shape"),
@@ -265,7 +265,7 @@ class TestNumbers:
     def test_they_are_left_away_after_any_change_and_that_is_said(self, published, tmp_path, change, caplog):
         change(published)
         again = loaded_again(published, tmp_path)
-        assert "left away" in caplog.text
+        assert "are omitted" in caplog.text
         assert (again.entry.published, again.entry.weights.verified) == (None, False)
         assert again.entry.weights.model_sha256 is None
 
@@ -288,7 +288,7 @@ class TestNumbers:
         edit(config["entry"])
         (tmp_path / "config.json").write_text(json.dumps(config))
         model = Triplet.from_pretrained(tmp_path)
-        assert "left away" in caplog.text
+        assert "are omitted" in caplog.text
         assert (model.entry.published, model.entry.weights.verified) == (None, False)
 
     def test_they_are_about_weights_whose_hash_was_checked_and_no_others(self, entry, zoo_of, tmp_path, monkeypatch):
@@ -362,6 +362,6 @@ class TestOwnTriplet:
 
     def test_what_no_entry_describes_is_not_pushed(self, hub, model):
         model.std_map = nn.Tanh()
-        with pytest.raises(ConfigError, match="entries know no logit map Tanh"):
+        with pytest.raises(ConfigError, match="entries cannot describe the logit map Tanh"):
             model.push_to_hub("org/mine", token=OWNER)
         assert "org/mine" not in hub.repositories

@@ -64,7 +64,7 @@ class APGD(Attack[APGDState]):
         name: in the catalogue.
         threat: the ball.
         loss: what to increase.
-        steps: gradient steps; a run asks the model once more than that.
+        steps: gradient steps; a run makes one more forward pass than that.
         radius: (N, 1, 1, 1) of each run in the place of the ball's, for N runs that stay together.
         view: what to differentiate in the model's place.
         fooled: which points are adversarial; by default those at which what is differentiated gives another label.

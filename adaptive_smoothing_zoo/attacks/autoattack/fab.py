@@ -1,4 +1,4 @@
-"""The Fast Adaptive Boundary attack (Croce and Hein 2020, arXiv:1907.02044), many runs side by side."""
+"""The Fast Adaptive Boundary attack [CH20b], many runs side by side."""
 
 from __future__ import annotations
 

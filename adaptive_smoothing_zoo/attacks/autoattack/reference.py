@@ -64,7 +64,7 @@ class ReferenceEngine:
         if settings.engine == "reference":
             for name in settings.names:
                 if name not in _NAMES:
-                    raise ValueError(f"pyautoattack has no attack {name!r}; take the engine 'fast'")
+                    raise ValueError(f"pyautoattack has no attack {name!r}; use the engine 'fast'")
 
     def _follow(self, plan: Plan) -> Any:
         """pyautoattack's attack, with the numbers of a plan."""

@@ -1,4 +1,4 @@
-"""The Square attack (Andriushchenko et al. 2020, arXiv:1912.00049), many runs side by side."""
+"""The Square attack [ACFH20], many runs side by side."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Square(Attack[SquareState]):
         draw: where starts and changes come from.
         ask: a way to margins that is shorter than the model's logits, if there is one.
         batch_size: most points to ask about at once, if the runs are fewer.
-        queries: changes tried per run; a run asks the model once more than that.
+        queries: changes tried per run; a run makes one more forward pass than that.
         twins: (queries,) for each change the number of the last one before it that is the same in all runs, -1 if
             there is none. If given, a model that answers the same twice is taken for granted, and not asked about a
             point that it has been asked about: one that a change leaves where it is, or whose change has been tried on

@@ -1,4 +1,4 @@
-"""The random changes of the Square attack (Andriushchenko et al. 2020, arXiv:1912.00049): sizes, places, patterns."""
+"""The random changes of the Square attack [ACFH20]: sizes, places, patterns."""
 
 from __future__ import annotations
 

@@ -47,11 +47,14 @@ class OfSmoothed:
         vote: what h's probability of its label must reach for a radius, from radius, alpha and sigma, which broadcast;
             the inverse of ``radius``. The caller rounds it up.
         keeps_h: whether alpha = 1 gives the radius of h alone.
+        two_bounds: (N,) radii, rounded down, where a lower bound of h's probability of its label and an upper one of
+            every other's are known: from both, alpha in (1/2, 1] and sigma. Without, the bound takes 1 - p.
     """
 
     radius: Callable[[SmoothedNet, Floats], Floats]
     vote: Callable[[Floats, Floats, Floats], Floats]
     keeps_h: bool = True
+    two_bounds: Callable[[Floats, Floats, Floats, float], Floats] | None = None
 
 
 OfLipschitz = Callable[[LipschitzNetOutputs, Floats], Floats]
@@ -65,6 +68,7 @@ class Bound:
         name: of its file, on the command line and in records.
         paper: key of the paper whose theorem or lemma it rests on.
         sentence: what it is, for people; commands and cards print it.
+        with_runner_up: the sentence where the runner-up is bounded on its own; the same if empty.
         smoothed: its form for a Gaussian-smoothed h.
         lipschitz: its form for a Lipschitz h: (N,) radii, rounded down, from outputs and alpha. ValueError where it
             needs the other constant.
@@ -73,8 +77,13 @@ class Bound:
     name: str
     paper: str
     sentence: str
+    with_runner_up: str = ""
     smoothed: OfSmoothed | None = None
     lipschitz: OfLipschitz | None = None
+
+    def words(self, runner_up: bool) -> str:
+        """The sentence for a runner-up that is bounded on its own, or by 1 - p."""
+        return self.with_runner_up if runner_up and self.with_runner_up else self.sentence
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -15,4 +15,6 @@ BOUND = Bound(
     name="cohen",
     paper="CRK19",
     sentence="Cohen, Rosenfeld and Kolter 2019 (arXiv:1902.02918), Theorem 1, with 1 - p for the runner-up",
+    with_runner_up="Cohen, Rosenfeld and Kolter 2019 (arXiv:1902.02918), Theorem 1, with a bound of its own for the "
+    "runner-up",
 )

@@ -34,7 +34,7 @@ BISECTIONS = 64  # leave less than one rounding of a number below 2 FAR
 def sharp_smoothing_radius(p_top_lower: Values, p_runner_up_upper: Values, alpha: Alpha, sigma: Values) -> Floats:
     """The largest l_2 radius that holds for every mix with a Gaussian-smoothed h of these probabilities.
 
-    Phi^-1(h_i) has the Lipschitz constant 1 / sigma (Salman et al. 2019, Lemma 2). At distance t sigma therefore
+    Phi^-1(h_i) has the Lipschitz constant 1 / sigma [SLR19, Lemma 2]. At distance t sigma therefore
 
         h_y - h_i >= Phi(Phi^-1(p_top) - t) - Phi(Phi^-1(p_runner_up) + t),
 
@@ -134,6 +134,6 @@ BOUND = Bound(
     sentence="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Lemma 2, with what is known of h before its "
     "probabilities are compared; proven in adaptive_smoothing_zoo/certification/bounds/sharp.py, not in the papers, "
     "never smaller than theirs",
-    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote),
+    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, two_bounds=sharp_smoothing_radius),
     lipschitz=_lipschitz,
 )

@@ -40,7 +40,7 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
     top = h.argmax(axis=-1)[..., None]
     gap = np.take_along_axis(h, top, -1) - h
     slope = up(np.take_along_axis(constants, top, -1) + constants)
-    radius = _used_up(gap, margin_needed(alpha)[..., None], slope)
+    radius = used_up(gap, margin_needed(alpha)[..., None], slope)
     is_top = np.arange(h.shape[-1]) == top
     return np.asarray(np.where(is_top, np.inf, radius).min(axis=-1))
 
@@ -61,7 +61,7 @@ def gap_radius(gap: Values, alpha: Alpha, lipschitz: Values) -> Floats:
         ValueError: a value outside its range.
     """
     gaps = checked_values(gap, "gaps", 0.0, 1.0)
-    return _used_up(gaps, margin_needed(alpha), 2.0 * checked_values(lipschitz, "lipschitz constants", 0.0, np.inf))
+    return used_up(gaps, margin_needed(alpha), 2.0 * checked_values(lipschitz, "lipschitz constants", 0.0, np.inf))
 
 
 def softmax_lipschitz(lipschitz: Values) -> Floats:
@@ -79,13 +79,13 @@ def gaussian_lipschitz(sigma: Values) -> Floats:
     """The l_2 Lipschitz constant 1 / (sigma sqrt(2 pi)) of a function to [0, 1] smoothed by N(0, sigma^2 I).
 
     The slope along a unit vector is E[f(x + sigma z) z] / sigma, at most E[max(z, 0)] / sigma for z ~ N(0, 1); a
-    half-space attains it. The papers use sqrt(2 / (pi sigma^2)) (Salman et al. 2019, Lemma 1), which is twice as much.
+    half-space attains it. The papers use sqrt(2 / (pi sigma^2)) [SLR19, Lemma 1], which is twice as much.
     Rounded up. ValueError unless sigma is positive and finite.
     """
     return up(up(np.sqrt(0.5 / np.pi)) / checked_sigma(sigma))
 
 
-def _used_up(gap: Floats, margin: Floats, slope: Floats) -> Floats:
+def used_up(gap: Floats, margin: Floats, slope: Floats) -> Floats:
     """How far a gap that falls with a slope stays at a margin or above; rounded down, infinite without a slope."""
     spare = gap - margin - 2 * EPS  # two roundings of numbers of at most 1 each; the margin is rounded up already
     with np.errstate(divide="ignore", over="ignore"):
@@ -94,6 +94,10 @@ def _used_up(gap: Floats, margin: Floats, slope: Floats) -> Floats:
 
 def _mix_radius(h: SmoothedNet, alpha: Floats) -> Floats:
     return lipschitz_radius(np.stack([h.p_top, 1.0 - h.p_top], axis=1), alpha, gaussian_lipschitz(h.sigma))
+
+
+def _two_bounds(p_top: Floats, p_runner_up: Floats, alpha: Floats, sigma: float) -> Floats:
+    return gap_radius(np.maximum(p_top - p_runner_up, 0.0), alpha, gaussian_lipschitz(sigma))
 
 
 def _vote(radius: Floats, alpha: Floats, sigma: Floats) -> Floats:
@@ -113,6 +117,6 @@ BOUND = Bound(
     name="theorem4",
     paper="BAS24",
     sentence="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 4: h's probabilities are Lipschitz",
-    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, keeps_h=False),
+    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, keeps_h=False, two_bounds=_two_bounds),
     lipschitz=_lipschitz,
 )

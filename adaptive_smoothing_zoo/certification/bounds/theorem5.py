@@ -63,5 +63,7 @@ BOUND = Bound(
     paper="BAS24",
     sentence="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 5: h is smoothed by Gaussian noise; with "
     "1 - p for the runner-up",
-    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote),
+    with_runner_up="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 5: h is smoothed by Gaussian noise; "
+    "with a bound of its own for the runner-up",
+    smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, two_bounds=smoothing_radius),
 )

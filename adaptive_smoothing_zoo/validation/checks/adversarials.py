@@ -1,4 +1,4 @@
-"""Whether what was found holds: inside the ball, in float64, in 8 bits, and beside a recorded run."""
+"""Whether what was found holds: inside the ball, in float64, in 8 bits, and next to a recorded run."""
 
 from __future__ import annotations
 

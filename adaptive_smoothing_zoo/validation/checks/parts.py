@@ -141,7 +141,7 @@ def margin_bound(subject: Subject) -> Outcome:
 
 @check(
     needs="mix",
-    what="APGD on g alone and on h alone (both margins and the cross-entropy), each with its own verdict, beside the "
+    what="APGD on g alone and on h alone (both margins and the cross-entropy), each with its own verdict, next to the "
     "mix with its own (one start of each loss).",
     rule="The mix is at most 0.5 % (or one point) more robust than h: mixing adds accuracy, and only what hides "
     "gradients adds robustness.",

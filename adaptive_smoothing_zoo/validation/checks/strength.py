@@ -84,7 +84,7 @@ def loss_curves_are_flat(subject: Subject) -> Outcome:
 def survivors_withstand_more(subject: Subject) -> Outcome:
     chosen = _closest(subject)
     if len(chosen) == 0:
-        return not_applicable("nothing is left standing")
+        return not_applicable("no point is left robust")
     steps, restarts = subject.budget.long_steps, subject.budget.restarts
     runs = (
         Run(f"survivors {name}", subject.losses[name], steps=steps, restart=restart)
@@ -102,7 +102,7 @@ def survivors_withstand_more(subject: Subject) -> Outcome:
 
 @check(
     what="Where there are more wrong classes than a targeted attack tries: APGD toward those whose boundaries are the "
-    "closest by linear extrapolation, instead of the likeliest (Melamed et al. 2024, MALT).",
+    "closest by linear extrapolation, instead of the likeliest (MALT [MYS24]).",
     rule="It breaks at most 0.1 % of the points, or one, not broken before.",
 )
 def closest_targets(subject: Subject) -> Outcome:
@@ -111,7 +111,7 @@ def closest_targets(subject: Subject) -> Outcome:
         return not_applicable(f"targeted attacks try all {wrong} wrong classes")
     left = subject.left
     if len(left) == 0:
-        return not_applicable("nothing is left standing")
+        return not_applicable("no point is left robust")
     broken = int(subject.toward(left, _closest_classes(subject, left), "closest").found.sum())
     return Outcome(
         broken <= allowed(len(subject), 0.001),
@@ -122,7 +122,7 @@ def closest_targets(subject: Subject) -> Outcome:
 
 @check(
     what="A boundary planted inside the ball: a linear readout of the logits that separates random points of the ball "
-    "of half the radius from a point on the surface, found by random search (after Zimmermann et al. 2022, who read "
+    "of half the radius from a point on the surface, found by random search (after [ZBTC22], who read "
     "out features and take any point); attacked with APGD on the readout from several starts.",
     rule="At least 95 % of the planted boundaries are found (or all but one); what random points of the ball find, as "
     "many as APGD has steps, says how hard it was.",

@@ -1,0 +1,283 @@
+"""Certified against clean accuracy of mixes, over alpha and over the noise of h ([BAKS24], certified figure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
+from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
+from adaptive_smoothing_zoo.certification import Certificates, certify, certify_lipschitz, mix_certificates
+from adaptive_smoothing_zoo.experiments.bench import Bench, OnStage, Options, Table, share
+from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, Row, markdown_table, verdict
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.formula import mix
+from adaptive_smoothing_zoo.method.logit_maps import Scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ALPHAS = ("0.55", "0.6", "0.65", "0.7", "0.76", "0.8", "0.85", "0.9", "0.95", "0.99", "0.999", "1")
+NOISES = ("0.5", "0.75", "1", "1.5")  # in units of h's own
+BOUNDS = ("theorem4", "theorem5", "sharp")
+SIGMA = 0.25  # where h is not smoothed
+STEPS = (0.5, 1.0, 1.5, 2.0)  # radii in units of sigma
+
+
+class Frontier(Protocol):
+    """A table of points: rows with ``noise``, ``alpha`` and ``bound``, ``clean`` and certified accuracies."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """At which accuracy is certified."""
+
+    def where(self, **wanted: str) -> Any: ...
+
+
+def column(i: int) -> str:
+    """The name of the certified accuracy at the i-th radius."""
+    return f"certified_{i}"
+
+
+def certified_values(certificates: Certificates, radii: Sequence[float]) -> dict[str, float]:
+    """Certified accuracy at each radius, by column."""
+    return {column(i): float(value) for i, value in enumerate(certificates.certified_accuracy(radii))}
+
+
+def best_mix(table: Frontier, bound: str, radius: int, clean: float) -> Row | None:
+    """The mix (alpha < 1) of the largest certified accuracy at a radius, of those at least that accurate."""
+    accurate = [row for row in table.where(bound=bound) if row.case["alpha"] != "1" and row["clean"] >= clean]
+    return max(accurate, key=lambda row: row[column(radius)], default=None)
+
+
+def gains(table: Frontier, bound: str) -> list[tuple[Row, int, float]]:
+    """For each h alone and radius: how much more the best mix certifies that is at least as accurate on clean images.
+
+    -1 where no mix is that accurate.
+    """
+    found = []
+    for alone in table.where(bound=bound, alpha="1"):
+        for radius in range(len(table.radii)):
+            best = best_mix(table, bound, radius, alone["clean"])
+            found.append((alone, radius, -1.0 if best is None else best[column(radius)] - alone[column(radius)]))
+    return found
+
+
+def draw_frontiers(table: Frontier, figure: Figure, bounds: Mapping[str, str], noise: str) -> None:
+    """A panel for each radius: all mixes by each bound, and h alone as a cross."""
+    panels = figure.subplots(1, len(table.radii), sharey=True, squeeze=False)[0]
+    for i, (axes, radius) in enumerate(zip(panels, table.radii, strict=True)):
+        for bound, label in bounds.items():
+            rows = list(table.where(bound=bound))
+            clean, certified = ([100 * row[name] for row in rows] for name in ("clean", column(i)))
+            (points,) = axes.plot(clean, certified, ".", label=label, markersize=4)
+            alone = [k for k, row in enumerate(rows) if row.case["alpha"] == "1"]
+            crosses = ([clean[k] for k in alone], [certified[k] for k in alone])
+            axes.plot(*crosses, "x", color=points.get_color(), markersize=8)
+        axes.set_title(f"radius {radius:g}", fontsize="small")
+        axes.set_xlabel("clean accuracy, %")
+    panels[0].set_ylabel("certified accuracy, %")
+    panels[-1].legend(fontsize="x-small", title=f"mixes; x: h alone, one per {noise}", title_fontsize="x-small")
+
+
+def frontier_table(table: Frontier, bound: str, noise: str) -> str:
+    """A sentence, and a table: each h alone next to the best mix of at least its clean accuracy, at each radius."""
+    rows = []
+    for alone in table.where(bound=bound, alpha="1"):
+        cells = [alone.case["noise"], f"{100 * alone['clean']:.1f}"]
+        for i in range(len(table.radii)):
+            best = best_mix(table, bound, i, alone["clean"])
+            cells.append(f"{100 * alone[column(i)]:.1f}; {_words(best, i)}")
+        rows.append(cells)
+    heads = (noise, "clean, h alone", *(f"radius {radius:g}" for radius in table.radii))
+    what = f"By {bound}; certified accuracy (%) of h alone; of the best mix that is as accurate on clean images:"
+    return f"{what}\n\n{markdown_table(heads, rows)}"
+
+
+def _words(best: Row | None, radius: int) -> str:
+    """What a mix certifies, and which it is."""
+    if best is None:
+        return "no mix is"
+    certified = best[column(radius)]
+    which = f" ({best.case['noise']}, alpha {best.case['alpha']})" if certified else ""
+    return f"{100 * certified:.1f}{which}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoTable(Table):
+    """What was measured.
+
+    Attributes:
+        kind: of h: "smoothed", "lipschitz", or "made": its version that is smoothed by Gaussian noise.
+        sigma: standard deviation of h's own noise; of the Lipschitz h, 1 over its logit scale.
+        radii: at which accuracy is certified.
+        samples, failure_probability: of each certificate of a smoothed h.
+    """
+
+    kind: str
+    sigma: float
+    radii: tuple[float, ...]
+    samples: int
+    failure_probability: float
+
+    def how(self) -> str:
+        if self.kind == "lipschitz":
+            return (
+                "certificates follow from h's Lipschitz constant, without samples; the noise is 1 over its logit scale"
+            )
+        made = " h is the hard-vote smoothed version of the triplet's robust net." if self.kind == "made" else ""
+        return (
+            f"each certificate from n0 = 100, n = {self.samples} samples, failure probability "
+            f"{self.failure_probability:g}, seed {self.seed}; clean accuracy is that of the mix with h over a bank of "
+            f"noises.{made} h was trained for its own noise alone (1 of the unit {self.sigma:g})"
+        )
+
+
+Certified = Callable[[float, str], Certificates]  # by alpha and bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoBench(Bench):
+    """A triplet, and how its h is certified."""
+
+    samples: int = 1000
+    failure_probability: float = 0.001
+
+    @classmethod
+    def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
+        return cls(**cls._arguments(options, steps), samples=options.samples, on_stage=on_stage)
+
+    @property
+    def kind(self) -> str:
+        h = self.model.rob_model
+        return {GaussianSmoothed: "smoothed", LipschitzNet: "lipschitz"}.get(type(h), "made")
+
+    @property
+    def sigma(self) -> float:
+        if self.kind == "lipschitz":
+            return 1.0 / self._logit_scale
+        return self.model.rob_model.sigma if self.kind == "smoothed" else SIGMA
+
+    @property
+    def _logit_scale(self) -> float:
+        return self.model.rob_map.scale if isinstance(self.model.rob_map, Scale) else 1.0
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        unit = self.threat.eps if self.kind == "lipschitz" else self.sigma
+        return tuple(step * unit for step in STEPS)
+
+    def table(self, experiment: str) -> ParetoTable:
+        return ParetoTable(
+            **self._about(experiment),
+            kind=self.kind,
+            sigma=self.sigma,
+            radii=self.radii,
+            samples=self.samples,
+            failure_probability=self.failure_probability,
+        )
+
+    def noisy(self, noise: str) -> tuple[Tensor, Certified]:
+        """h with so much noise: its log-probabilities (N, C), and certificates of mixes with it."""
+        return self.once(f"h {noise}", lambda: self._with_noise(self.sigma * float(noise)))
+
+    def _with_noise(self, sigma: float) -> tuple[Tensor, Certified]:
+        model = self.model
+        if self.kind == "lipschitz":
+            maps = {"std_map": model.std_map, "rob_map": Scale(1.0 / sigma)}
+
+            def by_constant(alpha: float, bound: str) -> Certificates:
+                mixed = MixedClassifier(model.std_model, model.rob_model, alpha, **maps).eval()
+                return certify_lipschitz(mixed, self.images, self.labels, bound=bound)
+
+            h = MixedClassifier(model.std_model, model.rob_model, 1.0, **maps).eval()
+            return self.logits(h, self.images), by_constant
+        smoothed = self._smoothed(sigma)
+        settings: dict[str, Any] = {"n": self.samples, "failure_probability": self.failure_probability}
+        settings |= {"sigma": sigma, "votes": smoothed.votes, "seed": self.seed, "device": self.device}
+        of_h = certify(smoothed.voter, self.images, self.labels, **settings)
+        return self.logits(smoothed, self.images), lambda alpha, bound: mix_certificates(
+            of_h, alpha, sigma, bound=bound
+        )
+
+    def _smoothed(self, sigma: float) -> GaussianSmoothed:
+        """h, or the triplet's robust net, smoothed by another noise."""
+        h, shape = self.model.rob_model, self.images.shape[1:]
+        if not isinstance(h, GaussianSmoothed):
+            made = GaussianSmoothed(self.mix(1.0), sigma=sigma, image_shape=shape, votes="hard")
+        else:
+            about: dict[str, Any] = {"votes": h.votes, "logit_scale": h.logit_scale.scale, "num_noises": len(h.noise)}
+            made = GaussianSmoothed(h.base, sigma=sigma, image_shape=shape, **about)
+        return made.to(self.device).eval()
+
+
+class CertifiedPareto(Experiment[ParetoBench, ParetoTable]):
+    name = "certified-pareto"
+    question = "Does a mix certify more than h alone of the same clean accuracy?"
+    paper = (
+        "[BAKS24], certified figure: by Theorem 4, tuning alpha and sigma optimizes the certified accuracy at each "
+        "radius without giving up clean accuracy, and the frontier of mixes lies above that of smoothed nets alone. "
+        "[BAS24, 4.3]: by Theorem 5, a smoothed net of less noise certifies more points than the mix."
+    )
+    values = ("clean", *map(column, range(len(STEPS))))
+    bench, table = ParetoBench, ParetoTable
+    size = (12, 3.6)
+
+    def cases(self) -> list[Case]:
+        return [
+            {"noise": noise, "alpha": alpha, "bound": bound} for noise in NOISES for alpha in ALPHAS for bound in BOUNDS
+        ]
+
+    def measure(self, bench: ParetoBench, case: Case) -> dict[str, float]:
+        """Clean accuracy of a mix, and what one bound certifies of it."""
+        alpha, bound = float(case["alpha"]), case["bound"]
+        if bench.kind == "lipschitz" and bound == "theorem5":
+            bound = "theorem4"  # the one that applies
+        log_rob, certified = bench.noisy(case["noise"])
+        log_std = bench.once("g", lambda: bench.logits(bench.mix(0.0), bench.images))
+        weights = (float(torch.tensor(1.0 - alpha).log()), float(torch.tensor(alpha).log()))
+        right = mix(log_std, log_rob, *weights).argmax(dim=1) == bench.labels
+        return {"clean": share(right), **certified_values(certified(alpha, bound), bench.radii)}
+
+    def draw(self, table: ParetoTable, figure: Figure) -> None:
+        draw_frontiers(table, figure, {bound: bound for bound in BOUNDS}, "noise")
+
+    def summary(self, table: ParetoTable) -> str:
+        parts = []
+        for bound in BOUNDS:
+            parts.append(
+                f"By {bound}; certified accuracy (%) of h alone; of the best mix that is as accurate on clean:"
+            )
+            parts.append(frontier_table(table, bound, "noise"))
+        return "\n\n".join(parts)
+
+    def agreement(self, table: ParetoTable) -> str:
+        return verdict(frontier_claims(table, "theorem4", "theorem5"))
+
+
+def frontier_claims(table: Frontier, lipschitz: str, smoothing: str) -> dict[str, bool]:
+    """What the papers say of the two theorems' frontiers, and whether it is seen."""
+    by_constant = gains(table, lipschitz)
+    reached = [i for i in range(len(table.radii)) if any(row[column(i)] > 0 for row in table.where(bound=lipschitz))]
+    outer = [gain for _, radius, gain in by_constant if reached and radius == reached[-1]]
+    return {
+        f"by {lipschitz}, at some radius a mix certifies more than an h alone that is no more accurate": any(
+            gain > 0 for _, _, gain in by_constant
+        ),
+        f"by {lipschitz}, at the largest radius that is reached mixes do so for most h": (
+            2 * sum(gain > 0 for gain in outer) > len(outer)
+        ),
+        f"by {smoothing}, at some radius an h alone certifies more than every mix of its clean accuracy": any(
+            gain < 0 for _, _, gain in gains(table, smoothing)
+        ),
+    }
+
+
+EXPERIMENT = CertifiedPareto()

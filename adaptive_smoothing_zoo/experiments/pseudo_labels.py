@@ -1,0 +1,80 @@
+"""What the mixing network is told of attacked images, compared at equal clean accuracy [BAKS24, supp. B.1]."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from adaptive_smoothing_zoo.experiments.experiment import Case, Row, markdown_table, verdict
+from adaptive_smoothing_zoo.experiments.loss_ablation import accuracies, accuracy_cells, after_lowering, chosen
+from adaptive_smoothing_zoo.experiments.training_bench import TrainingBench, TrainingExperiment, TrainingTable, noise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONSTANT = "constant"
+TRAININGS = (("B", "attacked"), ("B", "better"), ("T", "attack"), ("BT", "attack"))
+HEADS = ("attack in training, pseudo-labels", "clean, %", "PGD, %", "PGD and APGD that lowers alpha, %", "chosen")
+
+
+class PseudoLabels(TrainingExperiment):
+    name = "pseudo-labels"
+    question = "What should the mixing network be told of attacked images?"
+    paper = (
+        "[BAKS24, supp. B.1]: the best alpha depends on whether an image is attacked and how it is attacked: g should "
+        "be trusted where the target of the attack is h ([BAKS24 v1, Fig. 2]: from logit(alpha_t) = 5.72 on). The "
+        "published networks learn from attacks on the mix alone, with the pseudo-label 1 throughout."
+    )
+    values = ("clean", "attacked", "lowered")
+
+    def cases(self) -> list[Case]:
+        """The constant alpha first, which takes no training."""
+        pairs = ((CONSTANT, CONSTANT), *TRAININGS)
+        return [{"attack": attack, "labels": labels} for attack, labels in pairs]
+
+    def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
+        """One training; see ``loss_ablation.accuracies``."""
+        if case["attack"] == CONSTANT:
+            return accuracies(bench, bench.constant())
+        training = replace(bench.of_setting(case["attack"]), pseudo_labels=case["labels"])  # type: ignore[arg-type]
+        return accuracies(bench, bench.adaptive(training))
+
+    def draw(self, table: TrainingTable, figure: Figure) -> None:
+        axes = figure.subplots()
+        for offset, name, label in ((-0.2, "attacked", "PGD"), (0.2, "lowered", r"then APGD that lowers $\alpha$")):
+            places = [place + offset for place in range(len(table.rows))]
+            axes.bar(places, [100 * row[name] for row in table.rows], width=0.36, label=label)
+        axes.set_xticks(range(len(table.rows)), [_name(row).replace(", ", "\n") for row in table.rows])
+        axes.set_ylabel("accuracy, %, at equal clean accuracy")
+        axes.legend(fontsize="small")
+
+    def summary(self, table: TrainingTable) -> str:
+        """Accuracies after every training."""
+        attack = table.training.attack
+        low, high = attack.alpha_t_logits
+        return (
+            f"{markdown_table(HEADS, [[_name(row), *accuracy_cells(row), chosen(row)] for row in table.rows])}\n\n"
+            f"T attacks the mix with a constant alpha_t, its logit uniform between {low:g} and {high:g}; BT is B or T "
+            'for each image. "attacked": 1 for all attacked images. "attack": 0 from logit(alpha_t) = '
+            f'{attack.rob_until:g} on. "better": 0 where g is right and h is wrong at that image.'
+        )
+
+    def agreement(self, table: TrainingTable) -> str:
+        """Does it help to tell the network how an image is attacked, and do attacks on it have to be among them?"""
+        attacked = {(row.case["attack"], row.case["labels"]): row["attacked"] for row in table.rows}
+        usual = attacked["B", "attacked"]
+        seen = {
+            "pseudo-labels by which net is better, or by the attack, are better than 1 throughout": (
+                max(attacked["B", "better"], attacked["BT", "attack"]) > usual
+            ),
+            "a network that never met an attack on itself withstands less": attacked["T", "attack"] < usual,
+        }
+        return "\n\n".join([verdict(seen), after_lowering(table), noise(table, [r["attacked"] for r in table.rows])])
+
+
+def _name(row: Row) -> str:
+    attack, labels = row.case["attack"], row.case["labels"]
+    return "constant alpha" if attack == CONSTANT else f'{attack}, "{labels}"'
+
+
+EXPERIMENT = PseudoLabels()

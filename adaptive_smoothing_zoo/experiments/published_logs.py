@@ -1,0 +1,146 @@
+"""Certification logs that authors published, and experiments that are answered from them without a net.
+
+A folder of logs holds, for each repository ``OWNER+NAME``, files as they stand there: clones of locuslab/smoothing,
+Hadisalman/smoothing-adversarial, jh-jeong/smoothing-consistency and jh-jeong/smoothmix, renamed so. Next to them may
+stand ``index.tsv``, with ACR and certified accuracy of logs that are not there themselves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+from adaptive_smoothing_zoo.certification import Certificates, read_log
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
+from adaptive_smoothing_zoo.experiments.bench import OnStage, Options
+from adaptive_smoothing_zoo.experiments.experiment import Experiment, Measured
+from adaptive_smoothing_zoo.storage.provenance import installed_versions, source_commit
+
+RADII = tuple(0.25 * i for i in range(12))
+CIFAR10_SIZE = 10_000
+COHEN = "Hadisalman+smoothing-adversarial/data/certify/best_models/cifar10/cohen/resnet110"
+COHEN_LOGS = {  # ResNet-110 of [CRK19] on all of CIFAR-10's test images, by sigma
+    sigma: f"{COHEN}/noise_{sigma}/test/sigma_{sigma}" for sigma in ("0.12", "0.25", "0.50", "1.00")
+}
+
+
+def column(radius: float) -> str:
+    """The name of the certified accuracy at a radius."""
+    return f"certified_{radius:g}"
+
+
+@dataclass(frozen=True)
+class PublishedLogs:
+    """A folder of logs, see above."""
+
+    folder: Path
+    _read: dict[str, Certificates] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise ConfigError(f"there is no folder {self.folder} of published logs; name one by --logs")
+
+    @cached_property
+    def index(self) -> Mapping[str, Mapping[str, str]]:
+        """The rows of ``index.tsv`` by path; none without that file."""
+        path = self.folder / "index.tsv"
+        if not path.exists():
+            return {}
+        try:
+            rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), delimiter="\t")
+            return {row["path"]: row for row in rows}
+        except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+            raise ResultsError(f"cannot read {path}: {reason(error)}") from error
+
+    def matching(self, pattern: str) -> list[str]:
+        """Paths of logs that are there, or in the index."""
+        there = (path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern) if path.is_file())
+        return sorted({*there, *(path for path in self.index if fnmatch(path, pattern))})
+
+    def certificates(self, path: str) -> Certificates:
+        """A log itself; ResultsError if it is not there."""
+        if path not in self._read:
+            self._read[path] = read_log(self.folder / path)
+        return self._read[path]
+
+    def summary(self, path: str) -> dict[str, float]:
+        """ACR, and certified accuracy at ``RADII``; of logs that are in the index alone, at those that it has."""
+        if (self.folder / path).is_file():
+            found = self.certificates(path)
+            accuracies = zip(RADII, found.certified_accuracy(RADII).tolist(), strict=True)
+            return {"acr": found.average_certified_radius(), **{column(r): value for r, value in accuracies}}
+        row = self.index[path]
+        try:
+            names = {column(radius): name for radius in RADII if (name := _index_name(radius)) in row}
+            return {"acr": float(row["ACR"]), **{ours: float(row[theirs]) for ours, theirs in names.items()}}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"{self.folder / 'index.tsv'} has no numbers for {path}: {reason(error)}") from error
+
+    def sha256(self) -> str:
+        """Of the index, which names every log, or of the names of the logs."""
+        index = self.folder / "index.tsv"
+        names = "\n".join(sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")))
+        return sha256(index.read_bytes() if index.exists() else names.encode()).hexdigest()
+
+
+def _index_name(radius: float) -> str:
+    return "cert0" if radius == 0 else f"cert{radius:.2f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsTable(Measured):
+    """What was read off published logs."""
+
+    @property
+    def title(self) -> str:
+        return "published logs"
+
+    def how(self) -> str:
+        return "numbers are those of the logs, of which radii are printed to three digits; no net ran here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsBench:
+    """The logs."""
+
+    logs: PublishedLogs
+    key: str = "published"
+
+    @classmethod
+    def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
+        if options.logs is None:
+            raise ConfigError("this experiment reads published certification logs; name their folder by --logs")
+        return cls(logs=PublishedLogs(options.logs))
+
+    def ready(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def table(self, experiment: str) -> LogsTable:
+        return LogsTable(**self.about(experiment))
+
+    def about(self, experiment: str) -> dict[str, Any]:
+        """The fields of the table."""
+        return {
+            "experiment": experiment,
+            "dataset": "cifar10",
+            "n": CIFAR10_SIZE,
+            "data": "the official test sets of CIFAR-10 and MNIST, from published certification logs",
+            "data_sha256": self.logs.sha256(),
+            "device": "the authors' GPUs",
+            "versions": installed_versions(),
+            "commit": source_commit(),
+        }
+
+
+class LogsExperiment(Experiment[LogsBench, LogsTable]):
+    """An experiment that published logs answer."""
+
+    bench, table = LogsBench, LogsTable

@@ -1,0 +1,63 @@
+"""The frontier of a triplet: rows against direct computation, for each kind of h."""
+
+import numpy as np
+import pytest
+import torch
+from making import CPU, EXAMPLES, MODEL, settings
+
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
+from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
+from adaptive_smoothing_zoo.certification import certify, certify_lipschitz, mix_certificates
+from adaptive_smoothing_zoo.experiments import find_experiment
+from adaptive_smoothing_zoo.experiments.certified_pareto import ParetoBench
+from adaptive_smoothing_zoo.method.logit_maps import Scale
+
+EXPERIMENT = find_experiment("certified-pareto")
+BALL = ThreatModel("L2", 0.25)
+
+
+def a_bench(model):
+    return ParetoBench(**settings(model=model, examples=EXAMPLES.first(5), threat=BALL, device=CPU), samples=60)
+
+
+def right(model, images, labels):
+    with torch.no_grad():
+        return float((model(images).argmax(1) == labels).double().mean())
+
+
+@pytest.mark.parametrize("bound", ["theorem5", "sharp"])
+def test_a_smoothed_h_gets_other_noise_for_its_votes_and_its_certificates(bound):
+    model = load_model("Demo2026Smoothed", dataset="digits", threat_model="L2")
+    bench, h = a_bench(model), model.rob_model
+    row = EXPERIMENT.measure(bench, {"noise": "0.5", "alpha": "0.8", "bound": bound})
+    images, labels = bench.images, bench.labels
+    scale = h.logit_scale.scale
+    made = GaussianSmoothed(h.base, sigma=0.125, image_shape=(1, 8, 8), num_noises=32, votes="soft", logit_scale=scale)
+    assert row["clean"] == right(MixedClassifier(model.std_model, made, 0.8, std_map=model.std_map), images, labels)
+    of_h = certify(made.voter, images, labels, sigma=0.125, n=60, votes="soft")
+    found = mix_certificates(of_h, 0.8, 0.125, bound=bound)
+    expected = [(found.correct & (found.radius >= radius)).mean() for radius in (0.125, 0.25, 0.375, 0.5)]
+    assert [row[f"certified_{i}"] for i in range(4)] == expected
+    assert (h.sigma, bench.radii, bench.kind) == (0.25, (0.125, 0.25, 0.375, 0.5), "smoothed")
+
+
+def test_a_lipschitz_h_has_another_scale_for_less_noise():
+    model = load_model("Demo2026Lipschitz", dataset="digits", threat_model="L2")
+    bench = a_bench(model)
+    row = EXPERIMENT.measure(bench, {"noise": "0.5", "alpha": "0.9", "bound": "theorem4"})
+    mix = MixedClassifier(
+        model.std_model, model.rob_model, 0.9, std_map=model.std_map, rob_map=Scale(2 * model.rob_map.scale)
+    )
+    found = certify_lipschitz(mix.eval(), bench.images, bench.labels)
+    assert row["certified_1"] == (found.correct & (found.radius >= 0.25)).mean()
+    assert row["clean"] == right(mix, bench.images, bench.labels)
+    assert row == EXPERIMENT.measure(bench, {"noise": "0.5", "alpha": "0.9", "bound": "theorem5"})
+
+
+def test_another_h_is_smoothed_and_the_page_says_so():
+    bench = a_bench(MODEL)
+    row = EXPERIMENT.measure(bench, {"noise": "1", "alpha": "1", "bound": "sharp"})
+    of_h = certify(bench.mix(1.0), bench.images, bench.labels, sigma=0.25, n=60)
+    assert row["certified_0"] == (of_h.correct & (of_h.radius >= 0.125)).mean()
+    assert "h is the hard-vote smoothed version of the triplet's robust net" in bench.table("certified-pareto").how()
+    assert np.isfinite(row["clean"])
