@@ -153,7 +153,7 @@ def certify_command(
     _tell(record, [*(log(subject.file_name(bound)) for bound in found), path])
 
 
-@click.command("predict", epilog=example("asz predict Demo2026Smoothed --dataset digits --part rob_model"))
+@click.command("predict", epilog=example("asz predict Demo2026Constant --dataset digits --part rob_model --sigma 0.25"))
 @model_options(threat_model=None)
 @click.option(
     "--part",
