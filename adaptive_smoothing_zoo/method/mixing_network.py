@@ -95,7 +95,8 @@ def _side_by_side(std_map: Tensor, rob_map: Tensor, channels: int, like: Tensor 
 
 
 def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(features, size, mode="bilinear", antialias=True, align_corners=False)
+    fine = features.float() if features.dtype.itemsize < 4 else features  # CPUs do not resize half precision
+    return F.interpolate(fine, size, mode="bilinear", antialias=True, align_corners=False).to(features.dtype)
 
 
 _BLOCK = r"layers\.(\d)\.(\d)\."

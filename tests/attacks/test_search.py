@@ -139,7 +139,7 @@ def test_a_snapshot_of_other_points_or_another_attack_is_refused():
         ("apgd-t", indices + 1, {}, "other points"),
         ("apgd-t", indices, {"running.step_size": kept["running.images"]}, "no pool has stood like this"),
         ("apgd-ce", indices, {}, r"targets are \(14, 4\), not \(14, 1\)"),
-        ("apgd-t", indices, {"targets": kept["targets"] + 9}, "no classes"),
+        ("apgd-t", indices, {"targets": kept["targets"] + 9}, "not classes"),
         ("apgd-t", indices, {"indices": kept["indices"].float()}, "without indices"),
     ):
         with pytest.raises(ResultsError, match=message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, multinomial, norm
 from test_certify import Pixels
@@ -138,11 +138,12 @@ def of_h(p, q):
 
 
 @given(st.floats(0.01, 0.999), st.floats(0.0, 1.0), st.floats(0.501, 1.0))
+@example(0.5, 1e-91, 1.0)
 @settings(max_examples=60, deadline=None)
 def test_with_exact_probabilities_a_mix_has_the_theorems_radius_and_never_less_than_with_the_rest(p, share, alpha):
     top, runner_up = np.array([p]), np.array([share * (1 - p)])
     forms = {
-        "theorem5": SIGMA / 2 * (norm.ppf(alpha * top) - norm.ppf(alpha * runner_up + 1 - alpha)),
+        "theorem5": SIGMA / 2 * (norm.ppf(alpha * top) - norm.ppf(1 - alpha + alpha * runner_up)),
         "theorem4": (top - runner_up - (1 - alpha) / alpha) / (2 * gaussian_lipschitz(SIGMA)),
         "sharp": sharp_smoothing_radius(top, runner_up, alpha, SIGMA),
     }

@@ -21,7 +21,9 @@ SMALL = {
     "ra_wide_resnet": {"stem_width": 4, "depths": (1, 1, 1), "widths": (4, 8, 12)},
     "resnet18": {"width": 4},
     "resnet20": {"width": 4},
+    "lenet": {"widths": (4, 8, 12), "image_size": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "small_cnn": {"widths": (4, 8, 12), "mean": (0.5,) * 3, "std": (0.2,) * 3},
+    "strided_cnn": {"widths": (4, 8), "hidden": 12, "image_size": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "wide_resnet": {"depth": 10, "width": 1},
 }
 FLOAT32_ONLY = {"gaussian_smoothed", "lipschitz"}  # certificates are about the weights as they are

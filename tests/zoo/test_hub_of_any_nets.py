@@ -60,9 +60,9 @@ def test_whoever_reads_the_pushed_card_loads_the_mix(pair, hub, tmp_path, monkey
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert 'load_model("hf-hub:org/mine")' in code
     monkeypatch.chdir(tmp_path)
-    names = {"images": IMAGES}
+    names = {}
     exec(code, names)
-    torch.testing.assert_close(names["log_probabilities"], mix(IMAGES), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(names["log_probabilities"], mix(names["images"]), rtol=1e-6, atol=1e-6)
     assert identity_of(names["model"], SHAPE) == identity_of(mix, SHAPE)
 
 
