@@ -73,7 +73,7 @@ class Pool:
         self._owners: list[int | None] = []  # the point of each row's run; None if the row is free
         self._waiting: list[tuple[State, list[int]]] = []  # runs that met a misclassified point, and their points
         self._paused: list[tuple[State, list[int]]] = []  # single runs that go on when there is a slot
-        self._held: list[int] = []  # points that are done for, and not yet told of
+        self._held: list[int] = []  # finished points that are not reported yet
         self._whole = True  # the fields fit each other
 
     def __iter__(self) -> Iterator[Finished]:

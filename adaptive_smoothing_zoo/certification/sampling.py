@@ -110,7 +110,7 @@ def _whole_number(value: Any, name: str) -> int:
 
 
 class Sampler:
-    """A net and the images that it is asked about.
+    """A net and the images that it classifies.
 
     Args:
         model: on the device, in eval mode.

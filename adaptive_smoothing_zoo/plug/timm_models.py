@@ -53,7 +53,7 @@ def _register(name: str, cfg: Any, entry: Entry | None, alias: str) -> None:
 
 
 def _reference(pretrained_cfg: Any) -> str:
-    """The repository or folder that timm was told of: "hf-hub:org/name", "local-dir:folder"."""
+    """The repository or folder that timm was given: "hf-hub:org/name", "local-dir:folder"."""
     found = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
     if found.get("file"):  # the folder, or the weights in it
         file = Path(found["file"])
@@ -64,7 +64,7 @@ def _reference(pretrained_cfg: Any) -> str:
 
 
 def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn.Module]:
-    """What timm calls for an entry of the zoo, under that alias; or for what it is told of."""
+    """What timm calls for an entry of the zoo, under that alias; or for the place that it was given."""
 
     def create(
         pretrained: bool = False,

@@ -18,7 +18,7 @@ def claim(entry: ModelEntry, evidence: Evidence, checkpoint: str, identity: Iden
         identity: of the model as it is loaded now, which must be the one that was evaluated.
 
     Raises:
-        ResultsError: the run is not one that a leaderboard may be told of; the message lists every reason.
+        ResultsError: the run is not one that may be claimed; the message lists every reason.
     """
     if reasons := _reasons_against(entry, evidence, identity):
         raise ResultsError(f"the recorded run of {entry.key} cannot be claimed: {'; '.join(reasons)}")

@@ -51,7 +51,7 @@ class AttackRecord(Measurement):
 class RunRecord(AttackRecord):
     """An evaluation by AutoAttack.
 
-    ``deterministic``, ``warnings`` and ``test_set_size`` decide whether a leaderboard may be told of it: a claim needs
+    ``deterministic``, ``warnings`` and ``test_set_size`` decide whether it may be claimed: a claim needs
     the whole test set in its order, the standard protocol and a model that answers the same twice.
     """
 

@@ -184,7 +184,7 @@ def _around(x: float, y: float) -> Box:
 
 
 def _places(x: float, y: float, width: float) -> Iterator[Box]:
-    """Where the label of a point may stand: beside it, above, below, and further away."""
+    """Where the label of a point may stand: next to it, above, below, and further away."""
     for away in (8, 18, 30, 44):
         yield Box(x + away, y - FONT / 2, width, FONT)
         yield Box(x - away - width, y - FONT / 2, width, FONT)

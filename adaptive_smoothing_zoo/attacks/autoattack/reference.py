@@ -136,7 +136,7 @@ class ReferenceEngine:
             yield positions, candidates.detach().to(images.device)
 
     def snapshot(self) -> None:
-        """Nothing: a batch cannot be gone on with."""
+        """Nothing: a batch cannot resume."""
 
     def spent(self) -> int:
         """Forward-equivalents that checks and attacks have spent so far."""
