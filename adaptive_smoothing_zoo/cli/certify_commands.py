@@ -48,6 +48,19 @@ class BoundName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return list(BOUNDS)
 
 
+PART = click.option(
+    "--part",
+    type=click.Choice(["whole", "std_model", "rob_model"]),
+    default="whole",
+    show_default=True,
+    help="of a triplet: the mix, or one of its nets alone",
+)
+SKIP = click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
+NO_TIMES = click.option(
+    "--no-times", is_flag=True, help="leave times out of the logs: the same command writes the same bytes"
+)
+NOISE_SEED = click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
+BATCH_SIZE = click.option("--batch-size", type=int, default=None, help="noisy images per pass")
 N0 = "number of noise samples for each image that choose its class"
 N = "number of noise samples for each image that bound its class's probability, at most; of images: --n-examples"
 
@@ -60,13 +73,7 @@ N = "number of noise samples for each image that bound its class's probability, 
     ),
 )
 @model_options(threat_model=None)
-@click.option(
-    "--part",
-    type=click.Choice(["whole", "std_model", "rob_model"]),
-    default="whole",
-    show_default=True,
-    help="of a triplet: the mix, or one of its nets alone",
-)
+@PART
 @click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise ([CRK19])")
 @click.option("--votes", type=click.Choice(["hard", "soft"]), default=None, help="of the smoothed version; hard")
 @click.option("--bound", "bounds", type=BoundName(), multiple=True, help="may be repeated; all that apply")
@@ -75,7 +82,7 @@ N = "number of noise samples for each image that bound its class's probability, 
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
 @click.option("--runner-up", is_flag=True, help="bound the runner-up's probability too, instead of taking 1 - p for it")
-@click.option("--batch-size", type=int, default=None, help="noisy images per pass")
+@BATCH_SIZE
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "tf32", "bfloat16"]),
@@ -83,13 +90,13 @@ N = "number of noise samples for each image that bound its class's probability, 
     show_default=True,
     help="in which the certified net computes",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
+@NOISE_SEED
 @click.option(
     "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
 )
-@click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
+@SKIP
 @DEVICE
-@click.option("--no-times", is_flag=True, help="leave times out of the logs: the same command writes the same bytes")
+@NO_TIMES
 @DATA_DIR
 @OUT
 def certify_command(
@@ -155,24 +162,18 @@ def certify_command(
 
 @click.command("predict", epilog=example("asz predict Demo2026Constant --dataset digits --part rob_model --sigma 0.25"))
 @model_options(threat_model=None)
-@click.option(
-    "--part",
-    type=click.Choice(["whole", "std_model", "rob_model"]),
-    default="whole",
-    show_default=True,
-    help="of a triplet: the mix, or one of its nets alone",
-)
+@PART
 @click.option("--sigma", type=float, default=None, help="standard deviation of the noise; that of a smoothed h")
 @click.option(
     "--n-samples", "votes", type=int, default=1000, show_default=True, metavar="N", help="votes for each image"
 )
 @click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each prediction")
-@click.option("--batch-size", type=int, default=None, help="noisy images per pass")
-@click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
+@BATCH_SIZE
+@NOISE_SEED
 @examples_option(None)
-@click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
+@SKIP
 @DEVICE
-@click.option("--no-times", is_flag=True, help="leave times out of the log: the same command writes the same bytes")
+@NO_TIMES
 @DATA_DIR
 @OUT
 def predict_command(
