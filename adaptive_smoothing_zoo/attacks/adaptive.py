@@ -82,7 +82,7 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
         view = _view(view_name, model, setup)
         if view_name in ALPHA_WEIGHTS and model.alpha.varies:
             loss = lowering_alpha(loss, ALPHA_WEIGHTS[view_name])
-    elif name not in NET_ATTACKS:
+    elif view_name != "mix":
         raise TypeError(f"{name} is about a MixedClassifier, got {type(model).__name__}")
     if not is_own(model):  # many a view calls the model as it is
         view = Asked(view)

@@ -78,5 +78,5 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
     elif Path(name).is_dir():
         message += f"; the folder has no {CONFIG_FILE}, which save_pretrained and asz tune (with a target) write"
     elif "/" in name:
-        message += f'; for a Hub repository write "hf-hub:{name}", for a folder "local-dir:{name}"'
+        message += f'; there is no such folder; for a Hub repository write "hf-hub:{name.rstrip("/")}"'
     raise UnknownModelError(f"{message}; models there: {', '.join(names) or 'none'}")
