@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
     QUERIES,
@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
 from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
 from adaptive_smoothing_zoo.attacks.losses import Model, margin
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
+from adaptive_smoothing_zoo.machine.folding import inner_model
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 MOST_AHEAD = 8  # changes of one run that are tried at once
@@ -228,13 +229,7 @@ def _square(setup: Setup) -> Square:
         setup.threat,
         draw,
         queries=setup.queries,
-        ask=bounded_margins(_inner(setup.prepared)) if on_cpu else None,
+        ask=bounded_margins(inner_model(setup.prepared)) if on_cpu else None,
         batch_size=setup.batch_size,
         twins=draw.twins if on_cpu and setup.deterministic else None,
     )
-
-
-def _inner(prepared: nn.Module) -> nn.Module:
-    """The model within a prepared copy."""
-    inner = getattr(prepared, "model", prepared)
-    return inner if isinstance(inner, nn.Module) else prepared
