@@ -181,7 +181,7 @@ def merge_command(
     "adapt",
     epilog=example(
         "asz adapt Demo2026Adaptive --dataset digits",
-        "asz adapt Demo2026Constant --dataset digits --attacks apgd-ce-mix,apgd-t-mix,apgd-p-mix",
+        "asz adapt Demo2026Constant --dataset digits --attacks apgd-t-mix,apgd-p-mix",
     ),
 )
 @model_options()
