@@ -22,6 +22,7 @@ from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import predict
 from adaptive_smoothing_zoo.attacks.views import stop_flat_gradients
+from adaptive_smoothing_zoo.attacks.whole_steps import WholeSteps
 from adaptive_smoothing_zoo.backbones.asking import asked
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.machine.folding import inner_model, prepare
@@ -336,8 +337,11 @@ class _Runs:
         self.goals = self.ranks // (plan.restarts or 1)  # runs from one start
         self.targets = self._targets() if snapshot is None else self._kept_targets(snapshot)
         self.attack, view = search.made(name, images)
+        attack = self.attack
+        if isinstance(view, Graphed) and attack.recordable:
+            attack = WholeSteps(attack, view)
         self.pool = Pool(
-            self.attack,
+            attack,
             view,
             start=self.start,
             verify=self.verify,
