@@ -32,7 +32,7 @@ from adaptive_smoothing_zoo.attacks.views import VIEWS, WithAlphaLoss
 from adaptive_smoothing_zoo.backbones.asking import Asked, is_own, original
 from adaptive_smoothing_zoo.machine.folding import rounding
 from adaptive_smoothing_zoo.machine.precision import float32_precision
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 
 ADAPTIVE_ENGINE = "adaptive 3"  # the number changes when the same seed no longer gives the same candidates
 
@@ -84,9 +84,10 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
             loss = lowering_alpha(loss, ALPHA_WEIGHTS[view_name])
     elif view_name != "mix":
         raise TypeError(f"{name} is about a MixedClassifier, got {type(model).__name__}")
+    same = view is model or is_plain_mix(model)  # views take a mix apart, and do not see what else changes its answer
+    alike = same and view_name in _THE_MIX_S_LOGITS and setup.precision != "bfloat16"
     if not is_own(model):  # many a view calls the model as it is
         view = Asked(view)
-    alike = view_name in _THE_MIX_S_LOGITS and setup.precision != "bfloat16"
     fooled = judged_by(setup.judge, alike=alike)
     return APGD(name, setup.threat, loss, steps=setup.iterations, view=view, fooled=fooled)
 

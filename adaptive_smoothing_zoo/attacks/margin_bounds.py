@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.losses import margin
 from adaptive_smoothing_zoo.backbones.base import BaseNet
 from adaptive_smoothing_zoo.method.alpha import keeps_its_range, log_weights_of
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_mix
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
 
 _SLACK = 1e-4  # covers the rounding of margins, which are gaps of log-probabilities, in float32
@@ -63,7 +63,7 @@ class BoundedMargins:
 
 def bounded_margins(model: nn.Module) -> BoundedMargins | None:
     """``BoundedMargins`` of a model for which they exist: a mix that is still one and in which h surely has weight."""
-    if not is_mix(model) or model.alpha.alpha_min == 0.0 or not keeps_its_range(model.alpha):
+    if not is_plain_mix(model) or model.alpha.alpha_min == 0.0 or not keeps_its_range(model.alpha):
         return None
     return BoundedMargins(model)
 

@@ -19,7 +19,8 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
     It is given in full float32, whatever precision a search around it has.
 
     Raises:
-        EvaluationError: the model's output is not one float32 number per class, or is NaN or infinity somewhere.
+        EvaluationError: the model's output is not one float32 number per class, is NaN or infinity somewhere, or minus
+            infinity for all classes.
     """
     labels = [torch.empty(0, dtype=torch.int64, device=images.device)]
     for batch in images.split(batch_size) if len(images) else ():
@@ -28,7 +29,8 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
             logits = model(filled.to(device))
         check_logits(logits, batch_size)
         logits = logits[: len(batch)]
-        if not bool((logits < torch.inf).all()):
+        largest = logits.amax(dim=1)  # NaN if one is
+        if not bool(((largest > -torch.inf) & (largest < torch.inf)).all()):
             raise EvaluationError("the model gives NaN or infinity for some image; a verdict on it would mean nothing")
         labels.append(logits.argmax(dim=1).to(images.device))
     return torch.cat(labels)

@@ -60,6 +60,11 @@ def is_own(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == _PACKAGE
 
 
+def runs_as_written(module: nn.Module) -> bool:
+    """Whether a call of a module is its class's ``forward`` and no more: no hook, no other function in its place."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
     """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass.
 

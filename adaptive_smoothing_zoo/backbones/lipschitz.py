@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import orthogonal
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from adaptive_smoothing_zoo.backbones.architectures import architecture
+from adaptive_smoothing_zoo.backbones.asking import runs_as_written
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 GRAM_SLACK = 1e-10  # more than float64 rounds off a Gram matrix of a few thousand orthonormal rows
@@ -75,11 +76,33 @@ class LipschitzNet(BaseNet):
 
     @property
     def lipschitz(self) -> float:
-        """The constant of the logits, proven for the weights as they are; computed in float64, rounded up."""
+        """The constant of the logits, proven for the weights as they are; computed in float64, rounded up.
+
+        Raises:
+            ValueError: a layer that was exchanged, a hook or a subclass, of which nothing is proven.
+        """
+        parts = list(self._parts())
+        changed = [part for part, kinds in parts if type(part).forward not in {kind.forward for kind in kinds}]
+        changed += [part for part in self.modules() if not runs_as_written(part)]
+        if changed or type(self) is not LipschitzNet:
+            what = type(changed[0] if changed else self).__name__
+            raise ValueError(f"no constant is proven of a LipschitzNet with a {what} that was exchanged or has a hook")
         constant = float(1.0 / self.std.double().abs().min())
-        for layer in self.linear_layers():
-            constant *= spectral_norm_bound(layer.weight)
+        for part, _ in parts:
+            if isinstance(part, nn.Linear):
+                constant *= spectral_norm_bound(part.weight)
         return constant * (1.0 + 1e-12)
+
+    def _parts(self) -> Iterator[tuple[nn.Module, tuple[type[nn.Module], ...]]]:
+        """Its parts, each as often as it runs, and the kinds of which something is proven."""
+        yield self.stem, (Patches,)
+        for stage in self.stages:
+            yield stage, (nn.Sequential,)
+            for layer in stage._modules.values():
+                if layer is not None:
+                    yield layer, (Patches, ChannelMatrix, PairSort)
+        yield self.final, (nn.Identity,)
+        yield self.head, (nn.Linear, nn.Identity)
 
     def linear_layers(self) -> Iterator[nn.Linear]:
         """The layers with weights, in their order."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import runs_as_written
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
@@ -23,7 +24,7 @@ from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.machine.ready import device_of, refusals_named
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 from adaptive_smoothing_zoo.method.logit_maps import Scale
 
 
@@ -113,14 +114,31 @@ def smoothed_rob_model(model: MixedClassifier) -> GaussianSmoothed:
     """The robust net of a mix that ``certify_mix`` can certify.
 
     Raises:
-        ValueError: another kind of robust net, or a map behind it.
+        ValueError: another kind of robust net, a map behind it, or as ``check_plain``.
     """
+    check_plain(model)
     h = model.rob_model
     if not isinstance(h, GaussianSmoothed):
         raise ValueError(f"certify_mix needs a rob_model that is GaussianSmoothed, got {type(h).__name__}")
     if not (isinstance(model.rob_map, Scale) and model.rob_map.scale == 1.0):
         raise ValueError("a rob_map other than a scale of 1 changes h's probabilities, which are then not certified")
+    if type(h).forward is not GaussianSmoothed.forward or not runs_as_written(h):
+        raise ValueError("hooks or other code change what the smoothed rob_model says, which is then not certified")
     return h
+
+
+def check_plain(model: MixedClassifier) -> None:
+    """Refuse a mix whose parts do not tell its answer: certificates are about these.
+
+    Raises:
+        ValueError: ``reset_classifier`` has replaced the mix; or a hook or a subclass may change it.
+    """
+    model.check_mixes("a certificate")
+    if not is_plain_mix(model) or not runs_as_written(model.rob_map):
+        raise ValueError(
+            f"hooks or other code change what this {type(model).__name__} says, and certificates of a mix are made of "
+            "its parts; remove them, or certify its Gaussian-smoothed version"
+        )
 
 
 def certify_lipschitz(
@@ -160,8 +178,7 @@ def certify_lipschitz(
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     form, start = of_lipschitz(bound), time.perf_counter()
-    mix = model if isinstance(model, MixedClassifier) else None
-    h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
+    h, rob_map, alpha = _robust_half(model)
     constant = logits_lipschitz(h, rob_map) if lipschitz is None else None
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
     outputs = LipschitzNetOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
@@ -195,13 +212,20 @@ def certify_top_k(
         ValueError, EvaluationError: as ``certify_lipschitz``; another k.
     """
     check_examples(images, labels)
-    mix = model if isinstance(model, MixedClassifier) else None
-    h, rob_map, alpha = (mix.rob_model, mix.rob_map, mix.alpha.alpha_min) if mix else (model, Scale(), 1.0)
+    h, rob_map, alpha = _robust_half(model)
     constant = softmax_lipschitz(logits_lipschitz(h, rob_map)) if lipschitz is None else lipschitz
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
     check_examples(images, labels, logits.shape[1])
     pairs = lipschitz_pair_radii(torch.from_numpy(logits).softmax(dim=1), alpha, constant)
     return label_in_top_k_radius(pairs, labels, k)
+
+
+def _robust_half(model: nn.Module) -> tuple[nn.Module, nn.Module, float]:
+    """h, its map, and the least weight that it has; of a net of its own that net."""
+    if not isinstance(model, MixedClassifier):
+        return model, Scale(), 1.0
+    check_plain(model)
+    return model.rob_model, model.rob_map, model.alpha.alpha_min
 
 
 def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:

@@ -170,7 +170,8 @@ def merge_command(
     evaluation = merge(states, examples.images, examples.labels, model=model)
     entry = _recorded_as(named.entry, evaluation.settings)
     if not overwrite:
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps)
+        protocol = evaluation.settings.protocol
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, protocol=protocol)
     keep_entry(out, named.entry)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
@@ -408,9 +409,13 @@ def _run_radii(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
 
     model, entries = named.net, [at_radius(entry, eps) for eps in radii]
-    for at, eps in zip(entries, () if overwrite else radii, strict=False):
-        RunRecord.check_replaceable(out, at, model, n=len(examples), eps=eps)
     threats = [ThreatModel(entry.threat_model, parse_eps(eps)) for eps in radii]
+    if not overwrite:
+        begun_at = [settings.begun_at, *(threat.eps for threat in threats)]
+        for at, eps, begun in zip(entries, radii, begun_at, strict=False):
+            protocol = replace(settings, begun_at=begun).protocol
+            RunRecord.check_replaceable(out, at, model, n=len(examples), eps=eps, protocol=protocol)
+        RadiiCurve.check_replaceable(out, entry, model, n=len(examples))
     state, runs = RadiiCurve.state_path(out, entry), list[RunRecord]()
     about: dict[str, Any] = {"threats": threats, "settings": settings, "device": device, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():

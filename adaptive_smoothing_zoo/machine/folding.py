@@ -33,7 +33,7 @@ def prepare(model: nn.Module, images: Tensor) -> nn.Module:
     Weight standardization and batch norms that directly follow a convolution are folded into kernels, and the copy
     computes in the channels_last format, while images and gradients stay contiguous. On CPUs, 3 x 3 convolutions of
     many channels compute by Winograd's algorithm. Where the copy does not give the model's logits on ``images`` up to
-    rounding, or a model cannot be copied, nothing is changed.
+    rounding, or no gradient, or a model cannot be copied, nothing is changed.
 
     Args:
         model: images (N, channels, H, W) to logits (N, C), on the images' device.
@@ -42,17 +42,35 @@ def prepare(model: nn.Module, images: Tensor) -> nn.Module:
     What is adversarial should still be decided by the model, not by the copy.
     """
 
-    def fold() -> nn.Module:
+    def fold() -> _ChannelsLast:
         net = copy.deepcopy(model).eval().requires_grad_(False)
         fold_weight_standardization(net)
         fold_batch_norms(net, images)
-        return net.to(memory_format=torch.channels_last)
+        made = _ChannelsLast(net.to(memory_format=torch.channels_last))
+        if (failure := _gradient_failure(made, images)) is not None and _gradient_failure(model, images) is None:
+            raise failure
+        return made
 
     def outputs(net: nn.Module) -> list[Tensor]:
         return [net(images)]
 
     folded = same_or_original(model, fold, outputs, change="folding")
-    return model if folded is model else _ChannelsLast(with_winograd(folded, images, outputs))
+    if isinstance(folded, _ChannelsLast):
+        folded.model = with_winograd(folded.model, images, outputs)
+    return folded
+
+
+def _gradient_failure(net: nn.Module, images: Tensor) -> Exception | None:
+    """Why a net cannot be differentiated with respect to images; None if it can."""
+    try:
+        with torch.enable_grad():
+            points = images.detach().requires_grad_()
+            torch.autograd.grad(net(points.clone()).sum(), points)
+    except _OF_FOREIGN_CODE as error:
+        if is_out_of_memory(error):
+            raise
+        return error
+    return None
 
 
 def with_winograd(net: nn.Module, images: Tensor, outputs: Callable[[nn.Module], Sequence[Tensor]]) -> nn.Module:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 # F(4 x 4, 3 x 3) of [LG16, sec. 4.3]: tiles of 6 x 6 pixels give 4 x 4 outputs, from 36 instead of 144 products.
 IMAGE = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),
@@ -90,29 +89,34 @@ class _WinogradConv2d(nn.Conv2d):
 
 
 class _Convolution(torch.autograd.Function):
-    """The gradient of a convolution by its input is one with the kernels turned."""
+    """The gradient of a convolution by its input is one with the kernels turned, and has such a gradient itself."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, kernels: Tensor, kernels_back: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.kernels_back = kernels_back
+        ctx.kernels, ctx.kernels_back = kernels, kernels_back
         return _convolve(maps, kernels, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _convolve(gradient, ctx.kernels_back, None), None, None, None
+        found: Tensor = _Convolution.apply(gradient, ctx.kernels_back, ctx.kernels, None)
+        return found, None, None, None
 
 
 def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps (N, C, H, W) convolved with transformed kernels (36, C, D), a few images at a time: (N, D, H, W)."""
+    """Maps (N, C, H, W) convolved with transformed kernels (36, C, D), a few images at a time: (N, D, H, W).
+
+    The result is no view of another tensor: those of an autograd function must not be written into, as many nets do.
+    """
     (count, _, height, width), (_, _, features) = maps.shape, kernels.shape
     rows, columns = _tiles(height, width)
     padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1 + columns * STEP - width, 1, 1 + rows * STEP - height))
-    found = maps.new_empty(count, rows, STEP, columns, STEP, features)
+    shape, last = (count, features, rows * STEP, columns * STEP), torch.channels_last
+    found = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=last)
+    outputs = found.permute(0, 2, 3, 1).view(count, rows, STEP, columns, STEP, features)
     images = max(1, TILES // (rows * columns))
-    for some, into in zip(padded.split(images), found.split(images), strict=True):
+    for some, into in zip(padded.split(images), outputs.split(images), strict=True):
         into.permute(2, 4, 0, 1, 3, 5).copy_(_convolve_tiles(some, kernels, bias, rows, columns))
-    return found.view(count, rows * STEP, columns * STEP, features)[:, :height, :width].permute(0, 3, 1, 2)
+    return found if shape[2:] == (height, width) else found[:, :, :height, :width].clone(memory_format=last)
 
 
 def _convolve_tiles(padded: Tensor, kernels: Tensor, bias: Tensor | None, rows: int, columns: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import run_base_net
+from adaptive_smoothing_zoo.backbones.asking import run_base_net, runs_as_written
 from adaptive_smoothing_zoo.backbones.made_for import MadeFor, made_for
 from adaptive_smoothing_zoo.method.alpha import Alpha, as_alpha, check_alpha, log_weights_of
 from adaptive_smoothing_zoo.method.backbone import TRUNKS, BackboneInterface
@@ -145,7 +145,7 @@ class MixedClassifier(Pretrained, BackboneInterface):
         self.check_images(images)
         if not self.is_mix and self.num_classes == 0:
             raise ValueError("reset_classifier(0) has left features and no classes to predict")
-        if not self.is_mix or self.alpha.alpha_min <= 0.5:  # h alone never decides
+        if not is_plain_mix(self) or self.alpha.alpha_min <= 0.5:  # h alone never decides
             return self(images).argmax(dim=1)  # type: ignore[no-any-return]
         alpha_min = self.alpha.alpha_min
         log_rob, rob_maps = self.rob_outputs(images, self.alpha.rob_taps)
@@ -183,3 +183,8 @@ class MixedClassifier(Pretrained, BackboneInterface):
 def is_mix(model: nn.Module) -> TypeGuard[MixedClassifier]:
     """Whether a model is a mix of two nets, and one whose mix ``reset_classifier`` has not replaced."""
     return isinstance(model, MixedClassifier) and model.is_mix
+
+
+def is_plain_mix(model: nn.Module) -> TypeGuard[MixedClassifier]:
+    """Whether a model's answer is the mix of its parts and nothing else, which no hook and no subclass changes."""
+    return is_mix(model) and type(model).forward is MixedClassifier.forward and runs_as_written(model)

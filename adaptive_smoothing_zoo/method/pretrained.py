@@ -30,8 +30,9 @@ class Pretrained(nn.Module):
         Args:
             max_shard_size: in bytes or like "1GB"; weights that are larger are written to several files.
             words: fields of :class:`adaptive_smoothing_zoo.zoo.entry.Entry` that no module says: ``name``,
-                ``dataset``, ``threat_model`` and ``eps`` (what the commands attack with), ``paper``, ``license``, ...;
-                and ``image_shape``, (channels, height, width), where neither net says what images it was made for.
+                ``dataset``, ``threat_model`` and ``eps`` (what the commands attack with: 8/255 in l_inf without
+                ``eps``, and the card then says that this is no claim), ``paper``, ``license``, ``additional_data``,
+                ...; and ``image_shape``, (channels, height, width), where neither net says what images it was made for.
 
         Raises:
             ConfigError: this is not what an entry can describe (a net of unknown code, a layer that was exchanged,

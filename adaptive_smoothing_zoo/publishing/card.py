@@ -108,11 +108,12 @@ def _front_matter(entry: Entry, run: RunRecord | None) -> str:
             )
             for name, value in (("clean accuracy (%)", run.clean_accuracy), (attacked, run.robust_accuracy))
         ]
+    threat = [entry.threat_model] if entry.says_threat else []
     data = ModelCardData(
         library_name="adaptive-smoothing-zoo",
         license=entry.license,
         pipeline_tag="image-classification",
-        tags=["adversarial-robustness", "adaptive-smoothing", "autoattack", "robustbench", entry.threat_model],
+        tags=["adversarial-robustness", "adaptive-smoothing", "autoattack", "robustbench", *threat],
         datasets=[entry.dataset],
         metrics=["accuracy"],
         model_name=entry.name if measured else None,

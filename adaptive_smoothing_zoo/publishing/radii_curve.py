@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from adaptive_smoothing_zoo.errors import ConfigError
+from torch import nn
+
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.record import Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_with
-from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
@@ -52,6 +54,18 @@ class RadiiCurve(Record):
         within = all(0.0 <= point.low <= point.robust_accuracy <= point.high for point in self.points)
         if not within or any(a >= b for a, b in pairwise(radii)) or any(a < b for a, b in pairwise(falling)):
             raise ConfigError("'points' must rise in 'eps' and fall in 'robust_accuracy', within their intervals")
+
+    @classmethod
+    def check_replaceable(cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int) -> None:
+        """As of a measurement: raise ResultsError if the curve that is there has more examples or another model."""
+        known = cls.find(out, entry)
+        if known is None:
+            return
+        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        if known.identity != identity_of(model, entry.image_shape):
+            raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
+        if known.n > n:
+            raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
 
 
 def at_radius(entry: ModelEntry, eps: str) -> ModelEntry:

@@ -77,7 +77,7 @@ class Words:
         dataset, threat_model, eps: what it is for, as in entries.
         num_classes, image_shape: of the data.
         paper: where it is published.
-        additional_data: whether a net saw more than the data set's own training images.
+        additional_data: whether a net saw more than the data set's own training images; None if nobody has said.
         license: of the weights, as the Hub names licenses.
         tuned_on: which images alpha was chosen on.
     """
@@ -89,7 +89,7 @@ class Words:
     num_classes: int
     image_shape: tuple[int, int, int]
     paper: Paper = UNPUBLISHED
-    additional_data: bool = False
+    additional_data: bool | None = None
     license: str = "other"
     tuned_on: str = "held-out images"
 

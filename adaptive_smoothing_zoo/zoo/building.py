@@ -25,6 +25,7 @@ from adaptive_smoothing_zoo.threat import LINF
 from adaptive_smoothing_zoo.zoo.base_net_config import described_net
 from adaptive_smoothing_zoo.zoo.entry import (
     UNPUBLISHED,
+    UNSAID,
     AdaptiveAlphaConfig,
     AlphaConfig,
     BaseNetConfig,
@@ -142,8 +143,8 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
     """An entry for a mix that has none.
 
     Args:
-        words: fields in the place of those that are found or taken here. Without them the data set is "custom" and the
-            attack that of most leaderboards, 8/255 in l_inf.
+        words: fields in the place of those that are found or taken here. Without them the data set is "custom", what
+            commands attack with is that of most leaderboards, 8/255 in l_inf, and the entry says that this is no claim.
 
     Raises:
         ConfigError: a part that no entry describes, or images of unknown shape.
@@ -172,10 +173,12 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
         "alpha": ConstantAlphaConfig(value=1.0),  # which entry_of replaces
         "paper": UNPUBLISHED,
         "architecture": made_of,
-        "additional_data": False,
+        "additional_data": None,
         "number_forward_passes": sum(int(config.arguments.get("num_noises", 1)) for config in configs.values()),
         "license": "other",
     }
+    unsaid = () if "eps" in words else (UNSAID,)
+    words = words | {"limits": (*words.get("limits", ()), *unsaid)}
     try:
         return entry_of(mix, Entry(**(known | words)))
     except TypeError as error:

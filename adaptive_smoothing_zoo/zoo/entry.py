@@ -224,6 +224,12 @@ class Published:
     adaptive: str | None = None  # accuracy under an attack adapted to the model, where one was published
 
 
+UNSAID = (
+    "Nobody has said against what this model is to be robust. Norm and radius are only what commands attack with if "
+    "they are not told otherwise."
+)
+"""A limit of a mix that was saved without words on its threat model."""
+
 UNPUBLISHED = Paper(title="not published", authors="unknown", venue="", link="")
 
 
@@ -288,7 +294,7 @@ class Entry(ModelEntry):
     head: HeadConfig | None = None  # of a classifier for another task, made of the nets of the mix
     weights: Weights = field(default_factory=Weights)
     paper: Paper
-    additional_data: bool
+    additional_data: bool | None
     number_forward_passes: int = 2
     license: str = "mit"
     training: str = ""  # how the weights came to be
@@ -309,6 +315,11 @@ class Entry(ModelEntry):
         """Whether the package and its dependencies have all of its weights: in a file, or as base nets alone."""
         shipped = self.std_model.pretrained is not None and self.rob_model.pretrained is not None
         return self.weights.embedded is not None or (shipped and isinstance(self.alpha, ConstantAlphaConfig))
+
+    @property
+    def says_threat(self) -> bool:
+        """Whether somebody has said against what it is to be robust."""
+        return UNSAID not in self.limits
 
     @property
     def has_numbers(self) -> bool:

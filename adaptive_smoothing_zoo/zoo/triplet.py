@@ -35,7 +35,7 @@ from adaptive_smoothing_zoo.zoo.building import (
     give_up_mix,
     weights_of,
 )
-from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
+from adaptive_smoothing_zoo.zoo.entry import UNSAID, Entry, read_entry
 from adaptive_smoothing_zoo.zoo.hub_files import HubOptions
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
@@ -170,11 +170,17 @@ def with_entry(mix: MixedClassifier, **words: Any) -> Triplet:
             f"a {type(mix).__name__} cannot be saved: an entry cannot describe its code; save a MixedClassifier of its "
             "parts"
         )
-    entry = replace(mix.entry, **words) if isinstance(mix, Triplet) else first_entry(mix, **words)
+    entry = replace(mix.entry, **_said(mix.entry, words)) if isinstance(mix, Triplet) else first_entry(mix, **words)
     triplet = Triplet.__new__(Triplet)
     vars(triplet).update({key: copy(value) if isinstance(value, dict) else value for key, value in vars(mix).items()})
     triplet.set_entry(entry)
     return triplet
+
+
+def _said(entry: Entry, words: dict[str, Any]) -> dict[str, Any]:
+    """The words; with a radius among them, the entry no more says that there is none."""
+    limits = tuple(limit for limit in entry.limits if limit != UNSAID)
+    return {"limits": limits, **words} if "eps" in words else words
 
 
 MixedClassifier.with_entry = staticmethod(with_entry)

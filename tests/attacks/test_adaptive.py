@@ -195,3 +195,17 @@ def test_a_net_that_is_no_mix_has_the_attacks_that_need_no_alpha():
     assert an_engine(two, "apgd-gap-mix").made("apgd-gap-mix", IMAGES)[0].view.model is two
     with pytest.raises(TypeError, match="about a MixedClassifier, got Sequential"):
         an_engine(net, "apgd-ce-pinned").made("apgd-ce-pinned", IMAGES)
+
+
+@pytest.mark.parametrize("name", ["apgd-ce-gray_box", "apgd-p-lowering", "apgd-ce-mix"])
+def test_points_that_only_a_hook_of_the_mix_misclassifies_are_found(name):
+    model, images = a_linear_mix(), IMAGES.clone()
+    images[:, 0, 0, 0] = 0.5
+    labels = model(images).argmax(1)
+    eps = 0.01 * float(distance(model, images, labels, "Linf").min())  # the mix itself changes no label there
+    model.register_forward_hook(
+        lambda module, inputs, output: torch.where(inputs[0][:, :1, 0, 0] == 0.5, output, output.roll(1, 1))
+    )
+    assert torch.equal(model(images).argmax(1), labels)
+    found = candidates(an_engine(model, name, eps=eps), name, images, labels)
+    assert changed(found, images).all()

@@ -53,6 +53,33 @@ def test_margins_of_adaptive_mixes_skip_the_mixing_network_only_where_it_cannot_
     assert not torch.isfinite(ask(points, examples.labels, torch.full((200,), -torch.inf))).any()
 
 
+class Flipped(MixedClassifier):
+    def forward(self, images):
+        return super().forward(images).flip(1)
+
+
+def flipped(how):
+    """A mix whose answer is not that of its parts."""
+    if how == "subclass":
+        return Flipped(Table(0), Table(1), 0.9)
+    model = MixedClassifier(Table(0), Table(1), 0.9)
+    if how == "hook":
+        model.register_forward_hook(lambda module, inputs, output: output.flip(1))
+    elif how == "pre-hook":
+        model.register_forward_pre_hook(lambda module, inputs: (inputs[0].flip(3),))
+    else:
+        plain = model.forward
+        model.forward = lambda images: plain(images).flip(1)
+    return model
+
+
+@pytest.mark.parametrize("how", ["subclass", "hook", "pre-hook", "forward"])
+def test_a_mix_whose_answer_other_code_changes_has_no_bounds_and_predicts_what_it_says(how):
+    assert bounded_margins(flipped(how)) is None
+    points = torch.rand(200, 1, 2, 5)
+    assert torch.equal(flipped(how).predict(points), flipped(how)(points).argmax(1))
+
+
 def test_single_nets_and_mixes_without_weight_for_the_robust_net_have_no_bounds():
     assert bounded_margins(Table(0)) is None
     assert bounded_margins(MixedClassifier(Table(0), Table(1), 0.0)) is None

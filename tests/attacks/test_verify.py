@@ -134,3 +134,10 @@ def test_what_rounding_has_put_outside_an_l2_ball_comes_back_and_nothing_else(se
         check_adversarials(images[2:], moved[2:], torch.arange(1), ball)
     assert torch.equal(ThreatModel("Linf", radius).without_rounding(images, candidates), candidates)
     assert ball.without_rounding(images[:0], candidates[:0]).shape == (0, *shape)
+
+
+def test_no_class_at_all_is_no_label():
+    logits = torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf]])
+    assert predict(lambda images: logits[:1].repeat(len(images), 1), torch.rand(1, 1, 1, 1), 1, CPU).tolist() == [0]
+    with pytest.raises(EvaluationError, match="NaN or infinity"):
+        predict(lambda images: logits, torch.rand(2, 1, 1, 1), 2, CPU)

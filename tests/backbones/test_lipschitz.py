@@ -146,3 +146,33 @@ def test_patches_are_those_of_pixel_unshuffle_also_of_no_images():
     assert Patches(4)(features[:0]).shape == (0, 48, 2, 3)
     with pytest.raises(ValueError, match="8 x 12 do not fall into patches of 5 x 5"):
         Patches(5)(features)
+
+
+class Doubled(LipschitzNet):
+    def forward_head(self, features, pre_logits=False):
+        return 2 * super().forward_head(features, pre_logits)
+
+
+def changed_nets():
+    arguments, _ = SHAPES["patches"]
+    yield Doubled(**arguments)
+    for name, layer in (
+        ("stem", nn.Sequential(Patches(2), nn.Linear(4, 4))),
+        ("final", nn.Linear(4, 4)),
+        ("head", nn.Sequential(nn.Linear(16, 5), nn.Linear(5, 5))),
+    ):
+        net = LipschitzNet(**arguments)
+        setattr(net, name, layer)
+        yield net
+    net = LipschitzNet(**arguments)
+    net.stages[0].append(nn.BatchNorm2d(12))
+    yield net
+    net = LipschitzNet(**arguments)
+    net.stages[0].register_forward_hook(lambda module, inputs, output: 3 * output)
+    yield net
+
+
+@pytest.mark.parametrize("net", changed_nets(), ids=["subclass", "stem", "final", "head", "stage", "hook"])
+def test_a_net_that_was_changed_proves_nothing(net):
+    with pytest.raises(ValueError, match="no constant is proven"):
+        _ = net.lipschitz

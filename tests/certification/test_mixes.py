@@ -273,3 +273,22 @@ def test_a_lipschitz_net_is_left_in_its_mode():
 def test_images_of_another_size_than_the_net_takes_are_refused_in_a_sentence():
     with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 1, 1\)"):
         certify_lipschitz(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), IMAGES, LABELS, lipschitz=1.0)
+
+
+def flip(module, inputs, output):
+    return output.flip(1)
+
+
+@pytest.mark.parametrize("hooked", ["mix", "rob_map", "rob_model"])
+def test_what_a_hook_changes_has_no_certificate(hooked):
+    smoothed = GaussianSmoothed(HalfSpace(), sigma=0.1, image_shape=(1, 1, 1), num_noises=4)
+    ours = LipschitzNet(widths=(4,), patch=1, num_classes=2)
+    for h, certify_it in (
+        (smoothed, lambda mix: certify_mix(mix, IMAGES, LABELS, n=100, n0=10)),
+        (ours, lambda mix: certify_lipschitz(mix, IMAGES, LABELS)),
+    ):
+        mix = MixedClassifier(HalfSpace(), h, 0.9)
+        certify_it(mix)
+        (mix if hooked == "mix" else getattr(mix, hooked)).register_forward_hook(flip)
+        with pytest.raises(ValueError, match="hook"):
+            certify_it(mix)

@@ -150,6 +150,14 @@ def test_several_radii_have_a_record_each_and_a_curve_and_the_entry_s_own_stays(
     assert record["robust_accuracy"] <= record_of(tmp_path / "alone")["robust_accuracy"]
     asz_eval(capsys, tmp_path, *words)  # again: the same records
     assert record_of(tmp_path, kind="radii") == curve
+    for others, message in (
+        (("--attacks", "apgd-ce", *SHORT, "--eps", "0.2,0.15"), "is of other attacks"),
+        (("--attacks", "apgd-ce,square", *SHORT, "--eps", "1/10,0.15", "--n", 13), None),
+        (("--attacks", "apgd-ce,square", *SHORT, "--eps", "0.35,0.45"), "radii.json has 13 examples, this run has 12"),
+    ):
+        code, _, err = run(capsys, "eval", *DEMO, "--n", 12, *others, "--out", tmp_path)
+        assert (message is None) == (code == 0)
+        assert message is None or message in err
 
 
 def test_a_standard_run_of_several_radii_makes_no_entry_of_the_leaderboard(tmp_path, capsys, monkeypatch):
@@ -242,3 +250,14 @@ def test_a_curve_that_contradicts_itself_is_refused(tmp_path, capsys):
         path.write_text(json.dumps(curve | {"points": wrong}))
         with pytest.raises(ResultsError, match="must rise in 'eps' and fall in 'robust_accuracy'"):
             RadiiCurve.read(tmp_path, entry)
+
+
+def test_merged_shards_of_other_attacks_replace_no_record(tmp_path, capsys):
+    for shard in ("0/2", "1/2"):
+        asz_eval(capsys, tmp_path, "--n", 2, "--attacks", "square", "--queries", 2, "--shard", shard)
+    asz_eval(capsys, tmp_path, "--n", 2, "--attacks", "apgd-ce", *SHORT)
+    known = record_of(tmp_path)
+    code, _, err = run(capsys, "merge", *DEMO[:3], "--n", 2, "--out", tmp_path)
+    assert code
+    assert "is of other attacks" in err
+    assert record_of(tmp_path) == known

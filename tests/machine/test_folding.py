@@ -138,3 +138,35 @@ def test_a_net_that_cannot_be_copied_is_used_as_it_is(caplog):
     with caplog.at_level(logging.WARNING):
         assert prepare(model, torch.rand(2, 3, 8, 8)) is model
     assert "no copies" in caplog.text
+
+
+class Particular(Meddling):
+    """Insists on its norm, but only where it is differentiated."""
+
+    def forward(self, images):
+        if torch.is_grad_enabled() and isinstance(self.norm, nn.Identity):
+            raise TypeError("where is the norm")
+        return self.norm(self.conv(images)).mean((2, 3))
+
+
+def test_a_net_whose_copy_has_no_gradient_is_used_as_it_is(caplog):
+    model = _lived_in(Particular())
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        assert prepare(model, torch.rand(2, 3, 8, 8)) is model
+    assert "where is the norm" in caplog.text
+
+
+class Viewing(nn.Module):
+    """Takes pixels apart by ``view``, which only contiguous images allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 5)
+
+    def forward(self, images):
+        return self.linear(images.view(len(images), -1))
+
+
+def test_a_net_that_needs_contiguous_images_gets_them():
+    model, images = Viewing(), torch.rand(3, 3, 4, 4)
+    assert torch.equal(prepare(model, images)(images), model(images))

@@ -145,3 +145,18 @@ def test_a_net_that_rounding_changes_too_much_is_only_folded(monkeypatch, caplog
     monkeypatch.setattr(folding, "use_winograd", spoil)
     assert torch.equal(prepare(net, images)(images), folded(images))
     assert "without Winograd's algorithm, and slower, since its copy with it gives other outputs" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_a_net_may_write_into_an_output_and_have_gradients_of_gradients(size):
+    torch.manual_seed(0)
+    plain = nn.Sequential(_conv(), nn.ReLU(inplace=True), _conv(), nn.Softplus())
+    images, fast = torch.randn(4, 64, *size), copy.deepcopy(plain)
+    assert use_winograd(fast, images) == 2
+    found = []
+    for net in (plain, fast):
+        points = images.clone().requires_grad_()
+        (first,) = torch.autograd.grad(net(points).square().sum(), points, create_graph=True)
+        found.append((first, *torch.autograd.grad(first.square().sum(), points)))
+    for ours, expected in zip(*found[::-1], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))

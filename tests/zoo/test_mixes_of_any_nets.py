@@ -15,8 +15,10 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.method.logit_maps import HardMax
+from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo.base_net_config import config_of
+from adaptive_smoothing_zoo.zoo.entry import UNSAID
 
 CLASSES = 4
 SHAPE = (3, 32, 32)
@@ -87,6 +89,20 @@ def test_a_saved_mix_can_be_saved_under_another_name(tmp_path):
     again = same_again(MixedClassifier(ours(), layers(), 0.5), tmp_path, image_shape=SHAPE)
     renamed = same_again(again, tmp_path / "again", name="Other2026")
     assert (again.entry.name, renamed.entry.name) == ("Mix", "Other2026")
+
+
+def test_a_mix_that_nobody_said_anything_of_claims_nothing(tmp_path):
+    silent = same_again(MixedClassifier(ours(), layers(), 0.5), tmp_path, image_shape=SHAPE, limits=("Tiny.",))
+    entry = silent.entry
+    assert (entry.says_threat, entry.additional_data, entry.limits) == (False, None, ("Tiny.", UNSAID))
+    card = model_card(entry, None)
+    assert "# Mix (custom)\n" in card
+    assert f"- {UNSAID}" in card
+    assert "8/255" not in card
+    assert "- Linf" not in card
+    said = same_again(silent, tmp_path / "said", eps="4/255").entry
+    assert (said.says_threat, said.limits) == (True, ("Tiny.",))
+    assert "# Mix (custom, Linf, eps 4/255)" in model_card(said, None)
 
 
 def test_copies_remember_how_their_nets_were_made(tmp_path):
