@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import append_alpha_loss
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_mix
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 from adaptive_smoothing_zoo.method.logit_maps import HardMax
 
 
@@ -84,7 +84,7 @@ def stop_flat_gradients(copied: nn.Module) -> None:
     of their own, and mixes whose mixing network reads g.
     """
     mix = copied.model if isinstance(copied, GrayBox) else copied
-    if not is_mix(mix) or not isinstance(mix.std_map, HardMax):
+    if not is_plain_mix(mix) or not isinstance(mix.std_map, HardMax):
         return
     if not mix.alpha.std_taps and mix.alpha.alpha_min > 0.0:
         mix.std_model.register_forward_pre_hook(_detached)
