@@ -54,7 +54,9 @@ class AttackTarget(TripletExperiment):
         better = [row["alpha_logit"] for row in table.rows if row["std"] > row["rob"]]
         if not better:
             return f"{text} h is at least as accurate as g whatever alpha_t is attacked."
-        start = min(better)
+        if better != [row["alpha_logit"] for row in table.rows[-len(better) :]]:
+            return f"{text} g is the more accurate one at logit(alpha_t) = {', '.join(f'{x:g}' for x in better)} alone."
+        start = better[0]
         return f"{text} g is the more accurate one from logit(alpha_t) = {start:g} on (alpha_t {_sigmoid(start):.5g})."
 
     def agreement(self, table: Table) -> str:

@@ -82,7 +82,10 @@ class ConfidencePath(PairExperiment):
             for row in table.rows
         ]
         heads = ("training", "image", *(f"ratio {ratio:.1f}" for ratio in RATIOS[::2]))
-        return "Confidence (%) in the true class / in the one where the path ends:\n\n" + markdown_table(heads, rows)
+        return (
+            "Of the images whose class changes, the two on which each net is least sure. Confidence (%) in the true "
+            "class / in the one where the path ends:\n\n" + markdown_table(heads, rows)
+        )
 
     def agreement(self, table: PairTable) -> str:
         rows = list(table.where(method="gaussian"))

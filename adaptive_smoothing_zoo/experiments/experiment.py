@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.experiments.published_curves import PublishedRun
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
+ROUNDING = 1e-9  # of what is compared with a round number: 44 of 100 are 80 % of 55, though 0.44 / 0.55 < 0.8
 
 
 @dataclass(frozen=True, kw_only=True)

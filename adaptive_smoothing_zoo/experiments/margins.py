@@ -75,7 +75,7 @@ class Margins(TripletExperiment):
         said = (
             f"Under the attack on the gap itself h is right on {own['correct']:.0f} images, with a mean gap of "
             f"{_or_none(own['mean_correct'])}; under PGD on the cross-entropy on {usual['correct']:.0f}, with "
-            f"{_or_none(usual['mean_correct'])}. The first of the two is what [BAS24, Lemma 1] asks for."
+            f"{_or_none(usual['mean_correct'])}. The first of the two is what [BAS24, Lemma 2] asks for."
         )
         return f"{markdown_table(heads, rows)}\n\n{said}"
 

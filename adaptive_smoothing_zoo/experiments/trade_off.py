@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from adaptive_smoothing_zoo.experiments.bench import (
     share,
 )
 from adaptive_smoothing_zoo.experiments.experiment import (
+    ROUNDING,
     Case,
     Experiment,
     Row,
@@ -137,9 +139,11 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
         h, mix, constant = (table.row(net=net) for net in NETS)
         if not h["robust"] or h["clean"] == 1.0:
             return not_answered("h has no robustness to keep, or no error to save")
-        is_so = saved(mix, h) >= SAVED and kept(mix, h) >= KEPT
+        is_so = saved(mix, h) >= SAVED - ROUNDING and kept(mix, h) >= KEPT - ROUNDING
         seen = {
-            "a constant alpha that halves h's clean error keeps 80 % of its robustness": kept(constant, h) >= KEPT,
+            "a constant alpha that halves h's clean error keeps 80 % of its robustness": (
+                kept(constant, h) >= KEPT - ROUNDING
+            ),
             "the triplet saves half of h's clean error and keeps 80 % of its robustness": is_so,
         }
         return verdict(seen)
@@ -208,7 +212,7 @@ def _with_interval(accuracy: float, n: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}"
+    return "none" if isnan(share) else f"{share:.0%}"
 
 
 EXPERIMENT = TradeOff()

@@ -398,7 +398,7 @@ def noise(table: Table, accuracies: Sequence[float]) -> str:
     """What the size of the sample lets one say of differences, and how many of these accuracies are near the best."""
     best = max(accuracies)
     error = 2 * (2 * best * (1 - best) / table.n) ** 0.5
-    near = sum(value > best - error for value in accuracies) - 1
+    near = sum(value >= best - error for value in accuracies) - 1  # without the best itself
     return (
         f"Two such accuracies on {table.n} examples each that are less than {100 * error:.1f} points apart differ by "
         f"less than two standard errors (on the same examples that is cautious), as {near} of the "

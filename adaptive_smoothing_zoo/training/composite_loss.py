@@ -10,7 +10,7 @@ from torch import Tensor
 class CompositeLoss:
     """``c_ce CE(mix, y) + c_bce BCE(alpha, u) + c_prod CE BCE`` for each example, with a pseudo-label u.
 
-    u is 1 (use h) for attacked inputs and 0 (use g) for clean ones.
+    u is 1 (use h) for attacked inputs and 0 (use g) for clean ones, unless ``MixingTraining.pseudo_labels`` differ.
 
     Attributes:
         c_ce, c_bce, c_prod: the weights of the parts. The defaults are the best ones of [BAKS24, supp., Table SM2].
@@ -30,7 +30,9 @@ class CompositeLoss:
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number >= 0, got {getattr(self, name)}")
 
-    def __call__(self, log_mix: Tensor, alpha_logit: Tensor, labels: Tensor, use_rob: Tensor) -> Tensor:
+    def __call__(
+        self, log_mix: Tensor, alpha_logit: Tensor, labels: Tensor, use_rob: Tensor, is_clean: Tensor | None = None
+    ) -> Tensor:
         """The loss of each example, (N,).
 
         Args:
@@ -38,8 +40,10 @@ class CompositeLoss:
             alpha_logit: (N,).
             labels: (N,) classes.
             use_rob: (N,) pseudo-labels, 0.0 or 1.0.
+            is_clean: (N,) bool; the inputs with the pseudo-label 0 if None.
         """
         ce = F.cross_entropy(log_mix, labels, reduction="none")
         bce = F.binary_cross_entropy_with_logits(alpha_logit, use_rob, reduction="none")
-        weight = use_rob + self.clean_weight * (1.0 - use_rob)
+        attacked = use_rob if is_clean is None else (~is_clean).to(use_rob.dtype)
+        weight = attacked + self.clean_weight * (1.0 - attacked)
         return weight * (self.c_ce * ce + self.c_bce * bce + self.c_prod * ce * bce)

@@ -121,7 +121,7 @@ def train_mixing_network(
 
 @dataclass
 class MixingPart:
-    """Clean and attacked images in equal number, as g and h see them; labels and pseudo-labels (N,)."""
+    """Clean images and then attacked ones in equal number, as g and h see them; labels and pseudo-labels (N,)."""
 
     outputs: BaseOutputs
     labels: Tensor
@@ -196,8 +196,9 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         with self.autocast():
             alpha_logit = learner(outputs.std_maps, outputs.rob_maps)
         log_mix = outputs.mixed(self.learner.log_weights_at(alpha_logit.unsqueeze(1)))
-        losses = self.settings.loss(log_mix, alpha_logit, part.labels, part.use_rob)
-        half = len(losses) // 2
+        half = len(part.labels) // 2
+        is_clean = torch.arange(len(part.labels), device=part.labels.device) < half
+        losses = self.settings.loss(log_mix, alpha_logit, part.labels, part.use_rob, is_clean)
         alpha = alpha_logit.detach().sigmoid()
         return losses, {"alpha_clean": alpha[:half].mean(), "alpha_attacked": alpha[half:].mean()}
 

@@ -70,8 +70,8 @@ def tune(
     """Find the best constant-alpha mix of two nets on held-out images.
 
     h is attacked on its own gap; every mix is then scored from both nets' logits. The robust shares are lower bounds
-    on robustness against these attacks, on the images that chose the mix: report other images, attacked by
-    ``evaluate``.
+    on the share that is right at the points which are kept of these attacks (``Tables.attacked``), on the images that
+    chose the mix: report other images, attacked by ``evaluate``.
 
     Args:
         std_model, rob_model: g and h, any modules from images in [0, 1] to logits (N, C), of the same classes.
@@ -130,5 +130,5 @@ def choose_mix(
     halves = None
     if chosen is not None and search == "exact":
         with suppress(ValueError):  # half of the images reach no target
-            halves = steps[form].halves_in_turn(lambda front: target.reached(front, tables))
+            halves = steps[form].halves_in_turn(lambda front, rows: target.reached(front, tables.rows(rows)))
     return fronts, chosen, halves

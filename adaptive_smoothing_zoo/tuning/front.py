@@ -2,9 +2,9 @@
 
 For given logit maps, a mix is right about a clean image for the alphas of one interval, since its probabilities are
 linear in alpha. It is robust about an image, whatever g says, for every alpha with alpha * gap > 1 - alpha, where gap
-is the smallest probability gap of h in the ball ([BAS24, Lemma 1]). Here gap is the smallest that attacks on h found,
-so the robust share is a lower bound on robustness against these attacks, and no certificate. Both are step functions of
-alpha, counted between their steps: no grid of alphas is needed.
+is the smallest probability gap of h in the ball ([BAS24, Lemma 2]). Here gap is the smallest at the points of the
+tables, which attacks on h found. So the robust share is a lower bound on the share that is right at these points, and
+no certificate. Both are step functions of alpha, counted between their steps: no grid of alphas is needed.
 """
 
 from __future__ import annotations
@@ -133,9 +133,12 @@ class Steps:
         ]
         return Front(candidates=tuple(candidates), looked_at=sum(curve.shape[1] for curve in curves))
 
-    def halves_in_turn(self, choose: Callable[[Front], Candidate]) -> tuple[float, float]:
+    def halves_in_turn(self, choose: Callable[[Front, Tensor], Candidate]) -> tuple[float, float]:
         """Clean accuracy and robust share of what is chosen on every other image, on the images in between; the mean
         of both ways. Unlike the numbers of a choice, these do not flatter it.
+
+        Args:
+            choose: from the front of some images, and which these are, (n,) int64.
 
         Raises:
             ValueError: as ``choose`` does.
@@ -143,7 +146,7 @@ class Steps:
         rows = torch.arange(self.bounds.shape[-1])
         right = []
         for mine, others in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
-            chosen = choose(self.front(mine))
+            chosen = choose(self.front(mine), mine)
             pair = self.maps.index((chosen.std_map, chosen.rob_map))
             right.append(_right(self.bounds[pair][:, others], chosen.alpha))
         clean, robust = torch.cat(right, dim=1).double().mean(dim=1).tolist()
@@ -182,7 +185,7 @@ def _right(bounds: Tensor, alpha: float) -> Tensor:
 
 
 def _least_alpha(gap: Tensor) -> Tensor:
-    """Above which alpha a gap decides whatever g says [BAS24, Lemma 1]; infinite where h is wrong."""
+    """Above which alpha a gap decides whatever g says [BAS24, Lemma 2]; infinite where h is wrong."""
     return torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
 
 

@@ -1,5 +1,5 @@
 """The tables of two nets: both on clean images, h attacked on its own gap. What g says under attack is not
-needed, since it does not matter where h's gap exceeds (1 - alpha) / alpha [BAS24, Lemma 1]."""
+needed, since it does not matter where h's gap exceeds (1 - alpha) / alpha [BAS24, Lemma 2]."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ class Tables:
     Attributes:
         labels: (N,) int64.
         std, rob: (N, C) logits of g and h on the clean images.
-        attacked: (K, N, C) logits of h at K points of the ball around each image, found by attacks on h's gap.
+        attacked: (K, N, C) logits of h at K points of the ball around each image, found by attacks on h's gap: of all
+            that they visited, those where its logits, its probabilities and its standardized logits have least of it.
 
     Raises:
         ValueError: shapes that do not fit, fewer than 2 classes, or logits that are not finite.
@@ -39,6 +40,11 @@ class Tables:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def rows(self, chosen: Tensor) -> Tables:
+        """Those of some images, (n,) int64."""
+        clean = {name: getattr(self, name)[chosen] for name in ("labels", "std", "rob")}
+        return Tables(**clean, attacked=self.attacked[:, chosen])
 
     @property
     def std_accuracy(self) -> float:

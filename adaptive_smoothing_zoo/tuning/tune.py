@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.zoo.references import Resolved
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, with_entry
 
 RECORD_FILE = "tuning.json"
+ROUNDING = 1e-9  # 36 of 100 are 90 % of 40 of 100, though 0.9 * 0.4 > 0.36 in floating point
 HIDDEN_GRADIENT = (
     "Through its hard maximum g gives no gradient, so AutoAttack's gradient attacks see h alone and the accuracy under "
     "AutoAttack flatters. Read the accuracy after `asz adapt`, which attacks g as well."
@@ -65,7 +66,7 @@ class Target:
         if self.clean is not None:
             return front.with_clean(self.clean)
         assert self.robust is not None
-        return front.with_robust(self.robust * tables.rob_robust)
+        return front.with_robust(self.robust * tables.rob_robust - ROUNDING)
 
 
 @dataclass(frozen=True, kw_only=True)

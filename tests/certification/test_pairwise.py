@@ -62,6 +62,15 @@ def test_the_first_class_against_all_others_is_theorems_4_and_5(seed, alpha):
     assert smoothed[top, others].min() == smoothing_radius(h[top], h[others].max(), alpha, 0.3)
 
 
+def test_images_of_their_own_alphas_and_sigmas_are_certified_one_by_one():
+    h = np.array([[0.8, 0.15, 0.05], [0.02, 0.08, 0.9], [0.1, 0.85, 0.05]])  # as many images as classes
+    alphas, sigmas = np.array([0.9, 1.0, 0.8]), np.array([0.1, 0.5, 2.0])
+    together = smoothing_pair_radii(h, h, alphas, sigmas)
+    alone = [smoothing_pair_radii(*each) for each in zip(h, h, alphas, sigmas, strict=True)]
+    assert together.max(axis=(1, 2)).min() > 0
+    np.testing.assert_array_equal(together, alone)
+
+
 def worst_orders(h, constants, alpha, r, seed):
     """Mixes that an adversary can reach within r: every class moved to its worst, and a g that is sure of one class."""
     generator = np.random.default_rng(seed)

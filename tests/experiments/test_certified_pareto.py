@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from making import CPU, EXAMPLES, MODEL, settings
+from making import CPU, EXAMPLES, MODEL, OF_THE_TRIPLET, a_table, settings
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import certify, certify_lipschitz, mix_certificates
 from adaptive_smoothing_zoo.experiments import find_experiment
-from adaptive_smoothing_zoo.experiments.certified_pareto import ParetoBench
+from adaptive_smoothing_zoo.experiments.certified_pareto import ParetoBench, ParetoTable
 from adaptive_smoothing_zoo.method.logit_maps import Scale
 
 EXPERIMENT = find_experiment("certified-pareto")
@@ -61,3 +61,17 @@ def test_another_h_is_smoothed_and_the_page_says_so():
     assert row["certified_0"] == (of_h.correct & (of_h.radius >= 0.125)).mean()
     assert "h is the hard-vote smoothed version of the triplet's robust net" in bench.table("certified-pareto").how()
     assert np.isfinite(row["clean"])
+
+
+@pytest.mark.parametrize("kind", ["lipschitz", "smoothed", "made"])
+def test_theorem_5_is_spoken_of_where_it_applies_alone(kind):
+    about = {"kind": kind, "sigma": 0.25, "radii": (0.1, 0.2, 0.3, 0.4), "samples": 60, "failure_probability": 0.001}
+    values = {"clean": 0.9, **{f"certified_{i}": 0.5 for i in range(4)}}
+    rows = [(case, values) for case in EXPERIMENT.cases()]
+    summary, agreement = EXPERIMENT.findings(
+        a_table("certified-pareto", *rows, kind=ParetoTable, about={**OF_THE_TRIPLET, **about})
+    )
+    applies = kind != "lipschitz"
+    assert ("By theorem5" in summary, "by theorem5" in agreement) == (applies, applies)
+    assert ("Theorem 5 is not about a Lipschitz h." in agreement) == (not applies)
+    assert summary.count("By theorem4") == summary.count("By sharp") == 1

@@ -206,7 +206,15 @@ def test_the_trade_off_s_verdict_is_the_authors_claim():
     summary, agreement = TRADE_OFF.findings(trade_off_table(None, (0.8, 0.4)))
     assert agreement == "no: no constant alpha has half of h's clean error."
     assert "a constant" not in summary.splitlines()[-3]
-    assert TRADE_OFF.agreement(trade_off_table((0.8, 0.0), (0.8, 0.0), h=(0.6, 0.0))).startswith("not answered")
+    summary, agreement = TRADE_OFF.findings(trade_off_table((0.8, 0.0), (0.8, 0.0), h=(0.6, 0.0)))
+    assert agreement.startswith("not answered")
+    assert "| 50% | none |" in summary
+
+
+def test_half_and_80_percent_are_enough_though_floating_point_has_less():
+    assert (0.95 - 0.9) / (1 - 0.9) < 0.5
+    assert 0.44 / 0.55 < 0.8
+    assert TRADE_OFF.agreement(trade_off_table((0.95, 0.44), (0.95, 0.44), h=(0.9, 0.55))).startswith("yes: ")
 
 
 def test_the_trade_off_of_a_fresh_run_counts_what_stands_after_apgd():

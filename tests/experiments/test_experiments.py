@@ -277,6 +277,23 @@ def test_the_targets_agreement_follows_from_its_ends(against_g, against_h, verdi
     assert attack_target.EXPERIMENT.agreement(table).startswith(f"{verdict}:")
 
 
+TARGETED = ("-inf", "0", "6", "inf")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        ((False, False, True, True), "from logit(alpha_t) = 6 on (alpha_t 0.99753)"),
+        ((True, False, False, True), "at logit(alpha_t) = -inf, inf alone"),
+        ((False, True, False, False), "at logit(alpha_t) = 0 alone"),
+        ((False,) * 4, "h is at least as accurate as g whatever alpha_t is attacked"),
+    ],
+)
+def test_g_is_ahead_from_a_target_on_only_if_it_stays_so(ahead, said):
+    rows = [({"alpha_logit": a}, {"std": 0.6 if g else 0.4, "rob": 0.5}) for a, g in zip(TARGETED, ahead, strict=True)]
+    assert f"{said}." in attack_target.EXPERIMENT.summary(a_table("attack-target", *rows))
+
+
 def test_an_interrupted_experiment_measures_only_what_is_missing(tmp_path):
     calls = []
     experiment = measuring(MARGINS, lambda bench, case: calls.append(case) or MARGINS.measure(bench, case))

@@ -10,14 +10,14 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-from adaptive_smoothing_zoo.certification import read_log
+from adaptive_smoothing_zoo.certification import Certificates, read_log
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.experiments import find_experiment
 from adaptive_smoothing_zoo.experiments.certified_pareto import best_mix, gains
 from adaptive_smoothing_zoo.experiments.experiment import Measured, Row
 from adaptive_smoothing_zoo.experiments.published_logs import COHEN_LOGS, RADII, LogsBench, PublishedLogs, column
-from adaptive_smoothing_zoo.experiments.published_mix import PRINTED, certified_by, clean_estimate
+from adaptive_smoothing_zoo.experiments.published_mix import PRINTED, certified_by, clean_range
 from adaptive_smoothing_zoo.experiments.published_pareto import PublishedParetoTable
 from adaptive_smoothing_zoo.experiments.published_tables import HALF, ROWS
 
@@ -81,12 +81,39 @@ def test_theorem_4_as_printed_has_half_the_radius_of_the_proven_constant(logs, a
     np.testing.assert_allclose(printed, proven / 2, atol=1e-12)
 
 
-def test_the_estimate_of_clean_accuracy_is_that_of_a_sure_g(logs):
+def test_clean_accuracy_is_bounded_by_what_the_log_tells_of_a_sure_g(logs):
     of_h = logs.certificates(COHEN_LOGS["0.50"])  # p = 0.964, 0.841 (right), 0.516 (wrong), abstention
-    assert clean_estimate(of_h, 1.0, 0.5) == 0.5
-    assert clean_estimate(of_h, 0.76, 0.5) == pytest.approx((2 + 2 * 0.9725) / 4)
-    assert clean_estimate(of_h, 0.999, 0.5) == pytest.approx((2 + 0.9725) / 4)  # sure of its mistake
-    assert clean_estimate(of_h, 0.55, 0.5) == pytest.approx((1 + 3 * 0.9725) / 4)
+    assert clean_range(of_h, 1.0, 0.5) == (0.5, 0.5)
+    for alpha, least, largest in (
+        (0.999, 2, 3),  # h is sure of its mistake; what it says where it abstains is not known
+        (0.76, 2, 3 + 0.9725),  # nor who decides at 0.516, where h is wrong
+        (0.6, 2 + 2 * 0.9725, 2 + 2 * 0.9725),  # g decides where p is at most 0.4 / 0.6
+        (0.55, 1 + 3 * 0.9725, 2 + 2 * 0.9725),  # open at 0.841, where h is right
+    ):
+        assert clean_range(of_h, alpha, 0.5) == pytest.approx((least / 4, largest / 4))
+
+
+@pytest.mark.parametrize("alpha", [0.55, 0.6, 0.7, 0.76, 0.9, 0.999])
+def test_no_mix_with_a_sure_g_leaves_the_range(alpha):
+    """Against mixes computed class by class, of any h with the logged p and any class that g may name."""
+    generator, n = np.random.default_rng(0), 20_000
+    h = generator.dirichlet([0.6] * 4, size=n)
+    p, top, label = h.max(axis=1), h.argmax(axis=1), generator.integers(4, size=n)
+    label = np.where(generator.random(n) < 0.6, top, label)
+    g = np.where(generator.random(n) < 0.9725, label, (label + generator.integers(1, 4, size=n)) % 4)
+    right = ((1 - alpha) * np.eye(4)[g] + alpha * h).argmax(axis=1) == label
+    prediction = np.where(p > 0.5, top, -1)
+    of_h = Certificates(
+        index=np.arange(n),
+        label=label,
+        prediction=prediction,
+        radius=np.where(p > 0.5, 0.5 * norm.ppf(np.maximum(p, 0.5)), 0.0),
+        correct=prediction == label,
+        seconds=np.zeros(n),
+    )
+    least, largest = clean_range(of_h, alpha, 0.5)
+    assert least - 0.01 <= right.mean() <= largest + 0.01
+    assert clean_range(of_h, 0.999, 0.5)[0] <= of_h.correct.mean() + 0.01  # nothing is gained by hardly mixing
 
 
 def test_the_best_mix_is_chosen_among_those_that_are_as_accurate():
@@ -101,6 +128,10 @@ def test_the_best_mix_is_chosen_among_those_that_are_as_accurate():
     assert best_mix(table, "x", 0, 0.85) is rows[3]
     assert best_mix(table, "x", 0, 0.99) is None
     assert [gain for *_, gain in gains(table, "x")] == pytest.approx([-0.1, 0.1])
+    alone = replace(table, rows=rows[:2])  # no mix is as accurate
+    assert [gain for *_, gain in gains(alone, "x")] == pytest.approx([-0.5, -0.2])
+    rows[1].values["certified_0"] = 0.0
+    assert [gain for *_, gain in gains(alone, "x")] == pytest.approx([-0.5, 0.0])
 
 
 def mixed(of_h, sigma):
@@ -126,7 +157,7 @@ def test_a_point_of_the_frontier_is_what_one_bound_certifies_of_one_mix(logs):
     values = experiment.measure(experiment.bench(logs=logs), case)
     of_h = read_log(logs.folder / COHEN_LOGS["0.50"])
     assert values["certified_0"] == (of_h.correct & (mixed(of_h, 0.5) >= 0.25)).mean()
-    assert values["clean"] == clean_estimate(of_h, 0.76, 0.5)
+    assert values["clean"] == clean_range(of_h, 0.76, 0.5)[0]
 
 
 def test_a_row_without_logs_has_no_numbers(logs):

@@ -369,6 +369,14 @@ def test_settings_that_behave_otherwise_do_not_agree(changes, said):
     assert said in text
 
 
+def test_settings_that_keep_just_enough_agree():
+    rows = published("CIFAR-10")
+    just = [("h", "B", 0.55), ("A", "A", 0.44), ("B", "B", 0.44), ("C", "C", 0.55), ("C", "D", 0.54)]
+    for net, attack, accuracy in just:  # 80 % of h's, and a point more
+        rows = changed(rows, net, attack, accuracy)
+    assert SETTINGS.agreement(training_table("settings", rows)).startswith("yes: ")
+
+
 @pytest.mark.parametrize("attack", ["B", "C"])
 def test_without_a_robust_h_there_is_nothing_to_keep(attack):
     table = training_table("settings", changed(published("CIFAR-10"), "h", attack, 0.0))
@@ -512,3 +520,9 @@ def test_pages_quote_what_was_published(experiment, rows):
     text = experiment.page(training_table(experiment.name, rows), "picture.png")
     assert experiment.paper in text
     assert "**Agreement:** yes: " in text
+
+
+@pytest.mark.parametrize(("accuracies", "near"), [([1.0, 1.0, 0.5], 1), ([0.0, 0.0, 0.0], 2), ([0.9, 0.8999, 0.5], 1)])
+def test_the_best_one_is_not_among_those_near_to_it(accuracies, near):
+    words = training_bench.noise(training_table("settings", []), accuracies)
+    assert f"as {near} of the {len(accuracies) - 1} others do" in words

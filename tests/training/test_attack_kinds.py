@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.storage.bound_state import BINDING
 from adaptive_smoothing_zoo.training import attack_kinds
+from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.mixing_training import (
     MixingTask,
     MixingTraining,
@@ -107,6 +108,14 @@ def test_pseudo_labels_are_those_of_the_rule_and_clean_images_stay_with_g(rule):
     }[rule]
     assert rule == "attacked" or 0 < int(expected.sum()) < 16
     assert torch.equal(parts[0].use_rob, torch.cat([torch.zeros(16), expected[order]]))
+
+
+def test_attacked_images_have_no_clean_weight_though_alpha_is_told_to_use_g():
+    plain, weighted = (task("T", pseudo_labels="attack", loss=CompositeLoss(clean_weight=w)) for w in (1.0, 2.0))
+    (parts,), _ = plain.round(0)
+    (first, _), (second, _) = (made.losses(plain.learner, parts[0]) for made in (plain, weighted))
+    assert bool((parts[0].use_rob[16:] == 0).any())
+    torch.testing.assert_close(second / first, torch.cat([torch.full((16,), 2.0), torch.ones(16)]))
 
 
 def test_rules_and_kinds_that_are_none_are_refused():

@@ -153,7 +153,7 @@ def test_a_target_is_met_or_refused_with_the_nearest():
 
 def test_halves_in_turn_count_images_that_did_not_choose():
     tables, maps = tables_of(4, n=60), list(FORMS["scaled"]())[::7]
-    clean, robust = Steps.of(tables, maps).halves_in_turn(lambda front: front.with_clean(0.8))
+    clean, robust = Steps.of(tables, maps).halves_in_turn(lambda front, rows: front.with_clean(0.8))
     found = []
     for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
         chosen = pareto_front(part(tables, mine), maps).with_clean(0.8)

@@ -12,10 +12,12 @@ from hub_server import OWNER
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model, tune
 from adaptive_smoothing_zoo.cli.tune_commands import _usual_range
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED
+from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED, choose_mix
 from adaptive_smoothing_zoo.tuning.forms import FORMS
-from adaptive_smoothing_zoo.tuning.front import Front, pareto_front, scored
+from adaptive_smoothing_zoo.tuning.front import Candidate, Front, pareto_front, scored
 from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
+from adaptive_smoothing_zoo.tuning.tables import Tables
 from adaptive_smoothing_zoo.tuning.tune import Target, suspicion
 from adaptive_smoothing_zoo.zoo.references import resolve
 
@@ -196,3 +198,26 @@ def test_the_images_that_are_tuned_on_if_nobody_says_exist(dataset, expected):
     assert _usual_range(dataset) == expected
     if dataset == "digits":
         assert len(load_data(dataset, "validation")) >= 359
+
+
+def robust_where(right):
+    """Tables of a g that is always right and of an h that is sure, and right there, whatever the attack."""
+    rob = torch.where(torch.tensor(right)[:, None], torch.tensor([9.0, -9.0]), torch.tensor([-9.0, 9.0]))
+    std = torch.tensor([5.0, 0.0]).expand(len(right), 2)
+    return Tables(labels=torch.zeros(len(right), dtype=torch.int64), std=std, rob=rob, attacked=rob[None])
+
+
+def test_each_half_keeps_a_share_of_its_own_robust_images():
+    tables = robust_where([True, True, True, False, True, True, True, False])  # 4 of 4 in one half, 2 of 4 in the other
+    _, chosen, halves = choose_mix(tables, Target(robust=1.0), "constant", "exact")
+    assert chosen.robust == 0.75
+    assert halves == (0.75, 0.75)
+
+
+def test_a_share_that_is_just_kept_is_kept():
+    tables = robust_where([True] * 40 + [False] * 60)
+    some = Candidate(std_map=Scale(), rob_map=Scale(), alpha=0.6, clean=0.9, robust=0.36)
+    front = Front(candidates=(some,), looked_at=1)
+    assert Target(robust=0.9).reached(front, tables) is some  # 0.9 * 0.4 > 0.36 in floating point
+    with pytest.raises(ValueError, match="robust share"):
+        Target(robust=0.91).reached(front, tables)

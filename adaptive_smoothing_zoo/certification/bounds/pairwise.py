@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.certification.rounding import (
     Values,
     alpha_min_of,
     checked_classes,
+    checked_sigma,
     checked_values,
     up,
 )
@@ -53,7 +54,7 @@ def smoothing_pair_radii(lower: Values, upper: Values, alpha: Alpha, sigma: Valu
 
     Args:
         lower, upper: (..., C) bounds of h(x) in [0, 1], class by class; both h(x) itself if that is known.
-        alpha, sigma: as in ``smoothing_radius``.
+        alpha, sigma: as in ``smoothing_radius``; they broadcast against the leading dimensions.
 
     Returns:
         (..., C, C) radii >= 0 in l_2, as in ``lipschitz_pair_radii``.
@@ -63,8 +64,8 @@ def smoothing_pair_radii(lower: Values, upper: Values, alpha: Alpha, sigma: Valu
     """
     low = checked_classes(lower, "lower bounds", 0.0, 1.0)
     high = checked_classes(upper, "upper bounds", 0.0, 1.0)
-    weight = alpha_min_of(alpha)[..., None, None]
-    return smoothing_radius(low[..., :, None], high[..., None, :], weight, checked_values(sigma, "sigma", 0.0, np.inf))
+    weight, sigmas = (each[..., None, None] for each in (alpha_min_of(alpha), checked_sigma(sigma)))
+    return smoothing_radius(low[..., :, None], high[..., None, :], weight, sigmas)
 
 
 def top_k_radius(pair_radii: Values, k: int) -> Floats:
