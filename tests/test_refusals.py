@@ -298,7 +298,7 @@ REFUSED = [
         (adapted(attacks), ValueError, message)
         for attacks, message in (
             *[([odd], "an attack's name") for odd in (None, 3, b"x", ["apgd-ce-mix"])],
-            *[(odd, "attacks are a tuple of names or plans, got") for odd in (5, "apgd-ce-mix")],
+            *[(odd, "attacks must be a tuple of names or plans, got") for odd in (5, "apgd-ce-mix")],
             ([], "at least one attack"),
         )
     ],
