@@ -465,7 +465,7 @@ class TestStates:
     def test_chunks_of_other_data(self, changes):
         ledger = Ledger(IMAGES, torch.arange(3), STANDARD_ATTACKS)
         ledger.add(Chunk(**CHUNK))
-        with pytest.raises(ResultsError, match="about other data"):
+        with pytest.raises(ResultsError, match="belongs to other data"):
             ledger.add(Chunk(**CHUNK | changes))
 
     @pytest.mark.parametrize("shard", ["..", "1/1", "a/b", "1", "0/0", "٠/٢"])

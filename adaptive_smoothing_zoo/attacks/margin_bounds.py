@@ -17,10 +17,10 @@ _SLACK = 1e-4  # covers the rounding of margins, which are gaps of log-probabili
 class BoundedMargins:
     """The margin of a mix at many points, or infinity where certainly not below a threshold.
 
-    First h runs. For any output of g, the margin is at least ``log(a h_y) - log(a h_i + 1 - a)`` with a = alpha_min and i
-    the likeliest other class of h [BAS24, lemma]. If that does not decide, g runs. With both known, the odds of the
-    label against each other class are monotone in alpha, so the margin is at least the smaller of those at alpha_min
-    and alpha_max. If that does not decide either, the mixing network runs.
+    First h runs. For any g, the margin is at least ``log(a h_y) - log(a h_i + 1 - a)`` with a = alpha_min and i the
+    likeliest other class of h [BAS24, lemma]. If that does not decide, g runs. With both known, the odds of the label
+    against each other class are monotone in alpha, so the margin is at least the smaller of those at alpha_min and
+    alpha_max. If that does not decide either, the mixing network runs.
 
     Args:
         model: in eval mode, with an alpha that can be above 0.
