@@ -121,7 +121,7 @@ class TestTaps:
         [
             (
                 ("layer1", "layer9"),
-                r"none called 'layer9' \(std_taps\); it has 0: act1 \(64 channels, 1/2 of",
+                r"no feature map called 'layer9' \(std_taps\); it has 5 feature maps: 0: act1 \(64 channels, 1/2 of",
             ),
             ((0, 5), r"std_model has no feature map at index 5"),
             (("layer2", "layer1"), "must be ascending"),
