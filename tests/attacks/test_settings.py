@@ -108,7 +108,7 @@ def test_what_the_catalogue_does_not_have_is_refused(plan, message):
 
 def test_settings_and_words_are_not_mixed_and_unknown_words_are_named():
     arguments = Net(), torch.rand(2, 1, 6, 6), torch.zeros(2).long()
-    with pytest.raises(ValueError, match="give seed within settings"):
+    with pytest.raises(ValueError, match="give seed inside settings"):
         evaluate(*arguments, eps=0.1, settings=AttackSettings(), seed=3)
     with pytest.raises(TypeError, match="unexpected keyword argument 'sead'"):
         evaluate(*arguments, eps=0.1, sead=3)

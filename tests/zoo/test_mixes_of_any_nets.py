@@ -132,7 +132,10 @@ def edited(net):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: MixedClassifier(Own(), ours(), 0.5), "std_model cannot be saved: a Own is code"),
+        (
+            lambda: MixedClassifier(Own(), ours(), 0.5),
+            "std_model cannot be saved: an entry cannot describe the code of a Own",
+        ),
         (lambda: MixedClassifier(ours(), Preprocessed(Own(), **LOOKS), 0.5), "rob_model cannot be saved"),
         (lambda: MixedClassifier(edited(of_timm("resnet10t")), ours(), 0.5), "no entry describes it"),
         (

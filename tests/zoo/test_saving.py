@@ -204,7 +204,7 @@ class TestHeads:
         model = Triplet(entry)
         model.reset_classifier(3)
         model.head = nn.Sequential(nn.Dropout(), model.head)
-        with pytest.raises(ConfigError, match="entries know a linear head and none, not a Sequential"):
+        with pytest.raises(ConfigError, match="entries support a linear head or none, not a Sequential"):
             model.save_pretrained(tmp_path)
 
     @pytest.mark.parametrize(
