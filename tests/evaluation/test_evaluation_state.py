@@ -198,7 +198,7 @@ def test_what_is_lost_of_a_batch_that_cannot_be_resumed_is_said(model, labels, t
     with pytest.raises(Interrupted) as caught:
         run(model, labels, engine="reference", state=tmp_path / "state", on_progress=in_the_first_attack)
     (note,) = caught.value.__notes__
-    assert note.startswith("apgd-ce: 4 of 20 points are decided and kept; pyautoattack")
+    assert note.startswith("apgd-ce: 4 of 20 points are finished and saved; pyautoattack")
     assert "cannot resume inside a batch, so 0 s of work on the current batch are lost" in note
 
 
@@ -317,7 +317,7 @@ def test_whatever_call_of_the_net_is_interrupted_no_more_than_a_step_is_lost(mod
             lost += Stopping.images
     assert_same(found, whole)
     assert len(notes) > 10
-    assert all("points are decided; all work is kept but the last" in note for note in notes)
+    assert all("points are finished; all work is saved except for the last" in note for note in notes)
     # Beside the work: a start (class count, the copy's comparison, ranks) and at most one step of one batch each time.
     assert lost + Stopping.images - images < len(notes) * 72
     assert not list((tmp_path / "state").glob("running-*"))
@@ -567,7 +567,7 @@ def test_sigterm_ends_it_like_ctrl_c_and_it_goes_on(tmp_path):
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "points are decided; all work is kept but the last" in err
+    assert "points are finished; all work is saved except for the last" in err
     assert "repeat the command to resume" in err
     assert list(state.glob("chunk-*"))
 
