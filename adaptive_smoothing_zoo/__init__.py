@@ -41,7 +41,7 @@ __all__ = [
     "tune",
 ]
 
-_READ_WHEN_ASKED_FOR = {  # since they import much that a model does not need
+_READ_WHEN_ASKED_FOR = {  # imported on first use: they import much that a model does not need
     "certify": "certification.certify",
     "evaluate": "evaluation.evaluate",
     "resolve": "zoo.references",

@@ -1,4 +1,4 @@
-"""The errors a user can cause, one base class so that the command line can tell them from bugs."""
+"""Errors that a user can cause. Their base class lets the command line distinguish them from bugs."""
 
 import reprlib
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class ZooError(Exception):
-    """Something the user can put right; the message says what happened, to which item, and what to do."""
+    """An error that the user can fix; the message says what happened, to which item, and what to do."""
 
 
 class ConfigError(ZooError, ValueError):
-    """An entry or a config.json that does not say what it must."""
+    """An invalid or incomplete entry or config.json."""
 
 
 class WeightsError(ZooError, ValueError):
@@ -29,25 +29,25 @@ class EvaluationError(ZooError, RuntimeError):
 
 
 class ResultsError(ZooError, ValueError):
-    """Recorded results that are missing, damaged, or not fit for what is asked of them."""
+    """Recorded results that are missing, damaged, or not usable for the request."""
 
 
 class TrainingError(ZooError, RuntimeError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
 
 class HubError(ZooError, RuntimeError):
-    """What the Hugging Face Hub does not take, or the way to it that is closed."""
+    """The Hugging Face Hub rejects a request or cannot be reached."""
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, in one line that fits into a message."""
+    """The message of another library's error, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def shown(value: Any) -> str:
-    """A value in a message: its repr, cut short in the middle."""
+    """A value for a message: its repr, shortened in the middle."""
     return _REPR.repr(value)
 
 
@@ -57,6 +57,6 @@ _REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 40
 
 
 def check_keywords(given: Mapping[str, object], known: type) -> None:
-    """Raise TypeError, as Python does, for a keyword that is no key of the ``TypedDict``."""
+    """Raise TypeError, as Python does, for a keyword that the ``TypedDict`` lacks."""
     if unknown := sorted(given.keys() - known.__annotations__.keys()):
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")

@@ -1,4 +1,4 @@
-"""What a caller's program may have set for all of PyTorch, put aside while this package computes."""
+"""Neutralize the caller's global PyTorch settings while this package computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def ordinary_tensors() -> Iterator[None]:
-    """Inference mode off and float32 as default: what a module must be built in. The caller's default device stays."""
+    """Turn inference mode off and default to float32, as building a module needs; the default device stays."""
     dtype = torch.get_default_dtype()
     with torch.inference_mode(False):
         try:
@@ -26,9 +26,9 @@ def ordinary_tensors() -> Iterator[None]:
 
 @contextmanager
 def own_surroundings() -> Iterator[None]:
-    """Gradients on, inference mode and autocast off, float32 and the CPU as defaults; the caller's are put back.
+    """Gradients on, inference mode and autocast off, float32 and the CPU as defaults; restores the caller's settings.
 
-    As a decorator (``@own_surroundings()``) it makes a function independent of the mode in which it is called.
+    As a decorator (``@own_surroundings()``) it makes a function independent of its caller's modes.
     """
     with ExitStack() as stack:
         for mode in (ordinary_tensors(), torch.enable_grad()):
@@ -42,9 +42,9 @@ def own_surroundings() -> Iterator[None]:
 
 @contextmanager
 def real_device() -> Iterator[None]:
-    """The CPU in place of the meta device, for constructors that compute: some fail there, or leave buffers there.
+    """The CPU instead of the meta device, for constructors that compute: some fail on meta, or leave buffers there.
 
-    Parameters stay unset as on the meta device, which costs neither time nor random numbers.
+    Parameters stay uninitialized, as on the meta device, which costs neither time nor random numbers.
     """
     if torch.get_default_device().type != "meta":
         yield
@@ -54,7 +54,7 @@ def real_device() -> Iterator[None]:
 
 
 class _Unset(TorchFunctionMode):
-    """What would change a parameter in place does nothing."""
+    """Ignore in-place operations on parameters."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")

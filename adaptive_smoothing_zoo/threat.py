@@ -23,14 +23,14 @@ TOLERANCE = 1e-6  # rounding of float32 pixels; distances are computed in float6
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """Every image of [0, 1] within a radius of the original.
+    """All images in [0, 1] within a radius of the original.
 
     Args:
-        norm: "Linf" or "L2", in which perturbations are measured.
+        norm: "Linf" or "L2", the norm of perturbations.
         eps: radius, a finite number >= 0 in units of pixels in [0, 1], or a text such as "8/255".
 
     Raises:
-        ValueError: another norm, or no such radius. An l_inf radius above 1 is warned of.
+        ValueError: another norm, or an invalid radius. An l_inf radius above 1 gives a warning.
     """
 
     norm: str
@@ -53,26 +53,26 @@ class ThreatModel:
         return self.norm == "Linf"
 
     def size(self, perturbation: Tensor) -> Tensor:
-        """(N, 1, 1, 1) the norm of each perturbation (N, channels, H, W), in its number format."""
+        """(N, 1, 1, 1), the norm of each perturbation (N, channels, H, W), in its dtype."""
         if self.is_linf:
             return perturbation.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
         return l2_norm(perturbation)
 
     def dual_size(self, gradient: Tensor) -> Tensor:
-        """(N,) the dual norm of each gradient (N, channels, H, W): how fast a function rises along ``steepest``."""
+        """(N,), the dual norm of each gradient (N, channels, H, W): the slope along ``steepest``."""
         if self.is_linf:
             return gradient.abs().flatten(1).sum(dim=1)
         return l2_norm(gradient).flatten()
 
     def unit(self, perturbation: Tensor) -> Tensor:
-        """Perturbations (N, channels, H, W) at norm 1; zero stays zero."""
+        """Perturbations (N, channels, H, W) scaled to norm 1; zero stays zero."""
         return perturbation / (self.size(perturbation) + 1e-12)
 
     def steepest(self, gradient: Tensor, *, safe: bool = False) -> Tensor:
-        """The direction (N, channels, H, W) of norm 1 along which a loss of this gradient rises most.
+        """The direction (N, channels, H, W) of norm 1 along which a loss with this gradient increases most.
 
         Args:
-            safe: in l_2, also where the gradient's squares leave its number format; rounds in another way.
+            safe: in l_2, avoid overflow and underflow of the gradient's squares; rounds differently.
         """
         if self.is_linf:
             return gradient.sign()
@@ -83,11 +83,11 @@ class ThreatModel:
         return gradient / _vector_norm(gradient).clamp(min=1e-12)
 
     def shorten(self, perturbation: Tensor, radius: float | Tensor | None = None, *, safe: bool = False) -> Tensor:
-        """Perturbations (N, channels, H, W) inside the ball.
+        """Shrink perturbations (N, channels, H, W) into the ball.
 
         Args:
-            radius: in the place of ``eps``; (N, 1, 1, 1) for one of each.
-            safe: in l_2, leave what is inside as it is, bit for bit; the standard attacks do not.
+            radius: replaces ``eps``; (N, 1, 1, 1) for one radius per image.
+            safe: in l_2, leave perturbations inside the ball unchanged, bit for bit; the standard attacks do not.
         """
         radius = self.eps if radius is None else radius
         if self.is_linf:
@@ -100,19 +100,20 @@ class ThreatModel:
     def project(
         self, originals: Tensor, points: Tensor, radius: float | Tensor | None = None, *, safe: bool = False
     ) -> Tensor:
-        """Points (N, channels, H, W) inside the ball, and then inside [0, 1]; see ``shorten``."""
+        """Project points (N, channels, H, W) into the ball, then into [0, 1]; see ``shorten``."""
         if self.is_linf:
             radius = self.eps if radius is None else radius
             return points.clamp(originals - radius, originals + radius).clamp(0.0, 1.0)
         return (originals + self.shorten(points - originals, radius, safe=safe)).clamp(0.0, 1.0)
 
     def random_start(self, noise: Tensor, length: Tensor, radius: float | Tensor | None = None) -> Tensor:
-        """A perturbation (N, channels, H, W) of the ball: uniform in l_inf, in l_2 in direction and length.
+        """A random perturbation (N, channels, H, W) in the ball: uniform in l_inf; in l_2 uniform in direction and
+        length.
 
         Args:
             noise: uniform in [-1, 1] for l_inf, standard normal for l_2.
-            length: (N, 1, 1, 1) uniform in [0, 1]; of l_2 only.
-            radius: in the place of ``eps``.
+            length: (N, 1, 1, 1), uniform in [0, 1]; used in l_2 only.
+            radius: replaces ``eps``.
         """
         radius = self.eps if radius is None else radius
         if self.is_linf:
@@ -120,7 +121,7 @@ class ThreatModel:
         return radius * length * noise / _vector_norm(noise)
 
     def distance(self, originals: Tensor, points: Tensor) -> Tensor:
-        """(N,) float64, how far each point (N, channels, H, W) is from its original."""
+        """(N,) float64, the distance of each point (N, channels, H, W) from its original."""
         away = (points.double() - originals.double()).flatten(1)
         return away.abs().amax(dim=1) if self.is_linf else away.norm(dim=1)
 
@@ -129,9 +130,9 @@ class ThreatModel:
         return self.distance(originals, points) <= self.eps + TOLERANCE
 
     def broken_rules(self, originals: Tensor, points: Tensor) -> list[tuple[Tensor, str]]:
-        """What points (N, channels, H, W) may not do, each with the points (N,) that do it.
+        """The rules for points (N, channels, H, W), each with a mask (N,) of the points that break it.
 
-        The radius is kept up to ``TOLERANCE``.
+        The radius has the tolerance ``TOLERANCE``.
         """
         flat, eps = points.double().flatten(1), f"{self.eps:g}"
         return [
@@ -141,10 +142,10 @@ class ThreatModel:
         ]
 
     def without_rounding(self, originals: Tensor, points: Tensor) -> Tensor:
-        """Points, those moved into the l_2 ball that float32 alone has put outside; to be judged afterwards.
+        """Move points that are outside the l_2 ball only by float32 rounding into it; judge the result afterwards.
 
-        An l_2 norm of d float32 pixels is off by about eps times 1e-6 and by sqrt(d) roundings of a pixel, which at 224
-        pixels and eps 20 is more than ``TOLERANCE``. The tolerance stays; the points move. Others stay as they are.
+        An l_2 norm of d float32 pixels is off by about eps times 1e-6 plus sqrt(d) roundings of a pixel. At 224 pixels
+        and eps 20 this exceeds ``TOLERANCE``. All other points stay unchanged.
 
         Args:
             originals, points: (N, channels, H, W).
@@ -164,25 +165,25 @@ class ThreatModel:
 
 
 def l2_norm(perturbation: Tensor) -> Tensor:
-    """(N, 1, 1, 1) of each perturbation (N, channels, H, W), as the standard attacks round it."""
+    """(N, 1, 1, 1), the norm of each perturbation (N, channels, H, W), rounded as in the standard attacks."""
     flat = perturbation.flatten(1)
     return (flat * flat).sum(dim=1).sqrt().view(-1, 1, 1, 1)
 
 
 def _vector_norm(perturbation: Tensor) -> Tensor:
-    """The same by torch's own function, which rounds in another way."""
+    """The same by torch's own function, which rounds differently."""
     norms: Tensor = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
     return norms.view(-1, 1, 1, 1)
 
 
 def threat_of(threat: ThreatModel | None, norm: str | None, eps: float | str | None) -> ThreatModel:
-    """The threat model that a call names: whole, or by its norm and radius.
+    """The threat model of a call's arguments: ``threat``, or ``norm`` and ``eps``.
 
     Raises:
-        ValueError: neither or both are given, they make no threat model, or the norm is another than the whole's.
+        ValueError: neither or both are given, they are invalid, or ``norm`` contradicts ``threat``.
     """
     if (threat is None) == (eps is None):
-        raise ValueError("give the threat model as threat=ThreatModel(norm, eps), or norm and eps, one of both")
+        raise ValueError("give either threat=ThreatModel(norm, eps) or norm and eps")
     if threat is None:
         return ThreatModel(LINF if norm is None else norm, eps)  # type: ignore[arg-type]
     if norm not in (None, threat.norm):
@@ -203,7 +204,7 @@ def parse_eps(text: str) -> float:
         ConfigError: not a finite number >= 0.
     """
     try:
-        if re.search(r"e[+-]?[\d_]{4}", text, re.IGNORECASE):  # a fraction would be made of numbers of that length
+        if re.search(r"e[+-]?[\d_]{4}", text, re.IGNORECASE):  # Fraction would build an integer with that many digits
             raise ValueError("the exponent is too large")
         value = float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -1,4 +1,4 @@
-"""Units: pixels lie in [0, 1], so radii and noises above 1 are most likely meant in steps of 1/255."""
+"""Units: pixels are in [0, 1], so a radius or noise above 1 is probably meant in steps of 1/255."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 class UnitsWarning(UserWarning):
-    """A number that is allowed and hardly meant."""
+    """A number that is allowed but probably a mistake."""
 
 
 def warn_of_radius(norm: str, eps: float) -> None:
-    """Warn (``UnitsWarning``) of an l_inf radius above 1; one in l_2 cannot be judged without the images' shape."""
+    """Warn (``UnitsWarning``) of an l_inf radius above 1; a limit for l_2 would depend on the images' shape."""
     if norm == "Linf":
         _warn_if_large("the l_inf radius", eps)
 
@@ -23,22 +23,22 @@ def warn_of_noise(sigma: float) -> None:
 
 
 def pixels_hint(low: float, high: float) -> str:
-    """What to do with images whose pixels lie in [low, high] and not in [0, 1]; continues a sentence."""
+    """Advice for images with pixels in [low, high] instead of [0, 1]; continues a sentence."""
     if low >= 0.0 and high > 2.0:
         return "; divide images of 0 to 255 by 255"
     if low >= -1e-3 and high <= 1.0 + 1e-3:
         return "; images.clamp(0, 1) removes what rounding has added"
-    return "; give images as they are before any normalization, which belongs into the model"
+    return "; give images before normalization, which belongs into the model"
 
 
 def shortest(value: float) -> str:
-    """A float32 in as many digits as tell it from its neighbours, as 1.0000001."""
+    """A float32 with enough digits to distinguish it from its neighbours, as 1.0000001."""
     return str(np.float32(value))
 
 
 def _warn_if_large(what: str, value: float) -> None:
-    """All come from this line, because Python's filter shows a text once for each line of code."""
+    """All warnings come from this line: Python's filter shows a text once per line of code."""
     if value > 1.0:
-        meant = f"did you mean {value:g}/255?" if value <= 255.0 else "pixels are not in 0 to 255 here"
+        meant = f"did you mean {value:g}/255?" if value <= 255.0 else "pixels are in [0, 1], not in 0 to 255"
         sentence = f"{what} {value:g} is larger than all of pixel space, [0, 1]; {meant}"
         warnings.warn(sentence, UnitsWarning, stacklevel=1)

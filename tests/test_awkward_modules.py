@@ -357,7 +357,7 @@ class TestRefusals:
                 entry(lambda x: x, X, Y, eps=0.1)
 
     def test_a_net_that_is_no_mix_has_no_alpha_to_attack(self):
-        with pytest.raises(TypeError, match="about a MixedClassifier"):
+        with pytest.raises(TypeError, match="needs a MixedClassifier"):
             evaluate_adaptive(Plain(), X, Y, np.ones(4, dtype=bool), eps=0.1, attacks=["apgd-ce-pinned"])
 
     def test_weights_in_half_precision(self):

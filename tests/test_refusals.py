@@ -298,7 +298,7 @@ REFUSED = [
         (adapted(attacks), ValueError, message)
         for attacks, message in (
             *[([odd], "an attack's name") for odd in (None, 3, b"x", ["apgd-ce-mix"])],
-            *[(odd, "attacks are a tuple of names or plans, got") for odd in (5, "apgd-ce-mix")],
+            *[(odd, "attacks must be a tuple of names or plans, got") for odd in (5, "apgd-ce-mix")],
             ([], "at least one attack"),
         )
     ],
@@ -465,7 +465,7 @@ class TestStates:
     def test_chunks_of_other_data(self, changes):
         ledger = Ledger(IMAGES, torch.arange(3), STANDARD_ATTACKS)
         ledger.add(Chunk(**CHUNK))
-        with pytest.raises(ResultsError, match="about other data"):
+        with pytest.raises(ResultsError, match="belongs to other data"):
             ledger.add(Chunk(**CHUNK | changes))
 
     @pytest.mark.parametrize("shard", ["..", "1/1", "a/b", "1", "0/0", "٠/٢"])

@@ -51,7 +51,7 @@ def test_a_call_names_it_once():
     with pytest.raises(ValueError, match="norm must be"):
         threat_of(None, "", 0.5)
     for wrong in ((threat, "L2", 0.5), (None, "L2", None)):
-        with pytest.raises(ValueError, match="one of both"):
+        with pytest.raises(ValueError, match="give either threat="):
             threat_of(*wrong)
 
 
@@ -80,7 +80,7 @@ def test_evaluate_takes_it_whole_or_in_two_words():
     words = evaluate(model, images, labels, norm="L2", eps=0.5, device="cpu")
     assert (whole.norm, whole.eps) == (words.norm, words.eps) == ("L2", 0.5)
     assert (whole.robust == words.robust).all()
-    with pytest.raises(ValueError, match="one of both"):
+    with pytest.raises(ValueError, match="give either threat="):
         evaluate(model, images, labels)
 
 

@@ -1,11 +1,11 @@
-"""Attacks adapted to a mix, next to AutoAttack's: setting D of [BAKS24, 4.2], and what its gradients may hide.
+"""Attacks adapted to a mix, in addition to AutoAttack: setting D of [BAKS24, 4.2] and attacks on masked gradients.
 
 An attack is named by its loss and its view, ``apgd-ce-pinned``: ``apgd-ce`` is the cross-entropy and ``apgd-p`` the
-margin of probabilities, both from several random starts, and ``apgd-t`` the targeted DLR loss, in whose place
-``apgd-gap`` is the gap alone for fewer than four classes. A view is one of
-``views.VIEWS``; ``lowering`` or ``nudging``, the white box with the loss ``(1 - w) loss + w BCE(alpha_logit, 1)`` for
-w = 0.5 or 0.1; or ``surrogate``. With a constant alpha, all but the surrogate are the mix itself, attacked once more
-with other random numbers: the same effort as against a mix whose alpha adapts.
+margin of probabilities, both from several random starts. ``apgd-t`` is the targeted DLR loss; with fewer than four
+classes ``apgd-gap``, the gap alone, replaces it. A view is one of ``views.VIEWS``; ``lowering`` or ``nudging``, the
+white box with the loss ``(1 - w) loss + w BCE(alpha_logit, 1)`` for w = 0.5 or 0.1; or ``surrogate``. With a constant
+alpha, all views but the surrogate are the mix itself, attacked again with other random numbers, so the effort equals
+that against an adaptive alpha.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from adaptive_smoothing_zoo.machine.folding import rounding
 from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 
-ADAPTIVE_ENGINE = "adaptive 3"  # the number changes when the same seed no longer gives the same candidates
+ADAPTIVE_ENGINE = "adaptive 3"  # bump the number when the same seed no longer gives the same candidates
 
 ADAPTIVE_ATTACKS = (
     "apgd-ce-lowering",
@@ -48,14 +48,14 @@ ADAPTIVE_ATTACKS = (
     "apgd-p-lowering",
     "apgd-p-mix",
 )
-"""Three losses through five views: the mix with a large or a small part that pulls alpha down, alpha pinned at
-alpha_min, alpha detached, and the mix itself. The small part with the margin of probabilities is the strongest."""
+"""Three losses through five views: the mix with a large or a small weight on lowering alpha, alpha pinned at alpha_min,
+alpha detached, and the mix itself. The small weight with the margin of probabilities is the strongest."""
 
 NET_ATTACKS = ("apgd-ce-mix", "apgd-t-mix", "apgd-p-mix")
-"""The three losses on a net that is no mix, from other random starts than AutoAttack's; the other views need alpha."""
+"""The three losses on a net that is not a mix, from random starts other than AutoAttack's; other views need alpha."""
 
 SURROGATE_ATTACKS = ("apgd-ce-surrogate", "apgd-t-surrogate")
-"""What is added where a triplet names a surrogate to attack through."""
+"""Additional attacks for a triplet that names a surrogate."""
 
 ALPHA_WEIGHTS = {"lowering": 0.5, "nudging": 0.1}  # w of the part that pulls alpha down
 
@@ -72,8 +72,8 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
     """APGD on a loss through a view; every iterate is judged by the mix itself.
 
     Raises:
-        TypeError: the model is no mix, and the view is of mixes.
-        ValueError: it mixes no longer, or there is no surrogate to attack through.
+        TypeError: the view needs a mix and the model is not one.
+        ValueError: ``reset_classifier`` has replaced the mix, or no surrogate is given.
     """
     name, model = f"{loss_name}-{view_name}", original(setup.judge)
     loss, view = _LOSSES[loss_name], model
@@ -83,10 +83,10 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
         if view_name in ALPHA_WEIGHTS and model.alpha.varies:
             loss = lowering_alpha(loss, ALPHA_WEIGHTS[view_name])
     elif view_name != "mix":
-        raise TypeError(f"{name} is about a MixedClassifier, got {type(model).__name__}")
+        raise TypeError(f"{name} needs a MixedClassifier, got {type(model).__name__}")
     same = view is model or is_plain_mix(model)  # views take a mix apart, and do not see what else changes its answer
     alike = same and view_name in _THE_MIX_S_LOGITS and setup.precision != "bfloat16"
-    if not is_own(model):  # many a view calls the model as it is
+    if not is_own(model):  # many views call the model itself
         view = Asked(view)
     fooled = judged_by(setup.judge, alike=alike)
     return APGD(name, setup.threat, loss, steps=setup.iterations, view=view, fooled=fooled)
@@ -95,7 +95,7 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
 def _view(name: str, model: MixedClassifier, setup: Setup) -> nn.Module:
     if name == "surrogate":
         if setup.surrogate is None:
-            raise ValueError("there is no attack through a surrogate, since no surrogate is given")
+            raise ValueError("an attack through a surrogate needs one, and none is given")
         return setup.surrogate
     if name in ALPHA_WEIGHTS:
         return WithAlphaLoss(model) if model.alpha.varies else model
@@ -103,11 +103,11 @@ def _view(name: str, model: MixedClassifier, setup: Setup) -> nn.Module:
 
 
 def judged_by(judge: Model, *, alike: bool) -> Fooled:
-    """Which points are adversarial, by the word of another model than the one that is differentiated.
+    """Decide by ``judge``, not by the differentiated model, which points are adversarial.
 
     Args:
-        judge: images to logits; asked in float32, whatever precision a search around it has.
-        alike: the two give the same logits up to rounding, so that only near ties need a question.
+        judge: images to logits; runs in float32, whatever the precision of the search.
+        alike: both models give the same logits up to rounding, so only near ties need the judge.
     """
 
     @torch.no_grad()

@@ -22,10 +22,10 @@ def entry_of(name: str) -> Entry:
     """The catalogue's entry.
 
     Raises:
-        ValueError: there is none.
+        ValueError: unknown attack.
     """
     if name not in Entry.known:
-        raise ValueError(f"there is no attack {name!r}; known: {', '.join(sorted(Entry.known))}")
+        raise ValueError(f"unknown attack {name!r}; known: {', '.join(sorted(Entry.known))}")
     return Entry.known[name]
 
 
@@ -33,16 +33,16 @@ def complete(settings: AttackSettings) -> AttackSettings:
     """The settings with every number of every attack.
 
     Raises:
-        ValueError: an attack that does not exist, or a number that it does not have.
+        ValueError: an unknown attack, or a number that the attack lacks.
     """
     return replace(settings, attacks=tuple(_completed(plan) for plan in settings.attacks))
 
 
 def fitted(settings: AttackSettings, classes: int) -> AttackSettings:
-    """Complete settings for a model of so many classes.
+    """Complete settings for a model with this number of classes.
 
-    An attack whose loss needs more of them steps aside, and the one that is named for this case takes its place; the
-    reference engine has no such attacks. What stepped aside is said in the settings, which are not standard then.
+    An attack whose loss needs more classes is replaced by the attack registered for this case, if any (the reference
+    engine has none). The settings record what was left out and are then not standard.
 
     Raises:
         ValueError: no attack is left.
@@ -60,7 +60,7 @@ def fitted(settings: AttackSettings, classes: int) -> AttackSettings:
 
 
 def _fitting(plan: Plan, settings: AttackSettings, classes: int) -> Plan | None:
-    """The plan, or that of the attack which takes its place; None if there is none."""
+    """The plan, or that of the replacement; None if there is none."""
     entry = entry_of(plan.name)
     if classes >= entry.least_classes:
         return plan

@@ -1,4 +1,4 @@
-"""What an attack is: runs side by side that advance step by step, in a form that can be cut and filled again.
+"""The interface of an attack: parallel runs that advance step by step, whose state can be split and refilled.
 
 An attack registers itself in the catalogue by its name. The driver (``search``) does everything else.
 """
@@ -20,14 +20,14 @@ from adaptive_smoothing_zoo.threat import ThreatModel
 
 @dataclass
 class State:
-    """The state of many runs. Every field is a tensor whose first axis is the run; a run knows nothing of the others.
+    """The state of many runs. The first axis of every field is the run; runs are independent of each other.
 
     Attributes:
         images: (N, channels, H, W) the clean images.
         labels: (N,) the labels to move away from.
         targets: (N,) the classes to move toward; the labels for an untargeted attack.
         found: (N,) bool, an adversarial point was met.
-        adversarials: (N, channels, H, W) the first such point since ``found`` was last False; whatever before.
+        adversarials: (N, channels, H, W) the first such point since ``found`` was last False; before that arbitrary.
         exhausted: (N,) bool, the budget is spent.
         lost: (N,) bool, a gradient was not finite.
         flat: (N,) bool, the gradient was zero at the start.
@@ -46,7 +46,7 @@ class State:
 
     @classmethod
     def begin(cls, images: Tensor, labels: Tensor, targets: Tensor, **own: Tensor) -> Self:
-        """Runs that nothing has happened to, with the fields that a subclass adds."""
+        """New runs, with the fields that a subclass adds."""
         no = torch.zeros_like(labels, dtype=torch.bool)
         return cls(
             images=images,
@@ -80,12 +80,12 @@ class State:
         self.found = self.found | new
 
     def keep(self, points: Tensor, adversarial: Tensor) -> None:
-        """Keep each run's last adversarial point, for an attack that says itself when it has found one."""
+        """Keep each run's last adversarial point, for an attack that sets ``found`` itself."""
         kept = (adversarial & ~self.exhausted).view(-1, 1, 1, 1)
         self.adversarials = torch.where(kept, points, self.adversarials)
 
     def look_at(self, gradient: Tensor) -> None:
-        """Note gradients that give an attack nothing to go by."""
+        """Record gradients that are useless to an attack: zero or not finite."""
         sums = gradient.abs().flatten(1).sum(dim=1)
         self.lost = self.lost | (~torch.isfinite(sums) & ~self.exhausted)
         self.flat = self.flat | ((sums == 0) & (self.iteration == 0))
@@ -100,10 +100,10 @@ class Attack(ABC, Generic[S]):
     Attributes:
         name: in the catalogue.
         length: steps (or queries) of a run.
-        view: what it asks in the model's place; the model itself if None.
-        answered: answers that all runs have used, where these are more than were asked for; else None.
-        recordable: whether a step does nothing but exchange the state's tensors, by operations that depend on nothing
-            else that changes. Then a GPU may replay it whole.
+        view: the function it evaluates in place of the model; the model itself if None.
+        answered: model outputs used by all runs, if these are more than the forward passes; else None.
+        recordable: whether a step only exchanges the state's tensors, by operations that depend on nothing else that
+            changes. A GPU may then replay it whole.
     """
 
     recordable: ClassVar[bool] = False
@@ -118,39 +118,39 @@ class Attack(ABC, Generic[S]):
 
         Args:
             images, labels, targets: see :class:`State`.
-            keys: (N,) int64; all that is random about a run depends on its key (see ``random_streams``).
+            keys: (N,) int64; all randomness of a run derives from its key (see ``random_streams``).
         """
 
     def restart(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, restarts: Tensor) -> S:
-        """The same where it matters how many starts a point has had before, (N,) int64; it does not by default."""
+        """As ``start``, given the number of earlier starts of each point, (N,) int64; ignored by default."""
         return self.start(images, labels, targets, keys)
 
     @abstractmethod
     def step(self, state: S, model: Model) -> int:
-        """Advance every run by one step; return about how many points the model was asked.
+        """Advance every run by one step; return the approximate number of points evaluated.
 
-        Runs that are exhausted go on idly; nothing of them is used. A step exchanges the state's tensors and writes
-        into none of them.
+        Exhausted runs continue, and their results are ignored. A step replaces the state's tensors and never writes
+        into them.
         """
 
     def spent(self, state: S) -> Tensor:
-        """Which share of its budget each run has spent, (N,) in [0, 1]."""
+        """The fraction of its budget that each run has spent, (N,) in [0, 1]."""
         return (state.iteration / self.length).clamp(max=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What an attack is made from.
+    """The arguments for constructing an attack.
 
     Attributes:
-        plan: its numbers, all of them given.
-        seed: of random numbers that all runs share; a run's own come from its key.
+        plan: its numbers, all of them set.
+        seed: of random numbers that all runs share; those of one run come from its key.
         shape: (channels, H, W) of the images.
         judge: the model that decides, images to logits.
-        prepared: its fast copy, which attacks ask.
-        deterministic: whether that gives the same answers twice.
-        surrogate: what the authors of a triplet attack in its place, if there is one.
-        precision: in which ``prepared`` computes.
+        prepared: its fast copy, which attacks evaluate.
+        deterministic: whether repeated passes of the copy are equal.
+        surrogate: the net that a triplet's authors attack in its place, if any.
+        precision: of the passes of ``prepared``.
     """
 
     plan: Plan
@@ -177,7 +177,7 @@ class Setup:
 
     @property
     def eot(self) -> int:
-        """Passes that each gradient is the mean of."""
+        """Passes averaged in each gradient."""
         return self.plan.eot or 1
 
 
@@ -190,13 +190,13 @@ class Entry:
     """An attack in the catalogue.
 
     Attributes:
-        make: from a setup.
-        numbers: that its plan has, and their standard values.
-        cost: forward-equivalents of a point that it asks about.
-        class_cost: further ones for each class of the model.
-        targeted: runs move toward the likeliest wrong classes, one run for each.
-        least_classes: that a model must have.
-        instead: the attack that takes its place where a model has fewer; none does if it is "".
+        make: constructs the attack from a setup.
+        numbers: the numbers of its plan, with standard values.
+        cost: forward-equivalents per evaluated point.
+        class_cost: additional forward-equivalents per class of the model.
+        targeted: runs move toward the likeliest wrong classes, one run per class.
+        least_classes: minimal number of classes.
+        instead: the attack that replaces it for models with fewer classes; "" for none.
     """
 
     make: Make
@@ -219,7 +219,7 @@ class Entry:
         return self.cost_at(classes) * length * self.runs(plan, classes)
 
     def cost_at(self, classes: int) -> int:
-        """Forward-equivalents of a point that it asks a model of so many classes about."""
+        """Forward-equivalents per evaluated point for a model with this number of classes."""
         return self.cost + self.class_cost * classes
 
 
@@ -233,14 +233,14 @@ def register(
     instead: str = "",
     **numbers: int,
 ) -> Callable[[M], M]:
-    """Enter an attack into the catalogue; a decorator of what makes it from a :class:`Setup`, a class or a function.
+    """Decorator that registers an attack: a class or function that takes a :class:`Setup`.
 
     Args:
         name, cost, class_cost, targeted, least_classes, instead: see :class:`Entry`.
-        numbers: of its plan: iterations, targets, restarts, queries, eot.
+        numbers: the numbers of its plan: iterations, targets, restarts, queries, eot.
 
     Raises:
-        ValueError: the name is taken by another attack, or cannot be a name.
+        ValueError: the name is invalid or already taken.
     """
     plan = Plan(name, **numbers)
 
@@ -263,7 +263,7 @@ def register(
 
 
 def _place(make: Any) -> tuple[str, str]:
-    make = getattr(make, "func", make)  # of a partial, whose own place says nothing
+    make = getattr(make, "func", make)  # the function within a partial
     return getattr(make, "__module__", ""), getattr(make, "__qualname__", "")
 
 
@@ -280,10 +280,10 @@ def to_tensors(state: State, prefix: str) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: dict[str, Tensor], prefix: str, like: S, rows: int) -> S:
-    """The inverse: a copy with so many rows, of the kind and on the device of another state.
+    """The inverse of ``to_tensors``: a state with ``rows`` rows, of the kind and on the device of ``like``.
 
     Raises:
-        ValueError: a field is missing, or is not what it must be.
+        ValueError: a field is missing, or has another dtype or shape.
     """
     found = {}
     for field in fields(like):
@@ -297,5 +297,5 @@ def from_tensors(tensors: dict[str, Tensor], prefix: str, like: S, rows: int) ->
 
 
 def batches(indices: Tensor, size: int) -> Iterable[Tensor]:
-    """The indices in parts of ``size``, of which none is empty: many nets refuse a batch of no images."""
+    """The indices in parts of ``size``, none empty: many nets reject an empty batch."""
     return indices.split(size) if len(indices) else ()

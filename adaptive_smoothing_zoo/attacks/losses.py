@@ -1,4 +1,4 @@
-"""What attacks increase, and what they ask of a model: per-example losses, margins, and their gradients.
+"""The losses that attacks maximize: per-example losses, margins, and their gradients.
 
 A loss takes logits (N, C), labels (N,) and, if it is targeted, classes (N,) to move toward; it returns (N,).
 """
@@ -32,8 +32,8 @@ def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Difference-of-logits ratio [CH20, eq. (6)]; needs at least 3 classes.
 
-    The CW margin over the gap between the largest and the third largest logit; it changes with neither a shift nor a
-    scale of the logits.
+    The CW margin divided by the gap between the largest and the third largest logit; invariant to shifting and scaling
+    the logits.
     """
     largest = logits.topk(3, dim=1).values
     return cw_margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
@@ -42,8 +42,8 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Targeted difference-of-logits ratio [CH20, eq. (7)]; needs at least 4 classes.
 
-    Minus the gap between the label's logit and the target's, over the gap between the largest logit and the mean of
-    the third and fourth.
+    The target's logit minus the label's, divided by the gap between the largest logit and the mean of the third and
+    fourth.
     """
     largest = logits.topk(4, dim=1).values
     scale = largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3])
@@ -79,16 +79,15 @@ def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def append_alpha_loss(logits: Tensor, alpha_logit: Tensor) -> Tensor:
-    """One output for two ends: the logits, and behind them the cross-entropy of alpha with label 1 in disguise.
+    """Append a column to the logits that encodes the cross-entropy of alpha with label 1.
 
     Args:
         logits: (N, C).
         alpha_logit: (N,).
 
     Returns:
-        (N, C + 1). The last column is the largest logit minus 1 minus BCE(alpha_logit, 1), so it is never the largest,
-        and an attack that asks for the argmax is told the label. ``alpha_loss`` reads it; its gradient is that of alpha
-        alone.
+        (N, C + 1). The last column is the largest logit minus 1 minus BCE(alpha_logit, 1), so it is never the largest
+        and the argmax remains the label. ``alpha_loss`` decodes it; its gradient is that of alpha alone.
     """
     column = logits.detach().amax(dim=1) - 1.0 - F.softplus(-alpha_logit)
     return torch.cat([logits, column.unsqueeze(1)], dim=1)
@@ -100,11 +99,11 @@ def alpha_loss(output: Tensor) -> Tensor:
 
 
 def lowering_alpha(loss: Callable[..., Tensor], weight: float | Tensor) -> Callable[..., Tensor]:
-    """``(1 - w) loss + w BCE(alpha_logit, 1)``: breaks the mix while it pulls alpha toward g [BAKS24, supp.].
+    """``(1 - w) loss + w BCE(alpha_logit, 1)``: attacks the mix while lowering alpha toward g [BAKS24, supp.].
 
     Args:
-        loss: of logits and labels, and of targets if it has such.
-        weight: w in [0, 1], one for all or (N,).
+        loss: of logits and labels, and of targets if it is targeted.
+        weight: w in [0, 1], a number or (N,).
 
     Returns:
         A loss of an output of ``append_alpha_loss`` and the same further arguments.
@@ -124,7 +123,7 @@ def loss_and_gradient(
     No gradient of a weight is computed.
 
     Args:
-        passes: of which the gradient is the mean; logits and losses are those of the last one.
+        passes: number of passes averaged in the gradient; logits and losses are those of the last one.
     """
     logits, losses, gradient = _one_pass(model, points, loss)
     for _ in range(passes - 1):

@@ -1,4 +1,4 @@
-"""Margins of a mix, computed only as far as a question needs: often the robust net alone has the answer."""
+"""Margins of a mix, computed only as far as needed: often a pass of the robust net suffices."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _SLACK = 1e-4  # covers the rounding of margins, which are gaps of log-probabili
 
 
 class BoundedMargins:
-    """The margin of a mix at many points, or word that it is not below what it would have to be to matter.
+    """The margin of a mix at many points, or infinity where certainly not below a threshold.
 
-    First h runs. Whatever g says, the margin is at least ``log(a h_y) - log(a h_i + 1 - a)`` with a = alpha_min and i
-    the likeliest other class of h [BAS24, lemma]. Where that does not settle it, g runs. With both known, the odds of
-    the label against each other class are monotone in alpha, so the margin is at least the smaller of those at
-    alpha_min and alpha_max. Where that does not settle it either, the mixing network runs.
+    First h runs. For any g, the margin is at least ``log(a h_y) - log(a h_i + 1 - a)`` with a = alpha_min and i the
+    likeliest other class of h [BAS24, lemma]. If that does not decide, g runs. With both known, the odds of the label
+    against each other class are monotone in alpha, so the margin is at least the smaller of those at alpha_min and
+    alpha_max. If that does not decide either, the mixing network runs.
 
     Args:
-        model: in eval mode, with a weight of the robust net that can be above 0.
+        model: in eval mode, with an alpha that can be above 0.
 
     Attributes:
-        asked, std_runs, mixing_runs: points so far, and how many of them took a pass of g and of the mixing network.
+        asked, std_runs, mixing_runs: points so far, and how many of them needed g and the mixing network.
     """
 
     def __init__(self, model: MixedClassifier) -> None:
@@ -35,7 +35,7 @@ class BoundedMargins:
 
     @torch.no_grad()
     def __call__(self, points: Tensor, labels: Tensor, worth: Tensor) -> Tensor:
-        """Margins (N,) of points (N, channels, H, W); infinity where they are certainly not below ``worth`` (N,)."""
+        """Margins (N,) of points (N, channels, H, W); infinity where certainly not below ``worth`` (N,)."""
         model, alpha = self.model, self.model.alpha
         margins = torch.full_like(worth, torch.inf)
         self.asked += len(points)
@@ -62,21 +62,21 @@ class BoundedMargins:
 
 
 def bounded_margins(model: nn.Module) -> BoundedMargins | None:
-    """``BoundedMargins`` of a model for which they exist: a mix that is still one and in which h surely has weight."""
+    """``BoundedMargins`` of the model if it is a mix in which h surely has weight; else None."""
     if not is_plain_mix(model) or model.alpha.alpha_min == 0.0 or not keeps_its_range(model.alpha):
         return None
     return BoundedMargins(model)
 
 
 def _least_margin(log_rob: Tensor, labels: Tensor, alpha_min: float) -> Tensor:
-    """The least margin that any g and any alpha >= alpha_min can make of h's log-probabilities, (N,)."""
+    """The smallest margin over all g and all alpha >= alpha_min, given h's log-probabilities, (N,)."""
     log_std_weight, log_rob_weight = log_weights_of(alpha_min)
     weighted = log_rob + log_rob_weight
-    # At worst g is sure of another class, whichever that is.
+    # The worst case: g has probability 1 on another class.
     others = torch.logaddexp(weighted, torch.full_like(weighted, log_std_weight))
     return margin(others.scatter(1, labels[:, None], weighted.gather(1, labels[:, None])), labels)
 
 
 def _open(least: Tensor, worth: Tensor) -> Tensor:
-    """The rows whose margin might be below what it must be."""
+    """The rows whose margin might be below ``worth``."""
     return (least - _SLACK < worth).nonzero().squeeze(1)

@@ -49,34 +49,31 @@ def pgd(
     """Projected gradient ascent on ``loss``.
 
     Args:
-        model: images to an output whose argmax is the label, (N, C), or to one that holds it (see
-            ``asking.logits_of``); its parameters' gradients are not touched.
+        model: images to logits (N, C), or to an output that contains them (see ``asking.logits_of``); its parameters'
+            gradients are not touched.
         images: (N, channels, H, W) in [0, 1].
         labels: (N,) the labels to move away from.
-        eps: radius, one for all or (N,); in the units of the pixels.
-        step_size: length of a step in the same norm, one for all or (N,).
+        eps: radius in units of pixels, a number or (N,).
+        step_size: length of a step in the same norm, a number or (N,).
         steps: number of gradient steps.
         norm: "Linf" (the default) or "L2".
-        momentum: decay in [0, 1] of the sum of past gradients, each divided by its l_1 norm, that a step follows
-            [DLP18]; one for all or (N,). 0, the default, follows the gradient.
-        random_start: begin at a point of the ball drawn uniformly (l_inf) or uniformly in direction and radius (l_2).
-        restarts: runs, from one random start each; 1 if not given.
-        loss: what to increase; the cross-entropy if not given.
-        keep: "last" iterate of a run (the default), or the "best" of all its points, its start among them.
-        start: (N, channels, H, W) what to add to the images at the beginning, cut to the ball; instead of a random
-            start.
+        momentum: steps follow the sum of past gradients, each divided by its l_1 norm, with this decay in [0, 1]
+            [DLP18]; a number or (N,). 0, the default, follows the gradient.
+        random_start: start from a random point of the ball, uniform (l_inf) or uniform in direction and radius (l_2).
+        restarts: number of runs, one random start each; default 1.
+        loss: loss to maximize; default cross-entropy.
+        keep: return the "last" iterate of a run (the default), or the "best" of all its points including the start.
+        start: (N, channels, H, W), initial perturbation, clipped to the ball; instead of a random start.
         generator: source of the random starts, which then depend on the batch.
-        seed: source of random starts that belong to examples, whatever the batch; instead of ``generator``.
-        indices: (N,) the examples' places in their data set, of which the starts depend with ``seed``; 0, 1, ... if
-            not given.
+        seed: source of random starts that depend on the example, not on the batch; instead of ``generator``.
+        indices: (N,), indices of the examples in their data set, used with ``seed``; default 0, 1, ....
 
     Returns:
         (N, channels, H, W), inside the ball and the box. Of several points (``restarts``, ``keep``) a misclassified one
-        is better than one that is not, and then the one of higher loss; of equals the earlier. Nothing says that the
-        points are misclassified: ask the model.
+        is preferred, then the one with higher loss, then the earlier. The points need not be misclassified.
 
     Raises:
-        ValueError: images, labels or numbers of a wrong shape, kind or range; an unknown norm or ``keep``, restarts
+        ValueError: images, labels or numbers of a wrong shape, dtype or range; an unknown norm or ``keep``, restarts
             without a random start, a start next to a random one, or two sources of randomness.
     """
     run = _Pgd(eps=eps, step_size=step_size, steps=steps, **options)
@@ -90,7 +87,7 @@ def pgd(
 
 @dataclass(frozen=True, kw_only=True)
 class _Pgd:
-    """What a call of ``pgd`` asks for; the attributes are its keywords."""
+    """The arguments of a call of ``pgd``; the attributes are its keywords."""
 
     eps: float | Tensor
     step_size: float | Tensor
@@ -107,7 +104,7 @@ class _Pgd:
     indices: Tensor | None = None
 
     def check(self, images: Tensor, labels: Tensor) -> None:
-        """Raise ValueError or TypeError for what no run can be made of."""
+        """Raise ValueError or TypeError for invalid arguments."""
         check_norm(self.norm)
         if self.keep not in ("last", "best"):
             raise ValueError(f"keep must be 'last' or 'best', got {self.keep!r}")
@@ -116,9 +113,9 @@ class _Pgd:
         if self.restarts < 1 or (self.restarts > 1 and not self.random_start):
             raise ValueError(f"restarts must be at least 1, and more need random_start=True; got {self.restarts}")
         if self.generator is not None and self.seed is not None:
-            raise ValueError("random starts come from a generator or from a seed, not from both")
+            raise ValueError("give a generator or a seed for random starts, not both")
         if self.start is not None and self.random_start:
-            raise ValueError("a run begins at random or where start says, not both")
+            raise ValueError("give random_start or start, not both")
         check_image_tensor(images)
         _check_numbers("labels", labels, len(images))
         if self.indices is not None:
@@ -146,7 +143,7 @@ class _Pgd:
         return best.points
 
     def _run(self, ask: Model, ball: _Ball, labels: Tensor, perturbation: Tensor, best: _Best) -> Tensor:
-        """The last point of one run; those before it are offered, if the best is to be kept."""
+        """The last point of one run; earlier points are offered to ``best`` if it is to be kept."""
         images = ball.images
         step, decay = _per_example(self.step_size, images), _per_example(self.momentum, images)
         has_momentum = isinstance(self.momentum, Tensor) or self.momentum != 0.0
@@ -175,7 +172,7 @@ class _Pgd:
             places = torch.arange(len(images)) if self.indices is None else self.indices
             keys = run_keys(self.seed, "pgd", restart, places).to(images.device)
             noise = noise_of(threat, keys, images)
-            length = uniform(keys, torch.tensor(-1, device=keys.device)).to(images.dtype)  # a counter that no pixel has
+            length = uniform(keys, torch.tensor(-1, device=keys.device)).to(images.dtype)  # no pixel's counter
         return ball.into_box(threat.random_start(noise, length.view(-1, 1, 1, 1), ball.radius))
 
     def _drawn(self, images: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
@@ -233,7 +230,7 @@ def _check_dense(name: str, numbers: Tensor) -> None:
 
 
 def _check_range(name: str, value: float | Tensor, most: float, count: int) -> None:
-    """A finite number of 0 to ``most``, or one per example; unread on an accelerator, which one would have to await."""
+    """A finite number of 0 to ``most``, or one per example; not read on an accelerator, to avoid synchronization."""
     if isinstance(value, Tensor):
         _check_dense(name, value)
         if value.is_meta:
@@ -253,5 +250,5 @@ def _per_example(value: float | Tensor, images: Tensor) -> Tensor:
 
 
 def _mean_size(gradient: Tensor) -> Tensor:
-    """The l_1 norm over the number of pixels, which is of the order of 1 pixel's gradient for images of any size."""
+    """The l_1 norm divided by the number of pixels, so that its magnitude does not depend on the image size."""
     return gradient.abs().flatten(1).mean(dim=1).view(-1, 1, 1, 1)

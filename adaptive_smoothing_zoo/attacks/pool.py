@@ -15,15 +15,15 @@ from adaptive_smoothing_zoo.attacks.contract import Attack, State, from_tensors,
 from adaptive_smoothing_zoo.attacks.losses import Model
 from adaptive_smoothing_zoo.errors import ResultsError
 
-Start = Callable[[Tensor, Tensor], State]  # points (R,), ranks (R,) -> the state of these runs at their beginning
-Verify = Callable[[Tensor, Tensor], Tensor]  # points (R,), candidates (R, ...) -> (R,) bool, they are adversarial
+Start = Callable[[Tensor, Tensor], State]  # points (R,), ranks (R,) -> the initial state of these runs
+Verify = Callable[[Tensor, Tensor], Tensor]  # points (R,), candidates (R, ...) -> (R,) bool, are they adversarial
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Points (P,) int64 that the attack is done with; none is a heartbeat, which only gives the caller its turn.
+    """Finished points, (P,) int64; an empty tensor is a heartbeat that only returns control to the caller.
 
-    ``adversarials`` are (P, channels, H, W), verified; None if no run broke any of these points.
+    ``adversarials`` are (P, channels, H, W), verified; None if no run succeeded at any of these points.
     """
 
     points: Tensor
@@ -33,9 +33,9 @@ class Finished:
 class Pool:
     """Carries out the runs of one attack on many points.
 
-    A run that meets an adversarial point gives up its slot at once. Such points are verified in full batches; a run
-    whose point does not hold takes a slot again and resumes. Another pool can resume from a ``snapshot`` of this one:
-    if no number of an attack depends on when it is drawn, both end alike, bit for bit.
+    A run that finds an adversarial point frees its slot at once. Such points are verified in full batches; if
+    verification fails, the run resumes in a new slot. Another pool can resume from a ``snapshot`` of this one, with
+    bit-identical results if no random number depends on when it is drawn.
 
     Args:
         attack: what a step does to the runs.
@@ -43,9 +43,9 @@ class Pool:
         start: makes the state of new runs.
         verify: decides what is adversarial.
         points: how many points there are, numbered from 0.
-        ranks: runs per point, e.g. one per target class; a point is done with the first that breaks it.
-        batch_size: most runs at a time.
-        look_every: steps between two looks at what has been found. A look makes the host wait for the device.
+        ranks: runs per point, e.g. one per target class; a point is finished by the first run that succeeds.
+        batch_size: maximal number of simultaneous runs.
+        look_every: steps between two checks for adversarial points. A check synchronizes with the device.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Pool:
     ) -> None:
         self.attack, self.model, self.start, self.verify = attack, model, start, verify
         self.batch_size, self.look_every = batch_size, look_every
-        self.asked = 0  # points that the model was asked about
+        self.asked = 0  # points that the model evaluated
         self.lost: set[int] = set()  # points at which a gradient was not finite
-        self.flat: set[int] = set()  # points at which an attack began with a gradient of zero
+        self.flat: set[int] = set()  # points at which an attack started with a zero gradient
         self._queue = _Queue(points, ranks)
         # The same width for every round, so that the last one is not a short one.
         rounds = -(-points * ranks // batch_size)
@@ -72,12 +72,12 @@ class Pool:
         self._state: State | None = None
         self._owners: list[int | None] = []  # the point of each row's run; None if the row is free
         self._waiting: list[tuple[State, list[int]]] = []  # runs that met a misclassified point, and their points
-        self._paused: list[tuple[State, list[int]]] = []  # single runs that go on when there is a slot
+        self._paused: list[tuple[State, list[int]]] = []  # single runs that wait for a slot
         self._held: list[int] = []  # finished points that are not reported yet
         self._whole = True  # the fields fit each other
 
     def __iter__(self) -> Iterator[Finished]:
-        """Run everything; yield points as they are finished, each once, and a heartbeat at each look."""
+        """Run everything; yield each point once when it is finished, and a heartbeat at each check."""
         while True:
             if self._waiting and (self._state is None or self._count_waiting() >= self.batch_size):
                 broken, adversarials = self._verify()
@@ -97,9 +97,9 @@ class Pool:
             yield self._tell_held()
 
     def snapshot(self) -> dict[str, Tensor] | None:
-        """Where the pool stands, in tensors; None if an exception has interrupted its bookkeeping.
+        """The state of the pool, in tensors; None if an exception has interrupted its bookkeeping.
 
-        Points that it has yielded are finished there.
+        Points already yielded count as finished.
         """
         if not self._whole:
             return None
@@ -119,7 +119,7 @@ class Pool:
         return kept | self._queue.snapshot()
 
     def restore(self, kept: dict[str, Tensor]) -> None:
-        """Go on from where another pool stood: one with as many points and ranks, whatever its batch size.
+        """Resume from the snapshot of another pool with the same number of points and ranks; batch sizes may differ.
 
         Raises:
             ResultsError: the snapshot does not fit.
@@ -127,7 +127,7 @@ class Pool:
         try:
             self._restore(kept)
         except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
-            raise ResultsError(f"no pool has stood like this: {error}") from error
+            raise ResultsError(f"invalid snapshot of a pool: {error}") from error
 
     def _restore(self, kept: dict[str, Tensor]) -> None:
         self._queue.restore(kept)
@@ -156,7 +156,7 @@ class Pool:
         return from_tensors(kept, name, template, len(owners)), owners
 
     def underway(self) -> float:
-        """How much is done for points that are not yet yielded, in points: a half of the budget of one is 0.5."""
+        """Progress on points that are not yet yielded, in points: half the budget of one point is 0.5."""
         shares = 0.0
         for state, owners in (run for runs in self._groups().values() for run in runs):
             shares += float(self.attack.spent(state).cpu()[torch.tensor(owners) >= 0].sum())
@@ -168,7 +168,7 @@ class Pool:
         return {"running": running, "waiting": self._waiting, "paused": self._paused}
 
     def _step(self, state: State) -> None:
-        """Some steps and a look. Steps exchange the tensors of a state, so that an exception leaves it as it was."""
+        """Some steps and a check. Steps replace the tensors of a state, so an exception leaves the state valid."""
         moved, asked = copy.copy(state), 0
         for _ in range(self.look_every):
             asked += self.attack.step(moved, self.model)
@@ -183,7 +183,7 @@ class Pool:
         return Finished(torch.tensor(held), None)
 
     def _fill(self) -> None:
-        """Give free rows to runs that wait; drop rows that stay free once they are enough to matter."""
+        """Assign free rows to waiting runs; drop free rows once there are enough of them."""
         width = self._width if self._state is None else len(self._owners)
         free = [row for row in range(width) if self._state is None or self._owners[row] is None]
         states, owners = self._take_paused(len(free))
@@ -213,7 +213,7 @@ class Pool:
         return states, owners
 
     def _shrink(self) -> None:
-        """Fewer rows in steps of an eighth, so that the model sees few shapes."""
+        """Reduce rows in steps of 1/8 of the batch, so that the model sees few shapes."""
         if self._state is None:
             return
         taken = [row for row, owner in enumerate(self._owners) if owner is not None]
@@ -230,7 +230,7 @@ class Pool:
         self._owners = [self._owners[row] for row in rows]
 
     def _clear(self) -> list[int]:
-        """Free the rows whose runs are over; the points that are done for without an adversarial example."""
+        """Free the rows of finished runs; return the points that are finished and still robust."""
         state = self._state
         assert state is not None
         flags = torch.stack([state.found, state.exhausted, state.lost, state.flat])
@@ -254,7 +254,7 @@ class Pool:
         return sum(len(points) for _, points in self._waiting)
 
     def _verify(self) -> tuple[list[int], Tensor]:
-        """Let the judge decide on all that wait: broken points, and their adversarial examples."""
+        """Verify all waiting candidates; return misclassified points and their adversarial examples."""
         points = [point for _, owners in self._waiting for point in owners]
         state = join([state for state, _ in self._waiting])
         adversarial = self.verify(torch.tensor(points), state.adversarials).tolist()
@@ -302,9 +302,9 @@ def _single(state: State, owners: list[int]) -> list[tuple[State, list[int]]]:
 
 
 class _Queue:
-    """Which run comes next: first the next run of points that have none under way, then further runs of the others.
+    """The order of runs: first the next run of points that have no active run, then further runs of the others.
 
-    The latter are wasted if the run under way succeeds, but the slots would be empty otherwise.
+    The latter are wasted if the active run succeeds, but the slots would be empty otherwise.
     """
 
     def __init__(self, points: int, ranks: int) -> None:
@@ -330,7 +330,7 @@ class _Queue:
         return runs
 
     def end_run(self, point: int) -> bool:
-        """A run broke nothing; whether it was the point's last."""
+        """Record that a run failed; return whether it was the point's last."""
         self._under_way[point] -= 1
         if self._over[point] or self._under_way[point]:
             return False
@@ -341,12 +341,12 @@ class _Queue:
         return True
 
     def suspend(self, points: list[int]) -> None:
-        """No further run of these points until it is known whether they are broken."""
+        """Start no further run of these points until their candidates are verified."""
         for point in points:
             self._suspended[point] += 1
 
     def resume(self, point: int) -> None:
-        """A run of the point did not break it after all."""
+        """Continue a point whose candidate was rejected."""
         self._suspended[point] -= 1
         self._ahead.append(point)
 
@@ -354,22 +354,22 @@ class _Queue:
         self._over[point] = True
 
     def ended(self) -> int:
-        """Runs that are over, of points that are not."""
+        """Number of finished runs of unfinished points."""
         runs = zip(self._over, self._next_rank, self._under_way, strict=True)
         return sum(begun - going for over, begun, going in runs if not over)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Where the queue stands."""
+        """The state of the queue."""
         parts = {name.lstrip("_"): _integers(getattr(self, name)) for name in (*_PER_POINT, *_IN_LINE)}
         return parts | {"ranks": torch.tensor([self.ranks])}
 
     def restore(self, kept: dict[str, Tensor]) -> None:
-        """Go on from where another queue stood."""
+        """Resume from the snapshot of another queue."""
         lists = {name: kept[name.lstrip("_")].tolist() for name in (*_PER_POINT, *_IN_LINE)}
         if int(kept["ranks"]) != self.ranks or any(len(lists[name]) != self.points for name in _PER_POINT):
             raise ValueError(f"not of {self.points} points and {self.ranks} ranks")
         if not {*lists["_ready"], *lists["_ahead"]} <= set(range(self.points)):
-            raise ValueError("a point in line that does not exist")
+            raise ValueError("a queued point that does not exist")
         self._next_rank, self._under_way, self._suspended = (lists[name] for name in _PER_POINT[:3])
         self._over = [bool(over) for over in lists["_over"]]
         self._ready, self._ahead = deque(lists["_ready"]), deque(lists["_ahead"])

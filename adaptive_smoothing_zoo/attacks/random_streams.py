@@ -1,7 +1,7 @@
 """Random numbers that depend on names, not on when they are drawn.
 
-The number at (seed, attack, target, dataset index, counter) is a hash of these, so no batch size, order, split or
-resumption of a run changes it, and any number can be had without those before it.
+The number at (seed, attack, target, dataset index, counter) is a hash of these. It does not depend on batch size,
+order, splits or resuming, and can be computed without the numbers before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.threat import ThreatModel
 
 _GOLDEN = 0x9E3779B97F4A7C15  # step of the counter and the two factors: splitmix64 (Steele, Lea and Flood 2014)
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-SHARED = -1  # the "dataset index" of what all examples share
+SHARED = -1  # the "dataset index" of random numbers that all examples share
 
 
 def run_keys(seed: int, attack: str, rank: int | Tensor, indices: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def normal_images(keys: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def noise_of(threat: ThreatModel, keys: Tensor, images: Tensor) -> Tensor:
-    """(N, channels, H, W) uniform in [-1, 1) for l_inf, standard normal for l_2, one of the images' kind per key."""
+    """(N, channels, H, W) noise, one image per key: uniform in [-1, 1) for l_inf, standard normal for l_2."""
     draw = uniform_images if threat.is_linf else normal_images
     return draw(keys.to(images.device), images.shape[1:]).to(images.dtype)
 

@@ -1,10 +1,8 @@
 """The attacks that a mixing network is trained against, with settings drawn anew for each example [BAKS24, supp.].
 
-A network trained against one attack learns that attack. Radius, number of steps, momentum and the weight of the part
-that pulls alpha down are therefore random; all of them belong to the seed and to the example's index, not to the batch.
-
-Where ``model`` is a faster stand-in for the model (in bfloat16, say), ``judge`` is the model itself: the stand-in
-proposes, and what fooled and what did not is the judge's word.
+A network trained against one attack overfits to it. Radius, number of steps, momentum and the weight of alpha's loss
+are therefore random; they depend on the seed and the example's index, not on the batch. ``model`` may be a faster
+stand-in (in bfloat16, say); ``judge`` is then the model itself, which decides what is misclassified.
 """
 
 from __future__ import annotations
@@ -31,25 +29,25 @@ from adaptive_smoothing_zoo.attacks.search import advance
 from adaptive_smoothing_zoo.errors import check_keywords
 from adaptive_smoothing_zoo.threat import LINF, ThreatModel
 
-_ALL = -1  # the "index" of what all examples share
+_ALL = -1  # the "index" of random numbers that all examples share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Randomization:
-    """What is drawn. The defaults are the authors' for APGD.
+    """Distributions of the random settings. The defaults are the authors' for APGD.
 
     Attributes:
-        radius_factor: of the nominal radius, uniform, per example.
+        radius_factor: range of the factor on the nominal radius, uniform, per example.
         steps: degrees of freedom of the chi-square distribution of the number of steps, which is also its mean; one
-            number per run, so that a batch ends together. The authors have 75 for APGD and 20 for PGD.
-        budget: factor on the number of steps, for machines that cannot afford the authors'.
-        reach: of PGD, how many radii its steps are long together; each has ``reach / steps`` radii.
+            number per run, so that a batch ends together. The authors use 75 for APGD and 20 for PGD.
+        budget: factor on the number of steps, for smaller machines.
+        reach: of PGD, the total length of all steps in radii; each step has ``reach / steps`` radii.
         momentum: of PGD, uniform, per example.
-        alpha_weight: w of ``(1 - w) loss + w BCE(alpha_logit, 1)``, uniform, per example. None for a model that gives
-            logits alone; with a range the model must be a view ``WithAlphaLoss``.
+        alpha_weight: w of ``(1 - w) loss + w BCE(alpha_logit, 1)``, uniform, per example. None for a model that returns
+            only logits; a range needs the view ``WithAlphaLoss``.
 
     Raises:
-        ValueError: a range that is reversed or leaves what it may be, or a number that is not positive.
+        ValueError: a range that is reversed or out of bounds, or a number that is not positive.
     """
 
     radius_factor: tuple[float, float] = (0.4, 1.1)
@@ -91,18 +89,18 @@ def randomized_pgd(
     indices: Tensor | None = None,
     settings: Randomization | None = None,
 ) -> Tensor:
-    """PGD from a random start whose steps together are ``reach`` radii long (settings A and B of [BAKS24, 4.2]).
+    """PGD from a random start with total step length ``reach`` radii (settings A and B of [BAKS24, 4.2]).
 
     Args:
         model: a mix, or a view of one; see ``Randomization.alpha_weight``.
         images: (N, channels, H, W) in [0, 1].
         labels: (N,) the labels to move away from.
         eps: nominal radius of the ball, in the units of the pixels.
-        seed: of everything drawn; another one for each step of a training.
+        seed: of all random numbers; use another one for each training step.
         norm: "Linf" or "L2".
-        loss: what to increase besides alpha's part.
-        indices: (N,) the examples' places in their data set; 0, 1, ... if not given.
-        settings: what is drawn; the defaults if None.
+        loss: loss to maximize besides alpha's loss.
+        indices: (N,), indices of the examples in their data set; default 0, 1, ....
+        settings: distributions of the random settings; the defaults if None.
 
     Returns:
         (N, channels, H, W), the last iterates, inside balls of up to ``max(radius_factor) * eps`` and the box.
@@ -146,20 +144,19 @@ class ApgdOptions(TypedDict, total=False):
 def randomized_apgd(
     model: Model, images: Tensor, labels: Tensor, *, eps: float, seed: int, **options: Unpack[ApgdOptions]
 ) -> Tensor:
-    """APGD on the cross-entropy, and then, where that fails, on the targeted DLR loss toward likely wrong classes.
+    """APGD on the cross-entropy; where that fails, on the targeted DLR loss toward likely wrong classes.
 
     Args:
         model, images, labels, eps, seed, norm, indices, settings: as for ``randomized_pgd``; ``momentum`` and
             ``reach`` are not used.
-        targets: wrong classes to try, 9 if not given; fewer if there are not so many, and 0 for the cross-entropy
-            alone.
-        judge: images to logits; who says what fooled the model, ``model`` itself if None.
-        ranking: the wrong classes of each image from likely to unlikely (``rank_classes``), if they are known.
+        targets: number of wrong classes to try, default 9, at most all; 0 for the cross-entropy alone.
+        judge: images to logits; decides what is misclassified; ``model`` itself if None.
+        ranking: the wrong classes of each image from likely to unlikely (``rank_classes``), if known.
 
     Returns:
-        (N, channels, H, W), inside balls of up to ``max(radius_factor) * eps`` and the box. From the first run that
-        fools the model: its point of highest loss, or its first misclassified one if that is not; where no run does,
-        the highest loss of the first.
+        (N, channels, H, W), inside balls of up to ``max(radius_factor) * eps`` and the box. From the first successful
+        run: its point of highest loss if misclassified, else its first misclassified point. If no run succeeds: the
+        point of highest loss of the first run.
 
     Raises:
         ValueError: an unknown norm.
@@ -180,17 +177,17 @@ def randomized_apgd(
 def every_randomized_apgd(
     model: Model, images: Tensor, labels: Tensor, *, eps: float, seed: int, **options: Unpack[ApgdOptions]
 ) -> Tensor:
-    """APGD on the cross-entropy and on the targeted DLR loss toward each likely wrong class, whether one fools or not.
+    """APGD on the cross-entropy and on the targeted DLR loss toward each likely wrong class, without early stopping.
 
-    This is what the authors train on (setting C of [BAKS24, 4.2]): every run of every image, each with a radius, a
-    number of steps and a weight of alpha's part of its own.
+    The authors train on this (setting C of [BAKS24, 4.2]): every run of every image has its own radius, number of
+    steps and weight of alpha's loss.
 
     Args:
         model, images, labels, eps, seed, norm, targets, indices, settings, judge, ranking: as for ``randomized_apgd``.
 
     Returns:
-        (runs, N, channels, H, W): the cross-entropy's run first. Of each the point of highest loss, or the first
-        misclassified one if that is not.
+        (runs, N, channels, H, W), the cross-entropy's run first: the point of highest loss if misclassified, else the
+        first misclassified point.
 
     Raises:
         ValueError: an unknown norm.
@@ -202,7 +199,7 @@ def every_randomized_apgd(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random about a run: its radii (N, 1, 1, 1), its steps and the weights (N,) of alpha's part."""
+    """The random settings of a run: radii (N, 1, 1, 1), steps, and weights (N,) of alpha's loss."""
 
     radius: Tensor
     steps: int
@@ -224,13 +221,13 @@ class _ApgdRuns:
         if ranking is None:
             with torch.no_grad():
                 output = model(images)
-            # A view ``WithAlphaLoss`` has one column behind the logits.
+            # A view ``WithAlphaLoss`` has one column after the logits.
             ranking = rank_classes(output if self.settings.alpha_weight is None else output[:, :-1], labels)
         self.ranking = ranking
         self.count = 1 + min(options.get("targets", 9), ranking.shape[1])
 
     def draw(self, rank: int) -> _Drawn:
-        """What is random about the run of a rank."""
+        """The random settings of the run of a rank."""
         settings, weight = self.settings, None
         if settings.alpha_weight is not None:
             weight = _draw(settings.alpha_weight, self.seed, "alpha weight", self.indices, self.images, rank)

@@ -1,6 +1,6 @@
 """The driver of all attacks: full batches, ranks, restarts, snapshots; the model decides what is adversarial.
 
-It is also the fast engine: AutoAttack's attacks, with noise that belongs to examples.
+It is also the fast engine: AutoAttack's attacks, with random numbers per example.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from adaptive_smoothing_zoo.machine.precision import Lowered, float32_precision
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 T = TypeVar("T")
-VERSION = 1  # changes when the same seed no longer gives the same random numbers
+VERSION = 1  # bump when the same seed no longer gives the same random numbers
 
-# Steps between two looks at what has been found: a look costs nothing on a CPU and stalls a GPU.
+# Steps between two checks for adversarial points: a check is free on a CPU and stalls a GPU.
 _LOOK_EVERY = {"cpu": 1, "cuda": 10}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an attack did to some points.
+    """The outcome of an attack at some points.
 
     Attributes:
         attack: its name.
-        points: (P,) their places among the points attacked.
+        points: (P,) their indices among the attacked points.
         broken: (P,) bool, the model gives another label there.
         candidates: (P, channels, H, W) the adversarial example, or the image itself.
     """
@@ -57,26 +57,26 @@ class Verdict:
 class Search:
     """Carries out attacks of the catalogue.
 
-    Random numbers depend on the seed, the attack, the run's rank and the example's index in the dataset alone, so
-    that an example meets the same attack whatever the batch size, the order of the examples and their company. The
-    attacks work on a prepared copy of the model (see ``prepare``); what is adversarial, the model decides.
+    Random numbers depend only on the seed, the attack, the run's rank and the example's index in the dataset. The
+    attack on an example is thus independent of batch size, order and other examples. Attacks run on a prepared copy of
+    the model (see ``prepare``); the model itself decides what is adversarial.
 
     Args:
         model: images in [0, 1] to logits, in eval mode and frozen, on ``device``.
         threat: the ball.
-        settings: attacks, seed, batch size and precision; if None, 256 and float32. The batch size is also that of
-            the batches in which candidates are verified, and these are float32 whatever the search's precision.
+        settings: attacks, seed, batch size (256 if None) and precision (float32 if None). Candidates are verified in
+            the same batch size, always in float32.
         num_classes: of the model.
-        device: where the model is.
-        surrogate: what attacks through a surrogate ask; ready like the model.
+        device: the model's device.
+        surrogate: the net for attacks through a surrogate; in eval mode, frozen and on the same device.
 
     Attributes:
-        asked, answered: by attack, points that a model was asked about, and those whose answer was used.
-        flat, lost: by attack, indices of points at which a targeted attack began with a gradient of zero, and at which
+        asked, answered: by attack, number of points evaluated, and of those whose output was used.
+        flat, lost: by attack, indices of points at which a targeted attack started with a zero gradient, and at which
             a gradient was not finite.
-        resumes_inside: whatever is under way resumes from a snapshot.
-        prepared: the model as the attacks see it; None before the first attack.
-        deterministic: whether it gave some images the same logits twice, bit for bit; False before that.
+        resumes_inside: whether an attack resumes from a snapshot.
+        prepared: the copy that attacks evaluate; None before the first attack.
+        deterministic: whether two passes of some images gave bit-identical logits; False before that test.
     """
 
     resumes_inside = True
@@ -103,14 +103,14 @@ class Search:
         self.prepared: nn.Module | None = None
         self.deterministic = False
         self._runs: _Runs | None = None  # under way
-        self._spent = 0  # by the attacks before it
+        self._spent = 0  # by earlier attacks
         self._reference: ReferenceEngine | None = None  # makes AutoAttack's own checks
         self._rankings: dict[int, Tensor] = {}  # by index: the wrong classes from likely to unlikely
         self._recorder = recorder_of(device)
 
     @staticmethod
     def full_name() -> str:
-        """What carries out the attacks, with its version."""
+        """Name and version of the engine."""
         return f"fast {VERSION}"
 
     @property
@@ -119,7 +119,7 @@ class Search:
         return self.settings.batch_size or 1
 
     def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object] | None = None) -> tuple[str, ...]:
-        """What AutoAttack's own checks say against attacks on the model; nothing if all is well."""
+        """Warnings of AutoAttack's own checks on the model; empty if there are none."""
         if self._reference is None:
             self._reference = ReferenceEngine(
                 self.model, self.threat, self.settings, num_classes=self.num_classes, device=self.device
@@ -127,7 +127,7 @@ class Search:
         return self._reference.check(images, labels, beat)
 
     def run(self, images: Tensor, labels: Tensor, indices: Tensor) -> Iterator[Verdict]:
-        """All attacks in order, each on the points that those before it left.
+        """Run all attacks in order, each on the points that are still robust.
 
         Args:
             images: (N, channels, H, W) in [0, 1], correctly classified.
@@ -156,26 +156,26 @@ class Search:
         snapshot: dict[str, Tensor] | None = None,
         beat: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attack correctly classified points; yield (positions, candidates) as points are finished, each once.
+        """Attack correctly classified points; yield (positions, candidates) once per point when it is finished.
 
-        A candidate is a verified adversarial example, or the image itself; not verified where gradients are means of
-        several passes, for a randomized model, of which one pass decides: the caller's.
+        A candidate is a verified adversarial example, or the image itself. With averaged gradients (randomized
+        models) candidates are not verified: one pass by the caller decides.
 
         Args:
             name: one of the settings' attacks.
-            images: (N, channels, H, W) in [0, 1], on any device; so the others.
+            images: (N, channels, H, W) in [0, 1]; like the other tensors on any device.
             labels: (N,).
             indices: (N,) of the points in the dataset.
             done: (N,) bool, points to leave out; none if None.
-            snapshot: resume from there instead, with the points that were attacked then, ``done`` or not.
+            snapshot: resume from it, with the points attacked then, ignoring ``done``.
             beat: called between steps.
 
         Raises:
             ValueError: no such attack.
-            ResultsError: a snapshot that does not fit.
+            ResultsError: the snapshot is of another attack or other points.
         """
         entry_of(name)
-        labels, indices = labels.cpu(), indices.cpu()  # what is counted stands there; images may stay where they are
+        labels, indices = labels.cpu(), indices.cpu()  # counters live on the device; images may stay where they are
         done = None if done is None else done.cpu()
         self.prepare(images)
         if self._runs is not None:  # it was given up
@@ -204,7 +204,7 @@ class Search:
         self._runs = None
 
     def snapshot(self) -> dict[str, Tensor] | None:
-        """Where the attack under way stands, in terms of the dataset; None if there is none, or it cannot be said."""
+        """The state of the running attack, by dataset indices; None if none is running or its state is inconsistent."""
         return None if self._runs is None else self._runs.snapshot()
 
     def spent(self) -> int:
@@ -213,15 +213,15 @@ class Search:
         return checks + self._spent + (0 if self._runs is None else self._runs.spent())
 
     def underway(self) -> float:
-        """How much is done for points that were not yet yielded, in points."""
+        """Progress on points that are not yet yielded, in points."""
         return 0.0 if self._runs is None else self._runs.pool.underway()
 
     def warnings(self, name: str) -> tuple[str, ...]:
-        """What there is to say against an attack as it went so far."""
+        """Warnings about an attack so far."""
         return (LOST_GRADIENT,) if self.lost[name] else ()
 
     def prepare(self, images: Tensor) -> nn.Module:
-        """The model as attacks see it; made the first time, with some images of the kind to come."""
+        """The prepared copy of the model, made at the first call with some example images."""
         if self.prepared is None:
             some = self._some(images)
             prepared = self._lowered(self.model, some)
@@ -231,7 +231,7 @@ class Search:
         return self.prepared
 
     def _searching(self) -> AbstractContextManager[None]:
-        """The precision in which attacks make their steps; the judge computes in its own within. A CPU has one."""
+        """Context that sets the precision of attack steps; the judge sets its own inside. CPUs use one precision."""
         tf32 = self.settings.tf32
         return float32_precision(tf32) if tf32 or self.device.type != "cpu" else nullcontext()
 
@@ -244,14 +244,14 @@ class Search:
         return Lowered(prepared) if self.settings.search_precision == "bfloat16" else prepared
 
     def _recorded(self, prepared: nn.Module, net: nn.Module) -> nn.Module:
-        """What replays the passes of a net's prepared copy, if it is one and the model answers the same twice."""
+        """A replay of recorded passes (CUDA graphs), if ``prepared`` is a copy and the model is deterministic."""
         inner = prepared.model if isinstance(prepared, Lowered) else prepared
         if self._recorder is None or not self.deterministic or inner is net:
             return prepared
         return Graphed(prepared, self._recorder)
 
     def made(self, name: str, images: Tensor) -> tuple[Attack[Any], nn.Module]:
-        """An attack on images of this kind, and what it asks."""
+        """An attack for images of this shape, and the net it evaluates."""
         prepared, shape = self.prepare(images), images.shape
         attack = entry_of(name).make(
             Setup(
@@ -290,7 +290,7 @@ class Search:
 
 
 def _each_in(context: Callable[[], AbstractContextManager[object]], items: Iterable[T]) -> Iterator[T]:
-    """The items, each made within a context; whoever takes them is outside of it."""
+    """Iterate with each item produced inside a context; the consumer runs outside it."""
     iterator, end = iter(items), object()
     while True:
         with context():
@@ -301,10 +301,10 @@ def _each_in(context: Callable[[], AbstractContextManager[object]], items: Itera
 
 
 def _places(wanted: Tensor, indices: Tensor) -> Tensor:
-    """Where points of a snapshot, by their indices in the dataset, stand among the points that are there."""
+    """Positions, among the present points, of the points of a snapshot, given by dataset index."""
     place = {index: i for i, index in enumerate(indices.tolist())}
     if not set(wanted.tolist()) <= set(place):
-        raise ResultsError("a snapshot of other points")
+        raise ResultsError("the snapshot is of other points")
     return torch.tensor([place[index] for index in wanted.tolist()], dtype=torch.int64)
 
 
@@ -312,14 +312,14 @@ def _part(snapshot: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Ten
     """Some integers of a snapshot; -1 in a shape stands for any number of them."""
     part = snapshot.get(name)
     if part is None or part.dtype != torch.int64 or part.ndim != len(shape):
-        raise ResultsError(f"a snapshot without {name}")
+        raise ResultsError(f"the snapshot lacks {name}")
     if any(wanted not in (-1, found) for wanted, found in zip(shape, part.shape, strict=True)):
-        raise ResultsError(f"a snapshot whose {name} are {tuple(part.shape)}, not {shape}")
+        raise ResultsError(f"the snapshot's {name} have shape {tuple(part.shape)}, not {shape}")
     return part
 
 
 class _Runs:
-    """The runs of one attack on some points: how they start and what is adversarial."""
+    """The runs of one attack on some points: their start and their verification."""
 
     def __init__(
         self,
@@ -359,7 +359,7 @@ class _Runs:
 
     @property
     def answered(self) -> int:
-        """Points whose answer the attack has used."""
+        """Number of points whose output the attack has used."""
         return self.pool.asked if self.attack.answered is None else int(self.attack.answered)
 
     def spent(self) -> int:
@@ -367,14 +367,14 @@ class _Runs:
         return self.entry.cost_at(self.search.num_classes) * (self.answered - self._before)
 
     def snapshot(self) -> dict[str, Tensor] | None:
-        """Where the runs stand."""
+        """The state of the runs."""
         kept = self.pool.snapshot()
         if kept is None:
             return None
         return kept | {"indices": self.indices, "targets": self.targets, "answered": torch.tensor([self.answered])}
 
     def _targets(self) -> Tensor:
-        """The class that each run from one start moves toward, (N, runs)."""
+        """Target class of each run of a start, (N, runs)."""
         if not self.entry.targeted:
             return self.labels[:, None]
         return self.search.rank_classes(self.images, self.labels, self.indices)[:, : self.goals].clone()
@@ -382,7 +382,7 @@ class _Runs:
     def _kept_targets(self, snapshot: dict[str, Tensor]) -> Tensor:
         targets = _part(snapshot, "targets", (len(self.labels), self.goals))
         if not bool(((targets >= 0) & (targets < self.search.num_classes)).all()):
-            raise ResultsError("a snapshot with targets that are not classes")
+            raise ResultsError("the snapshot has targets that are not classes")
         return targets
 
     def start(self, points: Tensor, ranks: Tensor) -> State:
@@ -395,7 +395,7 @@ class _Runs:
         return state
 
     def verify(self, points: Tensor, candidates: Tensor) -> Tensor:
-        """Whether the model, asked in batches of one size, gives another label; see ``Search.attack`` for means."""
+        """Whether the model, in batches of fixed size, gives another label; see ``Search.attack`` for averaging."""
         if self.plan.averages:
             return torch.ones(len(points), dtype=torch.bool)
         return self.search._predict(candidates).cpu() != self.labels[points].cpu()
@@ -409,9 +409,9 @@ def advance(
     stop: bool = True,
     watch: Callable[[Tensor, S], object] | None = None,
 ) -> S:
-    """Runs that advance together, each to its end; their state there.
+    """Advance runs together until each ends; return their final state.
 
-    For those who look at every iterate, and for training, which wants the best point of every run.
+    For callers that watch every iterate, and for training, which needs the best point of every run.
 
     Args:
         stop: leave out a run once an adversarial point is found.

@@ -1,4 +1,4 @@
-"""How an evaluation attacks: which attacks, how long, with which seed, and in which precision."""
+"""Settings of an evaluation: attacks, their length, seed and precision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from adaptive_smoothing_zoo.errors import shown
 
 NUMBERS = ("iterations", "targets", "restarts", "queries", "eot")
-"""What the length of an attack is made of."""
+"""The numbers that determine the length of an attack."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Plan:
     Attributes:
         name: in the catalogue of attacks.
         iterations: gradient steps of a run.
-        targets: wrong classes that a targeted attack tries, from the likeliest on; all, if there are fewer.
-        restarts: random starts, of each target if there are such.
+        targets: wrong classes that a targeted attack tries, from the likeliest on; at most all.
+        restarts: random starts, per target for targeted attacks.
         queries: changes that a random search tries.
-        eot: passes that each gradient is the mean of, for randomized nets ("expectation over transformation").
+        eot: passes averaged in each gradient, for randomized nets ("expectation over transformation").
 
     Raises:
-        ValueError: the name cannot be one, or a number is no integer of at least 1.
+        ValueError: an invalid name, or a number that is not an integer of at least 1.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def numbers(self) -> dict[str, int]:
-        """Those that are given."""
+        """The numbers that are set."""
         return {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
 
     @property
@@ -103,27 +103,27 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSettings:
-    """How to attack. The defaults are RobustBench's protocol, and two settings of one meaning are equal.
+    """How to attack. The defaults are RobustBench's protocol. Equivalent settings compare equal.
 
     Attributes:
-        attacks: in order, each on the points that those before it left. A name alone stands for a plan with the
-            attack's own numbers.
-        engine: "fast", this package's attacks, with random numbers that belong to each example; or "reference",
+        attacks: in order, each on the points that are still robust. A name alone is a plan with the attack's own
+            numbers.
+        engine: "fast", this package's attacks, with random numbers per example; or "reference",
             pyautoattack itself.
         seed: of the random numbers.
         search_precision: of the passes that look for adversarial examples: "float32"; "tf32", with which CUDA rounds
-            float32 products to TF32; or "bfloat16" (autocast). None for the device's own, see ``on``.
+            float32 products to TF32; or "bfloat16" (autocast). None for the device's default, see ``on``.
         judge_precision: of the passes that decide; "float32", without TF32.
-        channels_last: keep convolution weights in that memory format during the run. The same function up to rounding,
-            and up to twice as fast for wide nets on CPUs.
-        batch_size: most points per batch; None for what the device's memory holds. The reference engine's random
-            numbers depend on it, the fast engine's do not.
-        individual: each attack meets every correctly classified point, not only those that are still robust.
-        begun_at: the smaller radius whose adversarial examples the attacks began from; None if from nothing.
-        aside: attacks that were meant, but whose loss needs more classes than the model has (see ``catalogue.fitted``).
+        channels_last: keep convolution weights in that memory format during the run. Outputs are the same up to
+            rounding; wide nets on CPUs run up to twice as fast.
+        batch_size: maximal number of points per batch; None for what the device's memory holds. The reference engine's
+            random numbers depend on it, the fast engine's do not.
+        individual: each attack runs on every correctly classified point, not only on those that are still robust.
+        begun_at: the smaller radius whose adversarial examples the attacks started from; None if there is none.
+        aside: attacks left out because their loss needs more classes than the model has (see ``catalogue.fitted``).
 
     Raises:
-        ValueError: settings that cannot be meant.
+        ValueError: invalid or contradictory settings.
     """
 
     attacks: tuple[Plan, ...] = STANDARD_PLANS
@@ -151,7 +151,7 @@ class AttackSettings:
             raise ValueError(f"the judge computes in float32, got {shown(self.judge_precision)}")
         object.__setattr__(self, "seed", _integer(self.seed, "the seed"))
         if self.engine == "reference" and not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"the reference's seed must lie in -2^63 to 2^64 - 1, got {shown(self.seed)}")
+            raise ValueError(f"the reference engine's seed must be in -2^63 to 2^64 - 1, got {shown(self.seed)}")
         for name in ("channels_last", "individual"):
             object.__setattr__(self, name, bool(getattr(self, name)))
         if self.begun_at is not None and not 0.0 <= self.begun_at < inf:
@@ -164,10 +164,10 @@ class AttackSettings:
 
     @classmethod
     def version(cls, name: str, **more: Any) -> AttackSettings:
-        """AutoAttack's version of a name, "standard", "plus" or "rand" [CH20], with further settings.
+        """AutoAttack's version "standard", "plus" or "rand" [CH20], with further settings.
 
         Raises:
-            ValueError: another name, or settings that cannot be meant.
+            ValueError: another name, or invalid settings.
         """
         if name not in VERSIONS:
             raise ValueError(f"unknown version {shown(name)}; known: {', '.join(VERSIONS)}")
@@ -175,7 +175,7 @@ class AttackSettings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the attacks."""
+        """Names of the attacks."""
         return tuple(plan.name for plan in self.attacks)
 
     @property
@@ -185,21 +185,21 @@ class AttackSettings:
 
     @property
     def is_standard(self) -> bool:
-        """Whether verdicts are those of the standard protocol. Engine, seed, batch size and memory format are free.
+        """Whether this is the standard protocol. Engine, seed, batch size and memory format are free.
 
-        So is TF32 for the search, in which PyTorch lets convolutions compute by default and RobustBench's users
-        therefore attack, since float32 decides what is adversarial. A search in bfloat16 is not standard.
+        TF32 is allowed for the search: it is PyTorch's default for convolutions, hence RobustBench's, and float32
+        decides what is adversarial. A search in bfloat16 is not standard.
         """
         return not self._differences and self.attacks == STANDARD_PLANS
 
     @property
     def averages(self) -> bool:
-        """Whether some gradient is the mean of several passes: the net is taken to be randomized, one pass judges."""
+        """Whether any attack averages gradients: the net is then considered randomized, and one pass judges."""
         return any(plan.averages for plan in self.attacks)
 
     @property
     def protocol(self) -> str:
-        """What to call it: "AutoAttack standard", or what differs from that."""
+        """Name of the protocol: "AutoAttack standard", or the differences from it."""
         if self.is_standard:
             return STANDARD_PROTOCOL
         version = next((f"AutoAttack {name}" for name, plans in VERSIONS.items() if plans == self.attacks), None)
@@ -207,7 +207,7 @@ class AttackSettings:
 
     @property
     def _differences(self) -> list[str]:
-        """What differs from the standard protocol, but for the attacks themselves."""
+        """Differences from the standard protocol other than the attacks."""
         aside, eot = ", ".join(self.aside), max(plan.eot or 1 for plan in self.attacks)
         return [
             text
@@ -222,10 +222,10 @@ class AttackSettings:
         ]
 
     def on(self, device_type: str) -> AttackSettings:
-        """The same with the precision in which a device searches.
+        """The same settings with the search precision of a device.
 
-        If none is named, that is TF32 on CUDA, and float32 on CPUs and with the reference engine, which does not go on
-        where the search believes that a point is broken and the judge does not. Only CUDA rounds to TF32.
+        The default is TF32 on CUDA, and float32 on CPUs and with the reference engine, which stops at points that the
+        search considers misclassified even if the judge disagrees. Only CUDA rounds to TF32.
         """
         own: Precision = "tf32" if self.engine == "fast" else "float32"
         precision = self.search_precision or own
@@ -236,14 +236,14 @@ class AttackSettings:
         return next(plan for plan in self.attacks if plan.name == name)
 
     def limited(self, **numbers: int | None) -> AttackSettings:
-        """The same with these numbers, of those that each attack has: ``limited(iterations=20, queries=100)``."""
+        """The same settings with these numbers, for attacks that have them: ``limited(iterations=20, queries=100)``."""
         given = {name: number for name, number in numbers.items() if number is not None}
         plans = (Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in self.attacks)
         return replace(self, attacks=tuple(plans))
 
 
 class SettingsWords(TypedDict, total=False):
-    """The settings as single words of a call."""
+    """The settings as single keywords of a call."""
 
     seed: int
     batch_size: int | None
@@ -254,22 +254,22 @@ class SettingsWords(TypedDict, total=False):
 
 
 def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: Any) -> AttackSettings:
-    """The settings that a call names: whole, or by single words.
+    """The settings of a call's arguments: ``settings``, or single keywords.
 
     Args:
-        base: settings that hold in the second case where no word says otherwise.
+        base: defaults for the keywords.
 
     Raises:
-        ValueError: both are given, or they make no settings.
+        ValueError: both are given, or they are invalid.
     """
     if settings is not None:
         if words:
-            raise ValueError(f"give {', '.join(words)} within settings=AttackSettings(...), not next to it")
+            raise ValueError(f"give {', '.join(words)} inside settings=AttackSettings(...), not in addition to it")
         return settings
     rest: dict[str, Any] = {name: value for name, value in words.items() if name != "tf32"}
     if "tf32" in words:
         if "search_precision" in words:
-            raise ValueError("give search_precision, or tf32, which says the same of two of them")
+            raise ValueError("give either search_precision or tf32")
         rest["search_precision"] = "tf32" if words["tf32"] else "float32"
     if unknown := sorted(set(rest) - {field.name for field in fields(AttackSettings)}):
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
@@ -277,7 +277,7 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
 
 
 def _integer(value: Any, what: str) -> int:
-    """A Python integer, since NumPy's cannot be written and overflow; TypeError for what is none."""
+    """Convert to a Python integer, since NumPy's overflow and cannot be serialized; TypeError if not an integer."""
     try:
         return index(value)
     except TypeError:
@@ -286,7 +286,7 @@ def _integer(value: Any, what: str) -> int:
 
 def _plans(attacks: Iterable[Plan | str]) -> tuple[Plan, ...]:
     if isinstance(attacks, str) or not isinstance(attacks, Iterable):
-        raise ValueError(f"attacks are a tuple of names or plans, got {shown(attacks)}")
+        raise ValueError(f"attacks must be a tuple of names or plans, got {shown(attacks)}")
     standard = {plan.name: plan for plan in STANDARD_PLANS}
     plans = tuple(attack if isinstance(attack, Plan) else Plan(attack) for attack in attacks)
     names = [plan.name for plan in plans]

@@ -1,6 +1,6 @@
-"""Stand-ins for a mixed classifier, whose gradients serve an attack better than its own.
+"""Surrogates for a mixed classifier whose gradients are more useful to attacks than its own.
 
-An attack through a surrogate only proposes points. Whether one is adversarial is always the true model's verdict.
+An attack through a surrogate only proposes points. The true model always decides whether they are adversarial.
 """
 
 import math
@@ -19,19 +19,19 @@ from adaptive_smoothing_zoo.method.logit_maps import Scale
 
 
 class MixedNUTSSurrogate(View):
-    """What the authors of MixedNUTS attack in its place [BZPS24]; the second output of their classifier.
+    """The function that the authors of MixedNUTS attack in its place [BZPS24]; the second output of their classifier.
 
     ``log((1 - alpha) softmax(g) + 0.9 alpha softmax(h) + 0.1 alpha softmax(rob_map(h)))``: g without its hard maximum,
     which has no gradient, and h mostly without its map, which is flat where h is unsure and steep where it is certain.
 
     Args:
         model: the classifier under attack; its nets and ``rob_map`` are used, its alpha and ``std_map`` are not.
-        alpha: weight of h, in [0, 1]. The authors take the best one for mixing without maps.
+        alpha: weight of h, in [0, 1]. The authors use the best one for mixing without maps.
 
     Raises:
         ValueError: alpha is outside [0, 1], or ``reset_classifier`` has replaced the mix.
 
-    The labels are not the model's: ask the model whether a point is adversarial.
+    Its labels differ from the model's: use the model to decide whether a point is adversarial.
     """
 
     def __init__(self, model: MixedClassifier, alpha: float) -> None:

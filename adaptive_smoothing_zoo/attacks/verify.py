@@ -15,11 +15,11 @@ from adaptive_smoothing_zoo.threat import ThreatModel
 def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, device: torch.device) -> Tensor:
     """Labels (N,) on the images' device, always from batches of exactly ``batch_size`` (the last one is filled up).
 
-    Kernels, and with them the last bits of the logits, depend on the shape of a batch; one shape gives one verdict.
-    It is given in full float32, whatever precision a search around it has.
+    The last bits of logits depend on the batch's shape through the choice of kernels; a fixed shape makes verdicts
+    reproducible. They are computed in full float32, whatever the precision of the search.
 
     Raises:
-        EvaluationError: the model's output is not one float32 number per class, is NaN or infinity somewhere, or minus
+        EvaluationError: the model's output is not one float32 number per class, contains NaN or infinity, or is minus
             infinity for all classes.
     """
     labels = [torch.empty(0, dtype=torch.int64, device=images.device)]
@@ -31,13 +31,13 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
         logits = logits[: len(batch)]
         largest = logits.amax(dim=1)  # NaN if one is
         if not bool(((largest > -torch.inf) & (largest < torch.inf)).all()):
-            raise EvaluationError("the model gives NaN or infinity for some image; a verdict on it would mean nothing")
+            raise EvaluationError("the model gives NaN or infinity for some image, so it cannot be evaluated")
         labels.append(logits.argmax(dim=1).to(images.device))
     return torch.cat(labels)
 
 
 def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> int:
-    """How many classes a model has, from its answer to the first image, which attacks must be able to use.
+    """The number of classes of a model, from a forward and a backward pass of the first image.
 
     Raises:
         EvaluationError: the model fails, or the output is not one float32 number per class, or has no gradient.
@@ -51,7 +51,7 @@ def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: tor
 
 
 def check_logits(logits: object, count: int) -> None:
-    """Check what a model gives for ``count`` images; the values are not read.
+    """Check the shape and dtype of a model's output for ``count`` images; the values are not read.
 
     Raises:
         EvaluationError: it is not one float32 number per image and class.
@@ -73,7 +73,7 @@ def check_adversarials(originals: Tensor, adversarials: Tensor, indices: Tensor,
 
     Args:
         originals, adversarials: (N, channels, H, W).
-        indices: (N,) what to call them in messages.
+        indices: (N,) their indices for messages.
 
     Raises:
         EvaluationError: one is not finite, leaves [0, 1], or leaves the ball by more than 1e-6.

@@ -1,6 +1,6 @@
-"""Views of a mixed classifier: what an attacker differentiates in its place.
+"""Views of a mixed classifier: functions that an attacker differentiates in its place.
 
-A view proposes; the verdict is always the mixed classifier's own. The white box is the classifier itself.
+A view only proposes points; the mixed classifier itself decides. The white box is the classifier itself.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,11 @@ class View(nn.Module):
 
 
 class GrayBox(View):
-    """The mix without the gradient of its alpha: alpha is known, but not how it changes [BAKS24, section 4.2, A].
+    """The mix without the gradient of its alpha: the attacker knows alpha, but not its gradient [BAKS24, section 4.2,
+    A].
 
     Args:
-        model: with any alpha; a constant one has no gradient to withhold.
+        model: with any alpha; a constant one has no gradient to hide.
 
     The logits are the model's.
     """
@@ -42,7 +43,7 @@ class GrayBox(View):
 
 
 class WithAlphaLoss(View):
-    """The mix's log-probabilities with alpha's own loss behind them, for ``lowering_alpha``; from one pass.
+    """The mix's log-probabilities followed by alpha's loss, from one pass, for ``lowering_alpha``.
 
     Args:
         model: with an alpha that varies.
@@ -54,7 +55,7 @@ class WithAlphaLoss(View):
     def __init__(self, model: MixedClassifier) -> None:
         super().__init__(model)
         if not model.alpha.varies:
-            raise TypeError("a constant alpha has no loss to increase")
+            raise TypeError("a constant alpha has no loss to maximize")
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C + 1), see ``append_alpha_loss``."""
@@ -65,7 +66,7 @@ class WithAlphaLoss(View):
 
 
 def pin_alpha(model: MixedClassifier, alpha: float | None = None) -> MixedClassifier:
-    """The mix of the same nets and maps with a constant alpha; ``alpha_min``, where g counts most, if none is given.
+    """The mix of the same nets and maps with a constant alpha; ``alpha_min``, where g has most weight, if None.
 
     Raises:
         ValueError: alpha is outside [0, 1], or ``reset_classifier`` has replaced the mix.
@@ -73,7 +74,7 @@ def pin_alpha(model: MixedClassifier, alpha: float | None = None) -> MixedClassi
     model.check_mixes("pin_alpha")
     value = model.alpha.alpha_min if alpha is None else alpha
     pinned = MixedClassifier(model.std_model, model.rob_model, value, std_map=model.std_map, rob_map=model.rob_map)
-    pinned.training = model.training  # of this module alone: the nets are the model's own
+    pinned.training = model.training  # only this module: the nets are the model's own
     return pinned
 
 

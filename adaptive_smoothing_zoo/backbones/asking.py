@@ -1,4 +1,4 @@
-"""How the package asks a net, whoever wrote it: by the net's own call, so that hooks run, with images of its own."""
+"""Calls any net in a uniform way: by its own ``__call__``, so that hooks run, with a copy of the images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LOCK = threading.RLock()  # while a foreign net's forward is exchanged
 
 
 class Asked(nn.Module):
-    """Somebody else's model, from images (N, channels, H, W) to logits or what holds them, as the package uses it.
+    """A foreign model, from images (N, channels, H, W) to logits or an output that contains them, for the package.
 
-    The model gets a copy of the images, so it may write into its input, and never an empty batch, which many refuse.
+    The model gets a copy of the images, so it may write into its input, and never an empty batch, which many reject.
     """
 
     def __init__(self, model: Callable[[Tensor], Any]) -> None:
@@ -38,7 +38,7 @@ class Asked(nn.Module):
 
 
 def asked(model: nn.Module) -> nn.Module:
-    """The model in a form that every part of the package can use; the package's own modules are in that form.
+    """Wrap a model for use in this package; the package's own modules are returned unchanged.
 
     Raises:
         TypeError: not a module.
@@ -51,7 +51,7 @@ def asked(model: nn.Module) -> nn.Module:
 
 
 def original(net: nn.Module) -> nn.Module:
-    """The model that ``asked`` was given."""
+    """The model inside the wrapper of ``asked``."""
     return net.model if isinstance(net, Asked) and isinstance(net.model, nn.Module) else net
 
 
@@ -68,7 +68,7 @@ def runs_as_written(module: nn.Module) -> bool:
 def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
     """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass.
 
-    The images stay as they are, whatever the net does to its input.
+    The images are not changed, even if the net writes into its input.
 
     Raises:
         TypeError, ValueError: the net's output has no logits in it, or they are not (N, C), C >= 2.
@@ -79,7 +79,7 @@ def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> 
 
 
 def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
-    """``net(images)``, or what ``taps`` ask for from within that call.
+    """``net(images)``, or the outputs that ``taps`` selects, from one call.
 
     A foreign net gets a copy of the images, and never an empty batch.
     """
@@ -91,7 +91,7 @@ def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
 def _ask(net: Any, images: Tensor, taps: Taps | None) -> Any:
     if not isinstance(images, Tensor) or images.shape[0] > 0:
         return _call_foreign(net, images.clone(), taps)
-    # The empty part of the answer to a black image; in eval mode, or that would enter statistics of batch norms.
+    # For an empty batch, an empty slice of the output for a black image; in eval mode, to spare batch norm statistics.
     with in_eval_mode(net):
         output = _call_foreign(net, torch.cat([images, images.new_zeros((1, *images.shape[1:]))]), taps)
     if taps is not None:
@@ -166,7 +166,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def number_of_classes(net: nn.Module) -> int | None:
-    """Length of a net's output as far as its structure tells for certain; None if only a pass would."""
+    """Length of a net's output if its structure determines it; None if only a pass would."""
     head: Any = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else net  # type: ignore[operator]
     while isinstance(head, nn.Sequential) and len(head):
         head = head[-1]
@@ -180,7 +180,7 @@ def number_of_classes(net: nn.Module) -> int | None:
 
 @contextmanager
 def in_eval_mode(model: Any) -> Iterator[None]:
-    """The model in eval mode; each module's mode is put back. A callable that is no module stays as it is."""
+    """Put the model into eval mode and restore each module's mode; a callable that is not a module is unchanged."""
     training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     try:
         if training:

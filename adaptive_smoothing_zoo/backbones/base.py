@@ -1,4 +1,4 @@
-"""The one interface through which base nets give logits and feature maps. It is timm's, so timm nets fit as well."""
+"""The interface of base nets for logits and feature maps. It is timm's, so timm nets fit as well."""
 
 import inspect
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Taps:
-    """What is wanted of one pass of a net. It travels through the net's call, so that wrappers and hooks see the call.
+    """The outputs wanted from one pass of a net. Passed through the net's call, so that wrappers and hooks run.
 
     Args:
         indices: of the feature maps, in rising order.
@@ -149,7 +149,7 @@ class BaseNet(nn.Module):
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the stages' outputs for the backward pass. Batch norms in train mode then count a batch twice."""
+        """Store only the stages' outputs for the backward pass. Batch norms in train mode then count a batch twice."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class BaseNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop, for good, the stages behind the last one wanted, and the head; what remains is a smaller net.
+        """Permanently remove the head and the stages after the last wanted one; the result is a smaller net.
 
         Args:
             indices: as in ``forward_intermediates``.

@@ -35,8 +35,8 @@ class GaussianSmoothed(nn.Module):
     Raises:
         ValueError: sigma, m or s out of range, or other votes.
 
-    The bank is drawn once and kept with the weights, so the net is deterministic. Certificates are about the smoothed
-    net, whose mean is over all noise; they hold for this approximation only as far as m samples tell.
+    The bank is drawn once and stored with the weights, so the net is deterministic. Certificates hold for the smoothed
+    net, the mean over all noise, which this net approximates with m samples.
     """
 
     noise: Tensor

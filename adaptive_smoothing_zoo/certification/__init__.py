@@ -1,4 +1,4 @@
-"""What no attack can break: certified radii, the bounds behind them, and their logs."""
+"""Certified radii, the bounds behind them, and their logs."""
 
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
 from adaptive_smoothing_zoo.certification.bounds import BOUNDS, Bound, vote_needed

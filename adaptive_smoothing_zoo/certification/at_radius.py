@@ -31,28 +31,28 @@ def certify_at_radius(
 ) -> Certificates:
     """Find the images at which a smoothed classifier, or a mix with it, has an l_2 radius of at least ``radius``.
 
-    n0 samples choose a class, as in ``certify``. Does its mean vote p exceed what the radius needs, q =
-    ``vote_needed``? Samples are drawn until one of two tests by betting (``BettingTest``) answers, that p > q or that
-    all n samples would hardly show it, or until there are n; then a bound on p from all n is compared with q.
+    n0 samples choose a class, as in ``certify``. The question is whether its mean vote p exceeds q = ``vote_needed`` of
+    the radius. Samples are drawn until a betting test (``BettingTest``) shows that p > q, another that all n samples
+    would hardly show it, or there are n samples; then a bound on p from all n is compared with q.
 
-    A certificate is wrong with at most ``failure_probability``: if p <= q there are two ways to be certified. The test
-    of p > q errs with at most half of that, at whatever number of samples it is asked. The bound at the end comes from
-    a fixed number of samples; it too is above q with at most half of that. When to look, and when the other test gives
-    up, only removes chances to be certified. The samples that choose the class are not used again.
+    A certificate is wrong with probability at most ``failure_probability``. If p <= q, there are two ways to be
+    certified. The test of p > q errs with at most half of that probability, at any number of samples. The final bound
+    uses a fixed number of samples and is also above q with at most half of it. The times of testing and the second test
+    can only prevent certificates. The samples that choose the class are not used again.
 
     Args:
         radius: >= 0, in units of the images.
         alpha, bound: as in ``mix_certificates``, for a mix with the smoothed ``model`` as its h; 1 for h alone.
-        miss_probability: with which an image may be given up before n samples although p is at least what all n would
-            have to show at the end, in (0, 1). No part of the guarantee.
-        settings: as in ``certify``; n is the most samples for the question.
+        miss_probability: probability in (0, 1) of giving up an image before n samples although p is large enough for
+            all n to certify it. Not part of the guarantee.
+        settings: as in ``certify``; n is the maximal number of samples.
 
     Returns:
-        Prediction and ``radius`` where that is certified, -1 and 0 elsewhere; average radii mean nothing. Logs have a
-        column ``samples`` more.
+        Prediction and ``radius`` where it is certified, -1 and 0 elsewhere; average radii are meaningless. Logs have an
+        additional column ``samples``.
 
     Raises:
-        ValueError: no vote could certify the radius, or what ``certify`` refuses.
+        ValueError: no vote could certify the radius; or as ``certify``.
         EvaluationError, ResultsError: as ``certify``.
     """
     sampling, run = settled(settings)
@@ -74,7 +74,7 @@ def at_radius(
 
 @dataclass(frozen=True)
 class AtRadius(Rule):
-    """Votes until it is known whether their mean exceeds ``needed``, sampling.n at most."""
+    """Draw votes, at most sampling.n, until it is known whether their mean exceeds ``needed``."""
 
     sampling: Sampling
     radius: float
@@ -151,7 +151,7 @@ class Question:
         self.answer: bool | None = None
 
     def next_look(self) -> int:
-        """How many votes to take before the tests are asked again: a block, later a quarter of what was seen."""
+        """Number of votes before the next tests: a block, later 1/4 of the votes so far."""
         count = NOISE_BLOCK * max(1, self.seen // NOISE_BLOCK // 4)
         return min(count, self._rule.sampling.n - self.seen)
 

@@ -41,14 +41,15 @@ def certify(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -
         One certificate per image, in their order; prediction -1 and radius 0 where the bounds certify nothing.
 
     Raises:
-        ValueError: images, labels or settings that make no sense.
+        ValueError: invalid images, labels or settings.
         EvaluationError: the model fails on such images, its output is not (N, C), or NaN or infinity somewhere.
         ResultsError: the log is damaged, belongs to other settings, or is being written by another process.
 
-    Each certificate is wrong with at most ``failure_probability``. It is about ``model`` as it is computed here, with
-    its rounding, as if inputs and noise were real numbers. The noise of an image depends on the seed, its dataset index
-    and the kind of device alone: order, other images and interruptions change nothing, the batch size only rounding.
-    (Generators on the CPU have 32-bit seeds: two of many images may have the same noise, which couples their errors.)
+    Each certificate is wrong with probability at most ``failure_probability``. It holds for ``model`` as computed here,
+    with its rounding, as if inputs and noise were real numbers. The noise of an image depends only on the seed, its
+    dataset index and the kind of device: order, other images and interruptions have no effect, and the batch size
+    affects only rounding. (Generators on the CPU have 32-bit seeds: two of many images may have the same noise, which
+    couples their errors.)
     """
     sampling, run = settled(settings)
     return run_certification(model, images, labels, FixedNumber(sampling), run)
@@ -86,7 +87,7 @@ class FixedNumber(Rule):
         return Found(predictions, cohen_radius(p_lower, self.sampling.sigma), np.full(len(classes), n))
 
     def _with_runner_up(self, classes: Floats, votes: Floats) -> Found:
-        """From two bounds; every class but the chosen one is bounded, as nobody knows which of them is second."""
+        """Certify from two bounds; every class but the chosen one is bounded, since any may be the runner-up."""
         n, half = self.sampling.n, self.sampling.failure_probability / 2
         tops = classes.astype(np.int64)
         others = np.arange(votes.shape[-1]) != tops[:, None]

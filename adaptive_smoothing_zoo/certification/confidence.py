@@ -1,7 +1,6 @@
-"""One-sided confidence bounds for the mean of votes: what a certificate may believe after some samples.
-
-Every bound is wrong with at most its failure probability, for any number n >= 1 of independent samples of any one
-distribution, if n is fixed beforehand. Who looks and samples on uses ``BettingTest``.
+"""One-sided confidence bounds for the mean of votes. Every bound is wrong with at most its failure probability, for any
+number n >= 1 of independent samples of any one distribution, if n is fixed beforehand. For sequential sampling use
+``BettingTest``.
 """
 
 import math
@@ -90,7 +89,7 @@ def betting_upper(samples: Values, failure_probability: float) -> Floats:
 
 
 class BettingTest:
-    """Do samples in [0, 1] have a mean above ``mean``? May be asked after every sample, and sampling stopped at will.
+    """Test whether samples in [0, 1] have a mean above ``mean``; sampling may stop after any sample.
 
     Bettors start with equal shares of a capital of 1. Each stakes a fixed part lambda of what it has left, so that a
     sample x multiplies its share by 1 + lambda (x - mean) / mean >= 0. If the mean of x (given the samples before it)
@@ -100,10 +99,10 @@ class BettingTest:
 
     Args:
         mean: in (0, 1).
-        failure_probability: of ever saying yes although the mean is not above, in (0, 1).
+        failure_probability: probability of ever answering yes although the mean is not above, in (0, 1).
 
     Attributes:
-        exceeded: whether the samples so far, or some first part of them, say yes.
+        exceeded: whether the answer is yes after the samples so far or at an earlier time.
 
     Raises:
         ValueError: a value outside its range.
@@ -134,7 +133,7 @@ class BettingTest:
 
 
 def _stakes(x: Floats, failure_probability: float) -> Floats:
-    """What to bet on each sample, (..., n), from those before it: sqrt(2 ln(1 / failure) / (n variance))."""
+    """The stake on each sample, (..., n), from the samples before it: sqrt(2 ln(1 / failure) / (n variance))."""
     n = x.shape[-1]
     count = np.arange(1, n + 1)
     means = (0.5 + np.cumsum(x, axis=-1)) / (count + 1)

@@ -1,4 +1,4 @@
-"""A certification log that survives its process: one durable line per example, bound to the settings of the run."""
+"""A certification log that survives interruptions: one durable line per example, bound to the run's settings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _logger = logging.getLogger(__name__)
 def open_journal(path: Path, settings: dict[str, Any], columns: tuple[str, ...] = COLUMNS) -> Iterator[Journal]:
     """The log at ``path`` and, next to it, ``<path>.json`` with the settings that its lines were made with.
 
-    Other processes are kept away from both.
+    Locks both against other processes.
 
     Args:
         path: of the log; made if it does not exist.
-        settings: JSON values; everything that decides the certificates.
-        columns: what a line holds.
+        settings: JSON values; everything that determines the certificates.
+        columns: the columns of a line.
 
     Raises:
         ResultsError: another process works on the log; or the log is damaged (but for its last line, which a killed

@@ -1,4 +1,4 @@
-"""Certificates of a triplet, or of one of its nets: which kind applies, and every bound that follows from it."""
+"""Certificates of a triplet, or of one of its nets: the applicable kind and its bounds."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ PARTS = {"whole": None, "std_model": 0.0, "rob_model": 1.0}  # what is certified
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is to be certified.
+    """The subject of a certification.
 
     Attributes:
-        model: the mix, or one of its nets as a mix with alpha 0 or 1; a net of its own as it is.
+        model: the mix, or one of its nets as a mix with alpha 0 or 1; or any other net.
         part: "whole", "std_model" or "rob_model".
         known: what bounds may need: a mix with a "smoothed" or a "lipschitz" h, or the smoothed version of anything,
             "alone".
         sampling: of the smoothing; None for a Lipschitz h.
-        radius: only whether this l_2 radius is certified.
-    """
+        radius: if given, only decide whether this l_2 radius is certified."""
 
     model: nn.Module
     part: str
@@ -49,7 +48,7 @@ class Subject:
 
     @property
     def is_smoothed_version(self) -> bool:
-        """Whether certified is not the part itself, but its Gaussian-smoothed version."""
+        """Whether the certificates are for the Gaussian-smoothed version of the part."""
         return self.known == "alone"
 
     @property
@@ -99,11 +98,11 @@ class Subject:
     def certify(
         self, images: Tensor, labels: Tensor, bounds: Sequence[str], log: Callable[[str], Path], run: Run
     ) -> dict[str, Certificates]:
-        """Certificates by each bound, whose logs are written.
+        """Certify by each bound and write the logs.
 
         Args:
-            bounds: all that apply if there are none (with a ``radius``, the papers' theorem, since each bound then
-                needs samples of its own).
+            bounds: if empty, all that apply (with a ``radius`` only the papers' theorem, since each bound then needs
+                its own samples).
             log: gives the path of a log by its name.
             run: of the sampling, without its log.
 

@@ -1,4 +1,4 @@
-"""An estimate, and no more, of how steep h's probabilities are near an image."""
+"""An estimate, not a bound, of the local Lipschitz constants of h's probabilities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LocalLipschitzEstimate:
-    """What an ascent found in the balls around N images. No certificate follows from it.
+    """The result of an ascent in the balls around N images. It is not a certificate.
 
     Attributes:
         probabilities: (N, C), h(x).

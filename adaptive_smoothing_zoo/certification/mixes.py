@@ -1,4 +1,4 @@
-"""Certificates of mixed classifiers from what is known of their robust half."""
+"""Certificates of mixed classifiers from properties of their robust net."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def mix_certificates(
     A radius r of h [CRK19] is sigma Phi^-1(p) for a lower bound p of its label's probability, so p = Phi(r / sigma);
     every other class has at most 1 - p. With that runner-up "theorem4" is (2 p - 1 - (1 - alpha) / alpha) / (2 Lip)
     with Lip = ``gaussian_lipschitz(sigma)``, "theorem5" sigma Phi^-1(alpha p), and "sharp" r - sigma Phi^-1(1 / (2
-    alpha)), which is never smaller than either. Where the certificates hold a bound of the runner-up as well (see
-    ``Sampling.runner_up``), that takes the place of 1 - p.
+    alpha)), which is never smaller than either. If the certificates also bound the runner-up (see
+    ``Sampling.runner_up``), this bound replaces 1 - p.
 
     Args:
         certificates: of h alone, with radii that were computed so.
@@ -46,8 +46,8 @@ def mix_certificates(
         bound: a name from ``BOUNDS`` that is about a smoothed h.
 
     Returns:
-        The same examples with the mix's radii. Where h is certified and the mix is not, the prediction is -1: what the
-        mix predicts there h's log does not tell. So the certified accuracy at 0 is the limit at radii just above 0.
+        The same examples with the mix's radii. If h is certified and the mix is not, the prediction is -1, since h's
+        log does not determine it. So the certified accuracy at 0 is the limit at radii just above 0.
 
     Raises:
         ValueError: several alphas, or a value outside its range.
@@ -74,7 +74,7 @@ def mix_certificates(
 
 
 def _with_the_rest(certificates: Certificates, sigma: float) -> Floats:
-    """h's radii with 1 - p for the runner-up, also where it was bounded on its own."""
+    """h's radii with 1 - p for the runner-up, even if the runner-up was bounded separately."""
     bounded = ~np.isnan(certificates.p_top)
     return np.where(bounded, cohen_radius(np.where(bounded, certificates.p_top, 0.5), sigma), certificates.radius)
 
@@ -94,7 +94,8 @@ def certify_mix(
         model: its ``rob_model`` is a :class:`GaussianSmoothed`, used as it is (``rob_map`` is a scale of 1).
         images, labels: as in ``certify``.
         bound: as in ``mix_certificates``.
-        radius: only whether the mix has at least this l_2 radius, by ``certify_at_radius``, with far fewer samples.
+        radius: only decide whether the mix has at least this l_2 radius, by ``certify_at_radius``, with far fewer
+            samples.
         settings: of ``certify`` but sigma and votes. A ``log`` is of h alone; with a ``radius``, of the mix.
 
     Returns:

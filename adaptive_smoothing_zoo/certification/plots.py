@@ -16,9 +16,9 @@ class CertifiedCurve:
     """One curve of a figure.
 
     Attributes:
-        jumps: whether the classifier gets examples right that it cannot certify, as a mix does.
-        clean_accuracy: of a classifier that jumps, on the same examples, a fraction; None if it is not known.
-        baseline: drawn with a broken line.
+        jumps: whether the classifier is correct at examples that it cannot certify, as a mix is.
+        clean_accuracy: if it jumps, on the same examples, a fraction; None if unknown.
+        baseline: whether to draw a dashed line.
     """
 
     label: str

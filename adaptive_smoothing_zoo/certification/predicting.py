@@ -1,4 +1,4 @@
-"""PREDICT [CRK19]: the class of a Gaussian-smoothed classifier, or none where its votes do not tell."""
+"""PREDICT [CRK19]: the class of a Gaussian-smoothed classifier, or abstention if its votes are too close."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def predict_smoothed(model: nn.Module, images: Tensor, **settings: Any) -> NDArr
 
     Args:
         model, images: as in ``certify``.
-        settings: as in ``certify``, with hard votes; n0 and runner_up have no part in this.
+        settings: as in ``certify``, with hard votes; n0 and runner_up are ignored.
 
     Returns:
-        (N,) classes, each wrong (another than the smoothed classifier's) with at most ``failure_probability``; -1 where
-        the votes do not tell.
+        (N,) classes, each different from the smoothed classifier's with probability at most ``failure_probability``; -1
+        for abstention.
 
     Raises:
         ValueError, EvaluationError, ResultsError: as ``certify``; soft votes, which are no counts.

@@ -1,8 +1,7 @@
 """Float64 arrays of checked numbers, and arithmetic that is rounded toward the smaller radius.
 
-Every step rounds so that the result does not exceed the theorem's value for the float64 arguments. That covers the
-formulas only, not what the arguments stand for: a net in float32 differs from the function of the theorem by its own
-rounding.
+Every step rounds so that the result does not exceed the theorem's value for the float64 arguments. This covers only the
+formulas, not their arguments: a net in float32 differs from the theorem's function by its own rounding.
 """
 
 from collections.abc import Callable, Sequence

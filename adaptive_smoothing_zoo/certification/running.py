@@ -47,13 +47,13 @@ OnProgress = Callable[[CertifyProgress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Which images a run is about, where it is kept and whom it tells.
+    """The images of a run, its log and its callback.
 
     Args:
         indices: (N,) dataset indices of the images, different numbers >= 0; 0 to N - 1 if None.
         log: a file to which each certificate is written as soon as it is known, in the format of ``read_log``. The same
             run resumes there after any interruption.
-        times: write to the log, and return, how long each example took. Without, the same run gives the same bytes.
+        times: record the time of each example in the log and the result. If False, repeated runs write identical logs.
         on_progress: called after each batch.
     """
 
@@ -103,7 +103,7 @@ class Found(NamedTuple):
 
 
 class Rule(ABC):
-    """How many votes are asked for, and what they certify.
+    """The number of votes to draw, and what they certify.
 
     Attributes:
         sampling: how votes are drawn; its n is the most for one image, next to those that choose its class.

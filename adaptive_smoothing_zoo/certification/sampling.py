@@ -1,4 +1,4 @@
-"""Noisy copies of images, each image with a stream of noise of its own, and what a net votes for on them."""
+"""Noisy copies of images, with a separate noise stream per image, and a net's votes on them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Votes = Literal["hard", "soft"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Which smoothed classifier is sampled, how, and what may be concluded from its votes.
+    """The smoothed classifier to sample, the sampling, and the confidence of conclusions.
 
     Args:
         sigma: standard deviation of the noise, > 0, in units of pixels in [0, 1].
@@ -37,14 +37,15 @@ class Sampling:
             betting bound. They certify two different smoothed classifiers.
         n0, n: samples for the choice of a class and (at most) for its bound, whole numbers >= 1.
         failure_probability: of each certificate, in (0, 1), over the noise.
-        runner_up: bound the runner-up's probability as well, with half of the failure probability, instead of taking
-            1 - p for it; not for a single radius.
+        runner_up: also bound the runner-up's probability, with half of the failure probability, instead of using 1 - p;
+            not for a single radius.
         seed: of the noise, with the dataset index of the image.
         batch_size: noisy images per pass. If None, 128 on the CPU, where more leave its caches, and 1000 elsewhere.
         device: where to compute; where the model is if None.
         fold: compute with a copy whose batch norms are folded into its convolutions: faster, equal up to rounding.
         dtype: torch.float32; "tf32" for products that CUDA rounds to TF32; torch.bfloat16 or torch.float16 for layers
-            that compute in that (autocast). Certified is the net that is rounded so. Noise is added in float32.
+            that compute in that (autocast). The certificate is for the net with this rounding. Noise is added in
+            float32.
 
     Raises:
         ValueError: a value outside its range.

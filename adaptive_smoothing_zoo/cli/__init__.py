@@ -28,11 +28,11 @@ from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 
 
 def main() -> None:
-    """Run a command; what a user can put right ends with one sentence and exit code 2."""
+    """Run a command; errors that a user can fix end with one sentence and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # the name of a file need be no text
+            stream.reconfigure(errors="backslashreplace")  # a file name may be undecodable
     try:
         with units_told():
             asz(standalone_mode=False)
@@ -65,7 +65,7 @@ class Sections(click.Group):
 
 
 def commands_of(modules: Iterable[ModuleType]) -> list[click.Command]:
-    """The commands of modules, in the order in which they are written, without those inside a group."""
+    """The commands of modules, in source order, without those inside a group."""
     inner = certification.plot_command.commands.values()
     found = (value for module in modules for value in vars(module).values() if isinstance(value, click.Command))
     return [command for command in dict.fromkeys(found) if command not in inner]
@@ -96,7 +96,7 @@ SECTIONS = {
     help="Show the versions of asz, torch and the extras and exit.",
 )
 def asz() -> None:
-    """Accurate and robust at once: adaptively smoothed classifiers."""
+    """Adaptively smoothed classifiers: accurate and robust."""
 
 
 for command in commands_of(chain.from_iterable(SECTIONS.values())):

@@ -24,7 +24,7 @@ from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelC
 def check_adversarials_command(file: Path, choice: ModelChoice, device: str, data_dir: str | None) -> None:
     """Classify the adversarial images in FILE with MODEL, which asz eval --save-adversarials wrote.
 
-    The images must obey the threat model that the file names. Exit code 1 if the accuracy is not the recorded one.
+    The images must obey the threat model in the file. Exit code 1 if the accuracy differs from the recorded one.
     """
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
@@ -38,17 +38,19 @@ def check_adversarials_command(file: Path, choice: ModelChoice, device: str, dat
     model, threat = named.net, saved.threat or entry.threat
     examples = load_data(entry.dataset, data_dir=data_dir, n=len(saved.images), preprocessing=entry.preprocessing)
     if saved.labels is not None and not saved.labels.equal(examples.labels):
-        raise ValueError(f"the labels in {file} are not those of {examples.source}; name the data with --data-dir")
+        raise ValueError(f"the labels in {file} differ from those of {examples.source}; set --data-dir")
     robust = judge_adversarials(model, examples, saved.images, threat, batch_size=saved.batch_size, device=chosen)
     count, n = int(robust.sum()), len(robust)
     click.echo(f"{named.entry.key}: {count} of {n} are classified correctly, {100 * count / n:.2f} %, within {threat}")
     if saved.robust_accuracy is None:
-        click.echo("the file does not say what was recorded")
+        click.echo("the file has no recorded accuracy")
     elif not saved.is_of(identity_of(model, examples.images.shape[1:])):
-        click.echo(f"the images were found for another model, of {100 * saved.robust_accuracy:.2f} %", err=True)
+        click.echo(
+            f"the images were made for another model, with accuracy {100 * saved.robust_accuracy:.2f} %", err=True
+        )
         sys.exit(1)
     elif count != round(n * saved.robust_accuracy):
-        click.echo(f"recorded is {100 * saved.robust_accuracy:.2f} %", err=True)
+        click.echo(f"the recorded accuracy is {100 * saved.robust_accuracy:.2f} %", err=True)
         sys.exit(1)
     else:
         click.echo("as recorded")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class BoundName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """The name of one of ``BOUNDS``, which are looked up when they are needed."""
+    """The name of one of ``BOUNDS``, which are imported on demand."""
 
     name = "bound"
 
@@ -53,16 +53,16 @@ PART = click.option(
     type=click.Choice(["whole", "std_model", "rob_model"]),
     default="whole",
     show_default=True,
-    help="of a triplet: the mix, or one of its nets alone",
+    help="for triplets: the mix, or one of its nets alone",
 )
-SKIP = click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="take every K-th test image")
+SKIP = click.option("--skip", type=int, default=1, show_default=True, metavar="K", help="use every K-th test image")
 NO_TIMES = click.option(
-    "--no-times", is_flag=True, help="leave times out of the logs: the same command writes the same bytes"
+    "--no-times", is_flag=True, help="omit times from the logs, so that repeated runs write identical files"
 )
-NOISE_SEED = click.option("--seed", type=int, default=0, show_default=True, help="of the noise")
+NOISE_SEED = click.option("--seed", type=int, default=0, show_default=True, help="seed of the noise")
 BATCH_SIZE = click.option("--batch-size", type=int, default=None, help="noisy images per pass")
-N0 = "number of noise samples for each image that choose its class"
-N = "number of noise samples for each image that bound its class's probability, at most; of images: --n-examples"
+N0 = "noise samples per image to choose its class"
+N = "maximal noise samples per image to bound its class's probability (number of images: --n-examples)"
 
 
 @click.command(
@@ -74,26 +74,34 @@ N = "number of noise samples for each image that bound its class's probability, 
 )
 @model_options(threat_model=None)
 @PART
-@click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise ([CRK19])")
-@click.option("--votes", type=click.Choice(["hard", "soft"]), default=None, help="of the smoothed version; hard")
-@click.option("--bound", "bounds", type=BoundName(), multiple=True, help="may be repeated; all that apply")
-@click.option("--radius", type=float, default=None, help="only whether this radius is certified: far fewer samples")
+@click.option("--sigma", type=float, default=None, help="certify the version smoothed by this noise [CRK19]")
+@click.option(
+    "--votes", type=click.Choice(["hard", "soft"]), default=None, help="votes of the smoothed version; default hard"
+)
+@click.option("--bound", "bounds", type=BoundName(), multiple=True, help="repeatable; default: all that apply")
+@click.option(
+    "--radius", type=float, default=None, help="only decide whether this radius is certified, with far fewer samples"
+)
 @click.option("--n0-samples", "--n0", "n0", type=int, default=100, show_default=True, metavar="N", help=N0)
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
-@click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each certificate")
-@click.option("--runner-up", is_flag=True, help="bound the runner-up's probability too, instead of taking 1 - p for it")
+@click.option(
+    "--failure-probability",
+    type=float,
+    default=0.001,
+    show_default=True,
+    help="probability that a certificate is wrong",
+)
+@click.option("--runner-up", is_flag=True, help="also bound the runner-up's probability, instead of using 1 - p")
 @BATCH_SIZE
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "tf32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="in which the certified net computes",
+    help="precision of the certified net",
 )
 @NOISE_SEED
-@click.option(
-    "--n-examples", type=int, default=None, metavar="N", help="number of test images, the first N; all if not given"
-)
+@click.option("--n-examples", type=int, default=None, metavar="N", help="use the first N test images; default all")
 @SKIP
 @DEVICE
 @NO_TIMES
@@ -116,9 +124,9 @@ def certify_command(
 ) -> None:
     """Certify l_2 radii of a triplet whose h is smoothed or Lipschitz, or of the smoothed version of any MODEL.
 
-    A mix with a smoothed or a Lipschitz h has certificates of its own: theorem4 and theorem5 are those of the papers
-    (h Lipschitz; h smoothed by Gaussian noise), sharp is never smaller than either. With --sigma the certificates are
-    about another classifier, the smoothed version. Runs resume: repeat the command after any interruption.
+    A mix with a Lipschitz or smoothed h is certified itself: by the papers' theorem4 (h Lipschitz) or theorem5 (h
+    smoothed by Gaussian noise), or by sharp, which is never smaller. With --sigma the certificates are for another
+    classifier, the smoothed version of MODEL. Runs resume: repeat the command after any interruption.
     """
     import torch
 
@@ -163,11 +171,11 @@ def certify_command(
 @click.command("predict", epilog=example("asz predict Demo2026Constant --dataset digits --part rob_model --sigma 0.25"))
 @model_options(threat_model=None)
 @PART
-@click.option("--sigma", type=float, default=None, help="standard deviation of the noise; that of a smoothed h")
+@click.option("--sigma", type=float, default=None, help="standard deviation of the noise; default that of a smoothed h")
+@click.option("--n-samples", "votes", type=int, default=1000, show_default=True, metavar="N", help="votes per image")
 @click.option(
-    "--n-samples", "votes", type=int, default=1000, show_default=True, metavar="N", help="votes for each image"
+    "--failure-probability", type=float, default=0.001, show_default=True, help="probability that a prediction is wrong"
 )
-@click.option("--failure-probability", type=float, default=0.001, show_default=True, help="of each prediction")
 @BATCH_SIZE
 @NOISE_SEED
 @examples_option(None)
@@ -191,8 +199,9 @@ def predict_command(
 ) -> None:
     """Predict with the smoothed version of any MODEL, or abstain ([CRK19], PREDICT).
 
-    The noise votes; where a binomial test does not tell the first class from the second, there is no prediction. Writes
-    a log in the format of asz certify, with radii of 0. Runs resume: repeat the command after any interruption.
+    Each noisy copy of an image votes for a class. The command abstains where a binomial test cannot separate the first
+    class from the second. It writes a log in the format of asz certify, with radius 0. Runs resume: repeat the command
+    after any interruption.
     """
     from adaptive_smoothing_zoo.certification.kinds import subject_of
     from adaptive_smoothing_zoo.certification.predicting import predict_examples
@@ -221,7 +230,7 @@ def predict_command(
     shares = {"correct": found.correct, "wrong": wrong, "abstained": abstained}
     counted = ", ".join(f"{name} {100 * share.mean():.2f} %" for name, share in shares.items())
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
-    click.echo(f"{counted}; {votes:,} votes for each")
+    click.echo(f"{counted}; {votes:,} votes per image")
     click.echo(f"wrote {log}")
 
 
@@ -234,20 +243,20 @@ def _tell(record: CertificationRecord, written: list[Path]) -> None:
     for bound in record.bounds:
         click.echo(f"{bound}: {BOUNDS[bound].words(record.sampling is not None and record.sampling.runner_up)}")
     if record.sampling is not None:
-        click.echo(f"{record.sampling.mean_samples:,.0f} noisy images for each example on average")
+        click.echo(f"{record.sampling.mean_samples:,.0f} noisy images per example on average")
     for path in written:
         click.echo(f"wrote {path}")
 
 
 def entry_of(name: str, dataset: str, threat_model: str | None) -> Entry:
-    """The entry of a triplet whose threat model need not be said where only one is possible."""
+    """The entry of a triplet; the threat model may be omitted if only one exists."""
     from adaptive_smoothing_zoo.zoo.registry import find_entry
 
     return find_entry(name, dataset, threat_model or known_threat_model(name, dataset))
 
 
 def choose_examples(examples: Examples, n: int | None, skip: int) -> tuple[Examples, range]:
-    """Every skip-th example, the first n of these, and their places in the data set."""
+    """The first n of every skip-th example, and their indices in the data set."""
     from dataclasses import replace
 
     if skip < 1:
@@ -270,7 +279,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 @contextmanager
 def sampling_bar(shown: bool) -> Iterator[OnProgress]:
-    """A bar that counts noisy images, of which the number is known, or is estimated where sampling is adaptive."""
+    """A bar that counts noisy images; their total is estimated if sampling is adaptive."""
     from tqdm import tqdm
 
     from adaptive_smoothing_zoo.certification import CertifyProgress
@@ -301,7 +310,7 @@ def accuracy(model: Any, examples: Examples, device: Any) -> float:
 
 @click.group("plot", epilog=example("asz plot trade-off results", "asz plot certified log.tsv --sigma 0.25"))
 def plot_command() -> None:
-    """Draw pictures of what was measured."""
+    """Plot recorded results."""
 
 
 @plot_command.command(
@@ -312,13 +321,17 @@ def plot_command() -> None:
     ),
 )
 @click.argument("logs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--sigma", "sigmas", type=float, multiple=True, help="of the logs: one for all or one each, in order")
-@click.option("--alpha", "alphas", type=float, multiple=True, help="of mixes with the logs' h; 1, h alone")
-@click.option("--bound", "bounds", type=BoundName(), multiple=True, help="for mixes and triplets, may be repeated")
-@click.option("--baseline", "baselines", type=click.Path(path_type=Path), multiple=True, help="a log, drawn broken")
+@click.option(
+    "--sigma", "sigmas", type=float, multiple=True, help="noise of the logs: one for all or one per log, in order"
+)
+@click.option(
+    "--alpha", "alphas", type=float, multiple=True, help="alpha of mixes with the logs' h; default 1, h alone"
+)
+@click.option("--bound", "bounds", type=BoundName(), multiple=True, help="for mixes and triplets; repeatable")
+@click.option("--baseline", "baselines", type=click.Path(path_type=Path), multiple=True, help="a log, drawn dashed")
 @click.option("--triplet", "triplets", multiple=True, help="name of a triplet that asz certify has certified")
 @click.option("--dataset", default="cifar10", show_default=True, help="of the triplets")
-@click.option("--threat-model", default=None, help="of the triplets, if there are several of a name")
+@click.option("--threat-model", default=None, help="of the triplets, if a name has several")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz certify")
 @click.option("--title", default=None)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("certified.png"), show_default=True)
@@ -337,10 +350,10 @@ def plot_certified_command(
 ) -> None:
     """Draw certified accuracy against l_2 radius, from logs of smoothed classifiers and from certified triplets.
 
-    Each LOG is of a smoothed h alone; every --alpha makes a mix of it. A mix is right where it cannot be certified, so
-    its curve jumps at radius 0: an open circle marks the limit, a dot the clean accuracy, where that is known. A
-    --baseline is drawn as it is, and by theorem4 too if that is among the bounds and its noise is known. The name of
-    OUT chooses the format (.png, .pdf, .svg).
+    Each LOG is of a smoothed h alone; every --alpha adds a mix with it. A mix is correct at some images where it cannot
+    be certified, so its curve jumps at radius 0: an open circle marks the limit, a dot the clean accuracy, if known. A
+    --baseline is drawn unchanged, and also by theorem4 if that is among the bounds and its noise is known. The
+    extension of OUT chooses the format (.png, .pdf, .svg).
     """
     from adaptive_smoothing_zoo.certification import plot_certified_curves
     from adaptive_smoothing_zoo.storage.files import write_with
@@ -358,7 +371,7 @@ def plot_certified_command(
 def log_curves(
     logs: tuple[Path, ...], sigmas: tuple[float, ...], alphas: tuple[float, ...], bounds: tuple[str, ...]
 ) -> list[CertifiedCurve]:
-    """Curves of the mixes with the smoothed nets that logs are about."""
+    """Curves of mixes with the smoothed nets of the logs."""
     from adaptive_smoothing_zoo.certification import CertifiedCurve, mix_certificates, read_log
 
     if len(sigmas) not in (0, 1, len(logs)):
@@ -390,7 +403,7 @@ def triplet_curves(
     entry = entry_of(name, dataset, threat_model)
     record = read_certification(results, entry)
     if record is None:
-        raise ResultsError(f"there are no certificates of {entry.key} in {results}; run asz certify")
+        raise ResultsError(f"no certificates of {entry.key} in {results}; run asz certify")
     for bound in bounds:
         if bound not in record.bounds:
             raise ResultsError(f"{entry.key} was certified by {', '.join(record.bounds)}, not by {bound}")
@@ -407,7 +420,7 @@ def triplet_curves(
 
 
 def baseline_curves(path: Path, bounds: tuple[str, ...]) -> list[CertifiedCurve]:
-    """A log as it is and, if it is of a smoothed net, by the bounds that give a net alone another radius."""
+    """A log unchanged and, for a smoothed net, by the bounds that give a single net another radius."""
     from adaptive_smoothing_zoo.certification import CertifiedCurve, mix_certificates, read_log
     from adaptive_smoothing_zoo.certification.bounds import of_smoothed
     from adaptive_smoothing_zoo.certification.journal import settings_path
@@ -427,8 +440,8 @@ def _sigma_of(log: Path) -> float:
     from adaptive_smoothing_zoo.errors import ResultsError
 
     if not settings_path(log).exists():
-        raise click.UsageError(f"{log} has no settings next to it that name its sigma; pass --sigma")
+        raise click.UsageError(f"no settings file next to {log} gives its sigma; pass --sigma")
     sigma = read_settings(log).get("sigma")
     if not isinstance(sigma, float):
-        raise ResultsError(f"the settings of {log} do not name its sigma; pass --sigma")
+        raise ResultsError(f"the settings of {log} do not contain its sigma; pass --sigma")
     return sigma

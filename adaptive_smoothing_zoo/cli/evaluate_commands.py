@@ -48,21 +48,25 @@ if TYPE_CHECKING:
     ),
 )
 @model_options()
-@click.option(
-    "--eps", default=None, help="radius, as 8/255 or 0.5, or several, as 2/255,4/255; the entry's if not given"
-)
+@click.option("--eps", default=None, help="radius, as 8/255 or 0.5, or several, as 2/255,4/255; default the entry's")
 @examples_option(None)
 @DEVICE
 @attack_options
-@click.option("--quick", is_flag=True, help="a few steps only: an upper bound on the robust accuracy, written nowhere")
-@click.option("--shard", default=None, help="i/k, 0 <= i < k: only every k-th example from the i-th; see asz merge")
+@click.option(
+    "--quick", is_flag=True, help="only a few steps: prints an upper bound on the robust accuracy, writes nothing"
+)
+@click.option(
+    "--shard", default=None, help="i/k, 0 <= i < k: only every k-th example, starting from the i-th; see asz merge"
+)
 @click.option(
     "--save-adversarials",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="write the adversarial images of all examples, as .npz or .pt",
 )
-@click.option("--compare-with", type=click.Path(path_type=Path), help="results of an earlier run; the record tells")
+@click.option(
+    "--compare-with", type=click.Path(path_type=Path), help="results of an earlier run, compared in the record"
+)
 @DATA_DIR
 @OUT
 @OVERWRITE
@@ -85,9 +89,10 @@ def eval_command(
     MODEL is a triplet (a name of the zoo, a folder, hf-hub:org/name) or any net: robustbench:NAME, timm:NAME,
     torchvision:NAME, base:NAME, module:function or file.py:function.
 
-    Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch the examples are shared
-    among the processes. Other attacks than the protocol's are recorded under another name, and make no entry. So are
-    several radii, run from the smallest to the largest: a point that is broken is not attacked again.
+    Runs resume: repeat the command after any interruption. torchrun and accelerate launch distribute the examples over
+    their processes. Attacks other than the protocol's are recorded under another name and make no entry. The same holds
+    for several radii, which run from the smallest to the largest: points misclassified at one radius are not attacked
+    again.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.progress import progress_bar
@@ -107,7 +112,7 @@ def eval_command(
     chosen = pick_device(distributed.local_device(device))
     settings = attack.settings(chosen)
     _check_files(out, entry, compare_with, save_adversarials)
-    commit = source_commit()  # now: the checkout may move on during a long run
+    commit = source_commit()  # read now: the checkout may change during a long run
     named = choice.load(entry, chosen)
     model, examples = named.net, load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
     settings = _fitted(settings, model, examples, chosen)
@@ -154,7 +159,7 @@ def eval_command(
 def merge_command(
     choice: ModelChoice, n: int | None, eps: str | None, data_dir: str | None, out: Path, overwrite: bool
 ) -> None:
-    """Write the results of an evaluation whose shards (asz eval --shard) are all below OUT."""
+    """Merge the shards (asz eval --shard) of an evaluation below OUT and write its results."""
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import merge
     from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
@@ -189,7 +194,7 @@ def merge_command(
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
 @click.option("--attacks", default=None, metavar="NAMES", help="these instead, in this order, separated by commas")
 @click.option(
-    "--batch-size", type=int, default=None, help="most points per pass; what a step in seconds allows if not given"
+    "--batch-size", type=int, default=None, help="maximal points per pass; default such that a step takes seconds"
 )
 @DEVICE
 @SEED
@@ -207,10 +212,10 @@ def adapt_command(
     data_dir: str | None,
     overwrite: bool,
 ) -> None:
-    """Attack what a recorded run of asz eval left robust, with attacks adapted to the mix.
+    """Attack the robust points of a recorded run of asz eval with attacks adapted to the mix.
 
-    A MODEL that is no mix is attacked by the three that need no alpha: cross-entropy, targeted margin and margin of
-    probabilities. A constant alpha cannot be pulled down, and these three through the mix are all that differ.
+    If MODEL is not a mix, the three attacks that need no alpha run: cross-entropy, targeted margin, and margin of
+    probabilities. With a constant alpha the other attacks repeat these three from other random starts.
 
     Runs resume: repeat the command after any interruption.
     """
@@ -271,10 +276,10 @@ def adapt_command(
 @DEVICE
 @SEED
 @CHANNELS_LAST
-@click.option("--only", multiple=True, help="a check to make, may be repeated; all if not given")
+@click.option("--only", multiple=True, help="a check to run; repeatable; default all")
 @DATA_DIR
 @click.option(
-    "--results", type=click.Path(path_type=Path), default=None, help="of asz eval, to compare; OUT if not given"
+    "--results", type=click.Path(path_type=Path), default=None, help="of asz eval, for comparison; default OUT"
 )
 @OUT
 @OVERWRITE
@@ -291,7 +296,7 @@ def validate_command(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Check whether attacks on MODEL can be trusted, and write a report, unless --only leaves checks out.
+    """Check whether attacks on MODEL can be trusted, and write a report if all checks run.
 
     Runs resume: repeat the command after any interruption. Exit code 1 if a check fails.
     """
@@ -335,14 +340,14 @@ def validate_command(
         )
         remove_state(state)
     else:
-        click.echo("nothing is written: these are not all checks")
+        click.echo("nothing is written, since not all checks ran")
     if findings.failed:
-        click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy as it stands", err=True)
+        click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy", err=True)
         sys.exit(1)
 
 
 def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> None:
-    """Write a validation, and what the leaderboard entry says of it if there is a run."""
+    """Write a validation, and update the leaderboard entry if there is a run."""
     from adaptive_smoothing_zoo.publishing.kept_entry import keep_entry
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 
@@ -353,7 +358,7 @@ def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> No
 
 
 def _check_files(out: Path, entry: ModelEntry, compare_with: Path | None, save_adversarials: Path | None) -> None:
-    """Find out, rather now than after hours, whether files can be written and those that are there can be read."""
+    """Check at the start, not after hours, that output files are writable and existing files readable."""
     from adaptive_smoothing_zoo.publishing.adversarial_file import check_adversarial_path
     from adaptive_smoothing_zoo.publishing.evidence import check_records
     from adaptive_smoothing_zoo.publishing.record import check_writable
@@ -368,22 +373,24 @@ def _check_files(out: Path, entry: ModelEntry, compare_with: Path | None, save_a
 
 
 def _radii(eps: str | None, *, alone: bool) -> list[str]:
-    """The radii that ``--eps`` names, from the smallest to the largest; none if it is not given.
+    """The radii of ``--eps`` in ascending order; none if it is not given.
 
     Args:
-        alone: whether no option is given that several radii do not go with.
+        alone: whether no option is given that excludes several radii.
     """
     from adaptive_smoothing_zoo.threat import parse_eps
 
     radii = [] if eps is None else sorted((text.strip() for text in eps.split(",")), key=parse_eps)
     if len(radii) > 1 and not alone:
-        raise click.UsageError("several radii take one process, and no --quick, --compare-with or --save-adversarials")
+        raise click.UsageError(
+            "several radii need a single process, without --quick, --compare-with and --save-adversarials"
+        )
     return radii
 
 
 def _check_quick(settings: AttackSettings, shard: str | None) -> None:
     if settings.engine != "fast" or not (settings.is_standard or settings.aside) or shard is not None:
-        raise click.UsageError("--quick makes an attack of its own; omit other attacks, numbers and shards")
+        raise click.UsageError("--quick uses its own attack; omit other attacks, numbers and shards")
 
 
 def _run_radii(
@@ -434,7 +441,7 @@ def _run_radii(
 
 
 def _fitted(settings: AttackSettings, model: nn.Module, examples: Examples, device: torch.device) -> AttackSettings:
-    """The settings for the model's number of classes; told if that is too small for some attack."""
+    """The settings for the model's number of classes; prints a note if that is too small for some attack."""
     from adaptive_smoothing_zoo.attacks.catalogue import fitted
     from adaptive_smoothing_zoo.attacks.verify import count_classes
     from adaptive_smoothing_zoo.machine.ready import ready
@@ -443,12 +450,12 @@ def _fitted(settings: AttackSettings, model: nn.Module, examples: Examples, devi
         classes = count_classes(net, examples.images, device)
     found = fitted(settings, classes)
     if found != settings:
-        click.echo(f"{classes} classes: {found.protocol}; no leaderboard takes the result", err=True)
+        click.echo(f"{classes} classes: {found.protocol}; leaderboards do not accept the result", err=True)
     return found
 
 
 def _recorded_as(entry: ModelEntry, settings: AttackSettings) -> ModelEntry:
-    """The entry; under another name for other attacks than the protocol's, which must not replace its record."""
+    """The entry; renamed for attacks other than the protocol's, which must not replace its record."""
     return entry if settings.is_standard else _custom(entry)
 
 
@@ -457,19 +464,19 @@ def _custom(entry: ModelEntry) -> ModelEntry:
 
 
 def _whole(evaluation: Evaluation, state: Path, part: tuple[int, int], examples: Examples) -> Evaluation | None:
-    """The evaluation of all examples; None if another process, or asz merge, brings the shards together."""
+    """The evaluation of all examples; None if another process, or asz merge, merges the shards."""
     from adaptive_smoothing_zoo.evaluation import distributed
 
     if distributed.world_size() > 1:  # the first process writes the results
         return distributed.merge_all(state, examples.images, examples.labels)
     if part[1] > 1:
-        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all are, run asz merge")
+        click.echo(f"shard {part[0]}/{part[1]} is done: {state}; when all shards are done, run asz merge")
         return None
     return evaluation
 
 
 def _screen(model: nn.Module, examples: Examples, threat: ThreatModel, settings: AttackSettings, device: str) -> None:
-    """A screening, told and not written."""
+    """Run a screening and print its result; nothing is written."""
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.evaluation.screening import SCREENING, screen
 
@@ -495,11 +502,11 @@ def _screen(model: nn.Module, examples: Examples, threat: ThreatModel, settings:
 
 
 def _update_entry(out: Path, entry: ModelEntry) -> Path:
-    """Let the leaderboard entry follow from all that is recorded; say what cannot count any more."""
+    """Update the leaderboard entry from all records; print which records no longer count."""
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 
     for why in read_evidence(out, entry).stale:
-        click.echo(f"left aside: {why}", err=True)
+        click.echo(f"ignored: {why}", err=True)
     return update_entry(out, entry)
 
 
@@ -515,7 +522,7 @@ def _write_and_tell(
     remarks: tuple[str, ...] = (),
     save_adversarials: Path | None = None,
 ) -> None:
-    """Write the record, and the leaderboard entry of a standard run; tell what was found."""
+    """Write the record and, for a standard run, the leaderboard entry; print the result."""
     from adaptive_smoothing_zoo.publishing.adversarial_file import write_adversarials
     from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 

@@ -1,4 +1,4 @@
-"""What happens when somebody or something ends a long command."""
+"""Handles interruptions of long commands."""
 
 import signal
 import sys
@@ -12,17 +12,16 @@ AGAIN = 1.0  # seconds
 
 
 class Terminated(BaseException):
-    """SIGTERM, as batch systems send it before they kill; like KeyboardInterrupt, nothing but the end handles it."""
+    """SIGTERM, which batch systems send before SIGKILL; like KeyboardInterrupt, handled only at the top."""
 
 
 @contextmanager
 def told_how_to_go_on(kept: Callable[[], str] | None = None) -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what is finished is written, and say what is kept.
+    """Let SIGTERM end the block as Ctrl-C does, so that finished work is written, and print what was saved.
 
-    Whoever keeps something notes on the exception what that is (``BaseException.add_note``), unless ``kept`` says it.
-
-    An exception that a signal raises is lost where it hits a destructor, or foreign code that drops errors. So an alarm
-    raises it again until it arrives.
+    Code that saves something adds a note to the exception (``BaseException.add_note``), unless ``kept`` gives the text.
+    An exception raised by a signal is lost inside a destructor or foreign code that drops errors, so an alarm raises it
+    again until it arrives.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -40,7 +39,7 @@ def told_how_to_go_on(kept: Callable[[], str] | None = None) -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
     except (KeyboardInterrupt, Terminated) as error:
-        for note in [kept()] if kept is not None else _notes(error) or ["what is finished is kept"]:
+        for note in [kept()] if kept is not None else _notes(error) or ["finished work is saved"]:
             click.echo(f"{note}; repeat the command to resume", err=True)
         raise
     finally:
@@ -48,7 +47,7 @@ def told_how_to_go_on(kept: Callable[[], str] | None = None) -> Iterator[None]:
 
 
 def _notes(error: BaseException | None) -> list[str]:
-    """What was noted on an exception, and on those during whose handling it came: a second signal."""
+    """The notes of an exception and of its context, in case a second signal arrived."""
     if error is None:
         return []
     return [*_notes(error.__context__), *getattr(error, "__notes__", [])]

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def learned_options(command: Any) -> Any:
-    """The options of ``asz tune`` that are about this form alone."""
+    """The options of ``asz tune`` for this form only."""
     learned = "--form learned: "
     for option in (
         click.option("--checkpoint-seconds", type=float, default=10.0, help=f"{learned}time between checkpoints"),
         click.option("--train-data", type=click.Path(path_type=Path), help=f"{learned}as --data-dir, if elsewhere"),
-        click.option("--set", "changes", multiple=True, help=f"{learned}key=value in the recipe's place; repeatable"),
-        click.option("--recipe", help=f"{learned}how; <DATASET>_adaptive or cifar10_adaptive if not given"),
+        click.option(
+            "--set", "changes", multiple=True, help=f"{learned}override a value of the recipe, key=value; repeatable"
+        ),
+        click.option("--recipe", help=f"{learned}the recipe; default <DATASET>_adaptive or cifar10_adaptive"),
     ):
         command = option(command)
     return command
@@ -71,14 +73,14 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
 
 
 def named_images(options: dict[str, Any], count: int) -> str:
-    """The held-out images, for people."""
+    """A description of the held-out images."""
     return f"{count} images ({options['dataset']} {options['tune_on']})"
 
 
 def _words(
     options: dict[str, Any], nets: list[Resolved], train: Examples, held: Examples, chosen: Chosen
 ) -> dict[str, Any]:
-    """What the entry says besides what the modules say."""
+    """The fields of the entry that cannot be derived from the modules."""
     from adaptive_smoothing_zoo.tuning.tune import chosen_there
     from adaptive_smoothing_zoo.zoo.named import reference_with
 
@@ -133,4 +135,4 @@ def _tell(out: Path, chosen: Chosen) -> None:
         f"chosen: alpha {ends.alpha_min:g} to {ends.alpha_max:g}, clean {chosen.clean:.2%} of {chosen.clean_examples}, "
         f"robust at most {chosen.robust:.2%} of {chosen.robust_examples}"
     )
-    click.echo(f"{out} holds the triplet; these numbers chose it: report others, by asz eval {out}")
+    click.echo(f"wrote the triplet to {out}; these numbers chose it, so report those of asz eval {out}")

@@ -24,7 +24,9 @@ LINE = "{:28} {:9} {:5} {:10} {:>6} {:>6} {:>6} {:>9}  {:20} {}"
 @click.option("--dataset", default=None, help="only of this data set")
 @click.option("--threat-model", default=None, help="only of this threat model")
 @click.option("--embedded", is_flag=True, help="only those whose weights are in the package")
-@click.option("--results", type=click.Path(path_type=Path), help="records that count before what the package knows")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="records that take precedence over those of the package"
+)
 @click.option("--json", "as_json", is_flag=True, help="print a JSON list instead")
 def list_command(
     words: tuple[str, ...],
@@ -34,10 +36,10 @@ def list_command(
     results: Path | None,
     as_json: bool,
 ) -> None:
-    """List the triplets of the zoo, only those in whose entries all WORDS occur.
+    """List the triplets of the zoo whose entries contain all WORDS.
 
     Accuracies are percentages: clean, under AutoAttack (AA), and the best known robust accuracy, after adaptive attacks
-    and the checks of asz validate. A star: not of the whole test set. An exclamation mark: asz validate failed.
+    and the checks of asz validate. *: measured on a part of the test set. !: asz validate failed.
     """
     from adaptive_smoothing_zoo.publishing.known import known_of
     from adaptive_smoothing_zoo.zoo.registry import list_models
@@ -45,12 +47,12 @@ def list_command(
     entries = [entry for entry in list_models(dataset, threat_model) if not embedded or entry.comes_along]
     chosen = [entry for entry in entries if all(word.lower() in _text_of(entry) for word in words)]
     if not chosen:
-        raise click.UsageError("no triplet fits; asz list without words and options shows all")
+        raise click.UsageError("no triplet matches; asz list without words and options shows all")
     known = {entry.key: known_of(entry, results) for entry in chosen}
     if as_json:
         click.echo(json.dumps([_facts(entry, known[entry.key]) for entry in chosen], indent=2))
         return
-    if sys.stdout.isatty():  # a program that reads the lines needs no heading
+    if sys.stdout.isatty():  # no heading if the output is piped
         click.echo(LINE.format(*HEADINGS))
     for entry in chosen:
         click.echo(_line(entry, known[entry.key]))
@@ -58,12 +60,12 @@ def list_command(
 
 @click.command("info", epilog=example("asz info Demo2026Adaptive --dataset digits"))
 @model_options()
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="to be told")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="records to show")
 @click.option("--json", "as_json", is_flag=True, help="print the entry as JSON instead")
 def info_command(choice: ModelChoice, results: Path, as_json: bool) -> None:
-    """Tell what MODEL is: its accuracies, nets, weights, paper and limits, and how to load it.
+    """Show the accuracies, nets, weights, paper and limits of MODEL, and how to load it.
 
-    With --json, print its entry: of a triplet its own, of a net what is kept next to its records.
+    With --json, print the entry of a triplet, or the stored description of a net.
     """
     from adaptive_smoothing_zoo.publishing.info import info_page
     from adaptive_smoothing_zoo.zoo.entry import entry_to_text
@@ -73,7 +75,7 @@ def info_command(choice: ModelChoice, results: Path, as_json: bool) -> None:
 
 
 def _text_of(entry: Entry) -> str:
-    """Where words are looked for."""
+    """The text that is searched for words."""
     texts = (entry.key, *entry.aliases, entry.description, entry.architecture, entry.paper.title, entry.paper.authors)
     return " ".join(texts).lower()
 
@@ -90,7 +92,7 @@ def _line(entry: Entry, known: Known | None) -> str:
 
 
 def where_weights_are(entry: Entry) -> str:
-    """In a few words."""
+    """The location of the weights in a few words."""
     weights = entry.weights
     original = "original files, " + ("verified" if weights.verified else "not verified yet")
     elsewhere = original if weights.components else "no weights"

@@ -7,10 +7,10 @@ from adaptive_smoothing_zoo.zoo.entry import Entry
 
 
 def check_model_dir(model_dir: str | None, entry: Entry) -> None:
-    """A folder that a user names must be the one that is used; ``load_model`` would look elsewhere.
+    """Check that the user's folder has the weights of the entry; ``load_model`` would fall back to other places.
 
     Raises:
-        WeightsError: it has no weights of the entry.
+        WeightsError: it has not.
     """
     from adaptive_smoothing_zoo.zoo.loading import has_weights
     from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE

@@ -30,19 +30,19 @@ Option = Callable[[Command], Command]
 
 OUT = click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 OVERWRITE = click.option(
-    "--overwrite", is_flag=True, help="also a record of more examples, or of the entry's own radius"
+    "--overwrite", is_flag=True, help="replace even a record of more examples, or of the entry's own radius"
 )
 DATA_DIR = click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 SEED = click.option("--seed", type=int, default=0, show_default=True)
 CHANNELS_LAST = click.option(
-    "--channels-last", is_flag=True, help="that memory format for the weights: faster for wide nets on CPUs"
+    "--channels-last", is_flag=True, help="channels_last memory format for the weights: faster for wide nets on CPUs"
 )
 
 
 def dataset_option(threat_model: str | None = "Linf") -> Option:
-    """The options that say what a model is for; ``threat_model`` is the default of the second."""
-    one = "Linf or L2" if threat_model else "Linf or L2; that of the triplet if there is one of its name"
+    """The options --dataset and --threat-model; ``threat_model`` is the default of the latter."""
+    one = "Linf or L2" if threat_model else "Linf or L2; default that of the triplet, if its name has only one"
 
     def decorate(function: Command) -> Command:
         function = click.option("--threat-model", default=threat_model, show_default=True, help=one)(function)
@@ -52,22 +52,22 @@ def dataset_option(threat_model: str | None = "Linf") -> Option:
 
 
 def examples_option(default: int | None, help: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``--n-examples N``, also spelled ``--n``: how many test images are taken, the first ones."""
-    every = "all if not given" if default is None else "0 for all"
-    text = help or f"number of test images, the first N; {every}"
+    """``--n-examples N``, also spelled ``--n``: use the first N test images."""
+    every = "default all" if default is None else "0 for all"
+    text = help or f"use the first N test images; {every}"
     return click.option(
         "--n-examples", "--n", "n", type=int, default=default, show_default=True, metavar="N", help=text
     )
 
 
 def example(*calls: str) -> str:
-    """The end of a command's help: calls to copy, shown as they are; a test parses each."""
+    """Example calls for the end of a command's help, printed verbatim; a test parses each."""
     return "\n".join(["\b", "Examples:" if len(calls) > 1 else "Example:", *(f"  {call}" for call in calls)])
 
 
 @contextmanager
 def units_told() -> Iterator[None]:
-    """Show each warning of units once, as a plain line, and other warnings as ever."""
+    """Show each units warning once, as a plain line, and other warnings as usual."""
     told: set[str] = set()
     with warnings.catch_warnings():
         as_ever = warnings.showwarning
@@ -84,11 +84,11 @@ def units_told() -> Iterator[None]:
 
 
 def packed(kind: type[Any], argument: str, *options: Option) -> Option:
-    """Options whose values reach the command together, as one object.
+    """Pass the values of several options to the command as one object.
 
     Args:
         kind: a dataclass with a field for each option.
-        argument: of the command, that gets the object.
+        argument: the command's argument that receives the object.
     """
     names = [field.name for field in fields(kind)]
 
@@ -108,7 +108,7 @@ def packed(kind: type[Any], argument: str, *options: Option) -> Option:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The model that a command is about: a triplet, or any net."""
+    """The model of a command: a triplet, or any net."""
 
     reference: str
     dataset: str
@@ -119,15 +119,15 @@ class ModelChoice:
     num_classes: int | None
 
     def entry(self, results: Path, eps: str | None = None, data_dir: str | None = None) -> ModelEntry:
-        """A triplet's own entry; of a net, the one that is kept next to its records, or a new one.
+        """A triplet's own entry; for a net, the entry stored next to its records, or a new one.
 
-        A triplet's data set and threat model count: outside the zoo they may be others than the options say. A folder
-        that the user names must hold its weights.
+        A triplet's own data set and threat model take precedence over the options. A folder that the user names must
+        contain its weights.
 
         Args:
-            results: where the net's records are, or will be.
-            eps: the radius of a new entry where the data set has no usual one.
-            data_dir: where the images are, which say what they are where they are the user's own.
+            results: folder of the net's records.
+            eps: radius of a new entry if the data set has no usual one.
+            data_dir: the images' folder or file, which describes the user's own data.
         """
         from adaptive_smoothing_zoo.cli.model_dir import check_model_dir
         from adaptive_smoothing_zoo.zoo.references import is_triplet
@@ -137,7 +137,7 @@ class ModelChoice:
             return self._net_entry(results, eps, data_dir)
         if self.name is not None or self.num_classes is not None:
             raise click.UsageError(
-                f"{self.reference} is a triplet, whose name and number of classes are in its entry; "
+                f"{self.reference} is a triplet: its entry sets the name and number of classes; "
                 "asz describe FOLDER --name renames it"
             )
         entry = find_entry(
@@ -192,7 +192,7 @@ class ModelChoice:
         )
 
         if self.model_dir is not None and not self.reference.startswith("robustbench:"):
-            raise click.UsageError(f"{self.reference} has no --model-dir; a file of its weights is --checkpoint")
+            raise click.UsageError(f"{self.reference} takes no --model-dir; use --checkpoint for a file of weights")
         reference = reference_with(self.reference, self.checkpoint)
         threat_model = self.threat_model or known_threat_model(self.reference, self.dataset)
         name = None if self.name is None else checked_name(self.name)
@@ -203,7 +203,7 @@ class ModelChoice:
         (image_shape, num_classes), usual = kind_of(self.dataset, data_dir), USUAL_EPS.get((self.dataset, threat_model))
         if usual is None and eps is None:
             raise click.UsageError(
-                f"{self.dataset} has no usual {threat_model} radius; asz eval --eps or asz describe --eps says which"
+                f"{self.dataset} has no usual {threat_model} radius; set one with asz eval --eps or asz describe --eps"
             )
         if eps is None:
             click.echo(f"eps {usual}, the usual {threat_model} radius for {self.dataset}", err=True)
@@ -221,7 +221,7 @@ class ModelChoice:
 
 
 def known_threat_model(reference: str, dataset: str) -> str:
-    """The threat model of the only triplet of that name in the zoo; l_inf for other models."""
+    """The threat model of the triplet if its name is unique in the zoo; l_inf for other models."""
     from adaptive_smoothing_zoo.threat import LINF
     from adaptive_smoothing_zoo.zoo.registry import entries_named
 
@@ -235,8 +235,8 @@ def model_options(threat_model: str | None = "Linf", checkpoint: str = "--checkp
     """The options that choose a model, for an argument ``choice``.
 
     Args:
-        threat_model: the option's default; None is that of the triplet, if there is only one of its name.
-        checkpoint: what the option for a file of weights is called.
+        threat_model: the option's default; None for the triplet's, if its name is unique.
+        checkpoint: name of the option for a file of weights.
     """
     return packed(
         ModelChoice,
@@ -245,16 +245,18 @@ def model_options(threat_model: str | None = "Linf", checkpoint: str = "--checkp
         dataset_option(threat_model),
         click.option("--model-dir", default=None, help="a folder that save_pretrained wrote, or RobustBench's cache"),
         click.option(
-            checkpoint, "checkpoint", type=click.Path(path_type=Path), help="a file whose weights the model gets"
+            checkpoint, "checkpoint", type=click.Path(path_type=Path), help="a file of weights to load into the model"
         ),
-        click.option("--name", default=None, help="of a net's records, instead of one made of its reference; kept"),
-        click.option("--num-classes", type=click.IntRange(min=2), help="of a net; the data set's if not given"),
+        click.option(
+            "--name", default=None, help="name of a net's records, instead of one made from its reference; stored"
+        ),
+        click.option("--num-classes", type=click.IntRange(min=2), help="of a net; default the data set's"),
     )
 
 
 @dataclass(frozen=True)
 class WordChoice:
-    """What the options say of a model in words, None where they say nothing."""
+    """The descriptive options of a model; None if not given."""
 
     title: str | None
     authors: str | None
@@ -276,7 +278,7 @@ words_options = packed(
     "words",
     click.option("--title", default=None, help="of the paper"),
     click.option("--authors", default=None, help="comma separated"),
-    click.option("--venue", default=None, help="where it appeared, and when"),
+    click.option("--venue", default=None, help="venue and year"),
     click.option("--link", default=None, help="to the paper"),
     click.option(
         "--additional-data/--no-additional-data",
@@ -307,10 +309,10 @@ class AttackChoice:
     batch_size: int | None
 
     def settings(self, device: torch.device) -> AttackSettings:
-        """The same in one noun; what is not standard is told. Only CUDA rounds to TF32.
+        """The settings; prints a note if they are not standard. Only CUDA rounds to TF32.
 
         Raises:
-            UsageError: a version and attacks that say different things.
+            UsageError: ``--version`` and ``--attacks`` contradict each other.
         """
         from adaptive_smoothing_zoo.attacks.catalogue import complete
         from adaptive_smoothing_zoo.attacks.settings import NUMBERS, VERSIONS, AttackSettings
@@ -327,14 +329,14 @@ class AttackChoice:
         numbers = {name: getattr(self, name) for name in NUMBERS}
         settings = complete(settings).limited(**numbers).on(device.type)
         if not settings.is_standard:
-            click.echo(f"{settings.protocol}; no leaderboard takes the result", err=True)
+            click.echo(f"{settings.protocol}; leaderboards do not accept the result", err=True)
         return settings
 
     def _attacks(self, versions: Mapping[str, tuple[Plan, ...]]) -> Any:
-        """The plans of the version, or the names that are given."""
+        """The plans of the version, or the given names."""
         if self.attacks is not None:
             if self.version not in ("standard", "custom"):
-                raise click.UsageError(f"--attacks names other attacks than --version {self.version}; give one of both")
+                raise click.UsageError(f"--attacks and --version {self.version} differ; give one of the two")
             return tuple(self.attacks.replace(" ", "").split(","))
         if self.version == "custom":
             raise click.UsageError("--version custom needs --attacks, the names of attacks separated by commas")
@@ -359,26 +361,30 @@ attack_options = packed(
         type=click.Choice(("standard", "plus", "rand", "custom")),
         default="standard",
         show_default=True,
-        help="AutoAttack's; plus attacks more, rand is for randomized nets, custom is what --attacks names",
+        help="version of AutoAttack; plus has more attacks, rand is for randomized nets, custom runs --attacks",
     ),
-    click.option("--attacks", default=None, metavar="NAMES", help="separated by commas; the version's"),
-    click.option("--iterations", type=int, default=None, help="of all attacks that have such, instead of their own"),
-    click.option("--targets", type=int, default=None, help="the same for wrong classes to attack toward"),
-    click.option("--restarts", type=int, default=None, help="the same for random starts"),
-    click.option("--queries", type=int, default=None, help="the same for changes that a random search tries"),
-    click.option("--eot", type=int, default=None, help="the same for passes that each gradient averages"),
+    click.option("--attacks", default=None, metavar="NAMES", help="separated by commas; default the version's"),
+    click.option("--iterations", type=int, default=None, help="gradient steps, for all attacks that have them"),
     click.option(
-        "--individual", is_flag=True, help="each attack on all correctly classified images, not on those left"
+        "--targets", type=int, default=None, help="wrong classes to attack toward, for all attacks that have them"
     ),
-    click.option("--engine", default="fast", show_default=True, help="fast, or reference: pyautoattack"),
+    click.option("--restarts", type=int, default=None, help="random starts, for all attacks that have them"),
+    click.option("--queries", type=int, default=None, help="queries of a random search"),
+    click.option(
+        "--eot", type=int, default=None, help="passes averaged in each gradient, for all attacks that have it"
+    ),
+    click.option(
+        "--individual", is_flag=True, help="run each attack on all correctly classified images, not only on robust ones"
+    ),
+    click.option("--engine", default="fast", show_default=True, help="fast, or reference (pyautoattack)"),
     SEED,
     click.option(
         "--search-precision",
         default=None,
-        help="float32, tf32 or bfloat16; tf32 on CUDA and else float32 if not given. What is found, float32 decides",
+        help="of the search: float32, tf32 or bfloat16; default tf32 on CUDA, else float32. Verdicts use float32",
     ),
     CHANNELS_LAST,
-    click.option("--batch-size", type=int, default=None, help="most points per pass; what memory holds if not given"),
+    click.option("--batch-size", type=int, default=None, help="maximal points per pass; default what memory holds"),
     click.option(
         "--list-attacks", is_flag=True, expose_value=False, is_eager=True, callback=_show_attacks, help="and exit"
     ),

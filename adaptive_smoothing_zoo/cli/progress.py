@@ -14,8 +14,8 @@ from adaptive_smoothing_zoo.validation import CheckProgress
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
     """A bar that counts forward-equivalents, so that its estimate of the time left spans all attacks.
 
-    The total shrinks when points are broken, because later attacks skip them. What was done before this process began
-    says nothing about how fast it is, and does not count for the estimate. Warnings of the model are told at once.
+    The total shrinks as points are misclassified, because later attacks skip them. The estimate ignores work done
+    before this process. Warnings are printed at once.
     """
     told: set[str] = set()
     with tqdm(

@@ -25,7 +25,7 @@ WITH_ROBUSTBENCH = click.option(
     "model_info",
     type=click.Path(path_type=Path),
     metavar="MODEL_INFO_DIR",
-    help="also RobustBench's entries of the same data, threat model and radius: its folder model_info",
+    help="RobustBench's folder model_info: add its entries with the same data, threat model and radius",
 )
 
 
@@ -43,14 +43,14 @@ WITH_ROBUSTBENCH = click.option(
     show_default=True,
     help="to link; repeatable",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; the first FOLDER if not given")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; default the first FOLDER")
 def leaderboard_command(
     folders: tuple[Path, ...], model_info: Path | None, cards: tuple[Path, ...], out: Path | None
 ) -> None:
     """Rank the models with entries below FOLDER: leaderboard.html and leaderboard.md.
 
-    The HTML page sorts and filters without a network and shows the trade-off of clean and robust accuracy. Of the same
-    entry in several folders, the first counts.
+    The HTML page sorts and filters without a network and shows the trade-off of clean and robust accuracy. If several
+    folders have the same entry, the first counts.
     """
     from adaptive_smoothing_zoo.publishing.leaderboard import render
 
@@ -73,14 +73,14 @@ def leaderboard_command(
 @click.option("--threat-model", default=None, help="needed where FOLDER has several: Linf or L2")
 @click.option("--eps", default=None, help="needed where FOLDER has several: as 8/255 or 0.5")
 @WITH_ROBUSTBENCH
-@click.option("--title", default=None, help="data set, threat model and radius if not given")
+@click.option("--title", default=None, help="default: data set, threat model and radius")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("trade-off.png"), show_default=True)
 def plot_trade_off_command(
     folders: tuple[Path, ...], model_info: Path | None, title: str | None, out: Path, **wanted: str | None
 ) -> None:
     """Draw clean against best known robust accuracy of the models with entries below FOLDER.
 
-    Where it is recorded, the line of constant alphas is drawn, too. The name of OUT chooses the format (.png, .pdf,
+    Also draws the recorded curve of constant alphas, if any. The extension of OUT chooses the format (.png, .pdf,
     .svg).
     """
     from adaptive_smoothing_zoo.publishing.leaderboard import read_tables
@@ -89,7 +89,7 @@ def plot_trade_off_command(
     chosen = [table for table in tables if all(value in (None, getattr(table, key)) for key, value in wanted.items())]
     if len(chosen) != 1:
         known = "; ".join(table.title for table in tables)
-        raise click.UsageError(f"choose one with --dataset, --threat-model and --eps: there are {known}")
+        raise click.UsageError(f"choose one with --dataset, --threat-model and --eps: {known}")
     chosen[0].trade_off.draw(out, title or chosen[0].title)
     click.echo(f"wrote {out}")
 
@@ -100,13 +100,13 @@ def plot_trade_off_command(
 )
 @model_options()
 @words_options
-@click.option("--eps", default=None, help="of a net: the radius that it is made for, as 8/255 or 0.5")
+@click.option("--eps", default=None, help="for nets: the radius of its threat model, as 8/255 or 0.5")
 @RESULTS_OPTION
 def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, results: Path) -> None:
-    """Say once what leaderboard, card and claim tell of MODEL: its name, its paper, what it was trained on.
+    """Describe MODEL for leaderboard, card and claim: its name, its paper, its training data.
 
-    MODEL is a triplet's folder, which keeps it in its config.json, or a net, of which it is kept in RESULTS next to the
-    records. A model with records keeps its name.
+    For a triplet's folder the description is stored in config.json, for a net in RESULTS next to the records. A model
+    with records keeps its name.
     """
     from adaptive_smoothing_zoo.publishing.description import describe_folder, folder_of
     from adaptive_smoothing_zoo.publishing.evidence import update_entry
@@ -117,19 +117,19 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
     if not is_triplet(choice.reference):
         entry = _described_net(choice, words, eps, results)
     elif eps is not None:
-        raise click.UsageError(f"{choice.reference} is a triplet, whose radius is in its entry; omit --eps")
+        raise click.UsageError(f"{choice.reference} is a triplet: its entry sets the radius; omit --eps")
     else:
         folder = folder_of(choice.reference)
         entry = describe_folder(folder, results, words.description(), choice.name)
         if (own := is_own(folder)) and (folder / CARD_FILE).exists():
             write_card(folder)
-        click.echo(f"wrote {folder}" + ("" if own else "; its card is older, asz export renews it"))
+        click.echo(f"wrote {folder}" + ("" if own else "; its card is outdated, asz export renews it"))
     if RunRecord.path(results, entry).exists():
         click.echo(f"wrote {update_entry(results, entry)}")
 
 
 def _described_net(choice: ModelChoice, words: WordChoice, eps: str | None, results: Path) -> ModelEntry:
-    """The new entry of a net; where it is kept under one name, another name is a new one for it."""
+    """The new entry of a net; if it is already stored under one name, another name renames it."""
     from adaptive_smoothing_zoo.publishing.description import describe_net
     from adaptive_smoothing_zoo.publishing.kept_entry import kept_path
 
@@ -163,7 +163,7 @@ def claim_command(choice: ModelChoice, results: Path, link: str) -> None:
 @RESULTS_OPTION
 @click.option("--out", type=click.Path(path_type=Path), default=CARDS, show_default=True)
 def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
-    """Write a page about MODEL from its entry and its recorded results, if there are any."""
+    """Write a model card of MODEL from its entry and recorded results, if any."""
     from adaptive_smoothing_zoo.publishing.export import card_from
 
     entry = choice.entry(results)
@@ -181,9 +181,9 @@ def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
 @model_options()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for the card")
-@click.option("--shard-size", default=None, help="of one weights file at most, as 1GB; one file if not given")
+@click.option("--shard-size", default=None, help="maximal size of a weights file, as 1GB; default one file")
 def export_command(choice: ModelChoice, folder: Path, results: Path, shard_size: str | None) -> None:
-    """Write a triplet to FOLDER as the Hugging Face Hub shows it: configuration, weights, card, license."""
+    """Write a triplet to FOLDER for the Hugging Face Hub: configuration, weights, card, license."""
     from adaptive_smoothing_zoo.publishing.export import PICTURE_FILE, card_of, export, picture_of
 
     model = choice.triplet("asz export")
@@ -196,8 +196,8 @@ def export_command(choice: ModelChoice, folder: Path, results: Path, shard_size:
 @click.command("push", epilog=example("asz push exported/ me/Demo2026Adaptive --private"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo")
-@click.option("--private", is_flag=True, help="the repository is to be private")
-@click.option("--revision", default=None, help="branch, made if it does not exist; main if not given")
+@click.option("--private", is_flag=True, help="make the repository private")
+@click.option("--revision", default=None, help="branch, created if missing; default main")
 @click.option("--message", default=None, help="of the commit")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="for a new card")
 def push_command(
@@ -205,7 +205,7 @@ def push_command(
 ) -> None:
     """Upload the triplet in FOLDER to the Hugging Face Hub as REPO (org/name), with the stored token or HF_TOKEN.
 
-    A FOLDER that asz export wrote is uploaded as it is; for one of asz tune or save_pretrained the card is made.
+    A FOLDER from asz export is uploaded unchanged; for one from asz tune or save_pretrained a card is added.
     """
     from adaptive_smoothing_zoo.publishing.export import is_own
     from adaptive_smoothing_zoo.publishing.push import push, push_own

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("recipes", epilog=example("asz recipes", "asz recipes digits_adaptive > mine.toml"))
 @click.argument("name", required=False)
 def recipes_command(name: str | None) -> None:
-    """List the recipes of the package, or print the one called NAME, to copy it."""
+    """List the recipes of the package, or print the recipe NAME."""
     from adaptive_smoothing_zoo.training.recipe import describe, find_recipe, list_recipes, read_recipe
 
     if name is not None:
@@ -37,12 +37,12 @@ def recipes_command(name: str | None) -> None:
     ),
 )
 @click.argument("recipe")
-@click.option("--set", "changes", multiple=True, help="key=value in the recipe's place, as training.seed=1; repeatable")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="folder; runs/<RECIPE's name> if not given")
+@click.option("--set", "changes", multiple=True, help="override a value of the recipe, as training.seed=1; repeatable")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="folder; default runs/<RECIPE's name>")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--checkpoint-seconds", type=float, default=10.0, show_default=True, help="time between checkpoints")
-@click.option("--plan", "only_plan", is_flag=True, help="print what would be trained and how long it takes, and stop")
+@click.option("--plan", "only_plan", is_flag=True, help="print the stages and their estimated time, and stop")
 @click.option("--embed", is_flag=True, help="then write weights and entry into the package (for maintainers)")
 @click.option("--limit", "limits", multiple=True, help="a limit that the embedded entry names; repeatable")
 def train_command(
@@ -56,12 +56,12 @@ def train_command(
     embed: bool,
     limits: tuple[str, ...],
 ) -> None:
-    """Train what RECIPE describes: a base net or a triplet.
+    """Train the base net or triplet that RECIPE describes.
 
     RECIPE is a TOML file, or the name of a recipe of the package (asz recipes lists them).
 
-    Runs resume: repeat the command after any interruption. Under torchrun or accelerate launch every batch is shared
-    among the processes.
+    Runs resume: repeat the command after any interruption. torchrun and accelerate launch distribute every batch over
+    their processes.
     """
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.evaluation import distributed, pick_device
@@ -72,7 +72,7 @@ def train_command(
     from adaptive_smoothing_zoo.zoo import embedding
 
     if limits and not embed:
-        raise click.UsageError("--limit is for the entry that --embed writes")
+        raise click.UsageError("--limit needs --embed")
     path = find_recipe(recipe)
     read = read_recipe(path, changes)
     folder = out or Path("runs") / path.stem
@@ -109,7 +109,7 @@ def train_command(
 
 
 def _say_plan(stages: list[Stage], say: Callable[[str], object]) -> None:
-    """Print what is trained, and how long it takes by the pace of a few rounds."""
+    """Print the stages and their time, estimated from a few rounds."""
     from adaptive_smoothing_zoo.training import plan
 
     for stage in stages:
@@ -120,7 +120,7 @@ def _say_plan(stages: list[Stage], say: Callable[[str], object]) -> None:
     say("timing a few rounds ...")
     seconds = {stage.name: (stage.rounds - stage.kept) * plan.pace(stage) for stage in left.values()}
     parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
-    say(f"time left: {parts}" + (f"; {_duration(sum(seconds.values()))} in all" if len(seconds) > 1 else ""))
+    say(f"time left: {parts}" + (f"; {_duration(sum(seconds.values()))} in total" if len(seconds) > 1 else ""))
 
 
 def _duration(seconds: float) -> str:
@@ -150,7 +150,7 @@ def progress_bars(
                 bar.total = None
 
         def on_progress(progress: Progress) -> None:
-            if bar.total is None:  # the first of this run: what is resumed took no time of it
+            if bar.total is None:  # start at this run's first round: resumed rounds took none of its time
                 bar.n = bar.initial = bar.last_print_n = progress.round - 1
             bar.total = progress.rounds
             bar.update(progress.round - bar.n)

@@ -31,13 +31,13 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, wor
 @click.option(
     "--tune-on",
     metavar="SPLIT:FIRST:END",
-    help="images that neither net has seen, and that are not reported on; if not given, the first 1,000 of the split "
-    "validation, where there is one, else test:5000:6000",
+    help="images that neither net has seen and that you do not report on; default the first 1,000 of the split "
+    "validation if it exists, else test:5000:6000",
 )
 @click.option("--form", default="best", show_default=True, help="constant, scaled, mixednuts, best or learned")
 @click.option("--search", default="exact", show_default=True, help="exact, or published: Algorithm 1 of MixedNUTS")
-@click.option("--clean", type=float, help="least clean accuracy, in (0, 1]")
-@click.option("--robust", type=float, help="least share of h's robust points to keep, in (0, 1]")
+@click.option("--clean", type=float, help="minimal clean accuracy, in (0, 1]")
+@click.option("--robust", type=float, help="minimal share of h's robust points to keep, in (0, 1]")
 @click.option("--iterations", type=int, default=50, show_default=True, help="steps of the attack on h")
 @click.option("--targets", type=int, default=3, show_default=True, help="wrong classes it tries")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -48,9 +48,9 @@ from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, wor
 def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     """Find the best mix of two nets without training.
 
-    Both nets classify held-out images, and h is attacked there. Every mix is then scored from their outputs. With
-    a target (--clean or --robust) OUT becomes a triplet folder that every other command takes; without one, only the
-    front is written.
+    Both nets classify held-out images, and h is also attacked. Every mix is then scored from their outputs. With a
+    target (--clean or --robust) OUT becomes a triplet folder for all other commands; without one, only the front is
+    written.
     """
     from adaptive_smoothing_zoo.publishing.description import describe_folder
     from adaptive_smoothing_zoo.publishing.export import write_card
@@ -84,12 +84,12 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
                 f"chosen on half of the images, counted on the other: clean {halves[0]:.2%}, robust {halves[1]:.2%}"
             )
         click.echo(
-            f"{out} holds the triplet {options['name']}; these numbers chose it: report others, by asz eval {out}"
+            f"wrote the triplet {options['name']} to {out}; these numbers chose it, so report those of asz eval {out}"
         )
 
 
 def _examples(options: dict[str, Any]) -> tuple[Any, Any]:
-    """The images of the split, and those of the range that is tuned on."""
+    """The images of the split, and those of the range used for tuning."""
     from adaptive_smoothing_zoo.data import Examples, load_data
 
     options["tune_on"] = options["tune_on"] or _usual_range(options["dataset"])
@@ -139,7 +139,7 @@ _NETS = ("std", "rob")
 
 
 def _chosen(tables: Any, target: Any, form: str, search: str) -> Any:
-    """What ``choose_mix`` says, with a bar."""
+    """``choose_mix`` with a progress bar."""
     from tqdm import tqdm
 
     from adaptive_smoothing_zoo.tuning.best_mix import choose_mix
@@ -169,7 +169,7 @@ def _tell(tables: Any, fronts: Any) -> None:
 
 
 def _usual_range(dataset: str) -> str:
-    """Where to tune if nobody says."""
+    """The default range of images for tuning."""
     from adaptive_smoothing_zoo.data import DATA_SETS
 
     known = DATA_SETS.get(dataset)
@@ -182,5 +182,5 @@ def _range(text: str) -> tuple[str, int, int]:
     """The split and the range of "test:5000:6000"."""
     split, *numbers = text.split(":")
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) >= int(numbers[1]):
-        raise click.UsageError(f"--tune-on is SPLIT:FIRST:END, as test:5000:6000, got {text!r}")
+        raise click.UsageError(f"--tune-on must be SPLIT:FIRST:END, as test:5000:6000, got {text!r}")
     return split, int(numbers[0]), int(numbers[1])

@@ -14,7 +14,7 @@ EXTRAS = ("evaluation", "robustbench", "training")
 
 
 def tell_versions(context: click.Context, option: click.Parameter, asked: bool) -> None:
-    """Print them and stop, if that is asked for."""
+    """Print the versions and exit, if requested."""
     if not asked or context.resilient_parsing:
         return
     from adaptive_smoothing_zoo import __version__
@@ -39,7 +39,7 @@ def _version(name: str) -> str | None:
 
 
 def _packages(extra: str) -> Iterator[str]:
-    """What an extra installs, as the package's metadata say."""
+    """The packages of an extra, from the package's metadata."""
     for requirement in metadata.requires(PACKAGE) or ():
         if re.search(rf"extra == ['\"]{extra}['\"]", requirement):
             yield re.split(r"[^\w.-]", requirement, maxsplit=1)[0]

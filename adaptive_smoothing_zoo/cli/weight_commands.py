@@ -18,7 +18,7 @@ from adaptive_smoothing_zoo.errors import WeightsError
 @click.option("--batch-size", type=int, default=100, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
-@click.option("--model-dir", default=None, help="a folder with the weights; where load_model finds them if not given")
+@click.option("--model-dir", default=None, help="a folder with the weights; default where load_model finds them")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--update-entry", is_flag=True, help="write hashes and verdict into the package's entry")
 def verify_command(
@@ -33,7 +33,7 @@ def verify_command(
     out: Path,
     update_entry: bool,
 ) -> None:
-    """Compare the clean accuracy of a triplet's weights with the published one, and note their hashes."""
+    """Compare the clean accuracy of a triplet's weights with the published one, and record their hashes."""
     from tqdm import tqdm
 
     from adaptive_smoothing_zoo.data import load_data
@@ -87,10 +87,10 @@ def convert_command(
     alpha: Path | None,
     shard_size: str | None,
 ) -> None:
-    """Convert original checkpoints of a triplet's parts to FOLDER, which load_model then takes as model_dir.
+    """Convert original checkpoints of a triplet's parts to FOLDER, which load_model accepts as model_dir.
 
-    The files may be PyTorch's (old or new), safetensors or BiT's .npz; weights may stand below 'model', 'state_dict' or
-    'model_state_dict' and their names begin with 'module.', 'module.0.', '_orig_mod.', 'model.' or 'backbone.'.
+    The files may be PyTorch's (old or new), safetensors or BiT's .npz; weights may be under 'model', 'state_dict' or
+    'model_state_dict' and their names start with 'module.', 'module.0.', '_orig_mod.', 'model.' or 'backbone.'.
     """
     from adaptive_smoothing_zoo.zoo.components import convert_triplet
     from adaptive_smoothing_zoo.zoo.registry import find_entry
@@ -103,11 +103,11 @@ def convert_command(
 
 @click.command("embed", epilog=example("asz embed runs/digits_adaptive"))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--limit", "limits", multiple=True, help="what else the entry shall say of its limits; repeatable")
+@click.option("--limit", "limits", multiple=True, help="a further limit for the entry; repeatable")
 def embed_command(folder: Path, limits: tuple[str, ...]) -> None:
-    """Write the triplet in FOLDER into the package (for maintainers): its entry, and weights that are not there yet.
+    """Write the triplet in FOLDER into the package (for maintainers): its entry and missing weights.
 
-    A base net that comes with the package is named, not stored again.
+    A base net that is already in the package is referenced, not stored again.
     """
     from adaptive_smoothing_zoo.zoo import embedding
 
@@ -119,10 +119,9 @@ def embed_command(folder: Path, limits: tuple[str, ...]) -> None:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--schema", is_flag=True, help="print the JSON schema of entries instead")
 def check_entry_command(file: Path | None, schema: bool) -> None:
-    """Say what is missing or wrong in FILE, the entry of a triplet; the exit code is 1 then.
+    """List what is missing or wrong in FILE, the entry of a triplet; exit code 1 if anything is.
 
-    Checked are its fields, that its nets can be built, and that the hashes of its weights are pinned. Nothing is
-    downloaded.
+    Checks its fields, that its nets can be built, and that the hashes of its weights are pinned. Nothing is downloaded.
     """
     from adaptive_smoothing_zoo.zoo.entry_check import problems_of, schema_text
 
@@ -130,7 +129,7 @@ def check_entry_command(file: Path | None, schema: bool) -> None:
         click.echo(schema_text(), nl=False)
         return
     if file is None:
-        raise click.UsageError("name the FILE of an entry, or give --schema")
+        raise click.UsageError("give the FILE of an entry, or --schema")
     for problem in (problems := problems_of(file)):
         click.echo(problem)
     if problems:

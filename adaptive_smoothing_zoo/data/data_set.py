@@ -1,4 +1,4 @@
-"""The data sets by name, and the one way in which they are read and checked."""
+"""The data sets by name, and the function that reads and checks them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What the images of a data set are, and where they come from.
+    """A data set: shape and classes of its images, and how to read them.
 
     Attributes:
         num_classes: labels are 0 to num_classes - 1.
@@ -107,9 +107,8 @@ def load_data(
             scikit-learn and need none. ImageNet takes the folder that holds ``val/<class>/<image>.JPEG``, or an
             ``.npz`` file. Images of your own may lie in a folder by class or in an ``.npz`` file, which may also
             hold the names of the ``classes``.
-        n: the first so many examples alone; all of them if it is None. Of image folders, no more are read.
-        preprocessing: RobustBench's name for how the pixels of ImageNet are made from the files, by default
-            "Res256Crop224".
+        n: use only the first n examples; all if None. From image folders, only these are read.
+        preprocessing: RobustBench's name of the preprocessing of ImageNet's files, by default "Res256Crop224".
 
     Raises:
         ValueError: an unknown data set, split or preprocessing, fewer examples than ``n``, or a source that cannot be

@@ -1,4 +1,4 @@
-"""Labelled images, and what must hold before anything is measured on them."""
+"""Labelled images, and their checks before any measurement."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def check_n(n: int, available: int, source: str) -> None:
 
 
 def check_examples(images: Tensor, labels: Tensor, num_classes: int | None = None) -> None:
-    """Refuse images and labels that an evaluation cannot be trusted on.
+    """Reject invalid images and labels.
 
     Raises:
-        TypeError: something else than tensors.
-        ValueError: with one sentence that names the first thing found wrong: no examples, shape, dtype, a value that
-            is not finite or outside [0, 1], labels of another length or dtype or outside [0, num_classes).
+        TypeError: not tensors.
+        ValueError: the first problem found: no examples, shape, dtype, a value that is not finite or outside [0, 1],
+            labels of another length or dtype or outside [0, num_classes).
     """
     for tensor, name in ((images, "images"), (labels, "labels")):
         if not isinstance(tensor, Tensor):

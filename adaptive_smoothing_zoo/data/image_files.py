@@ -17,7 +17,7 @@ from adaptive_smoothing_zoo.errors import reason
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
-    """Labelled image files, of which only those are read that are asked for.
+    """Labelled image files, read on demand.
 
     Attributes:
         files: in the order of the examples.
@@ -65,7 +65,7 @@ class ImageFiles:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What the system refuses while the data in ``path`` are read becomes a ValueError that names it."""
+    """Turn system errors while reading the data in ``path`` into a ValueError that names it."""
     try:
         yield
     except OSError as error:
@@ -79,7 +79,7 @@ def read_npz(path: Path, name: str, places: str, *, gray: bool) -> Examples:
 
     Args:
         name: of the data set.
-        places: says in a refusal what else could be given.
+        places: text for error messages about the accepted sources.
         gray: whether images (N, H, W) have one channel; else they are refused.
     """
     try:

@@ -1,4 +1,4 @@
-"""Setting D, adaptive AutoAttack: what attacks that know of the mix break beyond the standard ones [BAKS24, 4.2]."""
+"""Setting D, adaptive AutoAttack: attacks adapted to the mix after the standard ones [BAKS24, 4.2]."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ STANDARD = "standard"  # the stage before the adaptive attacks, in ``accuracy_af
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveEvaluation(Outcome):
-    """What the adaptive attacks left of a standard evaluation; ``robust`` says what both left."""
+    """The outcome of adaptive attacks after a standard evaluation; ``robust`` counts both."""
 
     @property
     def standard_accuracy(self) -> float:
-        """Share of points that the standard evaluation left robust, in [0, 1]."""
+        """Share of points robust after the standard evaluation, in [0, 1]."""
         return self.accuracy_after[STANDARD]
 
 
@@ -58,37 +58,37 @@ def evaluate_adaptive(
     surrogate: nn.Module | None = None,
     **words: Unpack[AdaptiveWords],
 ) -> AdaptiveEvaluation:
-    """Attack what a standard evaluation left robust once more, with attacks adapted to the mix.
+    """Attack the points that are robust after a standard evaluation with attacks adapted to the mix.
 
-    The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards.
+    The model runs in eval mode, with frozen weights, in float32; its own modes are restored afterwards.
 
     Args:
-        model: what the standard evaluation was about: a mix, or any other net.
+        model: the model of the standard evaluation: a mix, or any other net.
         images: (N, channels, H, W) float32 in [0, 1], the same examples in the same order.
         labels: (N,) int64.
         standard: the finished evaluation, or its ``robust``, (N,) bool.
         threat: that of the standard evaluation.
-        settings: with the attacks, in order; if None ``ADAPTIVE_ATTACKS``, of a net that is no mix ``NET_ATTACKS``, and
-            ``SURROGATE_ATTACKS`` after them if there is a surrogate.
-        device: where to compute; "cuda" if there is one and else "cpu" if None.
-        surrogate: what the triplet's authors attack in its place, as ``Triplet.surrogate`` gives it; any module that
-            ``evaluate`` takes, and given back like the model.
-        attacks: the names alone, instead of settings.
+        settings: with the attacks, in order. Default: ``ADAPTIVE_ATTACKS`` for a mix, ``NET_ATTACKS`` for other nets,
+            then ``SURROGATE_ATTACKS`` if there is a surrogate.
+        device: where to compute; if None "cuda" when available, else "cpu".
+        surrogate: the net that the triplet's authors attack in its place, from ``Triplet.surrogate``; any module that
+            ``evaluate`` accepts. Its modes are restored like the model's.
+        attacks: names of attacks, instead of settings.
         state, on_progress, norm, eps, seed, batch_size, search_precision, tf32, channels_last, flush_seconds: as
             in ``evaluate``.
 
     Raises:
-        TypeError: no module, or one that only wraps a mix, whose alpha the attacks would not see.
+        TypeError: not a module, or a wrapper around a mix, which hides its alpha from the attacks.
         ValueError: images, labels, verdicts, surrogate or settings that do not fit together.
         EvaluationError: the model misclassifies a point that the standard evaluation found robust, or an adversarial
-            example does not hold what it must.
+            example is invalid.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     check_examples(images, labels)
     state, on_progress = words.pop("state", None), words.pop("on_progress", None)
     attacks = words.pop("attacks", None)
     if attacks is not None and settings is not None:
-        raise ValueError("give the attacks within settings=AttackSettings(...), not next to it")
+        raise ValueError("give the attacks inside settings=AttackSettings(...), not in addition to it")
     if attacks is None:
         attacks = _attacks_on(model) + (SURROGATE_ATTACKS if surrogate is not None else ())
     where = {"device": device, "state": state, "on_progress": on_progress}
@@ -96,10 +96,10 @@ def evaluate_adaptive(
     if call.settings.attacks == STANDARD_PLANS:
         raise ValueError("settings name the standard attacks; add attacks=ADAPTIVE_ATTACKS to AttackSettings(...)")
     if call.settings.engine != "fast":
-        raise ValueError("adaptive attacks run on the engine 'fast' alone")
+        raise ValueError("adaptive attacks run only on the engine 'fast'")
     robust = _verdicts(standard, len(labels))
     if isinstance(standard, Evaluation) and standard.threat != call.threat:
-        raise ValueError(f"the standard evaluation was about {standard.threat}, not {call.threat}")
+        raise ValueError(f"the standard evaluation used {standard.threat}, not {call.threat}")
     images, labels = own_copy(images), own_copy(labels)
     bound: dict[str, Any] = {"engine": ADAPTIVE_ENGINE, "protocol": ADAPTIVE_PROTOCOL, "robust_sha256": _sha256(robust)}
     points = torch.arange(len(labels))

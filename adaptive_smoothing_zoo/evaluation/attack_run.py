@@ -1,4 +1,4 @@
-"""One evaluation at work: stage after stage, chunk after chunk, the model as judge."""
+"""The run of one evaluation: stage by stage, chunk by chunk, with the model as judge."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ ENGINES: dict[str, type[ReferenceEngine] | type[Search]] = {"reference": Referen
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
-        attack: the attack that runs, "clean" before and "verified" after all attacks.
-        done, total: points of this attack that are finished, and all of them.
-        robust: points of the whole run that nothing has broken so far.
-        passes_done, passes_left: forward-equivalents spent, and still to spend if every robust point stays so.
-        passes_before: how many of those spent were spent before this process began; what it has done since tells how
-            fast it is.
+        attack: the running attack, "clean" before and "verified" after all attacks.
+        done, total: finished points of this attack, and all its points.
+        robust: points of the whole run that are robust so far.
+        passes_done, passes_left: forward-equivalents spent, and remaining if every robust point stays robust.
+        passes_before: forward-equivalents spent before this process started, to be excluded from its speed.
         is_standard: whether the protocol is RobustBench's.
-        warnings: what AutoAttack's checks of the model said, once they are made.
+        warnings: warnings of AutoAttack's checks of the model, once they have run.
     """
 
     attack: str
@@ -62,15 +61,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """What is evaluated.
+    """The task of an evaluation.
 
     Attributes:
-        images, labels: all the data, on the CPU.
+        images, labels: all data, on the CPU.
         threat: the ball.
         settings: complete, with a batch size.
         device: where to compute.
-        robust: (N,) bool, verdicts to start from, which the model must not contradict; it is asked if None.
-        surrogate: ready like the model, for attacks through it.
+        robust: (N,) bool, verdicts to start from, which the model must confirm; if None, clean accuracy is measured.
+        surrogate: prepared like the model, for attacks through it.
     """
 
     images: Tensor
@@ -83,14 +82,14 @@ class Task:
 
 
 class Run:
-    """Carries an evaluation from what its ledger knows to its end.
+    """Runs an evaluation from the results in its ledger to the end.
 
     Args:
-        model: ready: on the device, in eval mode, frozen.
-        task: what is evaluated.
-        ledger: what is known; it grows.
-        state: where finished chunks are kept; nowhere if None.
-        flush_seconds: a chunk is written when this much time has passed since the last one.
+        model: on the device, in eval mode, frozen.
+        task: data, threat model and settings.
+        ledger: results so far; extended during the run.
+        state: where finished chunks are stored; None to store nothing.
+        flush_seconds: time between two writes of chunks.
         on_progress: called after each batch, and twice a second inside one.
     """
 
@@ -112,16 +111,16 @@ class Run:
         self.num_classes = self._count_classes()
         self.engine = self._make_engine()
         self._stage = CLEAN
-        self._found: list[Chunk] = []  # what the stage has found and not yet written
+        self._found: list[Chunk] = []  # results of the stage that are not yet written
         self._keeper = Keeper(write=self._keep, report=self._report, kept=self._what_is_kept, seconds=flush_seconds)
-        self._since = time.perf_counter()  # when the time began that no chunk speaks of
-        self._owed = False  # the engine has yielded points that are not noted yet
+        self._since = time.perf_counter()  # start of the time not yet recorded in a chunk
+        self._owed = False  # the engine has yielded points that are not recorded yet
         self._before = sum(self._passes(stage) * int(done.sum()) for stage, done in ledger.done.items())
         self._spent = 0  # forward-equivalents in this process, without those of the engine
 
     @property
     def batch_size(self) -> int:
-        """Most points per batch, as far as memory went."""
+        """Maximal number of points per batch, after reductions for lack of memory."""
         return self.settings.batch_size or 1
 
     def _passes(self, stage: str) -> int:
@@ -133,10 +132,10 @@ class Run:
         return entry_of(stage).passes(self.settings.plan(stage), self.num_classes)
 
     def go(self) -> None:
-        """All stages that are not done."""
+        """Run all unfinished stages."""
         for stage in self.ledger.stages:
             self._stage, self._since = stage, time.perf_counter()
-            # A ball of radius zero holds nothing but the image itself.
+            # A ball of radius zero contains only the image.
             if len(self._left()) and not (self._attacks_now and self.threat.eps == 0):
                 self._keeper.report()
                 clean = self._classify if self.task.robust is None else self._confirm
@@ -151,11 +150,11 @@ class Run:
 
     @property
     def _running(self) -> str:
-        """The state's file of where the attack stands."""
+        """Name of the state's file with the progress of the running attack."""
         return f"running-{self._stage}"
 
     def _confirm(self) -> None:
-        """The model must be right where the verdicts that the attacks start from say robust."""
+        """Check that the model is right at the points that the initial verdicts call robust."""
         assert self.task.robust is not None
         for indices in batches(self._left(), self.batch_size):
             held = self.task.robust[indices]
@@ -172,7 +171,7 @@ class Run:
         self._flush()
 
     def _classify(self) -> None:
-        """Clean accuracy, whether the model answers the same twice, and AutoAttack's own checks."""
+        """Measure clean accuracy, whether outputs are deterministic, and run AutoAttack's own checks."""
         for indices in batches(left := self._left(), self.batch_size):
             held = self._predict(self.images[indices]) == self.labels[indices]
             self._spend(len(indices))
@@ -183,8 +182,8 @@ class Run:
             self._note(indices[indices != left[-1]], held[indices != left[-1]], deterministic=deterministic)
             self._keeper.beat()
         self._flush()
-        # The checks are of the first images of all the data, so that every shard says the same. They belong to the last
-        # point, so that the stage is not complete without them.
+        # The checks use the first images of all data, so every shard gets the same result. They are recorded with the
+        # last point, so the stage is not complete without them.
         warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
         self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
         self._flush()
@@ -194,7 +193,7 @@ class Run:
         self._keeper.pulse()
 
     def _attack(self) -> None:
-        """One attack on the points that stand; the model decides which candidates broke theirs."""
+        """Run one attack on the robust points; the model decides which candidates are adversarial."""
         known = None if self.state is None else self.state.read(self._running, snapshot_of)
         if known is not None:
             self._resume(*known)
@@ -206,7 +205,7 @@ class Run:
             self.state.drop(self._running)
 
     def _resume(self, snapshot: dict[str, Tensor], seconds: float) -> None:
-        """The attack from where it was interrupted; not at all if that does not fit."""
+        """Resume the attack from its snapshot; start it again if the snapshot does not fit."""
         assert self.state is not None
         try:
             attack = self._begin(snapshot)
@@ -235,18 +234,18 @@ class Run:
         self._flush()
 
     def _verify(self) -> None:
-        """Check every adversarial example once more, from what will be stored."""
+        """Check every adversarial example again, as it will be stored."""
         todo = self._left()
         fell = (self.ledger.correct & ~self.ledger.standing())[todo]
         for indices in batches(todo[fell], self.batch_size):
             adversarials = self.ledger.adversarials[indices]
             check_adversarials(self.images[indices], adversarials, indices, self.threat)
             held = self._predict(adversarials) == self.labels[indices]
-            if bool(held.any()) and not self.settings.averages:  # else one pass has decided
+            if bool(held.any()) and not self.settings.averages:  # otherwise one pass has decided
                 raise EvaluationError(
                     f"the adversarial example for image {int(indices[held][0])} no longer changes its label when it is "
-                    "classified again; the model does not answer the same twice, and its robust accuracy would not be "
-                    "a number; for a randomized net take AttackSettings.version('rand') (asz eval --version rand)"
+                    "classified again; the model's outputs vary from pass to pass, so its robust accuracy would not be "
+                    "a valid number; for a randomized net use AttackSettings.version('rand') (asz eval --version rand)"
                 )
             self._note(indices, torch.ones_like(held))
             self._keeper.beat()
@@ -258,11 +257,11 @@ class Run:
         return self.ledger.points_of(self._stage)
 
     def _left(self) -> Tensor:
-        """Those of them that are not finished."""
+        """The unfinished points of the stage."""
         return self.ledger.left(self._stage)
 
     def _note(self, indices: Tensor, held: Tensor, adversarials: Tensor | None = None, **about: Any) -> None:
-        """The stage is done with these points."""
+        """Record that the stage has finished these points."""
         flat = sorted(set(indices.tolist()) & self.engine.flat.get(self._stage, set()))
         self._found.append(
             Chunk(
@@ -277,7 +276,7 @@ class Run:
         )
 
     def _keep(self) -> bool:
-        """Write what is finished, and then where the attack stands, so that an end between the two loses nothing."""
+        """Write finished points first, then the attack's snapshot, so that an interruption in between loses nothing."""
         self._flush()
         if not self._attacks_now:
             return True
@@ -287,7 +286,7 @@ class Run:
         return snapshot is not None
 
     def _flush(self) -> None:
-        """Add what was found to the ledger and to the state."""
+        """Add new results to the ledger and to the state."""
         if not self._found:
             return
         chunk = replace(joined(self._found), remarks=tuple(self.remarks))
@@ -304,16 +303,16 @@ class Run:
             return ""
         points = self._points()
         done, total = int(self.ledger.done[self._stage][points].sum()), len(points)
-        decided = f"{self._stage}: {done} of {total} points are decided"
+        decided = f"{self._stage}: {done} of {total} points are finished"
         if self._attacks_now and not self.engine.resumes_inside:
             return (
-                f"{decided} and kept; {self.engine.name} cannot resume inside a batch, so {lost:.0f} s of work on the "
-                "batch under way are lost"
+                f"{decided} and saved; {self.engine.name} cannot resume inside a batch, so {lost:.0f} s of work on the "
+                "current batch are lost"
             )
-        return f"{decided}; all work is kept but the last {lost:.1f} s"
+        return f"{decided}; all work is saved except for the last {lost:.1f} s"
 
     def _judge(self, indices: Tensor, candidates: Tensor) -> None:
-        """Find out which points held, and note it."""
+        """Classify the candidates and record which points are robust."""
         lost = ~torch.isfinite(candidates).flatten(1).all(dim=1)
         if bool(lost.any()):
             raise EvaluationError(
@@ -326,10 +325,10 @@ class Run:
         check_adversarials(self.images[indices[~held]], candidates[~held], indices[~held], self.threat)
         self._note(indices, held, candidates[~held])
         if not self.engine.resumes_inside:
-            self._keeper.safe_until = time.perf_counter()  # no later than at the end, this is written
+            self._keeper.safe_until = time.perf_counter()  # written at the end at the latest
 
     def _smaller_until_it_fits(self, work: Callable[[], T]) -> T:
-        """Do some work; where memory runs out, with batches of half the size, which is remarked."""
+        """Do some work; if memory runs out, halve the batch size, with a remark, and try again."""
         while True:
             try:
                 return work()
@@ -341,7 +340,7 @@ class Run:
             self.remarks.append(f"memory ran out; the batch size was halved to {self.batch_size}")
             self._spent += self.engine.spent()
             self.engine = self._make_engine()
-            gc.collect()  # runs and engine refer to each other, and hold what the former one has in memory
+            gc.collect()  # runs and engine refer to each other and would keep the memory of the failed attempt
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -364,7 +363,7 @@ class Run:
         return classes
 
     def _check_gradients(self, correct: Tensor) -> None:
-        """Refuse a model whose gradient overflows: AutoAttack would stand still there and call the points robust."""
+        """Reject a model whose gradient overflows: AutoAttack would not move and would call the points robust."""
         for indices in batches(correct, self.batch_size):
             points = self.images[indices].to(self.device).requires_grad_()
             loss = F.cross_entropy(self.model(points), self.labels[indices].to(self.device), reduction="sum")
@@ -373,7 +372,7 @@ class Run:
             if bool(lost.any()):
                 raise EvaluationError(
                     f"the gradient of the cross-entropy is not finite at image {int(indices[lost][0])}; attacks that "
-                    "use it would fail there for no good reason, and the image would count as robust; make the "
+                    "use it would fail there, and the image would wrongly count as robust; make the "
                     "model's head stable"
                 )
 

@@ -10,21 +10,21 @@ from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation, merge_chunks
 from adaptive_smoothing_zoo.evaluation.evaluation_state import binding_of, read_chunks
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk
 
-_PATIENCE = timedelta(days=7)  # how long the first process to finish waits for the last
+_PATIENCE = timedelta(days=7)  # how long the first finished process waits for the last
 
 
 def world_size() -> int:
-    """How many processes were started together; 1 without a launcher."""
+    """Number of processes of the launcher; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Index of this process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_device(device: str) -> str:
-    """The device asked for; with several processes and "auto" or "cuda", each process on a machine has its own GPU."""
+    """The requested device; with several processes and "auto" or "cuda", each process of a machine gets its own GPU."""
     import torch
 
     local = os.environ.get("LOCAL_RANK")
@@ -34,15 +34,17 @@ def local_device(device: str) -> str:
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
-    """The shard (i, k) of this process: what the user asked for ("i/k"), or its place among the processes.
+    """The shard (i, k) of this process: the user's choice ("i/k"), or its rank among the processes.
 
     Raises:
-        ValueError: not "i/k" with 0 <= i < k; or asked for although a launcher shares the examples out.
+        ValueError: not "i/k" with 0 <= i < k; or given although a launcher distributes the examples.
     """
     if text is None:
         return rank(), world_size()
     if world_size() > 1:
-        raise ValueError(f"--shard {text} was given, but the launcher already shares the examples among its processes")
+        raise ValueError(
+            f"--shard {text} was given, but the launcher already distributes the examples over its processes"
+        )
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise ValueError(f"a shard is i/k with 0 <= i < k, as 0/4, got {text!r}")
@@ -50,9 +52,9 @@ def shard_of(text: str | None) -> tuple[int, int]:
 
 
 def merge_all(state: Path, images: Tensor, labels: Tensor) -> Evaluation | None:
-    """Bring the finished shards of all processes together; the evaluation in the first process, None in the others.
+    """Gather the finished shards of all processes; return the evaluation in the first process, None in the others.
 
-    The processes need no common file system. Only this package's own objects are exchanged, among processes of one job.
+    The processes need no common file system. They exchange only objects of this package, within one job.
 
     Args:
         state: this process's.
@@ -64,7 +66,7 @@ def merge_all(state: Path, images: Tensor, labels: Tensor) -> Evaluation | None:
         own = read_chunks(state)
         collected: list[list[Chunk] | None] | None = [None] * world_size() if rank() == 0 else None
         dist.gather_object(own, collected)
-        dist.barrier()  # nobody leaves, and takes its connection along, before the first process has everything
+        dist.barrier()  # no process exits and closes its connection before the first process has everything
     finally:
         dist.destroy_process_group()
     if collected is None:

@@ -40,25 +40,25 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 
 FLUSH_SECONDS = 10.0
-RUNS = 9  # of a point, of the attacks that have most
+RUNS = 9  # runs per point, in the attacks with most runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What attacks found, and how.
+    """The outcome of attacks and how they ran.
 
     Attributes:
-        robust: (N,) bool, no attack made the point misclassified.
-        broken_by: (N,) str, the attack that broke the point; "" if none did, or none had to.
-        adversarials: (N, channels, H, W) float32, a verified adversarial example for each point that an attack broke;
-            the unchanged image for the others.
-        accuracy_after: accuracy after each attack, in order, what it started from first; fractions.
+        robust: (N,) bool, classified correctly after all attacks.
+        broken_by: (N,) str, the attack that succeeded at the point; "" if none did or none was needed.
+        adversarials: (N, channels, H, W) float32, a verified adversarial example for each point where an attack
+            succeeded; the unchanged image for the others.
+        accuracy_after: accuracy after each attack, in order, preceded by the initial accuracy; fractions.
         seconds: wall time of each attack.
-        threat, settings: of the attacks, with all numbers and the batch size that was used.
-        engine: what carried them out, with its version.
-        device: where.
+        threat, settings: of the attacks, with all numbers and the batch size used.
+        engine: name and version of the engine.
+        device: device of the attacks.
 
-    A point counts as robust if these attacks failed on it. That is no certificate: a stronger attack may succeed.
+    A point counts as robust if these attacks failed on it. This is not a certificate: a stronger attack may succeed.
     """
 
     robust: np.ndarray
@@ -76,7 +76,7 @@ class Outcome:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of points that no attack broke, in [0, 1]."""
+        """Share of robust points, in [0, 1]."""
         return float(self.robust.mean())
 
     @property
@@ -112,16 +112,16 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Outcome):
-    """What a run of a protocol measured; ``broken_by`` is "clean" where no attack was needed.
+    """The result of an evaluation; ``broken_by`` is "clean" for points misclassified without an attack.
 
     Attributes:
         clean_correct: (N,) bool, classified correctly without an attack.
-        accuracy_alone: accuracy under each attack alone, fractions, where each met all correctly classified points
-            (``AttackSettings.individual``); else empty. ``accuracy_after`` says their union as it grows.
-        warnings: what AutoAttack's own checks said.
+        accuracy_alone: accuracy under each attack alone, fractions, with ``AttackSettings.individual``; else empty.
+            ``accuracy_after`` refers to the union of the attacks so far.
+        warnings: warnings of AutoAttack's own checks.
         deterministic: whether two passes over the clean images gave the same logits, bit for bit.
-        remarks: what happened that a reader should know, such as a smaller batch size after memory ran out.
-        points: (N,) int64, which examples of the data these are; all of them unless it was one shard.
+        remarks: notable events, such as a smaller batch size after memory ran out.
+        points: (N,) int64, indices of these examples in the data; all examples unless this is a shard.
     """
 
     clean_correct: np.ndarray
@@ -137,13 +137,13 @@ class Evaluation(Outcome):
         return float(self.clean_correct.mean())
 
     def for_larger(self, threat: ThreatModel, settings: AttackSettings) -> tuple[Chunk, ...]:
-        """What a run with a larger radius can begin from: which attack broke a point here, and with which image.
+        """Starting point for a run with a larger radius: the successful attacks and adversarial examples found here.
 
         Raises:
-            ValueError: the run has another norm or no larger radius, or runs each attack on all points.
+            ValueError: another norm, a radius that is not larger, or individual attacks.
         """
         if threat.norm != self.norm or threat.eps <= self.eps:
-            raise ValueError(f"an evaluation of {self.threat} is not of a smaller radius than {threat}")
+            raise ValueError(f"the radius of {self.threat} must be smaller than that of {threat}, in the same norm")
         if self.settings.individual or settings.individual:
             raise ValueError("individual attacks meet all points at each radius; run one radius at a time")
         names = self.settings.names
@@ -157,7 +157,7 @@ class Evaluation(Outcome):
 
 
 class CallWords(SettingsWords, total=False):
-    """Threat model and settings of an evaluation as single words, and how its state is kept."""
+    """Threat model and settings of an evaluation as single keywords, and the options of its state."""
 
     norm: str
     eps: float | str | None
@@ -186,43 +186,43 @@ def evaluate(
 ) -> Evaluation:
     """Run AutoAttack "standard" (APGD-CE, APGD-T, FAB-T, Square), each attack on the points that are still robust.
 
-    The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards. In which
-    grad mode, default dtype or default device it is called makes no difference.
+    The model runs in eval mode, with frozen weights, in float32; its own modes are restored afterwards. The caller's
+    grad mode, default dtype and default device have no effect.
 
     Args:
-        model: any module from images in [0, 1] to logits (N, C), or to an output that has them as ``.logits``,
-            ``["logits"]`` or first element; differentiable. With fewer than 10 classes, all wrong ones are targets
-            instead of the standard's 9. With 2 or 3, attacks whose loss needs more step aside for others, which is no
-            standard protocol (see ``settings.aside`` of the result).
+        model: any differentiable module from images in [0, 1] to logits (N, C), or to an output with ``.logits``,
+            ``["logits"]`` or logits as first element. With fewer than 10 classes, all wrong ones are targets instead of
+            the standard's 9. With 2 or 3 classes, attacks whose loss needs more are replaced, which is not the standard
+            protocol (see ``settings.aside`` of the result).
         images: (N, channels, H, W) float32 in [0, 1]; or, without ``labels``, a DataLoader or another iterable of
-            batches (images, labels), read once, whose order the examples keep. With a ``state`` it must not shuffle.
+            batches (images, labels), read once. Examples keep its order. With a ``state`` it must not shuffle.
         labels: (N,) int64.
-        threat: what the attacker may do.
+        threat: the threat model.
         settings: other attacks, other numbers, a seed, an engine; RobustBench's protocol if None. For a randomized net
-            take ``AttackSettings.version("rand")``: it averages gradients over 20 passes, and one pass decides whether
-            a point is robust, as in AutoAttack. Such a number changes from run to run.
-        device: where to compute; "cuda" if there is one and else "cpu" if None.
-        state: a folder in which what is finished is kept: the same call after any interruption resumes there. It stays
-            when all is done; whoever has the results may delete it.
+            use ``AttackSettings.version("rand")``: it averages gradients over 20 passes, and one pass decides whether a
+            point is robust, as in AutoAttack. The result then varies between runs.
+        device: where to compute; if None "cuda" when available, else "cpu".
+        state: a folder for checkpoints; the same call resumes from it after any interruption. It is not deleted at the
+            end.
         on_progress: called after each batch, and twice a second inside one.
-        norm, eps: the threat model in two words, "Linf" or "L2" and a radius in units of pixels in [0, 1], as 0.5 or
+        norm, eps: the threat model as keywords: "Linf" or "L2", and a radius in units of pixels in [0, 1], as 0.5 or
             "8/255".
-        seed, batch_size, engine, search_precision, channels_last: settings as single words, see
-            :class:`AttackSettings`; tf32 says "tf32" (True) or "float32" (False) in search_precision's place. A batch
-            size that is not given is what memory holds, and on CPUs no more than make a step of the fast engine within
-            seconds; it is halved where memory runs out.
-        shard: (i, k), only every k-th example beginning with the i-th, 0 <= i < k; ``merge`` puts states of shards
-            together. With the fast engine only: the reference's random numbers depend on a point's company.
-        smaller: an evaluation of the same at a smaller radius. What is broken there counts as broken here, since its
-            adversarial examples lie in this ball, too, and is not attacked again; see ``evaluate_radii``.
-        flush_seconds: how often the state is written, also inside a batch, unless writing would take more than a
-            twentieth of the time; 10 if not given.
+        seed, batch_size, engine, search_precision, channels_last: settings as keywords, see :class:`AttackSettings`;
+            tf32=True or False is short for search_precision "tf32" or "float32". The default batch size is what memory
+            holds, on CPUs at most what one step of the fast engine processes within seconds; it is halved if memory
+            runs out.
+        shard: (i, k), only every k-th example starting from the i-th, 0 <= i < k; ``merge`` combines the states of
+            shards. Fast engine only: the reference's random numbers depend on the whole batch.
+        smaller: an evaluation of the same model and examples at a smaller radius. Its adversarial examples are valid
+            here too, so their points are not attacked again; see ``evaluate_radii``.
+        flush_seconds: interval between writes of the state, also inside a batch, if writing takes at most 1/20 of the
+            time; default 10.
 
     Raises:
-        ValueError: images, labels or settings that cannot be evaluated.
-        TypeError: the model is no module, its output holds no logits, or the examples are neither tensors nor batches.
-        EvaluationError: a weight is not float32, the model gives NaN or has a gradient that is not finite, or an
-            adversarial example does not hold what it must.
+        ValueError: invalid images, labels or settings.
+        TypeError: the model is not a module, its output has no logits, or the examples are neither tensors nor batches.
+        EvaluationError: a weight is not float32, the model gives NaN or a gradient that is not finite, or an
+            adversarial example is invalid.
         ResultsError: the state belongs to another evaluation, is in use, or cannot be written.
     """
     images, labels = gathered(images, labels, resumes=state is not None)
@@ -232,13 +232,15 @@ def evaluate(
     known: tuple[Chunk, ...] = ()
     if smaller is not None:
         if not isinstance(smaller, Evaluation):
-            raise TypeError(f"the smaller radius is an Evaluation that evaluate gave, got {type(smaller).__name__}")
+            raise TypeError(
+                f"the smaller radius must be an Evaluation returned by evaluate, got {type(smaller).__name__}"
+            )
         known = smaller.for_larger(call.threat, call.settings)
         call = replace(call, settings=replace(call.settings, begun_at=smaller.eps))
     points = torch.arange(len(labels))[shard[0] :: shard[1]]
     if len(points) == 0:
         raise ValueError(f"shard {shard[0]}/{shard[1]} of {len(labels)} examples is empty")
-    ReferenceEngine.full_name()  # its checks are part of every evaluation: refused now if pyautoattack is missing
+    ReferenceEngine.full_name()  # its checks are part of every evaluation: fail now if pyautoattack is missing
     engine = ENGINES[call.settings.engine].full_name()
     bound: dict[str, Any] = {"engine": engine, "shard": f"{shard[0]}/{shard[1]}"}
     ledger, binding = call.carry_out(model, images, labels, points, known=known, **bound)
@@ -247,7 +249,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What the words of a call mean: the attacks, where they run, and who hears of it."""
+    """The arguments of a call, resolved: attacks, device and callbacks."""
 
     threat: ThreatModel
     settings: AttackSettings
@@ -268,10 +270,10 @@ class Call:
         on_progress: Callable[[Progress], None] | None,
         **base: Any,
     ) -> Call:
-        """From whole nouns or from single words; ``base`` are settings that hold where neither says otherwise.
+        """From ``threat`` and ``settings``, or from single keywords; ``base`` holds defaults for the keywords.
 
         Raises:
-            ValueError: a noun and its words are both given, or they make none.
+            ValueError: both forms are given, or they are invalid.
         """
         chosen, flush = pick_device(device), words.pop("flush_seconds", FLUSH_SECONDS)
         threat = threat_of(threat, words.pop("norm", None), words.pop("eps", None))
@@ -297,11 +299,11 @@ class Call:
         surrogate: nn.Module | None = None,
         **bound: Any,
     ) -> tuple[Ledger, Binding]:
-        """Run all attacks on some points of the data: what has become of them, and what the state belongs to.
+        """Run all attacks on some points of the data; return the ledger and the binding of the state.
 
         Args:
-            known: what is known of some points before the attacks begin.
-            bound: fields of what the state belongs to.
+            known: results for some points from before the attacks.
+            bound: additional fields of the binding.
         """
         shape, kept = images.shape[1:], self.folder is not None
         with ExitStack() as stack:
@@ -335,7 +337,9 @@ class Call:
     def _batch_size(self, net: nn.Module, images: Tensor) -> int:
         size, reference = self.settings.batch_size, self.settings.engine == "reference"
         if size is None and reference and self.folder is not None and (self.folder / BINDING).exists():
-            size = binding_of(self.folder).settings.batch_size  # verdicts depend on it, whatever memory is free now
+            size = binding_of(
+                self.folder
+            ).settings.batch_size  # verdicts depend on it, so it must not depend on free memory
         if size is None:
             size = largest_batch_size(net, images, self.device)
             if self.device.type == "cpu" and not reference:
@@ -344,7 +348,7 @@ class Call:
         return min(size, len(images) * (RUNS if self.device.type == "cuda" and not reference else 1))
 
     def _state(self, stack: ExitStack, binding: Binding, ledger: Ledger) -> BoundState | None:
-        """The state, locked until the stack ends; what it knows goes into the ledger."""
+        """The state, locked until the stack ends; its results are added to the ledger."""
         if self.folder is None:
             return None
         if self.folder.is_file():
@@ -359,7 +363,7 @@ class Call:
 
 
 def _take_over(chunk: Chunk, ledger: Ledger, state: BoundState | None) -> None:
-    """Let ledger and state know what a chunk says, unless they do."""
+    """Add a chunk to ledger and state unless they have it."""
     if not bool(ledger.done[chunk.stage][chunk.indices].all()):
         ledger.add(chunk)
         if state is not None:
@@ -375,18 +379,20 @@ def _fitted(settings: AttackSettings, classes: int) -> AttackSettings:
 
 def _check_surrogate(classes: int, of_the_model: int) -> None:
     if classes != of_the_model:
-        raise ValueError(f"the surrogate has {classes} classes and the model {of_the_model}; both need the same ones")
+        raise ValueError(
+            f"the surrogate has {classes} classes and the model {of_the_model}; both need the same classes"
+        )
 
 
 def merge(
     states: Iterable[str | Path], images: Tensor, labels: Tensor, *, model: nn.Module | None = None
 ) -> Evaluation:
-    """One evaluation of the states of all its shards; what one process would have found.
+    """Merge the states of all shards into one evaluation, equal to that of a single process.
 
     Args:
-        states: folders, of every shard one.
-        images, labels: the data that was evaluated.
-        model: if given, what must have been evaluated.
+        states: folders, one per shard.
+        images, labels: the evaluated data.
+        model: if given, the model that must have been evaluated.
 
     Raises:
         ResultsError: a shard is missing, unfinished, damaged, or belongs to another evaluation; or to other data, or to
@@ -394,11 +400,11 @@ def merge(
     """
     folders = [Path(state) for state in states]
     if not folders:
-        raise ResultsError("there is nothing to merge")
+        raise ResultsError("no states to merge")
     bindings = [binding_of(folder) for folder in folders]
     for folder, binding in zip(folders, bindings, strict=True):
         if binding.robust_sha256 is not None:
-            raise ResultsError(f"{folder} holds adaptive attacks, which have no shards; name states of asz eval")
+            raise ResultsError(f"{folder} holds adaptive attacks, which have no shards; give states of asz eval")
         theirs, ours = _said(binding), _said(bindings[0])
         if name := next((name for name in ours if theirs[name] != ours[name]), None):
             raise ResultsError(
@@ -407,7 +413,7 @@ def merge(
             )
     if model is not None and (identity := identity_of(model, images.shape[1:])) != bindings[0].model:
         raise ResultsError(
-            f"{folders[0]} is of the model {bindings[0].model}, given is {identity}; give the evaluated weights"
+            f"{folders[0]} belongs to the model {bindings[0].model}, got {identity}; give the evaluated weights"
         )
     _check_all_shards(folders, bindings)
     chunks = [chunk for folder in folders for chunk in read_chunks(folder)]
@@ -415,12 +421,12 @@ def merge(
 
 
 def merge_chunks(chunks: Iterable[Chunk], binding: Binding, images: Tensor, labels: Tensor, *, what: str) -> Evaluation:
-    """The evaluation that all these chunks make together; ``what`` names their source in messages."""
+    """The evaluation assembled from all these chunks; ``what`` names their source in messages."""
     images, labels = own_copy(images), own_copy(labels)
     if binding.examples != len(labels):
-        raise ResultsError(f"{what}: evaluated were {binding.examples} examples, given are {len(labels)}")
+        raise ResultsError(f"{what}: {binding.examples} examples were evaluated, got {len(labels)}")
     if (found := data_sha256(images, labels)) != binding.data_sha256:
-        raise ResultsError(f"{what}: evaluated were data of SHA-256 {binding.data_sha256}, given are data of {found}")
+        raise ResultsError(f"{what}: data with SHA-256 {binding.data_sha256} were evaluated, got data with {found}")
     points, settings = torch.arange(len(labels)), binding.settings
     ledger = Ledger(images, points, settings.names, individual=settings.individual)
     for chunk in chunks:
@@ -436,11 +442,11 @@ def _check_all_shards(folders: list[Path], bindings: list[Binding]) -> None:
     have = sorted(int(binding.shard.split("/")[0]) for binding in bindings)
     if {int(binding.shard.split("/")[1]) for binding in bindings} != {count} or have != list(range(count)):
         listed = ", ".join(f"{binding.shard} in {folder}" for folder, binding in zip(folders, bindings, strict=True))
-        raise ResultsError(f"these are not all shards of one split, each once: {listed}")
+        raise ResultsError(f"give each shard of one split exactly once, got {listed}")
 
 
 def _said(binding: Binding) -> dict[str, Any]:
-    """What shards of one evaluation have in common, by name."""
+    """The fields that shards of one evaluation share, by name."""
     whole = vars(binding) | vars(binding.threat) | vars(binding.settings)
     return {name: value for name, value in whole.items() if name not in ("shard", "threat", "settings")}
 
@@ -468,12 +474,12 @@ def _evaluation(ledger: Ledger, binding: Binding, device: str) -> Evaluation:
 
 
 def data_sha256(images: Tensor, labels: Tensor) -> str:
-    """Of their bytes."""
+    """SHA-256 of the bytes of images and labels."""
     return sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
 
 def _whole_pair(shard: Any) -> tuple[int, int]:
-    """A shard's two numbers, also where they are NumPy's; ValueError for anything else."""
+    """A shard's two numbers as Python integers; ValueError for anything else."""
     try:
         place, count = map(index, shard)
     except (TypeError, ValueError):
@@ -482,8 +488,10 @@ def _whole_pair(shard: Any) -> tuple[int, int]:
 
 
 def _check_shard(shard: tuple[int, int], settings: AttackSettings) -> None:
-    """Raise ValueError for a part of the examples that cannot be evaluated."""
+    """Raise ValueError for an invalid shard."""
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"a shard is i/k with 0 <= i < k, got {shard[0]}/{shard[1]}")
     if shard[1] > 1 and settings.engine == "reference":
-        raise ValueError("the reference's random numbers depend on a point's batch; use the engine 'fast' for shards")
+        raise ValueError(
+            "the random numbers of the reference engine depend on the batch; use the engine 'fast' for shards"
+        )

@@ -1,4 +1,4 @@
-"""The state of an evaluation on disk: chunks of finished points, and where the attack under way stands."""
+"""The state of an evaluation on disk: chunks of finished points, and a snapshot of the running attack."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import parse, to_json
 from adaptive_smoothing_zoo.threat import ThreatModel
 
-CHUNK = "chunk"  # a file of finished points; ``running-<attack>`` is where an attack under way stands
+CHUNK = "chunk"  # a file of finished points; ``running-<attack>`` is the snapshot of a running attack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What a state belongs to. Whatever decides a verdict is in here.
+    """The evaluation that a state belongs to: everything that determines verdicts.
 
     Attributes:
-        protocol: "AutoAttack standard", or what differs from that.
-        model: who the model is.
-        examples: how many there are.
+        protocol: "AutoAttack standard", or the differences from it.
+        model: identity of the model.
+        examples: number of examples.
         data_sha256: of images and labels.
         threat, settings: of the attacks; the batch size only where verdicts depend on it (the reference engine).
         engine: with its version.
         device: its type.
         shard: "i/k".
-        surrogate: who it is, if one is attacked through.
+        surrogate: identity of the surrogate, if there is one.
         robust_sha256: of the verdicts that adaptive attacks start from.
     """
 
@@ -56,7 +56,7 @@ class Binding:
 
 
 def binding_of(folder: Path) -> Binding:
-    """What the state in a folder belongs to.
+    """The binding of the state in a folder.
 
     Raises:
         ResultsError: the folder holds no state of an evaluation, or a damaged one.
@@ -68,7 +68,7 @@ def binding_of(folder: Path) -> Binding:
 
 
 def read_chunks(folder: Path) -> list[Chunk]:
-    """The chunks of a state that nobody works on.
+    """The chunks of a state that no process uses.
 
     Raises:
         ResultsError: one cannot be read.
@@ -89,7 +89,7 @@ def chunk_of(tensors: dict[str, Any], values: Any) -> Chunk:
 
 
 def snapshot_of(tensors: dict[str, Tensor], values: Any) -> tuple[dict[str, Tensor], float]:
-    """Where an attack stands, as its engine says it, and the seconds since the last chunk."""
+    """The engine's snapshot of an attack, and the seconds since the last chunk."""
     seconds = values["seconds"]
     if type(seconds) not in (int, float) or not 0.0 <= seconds < float("inf"):
         raise ValueError(f"{shown(seconds)} seconds")

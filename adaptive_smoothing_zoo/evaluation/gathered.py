@@ -1,4 +1,4 @@
-"""Examples as callers have them, tensors or batches of a loader, brought together."""
+"""Collects the caller's examples, given as tensors or as batches of a loader."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
 
-Batches = Iterable[tuple[Tensor, Tensor]]  # as a DataLoader gives them
+Batches = Iterable[tuple[Tensor, Tensor]]  # as a DataLoader yields them
 
 
 def gathered(images: Tensor | Batches, labels: Tensor | None, *, resumes: bool = False) -> tuple[Tensor, Tensor]:
-    """Images (N, channels, H, W) and labels (N,) on the CPU, checked; copies that nobody else can change.
+    """Images (N, channels, H, W) and labels (N,) on the CPU, checked and copied.
 
     Args:
         images: the tensor; or a DataLoader, or another finite iterable of batches (images, labels), which is read to
             its end once. The examples keep its order.
         labels: the tensor; None if they are in the batches.
-        resumes: a state is kept, which fits the same order alone: a loader that shuffles is refused.
+        resumes: whether a state is kept, which needs a fixed order; a loader that shuffles is then refused.
 
     Raises:
         TypeError: neither tensors nor batches.
-        ValueError: examples that cannot be evaluated, or a loader that shuffles where its order must come again.
+        ValueError: invalid examples, or a loader that shuffles although a state is kept.
     """
     if not isinstance(images, Tensor) and labels is None:
         if resumes and _shuffles(images):
-            raise ValueError("a state resumes with the same order of examples alone; give a loader with shuffle=False")
+            raise ValueError("a state resumes only with the same order of examples; give a loader with shuffle=False")
         pairs = [(own_copy(batch), own_copy(classes)) for batch, classes in _pairs(images)]
         if not pairs:
-            raise ValueError("there are no images to evaluate: the loader is empty")
+            raise ValueError("no images to evaluate: the loader is empty")
         images, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         check_examples(images, labels)
         return images, labels
@@ -48,7 +48,7 @@ def _shuffles(loader: Any) -> bool:
 
 
 def _pairs(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches, each as what it must be."""
+    """The batches, each checked."""
     if isinstance(loader, Dataset) or not isinstance(loader, Iterable):
         raise TypeError(
             f"give evaluate tensors (images, labels), or a DataLoader of both, not a {type(loader).__name__}; a "
@@ -58,7 +58,7 @@ def _pairs(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         fine = isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
         if not fine or batch[0].ndim != 4 or batch[1].shape != batch[0].shape[:1]:
             raise TypeError(
-                f"a loader gives batches (images, labels) of shapes (N, channels, H, W) and (N,), but batch {i} is "
+                f"a loader must yield (images, labels) of shapes (N, channels, H, W) and (N,), but batch {i} is "
                 f"{_said(batch)}"
             )
         yield batch[0], batch[1]

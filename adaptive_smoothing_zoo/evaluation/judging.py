@@ -1,4 +1,4 @@
-"""Adversarial images of a file judged once more, by the model alone."""
+"""Verifies stored adversarial images by the model alone."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def judge_adversarials(
         model: as for ``evaluate``.
         examples: the clean images and their labels.
         adversarials: (N, channels, H, W) float32, one for each example in its order.
-        threat: what they must obey.
-        batch_size: of the evaluation that found them: the last bits of logits depend on it.
-        device: where to compute; "cuda" if there is one and else "cpu" if None.
+        threat: the threat model they must obey.
+        batch_size: that of the evaluation that found them, since the last bits of logits depend on it.
+        device: where to compute; if None "cuda" when available, else "cpu".
 
     Raises:
         ValueError: images that do not fit the examples or the model.
-        EvaluationError: an image leaves the ball or [0, 1]; or the model cannot be asked.
+        EvaluationError: an image leaves the ball or [0, 1]; or the model fails.
     """
     if adversarials.shape != examples.images.shape:
         shapes = f"{tuple(adversarials.shape)} and {tuple(examples.images.shape)}"
-        raise ValueError(f"each example has one adversarial image of its shape, got shapes {shapes}")
+        raise ValueError(f"each example needs one adversarial image of its shape, got shapes {shapes}")
     images, labels, chosen = own_copy(adversarials), own_copy(examples.labels), pick_device(device)
     check_adversarials(own_copy(examples.images), images, torch.arange(len(labels)), threat)
     with ready(model, chosen) as net:

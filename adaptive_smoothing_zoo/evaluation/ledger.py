@@ -1,4 +1,4 @@
-"""What is known of every point of an evaluation: the sum of chunks, in whatever order and from whatever process."""
+"""The results for every point of an evaluation: the sum of chunks, in any order and from any process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.errors import ResultsError
 
-CLEAN = "clean"  # the stage before any attack, and what "broke" a point that was misclassified without one
-VERIFIED = "verified"  # the stage after all attacks: every adversarial example was checked once more
+CLEAN = "clean"  # the stage before all attacks, and ``broken_by`` of points misclassified without an attack
+VERIFIED = "verified"  # the stage after all attacks: every adversarial example was checked again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """What one stage found out about some points.
+    """The results of one stage for some points.
 
     Attributes:
         stage: "clean", an attack, or "verified".
-        indices: (n,) int64, the points, by their place in the data.
-        held: (n,) bool, whether the label was right: without an attack, or in spite of this one.
-        adversarials: (number of points that did not hold an attack, channels, H, W) float32, in the order of
+        indices: (n,) int64, the points' indices in the data.
+        held: (n,) bool, classified correctly: without an attack, or after this one.
+        adversarials: (number of points where the attack succeeded, channels, H, W) float32, in the order of
             ``indices``; empty for the other stages.
-        flat: (m,) int64, points at which this attack began with a gradient of zero.
+        flat: (m,) int64, points at which this attack started with a zero gradient.
         deterministic: whether two passes over these points gave the same logits (stage "clean" only).
         seconds: wall time.
-        batch_size: most points per batch.
-        warnings, remarks: what was said meanwhile.
+        batch_size: maximal number of points per batch.
+        warnings, remarks: texts collected during the stage.
     """
 
     stage: str
@@ -43,7 +43,7 @@ class Chunk:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless the parts have their types and fit each other; a file may hold anything."""
+        """Raise ValueError for wrong types or inconsistent parts; a file may hold anything."""
         fallen = int((~self.held).sum()) if self.held.dtype == torch.bool else -1
         texts = (*self.warnings, *self.remarks)
         for fine, what in (
@@ -59,11 +59,11 @@ class Chunk:
             (all(type(text) is str for text in texts), "warnings or remarks"),
         ):
             if not fine:
-                raise ValueError(f"a chunk's {what} cannot be what they are")
+                raise ValueError(f"a chunk's {what} are invalid")
 
 
 def joined(chunks: list[Chunk]) -> Chunk:
-    """One chunk that says what several of one stage say."""
+    """Merge several chunks of one stage."""
     tensors = {name: torch.cat([getattr(chunk, name) for chunk in chunks]) for name in TENSORS}
     return Chunk(
         stage=chunks[0].stage,
@@ -84,13 +84,13 @@ def _are_indices(tensor: Tensor) -> bool:
 
 
 class Ledger:
-    """The points of an evaluation and what has become of them.
+    """The points of an evaluation and their results.
 
     Args:
-        images: (N, channels, H, W), of all the data.
-        points: which of them this evaluation is about, rising.
+        images: (N, channels, H, W), all data.
+        points: indices of the evaluated images, ascending.
         attacks: in order.
-        individual: each attack meets all correct points, not only those that stand.
+        individual: each attack runs on all correct points, not only on those that are still robust.
     """
 
     def __init__(self, images: Tensor, points: Tensor, attacks: tuple[str, ...], *, individual: bool = False) -> None:
@@ -109,16 +109,16 @@ class Ledger:
         self._remarks: list[str] = []
 
     def add(self, chunk: Chunk) -> None:
-        """Take in what a chunk says. A chunk that says nothing new changes nothing.
+        """Add the results of a chunk. Adding a chunk twice changes nothing.
 
         Raises:
-            ResultsError: it is about points, images or a stage that these data and attacks do not have.
+            ResultsError: its points, images or stage do not belong to these data and attacks.
         """
         if chunk.stage not in self.stages:
-            raise ResultsError(f"what is known of {chunk.stage} is of an attack that this evaluation does not have")
+            raise ResultsError(f"the chunk of {chunk.stage} belongs to an attack that this evaluation does not have")
         n, shape = len(self.adversarials), self.adversarials.shape[1:]
         if bool((chunk.indices >= n).any() | (chunk.flat >= n).any()) or chunk.adversarials.shape[1:] != shape:
-            raise ResultsError(f"what is known of {chunk.stage} is about other data than {n} images {tuple(shape)}")
+            raise ResultsError(f"the chunk of {chunk.stage} belongs to other data than {n} images {tuple(shape)}")
         self.done[chunk.stage][chunk.indices] = True
         if chunk.stage == VERIFIED:
             self.batch_size = max(self.batch_size, chunk.batch_size)
@@ -136,18 +136,18 @@ class Ledger:
         self._remarks += [text for text in chunk.remarks if text not in self._remarks]
 
     def standing(self, attack: str | None = None) -> Tensor:
-        """(N,) bool: correct, and not broken by an attack before ``attack`` (by any attack if it is None)."""
+        """(N,) bool: correct, and robust to the attacks before ``attack`` (to all attacks if None)."""
         return self.correct & ~self._broken_before(attack)
 
     def _broken_before(self, attack: str | None) -> Tensor:
-        """(N,) bool: broken by an attack before ``attack``, by any attack if it is None."""
+        """(N,) bool: misclassified after an attack before ``attack`` (after any attack if None)."""
         broken = torch.zeros_like(self.correct)
         for earlier in self.attacks[: None if attack is None else self.attacks.index(attack)]:
             broken |= self.broken[earlier]
         return broken
 
     def left(self, stage: str) -> Tensor:
-        """The points of a stage, by their indices, with which it is not done: for an attack, of those that stand."""
+        """Indices of the unfinished points of a stage; for an attack, among the robust ones."""
         points = self.points_of(stage)
         return points[~self.done[stage][points]]
 
@@ -158,7 +158,7 @@ class Ledger:
         return self.points[(self.correct if self.individual else self.standing(stage))[self.points]]
 
     def broken_by(self) -> np.ndarray:
-        """(N,) str: the first attack that broke a point, "clean" if none was needed, "" if it stands."""
+        """(N,) str: the first attack that succeeded, "clean" if none was needed, "" if the point is robust."""
         longest = max(8, *map(len, self.attacks))
         found = np.where(self.correct.numpy(), "", CLEAN).astype(f"<U{longest}")
         for attack in reversed(self.attacks):
@@ -173,23 +173,23 @@ class Ledger:
         return {stage: float(standing[self.points].double().mean()) for stage, standing in stages.items()}
 
     def accuracy_alone(self) -> dict[str, float]:
-        """Accuracy on the points under each attack alone, where each met all correct points; fractions."""
+        """Accuracy on the points under each attack alone, if attacks are individual; fractions."""
         left = {attack: self.correct & ~broken for attack, broken in self.broken.items()}
         return {attack: float(standing[self.points].double().mean()) for attack, standing in left.items()}
 
     def warnings(self) -> tuple[str, ...]:
-        """What was warned of, each text once, in the protocol's order."""
+        """The warnings, each text once, in the protocol's order."""
         said: list[str] = []
         for stage, texts in self._said.items():
             said += texts
             if flat := self.flat.get(stage):
-                said.append(f"{stage} began with a gradient of zero at {len(flat)} points, where it can find nothing")
+                said.append(f"{stage} started with a zero gradient at {len(flat)} points, where it cannot succeed")
         return tuple(dict.fromkeys(said))
 
     def said(self, stage: str) -> tuple[str, ...]:
-        """What was warned of at one stage."""
+        """The warnings of one stage."""
         return tuple(self._said[stage])
 
     def remarks(self) -> tuple[str, ...]:
-        """What happened that a reader of the numbers should know."""
+        """Events that a reader of the numbers should know."""
         return tuple(self._remarks)

@@ -1,4 +1,4 @@
-"""Several radii in one run: robust accuracy as it falls with the radius."""
+"""Several radii in one run: robust accuracy as a function of the radius."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def evaluate_radii(
 ) -> Iterator[Evaluation]:
     """Evaluate a model at several radii of one norm, from the smallest to the largest.
 
-    A point that is broken at one radius is broken at each larger one, by the same adversarial example, and is not
-    attacked there again. All but the smallest radius are therefore no runs of the standard protocol, but bounds that
-    are at least as sharp; ``settings.begun_at`` of their results says which radius they began from.
+    An adversarial example at one radius is valid at each larger one, so its point is not attacked again. Results at all
+    but the smallest radius are therefore not of the standard protocol, but bounds that are at least as tight;
+    ``settings.begun_at`` gives the radius they started from.
 
     Args:
         threats: of one norm, in any order.
@@ -43,15 +43,15 @@ def evaluate_radii(
         The evaluations, each as soon as it is finished.
 
     Raises:
-        ValueError: no radii, one that is named twice, several norms, or individual attacks; and as in ``evaluate``.
+        ValueError: no radii, a repeated radius, several norms, or individual attacks; and as in ``evaluate``.
     """
     if any(not isinstance(threat, ThreatModel) for threat in threats):
-        raise TypeError("threats are ThreatModels, as [ThreatModel('Linf', eps) for eps in ('2/255', '4/255')]")
+        raise TypeError("threats must be ThreatModels, as [ThreatModel('Linf', eps) for eps in ('2/255', '4/255')]")
     ordered = sorted(threats, key=lambda threat: threat.eps)
     radii = [threat.eps for threat in ordered]
     if not radii or len(set(radii)) < len(radii) or len({threat.norm for threat in ordered}) > 1:
         told = ", ".join(map(str, threats)) or "none"
-        raise ValueError(f"radii are one or more different ones of one norm, got {told}")
+        raise ValueError(f"give one or more different radii of one norm, got {told}")
     if settings is not None and settings.individual:
         raise ValueError("individual attacks meet all points at each radius; run one radius at a time")
     examples = gathered(images, labels, resumes=state is not None)

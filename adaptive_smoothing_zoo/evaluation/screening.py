@@ -1,4 +1,4 @@
-"""A quick look at a model: how much a few steps of the strongest attack of the protocol break."""
+"""Quick screening of a model: a few steps of the strongest attack of the protocol."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.evaluation.attack_run import Progress
 from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 
-SCREENING = (Plan("apgd-t", targets=3, iterations=20),)  # of the protocol's 9 and 100
+SCREENING = (Plan("apgd-t", targets=3, iterations=20),)  # instead of the protocol's 9 and 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screening:
-    """What a screening found.
+    """The result of a screening.
 
     Attributes:
-        clean_correct, standing: (N,) bool, classified correctly; and not broken by the few steps.
+        clean_correct, standing: (N,) bool, classified correctly; and also after the attack.
         passes: forward-equivalents that were spent (a pass forward and backward counts as two).
 
-    The standard protocol can only break more points, so its robust accuracy is at most ``upper_bound``, but for the
-    randomness of its attacks. A leaderboard takes no such number.
+    The standard protocol is stronger, so its robust accuracy is at most ``upper_bound`` up to the randomness of its
+    attacks. This number never enters a leaderboard.
     """
 
     clean_correct: np.ndarray
@@ -38,7 +38,7 @@ class Screening:
 
     @property
     def upper_bound(self) -> float:
-        """Share of points that stand: the robust accuracy is at most this, in [0, 1]."""
+        """Share of points robust to the attack, in [0, 1]; an upper bound on the robust accuracy."""
         return float(self.standing.mean())
 
 
@@ -51,7 +51,7 @@ def screen(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0, *
             for ``evaluate``.
 
     Raises:
-        ValueError: images, labels or settings that cannot be evaluated.
+        ValueError: invalid images, labels or settings.
         EvaluationError: as in ``evaluate``.
     """
     seen: list[Progress] = []

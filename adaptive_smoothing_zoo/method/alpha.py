@@ -1,7 +1,7 @@
 """Where alpha comes from: a constant, a mixing network with its range, or a class of your own.
 
-A mix uses the logarithms log(1 - alpha) and log(alpha). An alpha that rounds to 0 or 1 then still has the right weight
-and a gradient.
+A mix works with log(1 - alpha) and log(alpha). An alpha that rounds to 0 or 1 then keeps its exact weight and a
+gradient.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 
 
 class Alpha(nn.Module):
-    """The weight of the robust net, as a mix uses it. A subclass gives ``log_weights``, and its range if not [0, 1].
+    """The weight of the robust net. A subclass defines ``log_weights``, and its range if that is not [0, 1].
 
     Attributes:
         alpha_min, alpha_max: range that alpha never leaves; fast prediction, margins and certificates rely on it.
-        std_taps, rob_taps: indices, in rising order, of the feature maps that it reads of g and of h; None for none.
-            An alpha with taps is called with both lists of maps and gives alpha_logit, (N,); ``log_weights`` then
-            begins with ``self.alpha_logit(outputs)``.
+        std_taps, rob_taps: indices, in ascending order, of the feature maps of g and h that it reads; None for none. An
+            alpha with taps is called with both lists of maps and gives alpha_logit, (N,); ``log_weights`` then begins
+            with ``self.alpha_logit(outputs)``.
         varies: whether alpha depends on the image, so that an attack can move it.
     """
 
@@ -40,9 +40,9 @@ class Alpha(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no log_weights")
 
     def alpha_logit(self, outputs: BaseOutputs) -> Tensor:
-        """(N,), any real number that grows with alpha; an attack on alpha pulls it down.
+        """A real number per image, (N,), that increases with alpha; attacks on alpha minimize it.
 
-        What the maps say, read once; of an alpha without taps logit(alpha).
+        Computed once from the feature maps; without taps it is logit(alpha).
         """
         if outputs.alpha_logit is not None:
             return outputs.alpha_logit
@@ -52,20 +52,20 @@ class Alpha(nn.Module):
         return (log_rob_weight - log_std_weight).squeeze(1)  # type: ignore[union-attr]
 
     def alpha(self, alpha_logit: Tensor) -> Tensor:
-        """alpha in [alpha_min, alpha_max] where ``alpha_logit`` is as given, in its shape."""
+        """alpha, in [alpha_min, alpha_max] and in the shape of ``alpha_logit``."""
         return torch.sigmoid(alpha_logit)
 
     def numbers(self) -> dict[str, float]:
-        """What an entry says of it in numbers."""
+        """The numbers that an entry stores."""
         return {"alpha_min": self.alpha_min, "alpha_max": self.alpha_max}
 
 
 def as_alpha(alpha: float | nn.Module) -> Alpha:
-    """A number as a :class:`ConstantAlpha`; a module as it is, if it has what :class:`Alpha` has.
+    """Wrap a number in a :class:`ConstantAlpha`; return a module with the interface of :class:`Alpha` unchanged.
 
     Raises:
         ValueError: a number or a range outside [0, 1].
-        TypeError: a module that lacks something.
+        TypeError: a module without that interface.
     """
     if not isinstance(alpha, nn.Module):
         return ConstantAlpha(alpha)
@@ -80,7 +80,7 @@ def as_alpha(alpha: float | nn.Module) -> Alpha:
 
 
 def with_mixing_network(alpha: Alpha) -> AdaptiveAlpha:
-    """The alpha, for what needs its mixing network. Raises ValueError: it has none."""
+    """Return ``alpha`` if it has a mixing network; raise ValueError if it has none."""
     if not isinstance(alpha, AdaptiveAlpha):
         kind = "a constant alpha" if isinstance(alpha, ConstantAlpha) else f"a {type(alpha).__name__}"
         raise ValueError(f"the model has {kind}; there is no mixing network to train")
@@ -136,8 +136,8 @@ class AdaptiveAlpha(Alpha):
             batch norm (training; the papers use 0.6). An input's alpha then depends on its batch.
 
     Raises:
-        ValueError: the range is not inside [0, 1] or is reversed; or the taps are not in rising order (timm nets give
-            their maps in the net's order, whatever order is asked for).
+        ValueError: the range is not inside [0, 1] or is reversed; or the taps are not in ascending order (timm nets
+            return maps in the net's order, regardless of the request).
     """
 
     std_taps: tuple[int, ...]
@@ -163,7 +163,7 @@ class AdaptiveAlpha(Alpha):
         self.std_taps, self.rob_taps = tuple(std_taps), tuple(rob_taps)
         for taps in (self.std_taps, self.rob_taps):
             if list(taps) != sorted(set(taps)):
-                raise ValueError(f"feature maps are tapped in rising order, got the indices {taps}")
+                raise ValueError(f"the indices of tapped feature maps must be ascending, got {taps}")
         self.clamp = clamp
 
     def set_range(self, alpha_min: float, alpha_max: float) -> None:
@@ -189,7 +189,7 @@ class AdaptiveAlpha(Alpha):
 
     def forward(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> Tensor:
         """Two feature maps of each base net -> alpha_logit, shape (N,), any real number."""
-        # Batch norm takes the number format of its statistics alone; autocast may have lowered the network's output.
+        # Batch norm accepts only the dtype of its statistics; autocast may have lowered the network's output.
         output = self.mixing_network(std_maps, rob_maps).to(self.norm.running_mean.dtype)  # type: ignore[union-attr]
         if self.clamp is not None:
             # One image has no deviation from its batch; its output stays as it is.
@@ -228,7 +228,7 @@ class AdaptiveAlpha(Alpha):
 
 
 def keeps_its_range(alpha: Alpha) -> bool:
-    """Whether alpha cannot leave its range, whatever the image; of a class of your own that is only what it says."""
+    """Whether alpha provably stays in its range for every image; a user's own class only declares its range."""
     return type(alpha) in (ConstantAlpha, AdaptiveAlpha)
 
 

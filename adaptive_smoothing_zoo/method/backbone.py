@@ -1,4 +1,4 @@
-"""What code written for a timm backbone asks of a model, answered by a model of two nets.
+"""timm's backbone interface for a model of two nets.
 
 Its features are the pooled features of g and of h, concatenated, g first; its feature maps are those of g and of h in
 the order of their reduction, g's first where both have one. Both base nets must speak the interface of
@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.backbones.base import (
 from adaptive_smoothing_zoo.backbones.scale import at_least_float32
 
 TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
-"""What ``features`` of ``reset_classifier`` may be, and the nets that then run."""
+"""Values of ``features`` in ``reset_classifier``, and the nets that each one runs."""
 
 _INTERFACE = ("feature_info", "forward_features", "forward_intermediates", "forward_head", "num_features")
 
@@ -38,7 +38,7 @@ class BackboneInterface(nn.Module):
 
     std_model: Any  # any nn.Module; the methods here need one with the interface of ``BaseNet``
     rob_model: Any
-    head: nn.Module | None  # what ``reset_classifier`` put in place of the mix; None while there is one
+    head: nn.Module | None  # the head that ``reset_classifier`` put in place of the mix; None before
     trunks: tuple[str, ...]  # the nets that features come from
 
     def _mix_taps(self) -> Mapping[str, Sequence[int] | None]:
@@ -46,7 +46,7 @@ class BackboneInterface(nn.Module):
         raise NotImplementedError
 
     def _mix_columns(self, std_maps: Sequence[Tensor], rob_maps: Sequence[Tensor]) -> list[Tensor]:
-        """What the mix keeps of those maps, each (N, k)."""
+        """The values that the mix computes from those maps, each (N, k)."""
         raise NotImplementedError
 
     def _mix_of(self, std_logits: Tensor, rob_logits: Tensor, columns: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class BackboneInterface(nn.Module):
         raise NotImplementedError
 
     def _drop_mix(self) -> None:
-        """Remove what only the mix uses."""
+        """Remove the parts that only the mix uses."""
         raise NotImplementedError
 
     @property
@@ -76,7 +76,7 @@ class BackboneInterface(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Channels, reduction and module of each feature map, the reduction never falling."""
+        """Channels, reduction and module of each feature map, in non-decreasing order of reduction."""
         chosen = [(name, getattr(self, name).feature_info[i]) for name, i in self._places()]
         return [
             {"num_chs": info["num_chs"], "reduction": info["reduction"], "module": f"{name}.{info['module']}"}
@@ -92,10 +92,10 @@ class BackboneInterface(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """What ``forward_features`` gives, and the feature maps at ``indices``, in the order asked for.
+        """The output of ``forward_features``, and the feature maps at ``indices`` in the given order.
 
-        Arguments and errors are those of :meth:`BaseNet.forward_intermediates`. ``intermediates_only`` gives the maps
-        alone, and runs no more than they need.
+        Arguments and errors are those of :meth:`BaseNet.forward_intermediates`. ``intermediates_only`` returns only the
+        maps and runs only the layers they need.
         """
         self.check_images(images)
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
@@ -119,17 +119,16 @@ class BackboneInterface(nn.Module):
         return torch.cat(features, dim=1), chosen
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(N, num_features) pooled features; with a mixing network one more column, the alpha_logit of each image.
-
-        They are float32 also if the nets compute in half precision.
+        """(N, num_features) pooled features; a mixing network adds a column, the alpha_logit of each image. They are
+        float32 even if the nets compute in half precision.
         """
         features, _ = self.forward_intermediates(images, [])
         return features  # type: ignore[no-any-return]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features of ``forward_features`` -> (N, C) log-probabilities, or the (N, num_features) features alone.
+        """Features of ``forward_features`` -> (N, C) log-probabilities, or (N, num_features) if ``pre_logits``.
 
-        After ``reset_classifier`` the logits of the new head instead.
+        After ``reset_classifier``: the logits of the new head.
         """
         if pre_logits:
             return features[:, : self.num_features]
@@ -148,22 +147,22 @@ class BackboneInterface(nn.Module):
         return nn.ModuleList([self.std_model.get_classifier(), self.rob_model.get_classifier()])
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, features: str = "both") -> None:
-        """Make this a classifier for another task: a fresh linear head, trainable, on the pooled features.
+        """Make this a classifier for another task: a new, trainable linear head on the pooled features.
 
-        The mix is given up for good: the heads of the nets in use, both logit maps and alpha are removed. ``forward``
-        then gives the new head's logits, or the pooled features if ``num_classes`` is 0. The base nets stay as they
-        are, frozen or not. The head is float32 also on nets in half precision.
+        This removes the mix permanently: the heads of the nets in use, both logit maps and alpha. ``forward`` then
+        gives the new head's logits, or the pooled features if ``num_classes`` is 0. The base nets stay as they are,
+        frozen or not. The head is float32 even on nets in half precision.
 
         Args:
-            num_classes: of the new task; 0 for no head.
-            global_pool: None or "avg"; there is no other.
-            features: "both" for those of g, then those of h; "std_model" or "rob_model" for those of one net. The
-                other is then not run. It stays a part of the module; set it to None to free it.
+            num_classes: classes of the new task; 0 for no head.
+            global_pool: None or "avg".
+            features: "both" for the features of g, then of h; "std_model" or "rob_model" for those of one net. The
+                other net then does not run but stays in the module; set it to None to free it.
 
         Raises:
             ValueError: an argument out of its range, or a net without the interface of a backbone.
 
-        A robust h does not make a new head robust: attack it before saying so.
+        A robust h does not make the new head robust: attack the new model before claiming robustness.
         """
         if features not in TRUNKS:
             raise ValueError(f"features must be one of {', '.join(TRUNKS)}, got {features!r}")
@@ -180,16 +179,17 @@ class BackboneInterface(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop, for good, what the feature maps at ``indices`` do not need; timm's ``FeatureGetterNet`` calls this.
+        """Remove for good the parts that the feature maps at ``indices`` do not need; timm's ``FeatureGetterNet`` calls
+        this.
 
-        That is the mix, the stages behind the last wanted one of each net, and a net of which no map is wanted. Every
-        parameter that remains has a gradient. ``prune_norm`` is for the base nets; ``prune_head`` must be True.
+        These are the mix, the stages of each net after its last kept map, and a net with no kept map. Every
+        remaining parameter has a gradient. ``prune_norm`` is passed to the base nets; ``prune_head`` must be True.
 
         Returns:
-            The indices of the wanted maps among those that remain.
+            The indices of the kept maps among the remaining ones.
 
         Raises:
-            ValueError, IndexError: no map is wanted, one that does not exist, or an error of ``reset_classifier``.
+            ValueError, IndexError: no index, an index out of range, or an error of ``reset_classifier``.
         """
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
@@ -206,9 +206,9 @@ class BackboneInterface(nn.Module):
         return [self._places().index(place) for place in wanted]
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, except that nets without trainable parameters stay in eval mode.
+        """As ``nn.Module.train``, except that nets without trainable parameters stay in eval mode.
 
-        Their batch norms would else take up the statistics of what the other parts are trained on.
+        Otherwise their batch norms would update their statistics on the training data of the other parts.
         """
         super().train(mode)
         for name in (*TRUNKS["both"], "alpha"):
@@ -218,15 +218,15 @@ class BackboneInterface(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the stages' outputs for the backward pass; ValueError if a base net does not offer it."""
+        """Store only the stages' outputs for the backward pass; ValueError if a base net does not support it."""
         for net in self._nets("set_grad_checkpointing").values():
             net.set_grad_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
-        """From a parameter's name to its depth, for timm's layer-wise learning rates; g and h are side by side.
+        """Map a parameter's name to its depth, for timm's layer-wise learning rates; g and h count in parallel.
 
-        What belongs to neither net (the mixing network, a new head) is the last layer. ValueError if a base net does
-        not offer it.
+        Parameters outside both nets (the mixing network, a new head) form the last layer. ValueError if a base net does
+        not support it.
         """
         from timm.models._manipulate import group_parameters
 
@@ -237,7 +237,7 @@ class BackboneInterface(nn.Module):
         return lambda name: (layers.get(name, math.inf),)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that timm's optimizers do not decay: those that the base nets name."""
+        """Parameters exempt from weight decay in timm's optimizers, as the base nets list them."""
         return {
             f"{name}.{key}"
             for name, net in self._nets().items()
@@ -246,18 +246,16 @@ class BackboneInterface(nn.Module):
         }
 
     def check_images(self, images: Tensor) -> None:
-        """Raise TypeError or ValueError for what is no float tensor (N, channels, H, W); its values are not read."""
+        """Raise TypeError or ValueError unless this is a float tensor (N, channels, H, W); values are not checked."""
         check_image_tensor(images)
 
     def check_mixes(self, what: str) -> None:
-        """Raise ValueError if ``reset_classifier`` has replaced the mix that ``what`` is about."""
+        """Raise ValueError if ``reset_classifier`` has replaced the mix; ``what`` names the operation that needs it."""
         if not self.is_mix:
-            raise ValueError(
-                f"{what} is about a mix of two nets, and reset_classifier has replaced this one; load the model again"
-            )
+            raise ValueError(f"{what}: reset_classifier has replaced the mix of two nets; load the model again")
 
     def _nets(self, *needed: str, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """The nets that features come from, or those named; ValueError if one lacks a method that is needed."""
+        """The nets in use, or those named; ValueError if one lacks a needed method."""
         nets = {name: getattr(self, name) for name in (self.trunks if names is None else names)}
         for name, net in nets.items():
             if missing := [method for method in needed if not hasattr(net, method)]:
@@ -265,7 +263,7 @@ class BackboneInterface(nn.Module):
         return nets
 
     def _places(self) -> list[tuple[str, int]]:
-        """Net and index there of each feature map, in the order of ``feature_info``."""
+        """The net of each feature map and the index in that net, in the order of ``feature_info``."""
         found = [
             (info["reduction"], (name, i))
             for name, net in self._nets().items()
@@ -274,7 +272,7 @@ class BackboneInterface(nn.Module):
         return [place for _, place in sorted(found, key=lambda item: item[0])]  # stable: g before h
 
     def _tapped(self, name: str) -> list[int]:
-        """Which maps of a net the mix reads, counted from 0."""
+        """Indices, from 0, of the maps of a net that the mix reads."""
         taps = self._mix_taps()[name] if self.is_mix else None
         return [] if taps is None else map_indices(taps, len(getattr(self, name).feature_info))
 
@@ -285,14 +283,14 @@ def _pooled_length(net: Any) -> int:
 
 
 def _apply(head: nn.Module, features: Tensor) -> Tensor:
-    """The head on features of whatever number format; a head of integers alone takes them as they are."""
+    """Apply the head to features of any dtype; a head with only integer parameters gets them unchanged."""
     weight = float_tensor_of(head)
     return head(features if weight is None else features.to(weight.dtype))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
 def _output_length(head: nn.Module, num_features: int) -> int:
-    """How many values a head gives for an image."""
+    """Number of outputs of a head per image."""
     if (known := number_of_classes(head)) is not None:
         return known
     twin, weight = copy.deepcopy(head).eval(), float_tensor_of(head)

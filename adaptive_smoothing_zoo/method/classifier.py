@@ -26,20 +26,20 @@ class MixedClassifier(Pretrained, BackboneInterface):
         std_model: g, accurate and not robust. Images in [0, 1], (N, channels, H, W), to logits (N, C).
         rob_model: h, robust. The same shapes.
         alpha: weight of ``rob_model``: a number in [0, 1]; an :class:`AdaptiveAlpha` (a mixing network with its
-            range); or another module like :class:`Alpha`. For one that reads feature maps both base nets must offer
+            range); or another module like :class:`Alpha`. If it reads feature maps, both base nets need
             ``forward_intermediates`` and ``forward_head``.
-        std_map, rob_map: what happens to each net's logits before its softmax: a module of
-            :mod:`adaptive_smoothing_zoo.method.logit_maps`, or a positive number (t_g, t_h) to multiply them by.
+        std_map, rob_map: maps applied to each net's logits before the softmax: a module of
+            :mod:`adaptive_smoothing_zoo.method.logit_maps`, or a positive factor (t_g, t_h).
 
     Raises:
-        ValueError: alpha outside [0, 1], a scale that is not positive; a net without a classifier, or without the
-            feature maps that alpha reads; nets with different numbers of classes or channels, or of two sizes of images
-            (found at the first pass if they do not tell before).
-        TypeError: alpha is a module that does not do what :class:`Alpha` does.
+        ValueError: alpha outside [0, 1]; a scale that is not positive; a net without a classifier, or without the
+            feature maps that alpha reads; nets with different numbers of classes or channels, or for different image
+            sizes (detected at the first pass if the nets do not declare them).
+        TypeError: alpha is a module without the interface of :class:`Alpha`.
 
-    The output is a log-probability vector: ``exp`` gives probabilities, and a softmax of it changes nothing.
-    ``train()`` and ``eval()`` change nothing but batch norm. Robustness is a property of the attack as much as of the
-    model: nothing here is a certificate.
+    The outputs are log-probabilities: ``exp`` or ``softmax`` of them gives probabilities. ``train()`` and ``eval()``
+    only change batch norm. Nothing here is a certificate: measured robustness depends on the attack as well as on the
+    model.
     """
 
     identity_ignores: ClassVar[tuple[str, ...]] = ("made_for",)  # it warns, and decides nothing
@@ -71,7 +71,7 @@ class MixedClassifier(Pretrained, BackboneInterface):
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) float images in [0, 1] -> (N, C) log-probabilities.
 
-        With alpha 0 or 1 everywhere only the net that counts is run. After ``reset_classifier``: the new head's logits.
+        If alpha is 0 or 1 everywhere, only one net runs. After ``reset_classifier``: the new head's logits.
         """
         self.check_images(images)
         if not self.is_mix:
@@ -84,12 +84,13 @@ class MixedClassifier(Pretrained, BackboneInterface):
         return outputs.mixed(self.alpha.log_weights(outputs))
 
     def base_outputs(self, images: Tensor, *, maps: bool = True) -> BaseOutputs:
-        """What g and h say of images, from one pass of each; with the feature maps that alpha reads, or without.
+        """The outputs of g and h from one pass of each, with or without the feature maps that alpha reads.
 
         Raises:
-            ValueError: ``reset_classifier`` has replaced the mix; so ``alpha_of``, ``alpha_logit_of`` and ``sweep``.
+            ValueError: ``reset_classifier`` has replaced the mix. The same holds for ``alpha_of``, ``alpha_logit_of``
+                and ``sweep``.
         """
-        self.check_mixes("what g and h say")
+        self.check_mixes("the outputs of g and h")
         self.check_images(images)
         log_std, std_maps = self.std_outputs(images, self.alpha.std_taps if maps else None)
         log_rob, rob_maps = self.rob_outputs(images, self.alpha.rob_taps if maps else None)
@@ -101,17 +102,17 @@ class MixedClassifier(Pretrained, BackboneInterface):
         return F.log_softmax(self.std_map(logits), dim=1), maps
 
     def rob_outputs(self, images: Tensor, taps: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The same of h."""
+        """The same for h."""
         logits, maps = run_base_net(self.rob_model, images, taps)
         return F.log_softmax(self.rob_map(logits), dim=1), maps
 
     def alpha_logit_of(self, images: Tensor) -> Tensor:
-        """alpha_logit for each image, (N,): what the mixing network says. Raises TypeError: alpha is a constant."""
+        """alpha_logit of each image, (N,), from the mixing network. Raises TypeError if alpha is constant."""
         outputs = self.base_outputs(images)
         return self.alpha.alpha_logit(outputs)
 
     def alpha_of(self, images: Tensor) -> Tensor:
-        """The weight of the robust net for each image, (N,), in [0, 1]; float32 also for half-precision images."""
+        """The weight of the robust net for each image, (N,), in [0, 1]; float32 even for half-precision images."""
         self.check_mixes("alpha_of")
         self.check_images(images)
         if self.alpha.varies:
@@ -132,12 +133,12 @@ class MixedClassifier(Pretrained, BackboneInterface):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Labels (N,), the argmax of ``forward``, running the standard net only where it can matter.
+        """Labels (N,), the argmax of ``forward``; the standard net runs only where it can change the label.
 
         Where h's probability margin exceeds (1 - alpha_min) / alpha_min, g cannot change the label [BAS24, lemma], so g
         is skipped for that image. The labels are those of ``forward`` in eval mode, up to the rounding of kernels that
-        depend on the batch size. (In train mode batch norm makes an image's alpha depend on its batch.) Not for
-        attacks: the result has no gradient.
+        depend on the batch size. (In train mode batch norm makes an image's alpha depend on its batch.) Do not attack
+        this method: it has no gradient.
 
         Raises:
             ValueError: ``reset_classifier(0)`` has left no classes.
@@ -160,7 +161,7 @@ class MixedClassifier(Pretrained, BackboneInterface):
         return labels
 
     def check_images(self, images: Tensor) -> None:
-        """As of any backbone; refuse what a net cannot take, and warn of another size than it was made for."""
+        """As in ``BackboneInterface``; also reject sizes a net cannot take, and warn of sizes it was not made for."""
         super().check_images(images)
         check_size(images, self.made_for)
 
@@ -181,7 +182,7 @@ class MixedClassifier(Pretrained, BackboneInterface):
 
 
 def is_mix(model: nn.Module) -> TypeGuard[MixedClassifier]:
-    """Whether a model is a mix of two nets, and one whose mix ``reset_classifier`` has not replaced."""
+    """Whether a model is a mix of two nets that ``reset_classifier`` has not replaced."""
     return isinstance(model, MixedClassifier) and model.is_mix
 
 

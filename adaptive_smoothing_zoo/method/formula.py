@@ -1,4 +1,4 @@
-"""The formula: what g and h say of images, and the mix of both [BAKS24, eq. (4)]."""
+"""The formula: the outputs of g and h, and their mix [BAKS24, eq. (4)]."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LogWeights = tuple[Tensor | float, Tensor | float]  # log(1 - alpha) and log(alp
 
 
 class BaseOutputs(NamedTuple):
-    """What g and h say of N images, before alpha weighs it.
+    """The outputs of g and h for N images, before alpha weighs them.
 
     Attributes:
         log_std, log_rob: log-probabilities, (N, C).
         std_maps, rob_maps: the feature maps that alpha reads, if it reads any.
-        alpha_logit: (N,), what alpha has read off the maps; None if it has not read them yet.
+        alpha_logit: (N,), computed by alpha from the maps; None if not computed yet.
     """
 
     log_std: Tensor
@@ -32,7 +32,7 @@ class BaseOutputs(NamedTuple):
         return mix(self.log_std, self.log_rob, *weights)
 
     def rows(self, chosen: Tensor) -> BaseOutputs:
-        """Those of some images."""
+        """The outputs for the chosen images."""
         return BaseOutputs(
             self.log_std[chosen],
             self.log_rob[chosen],
@@ -43,7 +43,7 @@ class BaseOutputs(NamedTuple):
 
     @staticmethod
     def join(parts: Sequence[BaseOutputs]) -> BaseOutputs:
-        """Those of several batches; what alpha has read is left out."""
+        """Concatenate the outputs of several batches, without ``alpha_logit``."""
         return BaseOutputs(
             torch.cat([part.log_std for part in parts]),
             torch.cat([part.log_rob for part in parts]),
@@ -59,7 +59,7 @@ def mix(log_std: Tensor, log_rob: Tensor, log_std_weight: Tensor | float, log_ro
     nets are confident.
 
     Raises:
-        ValueError: g and h have not as many classes.
+        ValueError: g and h have different numbers of classes.
     """
     _check_same_classes(log_std, log_rob)
     if isinstance(log_std_weight, float) and log_std_weight == -math.inf:
@@ -70,7 +70,7 @@ def mix(log_std: Tensor, log_rob: Tensor, log_std_weight: Tensor | float, log_ro
 
 
 def logaddexp(first: Tensor, second: Tensor) -> Tensor:
-    """``torch.logaddexp``; for PyTorch's older ONNX exporter, which does not know it, written out."""
+    """``torch.logaddexp``, written out for PyTorch's older ONNX exporter, which does not support it."""
     if not torch.onnx.is_in_onnx_export():
         return torch.logaddexp(first, second)
     low, high = torch.minimum(first, second), torch.maximum(first, second)
@@ -82,5 +82,5 @@ def _check_same_classes(log_std: Tensor, log_rob: Tensor) -> None:
     if log_std.shape[-1] != log_rob.shape[-1]:  # they might broadcast
         raise ValueError(
             f"std_model gives {log_std.shape[-1]} classes and rob_model {log_rob.shape[-1]}; "
-            "mix nets that have the same classes"
+            "mix nets with the same classes"
         )

@@ -1,4 +1,4 @@
-"""Inference in half precision, where precision is not needed."""
+"""Inference with base nets and mixing network in half precision."""
 
 import torch
 
@@ -11,38 +11,38 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def known_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """One of DTYPES, also by its name: "bfloat16". Raises ValueError: another."""
+    """One of DTYPES, or its name, as "bfloat16". Raises ValueError for any other."""
     known = {str(each).removeprefix("torch."): each for each in DTYPES}
     found = known.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ValueError(f"inference is in {', '.join(map(str, DTYPES))}, not in {dtype}")
+        raise ValueError(f"the dtype of inference must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     return found
 
 
 def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifier:
-    """Let the base nets and the mixing network of ``model`` compute in ``dtype``, in place; for inference alone.
+    """Cast the base nets and the mixing network of ``model`` to ``dtype``, in place; for inference only.
 
-    Their convolutions, linear and norm layers are cast. What decides a result by small differences stays float32:
-    pixels, resizing, normalization, the batch norm behind the mixing network, logit maps, alpha, the mix, and a head
-    that ``reset_classifier`` made. Images may be float32 or ``dtype``; log-probabilities are float32. Expect two to
-    three digits from bfloat16, three to four from float16, whose largest number, 65504, is too small for some nets.
+    Their convolutions, linear and norm layers are cast. Parts sensitive to small differences stay float32: pixels,
+    resizing, normalization, the batch norm behind the mixing network, logit maps, alpha, the mix, and a head that
+    ``reset_classifier`` made. Images may be float32 or ``dtype``; log-probabilities are float32. Expect two to three
+    correct digits from bfloat16, three to four from float16. Some nets exceed float16's largest number, 65504.
 
     Args:
         model: any mixed classifier whose base nets are of :mod:`adaptive_smoothing_zoo.backbones`.
-        dtype: torch.bfloat16, torch.float16, or torch.float32 to compute in that again (with rounded weights); or its
-            name, as "bfloat16".
+        dtype: torch.bfloat16, torch.float16, or torch.float32 to return to it (with rounded weights); or its name, as
+            "bfloat16".
 
     Returns:
         The model. ``evaluate`` refuses it in half precision.
 
     Raises:
-        ValueError: another number format, or a base net that is not a ``BaseNet``, whose constants are not known.
+        ValueError: another dtype, or a base net that is not a ``BaseNet``: its sensitive constants are unknown.
     """
     dtype = known_dtype(dtype)
     for name in model.trunks:
         if not isinstance(getattr(model, name), BaseNet):
             raise ValueError(
-                f"which constants of {name} ({type(getattr(model, name)).__name__}) must stay float32 is known for "
+                f"half precision is not supported for {name} ({type(getattr(model, name)).__name__}), only for "
                 "the nets of adaptive_smoothing_zoo.backbones only; use autocast"
             )
     for name in model.trunks:

@@ -1,4 +1,4 @@
-"""What a base net's logits pass before they become probabilities: ``Scale``, which the papers use, and other maps."""
+"""Maps applied to a base net's logits before the softmax: ``Scale``, which the papers use, and others."""
 
 import math
 
@@ -14,11 +14,10 @@ _FAR = -1e30  # far below every log-probability, with room for sums of many in f
 
 
 class HardMax(nn.Module):
-    """All probability on the largest logit, the first of them on ties: the limit of :class:`Scale` at infinity.
+    """All probability on the largest logit (on ties the first): the limit of :class:`Scale` at infinity.
 
     The map of MixedNUTS's accurate net [BZPS24]. The published net replaces it by a steep smooth map whenever gradients
-    are tracked; here it is one function. Its gradient is zero, so through it an attack learns nothing of g; one that
-    wants to needs a surrogate.
+    are tracked; here it is one function. Its gradient is zero, so attacks get no gradient from g without a surrogate.
     """
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -29,25 +28,25 @@ class HardMax(nn.Module):
         """
         logits = at_least_float32(logits)
         mapped = torch.full_like(logits, _FAR).scatter(-1, logits.argmax(dim=-1, keepdim=True), 0.0)
-        # Adding zero ties the result to the graph, and lets a NaN through, which argmax would hide.
+        # Adding zero connects the result to the graph and propagates a NaN, which argmax would hide.
         return mapped + 0.0 * logits
 
 
 class NormClampPowerScale(nn.Module):
-    """Standardize logits, cut off the low ones, and stretch what remains: ``scale * GELU(z + clamp_bias) ** power``.
+    """Standardize logits, cut off the low ones, and stretch the others: ``scale * GELU(z + clamp_bias) ** power``.
 
     The map of MixedNUTS's robust net [BZPS24]: confident where the margin is large, unsure where it is small. z are the
-    logits minus the mean and over the standard deviation of the ``top_k`` largest; the power keeps the sign.
+    logits standardized by the mean and standard deviation of the ``top_k`` largest; the power keeps the sign.
 
     The order of two logits is kept if the larger has z >= -clamp_bias. Below, GELU is not monotone: its values between
     -0.17 and 0 become differences of at most ``scale * 0.17 ** power``.
 
     Args:
         scale, power, clamp_bias: s, p and c of the paper; scale > 0 and power >= 1.
-        top_k: how many logits make the mean and the (unbiased) variance; all of them if there are fewer.
+        top_k: number of logits in the mean and the (unbiased) variance; all of them if there are fewer.
 
     Raises:
-        ValueError: a parameter out of its range, or a scale and power with which logits could exceed 1e20.
+        ValueError: a parameter out of range, or a scale and power for which logits could exceed 1e20.
     """
 
     def __init__(self, *, scale: float, power: float, clamp_bias: float, top_k: int = 250) -> None:
@@ -68,8 +67,8 @@ class NormClampPowerScale(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """(N, C) logits, C >= 2 -> (N, C) mapped logits with maximum 0; half precision comes out as float32.
 
-        The arithmetic is in float64, as in the published net, up to the last step: only gaps to the largest logit
-        matter to what follows, and small ones keep their precision if they are taken before rounding.
+        The arithmetic is in float64, as in the published net, except for the last step. Only gaps to the largest logit
+        matter, and taking them before rounding keeps small ones precise.
         """
         wide = logits.double().clamp(-1e15, 1e15)
         top = wide if self.top_k >= wide.shape[-1] else wide.topk(self.top_k, dim=-1).values

@@ -11,7 +11,7 @@ from adaptive_smoothing_zoo.backbones.resnet import PreActBlock
 
 
 class _Block(PreActBlock):
-    """Pre-activation block whose shortcut, projected or not, starts behind the first activation, as published."""
+    """Pre-activation block whose shortcut, projected or not, starts after the first activation, as published."""
 
     def forward(self, features: Tensor) -> Tensor:
         activated = F.relu(self.norm1(features))
@@ -22,16 +22,16 @@ class _Block(PreActBlock):
 class MixingNetwork(nn.Module):
     """Three groups of two residual blocks, each group halving the resolution.
 
-    Group 0 sees the first feature maps of both base nets, concatenated over channels. The second feature maps,
-    concatenated likewise, are added to its output: as they are in version 3, through a bias-free 1x1 convolution in
-    version 4 (the version of all published models).
+    Group 0 sees the first feature maps of both base nets, concatenated over channels. The second feature maps, also
+    concatenated, are added to its output: directly in version 3, through a bias-free 1x1 convolution in version 4 (the
+    version of all published models).
 
     Args:
-        first_channels: channels of the concatenated first maps; (N, first_channels, H, W). Where g's and h's differ in
-            size, both are resized to the smaller height and width.
-        second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2), to which others are
-            resized.
-        planes: output channels of the three groups. Those of [BAKS24] use (512, 768, 1024).
+        first_channels: channels of the concatenated first maps; (N, first_channels, H, W). If the maps of g and h
+            differ in size, both are resized to the smaller height and width.
+        second_channels: channels of the concatenated second maps; (N, second_channels, H/2, W/2); other sizes are
+            resized to it.
+        planes: output channels of the three groups; (512, 768, 1024) in [BAKS24].
         version: 3 or 4.
 
     Raises:
@@ -60,7 +60,7 @@ class MixingNetwork(nn.Module):
 
     @property
     def input_channels(self) -> list[int]:
-        """Of the concatenated first and second maps."""
+        """Channels of the concatenated first and second maps."""
         first = self.groups[0][0].conv1.in_channels  # type: ignore[index]
         if isinstance(self.project, nn.Conv2d):
             return [first, self.project.in_channels]
@@ -81,12 +81,12 @@ def _side_by_side(std_map: Tensor, rob_map: Tensor, channels: int, like: Tensor 
     """Both maps, (N, C, H, W) each, concatenated over channels; resized where they, or ``like``, differ in H or W.
 
     Raises:
-        ValueError: other channels in all.
+        ValueError: another total number of channels.
     """
     if std_map.shape[1] + rob_map.shape[1] != channels:
         raise ValueError(
-            f"the mixing network takes feature maps of {channels} channels in all, got {std_map.shape[1]} of g and "
-            f"{rob_map.shape[1]} of h; take other taps, or nets whose feature_info says what they give"
+            f"the mixing network takes feature maps of {channels} channels in total, got {std_map.shape[1]} from g and "
+            f"{rob_map.shape[1]} from h; choose other taps, or nets whose feature_info is correct"
         )
     sizes = [each.shape[2:] for each in ((std_map, rob_map) if like is None else (like,))]
     size = (min(s[0] for s in sizes), min(s[1] for s in sizes))
@@ -111,14 +111,14 @@ NORM_KEYS = {r"(running_mean|running_var|num_batches_tracked)": r"norm.\1"}
 
 
 def from_foreign(network: Mapping[str, Tensor], norm: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of an ``AdaptiveAlpha`` from the parts of a published file, as RobustBench has them.
+    """State dict of an ``AdaptiveAlpha`` from the parts of a published file, as RobustBench hosts it.
 
     Args:
-        network: of the mixing network, version 3 or 4; the file's ``model``.
-        norm: of the batch norm behind it; the file's ``bn``.
+        network: state dict of the mixing network, version 3 or 4; the file's ``model``.
+        norm: state dict of the batch norm after it; the file's ``bn``.
 
     Raises:
-        WeightsError: a key that such a network does not have.
+        WeightsError: an unknown key.
     """
     return {
         **rename(network, MIXING_NETWORK_KEYS, "the mixing network"),

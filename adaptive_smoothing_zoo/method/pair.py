@@ -1,4 +1,4 @@
-"""Whether two nets can be mixed, as far as they tell before the first image."""
+"""Checks that two nets can be mixed, as far as they declare their shapes before the first image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NAMES = ("std_model", "rob_model")
 
 
 def check_pair(nets: Sequence[nn.Module], alpha: Alpha) -> None:
-    """Raise ValueError for g and h that give no logits of the same classes, take no images in common, or lack maps.
+    """Raise ValueError if g and h differ in classes or images, have no classifier, or lack feature maps.
 
-    What they do not tell is found at the first pass.
+    Properties that the nets do not declare are checked at the first pass.
     """
     for name, net in zip(NAMES, nets, strict=True):
         _check_has_head(net, name)
@@ -28,25 +28,25 @@ def check_pair(nets: Sequence[nn.Module], alpha: Alpha) -> None:
         counts = [ask(net) for net in nets]
         if None not in counts and counts[0] != counts[1]:
             raise ValueError(
-                f"std_model has {counts[0]} {what} and rob_model {counts[1]}; mix nets that have the same {what}"
+                f"std_model has {counts[0]} {what} and rob_model {counts[1]}; mix nets with the same {what}"
             )
     check_taps(nets, alpha)
 
 
 def check_sizes(known: Sequence[MadeFor]) -> None:
-    """Raise ValueError for two nets that can take one size of images each, and not the same."""
+    """Raise ValueError if two nets each require one image size and the sizes differ."""
     only = [each for each in known if each.only]
     if len(only) == 2 and only[0].shape != only[1].shape:
-        names = [f"{each.name} takes images of {each.shape[1]} x {each.shape[2]} alone" for each in only]
-        raise ValueError(f"{names[0]} and {names[1]}; put one into Preprocessed(net, mean, std, size)")
+        names = [f"{each.name} takes only images of {each.shape[1]} x {each.shape[2]}" for each in only]
+        raise ValueError(f"{names[0]} and {names[1]}; wrap one in Preprocessed(net, mean, std, size)")
 
 
 def check_size(images: Tensor, known: Sequence[MadeFor]) -> None:
-    """Raise ValueError for images that a net cannot take, and warn of others than those it was made for."""
+    """Raise ValueError for an image size that a net cannot take; warn of a size it was not made for."""
     _check_size(images, tuple(map(tuple, known)))
 
 
-@torch.fx.wrap  # a traced graph checks its images as well
+@torch.fx.wrap  # a traced graph also checks its images
 def _check_size(images: Tensor, known: tuple[tuple[Any, ...], ...]) -> None:
     if torch.compiler.is_compiling():
         return
@@ -54,12 +54,12 @@ def _check_size(images: Tensor, known: tuple[tuple[Any, ...], ...]) -> None:
         found = tuple(images.shape[1:])
         if only and found != shape:
             raise ValueError(
-                f"{name} takes images of {shape} alone, got {found}; resize them, or put the net into "
+                f"{name} takes only images of {shape}, got {found}; resize them, or wrap the net in "
                 f"Preprocessed(net, mean, std, size={shape[1:]})"
             )
         if found != shape:
             warnings.warn(
-                f"images of {found} go into {name}, which was made for {shape}; resize them unless you mean it",
+                f"{name} was made for images of {shape}, got {found}; resize them unless this is intended",
                 stacklevel=6,
             )
 
@@ -68,6 +68,6 @@ def _check_has_head(net: Any, name: str) -> None:
     head = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else None
     if isinstance(head, nn.Identity) and getattr(net, "num_classes", None) == 0:
         raise ValueError(
-            f"{name} ({type(net).__name__}) gives features, since it has no classifier; make it with num_classes, or "
+            f"{name} ({type(net).__name__}) outputs features, since it has no classifier; make it with num_classes, or "
             "call its reset_classifier(num_classes)"
         )

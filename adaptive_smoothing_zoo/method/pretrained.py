@@ -12,8 +12,8 @@ from torch import nn
 class Pretrained(nn.Module):
     """``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
 
-    What is saved is a :class:`adaptive_smoothing_zoo.zoo.triplet.Triplet`, the mix that knows its entry: later rooms
-    set what makes one, reads one, and uploads one.
+    The saved model is a :class:`adaptive_smoothing_zoo.zoo.triplet.Triplet`, a mix with its entry. Later rooms set the
+    functions that make, read and upload one.
     """
 
     with_entry: ClassVar[Callable[..., Any]]
@@ -21,22 +21,22 @@ class Pretrained(nn.Module):
     uploader: ClassVar[Callable[..., str]]
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None, **words: Any) -> None:
-        """Write ``config.json`` and ``model.safetensors``: all that ``from_pretrained`` needs, nothing else.
+        """Write ``config.json`` and ``model.safetensors``, which ``from_pretrained`` reads.
 
-        The nets are described by what made them: ``backbones.build``, ``load_base_net``, a reference, timm,
-        torchvision, a class of RobustBench, or PyTorch's layers (see ``backbones.layers``), also behind
-        ``Preprocessed``. The folder is one that every command takes, as ``asz eval folder``.
+        The nets are described by their source: ``backbones.build``, ``load_base_net``, a reference, timm, torchvision,
+        a class of RobustBench, or PyTorch's layers (see ``backbones.layers``), also inside ``Preprocessed``. Every
+        command accepts the folder, as ``asz eval folder``.
 
         Args:
-            max_shard_size: in bytes or like "1GB"; weights that are larger are written to several files.
-            words: fields of :class:`adaptive_smoothing_zoo.zoo.entry.Entry` that no module says: ``name``,
-                ``dataset``, ``threat_model`` and ``eps`` (what the commands attack with: 8/255 in l_inf without
-                ``eps``, and the card then says that this is no claim), ``paper``, ``license``, ``additional_data``,
-                ...; and ``image_shape``, (channels, height, width), where neither net says what images it was made for.
+            max_shard_size: in bytes or like "1GB"; larger weights are split over several files.
+            words: fields of :class:`adaptive_smoothing_zoo.zoo.entry.Entry` that cannot be derived from the modules:
+                ``name``, ``dataset``, ``threat_model`` and ``eps`` (defaults of the commands' attacks: 8/255 in l_inf
+                without ``eps``, and the card then says that this is no claim), ``paper``, ``license``,
+                ``additional_data``, ...; and ``image_shape``, (channels, height, width), if neither net declares it.
 
         Raises:
-            ConfigError: this is not what an entry can describe (a net of unknown code, a layer that was exchanged,
-                weights in half precision).
+            ConfigError: an entry cannot describe the model (a net of unknown code, a replaced layer, weights in half
+                precision).
             ResultsError: the folder cannot be written.
         """
         type(self).with_entry(self, **words).save_pretrained(folder, max_shard_size)
@@ -51,7 +51,7 @@ class Pretrained(nn.Module):
         commit_message: str | None = None,
         **words: Any,
     ) -> str:
-        """Upload to the Hub as "org/name" what ``save_pretrained`` writes, with a model card; return its address.
+        """Upload the output of ``save_pretrained`` with a model card to the Hub as "org/name"; return its address.
 
         Args:
             private, token, revision, commit_message: as of :func:`adaptive_smoothing_zoo.publishing.push.push`.
@@ -59,23 +59,23 @@ class Pretrained(nn.Module):
 
         Raises:
             ConfigError: as ``save_pretrained``.
-            HubError: the Hub does not take it; the message says why.
+            HubError: the Hub rejects the upload; the message says why.
         """
         options = {"private": private, "token": token, "revision": revision, "commit_message": commit_message}
         return type(self).uploader(type(self).with_entry(self, **words), repo_id, **options)
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, **options: Any) -> Any:
-        """Load what ``save_pretrained`` wrote, from a folder or a repository of the Hub ("org/name").
+        """Load a mix that ``save_pretrained`` wrote, from a folder or a repository of the Hub ("org/name").
 
         Args:
-            options: of :meth:`adaptive_smoothing_zoo.zoo.triplet.Triplet.from_pretrained`: revision, cache_dir, token,
-                local_files_only, device, dtype.
+            options: those of :meth:`adaptive_smoothing_zoo.zoo.triplet.Triplet.from_pretrained`: revision, cache_dir,
+                token, local_files_only, device, dtype.
 
         Returns:
-            The mix as a :class:`Triplet`, which knows its entry: in eval mode, its weights frozen.
+            The mix as a :class:`Triplet`, with its entry, in eval mode, with frozen weights.
 
         Raises:
-            ConfigError, WeightsError: the files do not say or hold what they must; nothing is loaded in part.
+            ConfigError, WeightsError: the files are incomplete or invalid; nothing is partly loaded.
         """
         return cls.reader(folder_or_repo, **options)

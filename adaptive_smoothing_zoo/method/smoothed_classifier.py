@@ -1,4 +1,4 @@
-"""Eq. (1) to (3) of [BAKS24]: the forms from which adaptive smoothing was chosen."""
+"""Eq. (1) to (3) of [BAKS24]: the earlier forms of adaptive smoothing."""
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,10 @@ class SmoothedClassifier(nn.Module):
         normalize: whether to divide by 1 + r R_i.
 
     Raises:
-        ValueError: an option that does not exist, or a negative ratio.
+        ValueError: an unknown option, or a negative ratio.
 
-    For study: with a gradient in it a forward pass costs one backward pass per class. Gradients of the output are exact
-    (they pass through the gradient norms).
+    For study only: a trust that uses gradients costs one backward pass per class in each forward pass. Gradients of the
+    output are exact (they pass through the gradient norms).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SmoothedClassifier(nn.Module):
             return self._trust(points, g, h, keep_graph=False)
 
     def _output(self, net: nn.Module, images: Tensor) -> Tensor:
-        """g or h as the formula takes it; log-probabilities in the space of probabilities."""
+        """The output of g or h in the chosen space: log-probabilities or logits."""
         logits, _ = run_base_net(net, images, None)
         return F.log_softmax(logits, dim=1) if self.space == "probabilities" else logits
 
@@ -91,8 +91,8 @@ class SmoothedClassifier(nn.Module):
         if self.space == "logits":
             total = g + weight * h
             return total / (1.0 + weight) if self.normalize else total
-        # log(g_i + r R_i h_i), from logarithms so that confident nets do not give -inf. The logarithm of a weight of
-        # zero and its gradient are not finite, so that case is g alone.
+        # log(g_i + r R_i h_i), from logarithms so that confident nets do not give -inf. For a weight of zero the
+        # logarithm and its gradient are not finite; that case is g alone.
         positive = weight.clamp(min=torch.finfo(weight.dtype).tiny)
         total = torch.where(weight > 0, torch.logaddexp(g, h + positive.log()), g)
         return total - torch.log1p(weight) if self.normalize else total

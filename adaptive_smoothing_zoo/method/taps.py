@@ -1,4 +1,4 @@
-"""Which feature maps of two nets a mixing network reads: by index or by name, checked against what the nets have."""
+"""Choose, by index or name, the feature maps of two nets that a mixing network reads, and check that they exist."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def adaptive_alpha(
     version: int = 4,
     **numbers: float,
 ) -> AdaptiveAlpha:
-    """An alpha with a fresh mixing network on two feature maps of each of any two nets with timm's interface.
+    """An alpha with a new mixing network that reads two feature maps from each of two nets with timm's interface.
 
     Args:
-        planes: channels of the network's three groups; those of [BAKS24] use (512, 768, 1024).
+        planes: channels of the network's three groups; (512, 768, 1024) in [BAKS24].
         std_taps, rob_taps: the two maps of each net, in the net's order: indices of its ``feature_info``, or names of
             modules there, as "layer1", "stages.0" or "blocks.3". Maps of different sizes are resized.
         version, numbers: as of :class:`MixingNetwork` and :class:`AdaptiveAlpha`.
 
     Raises:
-        ValueError: a net without feature maps, or a map that it does not have; the message lists those it has.
+        ValueError: a net without feature maps, or an unknown map; the message lists the maps of the net.
     """
     std, rob = tap_indices(std_model, std_taps, "std"), tap_indices(rob_model, rob_taps, "rob")
     of_std, of_rob = (_channels(net, taps) for net, taps in ((std_model, std), (rob_model, rob)))
@@ -64,15 +64,15 @@ def tap_indices(net: Any, taps: Sequence[int | str], name: str) -> tuple[int, ..
                 for i, module in enumerate(modules)
             )
             raise ValueError(
-                f"{name}_model has {len(info)} feature maps; there is none {what} ({name}_taps); it has {known}"
+                f"{name}_model has no feature map {what} ({name}_taps); it has {len(info)} feature maps: {known}"
             )
     return tuple(modules.index(tap) if isinstance(tap, str) else tap for tap in taps)
 
 
 def check_taps(nets: Sequence[nn.Module], alpha: Alpha) -> None:
-    """Raise ValueError unless g and h have the feature maps that alpha reads, with as many channels as it expects.
+    """Raise ValueError unless g and h have the feature maps that alpha reads, with the expected channels.
 
-    A net without ``feature_info`` does not tell.
+    A net without ``feature_info`` is not checked.
     """
     channels: list[list[int]] = []
     for net, taps, name in zip(nets, (alpha.std_taps, alpha.rob_taps), ("std", "rob"), strict=True):
@@ -86,7 +86,7 @@ def check_taps(nets: Sequence[nn.Module], alpha: Alpha) -> None:
     if found != network.input_channels:
         raise ValueError(
             f"the mixing network takes feature maps of {network.input_channels} channels, and those at std_taps "
-            f"{alpha.std_taps} and rob_taps {alpha.rob_taps} have {found} in all; make it by "
+            f"{alpha.std_taps} and rob_taps {alpha.rob_taps} have {found} in total; create it by "
             "method.taps.adaptive_alpha(std_model, rob_model, planes, ...)"
         )
 

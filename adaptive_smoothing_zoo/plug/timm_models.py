@@ -1,4 +1,4 @@
-"""Our entries as timm models, under the names that RobustBench's ``load_model`` asks timm for."""
+"""Our entries as timm models, under the names that RobustBench's ``load_model`` looks up in timm."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def _register(name: str, cfg: Any, entry: Entry | None, alias: str) -> None:
 
 
 def _reference(pretrained_cfg: Any) -> str:
-    """The repository or folder that timm was given: "hf-hub:org/name", "local-dir:folder"."""
+    """The repository or folder given to timm: "hf-hub:org/name", "local-dir:folder"."""
     found = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
     if found.get("file"):  # the folder, or the weights in it
         file = Path(found["file"])
         return f"local-dir:{file if file.is_dir() else file.parent}"
     if not found.get("hf_hub_id"):
-        raise ValueError('say which triplet: timm.create_model("hf-hub:org/name") or ("local-dir:folder")')
+        raise ValueError('name a triplet: timm.create_model("hf-hub:org/name") or ("local-dir:folder")')
     return f"hf-hub:{found['hf_hub_id']}"
 
 
 def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn.Module]:
-    """What timm calls for an entry of the zoo, under that alias; or for the place that it was given."""
+    """The function that timm calls for an entry of the zoo under an alias, or for a given folder or repository."""
 
     def create(
         pretrained: bool = False,
@@ -84,7 +84,7 @@ def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn
             entry = read_entry(place_at(reference).file(CONFIG_FILE))
         elif pretrained_cfg not in (None, "", _TAG):
             raise ValueError(
-                f"{listed.key} is what its entry says; omit pretrained_cfg (its only tag is {_TAG!r}), or change "
+                f"{listed.key} is defined by its entry; omit pretrained_cfg (its only tag is {_TAG!r}), or change "
                 "the model that you get"
             )
         else:
@@ -113,15 +113,15 @@ def _entrypoint(name: str, listed: Entry | None, alias: str) -> Callable[..., nn
         pretrained: load the weights (as ``load_model`` does, from ``models`` or the folder that ASZ_MODEL_DIR names
             first) or begin with random ones. Loaded weights are frozen; ``requires_grad_(True)`` lets them be trained.
         num_classes: another number than the model's replaces the mix: ``MixedClassifier.reset_classifier``.
-        global_pool, in_chans, drop_rate: what they are anyway: None or "avg", the images' channels, 0.
+        global_pool, in_chans, drop_rate: fixed: None or "avg", the images' channels, 0.
         features_only: return timm's ``FeatureGetterNet``, which gives the list of feature maps.
-        out_indices: which of them; all if None, the last n if a number n.
-        pretrained_cfg, pretrained_cfg_overlay: what timm itself gives; the entry says what the model is.
+        out_indices: indices of the feature maps; all if None, the last n if a number n.
+        pretrained_cfg, pretrained_cfg_overlay: set by timm; the entry defines the model.
         cache_dir: of the Hub's client, as in ``load_model``.
 
     Raises:
-        ValueError: something that this model cannot be.
-        WeightsError: the weights are not to be found or do not fit.
+        ValueError: an option that this model does not support.
+        WeightsError: the weights are missing or do not fit.
     """
     return create
 
@@ -132,9 +132,9 @@ def _model_dir() -> str | None:
 
 
 def _check_fixed(entry: Entry, pretrained_cfg_overlay: Any, in_chans: int | None, drop_rate: float) -> None:
-    """Raise ValueError for options that would make another model than the entry's."""
+    """Raise ValueError for options that contradict the entry."""
     if pretrained_cfg_overlay:
-        raise ValueError(f"{entry.key} is what its entry says; omit pretrained_cfg_overlay")
+        raise ValueError(f"{entry.key} is defined by its entry; omit pretrained_cfg_overlay")
     if in_chans not in (None, entry.image_shape[0]):
         raise ValueError(f"{entry.key} takes images of {entry.image_shape[0]} channels, not {in_chans}")
     if drop_rate:
@@ -142,7 +142,7 @@ def _check_fixed(entry: Entry, pretrained_cfg_overlay: Any, in_chans: int | None
 
 
 def _place(entry: Entry) -> dict[str, str]:
-    """Where the weights are, as timm writes it down; timm lists a model as pretrained if it has such a place."""
+    """The location of the weights in timm's terms; timm lists a model as pretrained if it has one."""
     weights = entry.weights
     if weights.embedded is not None:
         return {"file": str(EMBEDDED / weights.embedded)}

@@ -1,1 +1,1 @@
-"""What is shown of a triplet: recorded results, leaderboard entry, claim, model card."""
+"""Recorded results, leaderboard entries, claims and model cards."""

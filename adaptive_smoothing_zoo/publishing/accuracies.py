@@ -1,4 +1,4 @@
-"""What is known of a model's accuracy, in the order in which a reader asks: clean, attacked, certified."""
+"""The known accuracies of a model: clean, attacked, certified."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Accuracy:
 def known_accuracies(
     entry: ModelEntry, evidence: Evidence | None, certification: CertificationRecord | None = None
 ) -> list[Accuracy]:
-    """What was measured, else what was published; nothing if there is neither."""
+    """The measured accuracies, else the published ones; empty if there are neither."""
     attacked = _published(entry) if evidence is None else _measured(evidence)
     return [*attacked, *(_certified(certification) if certification else [])]
 

@@ -1,4 +1,4 @@
-"""The record of adaptive attacks on what an AutoAttack run left robust, ``<NAME>.adaptive.json``."""
+"""The record of adaptive attacks after an AutoAttack run, ``<NAME>.adaptive.json``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Adversarial images in a file, for whoever wants to check a robust accuracy: ``.npz`` or ``.pt``.
-
-The images stand under ``adv_complete``, where AutoAttack's own scripts put them, next to ``labels`` and ``about``. An
-entry of RobustBench's for external evaluations links such a file.
+"""Adversarial images in a file, for verifying a robust accuracy: ``.npz`` or ``.pt``. The images are under
+``adv_complete``, where AutoAttack's own scripts put them, next to ``labels`` and ``about``. An entry of RobustBench's
+for external evaluations links such a file.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class AdversarialFile:
 
 
 def check_adversarial_path(path: Path) -> None:
-    """Find out before a long run whether its adversarial images can be written; ResultsError if not."""
+    """Check before a long run that its adversarial images can be written; ResultsError if not."""
     if path.suffix not in ENDINGS:
         raise ResultsError(f"adversarial images are written to a file {' or '.join(ENDINGS)}, not {path}")
     if path.is_dir():
@@ -101,7 +100,7 @@ def write_adversarials(path: Path, evaluation: Evaluation, examples: Examples, r
 
 
 def read_adversarials(path: Path) -> AdversarialFile:
-    """What a file of adversarial images holds. No code in it runs.
+    """The content of a file of adversarial images. No code in it runs.
 
     Raises:
         ResultsError: it cannot be read, or is none.

@@ -22,11 +22,11 @@ def model_card(
     """The card's Markdown, with the front matter that the Hugging Face Hub reads.
 
     Args:
-        evidence: all that is recorded of the entry, or None if nothing is; the card then says so.
-        curve: what constant alphas reach with the same g and h, if that was measured.
-        certification: the certificates of the triplet, if there are some.
-        front: the file next to the card that shows all mixes among which this one was chosen, if there is one.
-        picture: what the file of ``trade_off`` next to the card is called; shown only if that gives a picture.
+        evidence: all records of the entry, or None if there are none; the card then says so.
+        curve: accuracies of constant alphas with the same g and h, if measured.
+        certification: the certificates of the triplet, if any.
+        front: the file next to the card with the Pareto front from which this mix was chosen, if any.
+        picture: name of the file of ``trade_off`` next to the card; shown only if that gives a picture.
     """
     run, curve = None if evidence is None else evidence.run, fitting(curve, evidence)
     reached, gain = None, 0.0
@@ -82,7 +82,7 @@ def net_card(entry: NetEntry, evidence: Evidence | None) -> str:
 
 
 def citation(paper: Paper) -> str:
-    """How to cite a publication, as far as it is known."""
+    """The citation of a publication, as far as known."""
     if "title" in paper.missing:
         return "Not published."
     venue, link = paper.venue and f" {paper.venue}.", paper.link and f" <{paper.link}>"

@@ -1,6 +1,6 @@
-"""All that is recorded of a model's robustness, taken together: AutoAttack, adaptive attacks, validation.
+"""All records of a model's robustness: AutoAttack, adaptive attacks, validation.
 
-Leaderboard entry, claim and card speak from here, so none of them knows a record that another does not know.
+Leaderboard entry, claim and card all use this module, so they agree on the records.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was recorded of one model, at one radius.
+    """The records of one model at one radius.
 
     Attributes:
         run: the AutoAttack run.
         adaptive: the adaptive attacks on what that run left robust, or None.
         validation: the checks of whether its number can be trusted, or None.
-        broken: indices of the examples that AutoAttack left robust and that another attack broke.
-        stale: why records that lie there do not count, a sentence each.
+        broken: indices of the examples that are robust to AutoAttack and misclassified after another attack.
+        stale: why existing records do not count, one sentence each.
     """
 
     run: RunRecord
@@ -49,7 +49,7 @@ class Evidence:
 
     @property
     def best_known(self) -> float:
-        """The share of examples that no recorded attack broke."""
+        """The share of examples robust to all recorded attacks."""
         return (self.run.robust_count - len(self.broken)) / self.run.n
 
     @property
@@ -78,10 +78,8 @@ class Evidence:
 
 
 def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> Evidence:
-    """Whatever is recorded of a model below ``out``; at least a run of AutoAttack.
-
-    Adaptive attacks and a validation count if they are about the run next to them: its model, its radius, its examples
-    and, for adaptive attacks, its very verdicts.
+    """All records of a model below ``out``; at least a run of AutoAttack. Adaptive attacks and a validation count if
+    they belong to the run next to them: same model, radius, examples and, for adaptive attacks, verdicts.
 
     Args:
         identity: if given, of the model that the run must have been made with.

@@ -1,4 +1,4 @@
-"""The accuracies that are known of a model in the zoo, for lists: recorded, shipped with the package, or published."""
+"""The known accuracies of a model in the zoo, for lists: recorded, shipped with the package, or published."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Known:
 
 
 def known_of(entry: Entry, results: Path | None = None) -> Known | None:
-    """What is known of a triplet; None if nothing is.
+    """The known accuracies of a triplet; None if there are none.
 
     Args:
         results: a folder of records; a standard run there takes the place of what the package ships.

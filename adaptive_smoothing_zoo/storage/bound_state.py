@@ -1,8 +1,8 @@
-"""What survives a kill: a folder of checked files that belongs to one piece of work.
+"""Checkpoints of long work: a folder of checked files that belongs to one piece of work.
 
-``binding.json`` says what the folder belongs to: everything that decides the results. All other files are tensors with
-a checksum, written whole or not at all. Some are added one after the other (``batch-000001.safetensors``), others are
-replaced again and again (``running.safetensors``). Whoever starts the same work with the same folder resumes it.
+``binding.json`` identifies the work: everything that determines the results. All other files are tensors with a
+checksum, written atomically. Some are appended (``batch-000001.safetensors``), others are replaced
+(``running.safetensors``). Starting the same work with the same folder resumes it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BoundState:
             write_text(self.folder / BINDING, json.dumps(self._binding, indent=2) + "\n")
 
     def _with_defaults(self, found: dict[str, Any]) -> dict[str, Any]:
-        """A binding that was written before some fields were there, with their defaults."""
+        """A binding of an older version, with defaults for newer fields."""
         with suppress(ConfigError):  # what differs is found either way
             if is_dataclass(self._kind):
                 found = to_json(parse(self._kind, found, BINDING))
@@ -88,12 +88,12 @@ class BoundState:
         write_checked(self.folder / f"{kind}-{max(numbers, default=0) + 1:06}.safetensors", dict(tensors), about)
 
     def entries(self, kind: str, understand: Understand[T]) -> list[T]:
-        """The files of a kind in their order. One that cannot be read is put aside: its work is done again."""
+        """The files of a kind in order. An unreadable file is put aside and its work repeated."""
         known = (read_or_put_aside(path, understand) for path in _files(self.folder, kind))
         return [entry for entry in known if entry is not None]
 
     def replace(self, name: str, tensors: Mapping[str, Tensor], about: Any) -> None:
-        """Write the file of a name, in the place of the last one.
+        """Write the file of a name, replacing the previous one.
 
         Raises:
             ResultsError: it cannot be written; the last one is safe.
@@ -101,7 +101,7 @@ class BoundState:
         write_checked(self._path(name), dict(tensors), about)
 
     def read(self, name: str, understand: Understand[T]) -> T | None:
-        """What the file of a name means; None if there is none, or if it cannot be read, which puts it aside."""
+        """Read the file of a name; None if it is missing or unreadable (it is then put aside)."""
         path = self._path(name)
         return read_or_put_aside(path, understand) if path.exists() else None
 
@@ -150,7 +150,7 @@ def remove_state(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Keep other processes away from a folder, or from what a name in it stands for.
+    """Lock a folder, or one name in it, against other processes.
 
     Raises:
         ResultsError: another process works there, or the lock cannot be made.

@@ -1,4 +1,4 @@
-"""Tensors in a file that says what they are, written whole or not at all, with a checksum over both."""
+"""Tensors with a JSON description in one file, written atomically, with a checksum over both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_checked(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
-    """Write tensors and what JSON can say about them.
+    """Write tensors and their JSON description.
 
     Raises:
         ResultsError: the file cannot be written; one that was there is safe.
@@ -37,7 +37,7 @@ def write_checked(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
 
 
 def read_checked(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) -> T:
-    """What ``understand`` makes of a file's tensors and of what is said about them.
+    """Read a file; return ``understand(tensors, description)``.
 
     Raises:
         ResultsError: the file cannot be read, its checksum is wrong, or ``understand`` stumbles over what it holds.
@@ -56,7 +56,7 @@ def read_checked(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) 
 
 
 def read_or_put_aside(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) -> T | None:
-    """The same, or None where it cannot be; the file is then renamed, and its place is free for what it should say."""
+    """As ``read_checked``, but an unreadable file is renamed to free its name, and None returned."""
     try:
         return read_checked(path, understand)
     except ResultsError as error:
@@ -65,8 +65,8 @@ def read_or_put_aside(path: Path, understand: Callable[[dict[str, Tensor], Any],
 
 
 def put_aside(path: Path, error: Exception) -> None:
-    """Rename a file that cannot be used, so that its place is free for what it should say, and warn of it."""
-    logger.warning("%s; it is put aside, and what it said will be found out again", error)
+    """Rename an unusable file to free its name, with a warning."""
+    logger.warning("%s; the file is put aside, and its work will be repeated", error)
     path.rename(path.with_suffix(".damaged"))
 
 

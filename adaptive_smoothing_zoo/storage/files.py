@@ -12,7 +12,7 @@ from adaptive_smoothing_zoo.errors import ResultsError
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` to write to; it takes ``path``'s place if no error occurred.
+    """Yield a temporary sibling of ``path`` to write to; it replaces ``path`` if no error occurs.
 
     Raises:
         ResultsError: the folder cannot be made or written.

@@ -1,8 +1,8 @@
-"""Who a model is: one value made from everything that decides its output.
+"""The identity of a model: one value computed from everything that determines its output.
 
 An ``Identity`` is made of the classes and settings of all modules (alpha's numbers, taps and logit maps among them) and
-the bytes of all tensors, in any number format. No memory address, device or training mode is part of it. Where code of
-others takes part, the model's answers to fixed images belong to it as well.
+the bytes of all tensors, in any number format. Memory addresses, devices and training modes do not enter. If foreign
+code takes part, the model's outputs on fixed images enter too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOT_SETTINGS = frozenset({*vars(nn.Module()), "_is_torch_compile", "_compiled_c
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
-    """Who a model is. Two are equal if they are the same model: answers may differ by rounding.
+    """The identity of a model. Equal for the same model; answers may differ by rounding.
 
     Attributes:
         sha256: of classes, settings and tensors.
@@ -76,15 +76,15 @@ class Identity:
 
 @own_surroundings()
 def identity_of(model: nn.Module, image_shape: Sequence[int] | None = None) -> Identity:
-    """Who a model is; the model stays as it is, its mode included.
+    """The identity of a model. The model and its mode are not changed.
 
     Args:
         model: any module.
-        image_shape: (channels, H, W) of its images, for the answers of foreign code; without, two modules that differ
-            in code alone are one.
+        image_shape: (channels, H, W) of its images, for the outputs of foreign code; without it, modules that differ
+            only in code have the same identity.
 
     Raises:
-        ValueError: the model stands on the meta device, or fails on an image of that shape.
+        ValueError: the model is on the meta device, or fails on an image of that shape.
     """
     if image_shape is None or not has_foreign_code(model):
         return Identity(sha256=_digest(model))
@@ -157,7 +157,7 @@ def _described_settings(part: nn.Module, seen: frozenset[int]) -> dict[str, tupl
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
-    """What decides the output of one module, weights and parts apart: plain attributes, extra state, a graph."""
+    """The settings of one module without weights and submodules: plain attributes, extra state, a graph."""
     kind = type(part)
     public_only = kind.__module__.partition(".")[0] == "torch"
     ignored = (*_NOT_SETTINGS, *getattr(kind, "identity_ignores", ()))
@@ -229,7 +229,7 @@ def _described_module(module: nn.Module, seen: frozenset[int], tensors: list[Ten
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """What an object holds by name; nothing of objects of the standard library, such as locks and loggers."""
+    """The attributes of an object; empty for objects of the standard library, such as locks and loggers."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     place = type(value).__module__.partition(".")[0]
@@ -268,7 +268,7 @@ def _changeable(model: nn.Module) -> dict[tuple[str, str], str]:
 
 @contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
-    """Attributes and buffers as they were, after whatever the model's own code does to them within the block."""
+    """Restore attributes and buffers that the model's own code changes within the block."""
     parts = [part for _, part in _parts(model)]
     attributes = [dict(vars(part)) for part in parts]
     buffers = [(buffer, buffer.clone()) for part in parts for buffer in part._buffers.values() if buffer is not None]
@@ -326,7 +326,7 @@ def _answers(model: nn.Module, image_shape: Sequence[int]) -> tuple[float, ...]:
 
 
 def _fingerprint(logits: np.ndarray) -> tuple[float, float, float]:
-    """Of one image's logits (C,): which are masked, how wide the others spread, and how they lie within that.
+    """Of one image's logits (C,): the masked ones, the spread of the others, and their relative positions.
 
     The last number is a product with fixed random numbers, which neither a shift nor a scale of the logits changes.
     """

@@ -1,4 +1,4 @@
-"""When a long run writes and reports where it stands, also at its end, whatever ends it."""
+"""Schedules the checkpoints and progress reports of a long run, including at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPORT_SECONDS = 0.5  # between two reports
 
 
 class Pace:
-    """What is due every so many seconds, but takes at most a twentieth of the time.
+    """A periodic task that takes at most 1/20 of the time.
 
     Args:
         seconds: between two times.
@@ -37,16 +37,16 @@ class Pace:
 
 
 class Keeper:
-    """Has what is due written and reported while something long is at work, and written once more if that is ended.
+    """Writes checkpoints and reports during long work, and writes once more when it is interrupted.
 
     Args:
-        write: keeps what was done up to the last beat; says whether it could.
-        report: shows where things stand.
-        kept: says what is kept, from the seconds of work that are not; "" if nothing is.
-        seconds: between two writings.
+        write: saves the work up to the last beat; returns whether it succeeded.
+        report: shows progress.
+        kept: text about what is saved, from the seconds of lost work; "" if nothing is.
+        seconds: between two checkpoints.
 
     Attributes:
-        safe_until: what was done before is kept, or will be on the way out; of ``time.perf_counter``.
+        safe_until: ``time.perf_counter`` before which all work is saved, or will be on exit.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Keeper:
         self.safe_until = self._beat_at = time.perf_counter()
 
     def beat(self) -> None:
-        """A moment between two steps of the work."""
+        """Call between two steps of the work."""
         self._beat_at = time.perf_counter()
         if self._writing.is_due():
             self.write()
@@ -70,7 +70,7 @@ class Keeper:
             self.report()
 
     def pulse(self) -> None:
-        """A moment inside a step, of which nothing can be kept: report if that is due."""
+        """Call inside a step, which cannot be saved: report if due."""
         if self._reporting.is_due():
             self.report()
 
@@ -87,7 +87,7 @@ class Keeper:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Where this block is interrupted, write what can be, and note on the exception what is kept."""
+        """If this block is interrupted, save what is possible and add a note about it to the exception."""
         self.safe_until = self._beat_at = time.perf_counter()
         try:
             yield
@@ -101,7 +101,7 @@ class Keeper:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of a block, such as the last writing of a run that they end.
+    """Delay Ctrl-C and SIGTERM until the end of a block, such as the last checkpoint of an interrupted run.
 
     Outside the main thread, where signals do not arrive, nothing happens.
     """

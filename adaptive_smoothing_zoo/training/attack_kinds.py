@@ -25,7 +25,7 @@ def gray_box(given: Attackable, batch: Batch) -> Attacked:
 
 @register_kind("B")
 def white_box(given: Attackable, batch: Batch) -> Attacked:
-    """PGD with it."""
+    """PGD with the gradient of the mixing network."""
     return Attacked.of_the_mix(_pgd(given, batch, _white_box(given)))
 
 
@@ -48,10 +48,10 @@ def apgd(given: Attackable, batch: Batch) -> Attacked:
 
 @register_kind("T")
 def on_alpha_t(given: Attackable, batch: Batch) -> Attacked:
-    """PGD on the mix with a constant alpha_t, drawn for each image; g is the net to trust where h is the target.
+    """PGD on the mix with a constant alpha_t, drawn for each image; g is the net to trust if h is the target.
 
-    It does not depend on the mixing network, so that the authors make such images before the training; here they are
-    made anew in each round, with other crops and another alpha_t.
+    It does not depend on the mixing network. The authors make such images before training; here they are made in each
+    round, with other crops and another alpha_t.
     """
     logits = alpha_t_logits(given.attack, batch)
     images = _pgd(given, batch, WithAlphaT(given.mix, logits), lowers_alpha=False)
@@ -60,7 +60,7 @@ def on_alpha_t(given: Attackable, batch: Batch) -> Attacked:
 
 @register_kind("BT")
 def either(given: Attackable, batch: Batch) -> Attacked:
-    """White-box PGD, or PGD on a constant alpha_t, one of the two for each image, with equal chances."""
+    """White-box PGD or PGD on a constant alpha_t, chosen for each image with equal probability."""
     draws = _draws(batch, "attack")
     first, second = ((draws < 0.5).nonzero().squeeze(1), (draws >= 0.5).nonzero().squeeze(1))
     images, use_rob = batch.images.clone(), torch.ones(len(batch.labels), device=batch.images.device)
@@ -73,10 +73,10 @@ def either(given: Attackable, batch: Batch) -> Attacked:
 
 
 class WithAlphaT(View):
-    """The mix with a constant alpha of each image's own, in the order of the images.
+    """The mix with a constant alpha per image, in the order of the images.
 
     Args:
-        logits: (N,) of these alphas.
+        logits: (N,), logits of these alphas.
     """
 
     def __init__(self, model: MixedClassifier, logits: Tensor) -> None:
@@ -90,7 +90,7 @@ class WithAlphaT(View):
 
 
 def alpha_t_logits(attack: TrainingAttack, batch: Batch) -> Tensor:
-    """(N,) what logit(alpha_t) is for each image of a batch, on its device."""
+    """(N,), logit(alpha_t) of each image of a batch, on its device."""
     low, high = attack.alpha_t_logits
     return low + (high - low) * _draws(batch, "alpha_t")
 

@@ -1,4 +1,4 @@
-"""Training of a base net: standard, or adversarial; and what nets that will be smoothed share with it.
+"""Training of a base net, standard or adversarial, and the code shared with nets for Gaussian smoothing.
 
 Adversarial training is [MMSTV18]. With one step from a random point it is FGSM-RS [WRK20]; with more noise and no
 projection, N-FGSM [JBV22]. TRADES is [ZYJ19].
@@ -27,7 +27,7 @@ from adaptive_smoothing_zoo.training.optimization import Momentum
 from adaptive_smoothing_zoo.training.task import Batch, Part, Settings, Task, Training
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
-TRADES_NOISE = 1e-3  # standard deviation of what TRADES starts its attack with, in pixel units
+TRADES_NOISE = 1e-3  # standard deviation of the noise at the start of TRADES' attack, in pixel units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class NetTask(Task[Settings, Part], Generic[Settings, Part]):
         super().__init__(net, images, labels, settings, workers, shares=workers.size * settings.accumulation)
 
     def run(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Logits (N, C), in float32 also under bfloat16."""
+        """Logits (N, C), in float32 even under bfloat16."""
         if not self.settings.bfloat16:
             return run_base_net(net, images, None)[0]
         with self.autocast():
@@ -76,15 +76,15 @@ def train_net(
 ) -> nn.Module:
     """Train ``net`` in place on images (N, channels, H, W) in [0, 1] and labels (N,); returned in eval mode.
 
-    The same inputs, settings and machine give the same net. Parts without a parameter that learns stay as they are.
+    The same inputs, settings and machine give the same net. Parts without trainable parameters are not changed.
 
     Args:
-        net: images to logits (N, C), or to something that holds them.
+        net: images to logits (N, C), or to an output that contains them.
         options: see :class:`TrainingOptions`.
 
     Raises:
-        TypeError, ValueError: no logits in the net's output; a batch that does not split, or is larger than the data; a
-            net that was built in inference mode.
+        TypeError, ValueError: no logits in the net's output; a batch size that does not split or exceeds the data; a
+            net built in inference mode.
         ResultsError, TrainingError: as ``fit``.
     """
     check_learns(net)
@@ -95,7 +95,7 @@ def train_net(
     task = make_task(net, images, labels, settings, workers)
     with frozen(*frozen_parts(net)):
         fit(task, lambda: {"initial_weights": fingerprint(net)}, **options)
-    net.eval()  # which a foreign net may not return
+    net.eval()  # a foreign net's train() may not return it
     return net
 
 
@@ -106,12 +106,12 @@ class BaseNetTraining(NetTraining):
     Attributes:
         norm, eps: of the attack on each batch, "Linf" or "L2", in pixel units; eps 0 trains on clean images.
         attack_steps, attack_step_size: of that attack, which starts at a random point of the ball.
-        attack_mode: "train" attacks the net as it is in training, with batch norms that see the batch (and whose
-            running statistics see the attack), "eval" with its running statistics, as TRADES does.
+        attack_mode: "train" attacks the net in training mode, so that batch norms use the batch (and running statistics
+            include the attack); "eval" uses running statistics, as TRADES does.
         noise_factor: 0, or k for N-FGSM: one step of ``attack_step_size`` from a random point of the l_inf ball of
             radius k * eps, not projected back to the ball of radius eps.
         trades_beta: 0, or the weight of TRADES' second term: the loss is then the clean cross-entropy plus beta times
-            the Kullback-Leibler divergence of the attacked from the clean prediction, which its attack increases.
+            the Kullback-Leibler divergence of the attacked from the clean prediction, which its attack maximizes.
 
     Raises:
         ValueError: settings that contradict each other.
@@ -142,7 +142,7 @@ class BaseNetTraining(NetTraining):
 
     @property
     def method(self) -> str:
-        """What this training is called."""
+        """The name of this training method."""
         if self.eps == 0.0:
             return "standard"
         if self.noise_factor:
@@ -212,7 +212,7 @@ class BaseNetTask(NetTask[BaseNetTraining, BaseNetPart]):
 def n_fgsm(
     run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, keys: Tensor, settings: BaseNetTraining
 ) -> Tensor:
-    """One signed gradient step from a random point of a larger ball, into the box but not back to any ball."""
+    """One signed gradient step from a random point of a larger ball, clipped to the box but not to a ball."""
     noise = uniform_images(keys.to(images.device), images.shape[1:])
     noisy = (images + settings.noise_factor * settings.eps * noise).requires_grad_()
     with torch.enable_grad():

@@ -1,7 +1,7 @@
 """Choosing alpha after training: its range, and the scale and bias of alpha_logit [BAKS24, supp. B].
 
-The papers set a desired clean accuracy, or a desired robustness, and move one number until it is met: the lower end of
-a range of fixed width, or the bias of alpha_logit. All of it happens on training data that were held out.
+The papers set a target clean accuracy or robustness and vary one number until it is met: the lower end of a range of
+fixed width, or the bias of alpha_logit. This uses held-out training data.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ _ROUNDING = 1e-9  # 36 of 100 are 90 % of 40 of 100, though 0.9 * 0.4 > 0.36 in 
 class Choice:
     """A rule and the candidates it is applied to.
 
-    Candidates lie on lines: on each, one number grows, and with it the weight of h on every input. An adaptive alpha
-    has a line for every width, scale, and bias (or lower end of the range); a constant alpha has one.
+    Candidates lie on lines. Along a line one number grows, and with it the weight of h on every input. An adaptive
+    alpha has a line for every width, scale, and bias (or lower end of the range); a constant alpha has one.
 
     Attributes:
-        rule: "clean": on each line the last candidate whose clean accuracy reaches the target, and of these the most
-            robust. "robust": on each line the first whose robust accuracy does, found by halving, and of these the one
-            of highest clean accuracy; both are taken to change in one direction along a line.
+        rule: "clean": on each line the last candidate whose clean accuracy reaches the target; of these the most
+            robust. "robust": on each line the first candidate whose robust accuracy reaches the target, found by
+            bisection; of these the most accurate. Both accuracies are assumed monotone along a line.
         target: an accuracy in [0, 1]; if ``relative`` a share of g's clean accuracy or of h's robust accuracy.
-        vary: what grows: "alpha_min", the lower end of the range (or a constant alpha itself), or "logit_bias".
-        first, last, step: the values it takes.
+        vary: the varied number: "alpha_min", the lower end of the range (or a constant alpha itself), or "logit_bias".
+        first, last, step: its values.
         widths: alpha_max - alpha_min, cut at alpha_max = 1. The papers use 0.1 and 0.15.
         scales: of alpha_logit. The papers use 2 [BAKS24, supp., Table SM3].
-        biases: of alpha_logit, where alpha_min varies.
-        alpha_mins: where the bias varies.
-        attacks: whose union decides what is robust; names of adaptive attacks. Of many candidates, that one is chosen
-            on which weak attacks fail by chance.
-        attack_steps, attack_targets, attack_starts: of each run; wrong classes to attack toward, and random starts
-            where no class is. It is a screening.
+        biases: of alpha_logit, if alpha_min varies.
+        alpha_mins: lower ends of the range, if the bias varies.
+        attacks: names of adaptive attacks; a point is robust if all fail. With weak attacks and many candidates, the
+            choice favors candidates on which the attacks fail by chance.
+        attack_steps, attack_targets, attack_starts: steps of each run, wrong classes of targeted attacks, random starts
+            of untargeted ones. This is a screening.
         attacked_examples: how many of the held-out examples are attacked, spread evenly; all if None.
 
     Raises:
@@ -82,9 +82,9 @@ class Choice:
 
     def __post_init__(self) -> None:
         if self.rule not in ("clean", "robust"):
-            raise ValueError(f"the rule of a choice is 'clean' or 'robust', got {self.rule!r}")
+            raise ValueError(f"the rule of a choice must be 'clean' or 'robust', got {self.rule!r}")
         if self.vary not in ("alpha_min", "logit_bias"):
-            raise ValueError(f"what varies is 'alpha_min' or 'logit_bias', got {self.vary!r}")
+            raise ValueError(f"vary must be 'alpha_min' or 'logit_bias', got {self.vary!r}")
         if not (self.first <= self.last and self.step > 0):
             raise ValueError(f"no value lies between {self.first} and {self.last} in steps of {self.step}")
         if self.vary == "alpha_min" and not 0.0 <= self.first <= self.last <= 1.0:
@@ -95,14 +95,14 @@ class Choice:
 
     @property
     def values(self) -> list[float]:
-        """What the varying number is on each line, rising; rounded, so that entries show what was meant."""
+        """The values of the varied number, ascending; rounded for readable entries."""
         count = int((self.last - self.first) / self.step + 1e-9) + 1
         return [round(self.first + i * self.step, 10) for i in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Settings of an adaptive alpha, or a constant one (``alpha_min`` is it, and scale and bias are None)."""
+    """Settings of an adaptive alpha, or a constant alpha (``alpha_min``, with scale and bias None)."""
 
     alpha_min: float
     alpha_max: float
@@ -110,7 +110,7 @@ class Candidate:
     logit_bias: float | None = None
 
     def alpha_like(self, alpha: Alpha) -> Alpha:
-        """This alpha, with the mixing network of another one."""
+        """This candidate's alpha, with the mixing network of ``alpha``."""
         if self.logit_scale is None:
             return ConstantAlpha(self.alpha_min)
         return with_mixing_network(alpha).with_numbers(**asdict(self))
@@ -123,14 +123,14 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What was chosen, and on what grounds.
+    """The choice and its measurements.
 
     Attributes:
-        clean, robust: its accuracies on the held-out examples; ``robust`` is a screening's, an upper bound.
+        clean, robust: its accuracies on the held-out examples; ``robust`` is from a screening, an upper bound.
         target: as an accuracy.
-        clean_examples, robust_examples: of how many each is the share.
-        tried: every candidate that was attacked, with its clean and robust accuracy. (Under the robust rule an attack
-            ends once the target is missed, so a robust accuracy below it is no more than a bound.)
+        clean_examples, robust_examples: numbers of examples behind the two accuracies.
+        tried: every attacked candidate, with its clean and robust accuracy. (Under the robust rule an attack ends once
+            the target is missed, so a robust accuracy below the target is only an upper bound.)
     """
 
     candidate: Candidate
@@ -146,7 +146,7 @@ OnCandidate = Callable[[Candidate, float, float], object]
 
 
 class ChoiceOptions(TypedDict, total=False):
-    """How candidates are attacked: in the ball ``threat``, or that of ``norm`` ("Linf" if not given) and ``eps``."""
+    """Options of attacks on candidates; the ball is ``threat``, or ``norm`` (default "Linf") and ``eps``."""
 
     threat: ThreatModel
     eps: float
@@ -168,19 +168,19 @@ def choose_alpha(
     on_candidate: OnCandidate = lambda candidate, clean, robust: None,
     **options: Unpack[ChoiceOptions],
 ) -> Chosen:
-    """Find range, scale and bias of an adaptive alpha, or the value of a constant one. The model is left as it is.
+    """Choose range, scale and bias of an adaptive alpha, or the value of a constant one. The model is not changed.
 
     Args:
-        model: its own range, scale and bias (or constant) do not matter.
+        model: its own range, scale and bias (or constant) are ignored.
         images, labels: held-out training examples, (N, channels, H, W) in [0, 1] and (N,).
-        folder: where accuracies that took an attack are noted, in ``choice/``, so that an interrupted choice resumes.
-        on_candidate: called for every candidate that was attacked, with its clean and robust accuracy.
+        folder: robust accuracies are saved in its ``choice/``, so that an interrupted choice resumes.
+        on_candidate: called for every attacked candidate, with its clean and robust accuracy.
         options: see :class:`ChoiceOptions`.
 
     Raises:
         TrainingError: no candidate reaches the target.
         ResultsError: the folder belongs to another choice.
-        ValueError: no threat model, or a quantity to vary that a constant alpha does not have.
+        ValueError: no threat model, or a varied number that a constant alpha lacks.
     """
     check_keywords(options, ChoiceOptions)
     with frozen(model):
@@ -207,7 +207,7 @@ def choose_alpha(
 
 
 def _by_clean(held: _Held) -> tuple[float, list[Candidate]]:
-    """The target, and of each line the last candidate whose clean accuracy reaches it."""
+    """The target, and the last candidate of each line whose clean accuracy reaches it."""
     choice, picked = held.choice, list[Candidate]()
     target = choice.target * (held.clean_accuracy(_constant(0.0)) if choice.relative else 1.0)
     for line in _lines(held.model, choice):
@@ -216,7 +216,7 @@ def _by_clean(held: _Held) -> tuple[float, list[Candidate]]:
 
 
 def _by_robust(held: _Held) -> tuple[float, list[Candidate]]:
-    """The target, and of each line the first candidate whose robust accuracy reaches it, if it can still win."""
+    """The target, and the first candidate of each line whose robust accuracy reaches it, if it can still win."""
     choice, picked = held.choice, list[Candidate]()
     target = choice.target * (held.robust(_constant(1.0)) if choice.relative else 1.0)
     held.enough = target - _ROUNDING
@@ -229,7 +229,7 @@ def _by_robust(held: _Held) -> tuple[float, list[Candidate]]:
 
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
-    """Candidates in rising order of h's weight."""
+    """Lines of candidates in ascending order of h's weight."""
     if not model.alpha.varies:
         if choice.vary != "alpha_min":
             raise ValueError("a constant alpha has no bias that could vary")
@@ -291,7 +291,7 @@ class _Held:
         return torch.cat([asked(batch.to(self.device)).cpu() for batch in self.images.split(self.batch_size)])
 
     def clean_accuracy(self, candidate: Candidate) -> float:
-        """From what g, h and the mixing network said once."""
+        """Clean accuracy, from cached outputs of g, h and the mixing network."""
         outputs = BaseOutputs(self._log_std, self._log_rob)
         if self._normalized is not None and candidate.logit_scale is not None and candidate.logit_bias is not None:
             outputs = outputs._replace(alpha_logit=candidate.logit_scale * self._normalized + candidate.logit_bias)
@@ -299,9 +299,9 @@ class _Held:
         return float((mixed.argmax(dim=1) == self.labels.cpu()).double().mean())
 
     def robust_accuracy(self, candidate: Candidate, enough: float) -> float:
-        """Share of the attacked examples that every attack left right, the mix itself as judge.
+        """Share of the attacked examples that are robust to every attack, judged by the mix itself.
 
-        Where it falls below ``enough``, what it has fallen to so far.
+        If it falls below ``enough``, the attacks stop and the current value is returned.
         """
         mixed, choice = candidate.applied_to(self.model), self.choice
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
@@ -334,7 +334,7 @@ class _Held:
         return torch.cat(predicted) == labels
 
     def robust(self, candidate: Candidate) -> float:
-        """The robust accuracy, known from before or found and noted; where it is not enough, perhaps only a bound."""
+        """The robust accuracy, cached or measured and saved; if it is not enough, possibly only an upper bound."""
         if candidate not in self.tried:
             about = asdict(candidate)
             found = self._known.get(json.dumps(about))
@@ -348,7 +348,7 @@ class _Held:
 
     @contextmanager
     def noted_in(self, folder: Path) -> Iterator[None]:
-        """Go on from what is noted in a folder, and note what is found in the block."""
+        """Resume from the results in a folder, and save new ones within the block."""
         if (folder / _FORMER_FILE).exists():
             raise ResultsError(f"{folder / _FORMER_FILE} is of an earlier version; delete it to choose again")
         self._state = BoundState(folder / CHOICE, self._binding())

@@ -14,7 +14,7 @@ class CompositeLoss:
 
     Attributes:
         c_ce, c_bce, c_prod: the weights of the parts. The defaults are the best ones of [BAKS24, supp., Table SM2].
-        clean_weight: factor on the loss of clean inputs; the authors have 1 or 2.
+        clean_weight: factor on the loss of clean inputs; the authors use 1 or 2.
 
     Raises:
         ValueError: a negative weight.

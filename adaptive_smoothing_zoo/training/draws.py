@@ -1,6 +1,6 @@
-"""What training draws at random: a function of a seed, a name and a number, never of when it is drawn.
+"""Random numbers of training: functions of a seed, a name and a number, independent of when they are drawn.
 
-So checkpoints hold no random state, and an example meets the same crop and the same attack in whatever process it is.
+So checkpoints contain no random state, and an example gets the same crop and the same attack in any process.
 """
 
 from functools import lru_cache
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.random_streams import bits, run_keys, uniform
 
-_ALL = -1  # the "index" of what all examples share
+_ALL = -1  # the "index" of random numbers that all examples share
 
 
 def derived_seed(seed: int, what: str, number: int) -> int:
-    """A seed of its own for the ``number``-th of something."""
+    """A separate seed for the ``number``-th draw named ``what``."""
     return int(bits(run_keys(seed, what, number, torch.tensor([_ALL])), torch.tensor(0)))
 
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, what: str, number: int, count: int) -> Tensor:
-    """The numbers below ``count`` in random order, (count,) int64, not to be changed: the last few are remembered."""
+    """The numbers below ``count`` in random order, (count,) int64; cached, so do not modify it."""
     return bits(run_keys(seed, what, number, torch.arange(count)), torch.tensor(0)).argsort(stable=True)
 
 
 def batch_of_round(seed: int, number: int, count: int, batch_size: int) -> Tensor:
-    """The examples of a round, (batch_size,): every epoch is a permutation of its own, cut into whole batches."""
+    """The examples of a round, (batch_size,): every epoch is a new permutation, cut into whole batches."""
     epoch, place = divmod(number, count // batch_size)
     order = permutation(seed, "order", epoch, count)
     return order[place * batch_size : (place + 1) * batch_size]

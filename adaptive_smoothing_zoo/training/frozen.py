@@ -1,4 +1,4 @@
-"""Frozen nets in training: they stay as they are, and attacks get the same function, computed faster."""
+"""Frozen nets in training: restored afterwards, with faster equivalent copies for attacks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_ori
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
     """A copy of a frozen net in eval mode with weight standardization and batch norms folded into its convolutions.
 
-    On CPUs, 3 x 3 convolutions of many channels compute by Winograd's algorithm. Where that does not give the net's
-    logits and feature maps at ``taps`` up to rounding, the net itself.
+    On CPUs, 3 x 3 convolutions of many channels compute by Winograd's algorithm. If the copy does not give the net's
+    logits and feature maps at ``taps`` up to rounding, returns the net itself.
 
     Args:
-        images: some images of the kind it will see, (N, channels, H, W), on its device.
+        images: example images, (N, channels, H, W), on its device.
     """
 
     def make() -> nn.Module:
@@ -38,7 +38,7 @@ def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> n
 
 
 def check_learns(module: nn.Module) -> None:
-    """Raise ValueError for a module with tensors of inference mode, which no gradient can pass."""
+    """Raise ValueError for a module with inference tensors, which have no gradient."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_inference():
             raise ValueError(
@@ -48,9 +48,9 @@ def check_learns(module: nn.Module) -> None:
 
 @contextmanager
 def frozen(*nets: nn.Module) -> Iterator[None]:
-    """Nets in eval mode and without gradients within the block, and then as they were.
+    """Put nets into eval mode without gradients within the block, then restore them.
 
-    Modes, requires_grad and buffers are put back, also what a net's own code writes into its buffers.
+    Restores modes, requires_grad and buffers, including buffers that a net's own code writes.
 
     Raises:
         ValueError: a net was built in inference mode.
@@ -77,14 +77,14 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _put_back(module: nn.Module, name: str, buffer: Tensor | None, value: Tensor | None) -> None:
-    """Let a module have a buffer again, with the value that it had."""
+    """Restore a buffer of a module."""
     if buffer is not None and value is not None and not torch.equal(buffer, value):
         buffer.copy_(value)
     module._buffers[name] = buffer
 
 
 def frozen_parts(net: nn.Module) -> list[nn.Module]:
-    """The largest parts of a net that have parameters, of which none learns."""
+    """The largest parts of a net whose parameters are all frozen."""
     learns = [parameter.requires_grad for parameter in net.parameters()]
     if learns and not any(learns):
         return [net]
@@ -92,7 +92,7 @@ def frozen_parts(net: nn.Module) -> list[nn.Module]:
 
 
 def to_train_mode(net: nn.Module) -> None:
-    """Put a net into train mode, but for its frozen parts: their batch norms and dropout do not learn either."""
+    """Put a net into train mode except for its frozen parts, whose batch norms and dropout stay in eval mode."""
     net.train()
     for part in frozen_parts(net):
         part.eval()

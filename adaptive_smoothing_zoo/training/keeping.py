@@ -1,6 +1,6 @@
-"""A training on disk: its newest state, from which it goes on bit for bit, and its log.
+"""A training on disk: its newest state, from which it resumes bit for bit, and its log.
 
-Nothing random is in the state, since whatever is drawn depends on the seed and on the round alone.
+The state contains no random state, since random numbers depend only on the seed and the round.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Keeper:
     """Writes the state of a training to a folder, and the log next to it.
 
     Args:
-        binding: what the training is: its settings, its data, the frozen nets. JSON values.
-        seconds: between two checkpoints; more if writing takes longer than a twentieth of that.
+        binding: identity of the training: its settings, its data, the frozen nets. JSON values.
+        seconds: between two checkpoints; more if writing takes longer than 1/20 of that.
         workers: how many processes train.
 
     Raises:
@@ -63,7 +63,7 @@ class Keeper:
         _adopt_former(folder)
         self.folder, self._workers = folder, workers
         self._state, self._pace = BoundState(folder, binding), Pace(seconds)
-        self._unwritten: tuple[int, dict[str, Tensor]] | None = None  # a finished round that is not on the disk
+        self._unwritten: tuple[int, dict[str, Tensor]] | None = None  # a finished round that is not saved yet
         self._columns: list[str] = []
 
     def read(self) -> Kept | None:
@@ -82,7 +82,7 @@ class Keeper:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Keep others away; write the last finished round, whatever ends the block: an error, Ctrl-C, SIGTERM.
+        """Lock the folder; write the last finished round however the block ends: error, Ctrl-C or SIGTERM.
 
         Raises:
             ResultsError: another process works in the folder.
@@ -96,7 +96,7 @@ class Keeper:
                         self.write(*self._unwritten)
 
     def finished(self, rounds: int, tensors: Mapping[str, Tensor], *, last: bool) -> None:
-        """Take note of a finished round: on the disk if it is the last one or time for a checkpoint, else in memory."""
+        """Save a finished round: on disk if it is the last one or a checkpoint is due, else in memory."""
         if last or self._pace.is_due():
             self._unwritten = rounds, dict(tensors)
             self.write(*self._unwritten)
@@ -104,18 +104,18 @@ class Keeper:
             self._unwritten = rounds, {key: value.clone() for key, value in tensors.items()}
 
     def write(self, rounds: int, tensors: Mapping[str, Tensor]) -> None:
-        """Put a state in the place of the last one, which stays if this cannot be written."""
+        """Replace the saved state; the old one remains if writing fails."""
         with self._pace.done():
             state = {key: value.detach() for key, value in tensors.items()}
             self._state.replace(_CHECKPOINT, state, {"rounds": rounds, "workers": self._workers})
             self._unwritten = None
 
     def begin_log(self, rounds: int) -> None:
-        """Drop what the log says of rounds that will be done again."""
+        """Remove rows of the log for rounds that will run again."""
         path = self.folder / LOG_FILE
         rows = _rows(path.read_text(encoding="utf-8")) if path.exists() and rounds else []
         self._columns = rows[0] if rows else []
-        # A killed process may leave half of a row, of a round that is not done.
+        # A killed process may leave half a row of an unfinished round.
         done = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= rounds]
         write_text(path, "".join(map(_line, [*rows[:1], *done])))
 
@@ -131,7 +131,7 @@ class Keeper:
 
 
 def _adopt_former(folder: Path) -> None:
-    """Put a checkpoint of before 0.2, which held its binding itself and no checksum, into today's form."""
+    """Convert a checkpoint from before 0.2, with its binding inside and no checksum, to the current format."""
     path = folder / CHECKPOINT_FILE
     if (folder / BINDING).exists() or not path.exists():
         return
@@ -145,13 +145,13 @@ def _adopt_former(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Delete the state of a finished training, whose results are written; the log stays."""
+    """Delete the state of a finished training after its results are written; keep the log."""
     for name in (CHECKPOINT_FILE, BINDING, ".lock"):
         (folder / name).unlink(missing_ok=True)
 
 
 def rounds_kept(folder: Path) -> int:
-    """How many rounds a folder's checkpoint holds; 0 where there is none, or none that can be read."""
+    """Number of rounds in a folder's checkpoint; 0 if there is none or it is unreadable."""
     try:
         with safe_open(folder / CHECKPOINT_FILE, framework="pt") as file:
             return int(json.loads(file.metadata()["about"])["rounds"])

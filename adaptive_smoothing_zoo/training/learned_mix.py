@@ -1,4 +1,4 @@
-"""A mix of two given nets with a mixing network: learned by a recipe, its alpha chosen on held-out images."""
+"""A mix of two given nets with a mixing network, trained by a recipe; alpha is chosen on held-out images."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ DEFAULT_RECIPE = "cifar10_adaptive"
 def mixing_recipe(
     dataset: str, threat: ThreatModel, name: str | None = None, changes: Sequence[str] = ()
 ) -> TripletRecipe:
-    """The recipe by which a mixing network is learned for given nets.
+    """The recipe for training a mixing network for given nets.
 
-    What it says of data, nets and entry does not count; alpha, logit maps, training and choice do.
+    Its alpha, logit maps, training and choice are used; its data, nets and entry are ignored.
 
     Args:
         name: see :func:`find_recipe`; the package's "<dataset>_adaptive" if None, or ``DEFAULT_RECIPE``.
         changes: as of :func:`read_recipe`.
 
     Raises:
-        ConfigError: no such recipe, or one without a mixing network.
+        ConfigError: an unknown recipe, or one without a mixing network.
     """
     if name is None:
         name = f"{dataset}_adaptive"
@@ -55,14 +55,14 @@ def mixing_recipe(
 
 
 def choice_for(recipe: TripletRecipe, target: Target) -> Choice:
-    """The recipe's choice of alpha with a target in the place of its own.
+    """The recipe's choice of alpha, with its target replaced by ``target``.
 
     Raises:
-        ConfigError: there is none of both.
+        ConfigError: neither has a target.
     """
     if target.clean is None and target.robust is None:
         if recipe.choice is None:
-            raise ConfigError("the recipe says no choice of alpha; give a target, --clean or --robust")
+            raise ConfigError("the recipe has no choice of alpha; give a target, --clean or --robust")
         return recipe.choice
     rule, share = ("clean", target.clean) if target.clean is not None else ("robust", target.robust)
     assert share is not None
@@ -71,15 +71,15 @@ def choice_for(recipe: TripletRecipe, target: Target) -> Choice:
 
 
 def without(train: Examples, held: Examples) -> Examples:
-    """The training images that are not among those held out.
+    """The training images without the held-out ones.
 
     Raises:
-        ConfigError: none is left.
+        ConfigError: no image remains.
     """
     out = {image.numpy().tobytes() for image in held.images}
     kept = torch.tensor([image.numpy().tobytes() not in out for image in train.images], dtype=torch.bool)
     if not bool(kept.any()):
-        raise ConfigError(f"all images of {train.source} are held out; name others to learn from")
+        raise ConfigError(f"all images of {train.source} are held out; choose other training images")
     if bool(kept.all()):
         return train
     source = f"{train.source}, without {int((~kept).sum())} that are held out"
@@ -96,16 +96,16 @@ def learn_mix(
     folder: Path,
     machine: Machine,
 ) -> tuple[MixedClassifier, Chosen]:
-    """Learn when to trust which net; the same call resumes after any interruption.
+    """Train a mixing network for two nets; the same call resumes after any interruption.
 
     Args:
-        nets: g and h, with timm's interface; they stay as they are.
+        nets: g and h, with timm's interface; they are not changed.
         recipe, choice: see ``mixing_recipe`` and ``choice_for``.
-        train, held: images to learn from, and others on which alpha's numbers are chosen.
-        folder: of checkpoints.
+        train, held: training images, and held-out images for choosing alpha.
+        folder: folder for checkpoints.
 
     Returns:
-        The mix with the alpha that was chosen, on the CPU, in eval mode and frozen; and on what grounds.
+        The mix with the chosen alpha, on the CPU, in eval mode and frozen; and the choice.
 
     Raises:
         ValueError: nets without feature maps, or a recipe that does not fit the data.

@@ -1,7 +1,7 @@
-"""The loop that all trainings share: rounds of optimizer steps, kept on disk, by one process or several.
+"""The loop of all trainings: rounds of optimizer steps, saved to disk, in one process or several.
 
-In a round a batch of images is attacked; then come one or more optimizer steps on what that gave, each from one or more
-passes whose gradients are added up.
+A round attacks a batch of images, then takes one or more optimizer steps on the result, each accumulating the gradients
+of one or more passes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands."""
+    """Progress of a training."""
 
-    round: int  # that is done, counted from 1
+    round: int  # the finished round, counted from 1
     rounds: int
-    measured: Mapping[str, float]  # what the log says of this round
+    measured: Mapping[str, float]  # the log's values of this round
 
 
 OnProgress = Callable[[Progress], object]
 
 
 class TrainingOptions(TypedDict, total=False):
-    """What no result depends on, of every training."""
+    """Options common to all trainings that do not affect results."""
 
     workers: Workers | None  # and their device; this process alone, on the images' device, if not given
     folder: Path | None  # of checkpoints and a log, from which an interrupted training resumes
@@ -57,10 +57,10 @@ def fit(
 
     With a folder, an interrupted training resumes from its newest checkpoint and ends with the same weights, bit for
     bit on the same machine with as many threads and processes (on a GPU up to rounding where an operation has no
-    deterministic form). Whatever exception ends it, the last finished round is kept.
+    deterministic form). If an exception ends it, the last finished round is saved.
 
     Args:
-        models: what the folder belongs to besides settings and data: the first weights and whatever stays frozen.
+        models: further parts of the folder's binding: initial weights and frozen nets.
 
     Raises:
         ResultsError: the folder belongs to another training, or another process works there.
@@ -78,7 +78,7 @@ def fit(
 
 
 class _Loop(Generic[Settings, Part]):
-    """A training under way: its learner, optimizer and averaged weights."""
+    """A running training: its learner, optimizer and averaged weights."""
 
     def __init__(self, task: Task[Settings, Part]) -> None:
         self.task, self.learner, self.workers = task, task.learner, task.workers
@@ -87,7 +87,7 @@ class _Loop(Generic[Settings, Part]):
         self.average = _Average(self.learner, self.optimization.ema_decay) if self.optimization.ema_decay else None
 
     def run(self, keeper: Keeper | None, on_progress: OnProgress) -> None:
-        """All rounds that are not on the disk."""
+        """Run all rounds that are not saved yet."""
         kept = self.workers.from_first(None if keeper is None else keeper.read())
         done, rounds = 0 if kept is None else self._restore(kept), self.task.rounds
         if keeper is not None:
@@ -104,7 +104,7 @@ class _Loop(Generic[Settings, Part]):
             self.learner.load_state_dict(self.average.tensors)
 
     def _round(self, number: int) -> dict[str, float]:
-        """Do a round; returns what was measured of it."""
+        """Run a round; return its measurements."""
         task, meter = self.task, _Meter()
         seed = derived_seed(task.settings.seed, f"worker {self.workers.rank}", number)
         with _reproducible(seed, self.workers.device):
@@ -145,7 +145,7 @@ class _Loop(Generic[Settings, Part]):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything that changes from step to step."""
+        """All tensors that change during training."""
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.tensors.items()}
@@ -154,10 +154,10 @@ class _Loop(Generic[Settings, Part]):
         return tensors
 
     def _restore(self, kept: Kept) -> int:
-        """Put everything back as it was; returns how many rounds are done."""
+        """Restore a saved state; return the number of finished rounds."""
         if kept.workers != self.workers.size:
             logger.warning(
-                "%d processes resume what %d had begun: the weights will not be the same bit for bit",
+                "%d processes resume a training of %d: the weights will not be bit-identical",
                 self.workers.size,
                 kept.workers,
             )
@@ -175,7 +175,7 @@ class _Loop(Generic[Settings, Part]):
 
 
 class _Meter:
-    """Means of what was measured, on the device until they are asked for."""
+    """Means of measurements, kept on the device until read."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
@@ -190,9 +190,9 @@ class _Meter:
 
 
 class _Average:
-    """An exponential moving average of a module's parameters and statistics, which begins at the first weights.
+    """An exponential moving average of a module's parameters and statistics that starts from the initial weights.
 
-    ``torch.optim.swa_utils`` would begin after the first step.
+    ``torch.optim.swa_utils`` would start after the first step.
     """
 
     def __init__(self, learner: nn.Module, decay: float) -> None:

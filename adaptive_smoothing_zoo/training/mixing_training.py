@@ -1,6 +1,6 @@
 """Training of the mixing network on clean and attacked images, g and h frozen [BAKS24 v1, sections 4, 5.2; supp. B].
 
-The constants' defaults are the papers' where they agree, and else those of the authors' configuration files.
+Defaults are the papers' values where they agree, else those of the authors' configuration files.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class MixingTraining(Training):
 
     Attributes:
         learning_rate, weight_decay: of AdamW, with :func:`adaptive_smoothing_zoo.training.optimization.cosine`. The
-            authors have 1e-4, and 5e-5 for their largest triplets.
-        steps: optimizer steps on the images of a batch, clean and attacked in equal number. The authors have 1 for one
+            authors use 1e-4, and 5e-5 for their largest triplets.
+        steps: optimizer steps on the images of a batch, clean and attacked in equal number. The authors use 1 for one
             run per image, and 5 for ten.
-        pseudo_labels: what alpha is told of attacked images; of clean ones it is told 0, use g. "attacked": 1, use h.
-            "attack": by how an image is attacked, 0 where the attack's target is h; see ``TrainingAttack.setting``.
-            "better": 0 where g is right and h is wrong at that very image, else 1.
+        pseudo_labels: labels of attacked images for alpha; clean images have label 0 (use g). "attacked": 1 (use h).
+            "attack": 0 if the attack's target is h, see ``TrainingAttack.setting``. "better": 0 where g is right and h
+            is wrong at that image, else 1.
         logit_scale, logit_bias: of alpha_logit in training and its attacks, where alpha has the range (0, 1).
         clamp: limit of the raw network output in training, in batch standard deviations around the batch mean.
-        bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last. What
-            fools the mix, and the features and probabilities of g and h that the network learns from, stay float32.
-        channels_last: that memory format also without bfloat16.
+        bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last.
+            Verdicts on the mix, and the features and probabilities of g and h in the training loss, stay float32.
+        channels_last: use that memory format even without bfloat16.
     """
 
     epochs: int
@@ -76,7 +76,7 @@ class MixingTraining(Training):
 def train_mixing_network(
     model: MixedClassifier, images: Tensor, labels: Tensor, settings: MixingTraining, **options: Unpack[TrainingOptions]
 ) -> MixedClassifier:
-    """Train the mixing network of ``model`` in place; g, h and the range, scale and bias of alpha stay as they are.
+    """Train the mixing network of ``model`` in place; g, h and the range, scale and bias of alpha are not changed.
 
     Args:
         model: with an :class:`AdaptiveAlpha`.
@@ -84,8 +84,7 @@ def train_mixing_network(
         options: see :class:`adaptive_smoothing_zoo.training.loop.TrainingOptions`.
 
     Returns:
-        The model: alpha in eval mode and frozen, g and h with the modes and requires_grad that they had; call
-        ``eval()`` if theirs is not.
+        The model: alpha in eval mode and frozen, g and h with their previous modes and requires_grad.
 
     Raises:
         ValueError: the model has a constant alpha or was built in inference mode, the batch cannot be split as asked or
@@ -121,7 +120,7 @@ def train_mixing_network(
 
 @dataclass
 class MixingPart:
-    """Clean images and then attacked ones in equal number, as g and h see them; labels and pseudo-labels (N,)."""
+    """Outputs of g and h for equally many clean and attacked images, clean first; labels, pseudo-labels (N,)."""
 
     outputs: BaseOutputs
     labels: Tensor
@@ -129,9 +128,9 @@ class MixingPart:
 
 
 class MixingTask(Task[MixingTraining, MixingPart]):
-    """A round takes a batch of images, attacks them, and lets g and h look at every clean and attacked image once.
+    """A round attacks a batch of images and runs g and h once on every clean and attacked image.
 
-    In training and in its attacks alpha has the range (0, 1), so that an attack can use all of the network.
+    In training and its attacks alpha has the range (0, 1), so that attacks can use the whole network.
     """
 
     learner: AdaptiveAlpha
@@ -141,7 +140,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
     ) -> None:
         numbers = {"alpha_min": 0.0, "alpha_max": 1.0}
         numbers |= {"logit_scale": settings.logit_scale, "logit_bias": settings.logit_bias}
-        # The network with its batch norm is the model's own; scale, bias, range and clamp around it are training's.
+        # The network and its batch norm are the model's own; scale, bias, range and clamp are those of training.
         self.attacked_alpha = with_mixing_network(model.alpha).with_numbers(**numbers)
         learner = with_mixing_network(model.alpha).with_numbers(**numbers, clamp=settings.clamp)
         super().__init__(learner, images, labels, settings, workers, shares=workers.size)
@@ -154,7 +153,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
             self._faster(model.rob_model, some, learner.rob_taps),
             self.attacked_alpha,
             **maps,
-        ).eval()  # what the attacks' gradients go through
+        ).eval()  # the mix that attacks differentiate
         with torch.no_grad():
             classes = self.model(some[:1]).shape[1]
         if classes < (least := settings.attack.kind.least_classes):
@@ -204,7 +203,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
 
     @torch.no_grad()
     def _outputs(self, images: Tensor) -> BaseOutputs:
-        """Of g and h, in float32; so many images at a time as are attacked at a time."""
+        """Outputs of g and h, in float32, in batches of the attacks' size."""
         return BaseOutputs.join([self.model.base_outputs(self._laid_out(batch)) for batch in images.split(self.share)])
 
     def _faster(self, net: nn.Module, images: Tensor, taps: tuple[int, ...]) -> nn.Module:

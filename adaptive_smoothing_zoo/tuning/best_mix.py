@@ -26,16 +26,16 @@ PUBLISHED = "mixednuts, published search"
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What tuning found.
+    """The result of tuning.
 
     Attributes:
-        tables: what both nets answered.
-        fronts: by form; "constant" is always there, to compare with.
+        tables: the outputs of both nets.
+        fronts: by form; always contains "constant" for comparison.
         chosen: the best candidate for the target; None without a target.
-        halves: clean accuracy and robust share where every other image chooses and the images in between are
-            counted: numbers that did not choose, unlike those of ``chosen``. None without a target, for the published
-            search, or where half of the images reach no target.
-        model: the mix of the choice, made of the caller's own two nets as they are; None without a target.
+        halves: clean accuracy and robust share by two-fold cross-validation: one half of the images chooses, the other
+            is counted. Unlike those of ``chosen``, these numbers are not biased by the choice. None without a target,
+            for the published search, or if no mix reaches the target on half of the images.
+        model: the chosen mix of the caller's own two nets, unchanged; None without a target.
     """
 
     tables: Tables
@@ -46,7 +46,7 @@ class Tuned:
 
 
 class MeasuringWords(TypedDict, total=False):
-    """How the nets are asked."""
+    """Options of measuring the nets."""
 
     attack: GapAttack | None
     device: str | torch.device | None
@@ -69,9 +69,9 @@ def tune(
 ) -> Tuned:
     """Find the best constant-alpha mix of two nets on held-out images.
 
-    h is attacked on its own gap; every mix is then scored from both nets' logits. The robust shares are lower bounds
-    on the share that is right at the points which are kept of these attacks (``Tables.attacked``), on the images that
-    chose the mix: report other images, attacked by ``evaluate``.
+    h is attacked on its own gap; every mix is then scored from both nets' logits. The robust shares are lower bounds on
+    the share that is right at the points kept of these attacks (``Tables.attacked``), on the images that chose the mix.
+    Report results of ``evaluate`` on other images.
 
     Args:
         std_model, rob_model: g and h, any modules from images in [0, 1] to logits (N, C), of the same classes.
@@ -80,18 +80,18 @@ def tune(
         threat: the ball around each image.
         form: "constant" (alpha alone), "scaled" (and a scale on the logits of g and h), "mixednuts" (the maps of
             [BZPS24]) or "best" (of the last two).
-        search: "exact", every map of the form with every alpha that matters; or "published", [BZPS24, Algorithm 1],
-            for the form "mixednuts".
-        clean: least clean accuracy, in (0, 1]; of what reaches it the most robust mix is taken.
-        robust: least share of h's robust images that the mix keeps, in (0, 1]; give one of both, or none.
+        search: "exact", every map of the form with every relevant alpha; or "published", [BZPS24, Algorithm 1], for the
+            form "mixednuts".
+        clean: minimal clean accuracy, in (0, 1]; the most robust mix that reaches it is chosen.
+        robust: minimal share of h's robust images that the mix keeps, in (0, 1]; give at most one of the two.
         attack: on h; 50 steps toward 3 classes if None.
-        device: where to compute; "cuda" if there is one and else "cpu" if None.
-        state: a folder in which finished batches are kept, so that the same call resumes.
-        on_progress: called after each batch with the number of images that are done.
+        device: where to compute; if None "cuda" when available, else "cpu".
+        state: a folder for finished batches, from which the same call resumes.
+        on_progress: called after each batch with the number of finished images.
 
     Raises:
-        ValueError: data, form, search or target that cannot be; nets of different classes; a target that no mix
-            reaches, with how near the front comes.
+        ValueError: invalid data, form, search or target; nets with different classes; a target that no mix reaches
+            (the message says how close the front comes).
         ResultsError: the state belongs to other nets, images or settings, or is in use.
     """
     target = Target(clean=clean, robust=robust)
@@ -106,7 +106,7 @@ def tune(
 
 
 def check_search(form: str, search: str) -> None:
-    """Raise ValueError for a form or a search that there is not."""
+    """Raise ValueError for an unknown form or search."""
     known_form(form)
     if search not in ("exact", "published"):
         raise ValueError(f"unknown search {search!r}; known: exact, published")
@@ -117,7 +117,7 @@ def check_search(form: str, search: str) -> None:
 def choose_mix(
     tables: Tables, target: Target, form: str, search: str, on_map: Callable[[], object] = lambda: None
 ) -> tuple[dict[str, Front], Candidate | None, tuple[float, float] | None]:
-    """The fronts, the choice and its numbers on halves in turn, see :class:`Tuned`.
+    """The fronts, the choice and its cross-validated numbers, see :class:`Tuned`.
 
     Args:
         on_map: called after each pair of logit maps.
@@ -129,6 +129,6 @@ def choose_mix(
     chosen = target.choose(fronts[PUBLISHED if search == "published" else form], tables)
     halves = None
     if chosen is not None and search == "exact":
-        with suppress(ValueError):  # half of the images reach no target
+        with suppress(ValueError):  # no mix reaches the target on half of the images
             halves = steps[form].halves_in_turn(lambda front, rows: target.reached(front, tables.rows(rows)))
     return fronts, chosen, halves

@@ -1,4 +1,4 @@
-"""The forms of a mix that are searched: which logit maps g and h may have."""
+"""The searched forms of a mix: the logit maps that g and h may have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ C = tuple(i / 4 for i in range(-8, 7))  # -2 to 1.5
 
 
 def constant() -> Iterator[Maps]:
-    """The nets as they are: alpha alone is searched."""
+    """No maps: only alpha is searched."""
     yield Scale(), Scale()
 
 
@@ -31,7 +31,7 @@ def scaled() -> Iterator[Maps]:
 def mixednuts(s: Sequence[float] = S, p: Sequence[float] = P, c: Sequence[float] = C) -> Iterator[Maps]:
     """The maps of [BZPS24]: all of g's probability on its largest logit, and ``s * GELU(z + c) ** p`` for h.
 
-    Combinations whose logits could exceed what ``NormClampPowerScale`` takes are left out.
+    Combinations whose logits could exceed the limit of ``NormClampPowerScale`` are left out.
     """
     for scale, power, clamp_bias in product(s, p, c):
         if math.log(scale) + power * math.log(math.sqrt(250) + max(clamp_bias, 0.0)) <= math.log(1e20):

@@ -1,10 +1,10 @@
-"""Which mixes of two nets are best: clean accuracy against robustness, exact in alpha, from tables of logits.
+"""The Pareto front of mixes of two nets, clean accuracy against robustness, exact in alpha, from tables of logits.
 
-For given logit maps, a mix is right about a clean image for the alphas of one interval, since its probabilities are
-linear in alpha. It is robust about an image, whatever g says, for every alpha with alpha * gap > 1 - alpha, where gap
-is the smallest probability gap of h in the ball ([BAS24, Lemma 2]). Here gap is the smallest at the points of the
-tables, which attacks on h found. So the robust share is a lower bound on the share that is right at these points, and
-no certificate. Both are step functions of alpha, counted between their steps: no grid of alphas is needed.
+For given logit maps, a mix classifies a clean image correctly for an interval of alphas, since its probabilities are
+linear in alpha. It is robust at an image for any g if alpha * gap > 1 - alpha, where gap is the smallest probability
+gap of h in the ball ([BAS24, Lemma 2]). Here gap is the smallest at the points that attacks on h found, so the robust
+share is a lower bound on the share that is right at these points, not a certificate. Both are step functions of alpha
+and are evaluated between their steps, without a grid of alphas.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.tuning.tables import Tables, gaps
 
 NARROW = 1e-5
-"""Two steps of alpha that are nearer to each other, in log-odds, are one to float32."""
+"""Two steps of alpha closer than this, in log-odds, are equal in float32."""
 
 Maps = tuple[nn.Module, nn.Module]  # of g's and of h's logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One mix and what the tables say of it.
+    """One mix and its scores from the tables.
 
     Attributes:
         std_map, rob_map: of the logits of g and h.
         alpha: weight of h, in [0, 1].
         clean: share of the images that the mix classifies correctly, in [0, 1].
-        robust: share that it classifies correctly at the clean image and at every attacked point whatever g says.
+        robust: share classified correctly at the clean image and at every attacked point, for any g.
     """
 
     std_map: nn.Module
@@ -46,11 +46,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """The candidates that none beats in both clean accuracy and robustness.
+    """The candidates that no other beats in both clean accuracy and robustness.
 
     Attributes:
         candidates: from the most accurate to the most robust.
-        looked_at: how many pairs of maps and alpha were compared.
+        looked_at: number of compared pairs of maps and alpha.
     """
 
     candidates: tuple[Candidate, ...]
@@ -60,7 +60,7 @@ class Front:
         """The most robust candidate whose clean accuracy is at least this.
 
         Raises:
-            ValueError: none; the message says how near the front comes.
+            ValueError: there is none; the message says how close the front comes.
         """
         return self._best(lambda c: c.clean >= least, lambda c: c.robust, f"a clean accuracy of {least:.2%}", "clean")
 
@@ -74,7 +74,7 @@ class Front:
         fitting = [candidate for candidate in self.candidates if fits(candidate)]
         if not fitting:
             nearest = max(getattr(candidate, name) for candidate in self.candidates)
-            raise ValueError(f"no mix of these nets reaches {target}; the front comes to {nearest:.2%}")
+            raise ValueError(f"no mix of these nets reaches {target}; the best is {nearest:.2%}")
         return max(fitting, key=rank)
 
 
@@ -90,7 +90,7 @@ def pareto_front(tables: Tables, maps: Iterable[Maps], on_map: Callable[[], obje
 
 @dataclass(frozen=True)
 class Steps:
-    """Where the verdicts on N images change, for M pairs of maps: all that a search needs.
+    """The alphas at which the verdicts on N images change, for M pairs of maps.
 
     Attributes:
         maps: the pairs.
@@ -113,7 +113,7 @@ class Steps:
         return cls(pairs, torch.stack(bounds))
 
     def where(self, wanted: Callable[[Maps], bool]) -> Steps:
-        """Those of some pairs."""
+        """The steps of some pairs."""
         chosen = [i for i, pair in enumerate(self.maps) if wanted(pair)]
         return Steps(tuple(self.maps[i] for i in chosen), self.bounds[chosen])
 
@@ -134,8 +134,8 @@ class Steps:
         return Front(candidates=tuple(candidates), looked_at=sum(curve.shape[1] for curve in curves))
 
     def halves_in_turn(self, choose: Callable[[Front, Tensor], Candidate]) -> tuple[float, float]:
-        """Clean accuracy and robust share of what is chosen on every other image, on the images in between; the mean
-        of both ways. Unlike the numbers of a choice, these do not flatter it.
+        """Two-fold cross-validated clean accuracy and robust share: choose on every other image, count on the rest,
+        average both ways. Unlike the numbers on the choosing images, these are not biased by the choice.
 
         Args:
             choose: from the front of some images, and which these are, (n,) int64.
@@ -154,15 +154,15 @@ class Steps:
 
 
 def front_of(candidates: Sequence[Candidate], looked_at: int) -> Front:
-    """The best of some candidates."""
+    """The front of some candidates."""
     clean, robust = (torch.tensor([getattr(c, name) for c in candidates]) for name in ("clean", "robust"))
     chosen = undominated(clean, robust, torch.zeros(len(candidates))).tolist()
     return Front(candidates=tuple(candidates[i] for i in chosen), looked_at=looked_at)
 
 
 def alpha_curve(bounds: Tensor) -> Tensor:
-    """(4, A) float64 from what ``steps_of`` gives: alphas in rising order, one between any two steps; clean accuracy;
-    robust share; how far apart the two steps are in log-odds, infinite for 0 and 1 themselves."""
+    """(4, A) float64 from what ``steps_of`` gives: alphas in ascending order, one between any two steps; clean
+    accuracy; robust share; how far apart the two steps are in log-odds, infinite for 0 and 1 themselves."""
     low, high, least = bounds[0], bounds[1], _least_alpha(bounds[2])
     steps = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), low, high, least])
     steps = steps[(steps >= 0) & (steps <= 1)].unique()
@@ -173,26 +173,26 @@ def alpha_curve(bounds: Tensor) -> Tensor:
 
 
 def scored(tables: Tables, maps: Maps, alpha: float) -> Candidate:
-    """What the tables say of one mix."""
+    """Score one mix from the tables."""
     clean, robust = _right(steps_of(tables, *maps), alpha).double().mean(dim=1).tolist()
     return Candidate(std_map=maps[0], rob_map=maps[1], alpha=alpha, clean=clean, robust=robust)
 
 
 def _right(bounds: Tensor, alpha: float) -> Tensor:
-    """(2, N) bool: right about the clean image; robust."""
+    """(2, N) bool: clean image classified correctly; robust."""
     low, high, gap, _ = bounds
     return torch.stack([(low < alpha) & (alpha < high), _least_alpha(gap) < alpha])
 
 
 def _least_alpha(gap: Tensor) -> Tensor:
-    """Above which alpha a gap decides whatever g says [BAS24, Lemma 2]; infinite where h is wrong."""
+    """The alpha above which a gap of h decides for any g [BAS24, Lemma 2]; infinite where h is wrong."""
     return torch.where(gap > 0, 1.0 / (1.0 + gap), torch.inf)
 
 
 @torch.no_grad()
 def steps_of(tables: Tables, std_map: nn.Module, rob_map: nn.Module) -> Tensor:
-    """(4, N) float64, per image: right about it clean for alphas between the first two; h's smallest gap, clean and
-    attacked; the difference of h's two largest probabilities on the clean image."""
+    """(4, N) float64, per image: the two ends of the interval of alphas that classify it correctly without attack; h's
+    smallest gap, clean and attacked; the difference of h's two largest probabilities on the clean image."""
     std, everywhere = _probabilities(std_map, tables.std), _probabilities(rob_map, tables.everywhere)
     low, high = right_interval(std, everywhere[0], tables.labels)
     first, second = everywhere[0].topk(2, dim=-1).values.unbind(dim=-1)
@@ -224,13 +224,13 @@ def _probabilities(net_map: nn.Module, logits: Tensor) -> Tensor:
 
 
 def _below(bounds: Tensor, alphas: Tensor) -> Tensor:
-    """How many bounds are smaller than each alpha."""
+    """The number of bounds below each alpha."""
     return torch.searchsorted(bounds.sort().values, alphas)
 
 
 def undominated(clean: Tensor, robust: Tensor, width: Tensor) -> Tensor:
-    """Indices of the points that none beats, from high to low ``clean``; of equal points the one of the largest width,
-    which minds rounding and other images least."""
+    """Indices of the undominated points, from high to low ``clean``; of equal points the one with the largest width,
+    which is least sensitive to rounding and to other images."""
     order = np.lexsort((-width.numpy(), -robust.numpy(), -clean.numpy()))
     ranked = robust.numpy()[order]
     before = np.concatenate([[-1.0], np.maximum.accumulate(ranked)[:-1]])

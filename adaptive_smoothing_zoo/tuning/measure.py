@@ -1,5 +1,5 @@
-"""The tables of two nets: both on clean images, h attacked on its own gap. What g says under attack is not
-needed, since it does not matter where h's gap exceeds (1 - alpha) / alpha [BAS24, Lemma 2]."""
+"""The tables of two nets: both on clean images, h also under attacks on its gap. The outputs of g under attack are not
+needed: where h's gap exceeds (1 - alpha) / alpha, g cannot change the label [BAS24, Lemma 2]."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from adaptive_smoothing_zoo.tuning.tables import Tables
 
 @dataclass(frozen=True, kw_only=True)
 class GapAttack:
-    """How h is attacked.
+    """The attack on h.
 
     Attributes:
         iterations: gradient steps of a run.
-        targets: likeliest wrong classes toward which h's gap is closed, one run each; a last run closes the
-            standardized gap to the nearest class, which no scale of the logits changes.
-        seed: of the random starts, which belong to the images.
+        targets: number of likeliest wrong classes, one run each, that minimizes h's gap to the class; a last run
+            minimizes the standardized gap to the nearest class, which is invariant to scaling the logits.
+        seed: of the random starts, which are drawn per image.
 
     Raises:
         ValueError: a number below 1.
@@ -67,17 +67,17 @@ def measure_tables(
     state: Path | None = None,
     on_progress: Callable[[int], object] | None = None,
 ) -> Tables:
-    """Ask g and h about images, and attack h there.
+    """Run g and h on images, and attack h there.
 
     Args:
         std_model, rob_model: any modules from images in [0, 1] to logits (N, C), of the same classes.
         images: (N, channels, H, W) float32 in [0, 1], which neither net was trained on.
         labels: (N,) int64.
         threat: the ball around each image.
-        attack: how; the default's 50 steps toward 3 classes if None.
-        device: where to compute; "cuda" if there is one and else "cpu" if None.
-        state: a folder in which finished batches are kept, so that the same call resumes.
-        on_progress: called after each batch, and where a state resumes, with the number of images that are done.
+        attack: settings of the attack; 50 steps toward 3 classes if None.
+        device: where to compute; if None "cuda" when available, else "cpu".
+        state: a folder for finished batches, from which the same call resumes.
+        on_progress: called after each batch and on resuming, with the number of finished images.
 
     Raises:
         ValueError: images or labels that do not fit, or nets of different classes.
@@ -90,7 +90,7 @@ def measure_tables(
         rob = stack.enter_context(ready(rob_model, chosen))
         classes = [count_classes(net, images, chosen) for net in (std, rob)]
         if classes[0] != classes[1]:
-            raise ValueError(f"g gives {classes[0]} classes and h {classes[1]}; mix nets that have the same classes")
+            raise ValueError(f"g gives {classes[0]} classes and h {classes[1]}; mix nets with the same classes")
         check_examples(images, labels, classes[0])
         size = largest_batch_size(rob, images, chosen)
         size = min(size, brisk_batch_size(rob, images)) if chosen.type == "cpu" else size
@@ -121,7 +121,7 @@ def _measured(
     done = torch.zeros(len(labels), dtype=torch.bool)
     for part in parts:
         if bool(done[part["indices"]].any()):
-            raise ResultsError("a state holds an image twice; delete it to start again")
+            raise ResultsError("the state contains an image twice; delete it to start again")
         done[part["indices"]] = True
     if on_progress is not None and parts:
         on_progress(int(done.sum()))
@@ -172,7 +172,7 @@ class _Asked:
 def _listened(
     attack: APGD, model: Model, runs: tuple[Tensor, Tensor, Tensor, Tensor], rows: Tensor, lowest: _Lowest
 ) -> Tensor:
-    """Run an attack to its end, or to where h is wrong, and note every answer; (M,) bool where h was wrong."""
+    """Run an attack until its end or until h is wrong, recording every output; (M,) bool, where h was wrong."""
     answers: list[Tensor] = []
 
     def listening(points: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _listened(
 
 
 class _Lowest:
-    """For each image, h's answers with the lowest logit gap, probability gap and standardized gap so far.
+    """For each image, h's logits with the lowest logit gap, probability gap and standardized gap so far.
 
     Attributes:
         logits: (3, N, C).
@@ -198,7 +198,7 @@ class _Lowest:
         self._gaps = torch.stack(_three_gaps(clean, labels))
 
     def offer(self, rows: Tensor, logits: Tensor) -> None:
-        """Answers (M, C) about the images of some rows (M,)."""
+        """Logits (M, C) of the images of some rows (M,)."""
         for table, best, gap in zip(self.logits, self._gaps, _three_gaps(logits, self.labels[rows]), strict=True):
             lower = gap < best[rows]
             best[rows[lower]], table[rows[lower]] = gap[lower], logits[lower]
@@ -209,5 +209,5 @@ def _three_gaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _standardized_gap(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """The largest wrong logit minus the label's over their standard deviation, (N,); the targets are not used."""
+    """(Largest wrong logit - label's logit) / standard deviation of the logits, (N,); targets are not used."""
     return -margin(logits, labels) / (logits.std(dim=1) + 1e-12)

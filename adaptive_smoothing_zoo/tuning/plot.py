@@ -18,7 +18,7 @@ def plot_fronts(path: Path, fronts: Mapping[str, Front], tables: Tables, chosen:
     Raises:
         ImportError: matplotlib is not installed (it comes with the "evaluation" extra).
     """
-    from matplotlib.figure import Figure  # a figure of its own needs no display and leaves pyplot's state alone
+    from matplotlib.figure import Figure  # a separate Figure needs no display and does not touch pyplot's state
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -30,7 +30,7 @@ def plot_fronts(path: Path, fronts: Mapping[str, Front], tables: Tables, chosen:
     if chosen is not None:
         axes.plot(100 * chosen.clean, 100 * chosen.robust, "*", markersize=12, color="black", label="chosen")
     axes.set_xlabel("clean accuracy (%)")
-    axes.set_ylabel("robust whatever g says (%)")
+    axes.set_ylabel("robust for any g (%)")
     axes.set_title(f"{len(tables)} held-out images; a lower bound for this attack", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,4 +1,4 @@
-"""The search of [BZPS24, Algorithm 1]: maps of h that are confident where it is right and attacked, and unsure where it
+"""The search of [BZPS24, Algorithm 1]: maps that make h confident where it is right under attack, and unsure where it
 is wrong."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def published_search(tables: Tables, steps: Steps, beta: float) -> Candidate:
 
 
 def published_front(tables: Tables, steps: Steps, betas: Sequence[float] = BETAS) -> Front:
-    """What the search finds for each ``beta``, without what others of these beat; arguments as above."""
+    """The undominated results of the search over all ``betas``; arguments as above."""
     if bad := [beta for beta in betas if not 0.0 < beta < 1.0]:
         raise ValueError(f"beta must be in (0, 1), got {bad[0]}")
     standing, wrong = tables.standing, tables.rob.argmax(dim=1) != tables.labels
     if not bool(standing.any()):
-        raise ValueError("the robust net is robust on none of these images; there is no mix to tune")
+        raise ValueError("the robust net is not robust on any of these images; there is no mix to tune")
     gap, lead = steps.bounds[:, 2, standing], steps.bounds[:, 3, wrong]
     margins = gap.quantile(1.0 - torch.tensor(betas, dtype=torch.float64), dim=1)  # (betas, maps)
     exceeding = torch.stack([(lead >= margin[:, None]).double().sum(dim=1) for margin in margins])

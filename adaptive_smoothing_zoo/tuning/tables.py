@@ -1,4 +1,4 @@
-"""All that tuning asks of two nets: their logits on held-out images, and the robust one's where it is attacked."""
+"""The inputs of tuning: both nets' logits on held-out images, and the robust net's logits under attack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """What two nets answer to N held-out images.
+    """The outputs of two nets for N held-out images.
 
     Attributes:
         labels: (N,) int64.
@@ -30,13 +30,13 @@ class Tables:
     def __post_init__(self) -> None:
         n, classes = self.rob.shape
         if self.std.shape != (n, classes):
-            raise ValueError(f"g gives logits {tuple(self.std.shape)}, h {n, classes}; mix nets of the same classes")
+            raise ValueError(f"g gives logits {tuple(self.std.shape)}, h {n, classes}; mix nets with the same classes")
         if self.attacked.ndim != 3 or self.attacked.shape[1:] != (n, classes) or self.labels.shape != (n,):
             raise ValueError(f"{n} images need {n} labels and attacked logits (K, {n}, {classes})")
         if n == 0 or classes < 2:
             raise ValueError(f"tuning needs images and at least 2 classes, got {n} images and {classes} classes")
         if not all(bool(getattr(self, f.name).isfinite().all()) for f in fields(self) if f.name != "labels"):
-            raise ValueError("a net gives NaN or infinity for some image; nothing can be tuned from that")
+            raise ValueError("a net gives NaN or infinity for some image; tuning needs finite logits")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +53,7 @@ class Tables:
 
     @property
     def rob_accuracy(self) -> float:
-        """The same of h."""
+        """The same for h."""
         return float((self.rob.argmax(dim=1) == self.labels).double().mean())
 
     @property

@@ -33,11 +33,11 @@ HIDDEN_GRADIENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is wanted of a mix; at most one of both.
+    """The target of tuning; at most one of the two.
 
     Attributes:
-        clean: least clean accuracy on the held-out images, in (0, 1].
-        robust: least share of h's robust points that the mix keeps, in (0, 1].
+        clean: minimal clean accuracy on the held-out images, in (0, 1].
+        robust: minimal share of h's robust points that the mix keeps, in (0, 1].
 
     Raises:
         ValueError: both are given, or one is out of range.
@@ -51,18 +51,18 @@ class Target:
         if len(given) > 1:
             raise ValueError("give a target of clean accuracy or of robustness, not both")
         if given and not 0.0 < given[0] <= 1.0:
-            raise ValueError(f"a target is a share in (0, 1], got {given[0]}")
+            raise ValueError(f"a target must be a share in (0, 1], got {given[0]}")
 
     def choose(self, front: Front, tables: Tables) -> Candidate | None:
-        """The candidate of a front that fits; None without a target.
+        """The candidate of a front that reaches the target; None without a target.
 
         Raises:
-            ValueError: none fits; the message says how near the front comes.
+            ValueError: none does; the message says how close the front comes.
         """
         return None if self.clean is None and self.robust is None else self.reached(front, tables)
 
     def reached(self, front: Front, tables: Tables) -> Candidate:
-        """The same of a target that is given."""
+        """The same for a given target."""
         if self.clean is not None:
             return front.with_clean(self.clean)
         assert self.robust is not None
@@ -71,16 +71,16 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What an entry says of a tuned triplet besides its numbers.
+    """The descriptive fields of a tuned triplet's entry.
 
     Attributes:
         name: letters, digits and ``_.+-``.
-        dataset, threat_model, eps: what it is for, as in entries.
+        dataset, threat_model, eps: as in entries.
         num_classes, image_shape: of the data.
-        paper: where it is published.
-        additional_data: whether a net saw more than the data set's own training images; None if nobody has said.
+        paper: address of the publication.
+        additional_data: whether a net was trained on more than the data set's own training images; None if unknown.
         license: of the weights, as the Hub names licenses.
-        tuned_on: which images alpha was chosen on.
+        tuned_on: the images on which alpha was chosen.
     """
 
     name: str
@@ -105,13 +105,13 @@ def known_form(form: str) -> str:
 def tuned_triplet(
     std: Resolved, rob: Resolved, candidate: Candidate, words: Words, surrogate: SurrogateConfig | None = None
 ) -> Triplet:
-    """The module of a candidate, with an entry that makes it again without the user's code. g and h are not copied.
+    """The module of a candidate, with an entry that rebuilds it without the user's code. g and h are not copied.
 
     Args:
         surrogate: as ``surrogate_for`` gives it.
 
     Raises:
-        ConfigError: a net is code that no entry can describe.
+        ConfigError: an entry cannot describe one of the nets.
     """
     mix = MixedClassifier(std.net, rob.net, candidate.alpha, std_map=candidate.std_map, rob_map=candidate.rob_map)
     known = {key: value for key, value in vars(words).items() if key != "tuned_on"}
@@ -133,10 +133,10 @@ def tuned_triplet(
 
 
 def surrogate_for(candidate: Candidate, constants: Front) -> SurrogateConfig | None:
-    """What adapted attacks ask in the mix's place where g's hard maximum hides its gradient [BZPS24]; else None.
+    """The surrogate for adapted attacks if g's hard maximum hides its gradient [BZPS24]; else None.
 
     Args:
-        constants: the front of plain mixes, which has the surrogate's alpha: that of about the same clean accuracy.
+        constants: the front of plain mixes; the surrogate uses the alpha of about the same clean accuracy.
     """
     if not isinstance(candidate.std_map, HardMax):
         return None
@@ -145,7 +145,7 @@ def surrogate_for(candidate: Candidate, constants: Front) -> SurrogateConfig | N
 
 
 def chosen_there(tuned_on: str) -> str:
-    """What an entry says of the images on which alpha was chosen."""
+    """The sentence of an entry about the images on which alpha was chosen."""
     return f"alpha was chosen on {tuned_on}. Accuracies on these images flatter: report others."
 
 
@@ -157,11 +157,11 @@ def write_record(
     tables: Tables,
     about: dict[str, Any],
 ) -> None:
-    """Write ``tuning.json``: the fronts, the choice, and what the tables say of g and h.
+    """Write ``tuning.json``: the fronts, the choice, and the scores of g and h.
 
     Args:
         fronts, chosen, halves: see ``best_mix.Tuned``.
-        about: JSON values: which images, which attack, which form.
+        about: JSON values that describe the images, the attack and the form.
     """
     document = {
         **about,
@@ -178,12 +178,12 @@ def write_record(
 
 
 def suspicion(tables: Tables, tuned_on: str) -> str:
-    """A warning where g is right about every held-out image, as nets are about those they were trained on; or ""."""
+    """A warning if g classifies every held-out image correctly, as if trained on them; else ""."""
     if tables.std_accuracy < 1.0 or len(tables) < 100:
         return ""
     return (
         f"g is right about all {len(tables)} images of {tuned_on}; if it was trained on them, the mix's clean accuracy "
-        "flatters and alpha comes out too small: tune on images that neither net has seen"
+        "is too optimistic and alpha too small: tune on images that neither net has seen"
     )
 
 

@@ -1,7 +1,6 @@
-"""What attacks of a validation did, and where it is kept, so that an interrupted validation resumes.
-
-The checks are made in one order, and what they draw belongs to seed and examples. So the k-th batch that is attacked is
-the same whenever the same validation is started: what came of it is kept under k. All the rest is cheap and done again.
+"""Results of a validation's attacks and their checkpoints, so that an interrupted validation resumes. Checks run in a
+fixed order, and random numbers depend on seed and examples. So the k-th attacked batch is the same in every run of the
+same validation, and its result is saved under k. Everything else is cheap and repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from adaptive_smoothing_zoo.storage.checked_file import checksum
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack did to N points.
+    """The outcome of an attack on N points.
 
     Attributes:
         found: (N,) bool.

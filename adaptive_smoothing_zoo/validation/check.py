@@ -29,7 +29,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One question to a model and its evaluation, with the answer that an honest one gives.
+    """One check of a model and its evaluation, with its expected outcome.
 
     Attributes:
         name: of the function that asks it.
@@ -71,8 +71,8 @@ def not_applicable(reason: str) -> Outcome:
 
 
 def allowed(n: int, share: float) -> int:
-    """How many of ``n`` points may be an exception where a rule allows a share of them: one at least.
+    """Number of exceptions among ``n`` points that a rule allows, given a share: at least one.
 
-    A tenth of a percent of a hundred points is no point, and one point is no evidence of anything.
+    0.1 % of 100 points is less than one point, and a single point is no evidence.
     """
     return max(1, int(share * n))

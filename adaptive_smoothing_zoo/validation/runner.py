@@ -39,7 +39,7 @@ VERDICTS: dict[bool | None, Verdict] = {True: "passed", False: "failed", None: "
 
 @dataclass(frozen=True, kw_only=True)
 class CheckProgress:
-    """Where a validation stands: the check that runs, how many are done, of how many, and all passes so far."""
+    """Progress of a validation: the running check, numbers of finished and all checks, and passes so far."""
 
     check: str
     done: int
@@ -49,12 +49,12 @@ class CheckProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a validation found.
+    """The result of a validation.
 
     Attributes:
         checks: one result for each.
         clean_correct: (N,) bool.
-        broken: (N,) bool, correct without an attack, and broken by the attack of some check.
+        broken: (N,) bool, correct without an attack, and misclassified after the attack of some check.
         broken_by: (N,) str, that check; "" if none.
         adversarials: (N, channels, H, W), verified; the unchanged image where ``broken`` is False.
         series: curves and samples for figures, by name.
@@ -82,7 +82,7 @@ class Findings:
 
     @property
     def accuracy(self) -> float:
-        """Share of points that are classified correctly and that no check broke."""
+        """Share of points that are correct without an attack and after all checks."""
         return float((self.clean_correct & ~self.broken).mean())
 
 
@@ -109,20 +109,19 @@ def validate(
     on_progress: Callable[[CheckProgress], None] | None = None,
     **words: Unpack[ValidateWords],
 ) -> Findings:
-    """Ask whether attacks on a model, AutoAttack's above all, can be trusted to find what there is to be found.
+    """Check whether attacks on a model, above all AutoAttack, are reliable.
 
-    The model is used in eval mode, with its weights frozen, in float32; all of that is put back afterwards. Checks that
-    look into a mixed classifier do not apply to other nets.
+    The model runs in eval mode, with frozen weights, in float32; its own modes are restored afterwards. Checks of the
+    parts of a mixed classifier do not apply to other nets.
 
     Args:
         model: images in [0, 1] to logits (N, C), C >= 2, differentiable.
         images: (N, channels, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        threat: what the attacker may do, with a radius > 0.
-        settings: seed, batch size (128 if None) and memory format; the checks make attacks of their own.
-        device: where to compute; "cuda" if there is one and else "cpu" if None.
-        state: a folder in which what attacks find is kept, so that the same call resumes after any interruption; none
-            if None. It is not removed.
+        threat: the threat model, with a radius > 0.
+        settings: seed, batch size (128 if None) and memory format; the checks use their own attacks.
+        device: where to compute; if None "cuda" when available, else "cpu".
+        state: a folder for checkpoints; the same call resumes from it after any interruption. It is not removed.
         on_progress: called before each check and as passes are spent.
         words: ``norm`` and ``eps`` in the place of ``threat``; ``seed``, ``batch_size`` and ``channels_last`` in the
             place of ``settings``; the ``budget`` to spend; a ``recorded`` AutoAttack run on the same weights whose

@@ -1,1 +1,1 @@
-"""What is published and how it is found: entries as data, loading and saving."""
+"""The triplets of the zoo: entries as data, loading and saving."""

@@ -1,7 +1,7 @@
-"""From a base net, whoever made it, to what an entry says of it, so that it can be made again without anybody's code.
+"""Describes a base net from any source as an entry's data, so that it can be rebuilt without the user's code.
 
-A net says so itself: by the note that ``build`` and references leave in it, by its parts, or by what its library writes
-into it. Whether the description is right is for ``building.check_described`` to find out.
+The description comes from the note that ``build`` and references leave in the net, from its parts, or from its
+library's metadata. ``building.check_described`` verifies it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def described_net(net: nn.Module, name: str) -> BaseNetConfig:
         name: of the net, for the message.
 
     Raises:
-        ConfigError: no entry describes it.
+        ConfigError: an entry cannot describe it.
     """
     if (config := config_of(net)) is None:
         raise ConfigError(
-            f"{name} cannot be saved: a {type(unwrapped(net)).__name__} is code that an entry cannot describe; make it "
-            "by backbones.build, load_base_net or zoo.references.resolve, by timm or torchvision, or of PyTorch's "
-            "layers and those of backbones.layers; or keep its weights by torch.save(model.state_dict(), file)"
+            f"{name} cannot be saved: an entry cannot describe the code of a {type(unwrapped(net)).__name__}; make it "
+            "by backbones.build, load_base_net or zoo.references.resolve, by timm or torchvision, or from PyTorch's "
+            "layers and those of backbones.layers; or save only its weights by torch.save(model.state_dict(), file)"
         )
     return config
 
 
 def config_of(net: nn.Module) -> BaseNetConfig | None:
-    """What an entry says of a net; None if nothing is known that would make it again."""
+    """The description of a net for an entry; None if it cannot be rebuilt."""
     net = unwrapped(net)
     if (noted := made_as(net)) is not None:
         return _config(*noted)
@@ -91,7 +91,7 @@ def _as_data(config: BaseNetConfig) -> dict[str, Any]:
 
 
 def _of_timm(net: nn.Module) -> BaseNetConfig | None:
-    """By what timm notes in its nets, and the options that the net shows."""
+    """From timm's metadata in the net, and its visible options."""
     cfg, options = timm_cfg_of(net), dict[str, Any]()
     if not isinstance(cfg.get("architecture"), str):
         return None
@@ -105,7 +105,7 @@ def _of_timm(net: nn.Module) -> BaseNetConfig | None:
 
 
 def _of_torchvision(net: nn.Module) -> BaseNetConfig | None:
-    """The model of the net's file whose parts, settings and shapes are the net's; they are built without weights."""
+    """The torchvision model with the net's parts, settings and shapes; candidates are built without weights."""
     from torchvision import models
 
     wanted, classes = _sketch(net), _last_length(net)
@@ -129,7 +129,7 @@ def _last_length(net: nn.Module) -> int:
 
 
 def _of_robustbench(net: nn.Module) -> BaseNetConfig | None:
-    """The model whose class is the net's alone."""
+    """The RobustBench model whose class only this net has."""
     known = getattr(sys.modules.get("robustbench.model_zoo.models"), "model_dicts", {})
     for dataset, threats in known.items():
         for threat, models in threats.items():

@@ -1,4 +1,4 @@
-"""From an entry to modules, from modules to an entry, and the proof that an entry describes a module."""
+"""Builds modules from an entry, an entry from modules, and checks that an entry describes a module."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OF_MAP = ("scale", "power", "clamp_bias", "top_k")
 
 
 def build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
-    """Raises ValueError for an architecture, arguments or a pretrained net that do not exist."""
+    """Raises ValueError for an unknown architecture, arguments or pretrained net."""
     if config.pretrained is not None and config.pretrained not in BASE_NETS:
         raise ValueError(f"no base net {config.pretrained!r}; known: {', '.join(sorted(BASE_NETS))}")
     return build(config.architecture, num_classes=num_classes, **config.arguments)
@@ -70,7 +70,7 @@ def map_config(module: nn.Module) -> LogitMapConfig:
 
 
 def build_alpha(config: AlphaConfig, std_model: nn.Module, rob_model: nn.Module) -> ConstantAlpha | AdaptiveAlpha:
-    """Raises ValueError for taps that a base net does not have."""
+    """Raises ValueError for taps that a base net lacks."""
     if isinstance(config, ConstantAlphaConfig):
         return ConstantAlpha(config.value)
     numbers = {name: getattr(config, name) for name in _OF_ALPHA}
@@ -82,7 +82,7 @@ def alpha_config(alpha: nn.Module) -> AlphaConfig:
     if type(alpha) is ConstantAlpha:
         return ConstantAlphaConfig(value=alpha.alpha_min)
     if type(alpha) is not AdaptiveAlpha:
-        raise ValueError(f"entries know a constant and an adaptive alpha, not a {type(alpha).__name__}")
+        raise ValueError(f"entries support a constant or an adaptive alpha, not a {type(alpha).__name__}")
     network = unwrapped(alpha.mixing_network)
     planes = [group[0].conv1.out_channels for group in network.groups]  # type: ignore[union-attr]
     return AdaptiveAlphaConfig(
@@ -93,7 +93,7 @@ def alpha_config(alpha: nn.Module) -> AlphaConfig:
 
 
 def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
-    """Put a head in place of the mix, and leave of the nets what the config says."""
+    """Replace the mix by a head, and reduce the nets to the stages in the config."""
     module.reset_classifier(config.num_classes, features=config.features)
     for name in TRUNKS["both"]:
         if name not in config.stages:
@@ -105,14 +105,14 @@ def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
 
 
 def _stages(net: Any) -> int:
-    """How many feature maps a net has, which is how many of its stages there are."""
+    """Number of feature maps of a net, which equals its number of stages."""
     return len(net.feature_info)
 
 
 def head_config(module: MixedClassifier, head: nn.Module) -> HeadConfig:
     """The inverse of ``give_up_mix``. Raises ValueError for another head."""
     if not isinstance(head, (nn.Linear, nn.Identity)):
-        raise ValueError(f"entries know a linear head and none, not a {type(head).__name__}")
+        raise ValueError(f"entries support a linear head or none, not a {type(head).__name__}")
     nets = {name: unwrapped(net) for name in TRUNKS["both"] if (net := getattr(module, name)) is not None}
     return HeadConfig(
         features=cast(Any, next(name for name, trunks in TRUNKS.items() if trunks == module.trunks)),
@@ -123,12 +123,12 @@ def head_config(module: MixedClassifier, head: nn.Module) -> HeadConfig:
 
 
 def entry_of(module: MixedClassifier, words: Entry) -> Entry:
-    """The entry of a module: alpha, logit maps and head as they are in it; ``words`` lends the rest.
+    """The entry of a module: alpha, logit maps and head from the module, the rest from ``words``.
 
-    Whether the rest (the base nets' architectures above all) is right is for ``check_described`` to find out.
+    ``check_described`` verifies the rest, above all the base nets' architectures.
 
     Raises:
-        ConfigError: a part of a kind that entries do not know.
+        ConfigError: a part that entries do not support.
     """
     try:
         if module.head is not None:
@@ -143,11 +143,11 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
     """An entry for a mix that has none.
 
     Args:
-        words: fields in the place of those that are found or taken here. Without them the data set is "custom", what
-            commands attack with is that of most leaderboards, 8/255 in l_inf, and the entry says that this is no claim.
+        words: fields that replace derived or default ones. The defaults are the data set "custom" and the threat model
+            8/255 in l_inf, that of most leaderboards; the entry then says that this is no claim.
 
     Raises:
-        ConfigError: a part that no entry describes, or images of unknown shape.
+        ConfigError: a part that entries do not support, or images of unknown shape.
     """
     nets = {name: net for name in TRUNKS["both"] if (net := getattr(mix, name)) is not None}
     configs = {name: described_net(net, name) for name, net in nets.items()}
@@ -157,7 +157,7 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
     )
     if shape is None:
         raise ConfigError(
-            "neither net says what images it was made for; say image_shape=(channels, height, width), as in "
+            "neither net declares its images' shape; give image_shape=(channels, height, width), as in "
             "save_pretrained(folder, image_shape=(3, 32, 32))"
         )
     made_of = " + ".join(_called(config) for config in configs.values())
@@ -186,7 +186,7 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
 
 
 def _called(config: BaseNetConfig) -> str:
-    """What a net is called on a leaderboard."""
+    """A net's name on a leaderboard."""
     inner = config.arguments.get("net") if config.architecture == "preprocessed" else None
     if isinstance(inner, dict):
         return _called(BaseNetConfig(**inner))
@@ -194,7 +194,7 @@ def _called(config: BaseNetConfig) -> str:
 
 
 def _classes_of(mix: MixedClassifier, shape: Sequence[int]) -> int:
-    """Of the mix; after ``reset_classifier`` those that the nets had, as far as they know."""
+    """Classes of the mix; after ``reset_classifier`` those of the nets, if they declare them."""
     if mix.head is not None:
         nets = [unwrapped(net) for net in (mix.std_model, mix.rob_model) if net is not None]
         had = [(made_as(net) or ("", {}))[1].get("num_classes") for net in nets]
@@ -221,10 +221,10 @@ def weights_of(module: nn.Module, prefix: str = "") -> dict[str, Any]:
 
 
 def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
-    """Raise ConfigError unless a module is what its entry makes.
+    """Raise ConfigError unless a module equals the one that its entry builds.
 
     Args:
-        twin: what the entry makes, on the meta device; it gets the module's weights if these fit.
+        twin: the module built from the entry, on the meta device; it gets the module's weights if these fit.
     """
     mine, its = _facts(module), _facts(twin)
     for what in [*mine, *its]:
@@ -236,7 +236,7 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
             )
     if not has_foreign_code(module):
         return
-    # Hooks, exchanged methods and classes that only have the same name: they must change nothing.
+    # Hooks, replaced methods and other classes of the same name must not change the output.
     weights = weights_of(module)
     device = next(iter(weights.values())).device
     twin.load_state_dict(weights, assign=True)
@@ -251,7 +251,7 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
 
 
 def _facts(module: nn.Module) -> dict[str, str]:
-    """What an entry must say of a module: its parts with their settings, and its weights."""
+    """The facts that an entry must reproduce: a module's parts with their settings, and its weights."""
     facts = {}
     for name, part in structure_of(module).items():
         where = name or "the module"

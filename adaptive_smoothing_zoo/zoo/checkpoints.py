@@ -1,4 +1,4 @@
-"""Other people's checkpoint files: told apart by their content, read without running code, renamed to our keys."""
+"""Foreign checkpoint files: recognized by their content, read without running code, renamed to our keys."""
 
 import logging
 import pickle
@@ -34,14 +34,13 @@ NESTINGS = ("state_dict", "model_state_dict", "model")
 
 
 def read_checkpoint(path: Path, device: str | torch.device | None = None) -> dict[str, Any]:
-    """What a checkpoint file (PyTorch, new or old; safetensors; .npz) holds: keys to tensors, possibly nested.
+    """The content of a checkpoint file (PyTorch, new or old; safetensors; .npz): keys to tensors, possibly nested.
 
     Args:
-        device: where to put the tensors of a safetensors file; those of other files stand on the CPU.
+        device: device for the tensors of a safetensors file; those of other files are on the CPU.
 
     Raises:
-        WeightsError: no such file; a web page, an archive, a truncated or a foreign file; or a pickle that would have
-            to run code, which is refused.
+        WeightsError: a missing, truncated or foreign file; a web page or an archive; or a pickle that would run code.
     """
     with readable(path):
         if not path.is_file():
@@ -78,11 +77,11 @@ def convert_base_net(
     Args:
         checkpoint: as ``read_checkpoint`` gives it; with foreign keys or with ours, also behind ``WRAPPERS``.
         config: the base net's; its architecture decides which key table applies.
-        net: that base net (on any device, also meta), which the result fits exactly.
+        net: that base net (on any device, also meta); the result fits it exactly.
         what: the checkpoint's name, for messages.
 
     Raises:
-        WeightsError: the checkpoint is of another net.
+        WeightsError: the checkpoint belongs to another net.
     """
     state, own = _tensors(_innermost(checkpoint), what), net.state_dict().keys()
     if (unwrapped := without_wrappers(state, lambda keys: keys == own)) is not None:
@@ -96,7 +95,7 @@ def convert_base_net(
 
 
 def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what: str) -> dict[str, Tensor]:
-    """A mixing network's checkpoint (``model`` and ``bn``) under our keys; ``alpha`` is what the result fits."""
+    """A mixing network's checkpoint (``model`` and ``bn``) under our keys; the result fits ``alpha``."""
     own = alpha.state_dict().keys()
     if (unwrapped := without_wrappers(_innermost(checkpoint), lambda keys: keys == own)) is not None:
         converted = _tensors(unwrapped, what)
@@ -120,7 +119,7 @@ def read_triplet_state(path: Path, device: str | torch.device | None = None) -> 
         device: as in ``read_checkpoint``.
 
     Raises:
-        WeightsError: no such file, or one that ``read_checkpoint`` refuses; or it is not of a whole triplet.
+        WeightsError: as ``read_checkpoint``; or the file is not of a whole triplet.
     """
     found = _innermost(read_checkpoint(path, device))
     state = without_wrappers(found, lambda keys: {str(key).split(".")[0] for key in keys} <= set(PARTS))
@@ -202,7 +201,7 @@ def _innermost(checkpoint: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def _tensors(checkpoint: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
-    """The checkpoint, if it is nothing but names of tensors or arrays of numbers; as tensors."""
+    """The checkpoint as tensors, if it contains only named tensors or arrays."""
     if not checkpoint or not all(
         isinstance(key, str) and isinstance(value, (Tensor, np.ndarray)) for key, value in checkpoint.items()
     ):
@@ -253,7 +252,7 @@ def _read_zip(path: Path) -> dict[str, Any]:
 
 def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
     """Tensors and plain containers only: nothing in the file can run."""
-    # Numbers that NumPy made (an accuracy, an epoch) stand in many checkpoints and are as harmless as tensors.
+    # Many checkpoints contain NumPy scalars (an accuracy, an epoch), which are as harmless as tensors.
     scalar = np.float64(0).__reduce__()[0]
     harmless: list[Any] = [
         *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),

@@ -1,7 +1,7 @@
-"""The original checkpoints of a triplet's parts: got from where their authors put them, checked, converted, cached.
+"""The original checkpoints of a triplet's parts: downloaded from their authors, checked, converted, cached.
 
-Each part becomes one safetensors file with our keys in the cache folder, once. Parts that several triplets share (the
-same net from the same sources) share that file. Whatever is interrupted is simply run again.
+Each part is converted once to a safetensors file with our keys in the cache folder. Triplets that share a part (the
+same net from the same sources) share that file. After an interruption, run the same call again.
 """
 
 import json
@@ -37,7 +37,7 @@ from adaptive_smoothing_zoo.zoo.weights import (
 logger = logging.getLogger(__name__)
 
 Files = dict[str, tuple[Path, Source | None]]
-"""By part, the file that was read, and what is known of it; None if it is ours, which says what it is made of."""
+"""By part, the file that was read and its source; None for our converted file, which records its own source."""
 
 
 def load_components(
@@ -49,15 +49,15 @@ def load_components(
 ) -> tuple[dict[str, Tensor], Files]:
     """A triplet's state dict from its original checkpoints, and the files that were read.
 
-    A part is taken from RobustBench's cache ``model_dir`` if the file is there (read as it is, nothing is copied),
-    else from our cache, else from its sources, the first that has it.
+    A part comes from RobustBench's cache ``model_dir`` if the file is there (read in place), else from our cache, else
+    from the first of its sources that has it.
 
     Args:
-        entry: whose ``weights.components`` say where the parts are.
+        entry: its ``weights.components`` list the sources of the parts.
         skeleton: the triplet that the weights must fit, on any device (also meta).
 
     Raises:
-        WeightsError: a part cannot be had; the message says what each source answered.
+        WeightsError: a part is not available; the message lists the error of each source.
     """
     state: dict[str, Tensor] = {}
     files: Files = {}
@@ -80,7 +80,7 @@ def load_components(
 
 
 def are_pinned(entry: Entry, files: Files) -> bool:
-    """Whether the hash of each part's original file was known before it was read, and so checked."""
+    """Whether each part's original file was checked against a known hash."""
     read = (
         entry.weights.components[part].sources if source is None else [source] for part, (_, source) in files.items()
     )
@@ -88,13 +88,13 @@ def are_pinned(entry: Entry, files: Files) -> bool:
 
 
 def pinned_source(path: Path, source: Source | None) -> Source:
-    """Where a part's weights came from, with hash and size of the original file (and its commit on the Hub).
+    """The source of a part's weights, with hash and size of the original file (and its commit on the Hub).
 
     Args:
         path, source: of ``Files``.
 
     Raises:
-        WeightsError: our file in the cache does not say it.
+        WeightsError: our file in the cache does not record it.
     """
     if source is not None:
         return replace(source, sha256=file_sha256(path), size=path.stat().st_size)
@@ -102,11 +102,11 @@ def pinned_source(path: Path, source: Source | None) -> Source:
         noted = {"sources": [json.loads(read_metadata(path)["source"])]}
         return parse(Component, noted, str(path)).sources[0]
     except (KeyError, ValueError):
-        raise WeightsError(f"{path} does not say what it was made of; delete it and load again") from None
+        raise WeightsError(f"{path} does not record its source; delete it and load again") from None
 
 
 def robustbench_file(model_dir: Path, entry: Entry, part: str) -> tuple[Path, RobustBenchFile] | None:
-    """The file of one part of a triplet in RobustBench's cache folder, if it is there, and what is known of it."""
+    """The file of one part of a triplet in RobustBench's cache folder, if it is there, and its source."""
     known = [s for s in entry.weights.components[part].sources if isinstance(s, RobustBenchFile)]
     sha256 = next((source.sha256 for source in known), None)  # RobustBench gives the same file to both models
     own = RobustBenchFile(model=entry.name, index=PARTS.index(part), sha256=sha256)
@@ -120,7 +120,7 @@ def convert_part(entry: Entry, part: str, module: nn.Module, path: Path) -> dict
     """The weights of one part, with our keys, from a foreign checkpoint file.
 
     Raises:
-        WeightsError: not a checkpoint, or that of another net; the message names the file.
+        WeightsError: not a checkpoint, or one of another net; the message names the file.
     """
     checkpoint = read_checkpoint(path)
     if part == "alpha":
@@ -135,7 +135,7 @@ def convert_triplet(entry: Entry, files: Mapping[str, Path]) -> Triplet:
         files: one for "std_model", one for "rob_model", and one for "alpha" if a mixing network gives it.
 
     Raises:
-        WeightsError: a file is missing or too many, is no checkpoint, or is that of another net.
+        WeightsError: a missing or superfluous file, not a checkpoint, or one of another net.
     """
     skeleton = meta_triplet(entry)
     needed = [part for part in PARTS if any(skeleton.get_submodule(part).state_dict())]
@@ -150,7 +150,7 @@ def convert_triplet(entry: Entry, files: Mapping[str, Path]) -> Triplet:
 
 
 def _cached(entry: Entry, part: str, component: Component, module: nn.Module, options: HubOptions | None) -> Path:
-    """Our file of this part; made now, from the first of its sources that has it, if it is not in the cache."""
+    """Our cached file of this part; if missing, made from the first of its sources that has it."""
     path = cache_folder("components") / f"{_component_name(entry, part, component)}.safetensors"
     with kept_in(path.parent.parent):
         if path.is_file():
@@ -169,13 +169,13 @@ def _cached(entry: Entry, part: str, component: Component, module: nn.Module, op
                     logger.info("%s of %s: %s", part, entry.key, error)
                     problems.append(f"- {error}\n")
     raise WeightsError(
-        f"cannot get {part} of {entry.key}:\n{''.join(problems)}Run it again to try again; or get the files of "
-        f"RobustBench's {entry.name} in any way and name their folder (model_dir), or convert them (asz convert)"
+        f"cannot get {part} of {entry.key}:\n{''.join(problems)}Run it again to retry; or get the files of "
+        f"RobustBench's {entry.name} in another way and pass their folder (model_dir), or convert them (asz convert)"
     )
 
 
 def _component_name(entry: Entry, part: str, component: Component) -> str:
-    """The same for the same net with the same weights, whatever triplet it is a part of."""
+    """A name that is equal for the same net with the same weights in any triplet."""
     if part == "alpha":
         what, net = "mixing_network", to_json(entry.alpha)
     else:
@@ -187,7 +187,7 @@ def _component_name(entry: Entry, part: str, component: Component) -> str:
 
 
 def _convert(entry: Entry, part: str, source: Source, module: nn.Module, path: Path, converted: Path) -> None:
-    """Check an original file against what is known of it, and write our file, which says what it was made of."""
+    """Check an original file against its known size and hash, and write our file, which records its source."""
     size, what = path.stat().st_size, f"{path} ({_named(source)})"
     if source.size is not None and size != source.size:
         raise WeightsError(f"{what} has {size} bytes, not {source.size}: it is truncated or another file")
@@ -205,7 +205,7 @@ def _convert(entry: Entry, part: str, source: Source, module: nn.Module, path: P
 def _fetched(source: Source, entry: Entry, name: str, options: HubOptions | None) -> Iterator[Path]:
     """The original file.
 
-    What we downloaded ourselves is deleted when it was converted or turned out to be bad, but not on an interruption.
+    Our own downloads are deleted after conversion or if they are invalid, but not on an interruption.
     """
     from huggingface_hub import constants
 

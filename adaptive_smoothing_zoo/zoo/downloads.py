@@ -1,4 +1,4 @@
-"""Files from plain URLs and from Google Drive; an interrupted download is resumed by the same call."""
+"""Files from plain URLs and from Google Drive; the same call resumes an interrupted download."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ _TIMEOUT = 30  # seconds without an answer after which a server counts as gone
 
 
 def download_url(url: str, path: Path) -> None:
-    """Download a file. What an earlier call left is used if the server's file is still the same.
+    """Download a file. A partial download is resumed if the server's file has not changed.
 
     Raises:
-        WeightsError: the server cannot be reached, refuses, or ends before the end of the file.
+        WeightsError: the server cannot be reached, refuses, or closes the connection early.
         OSError: the file cannot be written.
     """
     if path.is_file():

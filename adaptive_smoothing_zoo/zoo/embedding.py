@@ -1,4 +1,4 @@
-"""Put a triplet into the package: its entry, and those of its weights that the package and its dependencies lack."""
+"""Adds a triplet to the package: its entry, and the weights that the package and its dependencies lack."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def embed(folder: Path, limits: tuple[str, ...] = (), package: Path = PACKAGE) -> Entry:
     """Write entry and weights of a triplet into the package; weights in half precision if they are rounded to it.
 
-    A base net that ``load_base_net`` gives is named, not stored.
+    A base net of ``load_base_net`` is referenced, not stored.
 
     Args:
-        folder: what ``save_pretrained``, ``asz train`` or ``asz tune`` wrote.
-        limits: what the entry shall say in addition to its own limits.
+        folder: written by ``save_pretrained``, ``asz train`` or ``asz tune``.
+        limits: additional limits for the entry.
         package: folder that has ``pretrained`` and ``zoo/entries``.
 
     Returns:
@@ -52,7 +52,7 @@ def embed(folder: Path, limits: tuple[str, ...] = (), package: Path = PACKAGE) -
 
 
 def shipped_config(net: nn.Module) -> BaseNetConfig | None:
-    """What an entry says of a net that ``load_base_net`` gives; None of another."""
+    """The description of a net of ``load_base_net`` for an entry; None for other nets."""
     state = net.state_dict()
     for name, shipped in BASE_NETS.items():
         if type(build(shipped.architecture, **shipped.arguments)) is type(net) and _same(state, shipped.state_dict()):
@@ -62,7 +62,7 @@ def shipped_config(net: nn.Module) -> BaseNetConfig | None:
 
 
 def rounded_to_half(value: Tensor) -> Tensor:
-    """The values that half precision holds, in the dtype that they had."""
+    """The values rounded to half precision, in their own dtype."""
     return value.half().to(value.dtype) if value.is_floating_point() else value
 
 
@@ -71,7 +71,7 @@ def _same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _stored(package: Path, entry: Entry, state: dict[str, Tensor]) -> Weights:
-    """Write the weights, if there are any, and say where."""
+    """Write the weights, if there are any, and return their location."""
     if not state:
         return Weights()
     if all(torch.equal(value, rounded_to_half(value)) for value in state.values()):

@@ -1,4 +1,4 @@
-"""What is missing or wrong in the file of an entry, before it is added to the zoo."""
+"""Checks the file of an entry before it is added to the zoo."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def schema_text() -> str:
 
 
 def problems_of(path: Path) -> list[str]:
-    """What keeps the entry in a file from being added, in sentences; nothing is downloaded."""
+    """The problems of an entry file, one sentence each; nothing is downloaded."""
     try:
         entry = read_entry(path)
         skeleton = meta_triplet(entry)

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, through its own client, whose are cache, endpoint, tokens and offline mode."""
+"""Files from the Hugging Face Hub, through its own client with its cache, endpoint, tokens and offline mode."""
 
 import errno
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class NotOnHubError(WeightsError):
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
-    """How to ask the Hub.
+    """Options for requests to the Hub.
 
     Attributes:
         cache_dir: the Hub client's cache folder; its default (HF_HUB_CACHE) if None.
         token: an access token, or whether to use the stored one.
-        local_files_only: take what is in the cache and make no request.
+        local_files_only: use only the cache, without requests.
     """
 
     cache_dir: str | Path | None = None
@@ -44,8 +44,8 @@ def hub_file(repo: str, filename: str, revision: str | None = None, options: Hub
     Raises:
         NotOnHubError: there is no such repository, revision or file, or it is not in the cache and the client works
             offline.
-        WeightsError: it cannot be had now (network, permission, server), cannot be written into the cache, or the name
-            is none.
+        WeightsError: the download fails (network, permission, server), cannot be written into the cache, or the name is
+            invalid.
     """
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]

@@ -193,7 +193,7 @@ def test_a_net_that_is_no_mix_has_the_attacks_that_need_no_alpha():
         assert an_engine(net, name).made(name, IMAGES)[0].view.model is net
     two = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))  # apgd-t needs four classes
     assert an_engine(two, "apgd-gap-mix").made("apgd-gap-mix", IMAGES)[0].view.model is two
-    with pytest.raises(TypeError, match="about a MixedClassifier, got Sequential"):
+    with pytest.raises(TypeError, match="needs a MixedClassifier, got Sequential"):
         an_engine(net, "apgd-ce-pinned").made("apgd-ce-pinned", IMAGES)
 
 

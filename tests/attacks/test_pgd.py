@@ -342,7 +342,7 @@ def test_an_unknown_norm_is_refused(norm):
         ({"keep": "first"}, "keep must be 'last' or 'best'"),
         ({"restarts": 2}, "more need random_start=True"),
         ({"restarts": 0, "random_start": True}, "restarts must be at least 1"),
-        ({"random_start": True, "seed": 1, "generator": torch.Generator()}, "not from both"),
+        ({"random_start": True, "seed": 1, "generator": torch.Generator()}, "for random starts, not both"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

@@ -283,5 +283,5 @@ def test_a_snapshot_that_does_not_fit_is_refused(damage):
     elif damage == "nothing":
         kept = {}
     other = a_pool([[0]] * (4 if damage == "another size" else 3), batch_size=2)
-    with pytest.raises(ResultsError, match="no pool has stood like this"):
+    with pytest.raises(ResultsError, match="invalid snapshot of a pool"):
         other.restore(kept)

@@ -137,8 +137,8 @@ def test_a_snapshot_of_other_points_or_another_attack_is_refused():
     kept = engine.snapshot()
     for name, points, change, message in (
         ("apgd-t", indices + 1, {}, "other points"),
-        ("apgd-t", indices, {"running.step_size": kept["running.images"]}, "no pool has stood like this"),
-        ("apgd-ce", indices, {}, r"targets are \(14, 4\), not \(14, 1\)"),
+        ("apgd-t", indices, {"running.step_size": kept["running.images"]}, "invalid snapshot of a pool"),
+        ("apgd-ce", indices, {}, r"targets have shape \(14, 4\), not \(14, 1\)"),
         ("apgd-t", indices, {"targets": kept["targets"] + 9}, "not classes"),
         ("apgd-t", indices, {"indices": kept["indices"].float()}, "without indices"),
     ):

@@ -128,7 +128,7 @@ def test_the_record_says_both_precisions():
     usual = evaluate(model, IMAGES, model(IMAGES).argmax(1), threat=THREAT, settings=settings.limited(), device="cpu")
     assert usual.settings == found.settings
     both = {"tf32": True, "search_precision": "tf32"}
-    with pytest.raises(ValueError, match="give search_precision, or tf32"):
+    with pytest.raises(ValueError, match="give either search_precision or tf32"):
         evaluate(model, IMAGES, model(IMAGES).argmax(1), threat=THREAT, device="cpu", **both)
 
 

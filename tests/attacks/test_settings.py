@@ -98,7 +98,7 @@ def test_numbers_of_a_plan_are_whole_and_positive(number):
 
 @pytest.mark.parametrize(
     ("plan", "message"),
-    [(Plan("magic"), "there is no attack 'magic'; known: apgd-ce"), (Plan("fab-t", queries=3), "fab-t has no queries")],
+    [(Plan("magic"), "unknown attack 'magic'; known: apgd-ce"), (Plan("fab-t", queries=3), "fab-t has no queries")],
 )
 def test_what_the_catalogue_does_not_have_is_refused(plan, message):
     images = torch.rand(2, 1, 6, 6)
@@ -108,7 +108,7 @@ def test_what_the_catalogue_does_not_have_is_refused(plan, message):
 
 def test_settings_and_words_are_not_mixed_and_unknown_words_are_named():
     arguments = Net(), torch.rand(2, 1, 6, 6), torch.zeros(2).long()
-    with pytest.raises(ValueError, match="give seed within settings"):
+    with pytest.raises(ValueError, match="give seed inside settings"):
         evaluate(*arguments, eps=0.1, settings=AttackSettings(), seed=3)
     with pytest.raises(TypeError, match="unexpected keyword argument 'sead'"):
         evaluate(*arguments, eps=0.1, sead=3)
@@ -177,7 +177,7 @@ def test_the_command_attacks_with_it_records_it_as_not_standard_and_lists_it(toy
     assert record["protocol"].startswith("not standard: ")
     assert record["attacks"] == ["apgd-ce", "toy"]
     assert re.search(r"^toy +iterations=20$", asz("--list-attacks").out, re.MULTILINE)
-    assert "there is no attack 'magic'; known: apgd-ce" in asz(*triplet, "--attacks", "magic").err
+    assert "unknown attack 'magic'; known: apgd-ce" in asz(*triplet, "--attacks", "magic").err
 
 
 def test_shards_of_other_attacks_are_merged_under_their_own_name(tmp_path):
@@ -191,7 +191,7 @@ def test_shards_of_other_attacks_are_merged_under_their_own_name(tmp_path):
     other.save_pretrained(tmp_path / "other")
     refused = (
         (["--eps", "0.01"], "the evaluation had Linf 0."),
-        (["--model-dir", str(tmp_path / "other")], "is of the model"),
+        (["--model-dir", str(tmp_path / "other")], "belongs to the model"),
     )
     for wrong, message in refused:
         with pytest.raises(ResultsError, match=message):

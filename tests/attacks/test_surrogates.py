@@ -93,5 +93,5 @@ def test_what_is_no_batch_of_images_is_refused() -> None:
 def test_a_model_that_no_longer_mixes_is_refused() -> None:
     model = MixedClassifier(build("small_cnn", widths=(4,)), build("small_cnn", widths=(4,)), 0.9)
     model.reset_classifier(3)
-    with pytest.raises(ValueError, match="MixedNUTSSurrogate is about a mix"):
+    with pytest.raises(ValueError, match="MixedNUTSSurrogate: reset_classifier has replaced the mix"):
         MixedNUTSSurrogate(model, ALPHA)

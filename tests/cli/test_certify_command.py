@@ -62,7 +62,7 @@ def test_one_radius_takes_fewer_samples(capsys, tmp_path):
     assert record["radii"] == [0.1]
     assert record["bounds"]["cohen"]["average_radius"] is None
     assert record["sampling"]["mean_samples"] == log.samples.mean() < 2500
-    assert "noisy images for each example" in text
+    assert "noisy images per example" in text
     assert set(log.radius.tolist()) <= {0.0, 0.1}
 
 

@@ -95,7 +95,7 @@ def test_a_version_by_its_name_is_called_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--version", "plus", "--attacks", "square"), "give one of both"),
+        (("--version", "plus", "--attacks", "square"), "give one of the two"),
         (("--version", "custom"), "--version custom needs --attacks"),
         (("--version", "fast"), "is not one of 'standard', 'plus', 'rand', 'custom'"),
         (("--eot", "0"), "eot of apgd-ce must be an integer of at least 1"),
@@ -173,14 +173,14 @@ def test_a_standard_run_of_several_radii_makes_no_entry_of_the_leaderboard(tmp_p
     assert "there are no leaderboard entries" in err
     code, _, err = run(capsys, "eval", *DEMO, "--out", tmp_path, "--eps", "0,0/3")
     assert code
-    assert "different ones of one norm" in err
+    assert "different radii of one norm" in err
 
 
 @pytest.mark.parametrize("more", [("--quick",), ("--shard", "0/2"), ("--save-adversarials", "a.npz")])
 def test_several_radii_go_with_no_more(more, tmp_path, capsys):
     code, _, err = run(capsys, "eval", *DEMO, "--out", tmp_path, "--eps", "0.1,0.2", *more)
     assert code == 2
-    assert "several radii take one process" in err
+    assert "several radii need a single process" in err
 
 
 @pytest.mark.parametrize("ending", [".npz", ".pt"])
@@ -205,10 +205,10 @@ def test_saved_adversarial_images_give_the_recorded_accuracy(ending, tmp_path, c
     assert (code, "as recorded" in told) == (0, True), err
     other = ("Demo2026Adaptive", *DEMO[1:])
     code, _, err = run(capsys, "check-adversarials", file, *other)
-    assert (code, "found for another model" in err) == (1, True)
+    assert (code, "made for another model" in err) == (1, True)
     torch.save({"adv_complete": examples.images, "about": json.dumps(said)}, tmp_path / "clean.pt")
     code, _, err = run(capsys, "check-adversarials", tmp_path / "clean.pt", *DEMO)
-    assert (code, f"recorded is {100 * record['robust_accuracy']:.2f} %" in err) == (1, True)
+    assert (code, f"the recorded accuracy is {100 * record['robust_accuracy']:.2f} %" in err) == (1, True)
 
 
 def test_images_that_break_the_rules_are_refused(tmp_path, capsys):
@@ -220,7 +220,7 @@ def test_images_that_break_the_rules_are_refused(tmp_path, capsys):
     assert (code, "image 2 leaves the Linf ball of radius 0.2" in err) == (2, True)
     torch.save({"adv_complete": examples.images}, file)
     code, told, _ = run(capsys, "check-adversarials", file, *DEMO)
-    assert (code, "does not say what was recorded" in told) == (0, True)
+    assert (code, "has no recorded accuracy" in told) == (0, True)
     torch.save({"adv_complete": examples.images, "labels": examples.labels.flip(0)}, file)
     code, _, err = run(capsys, "check-adversarials", file, *DEMO)
     assert (code, "the labels in" in err) == (2, True)

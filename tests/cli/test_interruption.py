@@ -32,7 +32,7 @@ def test_sigterm_that_was_dropped_comes_again(capsys):
     with pytest.raises(Terminated), told_how_to_go_on():
         drops_it()
     assert time.monotonic() - begin < 20
-    assert "what is finished is kept; repeat the command to resume" in capsys.readouterr().err
+    assert "finished work is saved; repeat the command to resume" in capsys.readouterr().err
 
 
 def test_afterwards_no_alarm_is_left():

@@ -84,7 +84,7 @@ class TestList:
         assert {row["threat_model"] for row in rows(capsys, "--threat-model", "L2")} == {"L2"}
         code, out, err = run(capsys, "list", "no such words")
         assert (code, out) == (2, "")
-        assert "no triplet fits" in err
+        assert "no triplet matches" in err
 
     def test_json_has_what_the_entry_says(self, capsys):
         (row,) = rows(capsys, "--dataset", "cifar100", "mixednuts")

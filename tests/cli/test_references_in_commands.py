@@ -283,7 +283,7 @@ class TestDescribe:
         [
             (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is not a folder"),
             (("hf-hub:org/name", "--title", "T"), "is not a folder"),
-            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "whose radius is in its entry"),
+            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "its entry sets the radius"),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
         ],
     )
@@ -381,7 +381,7 @@ class TestRefusals:
 
     def test_what_a_net_does_not_have_is_refused(self, here, capsys):
         said = run(capsys, "eval", "nets.py:make", "--model-dir", "here")[2]
-        assert "has no --model-dir; a file of its weights is --checkpoint" in said
+        assert "takes no --model-dir; use --checkpoint for a file of weights" in said
         assert "the norm must be 'Linf' or 'L2'" in refused(capsys, "eval", "nets.py:make", "--threat-model", "L7")
         assert "unknown dataset" in refused(capsys, "eval", "nets.py:make", "--dataset", "none")
 

@@ -199,7 +199,7 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_t
         except Stop as stop:
             notes += stop.__notes__
     assert len(notes) == len(moments) == interrupting.count - counter.count  # nothing but the interrupted steps is lost
-    assert all("points are decided; all work is kept but the last" in note for note in notes)
+    assert all("points are finished; all work is saved except for the last" in note for note in notes)
     for name in ("robust", "broken_by", "adversarials"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert again.accuracy_after == whole.accuracy_after

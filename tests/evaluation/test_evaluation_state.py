@@ -137,9 +137,9 @@ class TestMerging:
 
     def test_a_missing_or_doubled_shard_is_named(self, labels, folders):
         for wrong in (folders[:1], [*folders, folders[0]]):
-            with pytest.raises(ResultsError, match=r"not all shards of one split, each once: 0/2 in .*"):
+            with pytest.raises(ResultsError, match=r"each shard of one split exactly once, got 0/2 in .*"):
                 merge(wrong, IMAGES, labels)
-        with pytest.raises(ResultsError, match="nothing to merge"):
+        with pytest.raises(ResultsError, match="no states to merge"):
             merge([], IMAGES, labels)
 
     def test_shards_of_different_evaluations_are_named_with_what_differs(self, model, labels, folders, tmp_path):
@@ -164,7 +164,7 @@ class TestMerging:
         merge([folder], IMAGES, labels)
 
     def test_other_data_are_refused(self, labels, folders):
-        with pytest.raises(ResultsError, match=r"evaluated were data of SHA-256 [0-9a-f]+, given are data of"):
+        with pytest.raises(ResultsError, match=r"data with SHA-256 [0-9a-f]+ were evaluated, got data with"):
             merge(folders, IMAGES.flip(0), labels)
 
     def test_a_folder_without_a_state_is_named(self, labels, folders, tmp_path):
@@ -198,8 +198,8 @@ def test_what_is_lost_of_a_batch_that_cannot_be_resumed_is_said(model, labels, t
     with pytest.raises(Interrupted) as caught:
         run(model, labels, engine="reference", state=tmp_path / "state", on_progress=in_the_first_attack)
     (note,) = caught.value.__notes__
-    assert note.startswith("apgd-ce: 4 of 20 points are decided and kept; pyautoattack")
-    assert "cannot resume inside a batch, so 0 s of work on the batch under way are lost" in note
+    assert note.startswith("apgd-ce: 4 of 20 points are finished and saved; pyautoattack")
+    assert "cannot resume inside a batch, so 0 s of work on the current batch are lost" in note
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_whatever_call_of_the_net_is_interrupted_no_more_than_a_step_is_lost(mod
             lost += Stopping.images
     assert_same(found, whole)
     assert len(notes) > 10
-    assert all("points are decided; all work is kept but the last" in note for note in notes)
+    assert all("points are finished; all work is saved except for the last" in note for note in notes)
     # Beside the work: a start (class count, the copy's comparison, ranks) and at most one step of one batch each time.
     assert lost + Stopping.images - images < len(notes) * 72
     assert not list((tmp_path / "state").glob("running-*"))
@@ -567,7 +567,7 @@ def test_sigterm_ends_it_like_ctrl_c_and_it_goes_on(tmp_path):
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "points are decided; all work is kept but the last" in err
+    assert "points are finished; all work is saved except for the last" in err
     assert "repeat the command to resume" in err
     assert list(state.glob("chunk-*"))
 
@@ -617,7 +617,7 @@ def test_a_run_that_is_ended_inside_its_first_batch_resumes_there(tmp_path, monk
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert ("all work is kept but the last" in err) == (number != signal.SIGKILL)
+    assert ("all work is saved except for the last" in err) == (number != signal.SIGKILL)
     assert list(state.glob("running-apgd-ce*"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "slow_net", raising=False)

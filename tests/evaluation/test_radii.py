@@ -102,9 +102,9 @@ def _noted(begun, evaluations):
 def test_radii_that_cannot_be_meant_are_refused():
     model, labels, _, threats = a_case("Linf")
     for wrong in ([], [threats[0], threats[0]], [threats[0], ThreatModel("L2", 0.5)]):
-        with pytest.raises(ValueError, match="different ones of one norm"):
+        with pytest.raises(ValueError, match="different radii of one norm"):
             evaluate_radii(model, IMAGES, labels, threats=wrong)
-    with pytest.raises(TypeError, match="threats are ThreatModels, as"):
+    with pytest.raises(TypeError, match="threats must be ThreatModels, as"):
         evaluate_radii(model, IMAGES, labels, threats=["0.1", "0.2"])
     with pytest.raises(TypeError, match="is an Evaluation that evaluate gave, got float"):
         evaluate(model, IMAGES, labels, eps=0.1, smaller=0.05)
@@ -112,7 +112,7 @@ def test_radii_that_cannot_be_meant_are_refused():
         evaluate_radii(model, IMAGES, labels, threats=threats, settings=AttackSettings(individual=True))
     single = evaluate(model, IMAGES, labels, eps=0.0)
     for threat in (ThreatModel("L2", 0.1), ThreatModel("Linf", 0.0)):
-        with pytest.raises(ValueError, match="is not of a smaller radius than"):
+        with pytest.raises(ValueError, match="must be smaller than that of"):
             evaluate(model, IMAGES, labels, threat=threat, smaller=single)
 
 

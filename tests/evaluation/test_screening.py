@@ -54,7 +54,7 @@ def test_the_command_takes_no_other_attacks(more):
     arguments = ["eval", "Demo2026Constant", "--dataset", "digits", "--n", "8", "--quick", more]
     found = CliRunner().invoke(cli.asz, arguments)
     assert found.exit_code == 2
-    assert "--quick makes an attack of its own" in found.output
+    assert "--quick uses its own attack" in found.output
 
 
 def test_bad_images_are_refused():

@@ -162,7 +162,7 @@ def test_under_standard_it_is_warned_of_with_the_way_out_and_refused_where_it_wo
     assert not seen[0].warnings
     assert seen[-1].warnings == found.warnings
     torch.manual_seed(0)
-    with pytest.raises(EvaluationError, match=r"for a randomized net take .*asz eval --version rand"):
+    with pytest.raises(EvaluationError, match=r"for a randomized net use .*asz eval --version rand"):
         evaluate(Doubtful(net), IMAGES, labels, eps=1e-3, settings=STANDARD.limited(iterations=8, queries=4))
 
 

@@ -218,7 +218,7 @@ class TestResetClassifier:
     def test_what_is_about_the_mix_refuses(self, model, features):
         model.reset_classifier(3, features=features)
         for call in (model.alpha_of, model.alpha_logit_of, lambda images: model.sweep(images, [0.5])):
-            with pytest.raises(ValueError, match=r"is about a mix .* load the model again"):
+            with pytest.raises(ValueError, match=r"has replaced the mix .* load the model again"):
                 call(IMAGES)
 
     def test_it_can_be_reset_again_to_any_features(self, model, features):

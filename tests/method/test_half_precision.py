@@ -154,7 +154,7 @@ def test_float32_is_computed_in_again():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
 def test_other_number_formats_are_refused(dtype):
-    with pytest.raises(ValueError, match=f"not in {dtype}"):
+    with pytest.raises(ValueError, match=f"got {dtype}"):
         to_dtype(model_with("small_cnn"), dtype)
 
 

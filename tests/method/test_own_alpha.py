@@ -120,7 +120,7 @@ def test_it_belongs_to_the_model_s_identity_and_entries_cannot_say_it(model, tmp
     before, triplet.alpha = identity_of(triplet, (1, 8, 8)), model.alpha
     assert identity_of(triplet, (1, 8, 8)) != before
     name = type(model.alpha).__name__
-    with pytest.raises(ConfigError, match=f"entries know a constant and an adaptive alpha, not a {name}"):
+    with pytest.raises(ConfigError, match=f"entries support a constant or an adaptive alpha, not a {name}"):
         triplet.save_pretrained(tmp_path / "saved")
 
 

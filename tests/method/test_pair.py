@@ -40,8 +40,8 @@ class TestSizes:
             (lambda: of_timm("resnet10t", 7), ours, "std_model has 7 classes and rob_model 4"),
             (lambda: ours(1), ours, "std_model has 1 channels of images and rob_model 3"),
             (lambda: of_timm("resnet10t", in_chans=1), ours, "std_model has 1 channels"),
-            (ours, lambda: of_timm("resnet10t", 0), r"rob_model \(ResNet\) gives features"),
-            (vit, lambda: vit(64), "32 x 32 alone and rob_model takes images of 64 x 64 alone"),
+            (ours, lambda: of_timm("resnet10t", 0), r"rob_model \(ResNet\) outputs features"),
+            (vit, lambda: vit(64), "32 x 32 and rob_model takes only images of 64 x 64"),
         ],
     )
     def test_nets_that_cannot_be_mixed_are_refused_when_the_mix_is_built(self, std, rob, said):
@@ -56,12 +56,12 @@ class TestSizes:
     def test_a_net_that_takes_one_size_says_so(self):
         mix = MixedClassifier(vit(), ours(), 0.5).eval()
         assert mix(IMAGES).shape == (2, CLASSES)
-        with pytest.raises(ValueError, match=r"std_model takes images of \(3, 32, 32\) alone, got \(3, 24, 24\)"):
+        with pytest.raises(ValueError, match=r"std_model takes only images of \(3, 32, 32\), got \(3, 24, 24\)"):
             mix(IMAGES[:, :, :24, :24])
 
     def test_another_size_than_a_net_was_made_for_is_told(self):
         mix = MixedClassifier(ours(), of_timm("resnet10t"), 0.5).eval()
-        with pytest.warns(UserWarning, match=r"\(3, 32, 32\) go into rob_model, which was made for \(3, 176, 176\)"):
+        with pytest.warns(UserWarning, match=r"rob_model was made for images of \(3, 176, 176\), got \(3, 32, 32\)"):
             mix(IMAGES)
 
     def test_a_net_that_resizes_inside_is_silent(self):
@@ -121,10 +121,10 @@ class TestTaps:
         [
             (
                 ("layer1", "layer9"),
-                r"none called 'layer9' \(std_taps\); it has 0: act1 \(64 channels, 1/2 of",
+                r"no feature map called 'layer9' \(std_taps\); it has 5 feature maps: 0: act1 \(64 channels, 1/2 of",
             ),
-            ((0, 5), r"std_model has 5 feature maps; there is none at index 5"),
-            (("layer2", "layer1"), "rising order"),
+            ((0, 5), r"std_model has no feature map at index 5"),
+            (("layer2", "layer1"), "must be ascending"),
         ],
     )
     def test_a_map_that_does_not_exist_lists_those_that_do(self, taps, said):
@@ -133,7 +133,7 @@ class TestTaps:
 
     def test_a_mixing_network_for_other_maps_is_refused_when_the_mix_is_built(self):
         alpha = AdaptiveAlpha(MixingNetwork(7, 11, PLANES))
-        with pytest.raises(ValueError, match=r"takes feature maps of \[7, 11\] channels.* have \[8, 12\] in all"):
+        with pytest.raises(ValueError, match=r"takes feature maps of \[7, 11\] channels.* have \[8, 12\] in total"):
             MixedClassifier(ours(), ours(), alpha)
         with pytest.raises(ValueError, match=r"at index 2 \(rob_taps\)"):
             MixedClassifier(ours(), ours(), AdaptiveAlpha(MixingNetwork(8, 12, PLANES), rob_taps=(1, 2)))

@@ -228,7 +228,7 @@ class TestPlaces:
         assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True)(IMAGES), model(IMAGES))
 
     def test_nowhere_is_refused(self):
-        with pytest.raises(ValueError, match="say which triplet"):
+        with pytest.raises(ValueError, match="name a triplet"):
             timm.create_model("adaptive_smoothing_triplet")
 
 

@@ -80,7 +80,7 @@ def test_held_out_images_are_not_learned_from():
     assert len(left) == len(data) - 4
     assert "without 4 that are held out" in left.source
     assert torch.equal(left.images[5], data.images[9])
-    with pytest.raises(ConfigError, match="are held out; name others"):
+    with pytest.raises(ConfigError, match="are held out; choose other"):
         without(held, data)
 
 

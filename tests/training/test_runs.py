@@ -221,4 +221,4 @@ def test_a_killed_command_goes_on_to_the_same_weights(recipes, tmp_path):
 def test_limits_without_an_embedded_entry_are_refused(recipes):
     result = CliRunner().invoke(asz, ["train", str(recipes / "trial.toml"), "--limit", "Trained on few images."])
     assert result.exit_code == 2
-    assert "--limit is for the entry that --embed writes" in result.output
+    assert "--limit needs --embed" in result.output

@@ -145,7 +145,7 @@ def test_a_target_is_met_or_refused_with_the_nearest():
     assert chosen.clean >= 0.8
     assert chosen.robust == max(c.robust for c in front.candidates if c.clean >= 0.8)
     assert front.with_robust(chosen.robust).clean == chosen.clean
-    with pytest.raises(ValueError, match=r"100\.10%; the front comes to"):
+    with pytest.raises(ValueError, match=r"100\.10%; the best is"):
         front.with_clean(1.001)
     with pytest.raises(ValueError, match="robust share"):
         front.with_robust(1.0)

@@ -125,7 +125,7 @@ def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
         (["--tune-on", "test"], "SPLIT:FIRST:END"),
         (["--tune-on", "test:300:900"], "359 examples"),
         (["--tune-on", "test:90:90"], "SPLIT:FIRST:END"),
-        (["--form", "constant", "--clean", "1.0"], "the front comes to"),
+        (["--form", "constant", "--clean", "1.0"], "the best is"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(code, tmp_path, capsys, more, said):

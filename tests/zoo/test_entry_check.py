@@ -70,7 +70,7 @@ ADAPTIVE = {"kind": "adaptive", "alpha_min": 0, "alpha_max": 1, "logit_scale": 1
         ({"name": "Doe2024Other"}, ["the file of Doe2024Other must be called Doe2024Other.json"]),
         ({"alpha": {"kind": "constant", "value": 2}}, ["alpha.value: must be less than or equal to 1, got 2"]),
         ({"std_model": {"architecture": "big_cnn"}}, ["cannot be built: unknown architecture 'big_cnn'; known: "]),
-        ({"alpha": {**ADAPTIVE, "std_taps": [0, 7]}}, [r"there is none at index 7 \(std_taps\)"]),
+        ({"alpha": {**ADAPTIVE, "std_taps": [0, 7]}}, [r"no feature map at index 7 \(std_taps\)"]),
         ({"preprocessing": "Res224"}, ["preprocessing: digits images are as they are; they take no preprocessing"]),
         ({"surrogate": {"name": "none", "alpha": 0.5}}, ["no surrogate 'none'; known: "]),
         ({"weights": {}}, ["weights: name 'hub_repo' .*, 'embedded', or 'components'"]),

@@ -112,7 +112,7 @@ def test_copies_remember_how_their_nets_were_made(tmp_path):
 def test_a_timm_net_says_what_images_it_is_for(tmp_path):
     mix = MixedClassifier(of_timm("test_vit", img_size=32), of_timm("resnet10t"), 0.5)
     assert same_again(mix, tmp_path).entry.image_shape == SHAPE
-    with pytest.raises(ConfigError, match=r"say image_shape=\(channels, height, width\)"):
+    with pytest.raises(ConfigError, match=r"give image_shape=\(channels, height, width\)"):
         MixedClassifier(ours(), ours(), 0.5).save_pretrained(tmp_path / "unknown")
 
 
@@ -148,12 +148,15 @@ def edited(net):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: MixedClassifier(Own(), ours(), 0.5), "std_model cannot be saved: a Own is code"),
+        (
+            lambda: MixedClassifier(Own(), ours(), 0.5),
+            "std_model cannot be saved: an entry cannot describe the code of a Own",
+        ),
         (lambda: MixedClassifier(ours(), Preprocessed(Own(), **LOOKS), 0.5), "rob_model cannot be saved"),
         (lambda: MixedClassifier(edited(of_timm("resnet10t")), ours(), 0.5), "no entry describes it"),
         (
             lambda: MixedClassifier(edited(torchvision.models.shufflenet_v2_x0_5(num_classes=CLASSES)), ours(), 0.5),
-            "is code",
+            "cannot describe the code",
         ),
         (lambda: MixedClassifier(ours().half(), ours(), 0.5), "cannot be saved"),
         (lambda: OwnMix(ours(), ours(), 0.5), "a OwnMix cannot be saved"),

@@ -141,7 +141,7 @@ REFUSED = [
         lambda m: setattr(m.std_model.final, "forward", lambda features: 3.0 * features),
         r"forward of std_model\.final is",
     ),
-    (lambda m: setattr(m.alpha, "std_taps", (1, 0)), "feature maps are tapped in rising order"),
+    (lambda m: setattr(m.alpha, "std_taps", (1, 0)), "indices of tapped feature maps must be ascending"),
     (lambda m: setattr(m, "alpha", nn.Identity()), "a constant and an adaptive alpha, not a Identity"),
 ]
 
@@ -204,7 +204,7 @@ class TestHeads:
         model = Triplet(entry)
         model.reset_classifier(3)
         model.head = nn.Sequential(nn.Dropout(), model.head)
-        with pytest.raises(ConfigError, match="entries know a linear head and none, not a Sequential"):
+        with pytest.raises(ConfigError, match="entries support a linear head or none, not a Sequential"):
             model.save_pretrained(tmp_path)
 
     @pytest.mark.parametrize(

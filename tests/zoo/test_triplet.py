@@ -94,8 +94,8 @@ class TestEntry:
         [
             ({"version": 3}, "version 3 adds"),
             ({"version": 5}, "versions 3 and 4"),
-            ({"std_taps": (0, 2)}, r"std_model has 2 feature maps; there is none at index 2 \(std_taps\)"),
-            ({"rob_taps": (-3, 1)}, r"rob_model has 2 feature maps; there is none at index -3 \(rob_taps\)"),
+            ({"std_taps": (0, 2)}, r"std_model has no feature map at index 2 \(std_taps\)"),
+            ({"rob_taps": (-3, 1)}, r"rob_model has no feature map at index -3 \(rob_taps\)"),
         ],
     )
     def test_a_mixing_network_that_does_not_fit_is_refused_with_the_entry_s_key(self, adaptive_entry, change, message):

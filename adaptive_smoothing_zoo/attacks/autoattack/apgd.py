@@ -1,4 +1,4 @@
-"""Auto-PGD [CH20, Algorithm 1], many runs side by side."""
+"""Auto-PGD [CH20, Algorithm 1], many runs in parallel."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from adaptive_smoothing_zoo.attacks.losses import (
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of
 from adaptive_smoothing_zoo.threat import ThreatModel
 
-# Points asked about, the answers there, the runs -> (N,) bool, which of the points are adversarial.
+# Points, the logits there, the runs -> (N,) bool, which of the points are adversarial.
 Fooled = Callable[[Tensor, Tensor, State], Tensor]
 
-MOMENTUM = 0.75  # weight of the gradient step against the last move
+MOMENTUM = 0.75  # weight of the gradient step relative to the last move
 RHO = 0.75  # the share of steps between two checkpoints that must increase the loss
 
 
@@ -34,10 +34,10 @@ class APGDState(State):
     """Next to the fields of every run:
 
     Attributes:
-        points: (N, channels, H, W) where the model is asked next.
+        points: (N, channels, H, W), inputs of the next forward pass.
         previous: the point from which the last gradient step was made.
         step_size: (N, 1, 1, 1).
-        loss: (N,) at the last point that a step led to.
+        loss: (N,) at the latest point.
         best_points, best_gradient, best_loss: where the loss was highest.
         increases: (N,) steps since the last checkpoint that increased the loss.
         checked_loss: (N,) ``best_loss`` at the last checkpoint.
@@ -57,21 +57,22 @@ class APGDState(State):
 
 
 class APGD(Attack[APGDState]):
-    """Projected gradient ascent with momentum that halves its step size where progress stalls, and then goes on from
-    the best point so far.
+    """Projected gradient ascent with momentum that, when progress stalls, halves its step size and returns to the best
+    point so far.
 
     Args:
         name: in the catalogue.
         threat: the ball.
         loss: what to increase.
         steps: gradient steps; a run makes one more forward pass than that.
-        radius: (N, 1, 1, 1) of each run in the place of the ball's, for N runs that stay together.
-        view: what to differentiate in the model's place.
-        fooled: which points are adversarial; by default those at which what is differentiated gives another label.
-        eot: passes that each gradient is the mean of. With more than one the model is taken to be randomized: a run
-            lasts to its end, and what it finds is its last adversarial point.
+        radius: (N, 1, 1, 1), a radius per run that replaces the ball's, for N runs that stay together.
+        view: the function to differentiate in place of the model.
+        fooled: decides which points are adversarial; by default those where the differentiated function gives another
+            label.
+        eot: passes averaged in each gradient. With more than one the model is considered randomized: a run uses all
+            its steps and returns its last adversarial point.
 
-    Iterates are those of pyautoattack 0.2.0.
+    Iterates equal those of pyautoattack 0.2.0.
     """
 
     recordable = True
@@ -98,19 +99,18 @@ class APGD(Attack[APGDState]):
         self._window[checked] = torch.tensor(windows)
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> APGDState:
-        """Begin at noise that belongs to the keys."""
+        """Start from random noise derived from the keys."""
         return self.start_at(images, labels, targets, noise_of(self.threat, keys, images))
 
     def start_at(self, images: Tensor, labels: Tensor, targets: Tensor, noise: Tensor) -> APGDState:
-        """Begin at the images plus noise, scaled to the ball's radius and cut to the box.
+        """Start from the images plus noise, scaled to the ball's radius and clipped to the box.
 
         Args:
             noise: the images' shape, uniform in [-1, 1] for l_inf and standard normal for l_2.
         """
         radius = self.threat.eps if self.radius is None else self.radius
         points = (images + radius * self.threat.unit(noise)).clamp(0.0, 1.0)
-        # The first step is compared with a loss of zero, not with the loss at the start. The paper would have the
-        # latter; iterates are to be the reference's.
+        # The first step is compared with a loss of zero, as in the reference; in the paper, with the loss at the start.
         zero = images.new_zeros(len(labels))
         return APGDState.begin(
             images,
@@ -130,7 +130,7 @@ class APGD(Attack[APGDState]):
 
     @torch.no_grad()
     def step(self, state: APGDState, model: Model) -> int:
-        """Ask the model at the current points, judge the last steps, make the next ones."""
+        """Evaluate the model at the current points, judge the last steps, make the next ones."""
         logits, loss, gradient = loss_and_gradient(
             model, state.points, lambda logits: self.loss(logits, state.labels, state.targets), passes=self.eot
         )
@@ -215,7 +215,7 @@ def _apgd_gap(setup: Setup) -> APGD:
 
 
 def checkpoints(steps: int) -> list[int]:
-    """The iterations at which progress is judged: 22 % of the steps, then intervals that shrink by 3 % down to 6 %."""
+    """The iterations that check progress: at 22 % of the steps, then at intervals that shrink by 3 % down to 6 %."""
     interval, shrink, shortest = intervals(steps)
     found, iteration = [], interval
     while iteration <= steps:
@@ -226,5 +226,5 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def intervals(steps: int) -> tuple[int, int, int]:
-    """The first interval between checkpoints, how much each later one is shorter, and the shortest."""
+    """The first interval between checkpoints, the decrement of later ones, and the minimum."""
     return max(int(0.22 * steps), 1), max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)

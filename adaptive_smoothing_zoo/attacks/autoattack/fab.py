@@ -1,4 +1,4 @@
-"""The Fast Adaptive Boundary attack [CH20b], many runs side by side."""
+"""The Fast Adaptive Boundary attack [CH20b], many runs in parallel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from adaptive_smoothing_zoo.attacks.projections import project_on_hyperplane
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of
 from adaptive_smoothing_zoo.threat import ThreatModel
 
-ALPHA_MAX = 0.1  # the most that a step is biased toward the clean image
+ALPHA_MAX = 0.1  # maximal bias of a step toward the clean image
 ETA = 1.05  # overshooting of the hyperplane
-BETA = 0.9  # how much of the way remains after a step back toward the clean image
+BETA = 0.9  # fraction of the perturbation that remains after a step back toward the clean image
 
 
 @dataclass
@@ -30,20 +30,20 @@ class FABState(State):
 
 
 class FAB(Attack[FABState]):
-    """Project, again and again, onto the linearized boundary between the label and another class, with a bias toward
-    the clean image; where the result is misclassified, step back toward the image to come closer still.
+    """Repeatedly project onto the linearized boundary between the label and another class, with a bias toward the clean
+    image; from misclassified points, step back toward the image.
 
-    It minimizes the norm; here a run ends with the first misclassified point inside the ball, which is all that
-    matters at a given radius.
+    FAB minimizes the norm; here a run ends at its first misclassified point inside the ball, which suffices at a given
+    radius.
 
     Args:
         threat: the ball.
         steps: projections per run.
-        targeted: whether the other class is the run's target, or the one whose boundary is the nearest at each step.
-            The latter takes a gradient for each class, and starts again at random points.
+        targeted: if True, the other class is the run's target; if False, the class with the nearest boundary at each
+            step. The latter needs a gradient per class and restarts from random points.
 
-    A targeted step takes one pass with a gradient and one without. (One pass could judge a point and linearize there if
-    it was not to be stepped back from; but most are, and then it costs more.) Iterates are those of pyautoattack 0.2.0.
+    A targeted step takes one pass with a gradient and one without. (Merging them would cost more, since most points are
+    stepped back from.) Iterates equal those of pyautoattack 0.2.0.
     """
 
     recordable = True
@@ -53,11 +53,11 @@ class FAB(Attack[FABState]):
         self.name = "fab-t" if targeted else "fab"
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> FABState:
-        """Begin at the clean images, which are taken to be classified correctly; nothing is random."""
+        """Start from the clean images, assumed correctly classified; nothing is random."""
         return FABState.begin(images, labels, targets, points=images.clone())
 
     def restart(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor, restarts: Tensor) -> FABState:
-        """Begin at the clean images first, and then at noise of half the radius that belongs to the keys."""
+        """Start from the clean images first, then from noise of half the radius, derived from the keys."""
         if self.targeted:
             return self.start(images, labels, targets, keys)
         noise = noise_of(self.threat, keys, images)
@@ -65,7 +65,7 @@ class FAB(Attack[FABState]):
         return self.start_at(images, labels, targets, torch.where(again, noise, 0.0))
 
     def start_at(self, images: Tensor, labels: Tensor, targets: Tensor, noise: Tensor) -> FABState:
-        """Begin at the images plus noise of any length but zero, scaled to half the radius and cut to the box."""
+        """Start from the images plus nonzero noise, scaled to half the radius and clipped to the box."""
         points = (images + 0.5 * self.threat.eps * self.threat.unit(noise)).clamp(0.0, 1.0)
         return FABState.begin(images, labels, targets, points=points)
 
@@ -84,7 +84,7 @@ class FAB(Attack[FABState]):
         return len(state)
 
     def _linearized(self, state: FABState, model: Model) -> tuple[Tensor, Tensor]:
-        """How much the logit of the other class exceeds the label's, (N,), and the gradient of that."""
+        """The other class's logit minus the label's, (N,), and its gradient."""
         if not self.targeted:
             return nearest_boundary(model, state.points, state.labels, self.threat)
         _, gap, gradient = loss_and_gradient(
@@ -93,7 +93,7 @@ class FAB(Attack[FABState]):
         return gap, gradient
 
     def _project(self, state: FABState, gap: Tensor, gradient: Tensor) -> Tensor:
-        """Between the projections of the point and of the clean image, nearer to the one that is the shorter move."""
+        """A point between the projections of the current point and of the clean image, closer to the shorter move."""
         normal, shape = gradient.flatten(1), gradient.shape
         offset = (normal * state.points.flatten(1)).sum(dim=1) - gap
         from_point, from_image = (
@@ -107,11 +107,11 @@ class FAB(Attack[FABState]):
 
 
 def nearest_boundary(model: Model, points: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The linearized boundary of the label that is nearest to each point.
+    """The nearest linearized decision boundary of each point.
 
     Returns:
-        How much the logit of the class behind it exceeds the label's, (N,), and the gradient of that, (N, channels, H,
-        W). Class after class, so that the gradients of one are in memory at a time.
+        The logit of the class beyond it minus the label's, (N,), and its gradient, (N, channels, H, W). Classes are
+        processed one by one to save memory.
     """
     points = points.detach().requires_grad_()
     with torch.enable_grad():

@@ -15,21 +15,21 @@ from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.threat import ThreatModel
 
-CHECKED = 256  # images that AutoAttack's checks are made with, unless a batch has more
+CHECKED = 256  # images used by AutoAttack's checks, unless a batch has more
 ADVICE = "Here: asz eval --version rand, or AttackSettings.version('rand')."
-LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed for that"
+LOST_GRADIENT = "a gradient was not finite during an attack, which may have failed because of it"
 
 
 class ReferenceEngine:
     """Runs AutoAttack's attacks on batches of points, as ``AutoAttack.run_standard_evaluation`` does.
 
     The verdicts are those of pyautoattack for the same seed and batch size; its global seeding is undone afterwards.
-    Each attack gets the seed at the start of each batch, so that a batch is attacked whole or anew. Arguments and
-    methods are those of ``Search``; there are no snapshots, and surrogates are not used.
+    Each attack is seeded at the start of each batch, so an interrupted batch starts again. Arguments and methods are
+    those of ``Search``; there are no snapshots, and surrogates are not used.
 
     Raises:
         ModuleNotFoundError: pyautoattack is not installed.
-        ValueError: an attack that it does not have.
+        ValueError: an attack that pyautoattack lacks.
     """
 
     resumes_inside = False
@@ -47,7 +47,7 @@ class ReferenceEngine:
         self.name = self.full_name()
         from pyautoattack import AutoAttack
 
-        self.flat: dict[str, set[int]] = {}  # pyautoattack does not tell
+        self.flat: dict[str, set[int]] = {}  # pyautoattack does not report it
         self.model, self.device, self.settings = model, device, settings
         self.batch_size = settings.batch_size or 256
         self._notes = _Notes()
@@ -57,7 +57,7 @@ class ReferenceEngine:
             self._watched, norm=threat.norm, eps=threat.eps, seed=settings.seed, version="standard", device=device
         )
         self._autoattack.apgd.logger = self._autoattack.apgd_targeted.logger = self._notes
-        self._batch: tuple[int, int, int] | None = None  # passes when it began, passes per point, points
+        self._batch: tuple[int, int, int] | None = None  # passes at its start, passes per point, points
         self._num_classes = num_classes
         self._targets = self._autoattack.apgd_targeted.n_target_classes = min(9, num_classes - 1)
         self._autoattack.fab.n_target_classes = self._targets
@@ -67,7 +67,7 @@ class ReferenceEngine:
                     raise ValueError(f"pyautoattack has no attack {name!r}; use the engine 'fast'")
 
     def _follow(self, plan: Plan) -> Any:
-        """pyautoattack's attack, with the numbers of a plan."""
+        """pyautoattack's attack, configured by a plan."""
         attack, loss = _NAMES[plan.name]
         part = getattr(self._autoattack, attack)
         numbers = {
@@ -90,7 +90,7 @@ class ReferenceEngine:
 
     @staticmethod
     def full_name() -> str:
-        """What carries out the attacks, with its version.
+        """Name and version of the engine.
 
         Raises:
             ModuleNotFoundError: pyautoattack is not installed.
@@ -115,8 +115,8 @@ class ReferenceEngine:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Attack every point; yield (positions, candidates) batch by batch; a candidate need not be adversarial.
 
-        A batch whose points are all ``done`` (N,) is passed over; the batches are the same whatever is done. ``beat``
-        is called at every pass. Indices in the dataset are not used.
+        A batch whose points are all ``done`` (N,) is skipped; ``done`` does not change the batches. ``beat`` is called
+        at every pass. Indices in the dataset are not used.
         """
         perturb = self._follow(self.settings.plan(name)).perturb
         self._notes.texts = self._warnings.setdefault(name, [])
@@ -136,26 +136,26 @@ class ReferenceEngine:
             yield positions, candidates.detach().to(images.device)
 
     def snapshot(self) -> None:
-        """Nothing: a batch cannot resume."""
+        """None: a batch cannot resume."""
 
     def spent(self) -> int:
         """Forward-equivalents that checks and attacks have spent so far."""
         return self._watched.passes
 
     def underway(self) -> float:
-        """How much is done for the points of the batch under way, in points."""
+        """Progress within the current batch, in points."""
         if self._batch is None:
             return 0.0
         begin, per_point, points = self._batch
         return min((self._watched.passes - begin) / per_point, points)
 
     def warnings(self, name: str) -> tuple[str, ...]:
-        """What there is to say against an attack as it went so far."""
+        """Warnings about an attack so far."""
         return tuple(self._warnings.get(name, ()))
 
     def check(self, images: Tensor, labels: Tensor, beat: Callable[[], object] | None = None) -> tuple[str, ...]:
-        """What AutoAttack's own checks say against attacks on the model, from its answers to the first images; nothing
-        if all is well. ``beat`` is called at every pass.
+        """Warnings of AutoAttack's own checks on the model's outputs for the first images; empty if there are none.
+        ``beat`` is called at every pass.
         """
         from pyautoattack import checks
 
@@ -182,7 +182,7 @@ class ReferenceEngine:
         return torch.cat([self._watched(part) for part in images.split(self.batch_size)])
 
 
-_NAMES = {  # the attributes of AutoAttack, and the loss that they are given
+_NAMES = {  # the attributes of AutoAttack and the loss of each
     "apgd-ce": ("apgd", "ce"),
     "apgd-dlr": ("apgd", "dlr"),
     "apgd-t": ("apgd_targeted", None),
@@ -193,7 +193,7 @@ _NAMES = {  # the attributes of AutoAttack, and the loss that they are given
 
 
 def check_square(accuracy_after: dict[str, float]) -> tuple[str, ...]:
-    """What AutoAttack says if Square, which sees no gradient, beat the attacks that do; else nothing."""
+    """AutoAttack's warning if Square, a gradient-free attack, succeeded after the gradient attacks; else nothing."""
     from pyautoattack import checks
 
     notes = _Notes()
@@ -202,7 +202,7 @@ def check_square(accuracy_after: dict[str, float]) -> tuple[str, ...]:
 
 
 class _Notes:
-    """In the place of a logger: what pyautoattack warns of is kept, each text once, whatever is logged or not."""
+    """A logger that stores pyautoattack's warnings, each text once, independent of logging settings."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -213,8 +213,7 @@ class _Notes:
 
 
 class _Watched(nn.Module):
-    """A model whose gradient with respect to the images is contiguous, which pyautoattack needs and channels_last
-    weights do not give by themselves.
+    """A model with contiguous image gradients, which pyautoattack needs and channels_last weights do not guarantee.
 
     Attributes:
         passes: forward-equivalents so far, counted in images: a gradient is one more.
@@ -236,7 +235,7 @@ class _Watched(nn.Module):
         return self.model(images)  # type: ignore[no-any-return]
 
     def _contiguous_and_finite(self, gradient: Tensor) -> Tensor:
-        """The gradient, contiguous. One that is not finite is noted: APGD stands still there, and nobody would know."""
+        """The gradient, contiguous. Non-finite gradients are recorded: APGD would silently stop moving there."""
         self.passes += len(gradient)
         if not bool(torch.isfinite(gradient).all()):
             self.notes.warning(LOST_GRADIENT)

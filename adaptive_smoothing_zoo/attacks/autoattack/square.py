@@ -1,4 +1,4 @@
-"""The Square attack [ACFH20], many runs side by side."""
+"""The Square attack [ACFH20], many runs in parallel."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from adaptive_smoothing_zoo.machine.graphs import Graphed
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 MOST_AHEAD = 8  # changes of one run that are tried at once
-LOOK_AHEAD = 32  # for each of these, changes that are looked at for ones worth trying
+LOOK_AHEAD = 32  # candidates examined for each of these
 
 
 @dataclass
 class SquareState(State):
-    """Next to the fields of every run. ``iteration`` is the next query; 0 asks about the start, others about changes.
+    """Fields in addition to ``State``'s. ``iteration`` is the next query; query 0 is the start, others are changes.
 
     Attributes:
-        keys: (N,) int64, what the random signs of a run depend on.
+        keys: (N,) int64, keys of the random signs.
         best: (N, channels, H, W) the point with the lowest margin so far.
         best_margin: (N,) the margin there.
-        best_query: (N,) the query that asked about it.
+        best_query: (N,) the query of that point.
     """
 
     keys: Tensor
@@ -46,10 +46,10 @@ class SquareState(State):
 
 
 class Draw(Protocol):
-    """Where starts and changes come from."""
+    """Source of starts and changes."""
 
     def start(self, keys: Tensor) -> Tensor:
-        """(N, channels, H, W) a pattern for each key, which fills the ball of radius 1."""
+        """(N, channels, H, W), a pattern of norm 1 for each key."""
 
     def __call__(self, state: SquareState, rows: Tensor, numbers: Tensor) -> Changes:
         """The changes (M,) with these numbers (M,), from 0, of the runs in these rows (M,)."""
@@ -64,18 +64,17 @@ class Square(Attack[SquareState]):
 
     Args:
         threat: the ball.
-        draw: where starts and changes come from.
-        ask: a way to margins that is shorter than the model's logits, if there is one.
-        batch_size: most points to ask about at once, if the runs are fewer.
+        draw: source of starts and changes.
+        ask: computes margins faster than by the model's logits, if available.
+        batch_size: maximal number of points per forward pass, if there are fewer runs.
         queries: changes tried per run; a run makes one more forward pass than that.
-        twins: (queries,) for each change the number of the last one before it that is the same in all runs, -1 if
-            there is none. If given, a model that answers the same twice is taken for granted, and not asked about a
-            point that it has been asked about: one that a change leaves where it is, or whose change has been tried on
-            the best point. Small images have few changes, and most of the queries are such. Looking for them makes
-            the host wait for the device.
-        faster_way: decides at each step whether ``ask`` and ``twins`` are used; they always are if it is None.
+        twins: (queries,), for each change the index of the last earlier change that is equal in all runs, -1 if there
+            is none. If given, the model is assumed deterministic, and known points are not evaluated again: those that
+            a change leaves unchanged, or whose change was tried on the best point. For small images these are most
+            queries. Finding them synchronizes with the device.
+        faster_way: decides at each step whether to use ``ask`` and ``twins``; if None, every step does.
 
-    Points are those of pyautoattack 0.2.0 for the same random numbers.
+    Points equal those of pyautoattack 0.2.0 for the same random numbers.
     """
 
     name = "square"
@@ -97,7 +96,7 @@ class Square(Attack[SquareState]):
         self.answered = torch.zeros((), dtype=torch.int64)
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> SquareState:
-        """Begin at the image plus a pattern that fills the ball."""
+        """Start from the image plus a pattern whose norm is the radius."""
         pattern = self.draw.start(keys)
         scaled = pattern if self.threat.is_linf else self.threat.unit(pattern)
         return SquareState.begin(
@@ -112,11 +111,11 @@ class Square(Attack[SquareState]):
 
     @torch.no_grad()
     def step(self, state: SquareState, model: Model) -> int:
-        """Ask the model about the next changes of every run, and keep the first that helps.
+        """Evaluate the next changes of every run, and keep the first that lowers the margin.
 
-        Changes are few that help, so as many as fit into a batch are tried at once, each as if none before it did;
-        those behind the first that does are made anew, from the better point, in the next step. What a run goes
-        through does not depend on how many are tried at once.
+        Few changes do, so a batch tries as many as fit, each from the current best point. Those after the first
+        success are repeated from the better point in the next step. The iterates of a run do not depend on how many
+        changes are tried at once.
         """
         ahead = min(max(self.batch_size // max(len(state), 1), 1), MOST_AHEAD)
         over = state.found | state.exhausted
@@ -134,10 +133,10 @@ class Square(Attack[SquareState]):
     def _keep_first_that_helps(
         self, state: SquareState, ask: Ask, rows: Tensor, queries: Tensor, points: Tensor, after: Tensor
     ) -> Tensor:
-        """Ask about the points, and return each run's next query: that behind the first that helps, or ``after``."""
+        """Evaluate the points; return each run's next query: the one after the first success, or ``after``."""
         best_margin = state.best_margin[rows]
         counts = ~(state.found | state.exhausted)[rows] & (queries <= self.queries)
-        worth = best_margin.clamp(min=1e-30)  # a margin counts if it is the lowest yet or not above zero
+        worth = best_margin.clamp(min=1e-30)  # a margin counts if it is the lowest so far or at most zero
         margins = ask(points, state.labels[rows], torch.where(counts, worth, -torch.inf))
         helps = counts & ((margins < best_margin) | (margins <= 0.0))
         places = torch.arange(len(rows), device=rows.device)
@@ -159,14 +158,14 @@ class Square(Attack[SquareState]):
             rows = torch.arange(len(state), device=device)[:, None].expand(-1, ahead).reshape(-1)
             queries = (state.iteration[:, None] + torch.arange(ahead, device=device)).flatten()
             return rows, queries, self._points(state, rows, queries), state.iteration + ahead
-        # Candidates, more than are wanted, without those whose change has been tried on the best point.
+        # More candidates than needed, without changes already tried on the best point,
         window = state.iteration[:, None] + torch.arange(LOOK_AHEAD * ahead, device=device)
         twin = twins[(window - 1).clamp(0, self.queries - 1)] + 1
         open_ = ~over[:, None] & (window <= self.queries) & (twin <= state.best_query[:, None])
         wanted, after = _first(open_, window, 2 * ahead)
         rows, columns = wanted.nonzero(as_tuple=True)
         points = self._points(state, rows, window[rows, columns])
-        # And without those that are the best point.
+        # and without those equal to the best point.
         wanted[rows, columns] = (points != state.best[rows]).flatten(1).any(dim=1) | (window[rows, columns] == 0)
         chosen, after = _first(wanted, window, ahead, after)
         kept = chosen[rows, columns]
@@ -174,7 +173,7 @@ class Square(Attack[SquareState]):
         return rows, window[rows, columns], points[kept], after
 
     def _points(self, state: SquareState, rows: Tensor, queries: Tensor) -> Tensor:
-        """What each query of the runs in these rows asks about: the start, or the best point with a change."""
+        """The point of each query of the runs in these rows: the start, or the best point with a change."""
         images, best = state.images[rows], state.best[rows]
         change = self.draw(state, rows, (queries - 1).clamp(0, self.queries - 1))
         changed = (
@@ -183,13 +182,13 @@ class Square(Attack[SquareState]):
         return torch.where((queries == 0).view(-1, 1, 1, 1), best, changed)
 
     def _linf_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
-        """Add twice the radius inside the square and cut to the ball, so that it ends on one side or the other."""
+        """Add twice the radius inside the square and clip to the ball: pixels there end at plus or minus the radius."""
         square = inside(change.top, change.left, change.size, best)
         added = 2.0 * self.threat.eps * change.signs[:, :, None, None] * square
         return self.threat.project(images, best + added)
 
     def _l2_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
-        """Give one square the perturbation of another, what is left of the radius, and a new pattern on top."""
+        """Move the perturbation of one square, plus the unused radius and a new pattern, into another square."""
         away = best - images
         channels = away.shape[1]
         square = inside(change.top, change.left, change.size, away)
@@ -211,13 +210,13 @@ def _margins_of(model: Model) -> Ask:
 
 
 def _first(wanted: Tensor, queries: Tensor, most: int, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The first wanted queries of every row, and the query behind them: ``end``, unless some are left for later.
+    """The first wanted queries of every row, and the query after them: ``end``, unless some are left over.
 
     Args:
         wanted: (N, W) bool.
         queries: (N, W), rising by one.
         most: how many.
-        end: (N,) the query behind all, if it is not that behind the last column.
+        end: (N,) the query after all, if it is not the one after the last column.
     """
     rank = wanted.cumsum(dim=1)
     end = queries[:, -1] + 1 if end is None else end
@@ -232,7 +231,7 @@ def _plane_norm(planes: Tensor) -> Tensor:
 
 @register("square", cost=1, queries=QUERIES)
 def _square(setup: Setup) -> Square:
-    """Known answers and bounds spare passes: on CPUs always, and where they make a host wait, if that is faster."""
+    """Reuse known margins and bounds to save passes: always on CPUs; elsewhere, where it synchronizes, if faster."""
     draw = KeyedSquares(setup.seed, "square", setup.shape, setup.threat, setup.device, setup.queries)
     prepared = setup.prepared.model if isinstance(setup.prepared, Graphed) else setup.prepared
     return Square(

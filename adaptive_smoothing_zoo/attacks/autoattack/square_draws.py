@@ -27,7 +27,7 @@ class Changes:
         top, left: (M,) its corner.
         signs: (M, channels) -1 or 1, direction of the change in each channel.
         top_2, left_2: (M,) corner of the square that gives up its perturbation (l_2).
-        transposed: (M,) bool, whether the pattern lies on its side (l_2).
+        transposed: (M,) bool, whether the pattern is transposed (l_2).
     """
 
     size: Tensor
@@ -48,8 +48,8 @@ class Keyed(Protocol):
 class KeyedSquares:
     """The random numbers of the Square attack on images of a shape (channels, H, W).
 
-    As in the reference, all examples share the squares' places, sizes and (in l_inf) signs; their starts are their
-    own, and so are their signs in l_2. For ``twins``, (queries,), see ``Square``.
+    As in the reference, all examples share the squares' places, sizes and (in l_inf) signs; starts, and in l_2 signs,
+    are drawn per example. For ``twins``, (queries,), see ``Square``.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class KeyedSquares:
         self.twins = self._twins()
 
     def _twins(self) -> Tensor:
-        """For each change the number of the last one before it that is the same in all runs, or -1."""
+        """For each change, the index of the last earlier change that is equal in all runs, or -1."""
         twins = torch.full_like(self._size, -1)
         if self.threat.is_linf:  # in l_2 each run has signs of its own
             last: dict[tuple[float, ...], int] = {}
@@ -96,7 +96,7 @@ class KeyedSquares:
         _, _, rows, columns = tile_grid(height, width)
         counters = torch.arange(channels * rows * columns, device=keys.device)
         chosen = signs(keys[:, None], counters).view(len(keys), channels, rows, columns)
-        # Counters from below, where no query comes.
+        # Negative counters, which no query uses.
         transposed = bits(self._shared_key, -1 - torch.arange(rows * columns, device=keys.device)) < 0
         return tiles(chosen, transposed.view(rows, columns), height, width)
 
@@ -127,10 +127,10 @@ def stripes(signs: Tensor, height: int) -> Tensor:
 
 
 def tile_grid(height: int, width: int) -> tuple[int, int, int, int]:
-    """Side of the tiles of the l_2 start, the row and column where they begin, and how many there are each way.
+    """Side of the tiles of the l_2 start, their first row and column, and the number of rows and columns of tiles.
 
-    An image narrower than a tile has none, and starts from itself. One lower than 5 pixels has tiles of one pixel,
-    where the authors' code divides by zero.
+    An image narrower than a tile has none and starts unperturbed. Images under 5 pixels high have tiles of one pixel;
+    the authors' code divides by zero there.
     """
     side = max(height // 5, 1)
     begin = max((height - 5 * side) // 2, 0)
@@ -142,8 +142,8 @@ def tiles(signs: Tensor, transposed: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         signs: (N, channels, rows, columns), one for each tile.
-        transposed: (rows, columns) bool, whether the tile's pattern lies on its side.
-        height, width: of the images. Tiles that do not fit are cut off.
+        transposed: (rows, columns) bool, whether the tile's pattern is transposed.
+        height, width: size of the images. Tiles that do not fit are cut off.
 
     Returns:
         (N, channels, height, width).
@@ -185,7 +185,7 @@ def inside(top: Tensor, left: Tensor, size: Tensor, images: Tensor) -> Tensor:
 
 
 def placed_pattern(change: Changes, images: Tensor) -> Tensor:
-    """(N, 1, H, W) each run's pattern in its square, whatever around it."""
+    """(N, 1, H, W), each run's pattern in its square; values outside the square are arbitrary."""
     table = _pattern_table(min(images.shape[2:]), images.device, images.dtype)
     rows = (torch.arange(images.shape[2], device=images.device) - change.top[:, None]).clamp(0, table.shape[1] - 1)
     columns = (torch.arange(images.shape[3], device=images.device) - change.left[:, None]).clamp(0, table.shape[2] - 1)

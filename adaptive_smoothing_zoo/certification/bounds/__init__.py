@@ -1,8 +1,8 @@
 """The theorems that certify radii: one file and one ``Bound`` each.
 
 A radius r means: no perturbation smaller than r changes the label; at r itself two classes may be equal. A radius of 0
-certifies nothing. An alpha module counts with the smallest alpha it can give: an adversary moves an input-dependent
-alpha too, and every radius grows with alpha.
+certifies nothing. For an alpha module its smallest alpha counts: an adversary can move an input-dependent alpha, and
+every radius grows with alpha.
 """
 
 from importlib import import_module
@@ -75,7 +75,7 @@ def of_lipschitz(name: str) -> OfLipschitz:
 
 
 def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: str = "theorem5") -> Floats:
-    """What a Gaussian-smoothed h's probability of its label must reach for the mix to have this l_2 radius.
+    """The label's probability that a Gaussian-smoothed h needs for the mix to have this l_2 radius.
 
     The inverse of the radii of ``mix_certificates``.
 
@@ -83,7 +83,7 @@ def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: str = "th
         Numbers in [1/2, 1), rounded up; infinite where no probability below 1 is enough.
 
     Raises:
-        ValueError: a value outside its range, or a bound that is not about such an h.
+        ValueError: a value out of range, or a bound that does not apply to such an h.
     """
     vote = of_smoothed(bound).vote
     r, weight = checked_values(radius, "radii", 0.0, np.inf), alpha_min_of(alpha)

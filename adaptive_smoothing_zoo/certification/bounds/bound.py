@@ -1,4 +1,4 @@
-"""What a bound is: a theorem that turns what is known of h into a certified radius of the mix."""
+"""The type of a bound: a theorem that gives a certified radius of the mix from properties of h."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class OfSmoothed:
 
     Attributes:
         radius: (N,) radii of the mix from h and an alpha in (1/2, 1]; the caller rounds them down and cuts them at 0.
-        vote: what h's probability of its label must reach for a radius, from radius, alpha and sigma, which broadcast;
-            the inverse of ``radius``. The caller rounds it up.
+        vote: the label's probability that h needs for a radius, from radius, alpha and sigma, which broadcast; the
+            inverse of ``radius``. The caller rounds it up.
         keeps_h: whether alpha = 1 gives the radius of h alone.
-        two_bounds: (N,) radii, rounded down, where a lower bound of h's probability of its label and an upper one of
-            every other's are known: from both, alpha in (1/2, 1] and sigma. Without, the bound takes 1 - p.
+        two_bounds: (N,) radii, rounded down, from a lower bound of h's probability of its label, an upper bound of
+            every other class, alpha in (1/2, 1] and sigma. If None, the bound uses 1 - p.
     """
 
     radius: Callable[[SmoothedNet, Floats], Floats]

@@ -1,4 +1,4 @@
-"""The lemma behind every bound [BAS24, Lemma 2]: how sure h must be for g to be powerless."""
+"""The lemma behind every bound [BAS24, Lemma 2]: the margin of h at which g cannot change the label."""
 
 import numpy as np
 
@@ -6,10 +6,9 @@ from adaptive_smoothing_zoo.certification.rounding import Alpha, Floats, alpha_m
 
 
 def margin_needed(alpha: Alpha) -> Floats:
-    """The margin (1 - alpha) / alpha between h's probabilities that makes g powerless [BAS24, Lemma 2].
-
-    Where h_y - h_i reaches it for all i != y, the mix (1 - alpha) g + alpha h has the label y, whatever g says. Tight:
-    with a smaller margin to some i, a g that is sure of i wins. Rounded up; infinite at alpha = 0.
+    """The margin (1 - alpha) / alpha between h's probabilities at which g cannot change the label [BAS24, Lemma 2]. If
+    h_y - h_i reaches it for all i != y, the mix (1 - alpha) g + alpha h has the label y for any g. Tight: with a
+    smaller margin to some i, a g with probability 1 on i wins. Rounded up; infinite at alpha = 0.
 
     Raises:
         ValueError: alpha outside [0, 1].
