@@ -107,8 +107,8 @@ class PublishedMix(LogsExperiment):
     def summary(self, table: LogsTable) -> str:
         rows = []
         for row in table.rows:
-            mixed = row.case["classifier"] == "mix"
-            which = f"mix with sigma {row.case['h']}" if mixed else f"sigma {PAIRS[row.case['h']]} alone"
+            is_mix = row.case["classifier"] == "mix"
+            which = f"mix with sigma {row.case['h']}" if is_mix else f"sigma {PAIRS[row.case['h']]} alone"
             certified = [f"{100 * row[column(radius)]:.1f}" for radius in SHOWN]
             rows.append((which, row.case["bound"], *certified))
         heads = ("classifier", "bound", *(f"{radius:g}" for radius in SHOWN))
