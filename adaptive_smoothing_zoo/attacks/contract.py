@@ -102,8 +102,11 @@ class Attack(ABC, Generic[S]):
         length: steps (or queries) of a run.
         view: what it asks in the model's place; the model itself if None.
         answered: answers that all runs have used, where these are more than were asked for; else None.
+        recordable: whether a step does nothing but exchange the state's tensors, by operations that depend on nothing
+            else that changes. Then a GPU may replay it whole.
     """
 
+    recordable: ClassVar[bool] = False
     name: str
     length: int
     view: nn.Module | None = None

@@ -21,9 +21,11 @@ from adaptive_smoothing_zoo.attacks.pool import Pool
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import predict
+from adaptive_smoothing_zoo.attacks.views import stop_flat_gradients
+from adaptive_smoothing_zoo.attacks.whole_steps import WholeSteps
 from adaptive_smoothing_zoo.backbones.asking import asked
 from adaptive_smoothing_zoo.errors import ResultsError
-from adaptive_smoothing_zoo.machine.folding import prepare
+from adaptive_smoothing_zoo.machine.folding import inner_model, prepare
 from adaptive_smoothing_zoo.machine.graphs import Graphed, recorder_of
 from adaptive_smoothing_zoo.machine.precision import Lowered, float32_precision
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -237,6 +239,8 @@ class Search:
         """A net prepared, in bfloat16 if that is the search's precision."""
         with float32_precision(tf32=False):
             prepared = prepare(net, some)
+        if prepared is not net:
+            stop_flat_gradients(inner_model(prepared))
         return Lowered(prepared) if self.settings.search_precision == "bfloat16" else prepared
 
     def _recorded(self, prepared: nn.Module, net: nn.Module) -> nn.Module:
@@ -333,8 +337,11 @@ class _Runs:
         self.goals = self.ranks // (plan.restarts or 1)  # runs from one start
         self.targets = self._targets() if snapshot is None else self._kept_targets(snapshot)
         self.attack, view = search.made(name, images)
+        attack = self.attack
+        if isinstance(view, Graphed) and attack.recordable:
+            attack = WholeSteps(attack, view)
         self.pool = Pool(
-            self.attack,
+            attack,
             view,
             start=self.start,
             verify=self.verify,

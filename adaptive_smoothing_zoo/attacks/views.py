@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import append_alpha_loss
-from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_mix
+from adaptive_smoothing_zoo.method.logit_maps import HardMax
 
 
 class View(nn.Module):
@@ -74,6 +75,23 @@ def pin_alpha(model: MixedClassifier, alpha: float | None = None) -> MixedClassi
     pinned = MixedClassifier(model.std_model, model.rob_model, value, std_map=model.std_map, rob_map=model.rob_map)
     pinned.training = model.training  # of this module alone: the nets are the model's own
     return pinned
+
+
+def stop_flat_gradients(copied: nn.Module) -> None:
+    """Let the copy of a mix differentiate nothing through a g whose map is ``HardMax``: that gradient is zero.
+
+    A pass with a gradient then costs g's forward pass alone. Other models stay as they are: surrogates, which have maps
+    of their own, and mixes whose mixing network reads g.
+    """
+    mix = copied.model if isinstance(copied, GrayBox) else copied
+    if not is_mix(mix) or not isinstance(mix.std_map, HardMax):
+        return
+    if not mix.alpha.std_taps and mix.alpha.alpha_min > 0.0:
+        mix.std_model.register_forward_pre_hook(_detached)
+
+
+def _detached(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.detach() for value in inputs)
 
 
 VIEWS: dict[str, Callable[[MixedClassifier], nn.Module]] = {

@@ -178,9 +178,16 @@ def merge_command(
         remove_state(state)
 
 
-@click.command("adapt", epilog=example("asz adapt Demo2026Adaptive --dataset digits"))
+@click.command(
+    "adapt",
+    epilog=example(
+        "asz adapt Demo2026Adaptive --dataset digits",
+        "asz adapt Demo2026Constant --dataset digits --attacks apgd-t-mix,apgd-p-mix",
+    ),
+)
 @model_options()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="of asz eval")
+@click.option("--attacks", default=None, metavar="NAMES", help="these instead, in this order, separated by commas")
 @click.option(
     "--batch-size", type=int, default=None, help="most points per pass; what a step in seconds allows if not given"
 )
@@ -192,6 +199,7 @@ def merge_command(
 def adapt_command(
     choice: ModelChoice,
     results: Path,
+    attacks: str | None,
     batch_size: int | None,
     device: str,
     seed: int,
@@ -201,7 +209,8 @@ def adapt_command(
 ) -> None:
     """Attack what a recorded run of asz eval left robust, with attacks adapted to the mix.
 
-    A MODEL that is no mix is attacked by the three of them that need no alpha.
+    A MODEL that is no mix is attacked by the three that need no alpha: cross-entropy, targeted margin and margin of
+    probabilities. A constant alpha cannot be pulled down, and these three through the mix are all that differ.
 
     Runs resume: repeat the command after any interruption.
     """
@@ -209,7 +218,7 @@ def adapt_command(
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
+    from adaptive_smoothing_zoo.evaluation.adapt import ADAPTIVE_PROTOCOL, evaluate_adaptive
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
         AdaptiveRecord,
         make_adaptive_record,
@@ -226,8 +235,9 @@ def adapt_command(
     model = named.net
     examples = load_data(entry.dataset, data_dir=data_dir, n=record.n, preprocessing=entry.preprocessing)
     robust = record.verdicts_on(results, entry, examples, model)
+    names = None if attacks is None else tuple(attacks.replace(" ", "").split(","))
     if not overwrite:
-        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps)
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps, attacks=names)
     state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
@@ -241,10 +251,12 @@ def adapt_command(
             device=chosen,
             channels_last=channels_last,
             surrogate=named.surrogate,
+            attacks=names,
             state=state,
             on_progress=on_progress,
         )
-    make_adaptive_record(results, entry, record, found, commit=commit).write(results, entry)
+    protocol = ADAPTIVE_PROTOCOL if names is None else f"chosen attacks: {', '.join(names)}"
+    make_adaptive_record(results, entry, record, found, protocol=protocol, commit=commit).write(results, entry)
     remove_state(state)
     path = _update_entry(results, entry)
     for attack, accuracy in found.accuracy_after.items():

@@ -184,11 +184,12 @@ def card_command(choice: ModelChoice, results: Path, out: Path) -> None:
 @click.option("--shard-size", default=None, help="of one weights file at most, as 1GB; one file if not given")
 def export_command(choice: ModelChoice, folder: Path, results: Path, shard_size: str | None) -> None:
     """Write a triplet to FOLDER as the Hugging Face Hub shows it: configuration, weights, card, license."""
-    from adaptive_smoothing_zoo.publishing.export import card_of, export
+    from adaptive_smoothing_zoo.publishing.export import PICTURE_FILE, card_of, export, picture_of
 
     model = choice.triplet("asz export")
-    card, evidence = card_of(model, results)
-    export(model, folder, card=card, max_shard_size=shard_size)
+    card, evidence = card_of(model, results, picture=PICTURE_FILE)
+    picture = picture_of(model, results, evidence)
+    export(model, folder, card=card, picture=picture, max_shard_size=shard_size)
     click.echo(f"wrote {folder}" + ("" if evidence else f"; no results for {model.entry.key} in {results}"))
 
 

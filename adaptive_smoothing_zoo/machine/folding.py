@@ -210,6 +210,12 @@ def relative_rounding(outputs: Tensor) -> float:
     return TOLERANCE_TF32 if outputs.is_cuda and tf32_allowed() else TOLERANCE
 
 
+def inner_model(prepared: nn.Module) -> nn.Module:
+    """The model within what ``prepare`` has made; a model that it left alone is that itself."""
+    inner = getattr(prepared, "model", prepared)
+    return inner if isinstance(inner, nn.Module) else prepared
+
+
 class _ChannelsLast(nn.Module):
     """A model that gets images in the channels_last format."""
 

@@ -247,7 +247,7 @@ class Graphed(nn.Module):
                 begin = self.recorder.now()
                 outputs.append(self._ask(passes, points, replayed))
                 took[replayed].append(self.recorder.now() - begin)
-            if not all(map(_agree, *outputs)):
+            if not all(map(agree, *outputs)):
                 raise RuntimeError("a replay gives other outputs or gradients than the net")
         slower = min(took[True]) > WORTH * min(took[False])
         if slower:
@@ -384,7 +384,7 @@ class _Replayed(torch.autograd.Function):
         return gradient, None
 
 
-def _agree(expected: Tensor, found: Tensor) -> bool:
+def agree(expected: Tensor, found: Tensor) -> bool:
     """Whether two tensors are equal up to rounding, in terms of the largest number."""
     if torch.equal(expected, found):
         return True

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from adaptive_smoothing_zoo.errors import ConfigError
-from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
+from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
+from adaptive_smoothing_zoo.evaluation.adapt import ADAPTIVE_PROTOCOL, AdaptiveEvaluation
 from adaptive_smoothing_zoo.publishing.record import check_falling
 from adaptive_smoothing_zoo.publishing.run_record import AttackRecord, RunRecord, attack_fields, verdicts_path
 from adaptive_smoothing_zoo.storage.files import file_sha256
@@ -35,6 +37,26 @@ class AdaptiveRecord(AttackRecord):
         """Indices of the examples that the standard attacks left and these broke."""
         return frozenset(index for indices in self.fallen.values() for index in indices)
 
+    @classmethod
+    def check_replaceable(
+        cls,
+        out: Path,
+        entry: ModelEntry,
+        model: nn.Module,
+        *,
+        n: int,
+        eps: str | None = None,
+        attacks: Sequence[str] | None = None,
+    ) -> None:
+        """As of any record; with ``attacks``, those of the run that begins, a record of more attacks stays too."""
+        super().check_replaceable(out, entry, model, n=n, eps=eps)
+        known = None if attacks is None else cls.find(out, entry)
+        if known is not None and (more := [name for name in known.attacks if name not in (attacks or ())]):
+            raise ResultsError(
+                f"{cls.path(out, entry)} has attacks that this run does not make ({', '.join(more)}); choose another "
+                "folder for this run, or add --overwrite"
+            )
+
     def check(self) -> None:
         super().check()
         check_falling(self.accuracy_after, self.standard_accuracy, self.robust_accuracy)
@@ -53,20 +75,27 @@ class AdaptiveRecord(AttackRecord):
 
 
 def make_adaptive_record(
-    out: Path, entry: ModelEntry, standard: RunRecord, found: AdaptiveEvaluation, *, commit: str | None = None
+    out: Path,
+    entry: ModelEntry,
+    standard: RunRecord,
+    found: AdaptiveEvaluation,
+    *,
+    protocol: str = ADAPTIVE_PROTOCOL,
+    commit: str | None = None,
 ) -> AdaptiveRecord:
     """The record of a run of adaptive attacks.
 
     Args:
         out: where the standard run is recorded.
         standard: its record.
+        protocol: which attacks ran.
         commit: what ``source_commit`` said when the run began.
     """
     same = ("model", "dataset", "n", "data", "data_sha256", "eps", "identity")
     broken_by = sorted({name for name in found.broken_by.tolist() if name})
     return AdaptiveRecord(
         **{name: getattr(standard, name) for name in same},
-        **attack_fields(found, "adaptive AutoAttack", commit),
+        **attack_fields(found, protocol, commit),
         versions=installed_versions(),
         verdicts_sha256=file_sha256(verdicts_path(out, entry)),
         standard_accuracy=found.standard_accuracy,

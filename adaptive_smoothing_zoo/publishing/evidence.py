@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.evaluation.adapt import ADAPTIVE_PROTOCOL
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
 from adaptive_smoothing_zoo.publishing.pages import page
@@ -69,7 +70,8 @@ class Evidence:
         """The attacks to which ``broken`` is due."""
         names = []
         if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
-            names.append("adaptive AutoAttack")
+            whole = self.adaptive.protocol == ADAPTIVE_PROTOCOL
+            names.append(ADAPTIVE_PROTOCOL if whole else "chosen adaptive attacks")
         if self.validation is not None and set(self.validation.newly_broken) & self.broken:
             names.append("the attacks of asz validate")
         return names

@@ -31,17 +31,26 @@ from adaptive_smoothing_zoo.zoo.triplet import Triplet
 from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 
 CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"
-TUNING_FILES = (RECORD_FILE, FRONT_FILE)
+PICTURE_FILE = "trade_off.svg"
+OPTIONAL_FILES = (RECORD_FILE, FRONT_FILE, PICTURE_FILE)  # what may come with an export, and is uploaded with it
 HERE = "local-dir:."  # what the card of a folder calls it
 
 
-def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str | int | None = None) -> Path:
+def export(
+    model: Triplet,
+    folder: str | Path,
+    *,
+    card: str,
+    picture: TradeOff | None = None,
+    max_shard_size: str | int | None = None,
+) -> Path:
     """Write the folder that ``push`` uploads and ``Triplet.from_pretrained`` loads.
 
     The folder appears whole or not at all. An earlier export of the same triplet is replaced.
 
     Args:
         card: the text of the model card, as ``card_of`` makes it.
+        picture: of the card, if it shows one, as ``picture_of`` makes it; written to ``trade_off.svg``.
         max_shard_size: in bytes or like "1GB"; weights that are larger go to several files.
 
     Returns:
@@ -57,6 +66,8 @@ def export(model: Triplet, folder: str | Path, *, card: str, max_shard_size: str
         by_name, here = how_to_load(model.entry), how_to_load(model.entry, HERE)
         write_text(temporary / CARD_FILE, card.replace(by_name, here))
         write_text(temporary / LICENSE_FILE, license_text(model.entry))
+        if picture is not None:
+            write_text(temporary / PICTURE_FILE, picture.svg())
     return folder
 
 
@@ -80,6 +91,12 @@ def card_of(
         )
     evidence = read_evidence(results, entry, identity) if RunRecord.path(results, entry).exists() else None
     return model_card(entry, evidence, ConstantCurve.find(results, entry), certification, front, picture), evidence
+
+
+def picture_of(model: Triplet, results: str | Path, evidence: Evidence | None) -> TradeOff | None:
+    """The picture of a triplet's card; None where no constant alphas were measured to compare it with."""
+    entry = model.described()
+    return trade_off(entry, evidence, ConstantCurve.find(Path(results), entry))
 
 
 def card_from(
@@ -157,7 +174,7 @@ def _check_replaceable(folder: Path, entry: Entry) -> None:
         raise ResultsError(f"{folder} is not empty and no earlier export; choose another folder") from None
     if earlier.key != entry.key:
         raise ResultsError(f"{folder} holds an export of {earlier.key}, not of {entry.key}; choose another folder")
-    if foreign := sorted(names - export_files(earlier)):
+    if foreign := sorted(names - export_files(earlier) - {PICTURE_FILE}):
         raise ResultsError(
             f"{folder} holds an earlier export, but also {', '.join(foreign[:5])}, which would be lost; move that "
             "elsewhere, or choose another folder"

@@ -17,11 +17,13 @@ from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
 from adaptive_smoothing_zoo.publishing.export import (
     CARD_FILE,
     HERE,
-    TUNING_FILES,
+    OPTIONAL_FILES,
+    PICTURE_FILE,
     card_of,
     export,
     export_files,
     front_of,
+    picture_of,
 )
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
 from adaptive_smoothing_zoo.storage.schema import to_json
@@ -97,7 +99,7 @@ def push(
             info = api.upload_folder(
                 repo_id=repo,
                 folder_path=upload,
-                allow_patterns=sorted(export_files(entry) | _tuning_files(folder)),
+                allow_patterns=sorted(export_files(entry) | _optional_files(folder)),
                 delete_patterns=[WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors"],
                 revision=revision,
                 commit_message=commit_message or f"Upload {entry.key}",
@@ -113,8 +115,11 @@ def push_model(model: Triplet, repo: str, *, results: Path | None = None, **opti
     """Upload a triplet from memory: its export, with a card that tells of ``results``. For options see ``push``."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / "export"
-        card = model_card(model.described(), None) if results is None else card_of(model, results)[0]
-        export(model, target, card=card)
+        if results is None:
+            export(model, target, card=model_card(model.described(), None))
+        else:
+            card, evidence = card_of(model, results, picture=PICTURE_FILE)
+            export(model, target, card=card, picture=picture_of(model, results, evidence))
         return push(target, repo, **options)
 
 
@@ -122,14 +127,15 @@ def push_own(folder: Path, repo: str, *, results: Path, **options: Any) -> Pushe
     """Upload a folder of ``asz tune`` or ``save_pretrained``, with a card that tells of ``results`` and the choice."""
     with TemporaryDirectory() as name:
         target, model = Path(name) / "export", Triplet.from_pretrained(folder)
-        export(model, target, card=card_of(model, results, front_of(folder))[0])
-        for file in _tuning_files(folder):
+        card, evidence = card_of(model, results, front_of(folder), PICTURE_FILE)
+        export(model, target, card=card, picture=picture_of(model, results, evidence))
+        for file in _optional_files(folder) - {PICTURE_FILE}:
             shutil.copy(folder / file, target)
         return push(target, repo, **options)
 
 
-def _tuning_files(folder: Path) -> set[str]:
-    return {file for file in TUNING_FILES if (folder / file).is_file()}
+def _optional_files(folder: Path) -> set[str]:
+    return {file for file in OPTIONAL_FILES if (folder / file).is_file()}
 
 
 @contextmanager
@@ -137,7 +143,7 @@ def _with_card_for(folder: Path, entry: Entry, repo: str) -> Iterator[Path]:
     """The folder as it is uploaded: links to its files, and a card that tells how to load the repository."""
     with TemporaryDirectory() as name:
         upload = Path(name)
-        for file in (export_files(entry) | _tuning_files(folder)) - {CARD_FILE}:
+        for file in (export_files(entry) | _optional_files(folder)) - {CARD_FILE}:
             (upload / file).symlink_to((folder / file).absolute())
         card = (folder / CARD_FILE).read_text(encoding="utf-8")
         there = card.replace(how_to_load(entry, HERE), how_to_load(entry, f"hf-hub:{repo}"))
@@ -170,7 +176,7 @@ def check_export(folder: str | Path) -> Entry:
             raise WeightsError(
                 f"{folder / name} has SHA-256 {found}, but {CONFIG_FILE} says {sha256}; run asz export again"
             )
-    known = export_files(entry) | {*TUNING_FILES}
+    known = export_files(entry) | {*OPTIONAL_FILES}
     extra = sorted(path.name for path in folder.iterdir() if path.name not in known)
     if extra:
         logger.warning("%s: not part of the export, and not uploaded: %s", folder, ", ".join(extra))

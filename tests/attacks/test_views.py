@@ -1,15 +1,23 @@
 """What attacks differentiate: values, and which gradients are there and which are not."""
 
+import copy
+
 import pytest
 import torch
 from linear_mixes import adaptive
 from torch import nn
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
+from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.losses import alpha_loss, lowering_alpha
 from adaptive_smoothing_zoo.attacks.pgd import cross_entropy, pgd
-from adaptive_smoothing_zoo.attacks.views import VIEWS, GrayBox, WithAlphaLoss, pin_alpha
+from adaptive_smoothing_zoo.attacks.search import Search
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.surrogates import SURROGATES
+from adaptive_smoothing_zoo.attacks.views import VIEWS, GrayBox, WithAlphaLoss, pin_alpha, stop_flat_gradients
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.method.logit_maps import HardMax
+from adaptive_smoothing_zoo.threat import ThreatModel
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -142,3 +150,55 @@ def test_what_a_constant_alpha_or_a_replaced_mix_cannot_give_is_refused():
     for view in (GrayBox, WithAlphaLoss, pin_alpha):
         with pytest.raises(ValueError, match="reset_classifier has replaced"):
             view(model)
+
+
+class TestFlatGradients:
+    """Through HardMax g has no gradient; a prepared copy does not compute that."""
+
+    @staticmethod
+    def mixed_nuts(alpha=0.9):
+        mix = a_mix(alpha)
+        mix.std_map = HardMax()
+        return mix
+
+    @pytest.mark.parametrize("view", ["mix", "gray_box", "pinned"])
+    def test_the_gradient_stays_the_same_bit_for_bit_and_none_is_computed_in_g(self, view):
+        model = VIEWS[view](self.mixed_nuts())
+        expected = gradient(model)
+        copied = copy.deepcopy(model)
+        stop_flat_gradients(copied)
+        assert torch.equal(gradient(copied), expected)
+        assert torch.equal(copied(IMAGES), model(IMAGES))
+        mix = copied if view != "gray_box" else copied.model
+        outputs = mix.base_outputs(IMAGES.clone().requires_grad_())
+        assert (outputs.log_std.requires_grad, outputs.log_rob.requires_grad) == (False, True)
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            lambda mix: SURROGATES["mixednuts"](mix, 0.9),  # has a smooth map
+            lambda mix: pin_alpha(mix, 0.0),  # g alone
+            lambda mix: MixedClassifier(mix.std_model, mix.rob_model, 0.9),
+            lambda mix: MixedClassifier(
+                mix.std_model, mix.rob_model, a_mix().alpha, std_map=HardMax()
+            ),  # whose alpha reads g
+            lambda mix: mix.std_model,
+        ],
+    )
+    def test_other_models_stay_as_they_are(self, model):
+        made = model(self.mixed_nuts())
+        stop_flat_gradients(made)
+        assert not any(module._forward_pre_hooks for module in made.modules())
+
+    def test_a_search_does_so_in_its_copy_alone(self):
+        mix = self.mixed_nuts().float()
+        search = Search(
+            mix,
+            ThreatModel("Linf", 0.1),
+            complete(AttackSettings(attacks=("apgd-ce",))),
+            num_classes=4,
+            device=torch.device("cpu"),
+        )
+        prepared = search.prepare(IMAGES.float())
+        assert prepared.model.std_model._forward_pre_hooks
+        assert not mix.std_model._forward_pre_hooks

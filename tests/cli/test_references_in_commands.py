@@ -1,6 +1,7 @@
 """Commands take any reference: triplets by name or folder, nets of libraries, and the user's own code."""
 
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -299,6 +300,22 @@ def test_a_mix_in_the_users_file_is_attacked_as_a_mix(here, capsys, monkeypatch)
     asz(capsys, "eval", "mix.py:mix", "--n", 2, "--eps", "0.0001")
     assert json.loads((here / "results/cifar10/Linf/mix.py-mix.model.json").read_text())["number_forward_passes"] == 2
     assert "after apgd-t-pinned" in asz(capsys, "adapt", "mix.py:mix")
+
+
+def test_chosen_attacks_adapt_a_run_and_do_not_replace_a_record_of_more(here, capsys, monkeypatch):
+    (here / "mix.py").write_text(textwrap.dedent(CODE) + textwrap.dedent(MIX))
+    shorten(monkeypatch, iterations=2, restarts=1, targets=1, queries=2)
+    asz(capsys, "eval", "mix.py:mix", "--n", 2, "--eps", "0.0001")
+    path, data = here / "results/cifar10/Linf/mix.py-mix.adaptive.json", ("--data-dir", "data.npz")
+    told = asz(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-p-mix, apgd-ce-mix")
+    assert re.findall(r"after (\S+)", told) == ["standard", "apgd-p-mix", "apgd-ce-mix"]
+    assert json.loads(path.read_text())["protocol"] == "chosen attacks: apgd-p-mix, apgd-ce-mix"
+    said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", *data)
+    assert "has attacks that this run does not make (apgd-p-mix)" in said
+    asz(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", "--overwrite")
+    assert json.loads(path.read_text())["attacks"] == ["apgd-ce-mix"]
+    said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-cx", "--overwrite", *data)
+    assert "no attack 'apgd-cx'" in said
 
 
 def test_a_quick_look_at_a_net_writes_nothing(here, capsys):

@@ -19,8 +19,8 @@ from huggingface_hub import ModelCard, constants, load_torch_model
 import adaptive_smoothing_zoo.cli as cli
 from adaptive_smoothing_zoo import load_model
 from adaptive_smoothing_zoo.errors import ConfigError, HubError, ResultsError, WeightsError
-from adaptive_smoothing_zoo.publishing.export import card_of, export, license_text
-from adaptive_smoothing_zoo.publishing.push import check_export, push
+from adaptive_smoothing_zoo.publishing.export import PICTURE_FILE, card_of, export, license_text, picture_of
+from adaptive_smoothing_zoo.publishing.push import check_export, push, push_model
 from adaptive_smoothing_zoo.storage.files import file_sha256
 from adaptive_smoothing_zoo.storage.schema import parse
 from adaptive_smoothing_zoo.zoo.entry import Weights
@@ -89,6 +89,16 @@ class TestExport:
         assert {(result.task_type, result.dataset_type, result.dataset_split) for result in data.eval_results} == {
             ("image-classification", "digits", "test")
         }
+
+    def test_the_card_s_picture_comes_along_and_is_replaced_with_it(self, tmp_path, caplog):
+        folder = tmp_path / "export"
+        card, evidence = card_of(MODEL, RESULTS, picture=PICTURE_FILE)
+        export(MODEL, folder, card=card, picture=picture_of(MODEL, RESULTS, evidence))
+        assert f"]({PICTURE_FILE})" in (folder / "README.md").read_text()
+        assert (folder / PICTURE_FILE).read_text().startswith("<svg")
+        assert check_export(folder).key == MODEL.entry.key
+        assert not caplog.records  # it belongs to the export
+        assert names(exported(folder)) == FILES  # without results there is no picture
 
     def test_results_of_other_weights_are_refused(self):
         with pytest.raises(ResultsError, match=r"Demo2026Adaptive\.run\.json was made with another model"):
@@ -220,6 +230,10 @@ class TestPush:
         assert_same(Triplet.from_pretrained(REPO, revision=single.commit), other)
         third = push(exported(tmp_path / "export", max_shard_size="500KB"), REPO, token=OWNER)
         assert hub.paths(REPO, third.commit) == SHARDED
+
+    def test_a_card_is_uploaded_with_its_picture(self, hub):
+        push_model(MODEL, REPO, results=RESULTS, token=OWNER)
+        assert hub.paths(REPO) == sorted([*FILES, PICTURE_FILE])
 
     def test_a_branch_is_made_and_main_stays(self, hub, tmp_path, folder):
         first = push(folder, REPO, token=OWNER)

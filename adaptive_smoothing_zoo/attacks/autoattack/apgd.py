@@ -74,6 +74,8 @@ class APGD(Attack[APGDState]):
     Iterates are those of pyautoattack 0.2.0.
     """
 
+    recordable = True
+
     def __init__(
         self,
         name: str,

@@ -46,6 +46,8 @@ class FAB(Attack[FABState]):
     it was not to be stepped back from; but most are, and then it costs more.) Iterates are those of pyautoattack 0.2.0.
     """
 
+    recordable = True
+
     def __init__(self, threat: ThreatModel, *, steps: int = 100, targeted: bool = True) -> None:
         self.threat, self.length, self.targeted = threat, steps, targeted
         self.name = "fab-t" if targeted else "fab"

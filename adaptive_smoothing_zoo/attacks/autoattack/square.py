@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
     QUERIES,
@@ -19,6 +19,9 @@ from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
 from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
 from adaptive_smoothing_zoo.attacks.losses import Model, margin
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
+from adaptive_smoothing_zoo.machine.faster_way import FasterWay, clock_of
+from adaptive_smoothing_zoo.machine.folding import inner_model
+from adaptive_smoothing_zoo.machine.graphs import Graphed
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 MOST_AHEAD = 8  # changes of one run that are tried at once
@@ -70,6 +73,7 @@ class Square(Attack[SquareState]):
             point that it has been asked about: one that a change leaves where it is, or whose change has been tried on
             the best point. Small images have few changes, and most of the queries are such. Looking for them makes
             the host wait for the device.
+        faster_way: decides at each step whether ``ask`` and ``twins`` are used; they always are if it is None.
 
     Points are those of pyautoattack 0.2.0 for the same random numbers.
     """
@@ -86,9 +90,10 @@ class Square(Attack[SquareState]):
         ask: Ask | None = None,
         batch_size: int = 1,
         twins: Tensor | None = None,
+        faster_way: FasterWay | None = None,
     ) -> None:
         self.threat, self.draw, self.queries, self.length = threat, draw, queries, queries + 1
-        self.ask, self.batch_size, self.twins = ask, batch_size, twins
+        self.ask, self.batch_size, self.twins, self.faster_way = ask, batch_size, twins, faster_way
         self.answered = torch.zeros((), dtype=torch.int64)
 
     def start(self, images: Tensor, labels: Tensor, targets: Tensor, keys: Tensor) -> SquareState:
@@ -115,9 +120,11 @@ class Square(Attack[SquareState]):
         """
         ahead = min(max(self.batch_size // max(len(state), 1), 1), MOST_AHEAD)
         over = state.found | state.exhausted
-        rows, queries, points, after = self._next(state, over, ahead)
+        sparing = self.faster_way is None or self.faster_way.sparing(len(state), self.answered)
+        rows, queries, points, after = self._next(state, over, ahead, self.twins if sparing else None)
         if len(rows):
-            after = self._keep_first_that_helps(state, model, rows, queries, points, after)
+            ask = self.ask if sparing and self.ask is not None else _margins_of(model)
+            after = self._keep_first_that_helps(state, ask, rows, queries, points, after)
         after = torch.where(over, state.iteration, after.clamp(max=self.queries + 1))
         self.answered = self.answered.to(after.device) + (after - state.iteration).sum()
         state.iteration = after
@@ -125,13 +132,13 @@ class Square(Attack[SquareState]):
         return len(rows)
 
     def _keep_first_that_helps(
-        self, state: SquareState, model: Model, rows: Tensor, queries: Tensor, points: Tensor, after: Tensor
+        self, state: SquareState, ask: Ask, rows: Tensor, queries: Tensor, points: Tensor, after: Tensor
     ) -> Tensor:
         """Ask about the points, and return each run's next query: that behind the first that helps, or ``after``."""
         best_margin = state.best_margin[rows]
         counts = ~(state.found | state.exhausted)[rows] & (queries <= self.queries)
         worth = best_margin.clamp(min=1e-30)  # a margin counts if it is the lowest yet or not above zero
-        margins = self._margins(model, points, state.labels[rows], torch.where(counts, worth, -torch.inf))
+        margins = ask(points, state.labels[rows], torch.where(counts, worth, -torch.inf))
         helps = counts & ((margins < best_margin) | (margins <= 0.0))
         places = torch.arange(len(rows), device=rows.device)
         none = torch.full_like(after, len(rows))
@@ -143,17 +150,19 @@ class Square(Attack[SquareState]):
         state.meet(state.best, any_helps & (state.best_margin <= 0.0))
         return torch.where(any_helps, queries[first] + 1, after)
 
-    def _next(self, state: SquareState, over: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _next(
+        self, state: SquareState, over: Tensor, ahead: int, twins: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Up to ``ahead`` queries of every run: rows (M,), queries (M,), points; and the query after them, (N,)."""
         device = state.iteration.device
-        if self.twins is None:
+        if twins is None:
             rows = torch.arange(len(state), device=device)[:, None].expand(-1, ahead).reshape(-1)
             queries = (state.iteration[:, None] + torch.arange(ahead, device=device)).flatten()
             return rows, queries, self._points(state, rows, queries), state.iteration + ahead
         # Candidates, more than are wanted, without those whose change has been tried on the best point.
         window = state.iteration[:, None] + torch.arange(LOOK_AHEAD * ahead, device=device)
-        twins = self.twins[(window - 1).clamp(0, self.queries - 1)] + 1
-        open_ = ~over[:, None] & (window <= self.queries) & (twins <= state.best_query[:, None])
+        twin = twins[(window - 1).clamp(0, self.queries - 1)] + 1
+        open_ = ~over[:, None] & (window <= self.queries) & (twin <= state.best_query[:, None])
         wanted, after = _first(open_, window, 2 * ahead)
         rows, columns = wanted.nonzero(as_tuple=True)
         points = self._points(state, rows, window[rows, columns])
@@ -172,9 +181,6 @@ class Square(Attack[SquareState]):
             self._linf_points(images, best, change) if self.threat.is_linf else self._l2_points(images, best, change)
         )
         return torch.where((queries == 0).view(-1, 1, 1, 1), best, changed)
-
-    def _margins(self, model: Model, points: Tensor, labels: Tensor, worth: Tensor) -> Tensor:
-        return margin(model(points), labels) if self.ask is None else self.ask(points, labels, worth)
 
     def _linf_points(self, images: Tensor, best: Tensor, change: Changes) -> Tensor:
         """Add twice the radius inside the square and cut to the ball, so that it ends on one side or the other."""
@@ -199,6 +205,11 @@ class Square(Attack[SquareState]):
         return (images + self.threat.eps * self.threat.unit(away)).clamp(0.0, 1.0)
 
 
+def _margins_of(model: Model) -> Ask:
+    """The margins of the model's logits, whatever they are worth."""
+    return lambda points, labels, worth: margin(model(points), labels)
+
+
 def _first(wanted: Tensor, queries: Tensor, most: int, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The first wanted queries of every row, and the query behind them: ``end``, unless some are left for later.
 
@@ -221,20 +232,15 @@ def _plane_norm(planes: Tensor) -> Tensor:
 
 @register("square", cost=1, queries=QUERIES)
 def _square(setup: Setup) -> Square:
-    """On CPUs, where a question does not make the host wait, known answers and bounds spare passes."""
+    """Known answers and bounds spare passes: on CPUs always, and where they make a host wait, if that is faster."""
     draw = KeyedSquares(setup.seed, "square", setup.shape, setup.threat, setup.device, setup.queries)
-    on_cpu = setup.device.type == "cpu"
+    prepared = setup.prepared.model if isinstance(setup.prepared, Graphed) else setup.prepared
     return Square(
         setup.threat,
         draw,
         queries=setup.queries,
-        ask=bounded_margins(_inner(setup.prepared)) if on_cpu else None,
+        ask=bounded_margins(inner_model(prepared)),
         batch_size=setup.batch_size,
-        twins=draw.twins if on_cpu and setup.deterministic else None,
+        twins=draw.twins if setup.deterministic else None,
+        faster_way=None if setup.device.type == "cpu" else FasterWay(clock_of(setup.device)),
     )
-
-
-def _inner(prepared: nn.Module) -> nn.Module:
-    """The model within a prepared copy."""
-    inner = getattr(prepared, "model", prepared)
-    return inner if isinstance(inner, nn.Module) else prepared

@@ -4,12 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from adaptive_smoothing_zoo import MixedClassifier
+from adaptive_smoothing_zoo.attacks.autoattack import square
 from adaptive_smoothing_zoo.attacks.autoattack.square import Square
 from adaptive_smoothing_zoo.attacks.autoattack.square_draws import KeyedSquares
+from adaptive_smoothing_zoo.attacks.catalogue import entry_of
+from adaptive_smoothing_zoo.attacks.contract import Setup
 from adaptive_smoothing_zoo.attacks.losses import margin
+from adaptive_smoothing_zoo.attacks.margin_bounds import BoundedMargins
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.attacks.search import Search
-from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 SHAPE, QUERIES = (1, 5, 5), 400
@@ -37,7 +42,7 @@ def squares(norm):
     return KeyedSquares(0, "square", SHAPE, ThreatModel(norm, EPS[norm]), CPU, queries=QUERIES)
 
 
-def go(net, norm, images, *, twins, batch_size=1):
+def go(net, norm, images, *, twins, batch_size=1, faster_way=None):
     """The state in the end, and the attack."""
     draw, labels = squares(norm), net.layers(images).argmax(1)
     keys = run_keys(0, "square", 0, torch.arange(len(images)))
@@ -47,6 +52,7 @@ def go(net, norm, images, *, twins, batch_size=1):
         queries=QUERIES,
         batch_size=batch_size,
         twins=draw.twins if twins else None,
+        faster_way=faster_way,
     )
     state = attack.start(images, labels, labels, keys)
     asked = 0
@@ -84,6 +90,53 @@ def test_the_way_is_the_same_if_known_answers_are_not_asked_for_again(norm, batc
     assert int(attack.answered) == int(steps.sum())
     if norm == "Linf":
         assert sum(map(len, net.asked)) < 0.5 * int(attack.answered)
+
+
+class Changing:
+    """Spares for a while, then not, and so on."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def sparing(self, width, done):
+        self.steps += 1
+        return self.steps // 7 % 2 == 0
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_the_way_is_the_same_if_answers_are_spared_now_and_then(norm):
+    plain, _ = go(Net(), norm, IMAGES, twins=False)
+    state, attack = go(Net(), norm, IMAGES, twins=True, batch_size=20, faster_way=Changing())
+    assert attack.faster_way.steps > 40
+    assert torch.equal(state.found, plain.found)
+    left = ~plain.found
+    for name in ("best", "best_margin"):  # the same point, asked about again, may be better by rounding
+        torch.testing.assert_close(getattr(state, name)[left], getattr(plain, name)[left], rtol=0, atol=1e-6)
+    assert int(attack.answered) == int(plain.iteration.clamp(max=QUERIES + 1).sum())
+
+
+def test_a_gpu_measures_whether_sparing_pays_and_a_cpu_always_spares():
+    mix = MixedClassifier(Net(), Net(), 0.7)
+    for device, measured in ((CPU, False), (torch.device("cuda"), True)):
+        engine = Search(mix, ThreatModel("Linf", 0.1), AttackSettings(), num_classes=4, device=CPU)
+        attack = engine.made("square", IMAGES)[0]
+        assert isinstance(attack.ask, BoundedMargins)
+        assert attack.twins is not None
+        setup = Setup(
+            plan=Plan("square", queries=9),
+            threat=ThreatModel("Linf", 0.1),
+            seed=0,
+            shape=SHAPE,
+            device=device,
+            batch_size=4,
+            judge=mix,
+            prepared=mix,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(square, "KeyedSquares", lambda *arguments: squares("Linf"))
+            made = entry_of("square").make(setup)
+        assert isinstance(made.ask, BoundedMargins)
+        assert (made.faster_way is not None) == measured
 
 
 def test_only_points_that_may_be_better_are_asked_about():
