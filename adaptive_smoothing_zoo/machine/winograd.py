@@ -26,9 +26,9 @@ MEMORY = 2 * 2**30  # bytes of transformed kernels: 8 times the size of the conv
 def use_winograd(net: nn.Module, images: Tensor) -> int:
     """Let a frozen net's 3 x 3 convolutions compute by Winograd's algorithm where it pays; return how many do.
 
-    It pays on CPUs in float32, with stride 1, 128 channels or more, and pictures that tiles of 4 x 4 cover well. Results
-    differ by rounding, in the order of 1e-5 of the largest. Gradients pass to images, not to weights. Other inputs than
-    float32 and passes under autocast are computed as before.
+    It pays on CPUs in float32, with stride 1, 128 channels or more, and pictures that tiles of 4 x 4 cover well.
+    Results differ by rounding, in the order of 1e-5 of the largest. Gradients pass to images, not to weights. Other
+    inputs than float32 and passes under autocast are computed as before.
 
     Args:
         net: changed in place; its weights must not change afterwards.

@@ -15,6 +15,14 @@ from adaptive_smoothing_zoo.machine.winograd import IMAGE, KERNEL, OUTPUT, use_w
 from adaptive_smoothing_zoo.training.frozen import faster_copy
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _from_64_channels():
+    """Small nets, as if they paid."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "CHANNELS", 64)
+        yield
+
+
 def _conv(inputs=64, outputs=64, kernel=3, **words):
     return nn.Conv2d(inputs, outputs, kernel, **({"padding": 1} | words)).requires_grad_(False)
 
