@@ -302,7 +302,11 @@ REFUSED = [
             ([], "at least one attack"),
         )
     ],
-    (given(evaluate, IMAGES, LABELS, eps=0.1, engine="reference", seed=2**64), ValueError, "the reference's seed"),
+    (
+        given(evaluate, IMAGES, LABELS, eps=0.1, engine="reference", seed=2**64),
+        ValueError,
+        "the reference engine's seed",
+    ),
     *[
         (given(function, IMAGES, LABELS, eps=0.1, seed=seed), TypeError, "the seed must be an integer, got")
         for function in (evaluate, screen, validate)

@@ -151,7 +151,7 @@ def eval_command(
     ),
 )
 @model_options()
-@examples_option(None, "number of test images, as in the shards")
+@examples_option(None, "use the first N test images, as in the shards")
 @click.option("--eps", default=None, help="as in the shards")
 @DATA_DIR
 @OUT

@@ -140,7 +140,7 @@ def test_a_snapshot_of_other_points_or_another_attack_is_refused():
         ("apgd-t", indices, {"running.step_size": kept["running.images"]}, "invalid snapshot of a pool"),
         ("apgd-ce", indices, {}, r"targets have shape \(14, 4\), not \(14, 1\)"),
         ("apgd-t", indices, {"targets": kept["targets"] + 9}, "not classes"),
-        ("apgd-t", indices, {"indices": kept["indices"].float()}, "without indices"),
+        ("apgd-t", indices, {"indices": kept["indices"].float()}, "lacks indices"),
     ):
         with pytest.raises(ResultsError, match=message):
             engine.attack(name, IMAGES, labels, points, snapshot=kept | change)

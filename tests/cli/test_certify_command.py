@@ -92,8 +92,8 @@ def test_numbers_of_samples_and_of_images_have_names_of_their_own(capsys, tmp_pa
         logs.append({path.name: path.read_bytes() for path in folder.glob("*.tsv*")})
     assert logs[0] == logs[1]
     text = " ".join(run(capsys, "certify", "--help")[1].split())
-    assert "--n-samples, --n N number of noise samples for each image that bound" in text
-    assert "--n-examples N number of test images" in text
+    assert "--n-samples, --n N maximal noise samples per image" in text
+    assert "--n-examples N use the first N test images" in text
 
 
 def test_a_noise_in_units_of_bytes_is_warned_of_once(capsys, tmp_path):

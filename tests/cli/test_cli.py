@@ -60,7 +60,7 @@ def test_a_radius_in_units_of_bytes_is_warned_of_once_and_one_of_l2_is_not(capsy
 @pytest.mark.parametrize("command", ["eval", "merge", "validate", "verify", "experiment"])
 def test_the_number_of_images_is_called_the_same_in_all_commands(capsys, command):
     text = " ".join(run(capsys, command, "--help")[1].split())
-    assert "--n-examples, --n N number of test images" in text
+    assert "--n-examples, --n N use the first N test images" in text
 
 
 def test_info_prints_the_entry_as_json(capsys):

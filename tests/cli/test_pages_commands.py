@@ -64,7 +64,7 @@ def test_a_trade_off_is_drawn_of_one_table(capsys, results, tmp_path):
     for wrong in ((), ("--threat-model", "Linf", "--eps", "1/3"), ("--dataset", "cifar10")):
         code, _, err = run(capsys, "plot", "trade-off", results, *wrong, *out)
         assert code == 2
-        assert "there are digits L2, eps 1/4; digits Linf, eps 1/5" in err
+        assert "choose one with --dataset, --threat-model and --eps: digits L2, eps 1/4; digits Linf, eps 1/5" in err
     code, _, err = run(capsys, "plot", "trade-off", results, "--threat-model", "L2", "--out", tmp_path / "plot.xyz")
     assert code == 2
     assert "xyz" in err

@@ -315,7 +315,7 @@ def test_chosen_attacks_adapt_a_run_and_do_not_replace_a_record_of_more(here, ca
     asz(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", "--overwrite")
     assert json.loads(path.read_text())["attacks"] == ["apgd-ce-mix"]
     said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-cx", "--overwrite", *data)
-    assert "no attack 'apgd-cx'" in said
+    assert "unknown attack 'apgd-cx'" in said
 
 
 def test_a_quick_look_at_a_net_writes_nothing(here, capsys):

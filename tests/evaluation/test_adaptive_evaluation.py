@@ -136,7 +136,7 @@ def test_radius_zero_breaks_nothing():
         (EVERYWHERE, {"norm": "L1"}, "norm must be"),
         (EVERYWHERE, {"eps": float("nan")}, "finite number"),
         (EVERYWHERE, {"batch_size": 0}, "batch size must be at least 1"),
-        (EVERYWHERE, {"attacks": ["apgd-ce-surrogate"]}, "no attack"),
+        (EVERYWHERE, {"attacks": ["apgd-ce-surrogate"]}, "through a surrogate needs one"),
         (EVERYWHERE, {"settings": AttackSettings(seed=1)}, "settings name the standard attacks; add attacks="),
     ],
 )
@@ -150,7 +150,7 @@ def test_verdicts_of_another_model_or_another_radius_are_refused():
     with pytest.raises(EvaluationError, match="misclassifies image 0 without an attack"):
         evaluate_adaptive(model, GRAY, labels, EVERYWHERE, eps=EPS)
     standard = evaluate(model, GRAY, labels, eps=0.01, engine="fast")
-    with pytest.raises(ValueError, match=r"about Linf 0\.01, not Linf 0\.1"):
+    with pytest.raises(ValueError, match=r"used Linf 0\.01, not Linf 0\.1"):
         evaluate_adaptive(model, GRAY, labels, standard, eps=EPS)
 
 

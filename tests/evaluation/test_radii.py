@@ -106,7 +106,7 @@ def test_radii_that_cannot_be_meant_are_refused():
             evaluate_radii(model, IMAGES, labels, threats=wrong)
     with pytest.raises(TypeError, match="threats must be ThreatModels, as"):
         evaluate_radii(model, IMAGES, labels, threats=["0.1", "0.2"])
-    with pytest.raises(TypeError, match="is an Evaluation that evaluate gave, got float"):
+    with pytest.raises(TypeError, match="must be an Evaluation returned by evaluate, got float"):
         evaluate(model, IMAGES, labels, eps=0.1, smaller=0.05)
     with pytest.raises(ValueError, match="run one radius at a time"):
         evaluate_radii(model, IMAGES, labels, threats=threats, settings=AttackSettings(individual=True))

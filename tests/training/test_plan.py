@@ -85,7 +85,7 @@ def test_the_plan_alone_is_printed(recipes):
     result = CliRunner().invoke(asz, [*arguments, "--plan"], catch_exceptions=False)
     assert "g: small_cnn, 1 epoch" in result.output
     assert "time left: g about 1 s, mixing network about" in result.output
-    assert "in all" in result.output
+    assert " in total" in result.output
     assert not (recipes / "out").exists()
 
 

@@ -142,7 +142,7 @@ REFUSED = [
         r"forward of std_model\.final is",
     ),
     (lambda m: setattr(m.alpha, "std_taps", (1, 0)), "indices of tapped feature maps must be ascending"),
-    (lambda m: setattr(m, "alpha", nn.Identity()), "a constant and an adaptive alpha, not a Identity"),
+    (lambda m: setattr(m, "alpha", nn.Identity()), "a constant or an adaptive alpha, not a Identity"),
 ]
 
 
