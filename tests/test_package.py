@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import adaptive_smoothing_zoo
 
 ROOT = Path(__file__).parent.parent
@@ -35,9 +37,13 @@ def _seconds(module):
 
 def test_importing_the_package_takes_under_one_and_a_half_times_importing_torch():
     # Interleaved, so that a busy machine slows both alike; the fastest of each is the one that was disturbed least.
-    pairs = [(_seconds("adaptive_smoothing_zoo"), _seconds("torch")) for _ in range(5)]
-    ours, torch_alone = (min(column) for column in zip(*pairs, strict=True))
-    assert ours < 1.5 * torch_alone
+    ours = torch_alone = float("inf")
+    for _ in range(5):
+        ours = min(ours, _seconds("adaptive_smoothing_zoo"))
+        torch_alone = min(torch_alone, _seconds("torch"))
+        if ours < 1.5 * torch_alone:
+            return
+    pytest.fail(f"{ours:.2f} s, and torch alone {torch_alone:.2f} s")
 
 
 def test_embedded_weights_are_safetensors_and_small():

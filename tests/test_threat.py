@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adaptive_smoothing_zoo import ThreatModel
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.threat import NORMS, TOLERANCE, threat_of
 from adaptive_smoothing_zoo.units import UnitsWarning
@@ -76,8 +77,9 @@ def test_evaluate_takes_it_whole_or_in_two_words():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     images = torch.rand(2, 1, 2, 2)
     labels = model(images).argmax(1)
-    whole = evaluate(model, images, labels, threat=ThreatModel("L2", "1/2"), device="cpu")
-    words = evaluate(model, images, labels, norm="L2", eps=0.5, device="cpu")
+    short = {"settings": AttackSettings(attacks=("apgd-ce",)), "device": "cpu"}
+    whole = evaluate(model, images, labels, threat=ThreatModel("L2", "1/2"), **short)
+    words = evaluate(model, images, labels, norm="L2", eps=0.5, **short)
     assert (whole.norm, whole.eps) == (words.norm, words.eps) == ("L2", 0.5)
     assert (whole.robust == words.robust).all()
     with pytest.raises(ValueError, match="give either threat="):

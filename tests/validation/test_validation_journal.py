@@ -51,9 +51,9 @@ def assert_same(a, b):
         assert np.array_equal(getattr(a, name), getattr(b, name))
 
 
-@pytest.fixture
-def whole(model):
-    return run(model)
+@pytest.fixture(scope="module")
+def whole():
+    return run(nets.triplet())
 
 
 def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, whole, tmp_path):
