@@ -271,5 +271,5 @@ def test_all_leaves_out_what_does_not_fit_and_says_so(tmp_path, monkeypatch):
     arguments = ["experiment", "all", "--model", "Demo2026Constant", "--n", "2", "--steps", "1", "--device", "cpu"]
     result = CliRunner().invoke(asz, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "skipped detection: " in result.output
+    assert "skipped detection: its alpha is a constant" in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["margins"]
