@@ -117,7 +117,7 @@ def eval_command(
     model, examples = named.net, load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
     settings = _fitted(settings, model, examples, chosen)
     entry = _recorded_as(named.entry, settings)
-    click.echo(f"{named.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    _tell_images(entry, f"{named.entry.key}: {len(examples)} examples, {chosen}, {examples.source}", len(examples))
     if len(radii) > 1:
         _run_radii(radii, named, entry, examples, settings, device=chosen, out=out, commit=commit, overwrite=overwrite)
         return
@@ -140,6 +140,17 @@ def eval_command(
     keep_entry(out, named.entry)
     _write_and_tell(out, entry, whole, examples, model, **about)
     remove_state(state)
+
+
+def _tell_images(entry: ModelEntry, images: str, n: int) -> None:
+    """What a run begins with, and a warning if some of its images chose the model."""
+    click.echo(images)
+    if among := entry.chosen_among(n):
+        click.echo(
+            f"Warning: {among} of these images chose the mix (its entry says {entry.chosen_on}), so the accuracies "
+            "flatter it; report others with --n, or choose on images that you do not report",
+            err=True,
+        )
 
 
 @click.command(

@@ -24,6 +24,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 WeightsFile = Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")]  # a bare name
+ImageRange = Annotated[str, Field(pattern=r"^(train|validation|test):\d+:\d+$")]
 NetName = Annotated[str, Field(pattern="^(std_model|rob_model)$")]
 PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
 
@@ -253,6 +254,12 @@ class ModelEntry:
     footnote: str = ""
     license: str = "other"
     published: Published | None = None
+    chosen_on: ImageRange | None = None  # images of the data set that chose the mix: "test:5000:6000" ends before 6,000
+
+    def chosen_among(self, n: int) -> int:
+        """How many of the data set's first ``n`` test images chose the mix."""
+        split, first, end = (self.chosen_on or "test:0:0").split(":")
+        return max(0, min(int(end), n) - int(first)) if split == "test" else 0
 
     @property
     def threat(self) -> ThreatModel:
