@@ -253,7 +253,7 @@ def adapt_command(
     robust = record.verdicts_on(results, entry, examples, model)
     names = None if attacks is None else tuple(attacks.replace(" ", "").split(","))
     if not overwrite:
-        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps, attacks=names)
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps, attacks=names, seed=seed)
     state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
