@@ -24,7 +24,6 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 WeightsFile = Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")]  # a bare name
-ImageRange = Annotated[str, Field(pattern=r"^(train|validation|test):\d+:\d+$")]
 NetName = Annotated[str, Field(pattern="^(std_model|rob_model)$")]
 PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
 
@@ -32,6 +31,16 @@ PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
 def _check_eps(text: str) -> str:
     parse_eps(text)
     return text
+
+
+def _check_range(text: str) -> str:
+    _, first, end = text.split(":")
+    if int(first) >= int(end):
+        raise ValueError(f"must end after its first image, got {text!r}")
+    return text
+
+
+ImageRange = Annotated[str, Field(pattern=r"^(train|validation|test):\d+:\d+$"), AfterValidator(_check_range)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +263,7 @@ class ModelEntry:
     footnote: str = ""
     license: str = "other"
     published: Published | None = None
-    chosen_on: ImageRange | None = None  # images of the data set that chose the mix: "test:5000:6000" ends before 6,000
+    chosen_on: ImageRange | None = None  # the data set's images that chose or trained it: "test:5000:6000", without 6,000
 
     def chosen_among(self, n: int) -> int:
         """How many of the data set's first ``n`` test images chose the mix."""
