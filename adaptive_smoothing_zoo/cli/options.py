@@ -289,7 +289,10 @@ words_options = packed(
     click.option("--architecture", default=None, help="as a leaderboard shows it"),
     click.option("--license", default=None, help="of the weights, as the Hub names it: mit, apache-2.0, ..."),
     click.option(
-        "--chosen-on", default=None, metavar="SPLIT:FIRST:END", help="images that chose or trained it, as test:5000:10000"
+        "--chosen-on",
+        default=None,
+        metavar="SPLIT:FIRST:END",
+        help="images that chose or trained it, as test:5000:10000",
     ),
 )
 

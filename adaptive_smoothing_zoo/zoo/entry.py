@@ -263,7 +263,7 @@ class ModelEntry:
     footnote: str = ""
     license: str = "other"
     published: Published | None = None
-    chosen_on: ImageRange | None = None  # the data set's images that chose or trained it: "test:5000:6000", without 6,000
+    chosen_on: ImageRange | None = None  # images that chose or trained it: "test:5000:6000", without 6,000
 
     def chosen_among(self, n: int) -> int:
         """How many of the data set's first ``n`` test images chose the mix."""
