@@ -85,7 +85,7 @@ def test_the_calls_of_make_demo_parse_and_its_last_line_names_the_page():
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "eval").rglob("*.md"))]
-PROGRAMS = set(["accelerate", "asz", "bash", "cd", "git", "make", "mypy", "pip", "python", "ruff", "sh", "torchrun"])
+PROGRAMS = ("accelerate", "asz", "bash", "cd", "git", "make", "mypy", "pip", "python", "ruff", "sh", "torchrun")
 
 
 def shell_lines(page):
