@@ -115,14 +115,12 @@ def compare(first: Path, second: Path) -> Comparison:
     """
     (a, in_a), (b, in_b) = _read(first), _read(second)
     n = min(a.run.n, b.run.n)
-    same_images = a.run.data_sha256 == b.run.data_sha256 if a.run.n == b.run.n else True
+    same_images = a.run.n != b.run.n or a.run.data_sha256 == b.run.data_sha256
     if not (same_images and np.array_equal(in_a["label"][:n], in_b["label"][:n])):
         raise ResultsError(f"{first} and {second} are not about the same examples; evaluate both on the same ones")
     if a.run.threat != b.run.threat:
-        raise ResultsError(
-            f"{first} has {a.run.threat_model} {a.run.eps}, {second} has {b.run.threat_model} {b.run.eps}; evaluate both "
-            "with the same radius"
-        )
+        radii = (f"{run.threat_model} {run.eps}" for run in (a.run, b.run))
+        raise ResultsError(f"{first} and {second} have {' and '.join(radii)}; evaluate both with the same radius")
     return Comparison(
         data=f"{n} examples ({a.run.data}), {a.run.threat_model} {a.run.eps}",
         **{key: PairedShares.of(in_a[key][:n], in_b[key][:n]) for key in ("clean", "run", "best")},
