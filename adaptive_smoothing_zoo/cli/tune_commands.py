@@ -154,7 +154,7 @@ def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
     names = ("name", "dataset", "threat_model", "eps")
     shape = tuple(examples.images.shape[1:])
     about = {name: options[name] for name in names} | {"tuned_on": named_images(options, len(tables))}
-    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **about)
+    return Words(num_classes=tables.rob.shape[1], image_shape=shape, chosen_on=options["tune_on"], **about)
 
 
 def _tell(tables: Any, fronts: Any) -> None:

@@ -42,6 +42,16 @@ def _check_percentage(text: str) -> str:
 Percentage = Annotated[str, AfterValidator(_check_percentage)]  # "95.23"
 
 
+def _check_range(text: str) -> str:
+    _, first, end = text.split(":")
+    if int(first) >= int(end):
+        raise ValueError(f"must end after its first image, got {text!r}")
+    return text
+
+
+ImageRange = Annotated[str, Field(pattern=r"^(train|validation|test):\d+:\d+$"), AfterValidator(_check_range)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseNetConfig:
     """One base net."""
@@ -262,6 +272,12 @@ class ModelEntry:
     footnote: str = ""
     license: str = "other"
     published: Published | None = None
+    chosen_on: ImageRange | None = None  # images that chose or trained it: "test:5000:6000", without 6,000
+
+    def chosen_among(self, n: int) -> int:
+        """How many of the data set's first ``n`` test images chose the mix."""
+        split, first, end = (self.chosen_on or "test:0:0").split(":")
+        return max(0, min(int(end), n) - int(first)) if split == "test" else 0
 
     @property
     def threat(self) -> ThreatModel:
