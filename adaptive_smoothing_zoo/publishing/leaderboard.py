@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.model_info import ModelInfo, read_model_info
 from adaptive_smoothing_zoo.publishing.pages import page, percent
+from adaptive_smoothing_zoo.publishing.record import ModelKey
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.publishing.trade_off_plot import Point, TradeOff
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
@@ -264,25 +265,12 @@ def _robustbench(folder: Path, wanted: Iterable[tuple[str, str, float]]) -> Iter
         )
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A model that has a record and no entry."""
-
-    name: str
-    dataset: str
-    threat_model: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.dataset}-{self.threat_model}"
-
-
 def _not_standard(folders: Iterable[Path]) -> Iterator[tuple[RunRecord, Path]]:
     """Recorded runs that are not of the standard protocol, each with its file."""
     for folder, path in _first(folders, f"*.{RunRecord.KIND}.json"):
         name = path.name.removesuffix(f".{RunRecord.KIND}.json")
         try:
-            run = RunRecord.read(folder, _Named(name, path.parts[-3], path.parts[-2]))
+            run = RunRecord.read(folder, ModelKey(name, path.parts[-3], path.parts[-2]))
         except ResultsError as error:
             logger.warning("skipped: %s", error)
             continue

@@ -41,6 +41,19 @@ class Keyed(Protocol):
     def key(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class ModelKey:
+    """What the place of a record says about its model."""
+
+    name: str
+    dataset: str
+    threat_model: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.dataset}-{self.threat_model}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """What was measured, on what, and with which versions.
