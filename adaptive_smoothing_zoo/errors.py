@@ -25,7 +25,7 @@ class UnknownModelError(ZooError, KeyError):
 
 
 class EvaluationError(ZooError, RuntimeError):
-    """An evaluation whose result would not be a valid number."""
+    """An evaluation that cannot give a valid number."""
 
 
 class ResultsError(ZooError, ValueError):
@@ -33,7 +33,7 @@ class ResultsError(ZooError, ValueError):
 
 
 class TrainingError(ZooError, RuntimeError):
-    """A training that cannot continue."""
+    """A training run that cannot continue."""
 
 
 class HubError(ZooError, RuntimeError):

@@ -142,7 +142,7 @@ class ThreatModel:
         ]
 
     def without_rounding(self, originals: Tensor, points: Tensor) -> Tensor:
-        """Move points that are outside the l_2 ball only by float32 rounding into it; judge the result afterwards.
+        """Move points that only float32 rounding put outside the l_2 ball into it; check the result with ``contains``.
 
         An l_2 norm of d float32 pixels is off by about eps times 1e-6 plus sqrt(d) roundings of a pixel. At 224 pixels
         and eps 20 this exceeds ``TOLERANCE``. All other points stay unchanged.
@@ -171,7 +171,7 @@ def l2_norm(perturbation: Tensor) -> Tensor:
 
 
 def _vector_norm(perturbation: Tensor) -> Tensor:
-    """The same by torch's own function, which rounds differently."""
+    """As ``l2_norm``, by torch's own function, which rounds differently."""
     norms: Tensor = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
     return norms.view(-1, 1, 1, 1)
 

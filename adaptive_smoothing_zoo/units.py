@@ -28,7 +28,7 @@ def pixels_hint(low: float, high: float) -> str:
         return "; divide images of 0 to 255 by 255"
     if low >= -1e-3 and high <= 1.0 + 1e-3:
         return "; images.clamp(0, 1) removes what rounding has added"
-    return "; give images before normalization, which belongs into the model"
+    return "; pass images in [0, 1] and let the model normalize them"
 
 
 def shortest(value: float) -> str:

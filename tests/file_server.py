@@ -1,5 +1,6 @@
 """A web server on loopback that serves bytes, with ranges, and fails on request."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -9,12 +10,15 @@ import pytest
 
 
 class FileServer:
-    """Serves ``files`` (path to content). ``cut_after`` ends the next answer after so many bytes."""
+    """Serves ``files`` (path to content). ``cut_after`` ends the next answer after so many bytes; a server that
+    ``compresses`` does so for whoever accepts it.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []  # path and Range header
         self.cut_after: int | None = None
+        self.compresses = False
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,6 +49,9 @@ class FileServer:
                 request.send_error(416)
                 return
         request.send_response(206 if start else 200)
+        if self.compresses and "gzip" in request.headers.get("Accept-Encoding", ""):
+            content = gzip.compress(content)
+            request.send_header("Content-Encoding", "gzip")
         request.send_header("Content-Length", str(len(content) - start))
         request.send_header("ETag", tag)
         request.end_headers()

@@ -15,7 +15,14 @@ RADII = 3  # certified accuracies that are shown: at the smallest radii of the r
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One accuracy for people: percentages as texts, and what the images were attacked with."""
+    """One row of a table for people.
+
+    Attributes:
+        name: what the accuracy is of.
+        value: the percentage.
+        interval: its 95 % interval; empty if that is unknown.
+        how: the attacks on the images; of a certificate, the bound.
+    """
 
     name: str
     value: str
@@ -58,16 +65,16 @@ def _published(entry: ModelEntry) -> list[Accuracy]:
         Accuracy("AutoAttack", published.autoattack, "", ", ".join(STANDARD_ATTACKS)),
     ]
     if published.adaptive is not None:
-        rows.append(Accuracy("after all attacks", published.adaptive, "", "and those of its authors, adapted to it"))
+        rows.append(Accuracy("after all attacks", published.adaptive, "", "and the authors' adaptive attack"))
     return rows
 
 
 def _certified(record: CertificationRecord) -> list[Accuracy]:
-    """At each radius by the bound that certifies most."""
+    """The certified accuracy at each of the smallest radii, by the bound that certifies most there."""
     rows = []
     for i in [i for i, radius in enumerate(record.radii) if radius > 0][:RADII]:
         name, best = max(record.bounds.items(), key=lambda bound: bound[1].certified_accuracy[i])
-        how = f"any within it, by {name}"
+        how = f"any attack within it, by the bound {name}"
         rows.append(
             Accuracy(f"certified, l_2 radius {record.radii[i]:g}", percent(best.certified_accuracy[i]), "", how)
         )

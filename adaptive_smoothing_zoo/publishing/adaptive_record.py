@@ -22,8 +22,8 @@ from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 class AdaptiveRecord(AttackRecord):
     """What the adaptive attacks found. Accuracies are fractions of all ``n`` examples.
 
-    ``accuracy_after`` begins with "standard", the run whose verdicts it started from; ``fallen`` are the indices of the
-    examples that fell to each attack.
+    ``accuracy_after`` begins with "standard", the run from whose verdicts the attacks started. ``fallen`` has, for each
+    attack, the indices of the examples that it broke.
     """
 
     KIND, TITLE, COMMAND = "adaptive", "a record of adaptive attacks", "asz adapt"
@@ -49,11 +49,11 @@ class AdaptiveRecord(AttackRecord):
         attacks: Sequence[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        """As of any record. A record of more attacks stays, too, and one with another seed that broke examples.
+        """As for any record. A record of more attacks is kept, too, and one of another seed that broke examples.
 
         Args:
-            attacks: of the run that begins; None if these are all.
-            seed: of the run that begins; None if the record's does not matter.
+            attacks: those of the new run; None if it makes all.
+            seed: of the new run; None if the record's does not matter.
         """
         super().check_replaceable(out, entry, model, n=n, eps=eps)
         if (known := cls.find(out, entry)) is None:
@@ -77,7 +77,7 @@ class AdaptiveRecord(AttackRecord):
             raise ConfigError("'fallen' does not add up to the accuracy that was lost")
 
     def apart_from(self, run: RunRecord, verdicts: Path) -> str | None:
-        """Why the attacks did not start from a run; None if they did."""
+        """Why the attacks did not start from this run and its file of verdicts; None if they did."""
         if why := self.misfit(identity=run.identity):
             return why
         started_here = verdicts.exists() and file_sha256(verdicts) == self.verdicts_sha256
@@ -96,10 +96,10 @@ def make_adaptive_record(
     """The record of a run of adaptive attacks.
 
     Args:
-        out: where the standard run is recorded.
-        standard: its record.
+        out: the folder with the standard run's results.
+        standard: the record of that run.
         protocol: which attacks ran.
-        commit: what ``source_commit`` said when the run began.
+        commit: what ``source_commit`` returned when the run began.
     """
     same = ("model", "dataset", "n", "data", "data_sha256", "eps", "identity")
     broken_by = sorted({name for name in found.broken_by.tolist() if name})

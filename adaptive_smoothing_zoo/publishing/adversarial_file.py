@@ -1,6 +1,7 @@
-"""Adversarial images in a file, for verifying a robust accuracy: ``.npz`` or ``.pt``. The images are under
-``adv_complete``, where AutoAttack's own scripts put them, next to ``labels`` and ``about``. An entry of RobustBench's
-for external evaluations links such a file.
+"""Files of adversarial images, ``.npz`` or ``.pt``, for verifying a robust accuracy.
+
+The images are under ``adv_complete``, as in the files of AutoAttack's own scripts, next to ``labels`` and ``about``.
+RobustBench's entries for external evaluations link such files.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _SAID = (
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialFile:
-    """What such a file holds.
+    """The content of such a file.
 
     Attributes:
-        images: (N, channels, H, W) float32 in [0, 1], in the order of the data: where an attack broke a point, its
-            verified adversarial example, elsewhere the image as it is.
-        labels: (N,) int64; None if the file does not say.
-        about: JSON values: radius, norm, model, protocol, batch size and robust accuracy; empty if it does not say.
+        images: (N, channels, H, W) float32 in [0, 1], in the order of the data: the verified adversarial example of
+            each point that an attack broke, the original image of each other point.
+        labels: (N,) int64; None if the file has none.
+        about: JSON values: radius, norm, model, protocol, batch size and robust accuracy; empty if the file has none.
     """
 
     images: Tensor
@@ -49,25 +50,30 @@ class AdversarialFile:
 
     @property
     def threat(self) -> ThreatModel | None:
-        """Of the attacks; None if the file does not say."""
+        """The threat model of the attacks; None if the file does not say."""
         if not {"threat_model", "eps"} <= self.about.keys():
             return None
         return ThreatModel(self.about["threat_model"], self.about["eps"])
 
+    @property
+    def identity(self) -> Identity | None:
+        """Of the model that was attacked; None if the file does not say."""
+        found = self.about.get("identity")
+        return Identity.from_json(found) if isinstance(found, dict) else None
+
     def is_of(self, identity: Identity) -> bool:
         """Whether the images were found for this model, as far as the file says."""
-        found = self.about.get("identity")
-        return not isinstance(found, dict) or Identity.from_json(found) == identity
+        return self.identity in (None, identity)
 
     @property
     def robust_accuracy(self) -> float | None:
-        """That was recorded, a fraction; None if the file does not say."""
+        """The recorded robust accuracy, a fraction; None if the file does not say."""
         found = self.about.get("robust_accuracy")
         return found if isinstance(found, float) else None
 
     @property
     def batch_size(self) -> int:
-        """In which the model was asked: the last bits of logits depend on it."""
+        """Images per forward pass, on which the last bits of logits depend; 256 if the file does not say."""
         found = self.about.get("batch_size")
         return found if isinstance(found, int) and found > 0 else 256
 
@@ -103,21 +109,30 @@ def read_adversarials(path: Path) -> AdversarialFile:
     """The content of a file of adversarial images. No code in it runs.
 
     Raises:
-        ResultsError: it cannot be read, or is none.
+        ResultsError: it cannot be read, or holds something else.
     """
     try:
-        found = _read(path)
-        images, labels = torch.as_tensor(found[IMAGES]), found.get("labels")
-        about = json.loads(str(found["about"])) if "about" in found else {}
-        if images.ndim != 4 or images.dtype != torch.float32 or not isinstance(about, dict):
-            raise ValueError(f"{IMAGES} must be float32 (N, channels, H, W), got {images.dtype} {tuple(images.shape)}")
-        return AdversarialFile(
-            images=images, labels=None if labels is None else torch.as_tensor(labels).long(), about=about
-        )
+        return _checked(_read(path))
     except FileNotFoundError:
         raise ResultsError(f"there is no file {path}") from None
     except Exception as error:  # a damaged file makes its readers raise almost anything
         raise ResultsError(f"{path} holds no adversarial images: {reason(error)}") from error
+
+
+def _checked(found: dict[str, Any]) -> AdversarialFile:
+    if IMAGES not in found:
+        raise ValueError(f"it has no {IMAGES}")
+    images, labels = torch.as_tensor(found[IMAGES]), found.get("labels")
+    if images.ndim != 4 or images.dtype != torch.float32:
+        raise ValueError(f"{IMAGES} must be float32 (N, channels, H, W), got {images.dtype} {tuple(images.shape)}")
+    about = json.loads(str(found["about"])) if "about" in found else {}
+    labels = None if labels is None else torch.as_tensor(labels).long()
+    file = AdversarialFile(images=images, labels=labels, about=about)
+    try:
+        _ = file.threat, file.identity
+    except Exception as error:  # of JSON values of any kind
+        raise ValueError(f"'about' is damaged: {type(error).__name__} {reason(error)}") from error
+    return file
 
 
 def _read(path: Path) -> dict[str, Any]:

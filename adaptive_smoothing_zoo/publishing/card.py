@@ -23,10 +23,10 @@ def model_card(
 
     Args:
         evidence: all records of the entry, or None if there are none; the card then says so.
-        curve: accuracies of constant alphas with the same g and h, if measured.
+        curve: accuracies of constant alphas, if they were measured with the entry's own g and h.
         certification: the certificates of the triplet, if any.
-        front: the file next to the card with the Pareto front from which this mix was chosen, if any.
-        picture: name of the file of ``trade_off`` next to the card; shown only if that gives a picture.
+        front: name of the picture, next to the card, of the Pareto front from which this mix was chosen, if any.
+        picture: name of the file, next to the card, of the picture from ``trade_off``; left out if that gives None.
     """
     run, curve = None if evidence is None else evidence.run, fitting(curve, evidence)
     reached, gain = None, 0.0
@@ -53,13 +53,13 @@ def model_card(
 
 
 def fitting(curve: ConstantCurve | None, evidence: Evidence | None) -> ConstantCurve | None:
-    """A curve of constant alphas, if a standard run was measured in the same way."""
+    """The curve of constant alphas, if there is a standard run that was measured in the same way; else None."""
     run = None if evidence is None else evidence.run
     return curve if curve is not None and run is not None and run.is_standard and curve.matches(run) else None
 
 
 def trade_off(entry: Entry, evidence: Evidence | None, curve: ConstantCurve | None) -> TradeOff | None:
-    """The picture of a card: the model on or off the curve of constant alphas. None where there is no curve to compare.
+    """The picture of a card: the model next to the curve of constant alphas. None if there is no fitting curve.
 
     Args:
         evidence, curve: see ``model_card``.
@@ -75,14 +75,14 @@ def trade_off(entry: Entry, evidence: Evidence | None, curve: ConstantCurve | No
 
 
 def net_card(entry: NetEntry, evidence: Evidence | None) -> str:
-    """A short page in Markdown about what was measured of a net; ``evidence`` is None if nothing was."""
+    """A short page in Markdown with the measurements of a net; ``evidence`` is None if there are none."""
     run = None if evidence is None else evidence.run
     about = {"accuracies": known_accuracies(entry, evidence), "citation": citation(entry.paper)}
     return page("net_card.md", entry=entry, evidence=evidence, run=run, **about)
 
 
 def citation(paper: Paper) -> str:
-    """The citation of a publication, as far as known."""
+    """The citation of a publication, as far as it is known."""
     if "title" in paper.missing:
         return "Not published."
     venue, link = paper.venue and f" {paper.venue}.", paper.link and f" <{paper.link}>"
@@ -123,7 +123,7 @@ def _front_matter(entry: Entry, run: RunRecord | None) -> str:
 
 
 def _used_nets(entry: Entry) -> list[tuple[str, str]]:
-    """Letter and name of the base nets that take part in the output."""
+    """Letter and name of each base net that takes part in the output."""
     nets = [("g", "std_model"), ("h", "rob_model")]
     return [net for net in nets if entry.head is None or entry.head.features in (net[1], "both")]
 
@@ -139,6 +139,6 @@ def _certificates(entry: Entry, record: CertificationRecord | None) -> str | Non
 
 
 def how_to_load(entry: Entry, reference: str | None = None) -> str:
-    """The code that loads it: by its name in the zoo, or by a reference that ``load_model`` takes."""
+    """The code that loads a triplet: by its name in the zoo, or by a reference that ``load_model`` takes."""
     output = "log_probabilities" if entry.head is None else "logits" if entry.head.num_classes else "features"
     return page("how_to_load.md", entry=entry, reference=reference, output=output).rstrip()

@@ -1,4 +1,4 @@
-"""What a certificate of a mix would take, from its smallest alpha alone: the card of a triplet without certificates."""
+"""What a certificate of a mix would need of h, by its smallest alpha alone: for cards of triplets without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NORMS = {"Linf": "l_inf", "L2": "l_2"}
 
 
 def needs_section(entry: Entry) -> str:
-    """The Markdown text: gap, probability, radii and constants that [BAS24] asks of h; nothing of it needs weights."""
+    """The Markdown text: the gap, probability, radii and constants that [BAS24] asks of h. It needs no weights."""
     alpha = alpha_min_of_entry(entry)
     head = ["gap of h", *(f"radius, L = {constant:g}" for constant in CONSTANTS), f"largest L for eps {entry.eps}"]
     numbers = (

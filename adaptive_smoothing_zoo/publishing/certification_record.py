@@ -1,7 +1,7 @@
-"""The record of a certification next to the logs, and what a model card says of it.
+"""The record of a certification, and what a model card says of it.
 
-Under ``OUT/<dataset>/<threat model>/certificates/``: ``<NAME>.certified.json`` and, for each bound, a log
-``<NAME>.certified-<bound>.tsv``. What was sampled is named after net, sigma and votes:
+Under ``OUT/<dataset>/<threat model>/certificates/``: the record ``<NAME>.certified.json`` and, for each bound, a log
+``<NAME>.certified-<bound>.tsv``. Logs of samples are named after net, sigma and votes:
 ``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
 """
 
@@ -37,7 +37,7 @@ GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)  # 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingRecord:
-    """How votes were drawn."""
+    """How votes were sampled."""
 
     sigma: float
     votes: str
@@ -47,12 +47,12 @@ class SamplingRecord:
     seed: int
     dtype: str
     tf32: bool
-    mean_samples: float  # for one example, those that choose its class included
-    runner_up: bool = False  # whether the runner-up was bounded on its own, with half of the failure probability
+    mean_samples: float  # per example, with those that choose its class
+    runner_up: bool = False  # whether the runner-up has its own bound, with half of the failure probability
 
     @classmethod
     def of(cls, sampling: Sampling, found: Certificates) -> SamplingRecord:
-        """What a record says of a sampling and of what it took."""
+        """What a record says of a sampling and its cost."""
         names = ("sigma", "votes", "n0", "n", "failure_probability", "runner_up", "seed")
         return cls(
             **{name: getattr(sampling, name) for name in names},
@@ -66,27 +66,27 @@ class BoundRecord:
     """What one theorem certified."""
 
     log: str  # the file next to the record
-    average_radius: float | None  # over all examples, 0 where not certified or wrong; None for a single radius
+    average_radius: float | None  # over all examples, 0 where wrong or not certified; None if at_radius is given
     certified_accuracy: tuple[float, ...]  # at the record's radii; fractions
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationRecord:
-    """What was certified of which classifier, and with what. Radii are l_2, in units of pixels in [0, 1]."""
+    """Which classifier was certified, how, and with what result. Radii are l_2, in units of pixels in [0, 1]."""
 
     model: str
     dataset: str
     threat_model: str
     part: str  # "whole", "std_model" or "rob_model"
-    smoothed: bool  # whether certified is not the part itself, but its Gaussian-smoothed version
+    smoothed: bool  # whether the certificates are for the part's Gaussian-smoothed version
     norm: str
     alpha_min: float | None  # None for a net that is no mix
-    logits_lipschitz: float | None  # of the scaled logits of h, if h proves it
+    logits_lipschitz: float | None  # l_2 Lipschitz constant of h's scaled logits, if h proves one
     sampling: SamplingRecord | None
-    at_radius: float | None  # if only this radius was asked about
-    radii: tuple[float, ...]  # the first is 0: any radius above
+    at_radius: float | None  # the only radius that was decided, if one was given
+    radii: tuple[float, ...]  # of the table; at 0, any radius above counts
     bounds: dict[str, BoundRecord]
-    clean_accuracy: float | None  # of what is certified, on the same examples; None if it was not measured
+    clean_accuracy: float | None  # of the certified classifier on the same examples; None if it was not measured
     n: int
     skip: int  # every skip-th example
     test_set_size: int | None
@@ -101,8 +101,10 @@ class CertificationRecord:
     seconds: float
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS or self.n < 1 or not 0.0 <= (self.alpha_min or 0.0) <= 1.0:
-            raise ValueError(f"no part {self.part!r}, 'n' below 1 or 'alpha_min' outside [0, 1]")
+        if self.part not in PARTS:
+            raise ValueError(f"no part {self.part!r}; known: {', '.join(PARTS)}")
+        if self.n < 1 or not 0.0 <= (self.alpha_min or 0.0) <= 1.0:
+            raise ValueError("'n' must be at least 1, and 'alpha_min' in [0, 1]")
         if any(radius < 0.0 for radius in self.radii):
             raise ValueError("radii must not be negative")
         for name, bound in self.bounds.items():
@@ -115,7 +117,7 @@ class CertificationRecord:
 
 
 def certification_path(out: Path, entry: Keyed, name: str) -> Path:
-    """Where a file of a triplet's certification stands."""
+    """Where the file ``name`` of a model's certification stands."""
     return results_path(out, entry).parent / "certificates" / f"{entry.name}.{name}"
 
 
@@ -129,13 +131,13 @@ def make_certification_record(
     device: str,
     **around: Any,
 ) -> CertificationRecord:
-    """Everything about a certification that a reader needs to trust it or to repeat it.
+    """The record of a certification: all that a reader needs to trust or repeat it.
 
     Args:
         model: the whole triplet, or the net.
         examples: those that were certified.
         found: certificates by bound.
-        around: what only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
+        around: fields that only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
     """
     radii = grid_of(list(found.values())) if subject.radius is None else np.array([subject.radius])
     sampling = subject.sampling
@@ -185,7 +187,11 @@ def write_certification(path: Path, record: CertificationRecord) -> Path:
 
 
 def read_certification(out: Path, entry: Keyed) -> CertificationRecord | None:
-    """The record of a triplet itself under ``out``; ResultsError if it is damaged, or of another triplet."""
+    """The record of a whole triplet below ``out``, None if there is none.
+
+    Raises:
+        ResultsError: it is damaged, or of another triplet.
+    """
     path = certification_path(out, entry, f"{stem_of('whole')}.json")
     if not path.exists():
         return None
@@ -199,7 +205,7 @@ def read_certification(out: Path, entry: Keyed) -> CertificationRecord | None:
 
 
 def table_of(record: CertificationRecord) -> list[list[str]]:
-    """Rows of text, the head first: a line for each bound, percentages at the radii, the average radius."""
+    """Rows of text: the head, then for each bound its name, the percentages at the radii and the average radius."""
     radii = ["> 0" if radius == 0 else f"{radius:g}" for radius in record.radii]
     head = ["l_2 radius", *radii, *(["average radius"] if record.at_radius is None else [])]
     rows = []
@@ -210,7 +216,7 @@ def table_of(record: CertificationRecord) -> list[list[str]]:
 
 
 def certificates_section(record: CertificationRecord) -> str:
-    """The text of a model card about certificates, in Markdown."""
+    """The section of a model card about certificates, in Markdown."""
     head, *rows = table_of(record)
     runner_up = record.sampling is not None and record.sampling.runner_up
     sentences = {name: BOUNDS[name].words(runner_up) for name in record.bounds}

@@ -5,20 +5,23 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity
+from adaptive_smoothing_zoo.threat import L2, LINF
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 from adaptive_smoothing_zoo.zoo.registry import entries_named
+
+LEADERBOARDS = (("cifar10", LINF), ("cifar10", L2), ("cifar100", LINF), ("imagenet", LINF))  # RobustBench's
 
 
 def claim(entry: ModelEntry, evidence: Evidence, checkpoint: str, identity: Identity) -> str:
     """The submission's text.
 
     Args:
-        evidence: all that is recorded of the entry.
-        checkpoint: where reviewers get weights and code, a link.
-        identity: of the model as it is loaded now, which must be the one that was evaluated.
+        evidence: all records of the entry.
+        checkpoint: link to weights and code, for the reviewers.
+        identity: of the model as it is loaded now; it must be the one that was evaluated.
 
     Raises:
-        ResultsError: the run is not one that may be claimed; the message lists every reason.
+        ResultsError: the run may not be claimed; the message lists every reason.
     """
     if reasons := _reasons_against(entry, evidence, identity):
         raise ResultsError(f"the recorded run of {entry.key} cannot be claimed: {'; '.join(reasons)}")
@@ -31,7 +34,7 @@ def _reasons_against(entry: ModelEntry, evidence: Evidence, identity: Identity) 
     run, reasons = evidence.run, []
     if run.n != run.test_set_size:
         whole = f"{run.test_set_size}" if run.test_set_size else "the official test set in its order"
-        reasons.append(f"it took {run.n} examples ({run.data}); a claim needs all of the test set ({whole})")
+        reasons.append(f"it has {run.n} examples ({run.data}); a claim needs all of the test set ({whole})")
     if run.chosen_among:
         reasons.append(f"{run.chosen_among} of its images chose the mix; choose it on images outside the test set")
     if run.deviation:
@@ -46,6 +49,6 @@ def _reasons_against(entry: ModelEntry, evidence: Evidence, identity: Identity) 
         reasons.append(f"asz validate failed in {', '.join(evidence.failed_checks)}: the number is not to be trusted")
     if missing := [*entry.paper.missing, *(["word on additional data"] if entry.additional_data is None else [])]:
         reasons.append(f"it has no {' and no '.join(missing)}; asz describe sets what is missing")
-    if entry.dataset not in ("cifar10", "cifar100"):
-        reasons.append(f"RobustBench has no leaderboard for {entry.dataset}")
+    if (entry.dataset, entry.threat_model) not in LEADERBOARDS:
+        reasons.append(f"RobustBench has no leaderboard for {entry.dataset} {entry.threat_model}")
     return reasons

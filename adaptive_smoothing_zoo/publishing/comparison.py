@@ -10,17 +10,18 @@ import numpy as np
 
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
+from adaptive_smoothing_zoo.publishing.record import ModelKey
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_path
 
-_Z = 1.959963984540054  # of a normal distribution, 95 % lie within
+_Z = 1.959963984540054  # 95 % of a normal distribution are within this
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedShares:
-    """How many of the same ``n`` examples two models have right.
+    """How many of the same ``n`` examples two models classify correctly.
 
     Attributes:
-        both, first, second: how many both have, the first alone, and the second alone.
+        both, first, second: how many both do, only the first, and only the second.
     """
 
     n: int
@@ -30,7 +31,7 @@ class PairedShares:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> PairedShares:
-        """Of two lists of verdicts, (N,) bool each."""
+        """The counts of two arrays of verdicts, (N,) bool each."""
         both = int((first & second).sum())
         return cls(n=len(first), both=both, first=int(first.sum()) - both, second=int(second.sum()) - both)
 
@@ -66,7 +67,7 @@ class PairedShares:
 
     @property
     def p_value(self) -> float:
-        """Of the exact sign test: how likely the examples that one model alone has fall so unevenly by chance."""
+        """Two-sided p-value of the exact sign test on the examples that only one model classifies correctly."""
         from scipy.stats import binomtest
 
         alone = self.first + self.second
@@ -78,9 +79,9 @@ class Comparison:
     """Two models on the same examples.
 
     Attributes:
-        data: what the examples are.
-        clean, run, best: right without attack, after the recorded run, and after all recorded attacks.
-        attacks: by model, what ``best`` has met.
+        data: a description of the examples and the threat model.
+        clean, run, best: correct without an attack, after the recorded run, and after all recorded attacks.
+        attacks: for each model, the attacks behind ``best``.
     """
 
     data: str
@@ -90,32 +91,19 @@ class Comparison:
     attacks: tuple[str, str]
 
 
-@dataclass(frozen=True)
-class _Named:
-    """What a record's place says of its model."""
-
-    name: str
-    dataset: str
-    threat_model: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.dataset}-{self.threat_model}"
-
-
 def compare(first: Path, second: Path) -> Comparison:
     """Compare two models by their records.
 
     Args:
-        first, second: run records, ``<OUT>/<dataset>/<threat model>/<NAME>.run.json``. If one has more examples, those
-            that both have count.
+        first, second: run records, ``<OUT>/<dataset>/<threat model>/<NAME>.run.json``. If one has more examples, only
+            those of both count; then the labels alone show that they are the same.
 
     Raises:
         ResultsError: a file is no run record or damaged, or the two are not about the same examples and radius.
     """
     (a, in_a), (b, in_b) = _read(first), _read(second)
     n = min(a.run.n, b.run.n)
-    same_images = a.run.n != b.run.n or a.run.data_sha256 == b.run.data_sha256
+    same_images = a.run.dataset == b.run.dataset and (a.run.n != b.run.n or a.run.data_sha256 == b.run.data_sha256)
     if not (same_images and np.array_equal(in_a["label"][:n], in_b["label"][:n])):
         raise ResultsError(f"{first} and {second} are not about the same examples; evaluate both on the same ones")
     if a.run.threat != b.run.threat:
@@ -134,7 +122,7 @@ def _read(path: Path) -> tuple[Evidence, dict[str, np.ndarray]]:
     if not path.name.endswith(ending) or len(path.absolute().parents) < 3:
         raise ResultsError(f"{path} is no run record; asz eval writes OUT/DATASET/THREAT_MODEL/NAME{ending}")
     threat_model, dataset, out = path.absolute().parent, path.absolute().parents[1], path.absolute().parents[2]
-    named = _Named(path.name.removesuffix(ending), dataset.name, threat_model.name)
+    named = ModelKey(path.name.removesuffix(ending), dataset.name, threat_model.name)
     evidence = read_evidence(out, named)
     robust = evidence.run.verdicts(out, named)
     with np.load(verdicts_path(out, named), allow_pickle=False) as arrays:
@@ -145,7 +133,7 @@ def _read(path: Path) -> tuple[Evidence, dict[str, np.ndarray]]:
 
 
 def _attacks(evidence: Evidence) -> str:
-    """The attacks that a model has met."""
+    """All recorded attacks on a model."""
     met = [evidence.run.protocol]
     if evidence.adaptive is not None:
         met.append(evidence.adaptive.protocol)

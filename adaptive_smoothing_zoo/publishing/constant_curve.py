@@ -1,4 +1,4 @@
-"""What constant alphas reach with the base nets of a triplet: the yardstick for a mixing network."""
+"""The accuracies that constant alphas reach with the base nets of a triplet: the yardstick for a mixing network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
+from torch import nn
+
 from adaptive_smoothing_zoo.publishing.record import Keyed, Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.publishing.trade_off_plot import Point
+from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 
 _ENDS = {0.0: " (g alone)", 1.0: " (h alone)"}
 
@@ -31,8 +34,8 @@ class CurvePoint:
 class ConstantCurve(Record):
     """Clean and AutoAttack accuracy of one g and h for several constant alphas, in rising order of alpha.
 
-    One file for all triplets of a data set and threat model. Whether it is about a triplet's base nets and a run's
-    settings is the caller's question (``std_sha256``, ``matches``).
+    There is one file for all triplets of a data set and threat model. Before comparing a triplet with it, ask whether
+    it has the triplet's base nets (``is_with``) and the run's settings (``matches``).
     """
 
     KIND, TITLE, COMMAND = "curve", "a curve of constant alphas", "eval/constant_curve.py"
@@ -54,6 +57,11 @@ class ConstantCurve(Record):
     def is_of(self, entry: Keyed) -> bool:
         return True
 
+    def is_with(self, std_model: nn.Module | None, rob_model: nn.Module | None) -> bool:
+        """Whether it was measured with the weights of these base nets."""
+        nets = [None if net is None else tensors_sha256(net.state_dict()) for net in (std_model, rob_model)]
+        return nets == [self.std_sha256, self.rob_sha256]
+
     def matches(self, run: RunRecord) -> bool:
         """Whether curve and run were measured with the same settings on the same examples."""
         fields = ("dataset", "threat_model", "eps", "engine", "n", "seed", "batch_size", "data_sha256")
@@ -61,7 +69,7 @@ class ConstantCurve(Record):
 
     @property
     def line(self) -> tuple[Point, ...]:
-        """The curve in a picture."""
+        """The points of the curve for a picture."""
         return tuple(
             Point(
                 label=f"alpha {point.alpha:g}{_ENDS.get(point.alpha, '')}",

@@ -1,6 +1,7 @@
-"""What only its makers can say of a model, asked for once: a triplet keeps it in its folder, a net by its records.
+"""The words that only its makers can say of a model: its paper, its training data, its license.
 
-Leaderboard entry, card and claim take it from there.
+They are asked for once and stored: a triplet's in its folder, a net's next to its records. Leaderboard entry, card and
+claim use them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _OF_PAPER = tuple(field.name for field in fields(Paper))
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Words for an entry; None leaves what is there.
+    """Words for an entry; None leaves the entry's own.
 
     Attributes:
         title, authors, venue, link: of the paper; authors are comma separated.
@@ -63,11 +64,11 @@ def describe_folder(folder: Path, results: Path, description: Description, name:
     """Write words, and a new name if one is given, into the ``config.json`` of a triplet's folder.
 
     Args:
-        results: where the triplet may have records.
+        results: the folder where the triplet may have records.
 
     Raises:
         ConfigError: there is no entry in the folder.
-        ResultsError: it has records under its old name.
+        ResultsError: as ``renamed``.
     """
     path = folder / CONFIG_FILE
     entry = description.applied(renamed(results, read_entry(path), name))
@@ -76,7 +77,7 @@ def describe_folder(folder: Path, results: Path, description: Description, name:
 
 
 def describe_net(entry: ModelEntry, results: Path, description: Description, name: str | None = None) -> ModelEntry:
-    """The same of a net's entry, which is kept below ``results``; ResultsError as there."""
+    """As ``describe_folder``, for the entry of a net, which is stored below ``results``."""
     new = description.applied(renamed(results, entry, name))
     keep_entry(results, new)
     if new.name != entry.name:
@@ -85,15 +86,34 @@ def describe_net(entry: ModelEntry, results: Path, description: Description, nam
 
 
 def renamed(results: Path, entry: E, name: str | None) -> E:
-    """The entry under another name; ResultsError if there are records that would lose their model."""
+    """The entry under another name; the same entry if that is None or its own.
+
+    Raises:
+        ResultsError: there are records of the old name, which would lose their model, or of the new name, which are
+            another model's.
+    """
     if name in (None, entry.name):
         return entry
-    path = results_path(results, entry)
-    there = [*path.parent.glob("*"), *(path.parent / "certificates").glob("*")]
-    own = [file.name for file in there if file.name.startswith(f"{entry.name}.") and file != kept_path(results, entry)]
-    if own:
+    new = replace(entry, name=checked_name(name))
+    if own := _files_of(results, entry):
         raise ResultsError(
-            f"{path.parent} has records of {entry.name} ({', '.join(sorted(own)[:3])}), which would lose their model; "
-            "keep the name, or move these elsewhere and measure it again"
+            f"{own[0].parent} has records of {entry.name} ({_listed(own)}), which would lose their model; keep the "
+            "name, or move these elsewhere and measure it again"
         )
-    return replace(entry, name=checked_name(name))
+    if others := _files_of(results, new):
+        raise ResultsError(
+            f"{others[0].parent} has records of another model called {name} ({_listed(others)}); choose another name, "
+            "or move these elsewhere"
+        )
+    return new
+
+
+def _files_of(results: Path, entry: ModelEntry) -> list[Path]:
+    """The recorded files of a name, without its kept entry."""
+    folder = results_path(results, entry).parent
+    there = sorted([*folder.glob("*"), *(folder / "certificates").glob("*")])
+    return [path for path in there if path.name.startswith(f"{entry.name}.") and path != kept_path(results, entry)]
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:3])

@@ -31,7 +31,7 @@ class Evidence:
     Attributes:
         run: the AutoAttack run.
         adaptive: the adaptive attacks on what that run left robust, or None.
-        validation: the checks of whether its number can be trusted, or None.
+        validation: the checks of whether the run's number can be trusted, or None.
         broken: indices of the examples that are robust to AutoAttack and misclassified after another attack.
         stale: why existing records do not count, one sentence each.
     """
@@ -54,7 +54,7 @@ class Evidence:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the clean, "autoattack" and "best" known accuracy, for the choice of images alone."""
+        """95 % intervals of "clean", "autoattack" and "best" (known) accuracy, for the choice of images alone."""
         run = self.run
         counts = {"clean": round(run.clean_accuracy * run.n), "autoattack": run.robust_count}
         counts["best"] = run.robust_count - len(self.broken)
@@ -62,12 +62,12 @@ class Evidence:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences for the footnote of a leaderboard entry; nothing if there is nothing to add to AutoAttack."""
+        """Sentences for the footnote of a leaderboard entry; none if AutoAttack's result needs no comment."""
         return tuple(page("remarks.txt", evidence=self, run=self.run).splitlines())
 
     @property
     def stronger(self) -> list[str]:
-        """The attacks to which ``broken`` is due."""
+        """The attacks that broke the examples of ``broken``."""
         names = []
         if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
             whole = self.adaptive.protocol == ADAPTIVE_PROTOCOL
@@ -78,14 +78,16 @@ class Evidence:
 
 
 def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> Evidence:
-    """All records of a model below ``out``; at least a run of AutoAttack. Adaptive attacks and a validation count if
-    they belong to the run next to them: same model, radius, examples and, for adaptive attacks, verdicts.
+    """All records of a model below ``out``.
+
+    There must be a run of AutoAttack. Adaptive attacks and a validation count only if they belong to that run: same
+    model, radius and examples and, for adaptive attacks, verdicts.
 
     Args:
-        identity: if given, of the model that the run must have been made with.
+        identity: if given, the run must be of this model.
 
     Raises:
-        ResultsError: there is no run, it is another model's, or a file is damaged.
+        ResultsError: there is no run, it is of another model, or a file is damaged.
     """
     run, verdicts = RunRecord.read(out, entry), verdicts_path(out, entry)
     run.require(out, entry, identity=identity)
@@ -113,15 +115,17 @@ def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: Keye
 
 
 def check_records(out: Path, entry: ModelEntry) -> None:
-    """Find out before a long run whether the records next to its results can be read; ResultsError if not."""
+    """Raise ResultsError, before a long run, if a record next to its results cannot be read."""
     AdaptiveRecord.find(out, entry)
     Validation.find(out, entry)
 
 
 def update_entry(out: Path, entry: ModelEntry) -> Path:
-    """Bring run record and leaderboard entry up to all the evidence, after a record was written; the entry's path.
+    """Update run record and leaderboard entry to all the evidence, after a record was written.
 
-    A run that is not of the standard protocol has no leaderboard entry; an earlier one goes, and the path is the run's.
+    Returns:
+        The path of the leaderboard entry. A run that is not of the standard protocol has none: an earlier one is
+        deleted, and the path is that of the run record.
     """
     evidence = read_evidence(out, entry)
     run = replace(evidence.run, failed_checks=evidence.failed_checks)

@@ -33,7 +33,7 @@ from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
 CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"
 PICTURE_FILE = "trade_off.svg"
 OPTIONAL_FILES = (RECORD_FILE, FRONT_FILE, PICTURE_FILE)  # what may come with an export, and is uploaded with it
-HERE = "local-dir:."  # what the card of a folder calls it
+HERE = "local-dir:."  # how the card in a folder refers to the folder
 
 
 def export(
@@ -50,14 +50,14 @@ def export(
 
     Args:
         card: the text of the model card, as ``card_of`` makes it.
-        picture: of the card, if it shows one, as ``picture_of`` makes it; written to ``trade_off.svg``.
-        max_shard_size: in bytes or like "1GB"; weights that are larger go to several files.
+        picture: the card's picture, if it shows one, as ``picture_of`` makes it; written to ``trade_off.svg``.
+        max_shard_size: in bytes or like "1GB"; larger weights are split into several files.
 
     Returns:
         The folder.
 
     Raises:
-        ResultsError: the folder holds something else than an export of this triplet, or cannot be written.
+        ResultsError: the folder holds anything but an export of this triplet, or cannot be written.
     """
     folder = Path(os.path.realpath(folder))  # unlike resolve(), leaves a loop of links to whoever opens it
     _check_replaceable(folder, model.entry)
@@ -74,69 +74,78 @@ def export(
 def card_of(
     model: Triplet, results: str | Path, front: str | None = None, picture: str | None = None
 ) -> tuple[str, Evidence | None]:
-    """A triplet's model card and what is recorded of it, None if ``results`` has no run.
+    """A triplet's model card and its evidence, None if ``results`` has no run.
 
     Args:
+        results: a folder of records.
         front, picture: see ``model_card``.
 
     Raises:
-        ResultsError: what is recorded there was measured of another model, or is damaged.
+        ResultsError: a record there is of another model, or damaged.
     """
     results, entry = Path(results), model.described()
     certification, identity = read_certification(results, entry), identity_of(model, entry.image_shape)
     if certification is not None and certification.identity != identity:
         raise ResultsError(
-            f"the certificates of {entry.key} in {results} are of another model than this; certify this one (asz "
-            "certify), or name a folder without results for it"
+            f"the certificates of {entry.key} in {results} are of another model; run asz certify again, or name a "
+            "folder without results for it"
         )
     evidence = read_evidence(results, entry, identity) if RunRecord.path(results, entry).exists() else None
-    return model_card(entry, evidence, ConstantCurve.find(results, entry), certification, front, picture), evidence
+    return model_card(entry, evidence, _curve_of(model, results), certification, front, picture), evidence
 
 
 def picture_of(model: Triplet, results: str | Path, evidence: Evidence | None) -> TradeOff | None:
-    """The picture of a triplet's card; None where no constant alphas were measured to compare it with."""
-    entry = model.described()
-    return trade_off(entry, evidence, ConstantCurve.find(Path(results), entry))
+    """The picture of a triplet's card; None where constant alphas were not measured with its g and h."""
+    return trade_off(model.described(), evidence, _curve_of(model, Path(results)))
+
+
+def _curve_of(model: Triplet, results: Path) -> ConstantCurve | None:
+    """The recorded curve of constant alphas, if it was measured with the model's own g and h."""
+    curve = ConstantCurve.find(results, model.entry)
+    return curve if curve is not None and curve.is_with(model.std_model, model.rob_model) else None
 
 
 def card_from(
     entry: ModelEntry, results: Path, load: Callable[[], nn.Module], reference: str
 ) -> tuple[str, Evidence | None, TradeOff | None]:
-    """The card of any model by its entry, what is recorded of it, and the card's picture, ``<key>.svg`` next to it.
-
-    The model is loaded where results speak of it.
+    """The card of any model, its evidence, and the card's picture, ``<key>.svg`` next to it.
 
     Args:
-        reference: by which ``load_model`` finds a triplet that is not in the zoo.
+        load: loads the model; called only if there are records of it.
+        reference: what ``load_model`` takes for a triplet that is not in the zoo.
+
+    Raises:
+        ResultsError: as ``card_of``.
     """
     has_run = RunRecord.path(results, entry).exists()
     if isinstance(entry, NetEntry):
         evidence = read_evidence(results, entry, identity_of(load(), entry.image_shape)) if has_run else None
         return net_card(entry, evidence), evidence, None
     assert isinstance(entry, Entry)
-    text, evidence = model_card(entry, None), None
+    text, evidence, picture = model_card(entry, None), None, None
     if has_run or certification_path(results, entry, "certified.json").exists():
         triplet = load()
         assert isinstance(triplet, Triplet)
         text, evidence = card_of(triplet, results, picture=f"{entry.key}.svg")
+        picture = picture_of(triplet, results, evidence)
     if not entries_named(entry.name):
         text = text.replace(how_to_load(entry), how_to_load(entry, reference))
-    return text, evidence, trade_off(entry, evidence, ConstantCurve.find(results, entry))
+    return text, evidence, picture
 
 
 def is_own(folder: Path) -> bool:
-    """Whether a folder holds a triplet as ``save_pretrained`` or ``asz tune`` writes it: its card knows no results."""
+    """Whether a folder holds a triplet as ``save_pretrained`` or ``asz tune`` writes it, with no card or a bare one."""
     bare = not any((folder / name).exists() for name in (CARD_FILE, LICENSE_FILE))
     return (folder / CONFIG_FILE).is_file() and (bare or (folder / RECORD_FILE).is_file())
 
 
 def front_of(folder: Path) -> str | None:
-    """The figure of all mixes among which ``asz tune`` chose, if it is there."""
+    """Name of the figure of the mixes among which ``asz tune`` chose, if it is in the folder."""
     return FRONT_FILE if (folder / FRONT_FILE).is_file() else None
 
 
 def write_card(folder: Path) -> None:
-    """Write card and license of a triplet into its folder, next to what ``asz tune`` wrote."""
+    """Write card and license of a triplet, without results, into its folder, next to what ``asz tune`` wrote."""
     entry = read_entry(folder / CONFIG_FILE)
     card = model_card(entry, None, front=front_of(folder))
     write_text(folder / CARD_FILE, card.replace(how_to_load(entry), how_to_load(entry, HERE)))
@@ -150,7 +159,7 @@ def export_files(entry: Entry) -> set[str]:
 
 
 def license_text(entry: Entry) -> str:
-    """The text of an entry's license, or, but for the MIT license, what it is called and where to read it."""
+    """The full text of the MIT license; of another license its name and, where known, the link to its text."""
     year = re.search(r"(?:19|20)\d\d", entry.name)
     return page("license.txt", entry=entry, year=year[0] if year else None, spdx=_SPDX.get(entry.license))
 
@@ -160,7 +169,7 @@ _SPDX = {name.lower(): name for name in _SPDX_NAMES.split()}  # the Hub's identi
 
 
 def _check_replaceable(folder: Path, entry: Entry) -> None:
-    """Replacing deletes, so only nothing, or what ``export`` wrote for the same triplet, may be there."""
+    """Raise ResultsError unless the folder is absent, empty, or an export of the same triplet: replacing deletes it."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -171,7 +180,7 @@ def _check_replaceable(folder: Path, entry: Entry) -> None:
     try:
         earlier = read_entry(folder / CONFIG_FILE)
     except ConfigError:
-        raise ResultsError(f"{folder} is not empty and no earlier export; choose another folder") from None
+        raise ResultsError(f"{folder} is neither empty nor an earlier export; choose another folder") from None
     if earlier.key != entry.key:
         raise ResultsError(f"{folder} holds an export of {earlier.key}, not of {entry.key}; choose another folder")
     if foreign := sorted(names - export_files(earlier) - {PICTURE_FILE}):

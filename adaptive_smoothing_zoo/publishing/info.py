@@ -1,4 +1,4 @@
-"""What ``asz info`` tells of a model: a page of plain text."""
+"""What ``asz info`` says about a model: a page of plain text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from adaptive_smoothing_zoo.zoo.entry import Entry, ModelEntry
 
 
 def info_page(entry: ModelEntry, results: Path) -> str:
-    """The text.
+    """The page's text.
 
     Args:
-        results: a folder of records; the package itself knows the accuracies of the zoo's triplets.
+        results: a folder of records; where it has none, the accuracies that ``known_of`` knows are shown.
 
     Raises:
         ResultsError: a record there is damaged.
@@ -36,7 +36,7 @@ def info_page(entry: ModelEntry, results: Path) -> str:
 
 
 def _accuracies(known: Known) -> dict[str, tuple[str, str]]:
-    """By name, a percentage and its 95 % interval, where the number of images is known."""
+    """By name, a percentage and its 95 % interval, which is empty if the number of images is unknown."""
     named = {"clean": known.clean, "AutoAttack": known.autoattack, "best known": known.best}
     return {name: (value, _interval(float(value), known.n)) for name, value in named.items()}
 
@@ -49,5 +49,5 @@ def _interval(percentage: float, n: int | None) -> str:
 
 
 def _code(block: str) -> str:
-    """What stands in a fenced block, indented."""
+    """The content of a fenced block, indented."""
     return "\n".join(f"  {line}".rstrip() for line in block.splitlines()[1:-1])

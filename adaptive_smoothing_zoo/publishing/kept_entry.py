@@ -1,6 +1,6 @@
-"""What was said of a net, kept in ``<NAME>.model.json`` next to its records: it is asked for once.
+"""The entry of a net, stored in ``<NAME>.model.json`` next to its records, so that its words are asked for once.
 
-A triplet's entry stands in its own folder or in the zoo, and is not kept here.
+A triplet's entry is in its own folder or in the zoo, and is not stored here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def kept_path(out: Path, entry: ModelEntry) -> Path:
 
 
 def keep_entry(out: Path, entry: ModelEntry) -> None:
-    """Keep the entry of a net for later commands; of a triplet, nothing."""
+    """Store the entry of a net for later commands; does nothing for a triplet."""
     if isinstance(entry, NetEntry):
         write_text(kept_path(out, entry), entry_to_text(entry))
 
@@ -40,10 +40,10 @@ def kept_entries(folder: Path) -> list[NetEntry]:
 
 
 def find_kept(folder: Path, reference: str, name: str | None) -> NetEntry | None:
-    """The kept entry of a reference, under that name if one is given.
+    """The kept entry of a reference, with that name if one is given; None if there is none.
 
     Raises:
-        ResultsError: several names of the reference are kept there, and none is given; or the name is another's.
+        ResultsError: several entries of the reference are kept and no name is given; or the name is another model's.
     """
     kept = kept_entries(folder)
     for entry in kept:

@@ -24,10 +24,10 @@ class Known:
     Attributes:
         autoattack: under the standard protocol.
         best: the lowest robust accuracy that is known, after adaptive attacks and the checks of a validation.
-        n: images; None if their number was not published.
+        n: number of images; None if it was not published.
         is_whole: whether these are the whole test set.
-        failed_checks: of a validation: reasons not to trust the robust accuracies.
-        source: where it was published; None if it was measured with this package.
+        failed_checks: the failed checks of a validation: reasons not to trust the robust accuracies.
+        source: where the accuracies were published; None if they were measured with this package.
     """
 
     clean: str
@@ -40,7 +40,7 @@ class Known:
 
     @classmethod
     def of(cls, evidence: Evidence) -> Known:
-        """What was measured."""
+        """The measured accuracies."""
         run = evidence.run
         return cls(
             clean=percent(run.clean_accuracy),
@@ -56,7 +56,7 @@ def known_of(entry: Entry, results: Path | None = None) -> Known | None:
     """The known accuracies of a triplet; None if there are none.
 
     Args:
-        results: a folder of records; a standard run there takes the place of what the package ships.
+        results: a folder of records; a standard run there takes precedence over the numbers that the package ships.
 
     Raises:
         ResultsError: a record there is damaged.
@@ -67,7 +67,7 @@ def known_of(entry: Entry, results: Path | None = None) -> Known | None:
 
 
 def recorded(results: Path, entry: ModelEntry) -> Known | None:
-    """What a standard run below ``results`` says, with all evidence next to it."""
+    """The accuracies from a standard run below ``results`` and all evidence next to it; None without such a run."""
     if not RunRecord.path(results, entry).exists():
         return None
     evidence = read_evidence(results, entry)
@@ -83,5 +83,5 @@ def _published(entry: Entry) -> Known | None:
     published = entry.published
     if published is None:
         return None
-    best = published.adaptive or published.autoattack
+    best = min(published.adaptive or published.autoattack, published.autoattack, key=float)
     return Known(clean=published.clean, autoattack=published.autoattack, best=best, source=published.source)

@@ -1,4 +1,4 @@
-"""Leaderboards: the entries below a folder, ranked, with what is recorded of them, as an HTML page and as Markdown."""
+"""Leaderboards: the entries below folders, ranked, with their records, as an HTML page and as Markdown."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
 from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.model_info import ModelInfo, read_model_info
 from adaptive_smoothing_zoo.publishing.pages import page, percent
+from adaptive_smoothing_zoo.publishing.record import ModelKey
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.publishing.trade_off_plot import Point, TradeOff
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
@@ -33,9 +34,9 @@ class Row:
     """One model of a leaderboard.
 
     Attributes:
-        evidence: what is recorded next to its entry; None of models that others have evaluated.
-        problem: why its entry or the records next to it cannot be believed; such a row has no rank.
-        links: files about it, by what a page calls them.
+        evidence: the records next to its entry; None if there are none, or others evaluated the model.
+        problem: why its entry or the records next to it cannot be trusted; such a row has no rank.
+        links: files about it, by the text of the link.
     """
 
     info: ModelInfo
@@ -66,7 +67,7 @@ class Row:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What speaks against the accuracies."""
+        """What speaks against the accuracies, one phrase each."""
         flags = ["AutoAttack is not reliable here, says RobustBench"] if self.info.unreliable else []
         if self.problem is not None:
             return (self.problem,)
@@ -85,7 +86,7 @@ class Row:
 
     @property
     def point(self) -> Point:
-        """Its place in the trade-off."""
+        """Its point in the trade-off plot."""
         n = "" if self.evidence is None else f", {self.evidence.run.n} images"
         return Point(
             label=self.info.name,
@@ -132,13 +133,13 @@ def read_tables(*folders: Path, model_info: Path | None = None, cards: Sequence[
     """One table per data set, threat model and eps below the folders.
 
     Args:
-        folders: of results; what is in an earlier one takes the place of the same in a later one.
+        folders: of results; a file in an earlier one hides the file of the same name in a later one.
         model_info: RobustBench's folder of that name; its entries of the same data sets, threat models and radii are
             ranked, too. A file that is no entry is skipped with a warning.
-        cards: folders of the model cards that are linked; the first that has one counts.
+        cards: folders of model cards; each model is linked to the first card that is found.
 
     Raises:
-        ResultsError: no entry there, or a file that is none; or ``model_info`` has no entries.
+        ResultsError: the folders have no entries, or a file that is no entry; or ``model_info`` has no entries.
     """
     groups: dict[tuple[str, str, float], list[Row]] = {}
     for folder, path in _first(folders, "*.json"):
@@ -166,7 +167,7 @@ def render(
     Runs that did not follow the standard protocol are shown in a table of their own, without a rank.
 
     Args:
-        out: the folder of the page, to which its links are relative; the first of ``folders`` if None.
+        out: the folder of the page, which its links start from; the first of ``folders`` if None.
         cards, model_info: see ``read_tables``.
         date: of the page; today if None.
 
@@ -185,7 +186,7 @@ def _group(info: ModelInfo) -> tuple[str, str, float]:
 
 
 def _first(folders: Iterable[Path], pattern: str) -> Iterator[tuple[Path, Path]]:
-    """Folder and file of what matches; of files with the same place in several folders, the first."""
+    """Each file that matches, with its folder; of files at the same place in several folders, the first."""
     seen = set()
     for folder in folders:
         for path in sorted(folder.glob(f"*/*/{pattern}")):
@@ -217,7 +218,7 @@ def _own_row(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> Row:
 
 
 def _contradiction(info: ModelInfo, run: RunRecord) -> str | None:
-    """What an entry says that the run next to it did not measure."""
+    """How an entry contradicts the run next to it; None if it does not."""
     said = info.eps_value, f"{info.clean:.2f}", f"{info.autoattack:.2f}"
     measured = percent(run.clean_accuracy), percent(run.robust_accuracy)
     if said == (run.threat.eps, *measured):
@@ -226,7 +227,7 @@ def _contradiction(info: ModelInfo, run: RunRecord) -> str | None:
 
 
 def _links(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> dict[str, Path]:
-    """What there is to read about a model, by what a page calls it."""
+    """The files about a model that exist, by the text of the link."""
     paths = {
         "card": next(filter(Path.exists, (cards_folder / f"{info.key}.md" for cards_folder in cards)), None),
         "run": RunRecord.path(folder, info),
@@ -242,7 +243,7 @@ def _relative(path: Path, start: Path) -> str:
 
 
 def _robustbench(folder: Path, wanted: Iterable[tuple[str, str, float]]) -> Iterator[Row]:
-    """The entries of RobustBench that belong into one of the tables."""
+    """RobustBench's entries for the wanted tables."""
     wanted, found = set(wanted), 0
     for dataset, threat_model in sorted({group[:2] for group in wanted}):
         for path in sorted((folder / dataset / threat_model).glob("*.json")):
@@ -264,25 +265,12 @@ def _robustbench(folder: Path, wanted: Iterable[tuple[str, str, float]]) -> Iter
         )
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A model of which there is a record and no entry."""
-
-    name: str
-    dataset: str
-    threat_model: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.dataset}-{self.threat_model}"
-
-
 def _not_standard(folders: Iterable[Path]) -> Iterator[tuple[RunRecord, Path]]:
-    """Recorded runs that no leaderboard takes, each with its file."""
+    """Recorded runs that are not of the standard protocol, each with its file."""
     for folder, path in _first(folders, f"*.{RunRecord.KIND}.json"):
         name = path.name.removesuffix(f".{RunRecord.KIND}.json")
         try:
-            run = RunRecord.read(folder, _Named(name, path.parts[-3], path.parts[-2]))
+            run = RunRecord.read(folder, ModelKey(name, path.parts[-3], path.parts[-2]))
         except ResultsError as error:
             logger.warning("skipped: %s", error)
             continue

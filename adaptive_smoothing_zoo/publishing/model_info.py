@@ -21,8 +21,8 @@ class ModelInfo:
     Attributes:
         title, link, venue: of the paper.
         best: the lowest robust accuracy that is known; RobustBench ranks by it.
-        additional_data: None if that is unknown.
-        unreliable: what RobustBench's maintainers think of the AutoAttack accuracy.
+        additional_data: whether training used more than the data set's own images; None if that is unknown.
+        unreliable: whether RobustBench's maintainers call the AutoAttack accuracy unreliable.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class ModelInfo:
 
     @property
     def key(self) -> str:
-        """name-dataset-threat, as entries of the zoo have it."""
+        """name-dataset-threat, as in entries of the zoo."""
         return f"{self.name}-{self.dataset}-{self.threat_model}"
 
     @property
@@ -65,14 +65,14 @@ def leaderboard_entry(
 
     Args:
         clean, robust: measured accuracies, fractions.
-        eps: as text, if it is not the entry's own.
-        remarks: sentences on this run that the footnote must hold.
-        external: the best known robust accuracy, a fraction, if other attacks than AutoAttack made it lower.
+        eps: the radius as text, if it is not the entry's own.
+        remarks: sentences about this run for the footnote.
+        external: the best known robust accuracy, a fraction, if other attacks than AutoAttack lowered it.
 
     Returns:
         Keys, order and values as RobustBench has them. Accuracies are strings in percent with two decimals.
         ``reported`` is what the authors published for this radius, under their adaptive attack if they ran one, or else
-        what was measured. ``external`` is there only if a stronger attack is known to leave less than AutoAttack.
+        the measured accuracy. ``external`` is present only if a stronger attack is known to leave less than AutoAttack.
         ``unreliable`` is a judgement of RobustBench's maintainers and starts as false.
     """
     eps = eps or entry.eps
@@ -99,10 +99,10 @@ def leaderboard_entry(
 
 
 def read_model_info(path: Path) -> ModelInfo:
-    """The entry in a file; its folders name data set and threat model.
+    """The entry in a file ``<dataset>/<threat model>/<name>.json``.
 
     Raises:
-        ResultsError: it cannot be read, or is no entry of a threat model with a radius.
+        ResultsError: it cannot be read, or is no entry for a threat model with a radius.
     """
     try:
         entry = read_json(path)
@@ -133,7 +133,7 @@ def read_model_info(path: Path) -> ModelInfo:
 
 
 def _percentage(value: Any) -> float:
-    """RobustBench's entries hold percentages as texts or as numbers."""
+    """A percentage as a number; RobustBench's entries have texts or numbers."""
     if isinstance(value, bool) or not 0.0 <= float(value) <= 100.0:
         raise ValueError(f"a percentage must be in [0, 100], got {shown(value)}")
     return float(value)

@@ -1,4 +1,4 @@
-"""Pages from the templates in ``templates/``: the templates hold the words, Python computes the numbers."""
+"""Pages from the templates in ``templates/``: templates hold the words, Python computes the numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 def page(template: str, **values: Any) -> str:
-    """The text that a template (its file's name without ".jinja") makes of values.
+    """The text that a template makes from values.
 
-    In templates whose name ends with ".html" or ".svg" values are escaped. In Markdown, ``cell`` fits a text into a
-    table.
+    Args:
+        template: its file's name without ".jinja". Values are escaped if that ends with ".html" or ".svg".
+        values: what the template uses; a missing one raises jinja2's UndefinedError.
     """
     return _environment().get_template(f"{template}.jinja").render(**values)
 
@@ -24,7 +25,7 @@ def percent(fraction: float) -> str:
 
 
 def cell(value: Any) -> str:
-    """A text in one cell of a Markdown table."""
+    """A value as the text of one cell of a Markdown table."""
     return str(value).replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""Upload of an exported folder to the Hugging Face Hub, through its own client."""
+"""Uploads an exported folder to the Hugging Face Hub, through the Hub's own client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LOG_IN = "run `hf auth login`, set HF_TOKEN, or give a token"
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What an upload made, and what an entry needs to load exactly that."""
+    """The result of an upload, and what an entry needs to load exactly that."""
 
     repo: str  # "org/name"
     commit: str  # full hash
@@ -63,20 +63,20 @@ def push(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> Pushed:
-    """Upload what ``export`` wrote as one commit. After an interruption, run it again.
+    """Upload a folder that ``export`` wrote, as one commit. After an interruption, call it again.
 
     The folder is checked before anything is sent. The commit deletes weights of an earlier upload that are not part of
     this one; earlier commits keep them. Other files in the folder are not uploaded.
 
     Args:
-        repo: "org/name"; made if it does not exist.
-        private: whether the repository is to be private; one that exists and is public is then refused.
+        repo: "org/name"; created if it does not exist.
+        private: create a private repository; an existing public one is refused.
         token: an access token that may write there; the stored one if None.
-        revision: the branch, made from ``main`` if it does not exist; ``main`` if None.
+        revision: the branch, created from ``main`` if it does not exist; ``main`` if None.
 
     Raises:
-        ConfigError, WeightsError: the folder is no export, or not (or no longer) whole.
-        HubError: the Hub does not take it; the message says why.
+        ConfigError, WeightsError: the folder is no export, or incomplete, or a file has changed.
+        HubError: the Hub refuses or cannot be reached; the message says why.
     """
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
@@ -92,7 +92,9 @@ def push(
         # None leaves it to the organization's own rule, which may make every repository private.
         repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
         if private and not api.model_info(repo).private:
-            raise HubError(f"will not push to {repo!r}: it exists and is public; choose another name, or let it be")
+            raise HubError(
+                f"will not push to {repo!r}: it exists and is public; choose another name, or push without private"
+            )
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         with _with_card_for(folder, entry, repo) as upload:
@@ -112,7 +114,7 @@ def push(
 
 
 def push_model(model: Triplet, repo: str, *, results: Path | None = None, **options: Any) -> Pushed:
-    """Upload a triplet from memory: its export, with a card that tells of ``results``. For options see ``push``."""
+    """Upload a triplet from memory: its export, with a card that shows the records in ``results``; see ``push``."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / "export"
         if results is None:
@@ -124,7 +126,7 @@ def push_model(model: Triplet, repo: str, *, results: Path | None = None, **opti
 
 
 def push_own(folder: Path, repo: str, *, results: Path, **options: Any) -> Pushed:
-    """Upload a folder of ``asz tune`` or ``save_pretrained``, with a card that tells of ``results`` and the choice."""
+    """Upload a folder of ``asz tune`` or ``save_pretrained``, with a card that shows ``results`` and the choice."""
     with TemporaryDirectory() as name:
         target, model = Path(name) / "export", Triplet.from_pretrained(folder)
         card, evidence = card_of(model, results, front_of(folder), PICTURE_FILE)
@@ -140,7 +142,7 @@ def _optional_files(folder: Path) -> set[str]:
 
 @contextmanager
 def _with_card_for(folder: Path, entry: Entry, repo: str) -> Iterator[Path]:
-    """The folder as it is uploaded: links to its files, and a card that tells how to load the repository."""
+    """The folder as it is uploaded: links to its files, and a card that says how to load from the repository."""
     with TemporaryDirectory() as name:
         upload = Path(name)
         for file in (export_files(entry) | _optional_files(folder)) - {CARD_FILE}:
@@ -152,10 +154,10 @@ def _with_card_for(folder: Path, entry: Entry, repo: str) -> Iterator[Path]:
 
 
 def check_export(folder: str | Path) -> Entry:
-    """The entry of a folder that ``export`` wrote, if all of the folder is as it was written.
+    """The entry of a folder that ``export`` wrote, after checking that all files are there and unchanged.
 
     Raises:
-        ConfigError: no such folder, or no readable ``config.json``, card or index of shards in it.
+        ConfigError: no such folder, or its ``config.json``, card or index of shards is missing or damaged.
         WeightsError: a file of the weights is missing, or has another hash than ``config.json`` says.
     """
     folder = Path(folder)
@@ -214,7 +216,7 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, errors.HFValidationError):
         return "that is not a repository name; it must be like org/name"
     if isinstance(error, errors.RevisionNotFoundError):
-        return "there is no such branch, and it could not be made"
+        return "there is no such branch, and it could not be created"
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_answer(error.response.status_code, (error.server_message or "").strip())
     if isinstance(error, json.JSONDecodeError):

@@ -20,13 +20,13 @@ from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 @dataclass(frozen=True, kw_only=True)
 class RadiusPoint:
-    """What one run of the curve found. Accuracies are fractions.
+    """The result of one run of the curve. Accuracies are fractions.
 
     Attributes:
         eps: the radius, as text.
         low, high: 95 % interval of the robust accuracy, for the choice of examples alone.
-        protocol: of the run, which says from which radius it began.
-        record: the run's own record, a file next to the curve's.
+        protocol: of the run; it says from which radius the run started.
+        record: name of the run's own record, a file next to the curve's.
     """
 
     eps: str
@@ -39,7 +39,7 @@ class RadiusPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RadiiCurve(Record):
-    """Runs of one model on the same examples at several radii, in rising order. No leaderboard takes them."""
+    """Runs of one model on the same examples at several radii, in rising order. Leaderboards do not accept them."""
 
     KIND, TITLE, COMMAND = "radii", "a curve of radii", "asz eval --eps RADII"
 
@@ -57,7 +57,7 @@ class RadiiCurve(Record):
 
     @classmethod
     def check_replaceable(cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int) -> None:
-        """As of a measurement: raise ResultsError if the curve that is there has more examples or another model."""
+        """As for a measurement: raise ResultsError if the existing curve has more examples or another model."""
         known = cls.find(out, entry)
         if known is None:
             return
@@ -69,12 +69,15 @@ class RadiiCurve(Record):
 
 
 def at_radius(entry: ModelEntry, eps: str) -> ModelEntry:
-    """The entry under which a run of several radii is recorded: it must not replace the record of the entry's own."""
+    """The entry under whose name one run of several is recorded, so that the run at the entry's own radius stays."""
     return replace(entry, name=f"{entry.name}.eps-{eps.replace('/', '_')}")
 
 
 def write_curve(out: Path, entry: ModelEntry, runs: Sequence[RunRecord]) -> Path:
-    """Write the curve of runs from the smallest radius to the largest, and its figure; the curve's path.
+    """Write the curve and its figure; returns the curve's path.
+
+    Args:
+        runs: at least one, from the smallest radius to the largest.
 
     Raises:
         ImportError: matplotlib is not installed (it comes with the "evaluation" extra).

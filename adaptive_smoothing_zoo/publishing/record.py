@@ -1,4 +1,4 @@
-"""Records: what was measured of a triplet, each a file next to its leaderboard entry.
+"""Records: what was measured of a model, each a file next to its leaderboard entry.
 
 Below ``OUT/<dataset>/<threat model>/``: ``<NAME>.json`` is the leaderboard entry, ``<NAME>.<kind>.json`` a record.
 """
@@ -26,7 +26,7 @@ from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 
 class Keyed(Protocol):
-    """What the files of a model are named after: an entry of any kind has it."""
+    """The facts that a model's files are named after; entries of all kinds have them."""
 
     @property
     def name(self) -> str: ...
@@ -41,12 +41,26 @@ class Keyed(Protocol):
     def key(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class ModelKey:
+    """What the place of a record says about its model."""
+
+    name: str
+    dataset: str
+    threat_model: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.dataset}-{self.threat_model}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """What was measured, on what, and with which versions.
 
-    A subclass is one kind of record: ``KIND`` is the end of its file's name, ``TITLE`` what messages call it,
-    ``COMMAND`` what makes it. ``DERIVED`` properties are written for readers; ``RENAMED`` are keys of older files.
+    A subclass is one kind of record: ``KIND`` is the end of its file's name, ``TITLE`` its name in messages,
+    ``COMMAND`` the command that writes it. ``DERIVED`` properties are written for readers and ignored when read;
+    ``RENAMED`` maps keys of older files to today's.
     """
 
     KIND: ClassVar[str]
@@ -65,12 +79,12 @@ class Record:
 
     @classmethod
     def path(cls, out: Path, entry: Keyed) -> Path:
-        """Where the record of a model stands below ``out``."""
+        """The path of a model's record below ``out``."""
         return results_path(out, entry).with_suffix(f".{cls.KIND}.json")
 
     @classmethod
     def state_path(cls, out: Path, entry: ModelEntry) -> Path:
-        """Where an unfinished measurement keeps its state."""
+        """The path of the state of an unfinished measurement."""
         return cls.path(out, entry).with_suffix(".state")
 
     @classmethod
@@ -78,7 +92,7 @@ class Record:
         """The record of a model below ``out``.
 
         Raises:
-            ResultsError: it is missing, damaged, contradicts itself, or is of another triplet.
+            ResultsError: it is missing or damaged, contradicts itself, or is of another model.
         """
         path = cls.path(out, entry)
         try:
@@ -100,23 +114,23 @@ class Record:
 
     @classmethod
     def find(cls, out: Path, entry: Keyed) -> Self | None:
-        """The record of a model, None if there is none; raises as ``read`` does."""
+        """The record of a model, None if there is none; raises as ``read``."""
         return cls.read(out, entry) if cls.path(out, entry).exists() else None
 
     def write(self, out: Path, entry: ModelEntry) -> Path:
-        """Write the record, whole or not at all; its path. ResultsError if it cannot be written."""
+        """Write the record, whole or not at all, and return its path; ResultsError if it cannot be written."""
         path = self.path(out, entry)
         content = to_json(self) | {name: getattr(self, name) for name in self.DERIVED}
         write_text(path, json.dumps(content, indent=2) + "\n")
         return path
 
     def check(self) -> None:
-        """Raise ConfigError if the numbers cannot be, or contradict each other."""
+        """Raise ConfigError if numbers are impossible or contradict each other."""
         if self.n < 1:
             raise ConfigError(f"'n' must be at least 1, got {self.n}")
 
     def is_of(self, entry: Keyed) -> bool:
-        """Whether the record is about this triplet."""
+        """Whether the record is about this model, data set and threat model."""
         return (self.model, self.dataset, self.threat_model) == (entry.name, entry.dataset, entry.threat_model)
 
 
@@ -144,7 +158,7 @@ class Measurement(Record):
     def misfit(
         self, *, identity: Identity | None = None, threat: ThreatModel | None = None, data_sha256: str | None = None
     ) -> str | None:
-        """Why the record is not about a model, threat model or data; None if it is about all that are given."""
+        """Why the record is not about the given model, threat model or data; None if it is about all of them."""
         if identity is not None and self.identity != identity:
             return "was made with another model (other weights, alpha or logit maps)"
         if threat is not None and self.threat != threat:
@@ -167,17 +181,17 @@ class Measurement(Record):
     def check_replaceable(
         cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int, eps: str | None = None
     ) -> None:
-        """Find out before a long run whether its record would say less than the one whose place it takes.
+        """Refuse, before a long run, to replace a record that says more than the new one would.
 
-        A record of another model never gives way: nobody can measure it again without that model.
+        A record of another model is never replaced: nobody can measure it again without that model.
 
         Args:
-            n: examples of the run that begins.
+            n: examples of the new run.
             eps: its radius; the entry's if None.
 
         Raises:
-            ResultsError: it would be of another model, have fewer examples, or another radius instead of the entry's;
-                or the record that is there cannot be read.
+            ResultsError: the existing record is of another model, has more examples, or has the entry's radius and the
+                new one has not; or it cannot be read.
         """
         known = cls.find(out, entry)
         if known is None:
@@ -208,17 +222,17 @@ def about(entry: ModelEntry, examples: Examples) -> dict[str, Any]:
 
 
 def results_path(out: Path, entry: Keyed) -> Path:
-    """Where the leaderboard entry of a model stands below ``out``; its records stand next to it."""
+    """The path of a model's leaderboard entry below ``out``; its records are next to it."""
     return out / entry.dataset / entry.threat_model / f"{entry.name}.json"
 
 
 def check_writable(out: Path, entry: ModelEntry) -> None:
-    """Raise ResultsError, before a long run, if its results cannot be written. It leaves nothing behind, no folder."""
+    """Raise ResultsError, before a long run, if its results cannot be written. Creates no file and no folder."""
     check_file_writable(results_path(out, entry))
 
 
 def check_file_writable(path: Path) -> None:
-    """The same for any file."""
+    """As ``check_writable``, for any file."""
     try:
         with tempfile.TemporaryFile(dir=_nearest_that_exists(path)):
             pass
@@ -229,7 +243,7 @@ def check_file_writable(path: Path) -> None:
 def _nearest_that_exists(path: Path) -> Path:
     for folder in path.parents:
         with suppress(FileNotFoundError):
-            folder.lstat()  # unlike exists(), is not silent about a file in a folder's place or too long a name
+            folder.lstat()  # unlike exists(), raises if a parent is a file or a name is too long
             return folder
     return Path()
 

@@ -26,7 +26,7 @@ from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 @dataclass(frozen=True, kw_only=True)
 class AttackRecord(Measurement):
-    """What a sequence of attacks left robust, and with what. ``accuracy_after`` begins with what they started from."""
+    """How many examples a sequence of attacks left robust. ``accuracy_after`` begins with what they started from."""
 
     protocol: str
     attacks: tuple[str, ...]
@@ -51,8 +51,8 @@ class AttackRecord(Measurement):
 class RunRecord(AttackRecord):
     """An evaluation by AutoAttack.
 
-    ``deterministic``, ``warnings`` and ``test_set_size`` decide whether it may be claimed: a claim needs
-    the whole test set in its order, the standard protocol and a model that answers the same twice.
+    A claim needs the whole test set in its order (``test_set_size``), the standard protocol (``is_standard``) and a
+    model that gives the same logits twice (``deterministic``).
     """
 
     KIND, TITLE, COMMAND = "run", "a run record", "asz eval"
@@ -61,10 +61,10 @@ class RunRecord(AttackRecord):
     verdicts_sha256: str | None = None  # of the file of verdicts; None if that was not noted
     deterministic: bool
     clean_accuracy: float
-    broken_by: dict[str, int]
+    broken_by: dict[str, int]  # number of examples by attack; misclassified without one: "clean"
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
-    accuracy_alone: dict[str, float] = field(default_factory=dict)  # under each attack alone, if each met all points
+    accuracy_alone: dict[str, float] = field(default_factory=dict)  # after each attack alone, if each attacked all
     chosen_among: int = 0  # how many of the examples chose the mix, as far as its entry says
     failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
 
@@ -79,7 +79,7 @@ class RunRecord(AttackRecord):
         eps: str | None = None,
         protocol: str | None = None,
     ) -> None:
-        """As of any record; with ``protocol``, what the run that begins makes, a record of other attacks stays too."""
+        """As for any record. If ``protocol``, that of the new run, is given, a record of another one is kept, too."""
         super().check_replaceable(out, entry, model, n=n, eps=eps)
         known = None if protocol is None else cls.find(out, entry)
         if known is not None and known.protocol != protocol:
@@ -90,10 +90,10 @@ class RunRecord(AttackRecord):
 
     @property
     def is_standard(self) -> bool:
-        """Whether it is the standard protocol, judged in float32. Nothing else may be claimed or enter a leaderboard.
+        """Whether it is the standard protocol with float32 verdicts; only such a run may enter a leaderboard.
 
-        The search may have been in TF32, if the settings say so (see ``AttackSettings.is_standard``); older records do
-        not tell search and judge apart.
+        The search may have been in TF32 if the settings say so (see ``AttackSettings.is_standard``). Older records do
+        not distinguish search and verdicts.
         """
         same = self.protocol == STANDARD_PROTOCOL and self.attacks == STANDARD_ATTACKS
         float32 = self.dtype == "float32" and self.tf32 == (self.settings is not None and self.settings.tf32)
@@ -101,13 +101,14 @@ class RunRecord(AttackRecord):
 
     @property
     def deviation(self) -> str | None:
-        """What is not as in the standard protocol; None if nothing is."""
+        """How the run deviates from the standard protocol; None if it does not."""
         if self.is_standard:
             return None
         settings = self.settings
         if settings is not None and not settings.is_standard:
             return settings.protocol
-        return f"not standard: {self.protocol}, {', '.join(self.attacks)}, TF32 {'on' if self.tf32 else 'off'}"
+        how = f"{self.dtype}, TF32 {'on' if self.tf32 else 'off'}"
+        return f"not standard: {self.protocol}, {', '.join(self.attacks)}, {how}"
 
     @property
     def robust_count(self) -> int:
@@ -136,7 +137,7 @@ class RunRecord(AttackRecord):
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
 
     def verdicts(self, out: Path, entry: Keyed) -> np.ndarray:
-        """Which examples the run left robust, (N,) bool; ResultsError if that is missing, damaged or of another run."""
+        """Which examples the run left robust, (N,) bool; ResultsError if the file is missing, damaged or another's."""
         path = verdicts_path(out, entry)
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -152,14 +153,18 @@ class RunRecord(AttackRecord):
     def verdicts_on(
         self, out: Path, entry: ModelEntry, examples: Examples, model: nn.Module | None = None
     ) -> np.ndarray:
-        """The verdicts of a run on these examples, with this model if one is given; ResultsError if it was not that."""
+        """The verdicts, (N,) bool, if the run was on these examples and, if given, with this model.
+
+        Raises:
+            ResultsError: it was not, or as ``verdicts``.
+        """
         identity = None if model is None else identity_of(model, examples.images.shape[1:])
         self.require(out, entry, identity=identity, data_sha256=examples.sha256)
         return self.verdicts(out, entry)
 
 
 def attack_fields(found: Evaluation | AdaptiveEvaluation, protocol: str, commit: str | None) -> dict[str, Any]:
-    """The fields of a record that an evaluation decides; the first of its ``accuracy_after`` is no attack."""
+    """The fields of a record that come from an evaluation; the first key of its ``accuracy_after`` is no attack."""
     return {
         "threat_model": found.norm,
         "protocol": protocol,
@@ -193,12 +198,12 @@ def make_record(
     """The record of an evaluation.
 
     Args:
-        eps: as text, if it is not the entry's own.
-        commit: what ``source_commit`` said when the run began.
+        eps: the radius as text, if it is not the entry's own.
+        commit: what ``source_commit`` returned when the run began.
         remarks: in addition to the evaluation's own.
 
     Raises:
-        ResultsError: the evaluation had another threat model.
+        ResultsError: the evaluation had another threat model than the entry with this radius.
     """
     claimed = ThreatModel(entry.threat_model, parse_eps(eps or entry.eps))
     if evaluation.threat != claimed:
@@ -220,7 +225,7 @@ def make_record(
 
 
 def write_results(out: Path, entry: ModelEntry, evaluation: Evaluation, examples: Examples, record: RunRecord) -> None:
-    """Write run record and verdicts, each whole or not at all; ``evidence.update_entry`` does the leaderboard entry."""
+    """Write run record and verdicts, each whole or not at all; ``evidence.update_entry`` writes the leaderboard's."""
     arrays: dict[str, Any] = {
         "index": np.arange(len(evaluation)),
         "label": examples.labels.numpy(),
@@ -234,7 +239,11 @@ def write_results(out: Path, entry: ModelEntry, evaluation: Evaluation, examples
 
 
 def agreement(results: Path, entry: ModelEntry, evaluation: Evaluation, examples: Examples) -> str:
-    """By how much an evaluation agrees with a recorded one of the same triplet and data; ResultsError without one."""
+    """A sentence on how far an evaluation agrees with the recorded one of the same model name and examples.
+
+    Raises:
+        ResultsError: there is no such record.
+    """
     record = RunRecord.read(results, entry)
     recorded = record.verdicts_on(results, entry, examples)
     same = int((recorded == evaluation.robust).sum())
@@ -246,18 +255,18 @@ def agreement(results: Path, entry: ModelEntry, evaluation: Evaluation, examples
 
 
 def verdicts_path(out: Path, entry: Keyed) -> Path:
-    """Where the verdicts on the single examples stand."""
+    """The path of the verdicts on single examples."""
     return results_path(out, entry).with_suffix(".examples.npz")
 
 
 def state_path(out: Path, entry: ModelEntry, shard: tuple[int, int] = (0, 1)) -> Path:
-    """The folder in which an unfinished evaluation of a model (or a shard of one) keeps its state."""
+    """The path of the state of an unfinished evaluation, or of one of its shards."""
     which = "" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
     return results_path(out, entry).with_suffix(f"{which}.state")
 
 
 def shard_states(out: Path, entry: ModelEntry, *others: ModelEntry) -> list[Path]:
-    """The states of shards of an evaluation, or else of the next entry's; ResultsError if there are none."""
+    """The states of the shards of an evaluation: of the first entry that has any; ResultsError if none has."""
     path = results_path(out, entry)
     found = sorted(path.parent.glob(f"{path.stem}.shard-*-of-*.state"))
     if not found and others:

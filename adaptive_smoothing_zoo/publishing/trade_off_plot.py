@@ -1,4 +1,4 @@
-"""The trade-off of several models, clean accuracy against robust accuracy: as SVG for pages, as a picture for files."""
+"""The trade-off plot, clean accuracy against robust accuracy: SVG text for pages, or a file by matplotlib."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Point:
 
     Attributes:
         kind: "ours", "other" or "alpha" (the mix of a constant alpha).
-        key: of the model; points of one key belong together.
-        note: what a reader sees who points at it, in addition to label and numbers.
-        open: drawn as an outline: the robust accuracy is one that is known to be too high.
+        key: of the model; points with the same key belong together.
+        note: shown in the tooltip after label and numbers.
+        open: drawn as an outline: on a leaderboard something speaks against the robust accuracy; on a card it is the
+            one after all attacks.
     """
 
     label: str
@@ -61,7 +62,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """Percentages along one axis; ``start`` and ``end`` are where it begins and ends in the picture."""
+    """Percentages along one axis, from ``low`` at ``start`` to ``high`` at ``end`` in the picture."""
 
     low: float
     high: float
@@ -86,12 +87,12 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class TradeOff:
-    """What a picture shows.
+    """The content of a plot.
 
     Attributes:
         points: models.
         curve: mixes of one g and h with constant alphas, in rising order of alpha; drawn as a line.
-        robust: what the robust accuracies are, for the axis.
+        robust: label of the axis of robust accuracies.
     """
 
     points: tuple[Point, ...]
@@ -100,13 +101,13 @@ class TradeOff:
 
     @property
     def front(self) -> frozenset[str]:
-        """Keys of the models that no other one beats in both accuracies."""
+        """Keys of the models that are Pareto optimal: none is at least as good in both accuracies and better in one."""
         return frozenset(
             p.key for p in self.points if not any(_beats((q.clean, q.robust), (p.clean, p.robust)) for q in self.points)
         )
 
     def svg(self, name: str = "trade-off") -> str:
-        """The picture as SVG text, which needs nothing but a browser; ``name`` is its id in a page."""
+        """The plot as SVG text; ``name`` is its id in a page."""
         x, y = self._scales()
         size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP}
         axes = {"x": x, "y": y, "bottom": HEIGHT - BOTTOM, "clean": CLEAN, "robust": self.robust}
@@ -126,9 +127,9 @@ class TradeOff:
                 yield a.clean + share * (b.clean - a.clean), a.robust + share * (b.robust - a.robust)
 
     def _labels(self, x: Scale, y: Scale) -> Iterator[tuple[Point, float, float]]:
-        """Where labels stand: ours first, then the ends of the curve, then the models of the front.
+        """The labels with their left ends and base lines: ours, the ends of the curve, the models of the front.
 
-        None covers another; only ours may cover a point. A label without such a place is left out.
+        No label covers another, and only ours may cover a point. A label without such a place is left out.
         """
         front = self.front
         wanted = [p for p in self.points if p.kind == "ours"]
@@ -145,7 +146,7 @@ class TradeOff:
                 yield point, round(box.x, 1), round(box.y + 0.8 * box.height, 1)
 
     def draw(self, path: Path, title: str | None = None) -> None:
-        """Write the picture with matplotlib; the name of the file chooses the format (.png, .pdf, .svg).
+        """Write the plot with matplotlib; the ending of ``path`` is the format (.png, .pdf, .svg).
 
         Raises:
             ImportError: matplotlib is not installed (it comes with the "evaluation" extra).

@@ -27,14 +27,14 @@ from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 @dataclass(frozen=True, kw_only=True)
 class Validation(Measurement):
-    """A validation of one triplet on the first ``n`` of the data.
+    """A validation of one model on the first ``n`` examples of the data. Accuracies are fractions.
 
     Attributes:
-        clean_accuracy, accuracy: before any attack, and after those of all checks.
-        recorded_n, recorded_accuracy, recorded_data_sha256: of the recorded AutoAttack run of this model, if there
-            is one.
-        newly_broken: indices of points that run calls robust and some check broke.
-        budget: what the checks could spend.
+        clean_accuracy, accuracy: before any attack, and after the attacks of all checks.
+        recorded_n, recorded_accuracy, recorded_data_sha256: of the recorded AutoAttack run of this model; None if there
+            is none.
+        newly_broken: indices of the examples that the recorded run calls robust and a check broke.
+        budget: the limits of the checks, by name.
         series: curves and samples behind the figures: ``loss_<name>`` (mean loss of surviving points, per step),
             ``accuracy_against_eps`` (radii, accuracies), ``alpha`` (clean, attacked).
     """
@@ -58,13 +58,13 @@ class Validation(Measurement):
 
     @property
     def tally(self) -> dict[str, int]:
-        """How many checks have each verdict."""
+        """The number of checks by verdict."""
         found = Counter(result.verdict for result in self.checks)
         return {"passed": found["passed"], "failed": found["failed"], "inapplicable": found["not applicable"]}
 
     @property
     def union_accuracy(self) -> float | None:
-        """Of the recorded run's points, the share that neither AutoAttack nor any check broke; None without a run."""
+        """Share of the recorded run's examples that neither AutoAttack nor a check broke; None without a run."""
         if self.recorded_n is None or self.recorded_accuracy is None:
             return None
         return (round(self.recorded_accuracy * self.recorded_n) - len(self.newly_broken)) / self.recorded_n
@@ -76,10 +76,10 @@ class Validation(Measurement):
             raise ConfigError("accuracies must be fractions, the attacked one at most the clean one")
         newly, n = set(self.newly_broken), self.recorded_n or self.n
         if len(newly) < len(self.newly_broken) or not newly <= set(range(n)):
-            raise ConfigError("'newly_broken' must name different examples")
+            raise ConfigError(f"'newly_broken' must name different examples of {n}")
 
     def apart_from(self, run: RunRecord) -> str | None:
-        """Why the validation was not about a run; None if it was."""
+        """Why the validation is not about this run; None if it is."""
         if why := self.misfit(identity=run.identity, threat=run.threat):
             return why
         elsewhere = self.newly_broken and self.recorded_data_sha256 != run.data_sha256
@@ -103,13 +103,13 @@ class Validation(Measurement):
 
 
 def recorded_run(out: Path, entry: ModelEntry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
-    """The verdicts of a recorded run and of recorded adaptive attacks, or why there are none to compare with.
+    """The verdicts of the recorded run and adaptive attacks; or a phrase: why there are none to compare with.
 
     Args:
-        out: where results are recorded.
+        out: the folder of results.
         model: must be the recorded one.
-        examples: all of the data; the recorded run must have taken the first of them.
-        n: examples to be validated; the recorded run must cover them.
+        examples: all of the data; the recorded run must be on the first of them.
+        n: number of examples to validate; the recorded run must cover them.
 
     Raises:
         ResultsError: a file is damaged.
@@ -145,9 +145,9 @@ def make_validation(
     """The record of a validation.
 
     Args:
-        examples: those validated.
-        recorded: what the findings were compared with.
-        commit: what ``source_commit`` said when the validation began.
+        examples: the validated ones.
+        recorded: the verdicts that the findings were compared with.
+        commit: what ``source_commit`` returned when the validation began.
     """
     newly = () if recorded is None else np.flatnonzero(recorded.robust[: len(examples)] & findings.broken).tolist()
     return Validation(

@@ -1,4 +1,4 @@
-"""Whether the weights that a name gives are those whose accuracy was published."""
+"""Verifies that the weights that a name gives are those whose accuracy was published."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Verification(Record):
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the published accuracy is the measured one; None if none was published.
+        """Whether measured and published accuracy agree; None if none was published.
 
         On the whole test set the two must be equal up to rounding. On a part of it, the published one must lie in the
         interval of the measured one.
@@ -111,17 +111,17 @@ def verify(
 
 
 def original_files(entry: Entry, model_dir: Path | None = None) -> dict[str, Source]:
-    """By part, the original checkpoint that ``load_model`` takes, pinned by hash and size; hashes what is not pinned.
+    """By part, the source of the checkpoint that ``load_model`` uses, with hash and size of the file.
 
     Raises:
-        WeightsError: a part cannot be had.
+        WeightsError: a part is not available.
     """
     _, files = load_components(entry, meta_triplet(entry), model_dir=model_dir)
     return {part: pinned_source(*found) for part, found in files.items()}
 
 
 def verified_entry(entry: Entry, verification: Verification) -> Entry:
-    """The entry with the hashes of the files that were used, and whether they are verified."""
+    """The entry with the hashes of the files that were used; "verified" if the verification is conclusive."""
     components = {
         part: _pinned(component, verification.components.get(part))
         for part, component in entry.weights.components.items()
@@ -143,7 +143,7 @@ def write_entry(folder: Path, entry: Entry) -> Path:
 
 
 def _pinned(component: Component, used: Source | None) -> Component:
-    """The component with what is now known of the source that was used; the other sources stay as they are."""
+    """The component with hash and size of the source that was used; the other sources stay as they are."""
     sources = (used if used and _place(source) == _place(used) else source for source in component.sources)
     return replace(component, sources=tuple(sources))
 

@@ -1,7 +1,7 @@
-"""Describes a base net from any source as an entry's data, so that it can be rebuilt without the user's code.
+"""Describes a base net from any source as the data of an entry, so that it can be rebuilt without the user's code.
 
-The description comes from the note that ``build`` and references leave in the net, from its parts, or from its
-library's metadata. ``building.check_described`` verifies it.
+The description comes from the note that ``build`` and ``references.resolve`` leave in the net, from its parts, or from
+its library's metadata. ``building.check_described`` verifies it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig
 
 
 def described_net(net: nn.Module, name: str) -> BaseNetConfig:
-    """As ``config_of``.
+    """The description of a net for an entry.
 
     Args:
         name: of the net, for the message.
@@ -91,7 +91,7 @@ def _as_data(config: BaseNetConfig) -> dict[str, Any]:
 
 
 def _of_timm(net: nn.Module) -> BaseNetConfig | None:
-    """From timm's metadata in the net, and its visible options."""
+    """From timm's metadata in the net; channels and image size are options if they are not the default."""
     cfg, options = timm_cfg_of(net), dict[str, Any]()
     if not isinstance(cfg.get("architecture"), str):
         return None

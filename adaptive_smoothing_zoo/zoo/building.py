@@ -44,13 +44,14 @@ _OF_MAP = ("scale", "power", "clamp_bias", "top_k")
 
 
 def build_base_net(config: BaseNetConfig, num_classes: int) -> nn.Module:
-    """Raises ValueError for an unknown architecture, arguments or pretrained net."""
+    """The net of a config, with random weights. Raises ValueError for an unknown architecture, argument or net."""
     if config.pretrained is not None and config.pretrained not in BASE_NETS:
         raise ValueError(f"no base net {config.pretrained!r}; known: {', '.join(sorted(BASE_NETS))}")
     return build(config.architecture, num_classes=num_classes, **config.arguments)
 
 
 def build_map(config: LogitMapConfig) -> nn.Module:
+    """The logit map of a config."""
     if isinstance(config, ScaleConfig):
         return Scale(config.factor)
     if isinstance(config, HardMaxConfig):
@@ -70,7 +71,7 @@ def map_config(module: nn.Module) -> LogitMapConfig:
 
 
 def build_alpha(config: AlphaConfig, std_model: nn.Module, rob_model: nn.Module) -> ConstantAlpha | AdaptiveAlpha:
-    """Raises ValueError for taps that a base net lacks."""
+    """The alpha of a config; a mixing network has random weights. Raises ValueError for taps that a base net lacks."""
     if isinstance(config, ConstantAlphaConfig):
         return ConstantAlpha(config.value)
     numbers = {name: getattr(config, name) for name in _OF_ALPHA}
@@ -93,7 +94,7 @@ def alpha_config(alpha: nn.Module) -> AlphaConfig:
 
 
 def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
-    """Replace the mix by a head, and reduce the nets to the stages in the config."""
+    """Replace the mix by a head, and cut the nets to the stages in the config."""
     module.reset_classifier(config.num_classes, features=config.features)
     for name in TRUNKS["both"]:
         if name not in config.stages:
@@ -105,7 +106,7 @@ def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
 
 
 def _stages(net: Any) -> int:
-    """Number of feature maps of a net, which equals its number of stages."""
+    """The number of a net's stages: each has one feature map."""
     return len(net.feature_info)
 
 
@@ -143,8 +144,8 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
     """An entry for a mix that has none.
 
     Args:
-        words: fields that replace derived or default ones. The defaults are the data set "custom" and the threat model
-            8/255 in l_inf, that of most leaderboards; the entry then says that this is no claim.
+        words: fields that replace derived or default ones. The default data set is "custom". The default threat model
+            is l_inf with 8/255, as on most leaderboards; the entry then has the limit ``UNSAID``.
 
     Raises:
         ConfigError: a part that entries do not support, or images of unknown shape.
@@ -186,7 +187,7 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
 
 
 def _called(config: BaseNetConfig) -> str:
-    """A net's name on a leaderboard."""
+    """The name of a net's architecture on a leaderboard."""
     inner = config.arguments.get("net") if config.architecture == "preprocessed" else None
     if isinstance(inner, dict):
         return _called(BaseNetConfig(**inner))
@@ -194,7 +195,7 @@ def _called(config: BaseNetConfig) -> str:
 
 
 def _classes_of(mix: MixedClassifier, shape: Sequence[int]) -> int:
-    """Classes of the mix; after ``reset_classifier`` those of the nets, if they declare them."""
+    """Classes of the mix; after ``reset_classifier`` those that a net declares, 2 if none does (nothing uses them)."""
     if mix.head is not None:
         nets = [unwrapped(net) for net in (mix.std_model, mix.rob_model) if net is not None]
         had = [(made_as(net) or ("", {}))[1].get("num_classes") for net in nets]
@@ -231,8 +232,8 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
         found, wanted = mine.get(what, "missing"), its.get(what, "missing")
         if found != wanted:
             raise ConfigError(
-                f"{entry.key} cannot be saved: no entry describes it, {what} is {found}, not {wanted}; save a module "
-                "without that"
+                f"{entry.key} cannot be saved: an entry cannot describe that {what} is {found}, not {wanted}; save a "
+                "module without that"
             )
     if not has_foreign_code(module):
         return
@@ -240,7 +241,7 @@ def check_described(module: nn.Module, twin: nn.Module, entry: Entry) -> None:
     weights = weights_of(module)
     device = next(iter(weights.values())).device
     twin.load_state_dict(weights, assign=True)
-    twin.to(device)  # what is not among the weights
+    twin.to(device)  # buffers that are not among the weights
     with torch.no_grad(), in_eval_mode(module), in_eval_mode(twin):
         images = probe_images(entry.image_shape).to(device)
         if not torch.allclose(module(images), twin(images), rtol=1e-4, atol=1e-5):

@@ -1,4 +1,4 @@
-"""Foreign checkpoint files: recognized by their content, read without running code, renamed to our keys."""
+"""Foreign checkpoint files: recognized by their content, read without running code, and renamed to our keys."""
 
 import logging
 import pickle
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
-# What DataParallel, torch.compile and an attribute put before every key of a net.
+# Prefixes that DataParallel, torch.compile and attributes put before every key of a net.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 
-# Keys under which training scripts keep the weights, in the order in which they are looked for.
+# Keys under which training scripts keep the weights, in the order of the search.
 NESTINGS = ("state_dict", "model_state_dict", "model")
 
 
@@ -40,7 +40,8 @@ def read_checkpoint(path: Path, device: str | torch.device | None = None) -> dic
         device: device for the tensors of a safetensors file; those of other files are on the CPU.
 
     Raises:
-        WeightsError: a missing, truncated or foreign file; a web page or an archive; or a pickle that would run code.
+        WeightsError: the file is missing, damaged, in another format, a web page, an archive, or a pickle that would
+            run code.
     """
     with readable(path):
         if not path.is_file():
@@ -87,7 +88,10 @@ def convert_base_net(
     if (unwrapped := without_wrappers(state, lambda keys: keys == own)) is not None:
         converted = unwrapped
     elif config.architecture not in CONVERTERS:
-        raise WeightsError(f"{what} does not have our keys, and there is no key table for {config.architecture!r}")
+        raise WeightsError(
+            f"{what} does not have our keys, those of the net, and there is no key table for {config.architecture!r} "
+            "to rename them; save the net's own state_dict()"
+        )
     else:
         converted = CONVERTERS[config.architecture](state, config.arguments, net)
     check_fit(net, converted, f"{config.architecture} ({what})")
@@ -95,7 +99,11 @@ def convert_base_net(
 
 
 def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what: str) -> dict[str, Tensor]:
-    """A mixing network's checkpoint (``model`` and ``bn``) under our keys; the result fits ``alpha``."""
+    """A mixing network's checkpoint (``model`` and ``bn``, or our keys) under our keys; the result fits ``alpha``.
+
+    Raises:
+        WeightsError: the checkpoint is of something else.
+    """
     own = alpha.state_dict().keys()
     if (unwrapped := without_wrappers(_innermost(checkpoint), lambda keys: keys == own)) is not None:
         converted = _tensors(unwrapped, what)
@@ -112,28 +120,28 @@ def convert_mixing_network(checkpoint: Mapping[str, Any], alpha: nn.Module, what
 
 
 def read_triplet_state(path: Path, device: str | torch.device | None = None) -> dict[str, Tensor]:
-    """The state dict of a whole triplet from a file, with our keys, also nested or behind prefixes of wrappers.
+    """The state dict of a whole triplet from a file with our keys, also nested or behind ``WRAPPERS``.
 
     Args:
         path: safetensors or a PyTorch file, as ``torch.save(triplet.state_dict(), path)`` writes it.
         device: as in ``read_checkpoint``.
 
     Raises:
-        WeightsError: as ``read_checkpoint``; or the file is not of a whole triplet.
+        WeightsError: as ``read_checkpoint``; or the file is not the state dict of a whole triplet.
     """
     found = _innermost(read_checkpoint(path, device))
     state = without_wrappers(found, lambda keys: {str(key).split(".")[0] for key in keys} <= set(PARTS))
     if not state:
         raise WeightsError(
             f"{path} is not the state dict of a whole triplet, whose keys begin with {', '.join(PARTS)}: it has "
-            f"{_listed(found)}. Make a folder of the checkpoints of g, h and the mixing network by asz convert, and "
-            "name it as model_dir"
+            f"{_listed(found)}. To load separate checkpoints of g, h and the mixing network, convert them by asz "
+            "convert and give the folder as model_dir"
         )
     return _tensors(state, str(path))
 
 
 def without_wrappers(state: Mapping[str, V], fits: Callable[[Set[str]], bool]) -> dict[str, V] | None:
-    """The same values under keys that fit: as they are, or without prefixes that every key has; None if none do."""
+    """The values under keys that fit: the keys as they are, or without wrappers' prefixes; None if none fit."""
     stripped = dict(state)
     while not fits(stripped.keys()):
         prefix = next((p for p in WRAPPERS if stripped and all(str(key).startswith(p) for key in stripped)), None)
@@ -159,7 +167,7 @@ def _from_ra(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: nn.
 
 
 def _from_timm(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """By timm's own table, from the keys of its older versions or of a net's authors; preprocessing is the entry's."""
+    """By timm's own table, from keys of its older versions or of the net's authors; preprocessing is the entry's."""
     inner = net.net if isinstance(net, Preprocessed) else net
     if "downsample_layers.0.0.weight" in state:  # RobustBench's ConvNeXt V2 has these and does not use them
         state = {key: value for key, value in state.items() if key not in ("mean", "std")}
@@ -173,13 +181,13 @@ def _from_timm(state: Mapping[str, Tensor], arguments: Mapping[str, Any], net: n
 
 
 def _renamed_by_timm(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The same tensors under timm's keys; unchanged if timm's table does not know them, or would compute new ones."""
+    """The tensors under timm's keys; unchanged if timm's table does not know the keys or would compute new tensors."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return dict(state)
     try:
         renamed: dict[str, Tensor] = convert(dict(state), net)
-    except Exception:  # of a table for other keys
+    except Exception:  # the table is for other keys
         return dict(state)
     known = {value.data_ptr() for value in state.values()}
     return renamed if all(value.data_ptr() in known for value in renamed.values()) else dict(state)
@@ -252,7 +260,7 @@ def _read_zip(path: Path) -> dict[str, Any]:
 
 def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
     """Tensors and plain containers only: nothing in the file can run."""
-    # Many checkpoints contain NumPy scalars (an accuracy, an epoch), which are as harmless as tensors.
+    # Many checkpoints contain NumPy scalars (an accuracy, an epoch), which run no code either.
     scalar = np.float64(0).__reduce__()[0]
     harmless: list[Any] = [
         *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -264,12 +272,12 @@ def _torch_load(path: Path, *, mmap: bool) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"it asks for {asked_for[1]}" if asked_for else "it is no pickle of such things"
+        why = f"it asks for {asked_for[1]}" if asked_for else "it is no pickle of these"
         raise WeightsError(
             f"{path} was refused: reading it would run code, or it is damaged. Only tensors, numbers and plain "
             f"containers are read (as torch.save(net.state_dict(), ...) writes them); {why}"
         ) from error
-    except Exception as error:  # so does a damaged pickle
+    except Exception as error:  # a damaged file can raise anything
         raise WeightsError(f"{path} is a damaged or truncated PyTorch file: {reason(error)}; get it again") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")

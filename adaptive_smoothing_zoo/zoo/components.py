@@ -1,4 +1,4 @@
-"""The original checkpoints of a triplet's parts: downloaded from their authors, checked, converted, cached.
+"""The original checkpoints of a triplet's parts: downloaded from their authors, checked, converted and cached.
 
 Each part is converted once to a safetensors file with our keys in the cache folder. Triplets that share a part (the
 same net from the same sources) share that file. After an interruption, run the same call again.
@@ -37,7 +37,7 @@ from adaptive_smoothing_zoo.zoo.weights import (
 logger = logging.getLogger(__name__)
 
 Files = dict[str, tuple[Path, Source | None]]
-"""By part, the file that was read and its source; None for our converted file, which records its own source."""
+"""By part, the file that was read and its source; the source is None for our cached file, which records it itself."""
 
 
 def load_components(
@@ -49,8 +49,8 @@ def load_components(
 ) -> tuple[dict[str, Tensor], Files]:
     """A triplet's state dict from its original checkpoints, and the files that were read.
 
-    A part comes from RobustBench's cache ``model_dir`` if the file is there (read in place), else from our cache, else
-    from the first of its sources that has it.
+    A part comes from RobustBench's cache folder ``model_dir`` if that has the file, else from our cache, else from the
+    first of its sources that has it.
 
     Args:
         entry: its ``weights.components`` list the sources of the parts.
@@ -91,10 +91,10 @@ def pinned_source(path: Path, source: Source | None) -> Source:
     """The source of a part's weights, with hash and size of the original file (and its commit on the Hub).
 
     Args:
-        path, source: of ``Files``.
+        path, source: a value of ``Files``.
 
     Raises:
-        WeightsError: our file in the cache does not record it.
+        WeightsError: our cached file does not record its source.
     """
     if source is not None:
         return replace(source, sha256=file_sha256(path), size=path.stat().st_size)
@@ -106,7 +106,7 @@ def pinned_source(path: Path, source: Source | None) -> Source:
 
 
 def robustbench_file(model_dir: Path, entry: Entry, part: str) -> tuple[Path, RobustBenchFile] | None:
-    """The file of one part of a triplet in RobustBench's cache folder, if it is there, and its source."""
+    """The file of one part of a triplet in RobustBench's cache folder, and its source; None if it is not there."""
     known = [s for s in entry.weights.components[part].sources if isinstance(s, RobustBenchFile)]
     sha256 = next((source.sha256 for source in known), None)  # RobustBench gives the same file to both models
     own = RobustBenchFile(model=entry.name, index=PARTS.index(part), sha256=sha256)
@@ -120,7 +120,7 @@ def convert_part(entry: Entry, part: str, module: nn.Module, path: Path) -> dict
     """The weights of one part, with our keys, from a foreign checkpoint file.
 
     Raises:
-        WeightsError: not a checkpoint, or one of another net; the message names the file.
+        WeightsError: it is no checkpoint, or one of another net; the message names the file.
     """
     checkpoint = read_checkpoint(path)
     if part == "alpha":
@@ -132,10 +132,10 @@ def convert_triplet(entry: Entry, files: Mapping[str, Path]) -> Triplet:
     """The triplet of an entry from foreign checkpoint files of its parts.
 
     Args:
-        files: one for "std_model", one for "rob_model", and one for "alpha" if a mixing network gives it.
+        files: by part: "std_model", "rob_model" and, for a triplet with a mixing network, "alpha".
 
     Raises:
-        WeightsError: a missing or superfluous file, not a checkpoint, or one of another net.
+        WeightsError: a file is missing or superfluous, is no checkpoint, or is one of another net.
     """
     skeleton = meta_triplet(entry)
     needed = [part for part in PARTS if any(skeleton.get_submodule(part).state_dict())]
@@ -150,7 +150,7 @@ def convert_triplet(entry: Entry, files: Mapping[str, Path]) -> Triplet:
 
 
 def _cached(entry: Entry, part: str, component: Component, module: nn.Module, options: HubOptions | None) -> Path:
-    """Our cached file of this part; if missing, made from the first of its sources that has it."""
+    """Our cached file of a part; if it is missing, it is made from the first source that has the part."""
     path = cache_folder("components") / f"{_component_name(entry, part, component)}.safetensors"
     with kept_in(path.parent.parent):
         if path.is_file():
@@ -170,12 +170,12 @@ def _cached(entry: Entry, part: str, component: Component, module: nn.Module, op
                     problems.append(f"- {error}\n")
     raise WeightsError(
         f"cannot get {part} of {entry.key}:\n{''.join(problems)}Run it again to retry; or get the files of "
-        f"RobustBench's {entry.name} in another way and pass their folder (model_dir), or convert them (asz convert)"
+        f"RobustBench's {entry.name} in another way and give their folder as model_dir, or convert them by asz convert"
     )
 
 
 def _component_name(entry: Entry, part: str, component: Component) -> str:
-    """A name that is equal for the same net with the same weights in any triplet."""
+    """A file name that is the same for the same net with the same sources in any triplet."""
     if part == "alpha":
         what, net = "mixing_network", to_json(entry.alpha)
     else:

@@ -1,4 +1,4 @@
-"""Files from plain URLs and from Google Drive; the same call resumes an interrupted download."""
+"""Downloads from plain URLs and Google Drive; the same call resumes an interrupted download."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ _TIMEOUT = 30  # seconds without an answer after which a server counts as gone
 
 
 def download_url(url: str, path: Path) -> None:
-    """Download a file. A partial download is resumed if the server's file has not changed.
+    """Download a file unless ``path`` exists. A partial download is resumed if the server's file has not changed.
 
     Raises:
         WeightsError: the server cannot be reached, refuses, or closes the connection early.
@@ -25,7 +25,8 @@ def download_url(url: str, path: Path) -> None:
         return
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
     have = part.stat().st_size if part.is_file() and tag.is_file() else 0
-    headers = {"Range": f"bytes={have}-", "If-Range": tag.read_text()} if have else {}
+    headers = {"Accept-Encoding": "identity"}  # or lengths and ranges could be those of compressed bytes
+    headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()} if have else {}
     try:
         with requests.get(url, stream=True, timeout=_TIMEOUT, headers=headers) as response:
             if response.status_code == 416:  # nothing is left to send, which cannot be told from another length
@@ -56,7 +57,7 @@ def _bar(total: int, what: str, done: int) -> "tqdm[Any]":
 
 
 def download_from_drive(drive_id: str, path: Path) -> None:
-    """Download a file from Google Drive by gdown.
+    """Download a file from Google Drive by gdown, unless ``path`` exists.
 
     Raises:
         WeightsError: gdown is not installed, or Drive refuses or cannot be reached.

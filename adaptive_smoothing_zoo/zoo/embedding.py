@@ -1,4 +1,4 @@
-"""Adds a triplet to the package: its entry, and the weights that the package and its dependencies lack."""
+"""Adds a triplet to the package: its entry and those of its weights that are not shipped yet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def embed(folder: Path, limits: tuple[str, ...] = (), package: Path = PACKAGE) -> Entry:
-    """Write entry and weights of a triplet into the package; weights in half precision if they are rounded to it.
+    """Write entry and weights of a triplet into the package.
 
-    A base net of ``load_base_net`` is referenced, not stored.
+    Weights that half precision represents exactly are stored in it. A base net of ``load_base_net`` is referenced, not
+    stored again.
 
     Args:
         folder: written by ``save_pretrained``, ``asz train`` or ``asz tune``.
@@ -40,8 +41,8 @@ def embed(folder: Path, limits: tuple[str, ...] = (), package: Path = PACKAGE) -
     if not (folder / CONFIG_FILE).is_file():
         raise ResultsError(f"{folder} holds no finished triplet: there is no {CONFIG_FILE}")
     triplet = Triplet.from_pretrained(folder)
-    nets = {name: shipped_config(getattr(triplet, name)) for name in ("std_model", "rob_model")}
-    shipped = {name: config for name, config in nets.items() if config is not None}
+    nets = {name: getattr(triplet, name) for name in ("std_model", "rob_model")}
+    shipped = {name: config for name, net in nets.items() if net is not None and (config := shipped_config(net))}
     entry = replace(triplet.entry, **shipped, limits=(*triplet.entry.limits, *limits))  # type: ignore[arg-type]
     state = {key: value for key, value in triplet.state_dict().items() if key.partition(".")[0] not in shipped}
     entry = replace(entry, weights=_stored(package, entry, state))
@@ -52,7 +53,7 @@ def embed(folder: Path, limits: tuple[str, ...] = (), package: Path = PACKAGE) -
 
 
 def shipped_config(net: nn.Module) -> BaseNetConfig | None:
-    """The description of a net of ``load_base_net`` for an entry; None for other nets."""
+    """The description of a net for an entry, if it is one of ``load_base_net``; None for other nets."""
     state = net.state_dict()
     for name, shipped in BASE_NETS.items():
         if type(build(shipped.architecture, **shipped.arguments)) is type(net) and _same(state, shipped.state_dict()):

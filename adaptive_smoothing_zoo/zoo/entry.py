@@ -1,7 +1,7 @@
-"""What a triplet is, as data: everything that decides its outputs, and everything a leaderboard or a card says of it.
+"""A triplet as data: everything that decides its outputs, and everything a leaderboard or a card says about it.
 
-The same fields, in the same format, stand in ``zoo/entries/`` and in the ``config.json`` of published weights. Their
-JSON schema is ``zoo/entry.schema.json``.
+The files in ``zoo/entries/`` and the ``config.json`` of published weights have the same fields in the same format.
+Their JSON schema is ``zoo/entry.schema.json``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ def _check_eps(text: str) -> str:
     return text
 
 
+def _check_percentage(text: str) -> str:
+    if not 0.0 <= float(text) <= 100.0:
+        raise ValueError(f"a percentage must be in [0, 100], got {shown(text)}")
+    return text
+
+
+Percentage = Annotated[str, AfterValidator(_check_percentage)]  # "95.23"
+
+
 def _check_range(text: str) -> str:
     _, first, end = text.split(":")
     if int(first) >= int(end):
@@ -49,7 +58,7 @@ class BaseNetConfig:
 
     architecture: str  # a key of backbones.ARCHITECTURES
     arguments: dict[str, Any] = field(default_factory=dict)  # of that architecture; num_classes is the entry's
-    pretrained: str | None = None  # a key of shipped_nets.BASE_NETS whose weights it has, if not the triplet's file
+    pretrained: str | None = None  # the key in shipped_nets.BASE_NETS of its weights; None: in the triplet's file
 
     def __post_init__(self) -> None:
         if "num_classes" in self.arguments:
@@ -58,7 +67,7 @@ class BaseNetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConstantAlphaConfig:
-    """The same alpha for every input."""
+    """The same alpha, the weight of h, for every input."""
 
     kind: Literal["constant"] = "constant"
     value: Share
@@ -74,7 +83,7 @@ class ConstantAlphaConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptiveAlphaConfig:
-    """alpha from a mixing network."""
+    """alpha from a mixing network: alpha_min + (alpha_max - alpha_min) sigmoid(logit_scale * output + logit_bias)."""
 
     kind: Literal["adaptive"] = "adaptive"
     alpha_min: Share
@@ -140,7 +149,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurrogateConfig:
-    """What the authors attack in place of the model, whose gradient says little; the verdict is always the model's."""
+    """The net that the authors attack in place of a model with useless gradients; verdicts are always the model's."""
 
     name: str  # a key of attacks.surrogates.SURROGATES
     alpha: Share  # weight of h in it
@@ -196,7 +205,7 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """Where the weights are and how to know them."""
+    """Where the weights are, and their hashes."""
 
     embedded: WeightsFile | None = None  # in the package's folder "pretrained"
     sha256: Sha256 | None = None  # of the weights file
@@ -204,7 +213,7 @@ class Weights:
     hub_repo: str | None = None  # "org/name", only if that repository exists
     revision: str | None = None  # full commit hash in that repository
     components: dict[PartName, Component] = field(default_factory=dict)  # the original checkpoints
-    verified: bool = False  # whether somebody loaded exactly these and found the clean accuracy that was published
+    verified: bool = False  # whether somebody loaded exactly these and measured the published clean accuracy
     model_sha256: Sha256 | None = None  # identity of the model that "verified" and "published" are about
 
 
@@ -219,7 +228,7 @@ class Paper:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What a leaderboard asks for and nobody has said yet, of title and link."""
+        """Which of "title" and "link", which a leaderboard needs, are not known."""
         said = {"title": self.title not in ("", UNPUBLISHED.title), "link": self.link != ""}
         return tuple(name for name, known in said.items() if not known)
 
@@ -228,17 +237,17 @@ class Paper:
 class Published:
     """Accuracies as their authors or a leaderboard published them, in percent with two decimals."""
 
-    clean: str
-    autoattack: str
+    clean: Percentage
+    autoattack: Percentage
     source: str
-    adaptive: str | None = None  # accuracy under an attack adapted to the model, where one was published
+    adaptive: Percentage | None = None  # accuracy under an attack adapted to the model, where one was published
 
 
 UNSAID = (
     "Nobody has said against what this model is to be robust. Norm and radius are only what commands attack with if "
     "they are not told otherwise."
 )
-"""A limit of a mix that was saved without words on its threat model."""
+"""The limit of a mix that was saved without a threat model. Saved entries are recognized by this text: keep it."""
 
 UNPUBLISHED = Paper(title="not published", authors="unknown", venue="", link="")
 
@@ -246,7 +255,7 @@ UNPUBLISHED = Paper(title="not published", authors="unknown", venue="", link="")
 @checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelEntry:
-    """What can be said of any model that is evaluated, whoever made it."""
+    """The facts about a model that is evaluated, whoever made it."""
 
     name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.+-]*$")]  # NameYearFirstword, with an optional _suffix
     dataset: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # it names a folder of results
@@ -272,7 +281,7 @@ class ModelEntry:
 
     @property
     def threat(self) -> ThreatModel:
-        """What it is robust against."""
+        """The threat model."""
         return ThreatModel(self.threat_model, self.eps_value)
 
     @property
@@ -289,9 +298,9 @@ class ModelEntry:
 @checked
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetEntry(ModelEntry):
-    """A net that no entry of the zoo describes: what was said of it where it was first evaluated."""
+    """A net that is not in our format, as described when it was first evaluated or by ``asz describe``."""
 
-    reference: str  # what the user called it, with the checkpoint's file if there is one
+    reference: str  # by which the user named it, with the checkpoint's file if there is one
 
 
 @checked
@@ -307,7 +316,7 @@ class Entry(ModelEntry):
     std_map: LogitMapConfig = field(default_factory=ScaleConfig)
     rob_map: LogitMapConfig = field(default_factory=ScaleConfig)
     surrogate: SurrogateConfig | None = None
-    head: HeadConfig | None = None  # of a classifier for another task, made of the nets of the mix
+    head: HeadConfig | None = None  # of a classifier for another task on the nets' features, in place of the mix
     weights: Weights = field(default_factory=Weights)
     paper: Paper
     additional_data: bool | None
@@ -328,30 +337,30 @@ class Entry(ModelEntry):
 
     @property
     def comes_along(self) -> bool:
-        """Whether the package and its dependencies have all of its weights: in a file, or as base nets alone."""
+        """Whether the package and its dependencies ship all of its weights: in a file, or as base nets alone."""
         shipped = self.std_model.pretrained is not None and self.rob_model.pretrained is not None
         return self.weights.embedded is not None or (shipped and isinstance(self.alpha, ConstantAlphaConfig))
 
     @property
     def says_threat(self) -> bool:
-        """Whether somebody has said against what it is to be robust."""
+        """Whether its makers named its threat model."""
         return UNSAID not in self.limits
 
     @property
     def has_numbers(self) -> bool:
-        """Whether it says what was published, or that the weights are verified."""
+        """Whether it has published accuracies or calls its weights verified."""
         return self.published is not None or self.weights.verified
 
     def about(self, model_sha256: str) -> Entry:
-        """The same with word of the model that "verified" and "published" are about."""
+        """The entry with the identity of the model that "verified" and "published" are about."""
         return replace(self, weights=replace(self.weights, model_sha256=model_sha256))
 
     def without_numbers(self) -> Entry:
-        """The same without what was published or verified, which is about weights: for others."""
+        """The entry for other weights: without the published accuracies and "verified", which are about weights."""
         return replace(self, published=None, weights=replace(self.weights, verified=False, model_sha256=None))
 
     def differences(self, other: Entry) -> list[str]:
-        """Names of the fields that decide outputs, or which triplet it is, and are not the same in both."""
+        """Names of the differing fields, of those that decide the outputs or say which triplet it is."""
         mine, its = self.self_contained(), other.self_contained()
         return [name for name in _DECIDING if to_json(getattr(mine, name)) != to_json(getattr(its, name))]
 
@@ -366,7 +375,7 @@ def read_entry(path: Path) -> Entry:
     """Read an entry file, or the entry in a ``config.json``, whose other keys are for other tools.
 
     Raises:
-        ConfigError: not JSON, or not an entry; the message names the file and the key.
+        ConfigError: the file is missing, not JSON, or no entry; the message names the file and the key.
     """
     try:
         data = read_json(path)

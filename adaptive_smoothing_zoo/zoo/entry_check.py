@@ -23,7 +23,7 @@ def schema_text() -> str:
 
 
 def problems_of(path: Path) -> list[str]:
-    """The problems of an entry file, one sentence each; nothing is downloaded."""
+    """The problems of an entry file, one sentence each; an empty list if there are none. Downloads nothing."""
     try:
         entry = read_entry(path)
         skeleton = meta_triplet(entry)
@@ -34,7 +34,7 @@ def problems_of(path: Path) -> list[str]:
 
 def _of_words(entry: Entry, path: Path) -> Iterator[str]:
     if path.name != f"{entry.name}.json":
-        yield f"name: the file of {entry.name} must be called {entry.name}.json"
+        yield f"name: the file must be called {entry.name}.json"
     if entry.surrogate is not None and entry.surrogate.name not in SURROGATES:
         yield f"surrogate: no surrogate {shown(entry.surrogate.name)}; known: {', '.join(SURROGATES)}"
     if entry.dataset in DATA_SETS:

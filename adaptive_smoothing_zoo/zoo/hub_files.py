@@ -8,7 +8,7 @@ from adaptive_smoothing_zoo.errors import WeightsError
 
 MAKE_ROOM = "make room there, or set HF_HOME to a folder that can be written and locked"
 
-# What a file system answers, and no network.
+# Error numbers of file systems, not of networks.
 _LOCAL = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
     *(errno.ENOLCK, errno.ENOSYS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
@@ -16,7 +16,7 @@ _LOCAL = {
 
 
 class NotOnHubError(WeightsError):
-    """The repository, revision or file does not exist, or is not in the cache of a machine that works offline."""
+    """The repository, revision or file does not exist, or is not in the cache and the Hub was not reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,9 @@ def hub_file(repo: str, filename: str, revision: str | None = None, options: Hub
         revision: branch, tag or full commit hash. A full hash that is in the cache costs no request.
 
     Raises:
-        NotOnHubError: there is no such repository, revision or file, or it is not in the cache and the client works
-            offline.
-        WeightsError: the download fails (network, permission, server), cannot be written into the cache, or the name is
-            invalid.
+        NotOnHubError: there is no such repository, revision or file; or the file is not in the cache, and the client
+            works offline or cannot reach the Hub.
+        WeightsError: the download fails (permission, server), the cache cannot be written, or the name is invalid.
     """
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
@@ -73,7 +72,7 @@ def _told(error: Exception, where: str, options: HubOptions) -> WeightsError:
         errors.EntryNotFoundError: "the repository has no such file",
     }
     if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError
-        return WeightsError(f"cannot get {where}: its owners must grant access first, see its page")
+        return WeightsError(f"cannot get {where}: its owners must grant access first; ask on its page")
     for kind, why in absent.items():
         if isinstance(error, kind):
             return NotOnHubError(f"cannot get {where}: {why}")
@@ -84,7 +83,7 @@ def _told(error: Exception, where: str, options: HubOptions) -> WeightsError:
 
 
 def is_local(error: BaseException) -> bool:
-    """Whether an error of a download is of this machine's files (disk full, no right to write, no locks)."""
+    """Whether an error of a download comes from this machine's file system (disk full, no permission, no locks)."""
     if isinstance(error, NotImplementedError):  # of a file lock, on a file system without locks
         return True
     return isinstance(error, OSError) and error.errno in _LOCAL

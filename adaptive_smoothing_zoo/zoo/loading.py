@@ -1,4 +1,4 @@
-"""``load_model``: from a name to a module with weights, wherever these are."""
+"""``load_model``: from a name to a module with weights, wherever the weights are."""
 
 import difflib
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @own_surroundings()
 def load_model(
-    model_name: str,
+    model_name: str | Path,
     model_dir: str | Path | None = None,
     dataset: str = "cifar10",
     threat_model: str = "Linf",
@@ -49,33 +49,36 @@ def load_model(
     ``HF_TOKEN``, ``HF_HUB_OFFLINE``).
 
     Args:
-        model_name: a name or an alias that ``list_models()`` knows; or a triplet of anybody's in our format, as
-            "hf-hub:org/name", "hf-hub:org/name@revision", "local-dir:folder" or the path of such a folder. What it is
-            made for then says its own ``config.json``, not ``dataset`` and ``threat_model``.
-        model_dir: a folder that ``save_pretrained`` wrote, itself or below it as ``<name>-<dataset>-<threat model>``;
-            or RobustBench's cache folder, whose files ``<dataset>/<threat model>/<name>.pt_m0.pt`` and so on are read.
-            Files that are there are used. A folder without any, or none yet, is no error: in RobustBench it is a
-            cache to be. A missing one is logged, and refused if it looks like a slip.
+        model_name: a name or an alias that ``list_models()`` knows; or any triplet in our format, as "hf-hub:org/name",
+            "hf-hub:org/name@revision", "local-dir:folder" or the path of a folder. For such a triplet ``dataset`` and
+            ``threat_model`` are ignored: its own ``config.json`` names them.
+        model_dir: a folder that ``save_pretrained`` wrote, or that has one called ``<name>-<dataset>-<threat model>``;
+            or RobustBench's cache folder with files ``<dataset>/<threat model>/<name>.pt_m0.pt`` and so on. A folder
+            without such files is no error, since RobustBench would fill it; the weights then come from elsewhere. A
+            missing folder is logged, and refused if its name looks like a slip.
         dataset, threat_model: plain strings or RobustBench's enumerations.
         custom_checkpoint: a safetensors or PyTorch file with the triplet's whole state dict.
-        hub_repo: a Hub repository in our format ("org/name"), used instead of all but the first two.
+        hub_repo: a Hub repository in our format ("org/name"); only ``custom_checkpoint`` and ``model_dir`` take
+            precedence over it.
         revision: branch, tag or commit of the Hub repository, instead of the one that the entry pins.
         token: for the Hub, instead of the stored one.
         device: where to put the module, straight from the file; the CPU if None.
-        dtype: torch.bfloat16 or torch.float16, or their names, for inference. Evaluation takes float32, the default,
-            only.
+        dtype: torch.bfloat16 or torch.float16, or their names, for inference. Evaluation accepts only float32, the
+            default.
         cache_dir: of the Hub's client, instead of its default.
-        local_files_only: take what is in caches, and make no request.
+        local_files_only: use only files that are in caches; make no request.
 
     Returns:
-        The triplet in eval mode, the gradients of its weights off. Images in [0, 1] to log-probabilities.
+        The triplet in eval mode, its weights frozen: images (N, channels, H, W) in [0, 1] to log-probabilities (N, C).
 
     Raises:
         UnknownModelError: the zoo has no such triplet; the message lists what exists.
-        ConfigError: ``model_dir`` is a data set or a threat model, or nearly a folder that has the weights.
-        WeightsError: the weights are not to be found, damaged, or do not fit.
-        ValueError: the machine has no such device, or inference is not in such a dtype.
+        ConfigError: ``model_dir`` is the name of a data set or a threat model, a file, or nearly the name of a folder
+            with the weights; or it is given for a triplet that is named by its place.
+        WeightsError: the weights cannot be found, are damaged, or do not fit.
+        ValueError: the machine has no such device, or inference does not support the dtype.
     """
+    model_name = str(model_name) if isinstance(model_name, Path) else model_name
     device = None if device is None else known_device(device)
     dtype = None if dtype is None else known_dtype(dtype)
     dataset, threat_model = _plain(dataset), _plain(threat_model)
@@ -120,9 +123,9 @@ def load_model(
 
 
 def _check_model_dir(model_dir: str | Path, name: str, wanted: list[Entry]) -> None:
-    """Refuse a slip: another argument in the place of ``model_dir``, a file, nearly the name of the right folder.
+    """Refuse slips: another argument in the place of ``model_dir``, a file, a misspelt name of the right folder.
 
-    A missing folder is only logged. A folder named like a data set may hold results or data; with weights, it is meant.
+    Any other missing folder is only logged. A folder with weights is accepted even if it is named like a data set.
 
     Args:
         wanted: the entries of that name, data set and threat model.
@@ -167,7 +170,7 @@ def local_folder(model_dir: Path, entry: Entry) -> Path | None:
 def _from_hub(
     entry: Entry, hub_repo: str | None, revision: str | None, pretrained: Callable[..., Triplet]
 ) -> Triplet | None:
-    """The triplet from a repository in our format, or None if there is no reason to expect one."""
+    """The triplet from a repository in our format; None if none is named, or the organization's does not exist."""
     own, organization = entry.weights.hub_repo, os.environ.get("ASZ_HUB_ORG")
     repo = hub_repo or own
     if repo is None and organization and not entry.comes_along:
@@ -190,14 +193,14 @@ def _from_hub(
 
 
 def _of_that_name(name: str, triplet: Triplet, repo: str) -> Triplet:
-    """A triplet that is not in the zoo, from a repository, if it is the one that was asked for."""
+    """A repository's triplet that is not in the zoo; WeightsError if it has another name than asked for."""
     if triplet.entry.name != name:
         raise WeightsError(f'{repo} holds {triplet.entry.key}, not {name}; write "hf-hub:{repo}" for what is there')
     return triplet
 
 
 def _checked(triplet: Triplet, entry: Entry, where: str) -> Triplet:
-    """The triplet, if it is the one of ``entry`` in all that decides its outputs."""
+    """The triplet, if all that decides its outputs is as in ``entry``; else WeightsError."""
     if differences := triplet.entry.differences(entry):
         raise WeightsError(
             f"{where} holds {triplet.entry.key} with other {', '.join(differences)} than {entry.key} of the zoo; "

@@ -1,4 +1,4 @@
-"""A model that a command is about: the module, and what is said of it, wherever both come from."""
+"""A model that a command is about: the module and its entry, wherever both come from."""
 
 from __future__ import annotations
 
@@ -31,27 +31,18 @@ USUAL_EPS: dict[tuple[str, str], str] = {
 }
 """The radius that leaderboards and papers use, by data set and norm."""
 
-_LIBRARIES = ("timm", "torchvision", "base")  # whose names of models are names of architectures
-_ENDINGS = (
-    "run",
-    "curve",
-    "verify",
-    "adaptive",
-    "validation",
-    "model",
-    "radii",
-    "custom",
-    "certified",
-)  # of records' files
+_LIBRARIES = ("timm", "torchvision", "base")  # their models are called after architectures
+# With such an ending, a name's files could not be told from records of another name.
+_ENDINGS = ("run", "curve", "verify", "adaptive", "validation", "model", "radii", "custom", "certified")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A model with what is said of it.
+    """A model with its entry.
 
     Attributes:
         entry: a triplet's own, or a ``NetEntry``.
-        net: in eval mode, frozen.
+        net: in eval mode, its weights frozen.
     """
 
     entry: ModelEntry
@@ -59,26 +50,26 @@ class Named:
 
     @property
     def surrogate(self) -> nn.Module | None:
-        """What the authors of a triplet attack in its place; None if they name nothing."""
+        """The net that the authors of a triplet attack in its place; None if they name none."""
         is_named = isinstance(self.net, Triplet) and self.net.entry.surrogate is not None
         return self.net.surrogate() if is_named else None  # type: ignore[operator]
 
 
 def reference_with(reference: str, checkpoint: Path | None) -> str:
-    """What records call a net: its reference without the folders of files, and the checkpoint's file."""
+    """How records refer to a net: by its reference without the folders of files, and the checkpoint's file name."""
     place, colon, name = reference.rpartition(":")
     short = f"{Path(place).name}{colon}{name}" if place.endswith(".py") else reference
     return short if checkpoint is None else f"{short} with {checkpoint.name}"
 
 
 def record_name(reference: str) -> str:
-    """A name for the records of a net, letters, digits and ``_.+-`` alone: "timm:resnet10t" -> "timm-resnet10t"."""
+    """A name for the records of a net, of letters, digits and ``_.+-`` only: "timm:resnet10t" -> "timm-resnet10t"."""
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", reference)
     return re.sub(r"^[^A-Za-z]+", "", name) or "net"
 
 
 def checked_name(name: str) -> str:
-    """A name that a user gives a model; ConfigError if records could not be called so."""
+    """The name that a user gives a model; ConfigError if files of records could not be named after it."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name):
         raise ConfigError(f"a name begins with a letter and has letters, digits and _.+- only, got {name!r}")
     if (ending := name.rpartition(".")[2]) in _ENDINGS and ending != name:
@@ -87,7 +78,7 @@ def checked_name(name: str) -> str:
 
 
 def architecture_of(reference: str) -> str:
-    """The architecture, where a reference tells it."""
+    """The architecture, if a reference names it; else ``UNKNOWN``."""
     scheme, _, name = reference.partition(":")
     return name if scheme in _LIBRARIES else UNKNOWN
 
@@ -111,7 +102,7 @@ def named_net(reference: str, wanted: Wanted, entry: NetEntry, device: str | tor
     try:
         with torch.no_grad():
             logits = asked(net)(black)
-    except Exception as error:  # anything may happen in a user's code
+    except Exception as error:  # a user's code can raise anything
         shape = " x ".join(map(str, entry.image_shape))
         raise ConfigError(
             f"{reference} fails on images of {shape}, those of {entry.dataset}: {reason(error)}"

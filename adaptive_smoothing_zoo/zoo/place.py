@@ -23,7 +23,7 @@ class Place:
         """The local path of a file there; downloaded unless it is in the Hub client's cache.
 
         Raises:
-            WeightsError: the Hub does not give it. Whether a folder has it is for the reader to find out.
+            WeightsError: the Hub does not give it. Whether a folder has the file is not checked.
         """
         if self.folder is not None:
             return self.folder / name
@@ -31,15 +31,15 @@ class Place:
 
 
 def place_of(reference: str) -> Place | None:
-    """What "hf-hub:org/name", "hf-hub:org/name@revision", "local-dir:folder" or a folder with a ``config.json`` names.
+    """The place of "hf-hub:org/name", "hf-hub:org/name@revision", "local-dir:folder" or a folder with ``config.json``.
 
     Returns:
-        None if the text is none of these.
+        None if the reference is none of these.
 
     Raises:
         WeightsError: "local-dir:" names no folder.
     """
-    if not isinstance(reference, str):  # which the zoo's own look-up refuses
+    if not isinstance(reference, str):  # find_entry refuses it
         return None
     scheme, _, rest = reference.partition(":")
     if scheme in ("hf-hub", "hf_hub"):  # timm knows both spellings
@@ -53,10 +53,10 @@ def place_of(reference: str) -> Place | None:
 
 
 def place_at(folder_or_repo: str | Path, revision: str | None = None) -> Place:
-    """As ``place_of``; another existing folder is that folder, and what is no folder is a repository.
+    """As ``place_of``; any other text is an existing folder, or else a repository.
 
     Raises:
-        WeightsError: as ``place_of``; or two revisions of a repository.
+        WeightsError: as ``place_of``; or the text and ``revision`` name two revisions.
     """
     place = place_of(str(folder_or_repo))
     if place is None:
@@ -65,5 +65,5 @@ def place_at(folder_or_repo: str | Path, revision: str | None = None) -> Place:
     if revision is None:
         return place
     if place.revision not in (None, revision):
-        raise WeightsError(f"{folder_or_repo} names a revision, and {revision!r} is another; give one")
+        raise WeightsError(f"{folder_or_repo} names a revision, and {revision!r} is another one; give only one")
     return replace(place, revision=revision)

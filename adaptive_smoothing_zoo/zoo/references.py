@@ -1,6 +1,6 @@
-"""One grammar for every model that a user names, resolved in one place.
+"""One grammar for references to models, resolved in one place.
 
-| reference | what |
+| reference | model |
 | --- | --- |
 | ``Bai2023Improving_edm`` | a triplet of the zoo |
 | ``folder``, ``local-dir:folder``, ``hf-hub:org/name`` | a triplet that ``save_pretrained`` wrote |
@@ -41,12 +41,12 @@ from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS, load_base_net
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What a reference names.
+    """The model that a reference names.
 
     Attributes:
         reference: as the user wrote it.
-        net: in eval mode, frozen; images (N, channels, H, W) in [0, 1] to logits, or to what holds them.
-        config: how an entry says what the net is, so that it can be made again without code; None if it cannot.
+        net: in eval mode, frozen; images (N, channels, H, W) in [0, 1] to logits, or to an output that holds them.
+        config: the net's description in an entry, from which it can be rebuilt without code; None if there is none.
     """
 
     reference: str
@@ -56,13 +56,13 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a reference is resolved for.
+    """The options with which a reference is resolved.
 
     Attributes:
         dataset, threat_model: of the zoo's and RobustBench's models.
-        num_classes: of nets that are made with random weights, before a checkpoint is loaded.
-        checkpoint: a file whose weights are loaded in place of the pretrained ones.
-        model_dir: where the weights of the zoo's and RobustBench's models are.
+        num_classes: of nets that are built with random weights, before a checkpoint is loaded.
+        checkpoint: a file whose weights are loaded instead of the pretrained ones.
+        model_dir: the folder with the weights of the zoo's and RobustBench's models.
     """
 
     dataset: str = "cifar10"
@@ -77,9 +77,9 @@ def resolve(reference: str, wanted: Wanted | None = None) -> Resolved:
     """The model that a reference names.
 
     Raises:
-        UnknownModelError: there is no such model; the message lists near matches.
-        WeightsError: its weights cannot be had or do not fit.
-        ModuleNotFoundError: a library is missing; the message says which pip command brings it.
+        UnknownModelError: there is no such model (the message lists near matches), or the user's code fails.
+        WeightsError: its weights are not available or do not fit.
+        ModuleNotFoundError: a library is missing; the message names the pip command that installs it.
     """
     wanted = wanted or Wanted()
     if is_triplet(reference):
@@ -103,7 +103,7 @@ def is_triplet(reference: str) -> bool:
 
 
 def check_triplet(reference: str, what: str) -> None:
-    """Raise ConfigError, for what takes triplets alone, if a reference names a net."""
+    """Raise ConfigError if a reference names a net; ``what`` is the caller, which takes only triplets."""
     if not is_triplet(reference):
         raise ConfigError(
             f"{what} takes a triplet, and {reference} is a net; asz tune or MixedClassifier makes a triplet of two nets"
@@ -123,13 +123,13 @@ def _of_timm(name: str, wanted: Wanted) -> Made:
         net = timm.create_model(name, pretrained=True)
     except RuntimeError as error:
         raise UnknownModelError(unknown("timm", name, timm.list_pretrained())) from error
-    except Exception as error:  # the Hub's client raises of many kinds
+    except Exception as error:  # the Hub's client raises errors of many kinds
         raise WeightsError(_no_weights("timm", name, error)) from error
     data = resolve_model_data_config(net)
     looks = {"mean": list(data["mean"]), "std": list(data["std"]), "size": list(data["input_size"][1:])}
     interpolation = data["interpolation"] if data["interpolation"] in ("bilinear", "bicubic") else "bicubic"
     arguments = {"model": name, **looks, "interpolation": interpolation}
-    if name.startswith("hf-hub:"):  # whose architecture only its own configuration says
+    if name.startswith("hf-hub:"):  # only the net's own configuration names its architecture
         arguments["model"] = net.pretrained_cfg["architecture"]
     made = Preprocessed(net, data["mean"], data["std"], tuple(data["input_size"][1:]), interpolation)
     return _known(made, BaseNetConfig(architecture="timm", arguments=arguments))
@@ -145,7 +145,7 @@ def _of_torchvision(name: str, wanted: Wanted) -> Made:
     weights = models.get_model_weights(name).DEFAULT
     try:
         net = models.get_model(name, weights=weights)
-    except Exception as error:  # urllib raises of many kinds
+    except Exception as error:  # urllib raises errors of many kinds
         raise WeightsError(
             f"torchvision cannot get the weights of {name}: {reason(error)}; give --checkpoint"
         ) from error
@@ -172,7 +172,7 @@ def _of_robustbench(name: str, wanted: Wanted) -> Made:
         net = load_robustbench_model(name, dataset=wanted.dataset, threat_model=wanted.threat_model, **options)
     except ValueError as error:
         raise UnknownModelError(str(error)) from error
-    except Exception as error:  # gdown raises of many kinds
+    except Exception as error:  # gdown raises errors of many kinds
         raise WeightsError(_no_weights("RobustBench", name, error)) from error
     return _known(net, config)
 
@@ -207,7 +207,7 @@ _SCHEMES: dict[str, Callable[[str, Wanted], Made]] = {
 
 
 def _known(net: nn.Module, config: BaseNetConfig) -> Made:
-    """A net that remembers how an entry says what it is."""
+    """The net, which remembers its description, and the description."""
     return remember(net, config.architecture, config.arguments), config
 
 
@@ -230,7 +230,7 @@ def _loaded(net: nn.Module, config: BaseNetConfig | None, checkpoint: Path | Non
     """The net with the weights of a file, if one is named."""
     if checkpoint is None:
         return net
-    inner = net.net if isinstance(net, Preprocessed) else net  # whose keys the file has
+    inner = net.net if isinstance(net, Preprocessed) else net  # the file has the keys of the inner net
     known = config or BaseNetConfig(architecture=reference)
     state = convert_base_net(read_checkpoint(checkpoint), known, inner, str(checkpoint))
     inner.load_state_dict(state)
@@ -239,7 +239,7 @@ def _loaded(net: nn.Module, config: BaseNetConfig | None, checkpoint: Path | Non
 
 @contextmanager
 def _failures_told(what: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into one sentence."""
+    """Turn any error of the user's code into an UnknownModelError of one sentence."""
     try:
         yield
     except UnknownModelError:
@@ -269,6 +269,6 @@ def _module_of(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        if error.name is not None and not place.startswith(error.name):
+        if error.name is not None and not f"{place}.".startswith(f"{error.name}."):  # the user's module lacks another
             raise
         raise absent from None

@@ -1,4 +1,4 @@
-"""Which triplets there are: one JSON file each under ``zoo/entries/<dataset>/<threat model>/``."""
+"""The triplets of the zoo: one JSON file each under ``zoo/entries/<dataset>/<threat model>/``."""
 
 import difflib
 import logging
@@ -27,7 +27,7 @@ def _all_entries() -> tuple[Entry, ...]:
 
 
 def list_models(dataset: str | None = None, threat_model: str | None = None) -> list[Entry]:
-    """The entries of the zoo, by data set, threat model and name; only those asked for.
+    """The entries of the zoo, sorted by data set, threat model and name; of all or of one data set or threat model.
 
     Raises:
         UnknownModelError: the zoo has no such data set or threat model.
@@ -45,7 +45,7 @@ def list_models(dataset: str | None = None, threat_model: str | None = None) -> 
 
 
 def entries_named(name: str) -> list[Entry]:
-    """The entries of that name or alias, for any data set and threat model."""
+    """The entries of a name or alias, for any data set and threat model."""
     return [entry for entry in _all_entries() if name in (entry.name, *entry.aliases)]
 
 
@@ -60,6 +60,8 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
         UnknownModelError: there is none; the message says what exists, near matches first.
         ConfigError, WeightsError: the place that is named holds no entry.
     """
+    if not isinstance(name, str):
+        raise UnknownModelError(f"the name of a model must be a string, got {shown(name)}")
     named = entries_named(name)
     if not named and (place := place_of(name)) is not None:
         return read_entry(place.file(CONFIG_FILE))

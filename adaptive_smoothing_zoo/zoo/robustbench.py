@@ -1,4 +1,4 @@
-"""What we need of RobustBench: its nets, the addresses of its files, and the module ``autoattack`` that it imports."""
+"""What we use of RobustBench: its nets, the addresses of its files, and the module ``autoattack`` that it imports."""
 
 import importlib.util
 import sys
@@ -24,15 +24,12 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
         WeightsError: RobustBench is not installed, or has no such model on Google Drive.
     """
     try:
-        with autoattack_stood_in():
-            from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
-            from robustbench.model_zoo.models import model_dicts
+        known = robustbench_models(dataset, threat_model)
     except ModuleNotFoundError as error:
-        raise WeightsError(f"RobustBench knows where the files of {model} are: {INSTALL} ({error})") from error
-    try:
-        ids = model_dicts[BenchmarkDataset(dataset)][ThreatModel(threat_model)][model]["gdrive_id"]
-    except (KeyError, ValueError):
-        ids = None
+        raise WeightsError(f"cannot find the files of {model}: {error}") from error
+    except ValueError:
+        known = {}
+    ids = known.get(model, {}).get("gdrive_id")
     if not ids:
         raise WeightsError(f"RobustBench has no model {model!r} for {dataset} {threat_model} on Google Drive")
     return list(ids) if isinstance(ids, list) else [ids]
@@ -40,15 +37,15 @@ def drive_ids(model: str, dataset: str, threat_model: str) -> list[str]:
 
 @architecture("robustbench")
 def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes: int | None = None) -> nn.Module:
-    """RobustBench's net of that name, which normalizes inside itself.
+    """RobustBench's net of that name, with random weights; it normalizes images itself.
 
     Args:
-        model: as ``robustbench.load_model`` knows it.
+        model: the name in ``robustbench.load_model``.
         dataset, threat_model: "cifar10", "cifar100" or "imagenet"; "Linf", "L2" or "corruptions".
-        num_classes: what it must give, if it is said.
+        num_classes: not used; the net has the classes of its data set.
 
     Raises:
-        ValueError: RobustBench does not know it, or its class cannot be made on this machine.
+        ValueError: RobustBench does not know it, or it cannot be built on this machine.
         ModuleNotFoundError: RobustBench is not installed.
     """
     known = robustbench_models(dataset, threat_model)
@@ -60,7 +57,7 @@ def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes:
     try:
         with real_device():
             net = make()
-    except Exception as error:  # anything may happen in foreign constructors; some ask for CUDA
+    except Exception as error:  # foreign constructors can raise anything; some ask for CUDA
         raise ValueError(f"RobustBench's {model} cannot be made here: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"RobustBench's {model} is not a module")
@@ -68,7 +65,7 @@ def robustbench_net(*, model: str, dataset: str, threat_model: str, num_classes:
 
 
 def robustbench_models(dataset: str, threat_model: str) -> dict[str, Any]:
-    """What RobustBench knows for a data set and a threat model, by name.
+    """RobustBench's dictionaries of models for a data set and a threat model, by name.
 
     Raises:
         ValueError: no such data set or threat model.
@@ -79,7 +76,7 @@ def robustbench_models(dataset: str, threat_model: str) -> dict[str, Any]:
             from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
             from robustbench.model_zoo.models import model_dicts
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"RobustBench's models need it ({error}): {INSTALL}") from None
+        raise ModuleNotFoundError(f"{error}, which RobustBench's models need: {INSTALL}") from None
     try:
         return dict(model_dicts[BenchmarkDataset(dataset)][ThreatModel(threat_model)])
     except (ValueError, KeyError):
@@ -87,9 +84,9 @@ def robustbench_models(dataset: str, threat_model: str) -> dict[str, Any]:
 
 
 def preprocessing_of(model: str, dataset: str, threat_model: str) -> str | None:
-    """How RobustBench makes the images that a model of its own is evaluated on, as ``load_data`` calls it.
+    """How RobustBench prepares the images for one of its models, as ``load_data`` names it.
 
-    None if the data set's images are made in but one way, or it does not know the model.
+    None if there is only one way for the data set, or RobustBench does not know the model.
 
     Raises:
         ValueError, ModuleNotFoundError: as ``robustbench_models``.
@@ -97,12 +94,13 @@ def preprocessing_of(model: str, dataset: str, threat_model: str) -> str | None:
     about = robustbench_models(dataset, threat_model).get(model)
     if dataset != "imagenet" or about is None:
         return None
-    found: str = about.get("preprocessing", "BicubicRes224Crop224")  # it asks timm about those it does not say it of
+    # For models without one, RobustBench reads it off timm's configuration of the model.
+    found: str = about.get("preprocessing", "BicubicRes224Crop224")
     return found
 
 
 def autoattack_shim() -> dict[str, ModuleType]:
-    """The modules that stand in for ``autoattack``, by name; none if there is one, or nothing to make it of."""
+    """The modules that stand in for ``autoattack``, by name; none if it is installed, or pyautoattack is not."""
     if "autoattack" in sys.modules or _is_installed("autoattack") or not _is_installed("pyautoattack"):
         return {}
     from adaptive_smoothing_zoo.zoo import stand_in
@@ -116,7 +114,7 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def autoattack_stood_in() -> Iterator[None]:
-    """The module ``autoattack`` while RobustBench is imported; nothing of it stays behind."""
+    """Provide the module ``autoattack`` while RobustBench is imported, and remove it afterwards."""
     shim = autoattack_shim()
     sys.modules |= shim
     try:

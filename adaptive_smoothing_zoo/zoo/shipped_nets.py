@@ -1,4 +1,4 @@
-"""Pretrained base nets that are on every user's disk: this package or a dependency ships them."""
+"""Pretrained base nets that this package or one of its dependencies ships."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def load_base_net(name: str) -> nn.Module:
 
     Raises:
         UnknownModelError: no such base net.
-        WeightsError: its file is missing or not the one known.
+        WeightsError: its file is missing or has another hash than the known one.
     """
     if name not in BASE_NETS:
         raise UnknownModelError(f"no base net {name!r}; known: {', '.join(sorted(BASE_NETS))}")

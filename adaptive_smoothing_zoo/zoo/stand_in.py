@@ -1,4 +1,4 @@
-"""The module ``autoattack`` that RobustBench 1.1.1 imports, made of pyautoattack 0.2.0, which it installs.
+"""A stand-in for the module ``autoattack``, which RobustBench 1.1.1 imports, by pyautoattack 0.2.0, which it installs.
 
 The attacks are pyautoattack's. Only the calling convention is translated, as far as ``robustbench.benchmark`` needs it.
 An installed ``autoattack`` is used instead of this module.
@@ -25,8 +25,8 @@ class AutoAttack:
         model: images in [0, 1] to logits.
         norm, eps, seed, version, device: pyautoattack's.
         attacks_to_run: names of attacks; only with ``version="custom"``.
-        log_path: pyautoattack's log is also written to this file.
-        verbose: whether that log says more than warnings.
+        log_path: a file to which pyautoattack's log is also written.
+        verbose: whether that log has more than warnings.
     """
 
     def __init__(

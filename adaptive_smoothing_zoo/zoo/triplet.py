@@ -47,14 +47,14 @@ TIMM_ARCHITECTURE = "adaptive_smoothing_triplet"  # timm's name of the class of 
 
 
 class Triplet(MixedClassifier):
-    """The mixed classifier that an entry describes, with random weights until some are loaded.
+    """The mixed classifier that an entry describes, with random weights until others are loaded.
 
     Raises:
         ConfigError: the entry names an architecture or arguments that do not exist, or nets that do not fit together.
     """
 
     identity_name = "MixedClassifier"
-    # These describe, they decide nothing.
+    # These attributes do not change the outputs.
     identity_ignores = (*MixedClassifier.identity_ignores, "entry", "pretrained_cfg", "default_cfg")
 
     @ordinary_tensors()
@@ -83,7 +83,7 @@ class Triplet(MixedClassifier):
         self.pretrained_cfg = self.default_cfg = timm_cfg(entry)  # what timm's users read off a model
 
     def surrogate(self) -> nn.Module:
-        """What this triplet's authors attack in its place (see :mod:`adaptive_smoothing_zoo.attacks.surrogates`).
+        """The net that this triplet's authors attack instead (see :mod:`adaptive_smoothing_zoo.attacks.surrogates`).
 
         Raises:
             ValueError: the entry names none, or one that does not exist.
@@ -96,14 +96,16 @@ class Triplet(MixedClassifier):
         return SURROGATES[config.name](self, config.alpha)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None, **words: Any) -> None:
-        """As of any mix; ``words`` take the place of the entry's."""
+        """As ``MixedClassifier.save_pretrained``; ``words`` replace fields of the entry."""
         folder, described = Path(folder), with_entry(self, **words).described()
         shards = write_shards(folder, _without_sharing(weights_of(self)), max_shard_size)
         alone = {"sha256": shards[WEIGHTS_FILE]} if len(shards) == 1 else {"shards": shards}
         write_text(folder / CONFIG_FILE, config_to_text(described.self_contained(**alone)))
 
     def described(self) -> Entry:
-        """The entry of this module as it is now; the stored one lends the words, and numbers if they are about it.
+        """The entry of this module as it is now, with the words of the stored entry.
+
+        Its published and verified numbers are omitted unless they are about this module.
 
         Raises:
             ConfigError: no entry describes it.
@@ -143,7 +145,7 @@ class Triplet(MixedClassifier):
             The triplet in eval mode, its weights frozen.
 
         Raises:
-            ConfigError, WeightsError: the files do not say or hold what they must; nothing is loaded in part.
+            ConfigError, WeightsError: a file is missing, damaged, or does not fit; nothing is loaded in part.
         """
         device = None if device is None else known_device(device)
         place = place_at(folder_or_repo, revision)
@@ -157,13 +159,13 @@ class Triplet(MixedClassifier):
 
 
 def with_entry(mix: MixedClassifier, **words: Any) -> Triplet:
-    """The modules of a mix, not copied, as a triplet; of a triplet the same with other words.
+    """The modules of a mix, not copied, as a triplet; for a triplet, the same with other words.
 
     Args:
-        words: fields of the entry in the place of the mix's own, or of those of :func:`building.first_entry`.
+        words: fields that replace those of the triplet's entry, or of :func:`building.first_entry` for a plain mix.
 
     Raises:
-        ConfigError: a class of somebody's own, or as ``first_entry``.
+        ConfigError: the mix is of a user's own class, or as ``first_entry``.
     """
     if not isinstance(mix, Triplet) and type(mix) is not MixedClassifier:
         raise ConfigError(
@@ -178,7 +180,7 @@ def with_entry(mix: MixedClassifier, **words: Any) -> Triplet:
 
 
 def _said(entry: Entry, words: dict[str, Any]) -> dict[str, Any]:
-    """The words; with a radius among them, the entry no more says that there is none."""
+    """The words; if they name a radius, the entry loses the limit that nobody did."""
     limits = tuple(limit for limit in entry.limits if limit != UNSAID)
     return {"limits": limits, **words} if "eps" in words else words
 
@@ -197,12 +199,16 @@ def load_triplet(
 ) -> Triplet:
     """The triplet of ``entry`` with the weights ``state``, in eval mode and frozen.
 
-    Base nets whose weights a dependency ships (``pretrained`` in the entry) take them from there. What the entry calls
-    published or verified is omitted, with a warning, if it says of which model, and this is another.
+    Base nets with ``pretrained`` in the entry get their shipped weights instead. The entry's published and verified
+    numbers are omitted, with a warning, if the entry names another model as theirs.
 
     Args:
-        checked: ``state`` has the hashes that the entry says. If the entry does not say of which model its numbers are,
-            they are about this one.
+        checked: whether ``state`` has the hashes of the entry. If the entry names no model for its numbers, they then
+            are about this one.
+
+    Raises:
+        ConfigError: as ``Triplet``.
+        WeightsError: the weights do not fit.
     """
     triplet = meta_triplet(entry)
     for name, config in (("std_model", entry.std_model), ("rob_model", entry.rob_model)):
@@ -218,10 +224,10 @@ def load_triplet(
 
 
 def _with_own_numbers(entry: Entry, model: Triplet, *, checked: bool = False) -> Entry:
-    """The entry without what was published or verified, unless that is about this model.
+    """The entry, without its published and verified numbers unless they are about this model.
 
     Args:
-        checked: where the entry does not say what model its numbers are about, it is this one.
+        checked: whether the numbers are about this model if the entry names none.
     """
     mine, about = identity_of(model).sha256, entry.weights.model_sha256
     if about == mine or (checked and about is None):
@@ -231,13 +237,13 @@ def _with_own_numbers(entry: Entry, model: Triplet, *, checked: bool = False) ->
 
 
 def meta_triplet(entry: Entry) -> Triplet:
-    """The triplet of ``entry`` without weights: on the meta device, but for nets of other libraries."""
+    """The triplet of ``entry`` without weights: on the meta device, except for some nets of other libraries."""
     with torch.device("meta"):
         return Triplet(entry)
 
 
 def config_to_text(entry: Entry) -> str:
-    """The text of ``config.json``: the entry, and what timm looks for behind "hf-hub:" and "local-dir:"."""
+    """The text of ``config.json``: the entry, and the keys that timm reads for "hf-hub:" and "local-dir:"."""
     cfg = timm_cfg(entry)
     classes = cfg.pop("num_classes")
     del cfg["architecture"]
@@ -246,7 +252,7 @@ def config_to_text(entry: Entry) -> str:
 
 
 def _without_sharing(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, copied where two share memory, as those of tied nets do."""
+    """The tensors, copied where two share memory, as in nets with tied weights."""
     seen: set[int] = set()
     for key, value in state.items():
         place = value.untyped_storage().data_ptr()
@@ -256,7 +262,7 @@ def _without_sharing(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def timm_cfg(entry: Entry) -> dict[str, Any]:
-    """What timm makes an evaluation transform from: images in [0, 1] of the entry's size, made as by ``load_data``."""
+    """The configuration from which timm makes an evaluation transform: images in [0, 1], made as by ``load_data``."""
     channels = entry.image_shape[0]
     made = PREPROCESSINGS.get(entry.preprocessing or USUAL) if entry.dataset == "imagenet" else None
     return {

@@ -23,7 +23,7 @@ EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
-# Files below this size are hashed at every load; a larger one again only if its size or time of change is another.
+# Files below this size are hashed at every load, larger ones only if their size or time of change differs.
 _ALWAYS_HASHED = 64 << 20
 
 
@@ -33,7 +33,7 @@ def read_safetensors(
     """The tensors of a safetensors file, mapped from disk (or, if ``device`` is a GPU, read into its memory).
 
     Raises:
-        WeightsError: no such file, another hash than ``sha256``, or not (or no longer) a safetensors file.
+        WeightsError: the file is missing, damaged, no safetensors file, or has another hash than ``sha256``.
     """
     with readable(path):
         if not path.is_file():
@@ -46,7 +46,7 @@ def read_safetensors(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself. Raises WeightsError for another file."""
+    """The metadata of a safetensors file. Raises WeightsError for any other file."""
     with readable(path), safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
 
@@ -72,7 +72,10 @@ def write_shards(folder: Path, state: Mapping[str, Tensor], max_size: str | int 
         max_size: of one file, in bytes or like "1GB"; a larger tensor gets a file of its own. No limit if None.
 
     Returns:
-        File name to SHA-256; one name, ``model.safetensors``, and no index if all fits into one file.
+        File names to SHA-256. If all fits into one file, that is ``model.safetensors``, and there is no index.
+
+    Raises:
+        ResultsError: a file cannot be written.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -116,7 +119,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def _says(memo: Path, state: str) -> bool:
-    """Whether the file is there and says so."""
+    """Whether the file exists with this text."""
     try:
         return memo.read_text() == state
     except (OSError, UnicodeDecodeError):
@@ -136,7 +139,7 @@ def cache_folder(name: str) -> Path:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raise WeightsError with the file's name if it cannot be read, or is no safetensors file where one is read."""
+    """Turn errors of reading the file, of the system or of safetensors, into a WeightsError with its name."""
     try:
         yield
     except WeightsError:  # itself a ValueError
@@ -149,7 +152,7 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Raise WeightsError with the folder's name if a file of the cache cannot be read, written or locked."""
+    """Turn errors of reading, writing or locking a file of the cache into a WeightsError with the folder's name."""
     try:
         yield
     except (OSError, NotImplementedError, ResultsError) as error:  # no flock: NotImplementedError of older filelocks
@@ -157,12 +160,12 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Give ``module`` exactly the tensors of ``state``, in the module's own number formats.
+    """Load exactly the tensors of ``state`` into ``module``, in the module's own dtypes.
 
-    The module may stand on the meta device; its parameters are replaced, not copied into.
+    The module may be on the meta device: its parameters are replaced, not copied into.
 
     Raises:
-        WeightsError: a key is missing or unexpected or a shape differs; the message lists them.
+        WeightsError: a key is missing or unexpected, or a shape or kind of number differs; the message lists them.
     """
     check_fit(module, state, what)
     own = module.state_dict()
@@ -171,7 +174,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Raise WeightsError unless ``state`` has exactly the keys, shapes and kinds of numbers of ``module``."""
+    """Raise WeightsError unless ``state`` has the keys, shapes and kinds of number (float or not) of ``module``."""
     own = module.state_dict()
     both = [(key, state[key], own[key]) for key in sorted(own.keys() & state.keys())]
     problems = {

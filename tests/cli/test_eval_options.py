@@ -211,6 +211,24 @@ def test_saved_adversarial_images_give_the_recorded_accuracy(ending, tmp_path, c
     assert (code, f"the recorded accuracy is {100 * record['robust_accuracy']:.2f} %" in err) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"threat_model": "L1", "eps": "0.2"}, "'about' is damaged: .*got 'L1'"),
+        ({"threat_model": "Linf", "eps": [1]}, "'about' is damaged"),
+        ({"identity": {"sha256": "0"}}, "'about' is damaged: .*answers"),
+        ([], "'about' is damaged"),
+        (None, "it has no adv_complete"),
+    ],
+)
+def test_damaged_files_of_adversarial_images_are_refused(about, said, tmp_path):
+    file = tmp_path / "images.npz"
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    np.savez(file, **({"images": images} if about is None else {"adv_complete": images, "about": json.dumps(about)}))
+    with pytest.raises(ResultsError, match=f"holds no adversarial images: {said}"):
+        read_adversarials(file)
+
+
 def test_images_that_break_the_rules_are_refused(tmp_path, capsys):
     file, examples = tmp_path / "images.pt", load_data("digits").first(4)
     images = examples.images.clone()

@@ -36,7 +36,7 @@ def test_the_card_of_a_published_triplet_says_what_a_certificate_needs(entry):
     shown = (
         numbers(r"\(1 - alpha_min\) / alpha_min = ([\d.]+)\. ", text),
         numbers(r"1 / \(2 alpha_min\) = ([\d.]+)\.\n", text),
-        numbers(r"sigma Phi\^-1\(alpha_min\) = ([\d.]+):", text),
+        numbers(r"sigma Phi\^-1\(alpha_min\) = ([\d.]+), its", text),
     )
     exact = ((1 - alpha) / alpha, 1 / (2 * alpha), 0.25 * NormalDist().inv_cdf(alpha))
     assert shown == pytest.approx(exact, rel=2e-3)

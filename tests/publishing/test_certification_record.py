@@ -84,6 +84,8 @@ def test_a_record_is_read_back(tmp_path):
     [
         ({"model": "Other"}, "records Other on digits Linf"),
         ({"radii": [0.0]}, "one certified accuracy for each of 1 radii"),
+        ({"part": "g"}, "no part 'g'; known: whole, std_model, rob_model"),
+        ({"alpha_min": 2.0}, "'alpha_min' in "),
         ({"colour": "red"}, "unknown key 'colour'"),
     ],
 )
@@ -130,8 +132,8 @@ def test_tables_end_where_nothing_is_certified_and_start_above_0():
 def test_a_card_has_the_section_or_says_why_there_is_none():
     text = model_card(ENTRY, None, None, record())
     assert certificates_section(record()) in text
-    assert "| certified, l_2 radius 0.25 | 75.00 |  | any within it, by sharp |" in text
-    assert "None: h carries no certificate" in model_card(ENTRY, None)
+    assert "| certified, l_2 radius 0.25 | 75.00 |  | any attack within it, by the bound sharp |" in text
+    assert "None: h has no certificate" in model_card(ENTRY, None)
     lipschitz = replace(ENTRY, rob_model=replace(ENTRY.rob_model, architecture="lipschitz", arguments={}))
     assert "Not computed here (`asz certify`)" in model_card(lipschitz, None)
 
@@ -139,9 +141,9 @@ def test_a_card_has_the_section_or_says_why_there_is_none():
 @pytest.mark.parametrize(
     ("precision", "words"),
     [
-        ({}, "float32, TF32 off. The certificates"),
-        ({"tf32": True}, "float32, TF32 on. Certified is the net that is rounded so."),
-        ({"dtype": "bfloat16"}, "bfloat16, TF32 off. Certified is the net that is rounded so."),
+        ({}, "float32, TF32 off. The certificates hold for the mix"),
+        ({"tf32": True}, "float32, TF32 on. The certificates hold for the net in this precision."),
+        ({"dtype": "bfloat16"}, "bfloat16, TF32 off. The certificates hold for the net in this precision."),
     ],
 )
 def test_a_card_says_which_net_is_certified(precision, words):

@@ -83,7 +83,7 @@ def recorded(folder, name, robust, **changes):
     after = dict.fromkeys(("clean", "apgd-ce"), 0.875) | dict.fromkeys(("apgd-t", "fab-t", "square"), robust.mean())
     broken_by = np.where(robust, "", np.where(clean, "apgd-t", "clean"))
     evaluation = an_evaluation(robust=robust, broken_by=broken_by, accuracy_after=after)
-    entry, examples = replace(ENTRY, name=name), changes.pop("examples", EXAMPLES)
+    entry, examples = changes.pop("entry", replace(ENTRY, name=name)), changes.pop("examples", EXAMPLES)
     record = replace(make_record(entry, evaluation, examples, MODEL), **changes)
     write_results(folder, entry, evaluation, examples, record)
     return RunRecord.path(folder, entry)
@@ -111,6 +111,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         compare(first, recorded(tmp_path / "b", "Two", [0], examples=others))
     with pytest.raises(ResultsError, match="not about the same examples"):
         compare(first, recorded(tmp_path / "c", "Two", [0], data_sha256="0" * 64))
+    elsewhere = recorded(tmp_path / "e", "Two", [0], entry=replace(ENTRY, name="Two", dataset="cifar10"))
+    with pytest.raises(ResultsError, match="not about the same examples"):
+        compare(first, elsewhere)
     with pytest.raises(ResultsError, match="with the same radius"):
         compare(first, recorded(tmp_path / "d", "Two", [0], eps="1/10"))
     with pytest.raises(

@@ -16,9 +16,11 @@ from adaptive_smoothing_zoo.publishing.card import model_card, trade_off
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, CurvePoint
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
+from adaptive_smoothing_zoo.publishing.info import info_page
+from adaptive_smoothing_zoo.publishing.known import known_of
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
-from adaptive_smoothing_zoo.zoo.entry import Published
+from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Published, Weights
 
 WEIGHTS = identity_of(MODEL)
 SHORT = AttackSettings().limited(iterations=10)
@@ -70,23 +72,41 @@ class TestClaim:
     @pytest.mark.parametrize(
         ("entry", "changes", "message"),
         [
-            (CIFAR_ENTRY, {"n": 7}, "took 7 examples"),
+            (CIFAR_ENTRY, {"n": 7}, "has 7 examples"),
             (CIFAR_ENTRY, {"test_set_size": None}, "all of the test set"),
             (CIFAR_ENTRY, {"protocol": "quick"}, "it is not standard: quick"),
             (CIFAR_ENTRY, {"deterministic": False}, "deterministic"),
             (CIFAR_ENTRY, {"chosen_among": 3}, "3 of its images chose the mix"),
-            (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "AutoAttack standard, apgd-ce, TF32 off"),
+            (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "AutoAttack standard, apgd-ce, float32, TF32 off"),
+            (CIFAR_ENTRY, {"dtype": "bfloat16"}, "square, bfloat16, TF32 off"),
             (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
             (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
             (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
             (CIFAR_ENTRY, {"settings": SHORT}, "apgd-ce iterations=10 restarts=1"),
             (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="bfloat16")}, "search in bfloat16"),
-            (ENTRY, {}, "no leaderboard for digits"),
+            (ENTRY, {}, "no leaderboard for digits Linf"),
+            (replace(CIFAR_ENTRY, dataset="cifar100", threat_model="L2"), {}, "no leaderboard for cifar100 L2"),
         ],
     )
     def test_a_run_that_is_not_the_full_protocol_cannot_be_claimed(self, entry, changes, message):
         with pytest.raises(ResultsError, match=message):
             claim(entry, Evidence(run=a_record(entry, **changes)), "https://example.org", WEIGHTS)
+
+    def test_imagenet_has_a_leaderboard(self):
+        entry = replace(CIFAR_ENTRY, dataset="imagenet", eps="4/255")
+        assert "- Dataset: imagenet\n" in claim(entry, Evidence(run=a_record(entry)), "https://example.org", WEIGHTS)
+
+
+def test_the_best_known_accuracy_is_never_above_autoattack_s():
+    published = Published(clean="90.00", autoattack="60.00", source="s", adaptive="61.00")
+    assert known_of(replace(ENTRY, name="Doe2026Other", published=published)).best == "60.00"
+
+
+def test_the_weights_of_base_nets_that_come_along_are_not_called_none(tmp_path):
+    net = BaseNetConfig(architecture="resnet18", pretrained="cifar10_resnet18_nfgsm")
+    changes = {"alpha": ConstantAlphaConfig(value=0.5), "weights": Weights(), "std_model": net, "rob_model": net}
+    entry = replace(ENTRY, name="Doe2026Other", **changes)
+    assert "weights        those of base nets that the package" in info_page(entry, tmp_path)
 
 
 def a_curve(*points, **changes):

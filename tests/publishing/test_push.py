@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,16 @@ class TestExport:
         assert not caplog.records  # it belongs to the export
         assert names(exported(folder)) == FILES  # without results there is no picture
 
+    @pytest.mark.parametrize("net", ["std_sha256", "rob_sha256"])
+    def test_constant_alphas_of_other_base_nets_are_not_compared_with(self, net, tmp_path):
+        shutil.copytree(RESULTS / "digits", tmp_path / "digits")
+        assert "Compared with constant alphas" in card_of(MODEL, tmp_path)[0]
+        path = tmp_path / "digits/Linf/constant_alpha.curve.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {net: "0" * 64}))
+        card, evidence = card_of(MODEL, tmp_path, picture=PICTURE_FILE)
+        assert "constant alphas" not in card
+        assert picture_of(MODEL, tmp_path, evidence) is None
+
     def test_results_of_other_weights_are_refused(self):
         with pytest.raises(ResultsError, match=r"Demo2026Adaptive\.run\.json was made with another model"):
             card_of(changed(), RESULTS)
@@ -129,7 +140,7 @@ class TestExport:
     def test_a_folder_with_something_else_is_left_alone(self, tmp_path, file):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / file).write_text("{}")
-        with pytest.raises(ResultsError, match="is not empty and no earlier export; choose another folder"):
+        with pytest.raises(ResultsError, match="is neither empty nor an earlier export; choose another folder"):
             exported(tmp_path / "mine")
         assert names(tmp_path / "mine") == [file]
         assert names(tmp_path) == ["mine"]
@@ -519,7 +530,7 @@ class TestCommands:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("")
         for arguments, message in [
-            ((*self.EXPORT, tmp_path / "mine"), "is not empty and no earlier export"),
+            ((*self.EXPORT, tmp_path / "mine"), "is neither empty nor an earlier export"),
             ((*self.EXPORT, tmp_path / "x", "--model-dir", tmp_path / "mine"), "there is no config.json of Demo2026"),
             ((*self.EXPORT, tmp_path / "x", "--shard-size", "much"), "much"),
             (("export", "Demo2026Adaptve", tmp_path / "x", "--dataset", "digits"), "did you mean Demo2026Adaptive"),

@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSett
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError, ZooError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
+from adaptive_smoothing_zoo.publishing.description import renamed
 from adaptive_smoothing_zoo.publishing.evidence import check_records, update_entry
 from adaptive_smoothing_zoo.publishing.record import check_writable
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, agreement, make_record, verdicts_path, write_results
@@ -236,3 +237,10 @@ def test_a_record_of_other_attacks_is_not_replaced(tmp_path):
     RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=8, protocol=known)
     with pytest.raises(ResultsError, match=r"is of other attacks \(.*\), this run makes: AutoAttack plus; choose"):
         RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=8, protocol="AutoAttack plus")
+
+
+def test_a_name_with_another_model_s_records_is_not_given(folder):
+    other = replace(ENTRY, name="Doe2026Other")
+    assert renamed(folder, other, "Doe2026New").name == "Doe2026New"
+    with pytest.raises(ResultsError, match=f"has records of another model called {ENTRY.name} .*; choose another name"):
+        renamed(folder, other, ENTRY.name)

@@ -46,6 +46,14 @@ def test_a_mix_of_nets_that_come_along_stores_no_weights(tmp_path, package):
     assert torch.equal(again(images), mix(images))
 
 
+def test_a_head_on_one_net_alone_needs_no_other(tmp_path, package):
+    mix = MixedClassifier(load_base_net(H), build("resnet18", width=4), alpha=0.7).eval()
+    mix.prune_intermediate_layers([0])
+    assert mix.rob_model is None
+    entry = embed(saved(mix, tmp_path / "mix"), (), package)
+    assert list(entry.head.stages) == ["std_model"]
+
+
 def test_one_other_weight_makes_it_another_net():
     h = load_base_net(H)
     assert shipped_config(h).pretrained == H

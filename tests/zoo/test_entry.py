@@ -57,6 +57,7 @@ LOGIT_MAPS = (
     | st.builds(HardMaxConfig)
     | st.builds(NormClampPowerScaleConfig, scale=POSITIVE, power=st.floats(1, 9), clamp_bias=FINITE)
 )
+PERCENTAGE = st.floats(0.0, 100.0).map("{:.2f}".format)
 SHA256 = st.none() | st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 SOURCES = (
     st.builds(HubFile, repo=st.text(), filename=st.text(), sha256=SHA256)
@@ -91,7 +92,7 @@ ENTRIES = st.builds(
     architecture=st.text(),
     additional_data=st.booleans(),
     number_forward_passes=st.integers(),
-    published=st.none() | st.builds(Published, clean=st.text(), autoattack=st.text(), source=st.text()),
+    published=st.none() | st.builds(Published, clean=PERCENTAGE, autoattack=PERCENTAGE, source=st.text()),
     limits=st.lists(st.text(), max_size=3).map(tuple),
 )
 JSON = st.recursive(
@@ -153,6 +154,8 @@ def test_an_entry_is_read_from_its_file(tmp_path, entry):
         ),
         ({"weights": {"embedded": "../x.safetensors"}}, "weights.embedded: must match pattern"),
         ({"weights": {"sha256": "abc"}}, "weights.sha256: must match pattern"),
+        ({"published": {"clean": "n/a", "autoattack": "5", "source": "s"}}, r"published\.clean: .*n/a"),
+        ({"published": {"clean": "9", "autoattack": "nan", "source": "s"}}, r"published\.autoattack: .*got 'nan'"),
         ({"colour": "red"}, "unknown key 'colour'"),
         ({"paper": {"title": "Tiny"}}, "paper: missing key 'authors'"),
         ({"std_model": {"architecture": "small_cnn", "arguments": {"num_classes": 3}}}, "num_classes"),

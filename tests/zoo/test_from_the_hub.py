@@ -15,6 +15,7 @@ import adaptive_smoothing_zoo
 from adaptive_smoothing_zoo import cli, load_model
 from adaptive_smoothing_zoo.errors import WeightsError
 from adaptive_smoothing_zoo.zoo.registry import list_models
+from adaptive_smoothing_zoo.zoo.robustbench import autoattack_stood_in
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 EDM = next(e for e in list_models("cifar100", "Linf") if e.name == "Bai2023Improving_edm")
@@ -100,7 +101,8 @@ def test_the_wrong_triplet_in_a_repository_is_refused(hub, zoo_of, tmp_path, mon
 
 def test_an_organization_without_the_triplet_is_passed_over_with_a_word(hub, small, tmp_path, monkeypatch, caplog):
     """The next place is the original files; RobustBench's cache stands in for them, but for one that is nowhere."""
-    pytest.importorskip("robustbench")  # knows where the original files are
+    with autoattack_stood_in():
+        pytest.importorskip("robustbench")  # knows where the original files are
     monkeypatch.setenv("ASZ_HUB_ORG", "org")
     monkeypatch.setattr("adaptive_smoothing_zoo.zoo.components.download_from_drive", refuse)
     with (

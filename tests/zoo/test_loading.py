@@ -1,6 +1,7 @@
 """Slips in the arguments of ``load_model``, and triplets that are not in the zoo."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,7 @@ class TestReferences:
         folder, triplet = mine
         for loaded in (load_model(f"{scheme}{folder}"), Triplet.from_pretrained(f"{scheme}{folder}")):
             assert torch.equal(loaded(IMAGES), triplet(IMAGES))
+        assert torch.equal(load_model(Path(folder))(IMAGES), triplet(IMAGES))
         assert find_entry(f"{scheme}{folder}", "cifar10", "Linf").name == "Doe2024Tiny"
 
     def test_what_names_no_place_or_two_is_refused(self, mine, tmp_path):

@@ -153,7 +153,7 @@ def edited(net):
             "std_model cannot be saved: an entry cannot describe the code of a Own",
         ),
         (lambda: MixedClassifier(ours(), Preprocessed(Own(), **LOOKS), 0.5), "rob_model cannot be saved"),
-        (lambda: MixedClassifier(edited(of_timm("resnet10t")), ours(), 0.5), "no entry describes it"),
+        (lambda: MixedClassifier(edited(of_timm("resnet10t")), ours(), 0.5), "an entry cannot describe that"),
         (
             lambda: MixedClassifier(edited(torchvision.models.shufflenet_v2_x0_5(num_classes=CLASSES)), ours(), 0.5),
             "cannot describe the code",

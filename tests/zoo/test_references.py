@@ -126,6 +126,12 @@ class TestTheUsersCode:
             with pytest.raises(UnknownModelError, match=said):
                 resolve(f"{broken}:make")
 
+    def test_a_module_that_lacks_another_is_not_called_unknown(self, tmp_path, monkeypatch):
+        (tmp_path / "my_nets_of_2026.py").write_text("import my_nets")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(UnknownModelError, match=r"my_nets_of_2026 fails: .*No module named 'my_nets'"):
+            resolve("my_nets_of_2026:make")
+
     def test_a_folder_s_name_may_have_a_colon(self, code, tmp_path):
         folder = tmp_path / "a:b"
         folder.mkdir()

@@ -74,6 +74,12 @@ def test_what_is_unknown_is_refused_with_what_exists(wanted, message):
     assert str(caught.value) == message  # a KeyError would show the repr
 
 
+@pytest.mark.parametrize("name", [7, None, ["Doe2024Tiny"]])
+def test_a_name_that_is_no_string_is_refused(name):
+    with pytest.raises(UnknownModelError, match="the name of a model must be a string, got "):
+        find_entry(name, "cifar10", "Linf")
+
+
 def test_an_entry_in_the_wrong_place_is_refused(tiny_entry, zoo_of):
     folder = zoo_of(tiny_entry)
     misplaced = folder / "cifar10" / "Linf" / "Doe2024Tiny.json"
