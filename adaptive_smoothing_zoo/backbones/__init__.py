@@ -1,4 +1,4 @@
-"""Base nets: everything that can serve as g or h, one file per family. Each file here is imported."""
+"""Base nets: everything that can serve as g or h, one file per family. All files of this folder are imported."""
 
 import importlib
 import pkgutil

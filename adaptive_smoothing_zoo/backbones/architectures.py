@@ -1,4 +1,4 @@
-"""Base nets by name. A net puts itself on the list where it is defined."""
+"""Base nets by name. A net registers itself where it is defined."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -8,13 +8,13 @@ from torch import nn
 from adaptive_smoothing_zoo.surroundings import ordinary_tensors
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {}
-"""What makes each net, by the name that entries and recipes use. Arguments are keywords, ``num_classes`` among them."""
+"""Makers of base nets, by the name that entries and recipes use. Arguments are keywords, including ``num_classes``."""
 
 Maker = TypeVar("Maker", bound=Callable[..., nn.Module])
 
 
 def architecture(name: str) -> Callable[[Maker], Maker]:
-    """A decorator that puts a class or a function on the list. Raises ValueError: another one has the name."""
+    """Decorator that registers a class or function. Raises ValueError: another one has the name."""
 
     def register(make: Maker) -> Maker:
         known = ARCHITECTURES.setdefault(name, make)
@@ -27,13 +27,13 @@ def architecture(name: str) -> Callable[[Maker], Maker]:
 
 
 def remember(net: nn.Module, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Note in a net how it was made; ``made_as`` reads it. No output, identity or state dict depends on the note."""
+    """Note in a net how it was made, for ``made_as``. Outputs, identity and state dict do not depend on the note."""
     vars(net)["made_as"] = (architecture, dict(arguments))
     return net
 
 
 def made_as(net: nn.Module) -> tuple[str, dict[str, Any]] | None:
-    """The name and the arguments by which ``build`` makes such a net, ``num_classes`` among them; None if not known."""
+    """The architecture and arguments with which ``build`` makes such a net, including ``num_classes``; or None."""
     found: tuple[str, dict[str, Any]] | None = vars(net).get("made_as")
     return found
 
@@ -44,10 +44,10 @@ def build(architecture: str, **arguments: Any) -> nn.Module:
 
     Args:
         architecture: a key of ``ARCHITECTURES``.
-        arguments: of that architecture's class or function.
+        arguments: keywords of that architecture's class or function.
 
     Raises:
-        ValueError: an unknown architecture, or arguments it does not take; the message names what exists.
+        ValueError: an unknown architecture, or arguments that it does not take.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(sorted(ARCHITECTURES))}")
@@ -58,7 +58,10 @@ def build(architecture: str, **arguments: Any) -> nn.Module:
 
 
 def build_described(net: Mapping[str, Any], num_classes: int, name: str) -> nn.Module:
-    """The net inside of another, called ``name`` there: data with its "architecture" and, optionally, "arguments".
+    """A net from its description: a mapping with "architecture" and, optionally, "arguments".
+
+    Args:
+        name: the argument that holds the description, for the message.
 
     Raises:
         ValueError: no such data, or as ``build``.

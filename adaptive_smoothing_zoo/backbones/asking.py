@@ -1,4 +1,4 @@
-"""Calls any net in a uniform way: by its own ``__call__``, so that hooks run, with a copy of the images."""
+"""Uniform calls of any net: through its own ``__call__``, so that hooks run, with a copy of the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adaptive_smoothing_zoo.backbones.base import Taps
 from adaptive_smoothing_zoo.errors import EvaluationError
 
 _PACKAGE = __name__.partition(".")[0]
-_LOCK = threading.RLock()  # while a foreign net's forward is exchanged
+_LOCK = threading.RLock()  # held while a foreign net's forward is replaced
 
 
 class Asked(nn.Module):
@@ -56,22 +56,22 @@ def original(net: nn.Module) -> nn.Module:
 
 
 def is_own(module: nn.Module) -> bool:
-    """Whether a module's class is one of this package."""
+    """Whether a module's class belongs to this package."""
     return type(module).__module__.partition(".")[0] == _PACKAGE
 
 
 def runs_as_written(module: nn.Module) -> bool:
-    """Whether a call of a module is its class's ``forward`` and no more: no hook, no other function in its place."""
+    """Whether a call of a module runs its class's ``forward`` and nothing else: no hook, no replaced ``forward``."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:
-    """A base net's logits (N, C) and the feature maps at ``taps`` (none if it is None), from one pass.
+    """A base net's logits (N, C) and its feature maps at ``taps`` (an empty list for None), from one pass.
 
     The images are not changed, even if the net writes into its input.
 
     Raises:
-        TypeError, ValueError: the net's output has no logits in it, or they are not (N, C), C >= 2.
+        TypeError, ValueError: the net's output contains no logits, or they are not (N, C) with C >= 2.
     """
     wanted = None if taps is None else Taps(taps)
     logits = _logits(call_net(net, images, wanted), images, type(net).__name__)
@@ -83,7 +83,7 @@ def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
 
     A foreign net gets a copy of the images, and never an empty batch.
     """
-    if getattr(net, "takes_taps", False):  # our own nets write into no input and take any batch
+    if getattr(net, "takes_taps", False):  # our own nets do not write into their input and accept an empty batch
         return net(images) if taps is None else net(images, taps=taps)
     return _ask(net, images, taps)
 
@@ -91,7 +91,7 @@ def call_net(net: Any, images: Tensor, taps: Taps | None = None) -> Any:
 def _ask(net: Any, images: Tensor, taps: Taps | None) -> Any:
     if not isinstance(images, Tensor) or images.shape[0] > 0:
         return _call_foreign(net, images.clone(), taps)
-    # For an empty batch, an empty slice of the output for a black image; in eval mode, to spare batch norm statistics.
+    # For an empty batch, an empty slice of the output for a black image, in eval mode to keep batch norm statistics.
     with in_eval_mode(net):
         output = _call_foreign(net, torch.cat([images, images.new_zeros((1, *images.shape[1:]))]), taps)
     if taps is not None:
@@ -108,9 +108,9 @@ def _call_foreign(net: Any, images: Tensor, taps: Taps | None) -> Any:
 
 
 def _collect_within_call(net: nn.Module, images: Tensor, taps: Taps) -> Any:
-    """What ``taps`` ask for, as the output of the net's call, whose ``forward`` is exchanged until it begins.
+    """The outputs that ``taps`` select, from one call of the net; its ``forward`` is replaced until it is called.
 
-    A compiler breaks its graph here, at the lock.
+    ``torch.compile`` breaks its graph at the lock.
     """
     own = vars(net).get("forward")
 
@@ -138,8 +138,7 @@ def _logits(output: Any, images: Tensor, name: str) -> Tensor:
     logits = logits_of(output)
     if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
         raise ValueError(
-            f"{name} gives {tuple(logits.shape)} for {images.shape[0]} images; a base net gives logits (N, C), one for "
-            "each of C >= 2 classes"
+            f"{name} gives {tuple(logits.shape)} for {images.shape[0]} images; a base net gives logits (N, C), C >= 2"
         )
     return logits
 
@@ -159,21 +158,21 @@ def logits_of(output: Any) -> Tensor:
             output = output[0]
     if not isinstance(output, Tensor):
         raise TypeError(
-            f"the model's output must be a tensor of logits, or have them as .logits, ['logits'] or first element; "
+            "the model's output must be a tensor of logits, or contain them as .logits, ['logits'] or first element; "
             f"got {type(output).__name__}"
         )
     return output
 
 
 def number_of_classes(net: nn.Module) -> int | None:
-    """Length of a net's output if its structure determines it; None if only a pass would."""
+    """Number of logits of a net if its structure determines it; None if only a pass would tell."""
     head: Any = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else net  # type: ignore[operator]
     while isinstance(head, nn.Sequential) and len(head):
         head = head[-1]
     known = getattr(head, "out_features", None)
     if isinstance(known, int) and (head is not net or isinstance(net, nn.Linear)):
         return known
-    stated = getattr(net, "num_classes", None)  # which stays behind when a head is exchanged
+    stated = getattr(net, "num_classes", None)  # may be out of date if the head was replaced
     lengths = {getattr(layer, name, None) for layer in net.modules() for name in ("out_features", "out_channels")}
     return stated if isinstance(stated, int) and stated in lengths else None
 
@@ -192,10 +191,10 @@ def in_eval_mode(model: Any) -> Iterator[None]:
 
 
 def own_copy(tensor: Tensor) -> Tensor:
-    """A tensor's values on the CPU, contiguous, free of graphs and of inference mode; shared where possible."""
+    """The tensor on the CPU, contiguous and detached, not made in inference mode; memory is shared where possible."""
     return free_of_inference_mode(tensor.detach().cpu().contiguous())
 
 
 def free_of_inference_mode(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy if it was made in inference mode: such a one takes part in no gradient."""
+    """The tensor, or a copy if it was made in inference mode and so has no gradient."""
     return tensor.clone() if tensor.is_inference() else tensor

@@ -1,4 +1,4 @@
-"""The interface of base nets for logits and feature maps. It is timm's, so timm nets fit as well."""
+"""The interface of base nets for logits and feature maps. It is timm's, so timm's nets have it too."""
 
 import inspect
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Taps:
-    """The outputs wanted from one pass of a net. Passed through the net's call, so that wrappers and hooks run.
+    """Selects outputs of one pass of a net. It is an argument of the net's call, so that wrappers and hooks run.
 
     Args:
-        indices: of the feature maps, in rising order.
-        output: "logits", "features" (pooled, what the head gets), or "maps" alone, for which later stages may not run.
+        indices: of the feature maps, in ascending order.
+        output: "logits", "features" (the head's pooled input), or "maps" alone; for these, later stages need not run.
 
     Attributes:
         maps: the feature maps at ``indices``, after the call.
@@ -25,7 +25,7 @@ class Taps:
         self.maps: list[Tensor] = []
 
     def collect(self, net: Any, images: Tensor) -> Any:
-        """Fill ``maps`` and give the wanted output, by the methods that ``net`` shares with timm's nets."""
+        """Fill ``maps`` and return the selected output, by the methods that ``net`` shares with timm's nets."""
         indices = _from_the_end(net, self.indices)
         if self.output == "maps":
             options = {"stop_early": True, "intermediates_only": True}
@@ -33,25 +33,28 @@ class Taps:
             return self.maps
         if indices:
             final, self.maps = net.forward_intermediates(images, indices)
-        else:  # which timm's forward_intermediates does not take
+        else:  # timm's forward_intermediates does not accept an empty list
             final = net.forward_features(images)
         return net.forward_head(final) if self.output == "logits" else net.forward_head(final, pre_logits=True)
 
 
 def _from_the_end(net: Any, indices: Sequence[int]) -> list[int]:
-    """Indices of ``feature_info`` as a net of timm takes them: some give a map of the stem before all others."""
+    """Indices of ``feature_info`` for a net's ``forward_intermediates``; for timm's nets counted from the end.
+
+    Some of timm's nets have a map of the stem before those of ``feature_info``.
+    """
     count = len(net.feature_info) if any(kind.__module__.startswith("timm.") for kind in type(net).__mro__) else 0
     return [i - count if i >= 0 else i for i in indices]
 
 
 class BaseNet(nn.Module):
-    """A convolutional net from images in [0, 1] to logits that normalizes inside itself.
+    """A convolutional net from images in [0, 1] to logits, with its normalization inside.
 
-    A subclass sets, in its constructor, ``stem``, ``stages`` (one feature map each), ``final`` (what follows the last
-    stage before pooling), ``head`` (linear) and ``feature_info``. ``num_classes`` is the length of the logits.
+    The constructor of a subclass sets ``stem``, ``stages`` (one feature map each), ``final`` (the layers between the
+    last stage and pooling), ``head`` (linear) and ``feature_info``. ``num_classes`` is the number of logits.
 
     Args:
-        mean, std: normalization constants, one for each image channel; buffers, which travel with the weights.
+        mean, std: normalization constants, one per image channel; buffers, saved with the weights.
     """
 
     stem: nn.Module
@@ -61,7 +64,7 @@ class BaseNet(nn.Module):
     mean: Tensor
     std: Tensor
     feature_info: list[dict[str, Any]]  # num_chs, reduction (relative to the input image), module
-    identity_ignores = ("feature_info", "grad_checkpointing")  # names and memory, which decide nothing
+    identity_ignores = ("feature_info", "grad_checkpointing")  # names and memory use, which do not affect outputs
     grad_checkpointing = False
     takes_taps = True  # whether ``forward`` has the argument
 
@@ -86,12 +89,12 @@ class BaseNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format of the weights; that of normalization is that of ``mean`` if it is finer."""
+        """The weights' number format. Normalization uses the finer of the images' and ``mean``'s."""
         weight = float_tensor_of(self.stages)
         return self.mean.dtype if weight is None else weight.dtype
 
     def forward(self, images: Tensor, taps: Taps | None = None) -> Any:
-        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, what these say."""
+        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, the output that they select."""
         if taps is None:
             return self.forward_head(self.forward_features(images))
         return taps.collect(self, images)
@@ -113,14 +116,14 @@ class BaseNet(nn.Module):
 
         Args:
             images: (N, channels, H, W) in [0, 1].
-            indices: of ``feature_info``; all if None, the last n if a number n.
+            indices: of ``feature_info``; None for all, a number n for the last n.
             norm: must be False; there is no norm layer to apply to each map.
-            stop_early: skip the stages behind the last one that is wanted. Needs ``intermediates_only``.
+            stop_early: skip the stages after the last selected one. Needs ``intermediates_only``.
             output_fmt: must be "NCHW".
             intermediates_only: return the maps alone.
 
         Raises:
-            ValueError: images of another number of channels than the net's, or an argument as said above.
+            ValueError: images with another number of channels than the net's, or an argument not allowed above.
             IndexError: a map that does not exist.
         """
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
@@ -137,7 +140,7 @@ class BaseNet(nn.Module):
         return chosen if intermediates_only else (self.final(features), chosen)
 
     def resize(self, images: Tensor) -> Tensor:
-        """What a subclass does to the images before normalization."""
+        """The images as they are; a subclass may resize them before normalization."""
         return images
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -149,16 +152,19 @@ class BaseNet(nn.Module):
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Store only the stages' outputs for the backward pass. Batch norms in train mode then count a batch twice."""
+        """Store only the stages' outputs for the backward pass and recompute the rest.
+
+        Batch norms in train mode then update their statistics twice per batch.
+        """
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Depth of the parameters, for timm's layer-wise learning rates: by stage, or (not ``coarse``) by block."""
+        """Parameter names by depth, for timm's layer-wise learning rates: by block, or by stage if ``coarse``."""
         blocks = [] if coarse else [(r"^stages\.(\d+)\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": [*blocks, (r"^stages\.(\d+)", None), (r"^final", (99999,))]}
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a fresh one, see :func:`fresh_head`."""
+        """Replace the head by a new one, see :func:`fresh_head`."""
         head = fresh_head(self.num_features, num_classes, global_pool, float_tensor_of(self))
         self.head = head.train(self.training)
 
@@ -169,14 +175,14 @@ class BaseNet(nn.Module):
 
         Args:
             indices: as in ``forward_intermediates``.
-            prune_norm: also drop what followed the last stage; done in any case if that stage goes.
-            prune_head: drop the head.
+            prune_norm: also remove ``final``; done in any case if the last stage is removed.
+            prune_head: remove the head.
 
         Returns:
-            The indices of the wanted maps, in the net that remains.
+            The indices of the selected maps in the remaining net.
 
         Raises:
-            ValueError, IndexError: no map is wanted, or one that does not exist.
+            ValueError, IndexError: no map is selected, or one does not exist.
         """
         wanted = map_indices(indices, len(self.stages))
         if not wanted:
@@ -192,26 +198,30 @@ class BaseNet(nn.Module):
 
 @torch.fx.wrap
 def _as_fine_as(mean: Tensor, images: Tensor) -> Tensor:
-    """The images in the finer of both number formats."""
-    # One channel would broadcast to three without a word.
+    """The images in the finer number format of the two; ValueError for another number of channels than ``mean``'s."""
+    # Without the check, one channel would broadcast to three silently.
     if images.ndim != 4 or images.shape[1] != len(mean):
         raise ValueError(f"images must have shape (N, {len(mean)}, H, W), got {tuple(images.shape)}")
     return images.to(torch.promote_types(images.dtype, mean.dtype))
 
 
 def float_tensor_of(module: nn.Module) -> Tensor | None:
-    """A parameter of the module in floating point, which tells device and number format; None if it has none."""
-    # Not from parameters(): the replicas that nn.DataParallel makes have plain attributes in their place.
+    """A floating-point parameter of the module, for its device and number format; None if it has none."""
+    # Not from parameters(): replicas of nn.DataParallel have plain attributes instead.
     places = (place for layer in module.modules() for place in (layer._parameters, vars(layer)))
     found = (value for place in places for value in place.values())
     return next((value for value in found if isinstance(value, Tensor) and value.is_floating_point()), None)
 
 
 def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor | None) -> nn.Module:
-    """A trainable linear layer from pooled features, or none for 0 classes; of the device and format of ``like``.
+    """A new linear layer from pooled features to logits, or the identity for 0 classes.
+
+    Args:
+        global_pool: None or "avg".
+        like: its device and number format are used.
 
     Raises:
-        ValueError: a negative number of classes, or another pooling than the average.
+        ValueError: a negative number of classes, or another pooling.
     """
     if num_classes < 0:
         raise ValueError(f"the number of classes must be >= 0, got {num_classes}")
@@ -226,10 +236,10 @@ def fresh_head(num_features: int, num_classes: int, global_pool: str | None, lik
 
 
 def map_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Which of ``count`` feature maps are meant, each in [0, count): all by None, the last n by a number n.
+    """The selected ones of ``count`` feature maps, each in [0, count): None selects all, a number n the last n.
 
     Raises:
-        IndexError: a map that does not exist.
+        IndexError: a map does not exist.
     """
     if isinstance(indices, int):
         if not 0 < indices <= count:
@@ -244,7 +254,7 @@ def map_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
 
 
 def check_map_options(norm: bool, stop_early: bool, output_fmt: str, intermediates_only: bool) -> None:
-    """Raise ValueError for options of timm's ``forward_intermediates`` that our nets cannot fulfil."""
+    """Raise ValueError for options of timm's ``forward_intermediates`` that our nets do not have."""
     if norm:
         raise ValueError("there is no norm layer to apply to each feature map; use norm=False")
     if output_fmt != "NCHW":
@@ -262,7 +272,7 @@ def stage_info(channels: Sequence[int], reductions: Sequence[int]) -> list[dict[
 
 
 def check_image_tensor(images: Tensor) -> None:
-    """Raise TypeError or ValueError for what is no dense float tensor (N, channels, H, W); values are not read."""
+    """Raise TypeError or ValueError unless this is a dense float tensor (N, channels, H, W); values are not read."""
     _check_image_tensor(images)
 
 

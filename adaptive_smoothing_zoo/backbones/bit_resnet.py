@@ -15,12 +15,12 @@ from adaptive_smoothing_zoo.backbones.key_tables import KeyTable, normalization,
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # units per block
 
-# Of the published nets, which add 1e-8 to the standard deviation; a float32 buffer rounds that back to 0.5.
+# Of the published nets, which add 1e-8 to the standard deviation; a float32 buffer rounds it to 0.5.
 MEAN, STD = (0.5,) * 3, (0.5 + 1e-8,) * 3
 
 
 class StdConv2d(nn.Conv2d):
-    """Convolution without bias; its kernel is its weight with mean 0 and variance 1 per output channel."""
+    """Convolution without bias; its kernel is its weight, standardized to mean 0 and variance 1 per output channel."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, size, stride, size // 2, bias=False)
@@ -78,9 +78,9 @@ class _Unit(nn.Module):
 
 
 class _ZeroFrame(nn.Module):
-    """A frame of zeros around a feature map; they count in the pooling that follows, since no ReLU precedes it.
+    """Puts a frame of zeros around a feature map. The zeros enter the max pooling that follows: maps may be negative.
 
-    By concatenation: onnxruntime would merge a padding into the pooling, whose own padding never counts.
+    The frame is concatenated. onnxruntime would merge a padding layer into the pooling, whose padding is ignored.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -95,12 +95,15 @@ class BiTResNet(BaseNet):
     """BiT ResNet-v2; the published accurate nets are ``depth=152, width=2`` on images resized to 128x128.
 
     Args:
-        depth: 50, 101, 152, or the number of units in each of the four blocks; else ValueError.
+        depth: 50, 101, 152, or the number of units in each of the four blocks.
         width: multiple of the usual channels.
-        image_size: images are resized bilinearly to this many pixels squared; not at all if None.
+        image_size: side to which images are resized bilinearly; None for no resizing.
 
-    Feature maps: the outputs of the four blocks, the first of which includes the root. ``feature_info`` gives
-    their reduction relative to 32x32 images, or to the image itself if it is not resized.
+    Raises:
+        ValueError: another depth.
+
+    Feature maps: the outputs of the four blocks; the first block includes the root. ``feature_info`` gives their
+    reduction relative to 32x32 images, or relative to the image if it is not resized.
     """
 
     def __init__(
@@ -176,12 +179,16 @@ BIT_NPZ_KEYS: KeyTable = {
 
 
 def from_foreign(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict from one with the keys of BiT's PyTorch code; WeightsError for a key that it does not have."""
+    """Our state dict from one of BiT's PyTorch code. Raises WeightsError: a key that such a net does not have."""
     return _completed(rename(state, BIT_KEYS, "BiT's ResNet"))
 
 
 def from_npz(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]:
-    """Our state dict from the arrays of the authors' .npz files, whose kernels are height, width, in, out; as above."""
+    """Our state dict from the arrays of the authors' .npz files, with kernels (height, width, in, out).
+
+    Raises:
+        WeightsError: a key that such files do not have.
+    """
     state = {
         name: torch.from_numpy(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
         for name, array in arrays.items()
@@ -190,7 +197,7 @@ def from_npz(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]
 
 
 def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the normalization constants, if they are missing, and a linear head."""
+    """The state dict with normalization constants, added if missing, and a linear head."""
     state = {**normalization(MEAN, STD), **{key: value.detach() for key, value in state.items()}}
     if "head.weight" in state:
         state["head.weight"] = state["head.weight"].flatten(1)  # a 1x1 convolution there

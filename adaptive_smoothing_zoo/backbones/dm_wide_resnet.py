@@ -1,4 +1,4 @@
-"""The Wide ResNet of DeepMind's robust nets [GQU20], and RaWRN, its deeper and narrower relative."""
+"""The Wide ResNet of DeepMind's robust nets [GQU20], and RaWRN, its deeper and narrower variant."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,7 +26,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "sw
 class DMBlock(nn.Module):
     """Pre-activation block; a strided 3x3 convolution is padded on the right and at the bottom only.
 
-    That is TensorFlow's "same" padding of even sizes. A relative may let ``after`` act on the branch before the sum.
+    That is TensorFlow's "same" padding for even sizes. ``after`` acts on the branch before the sum; here it is the
+    identity.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: type[nn.Module]) -> None:
@@ -85,7 +86,7 @@ class DMWideResNet(BaseNet):
 
 
 def activation_named(name: str) -> type[nn.Module]:
-    """The activation of that name in ``ACTIVATIONS``. Raises ValueError: there is none."""
+    """The activation of that name in ``ACTIVATIONS``. Raises ValueError: unknown name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
@@ -94,9 +95,12 @@ def activation_named(name: str) -> type[nn.Module]:
 def block_groups(
     stem_width: int, depths: Sequence[int], widths: Sequence[int], block: Callable[[int, int, int], nn.Module]
 ) -> nn.ModuleList:
-    """Groups of blocks, each but the first of which halves the resolution; ``stem_width`` channels enter the first.
+    """Groups of blocks; all groups but the first halve the resolution.
 
-    ``block`` makes a block from its input channels, output channels and stride.
+    Args:
+        stem_width: input channels of the first group.
+        depths, widths: blocks and channels of each group.
+        block: makes a block from its input channels, output channels and stride.
     """
     groups = nn.ModuleList()
     for i, (depth, before, width) in enumerate(zip(depths, [stem_width, *widths[:-1]], widths, strict=True)):
@@ -119,7 +123,10 @@ DM_WRN_KEYS: KeyTable = {
 
 
 def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]) -> dict[str, Tensor]:
-    """Our state dict from one of DeepMind's PyTorch code, which RobustBench uses; it holds no normalization constants.
+    """Our state dict from one of DeepMind's PyTorch code, which RobustBench uses.
+
+    Args:
+        mean, std: normalization constants, which such a state dict does not hold.
 
     Raises:
         WeightsError: a key that such a net does not have.
@@ -128,7 +135,7 @@ def from_foreign(state: Mapping[str, Tensor], *, mean: Sequence[float], std: Seq
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a number in (0, 1) that depends on the averages of all channels [HSS18, Fig. 1]."""
+    """Multiplies every channel by a number in (0, 1) computed from the averages of all channels [HSS18, Fig. 1]."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -152,19 +159,19 @@ class _RaBlock(DMBlock):
 
 @architecture("ra_wide_resnet")
 class RaWideResNet(BaseNet):
-    """DeepMind's Wide ResNet with free depths and widths, and squeeze and excitation behind each block's branch.
+    """DeepMind's Wide ResNet with free depths and widths, and squeeze-and-excitation after each block's branch.
 
-    The defaults are those of the published RaWRN-70-16 for CIFAR-10 (robust design principles [PXC23]).
+    The defaults are those of the published RaWRN-70-16 for CIFAR-10 [PXC23].
     Feature maps: the output of each group.
 
     Args:
         stem_width: channels of the first convolution.
         depths, widths: blocks and channels of each group.
         activation: a key of ``ACTIVATIONS``.
-        se_ratio: inner channels of squeeze and excitation, as a share of the block's.
+        se_ratio: inner channels of squeeze-and-excitation, as a share of the block's channels.
 
     Raises:
-        ValueError: an unknown activation, depths and widths of different number, a group without blocks, or an
+        ValueError: an unknown activation, different numbers of depths and widths, a group without blocks, or an
             ``se_ratio`` that leaves no inner channel.
     """
 
@@ -205,7 +212,10 @@ RA_WRN_KEYS: KeyTable = {
 def ra_from_foreign(
     state: Mapping[str, Tensor], *, mean: Sequence[float] = CIFAR10[0], std: Sequence[float] = CIFAR10[1]
 ) -> dict[str, Tensor]:
-    """Our state dict from one of the authors' code, which RobustBench uses; it holds no normalization constants.
+    """Our state dict from one of the authors' code, which RobustBench uses.
+
+    Args:
+        mean, std: normalization constants, which such a state dict does not hold.
 
     Raises:
         WeightsError: a key that such a net does not have.

@@ -1,4 +1,4 @@
-"""A net smoothed by Gaussian noise, as a net: the mean of its votes over a fixed bank of noise."""
+"""A net smoothed by Gaussian noise: the mean of a base net's votes over a fixed bank of noise."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,31 +12,31 @@ from adaptive_smoothing_zoo.backbones.architectures import architecture, build_d
 from adaptive_smoothing_zoo.backbones.asking import asked, run_base_net
 from adaptive_smoothing_zoo.backbones.scale import Scale
 
-NOISES_AT_ONCE = 8  # images times this are one pass of the base net
-LOG_NONE = -87.0  # the logarithm of nearly the smallest float32; votes that nobody gave have it, to stay finite
+NOISES_AT_ONCE = 8  # noises per pass of the base net
+LOG_NONE = -87.0  # stands for log(0) of a hard vote, to stay finite; near the log of float32's smallest normal number
 
 
 class GaussianSmoothed(nn.Module):
     """``log(mean over m noises of vote(s * base(x + sigma * noise)))``, the vote a softmax or the one-hot argmax.
 
     Args:
-        base: images (N, channels, H, W) to logits (N, C), or to what holds them (see ``asking.logits_of``).
+        base: images (N, channels, H, W) to logits (N, C), or to an output that contains them (``asking.logits_of``).
         sigma: standard deviation of the noise, > 0, in units of pixels in [0, 1].
         image_shape: (channels, H, W).
         num_noises: m, size of the bank.
         seed: of the bank.
-        votes: "soft" (softmax) or "hard" (argmax, through which no gradient flows).
-        logit_scale: s > 0. The larger, the closer soft votes are to hard ones: a net whose logits are close together,
-            as [JS21] trains them, is certified for little without it.
+        votes: "soft" (softmax) or "hard" (argmax, which has no gradient).
+        logit_scale: s > 0. The larger it is, the closer soft votes are to hard ones. Nets with logits close together,
+            such as those of [JS21], get small certified radii from soft votes without it.
 
     Attributes:
-        voter: the net that votes, base and scale: what ``certify`` is to be given.
+        voter: the net that votes, base and scale; the one to give to ``certify``.
 
     Raises:
         ValueError: sigma, m or s out of range, or other votes.
 
-    The bank is drawn once and stored with the weights, so the net is deterministic. Certificates hold for the smoothed
-    net, the mean over all noise, which this net approximates with m samples.
+    The bank is drawn once and saved with the weights, so the net is deterministic. Certificates hold for the smoothed
+    net, the mean over all noise. This net approximates it with m samples and has no certificate itself.
     """
 
     noise: Tensor
@@ -74,7 +74,7 @@ class GaussianSmoothed(nn.Module):
         return self.base if self.logit_scale.scale == 1.0 else nn.Sequential(asked(self.base), self.logit_scale)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) images in [0, 1] -> (N, C) log-probabilities; m passes of ``base``.
+        """(N, channels, H, W) images in [0, 1] -> (N, C) log-probabilities; ``base`` runs on m N images.
 
         Raises:
             ValueError: images of another shape than the noise.
@@ -90,7 +90,7 @@ class GaussianSmoothed(nn.Module):
         return torch.stack(sums).logsumexp(dim=0) - math.log(len(self.noise))
 
     def _logits(self, images: Tensor) -> Tensor:
-        """What ``voter`` gives, (B, C)."""
+        """Logits of ``voter``, (B, C)."""
         logits, _ = run_base_net(self.base, images, None)
         return logits if self.logit_scale.scale == 1.0 else self.logit_scale(logits)
 
@@ -107,9 +107,13 @@ class GaussianSmoothed(nn.Module):
 
 @architecture("gaussian_smoothed")
 def gaussian_smoothed(*, base: Mapping[str, Any], num_classes: int = 10, **arguments: Any) -> GaussianSmoothed:
-    """A :class:`GaussianSmoothed` of a net described by data: its "architecture" and, optionally, "arguments".
+    """A :class:`GaussianSmoothed` of a described net.
+
+    Args:
+        base: a mapping with the base net's "architecture" and, optionally, "arguments".
+        arguments: of :class:`GaussianSmoothed`.
 
     Raises:
-        ValueError: a base that is not described so.
+        ValueError: an invalid description, or arguments out of range.
     """
     return GaussianSmoothed(build_described(base, num_classes, "base"), **arguments)

@@ -1,4 +1,4 @@
-"""How the keys of other people's checkpoints become ours. Each table is in the file of the net that it serves."""
+"""Renames the keys of other projects' checkpoints to ours. Each table is in the file of the net that it serves."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,8 @@ _PREFIXES = re.compile(r"^(?:module\.(?:0\.)?|_orig_mod\.|model\.|backbone\.)+")
 def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str, Tensor]:
     """The same tensors under our keys.
 
-    Prefixes that wrappers leave (``module.``, ``module.0.``, ``_orig_mod.``, ``model.``, ``backbone.``, in any
-    combination) are dropped. A batch norm without ``num_batches_tracked``, as in old checkpoints, gets a zero, as
-    PyTorch does it.
+    Wrappers' prefixes (``module.``, ``module.0.``, ``_orig_mod.``, ``model.``, ``backbone.``, in any combination) are
+    removed. A batch norm without ``num_batches_tracked``, as in old checkpoints, gets 0, as in PyTorch.
 
     Args:
         state: foreign keys and tensors.
@@ -27,7 +26,7 @@ def rename(state: Mapping[str, Tensor], table: KeyTable, what: str) -> dict[str,
         what: the net or format, for the message.
 
     Raises:
-        WeightsError: a key that the table does not know, or two keys of one tensor; the message names it.
+        WeightsError: a key that is not in the table, or two keys of one tensor; the message names it.
     """
     renamed: dict[str, Tensor] = {}
     unknown = []

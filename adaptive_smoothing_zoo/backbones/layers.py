@@ -1,6 +1,6 @@
-"""Nets that are trees of PyTorch's own layers, described as data: a user's net travels with its triplet without code.
+"""Trees of PyTorch's own layers, described as data, so that a user's net can be saved in a triplet without code.
 
-``describe`` turns such a net into JSON values, and ``layered`` makes it again. A layer is
+``describe`` turns such a net into JSON values, and ``layered`` builds it again. A layer is
 ``{"layer": "Conv2d", "in_channels": 3, ...}``; ``Sequential`` and ``Residual`` hold others.
 """
 
@@ -18,10 +18,10 @@ from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 
 
 class Subsample(nn.Module):
-    """Every ``stride``-th row and column, with ``pad`` channels of zeros before and behind: option A of [HZRS16].
+    """Every ``stride``-th row and column, with ``pad`` channels of zeros before and after: option A of [HZRS16].
 
-    Args:
-        stride, pad: at least 1 and 0.
+    Raises:
+        ValueError: a stride below 1, or a negative pad.
     """
 
     def __init__(self, stride: int, pad: int) -> None:
@@ -64,7 +64,7 @@ LAYERS: dict[str, type[nn.Module]] = {
         Subsample,
     )
 }
-"""What a description may name, besides ``Sequential`` and ``Residual``."""
+"""The layers that a description may name, besides ``Sequential`` and ``Residual``."""
 
 _IGNORED = {"device", "dtype", "inplace", "bias", "_random_samples"}
 
@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
     Args:
         main: the branch.
-        shortcut: the identity if None.
+        shortcut: the other branch; the identity if None.
     """
 
     def __init__(self, main: nn.Module, shortcut: nn.Module | None = None) -> None:
@@ -90,12 +90,13 @@ def layered(*, net: Mapping[str, Any], num_classes: int | None = None, **preproc
     """The net of a description, with random weights.
 
     Args:
-        net: as ``describe`` gives it.
-        num_classes: what the last linear layer must give, if it is said.
-        preprocessing: mean, std, size, interpolation of :class:`Preprocessed` around it; none if none is said.
+        net: a description by ``describe``.
+        num_classes: if given, the required output length of the last linear layer.
+        preprocessing: mean, std, size, interpolation of a :class:`Preprocessed` around the net; without any, none.
 
     Raises:
-        ValueError: no description, an unknown layer, arguments that a layer does not take, or other classes.
+        ValueError: an invalid description, an unknown layer, arguments that a layer does not take, or another number of
+            classes.
     """
     made = _make(net)
     last = [layer for layer in made.modules() if isinstance(layer, nn.Linear)]
@@ -110,9 +111,11 @@ def layered(*, net: Mapping[str, Any], num_classes: int | None = None, **preproc
 def describe(net: nn.Module) -> dict[str, Any]:
     """A net as JSON values.
 
+    Hooks, a replaced ``forward``, and settings that are not arguments of a layer's constructor are left out without
+    notice; ``building.check_described`` refuses to save such a net.
+
     Raises:
-        ValueError: it holds a module that is not one of ``LAYERS``, ``Sequential`` or ``Residual``, or that has hooks,
-            another forward, or settings that the description does not know.
+        ValueError: it holds a module that is not one of ``LAYERS``, ``Sequential`` or ``Residual``.
     """
     if type(net) is nn.Sequential:
         return {"layer": "Sequential", "layers": [describe(part) for part in net]}
@@ -137,11 +140,15 @@ def describe(net: nn.Module) -> dict[str, Any]:
 
 def _make(description: Any) -> nn.Module:
     if not isinstance(description, Mapping) or not isinstance(description.get("layer"), str):
-        raise ValueError(f"a layer is an object with a name under 'layer', got {description!r}")
+        raise ValueError(f"a layer must be an object with its name under 'layer', got {description!r}")
     kind, arguments = description["layer"], {key: value for key, value in description.items() if key != "layer"}
     if kind == "Sequential":
+        if arguments.keys() != {"layers"} or not isinstance(arguments["layers"], (list, tuple)):
+            raise ValueError(f"the layer Sequential must have a list 'layers' and nothing else, got {description!r}")
         return nn.Sequential(*map(_make, arguments["layers"]))
     if kind == "Residual":
+        if arguments.keys() != {"main", "shortcut"}:
+            raise ValueError(f"the layer Residual must have 'main' and 'shortcut' and no more, got {description!r}")
         return Residual(_make(arguments["main"]), _make(arguments["shortcut"]))
     if kind not in LAYERS:
         raise ValueError(f"unknown layer {kind!r}; known: {', '.join((*LAYERS, 'Sequential', 'Residual'))}")

@@ -13,7 +13,7 @@ class LeNet(BaseNet):
     """Two 5x5 convolutions without padding, each with ReLU and 2x2 max pooling, then a dense layer with ReLU.
 
     With 28x28 images this is the net that the authors of [JS21] train (431,080 weights). The dense layer is a
-    convolution over the whole map, which runs at several positions of larger images.
+    convolution over the whole map; on larger images it runs at several positions.
 
     Args:
         widths: channels of the two convolutions, and width of the dense layer.

@@ -28,24 +28,24 @@ def timm_net(
     interpolation: str = "bicubic",
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """timm's net of that name.
+    """The timm model of that name, with random weights.
 
     Args:
-        model: as ``timm.create_model`` knows it.
-        mean, std, size, interpolation: as for :class:`Preprocessed`; without mean and std (None) the net is bare and
-            takes what its user gives it.
-        options: further arguments of ``timm.create_model``, but for those that read files.
+        model: a name of ``timm.create_model``; a part after a dot, which names weights, is ignored.
+        mean, std, size, interpolation: see :class:`Preprocessed`. With mean and std None, the net is bare: it does not
+            resize or normalize.
+        options: further arguments of ``timm.create_model``, except those that read files.
 
     Raises:
-        ValueError: timm does not know it, or not these options.
+        ValueError: an unknown name, an option that reads files, or only one of mean and std.
     """
     import timm
 
-    name = model.partition(".")[0]  # the part behind the dot names weights
+    name = model.partition(".")[0]  # the part after the dot names weights
     if not timm.is_model(name):
         raise ValueError(unknown("timm", model, timm.list_models()))
     if named := sorted(set(options or {}).intersection(_READS_FILES)):
-        raise ValueError(f"the option {named[0]} of timm reads files, and a description of a net reads none; remove it")
+        raise ValueError(f"the option {named[0]} of timm reads files, which a described net must not; remove it")
     with real_device():
         net = timm.create_model(name, pretrained=False, num_classes=num_classes, **options or {})
     return _preprocessed(net, mean, std, size, interpolation)
@@ -62,10 +62,10 @@ def torchvision_net(
     interpolation: str = "bilinear",
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """torchvision's classifier of that name; arguments as for ``timm_net``.
+    """The torchvision classifier of that name, with random weights; for the arguments see ``timm_net``.
 
     Raises:
-        ValueError: torchvision does not know it, or not these options.
+        ValueError: an unknown name, or only one of mean and std.
     """
     from torchvision import models
 
@@ -77,7 +77,7 @@ def torchvision_net(
 
 
 def unknown(who: str, name: str, known: Sequence[str]) -> str:
-    """The sentence for a name that a library does not know, with near matches."""
+    """The message for a name that a library does not know, with near matches."""
     near = get_close_matches(name, known, n=5, cutoff=0.5)
     return f"{who} knows no model {name!r}" + (f"; near: {', '.join(near)}" if near else f"; it knows {len(known)}")
 

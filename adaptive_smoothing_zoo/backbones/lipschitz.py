@@ -1,4 +1,4 @@
-"""A net that cannot move its logits farther than its image was moved, in l_2: orthogonal layers and sorting."""
+"""A net whose l_2 Lipschitz constant is proven: orthogonal layers and sorting."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from adaptive_smoothing_zoo.backbones.architectures import architecture
 from adaptive_smoothing_zoo.backbones.asking import runs_as_written
 from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
-GRAM_SLACK = 1e-10  # more than float64 rounds off a Gram matrix of a few thousand orthonormal rows
+GRAM_SLACK = 1e-10  # least allowance for float64 rounding in a Gram matrix; wide matrices get more
 
 
 @architecture("lipschitz")
 class LipschitzNet(BaseNet):
     """Logits z with ``||z(x) - z(x')||_2 <= lipschitz * ||x - x'||_2`` for all images.
 
-    Pixels are gathered into patches; then, per stage, an orthogonal matrix on the channels of each position and a sort
-    of pairs of channels; then the average over positions and an orthogonal matrix to the logits.
+    Pixels are gathered into patches. Each stage applies an orthogonal matrix to the channels of each position and sorts
+    pairs of channels. The positions are averaged, and an orthogonal matrix maps the average to the logits.
 
     Args:
         widths: channels per stage, even; one stage or more.
-        patch: side of the square of pixels that becomes one position; image sides are its multiples. Every stage but
-            the first does the same with 2 x 2 positions if ``halve``.
-        halve: whether they do.
+        patch: side of the square of pixels that becomes one position; image sides must be multiples of it.
+        halve: whether each stage but the first begins by gathering 2 x 2 positions into one.
 
     Raises:
-        ValueError: a width that is odd.
+        ValueError: a width is odd.
 
     Feature maps: the output of each stage. The constant, layer by layer (all norms l_2, over all entries of a map):
 
     - (x - mean) / std: 1 / min |std|. Pixels to patches, and a bias: 1.
     - A matrix W on the channels of each position: ||W||, since the squares of the positions add up; 1 if orthonormal.
-    - max and min of pairs ([ALG19], GroupSort of size 2): 1. Of all ways to pair the entries
-      of two vectors, that of equal ranks has the least sum of squared differences.
-    - The average over P positions: 1 / sqrt(P), by Cauchy and Schwarz; counted as 1.
+    - max and min of pairs ([ALG19], GroupSort of size 2): 1. Of all ways to pair the entries of two vectors, pairing
+      equal ranks has the least sum of squared differences.
+    - The average over P positions: 1 / sqrt(P), by Cauchy-Schwarz; counted as 1.
 
-    ``lipschitz`` multiplies these for the weights that are there.
+    ``lipschitz`` is their product for the present weights.
     """
 
     def __init__(
@@ -72,21 +71,21 @@ class LipschitzNet(BaseNet):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(iter(self.linear_layers())).bias.dtype  # the weight may be computed at every look
+        return next(iter(self.linear_layers())).bias.dtype  # reading a parametrized weight would compute it
 
     @property
     def lipschitz(self) -> float:
-        """The constant of the logits, proven for the weights as they are; computed in float64, rounded up.
+        """The proven l_2 Lipschitz constant of the logits for the present weights; in float64, rounded up.
 
         Raises:
-            ValueError: a layer that was exchanged, a hook or a subclass, of which nothing is proven.
+            ValueError: a layer was replaced, a module has a hook, or this is a subclass: nothing is proven of these.
         """
         parts = list(self._parts())
         changed = [part for part, kinds in parts if type(part).forward not in {kind.forward for kind in kinds}]
         changed += [part for part in self.modules() if not runs_as_written(part)]
         if changed or type(self) is not LipschitzNet:
             what = type(changed[0] if changed else self).__name__
-            raise ValueError(f"no constant is proven of a LipschitzNet with a {what} that was exchanged or has a hook")
+            raise ValueError(f"no constant is proven for a LipschitzNet with a {what} that was replaced or has a hook")
         constant = float(1.0 / self.std.double().abs().min())
         for part, _ in parts:
             if isinstance(part, nn.Linear):
@@ -94,7 +93,7 @@ class LipschitzNet(BaseNet):
         return constant * (1.0 + 1e-12)
 
     def _parts(self) -> Iterator[tuple[nn.Module, tuple[type[nn.Module], ...]]]:
-        """Its parts, each as often as it runs, and the kinds of which something is proven."""
+        """Its parts, each as often as it runs, with the kinds for which a constant is proven."""
         yield self.stem, (Patches,)
         for stage in self.stages:
             yield stage, (nn.Sequential,)
@@ -105,13 +104,13 @@ class LipschitzNet(BaseNet):
         yield self.head, (nn.Linear, nn.Identity)
 
     def linear_layers(self) -> Iterator[nn.Linear]:
-        """The layers with weights, in their order."""
+        """The layers with weights, in the order of a pass."""
         yield from (module for module in self.stages.modules() if isinstance(module, nn.Linear))
         if isinstance(self.head, nn.Linear):
             yield self.head
 
     def parametrize(self) -> LipschitzNet:
-        """Make every weight a function of free parameters whose value is always orthogonal, for training."""
+        """For training, make every weight a function of free parameters that is always orthogonal."""
         for layer in self.linear_layers():
             if not is_parametrized(layer):
                 orthogonal(layer, orthogonal_map="cayley")
@@ -119,7 +118,7 @@ class LipschitzNet(BaseNet):
 
     @torch.no_grad()
     def freeze(self) -> LipschitzNet:
-        """Make every weight a plain one again: the orthogonal matrix nearest to what it is, up to float32 rounding."""
+        """Make every weight a plain parameter again: the nearest orthogonal matrix, up to float32 rounding."""
         for layer in self.linear_layers():
             if is_parametrized(layer):
                 remove_parametrizations(layer, "weight", leave_parametrized=True)
@@ -129,9 +128,9 @@ class LipschitzNet(BaseNet):
 
 
 class Patches(nn.Module):
-    """The pixels of each square become the channels of one position: (N, C, H, W) to (N, C s^2, H / s, W / s).
+    """The pixels of each square of side s become the channels of one position: (N, C, H, W) to (N, C s^2, H/s, W/s).
 
-    ``nn.PixelUnshuffle`` does the same, but not to a batch of no images.
+    ``nn.PixelUnshuffle`` does the same, but fails on an empty batch.
     """
 
     def __init__(self, side: int) -> None:
@@ -139,11 +138,14 @@ class Patches(nn.Module):
         self.side = side
 
     def forward(self, features: Tensor) -> Tensor:
-        """Raises ValueError where H or W is no multiple of the side."""
+        """Raises ValueError: H or W is not a multiple of the side."""
         n, channels, height, width = features.shape
         side = self.side
         if height % side or width % side:
-            raise ValueError(f"maps of {height} x {width} do not fall into patches of {side} x {side}")
+            raise ValueError(
+                f"maps of {height} x {width} cannot be cut into patches of {side} x {side}; give images whose sides "
+                "are multiples"
+            )
         squares = features.reshape(n, channels, height // side, side, width // side, side)
         return squares.permute(0, 1, 3, 5, 2, 4).reshape(n, channels * side**2, height // side, width // side)
 
@@ -168,11 +170,14 @@ class PairSort(nn.Module):
 
 @torch.no_grad()
 def spectral_norm_bound(weight: Tensor) -> float:
-    """A proven upper bound of a matrix' largest singular value: sqrt(1 + ||G - I||_F), G the smaller Gram matrix.
+    """A proven upper bound of a matrix's largest singular value: sqrt(1 + ||G - I||_F), G the smaller Gram matrix.
 
-    ||W||^2 = ||G|| <= ||I|| + ||G - I||. Off by about half of what the matrix lacks to orthogonality.
+    ||W||^2 = ||G|| <= ||I|| + ||G - I||. It exceeds the value by about half of ||G - I||_F at most.
     """
     matrix = weight.double()
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     excess = torch.linalg.matrix_norm(gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
-    return float((1.0 + excess * (1.0 + GRAM_SLACK) + GRAM_SLACK).sqrt())
+    # In any order, a sum of n products rounds by at most n u |x||y|: the Gram matrix is off by n u ||W||_F^2 at most.
+    rounding = max(matrix.shape) * 2.0**-52 * float((matrix * matrix).sum())
+    slack = max(GRAM_SLACK, rounding)
+    return float((1.0 + excess * (1.0 + GRAM_SLACK) + slack).sqrt())

@@ -1,4 +1,4 @@
-"""What images a net was made for, as far as it says so itself."""
+"""The images that a net was made for, as far as the net says so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MadeFor(NamedTuple):
     Attributes:
         name: of the net, for messages.
         shape: (channels, height, width).
-        only: whether it can take no others.
+        only: whether it accepts no other size.
     """
 
     name: str
@@ -42,7 +42,7 @@ def image_shape_of(net: Any) -> Shape | None:
 
 
 def channels_of(net: Any) -> int | None:
-    """How many channels the images of a net have; None if it does not say."""
+    """The number of channels of a net's images; None if it does not say."""
     if isinstance(net, (BaseNet, Preprocessed)):
         return len(net.mean)
     if isinstance(net, GaussianSmoothed):
@@ -52,7 +52,7 @@ def channels_of(net: Any) -> int | None:
 
 
 def made_for(net: Any, name: str) -> MadeFor | None:
-    """What images a net itself sees; None if it does not say, or resizes all to what it needs."""
+    """The images that a net was made for; None if it does not say, or resizes its images itself."""
     if isinstance(net, Preprocessed):
         return made_for(net.net, name) if net.size is None else None
     shape = image_shape_of(net)
@@ -62,6 +62,6 @@ def made_for(net: Any, name: str) -> MadeFor | None:
 
 
 def timm_cfg_of(net: Any) -> dict[str, Any]:
-    """What timm notes in a net of its own; nothing of others."""
+    """The metadata that timm stores in its own nets; empty for others."""
     cfg = getattr(net, "pretrained_cfg", None) if type(net).__module__.startswith("timm.") else None
     return cfg if isinstance(cfg, dict) else {}

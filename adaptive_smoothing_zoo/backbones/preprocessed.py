@@ -1,4 +1,4 @@
-"""A net with its own resizing and normalization inside, so that pixels in [0, 1] go in."""
+"""A net with its resizing and normalization inside, so that it takes pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _OF_PARAMETERS = ("group_matcher", "no_weight_decay")
 class Preprocessed(nn.Module):
     """``net((resize(images) - mean) / std)``.
 
-    What a timm backbone answers beyond logits (``feature_info``, ``forward_features``, ``reset_classifier``, ...), this
-    answers as far as ``net`` does; images are preprocessed there, too.
+    The rest of timm's interface (``feature_info``, ``forward_features``, ``reset_classifier``, ...) is available as far
+    as ``net`` has it; its methods also preprocess images.
 
     Args:
-        net: any module from normalized images to logits, or to what holds them (see ``asking.logits_of``).
-        mean, std: per channel, in units of pixels in [0, 1].
-        size: (height, width) of the images that ``net`` takes; None takes them as they come.
+        net: any module from normalized images to logits, or to an output that contains them (``asking.logits_of``).
+        mean, std: one number per channel, in units of pixels in [0, 1]; std > 0.
+        size: (height, width) to which images are resized; None for no resizing.
         interpolation: "bilinear" or "bicubic" (antialiased where the image shrinks), or "nearest".
 
     Raises:
-        ValueError: constants that are not finite, a std of 0, a size that is not positive, another interpolation.
+        ValueError: mean and std of different length, not finite or not positive; another size or interpolation.
     """
 
     takes_taps = True
@@ -67,15 +67,15 @@ class Preprocessed(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: Tensor, taps: Taps | None = None) -> Any:
-        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, what these say."""
+        """(N, channels, H, W) images in [0, 1] -> (N, classes) logits; with ``taps``, the output that they select."""
         output = call_net(self.net, self.preprocess(images), taps)
         return logits_of(output) if taps is None or taps.output == "logits" else output
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) images in [0, 1] -> (N, channels, h, w) as ``net`` takes them.
+        """(N, channels, H, W) images in [0, 1] -> (N, channels, h, w), resized and normalized.
 
         Raises:
-            ValueError: no such images, or another number of channels.
+            TypeError, ValueError: not such images, or another number of channels.
         """
         check_image_tensor(images)
         if images.shape[1] != len(self.mean):
@@ -104,10 +104,14 @@ class Preprocessed(nn.Module):
 def preprocessed(
     *, net: Mapping[str, Any], num_classes: int, size: Sequence[int] | None = None, **looks: Any
 ) -> Preprocessed:
-    """A :class:`Preprocessed` of a net described by data: its "architecture" and, optionally, "arguments".
+    """A :class:`Preprocessed` of a described net.
+
+    Args:
+        net: a mapping with the net's "architecture" and, optionally, "arguments".
+        looks: mean, std and interpolation of :class:`Preprocessed`.
 
     Raises:
-        ValueError: a net that is not described so, or what ``Preprocessed`` does not take.
+        ValueError: an invalid description, or arguments that :class:`Preprocessed` refuses.
     """
     size = None if size is None else (size[0], size[1])
     return Preprocessed(build_described(net, num_classes, "net"), size=size, **looks)
@@ -121,7 +125,7 @@ def _of_images(preprocess: Callable[[Tensor], Tensor], method: Callable[..., Any
 
 
 def _group_matcher(net: Any, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
-    """From the name of a parameter of a ``Preprocessed`` to its depth in the net inside, for timm's learning rates."""
+    """A function from a parameter's name to its depth in the inner net, for timm's layer-wise learning rates."""
     from timm.models._manipulate import group_parameters
 
     depths = group_parameters(net, net.group_matcher(coarse), reverse=True)
@@ -134,6 +138,6 @@ def _check(mean: Sequence[float], std: Sequence[float], size: tuple[int, int] | 
     if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise ValueError(f"mean must be finite and std positive, got {tuple(mean)} and {tuple(std)}")
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"a size is (height, width), both positive, got {size}")
+        raise ValueError(f"size must be (height, width), both positive, got {size}")
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")

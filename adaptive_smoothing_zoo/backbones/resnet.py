@@ -14,7 +14,7 @@ _NO_SHIFT, _NO_SCALE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, batch norm after each, added to a shortcut that is projected where shapes differ."""
+    """Two 3x3 convolutions, each with batch norm, plus a shortcut that is projected where shapes differ."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Batch norm and ReLU before each convolution; a projected shortcut starts behind the first activation."""
+    """Batch norm and ReLU before each 3x3 convolution; a projected shortcut starts after the first ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(BaseNet):
-    """Residual net whose first stage keeps the image's resolution and whose other stages halve it.
+    """Residual net; the first stage keeps the image's resolution, the others halve it.
 
     Args:
         depths, widths: blocks and channels per stage. Feature maps: the output of each stage.
-        stem_width: channels of the first convolution; the first stage's if None.
+        stem_width: channels of the first convolution; if None, those of the first stage.
         pre_activation: pre-activation blocks instead of basic ones.
     """
 
@@ -89,7 +89,7 @@ class ResNet(BaseNet):
 
 @architecture("resnet18")
 def resnet18(*, width: int = 64, **options: Any) -> ResNet:
-    """ResNet-18 for 32x32 images; ``width`` 64 is the usual size. Options are those of :class:`ResNet`; so below."""
+    """ResNet-18 for 32x32 images; ``width`` 64 is the usual size. ``options`` are those of :class:`ResNet`."""
     return ResNet(depths=(2, 2, 2, 2), widths=[width * 2**i for i in range(4)], **options)
 
 
@@ -131,7 +131,7 @@ def blocks_per_group(depth: int) -> int:
     return blocks
 
 
-# Of the widespread ResNet-18 code for CIFAR.
+# Keys of the widespread ResNet-18 code for CIFAR.
 CIFAR_RESNET_KEYS: KeyTable = {
     r"conv1\.(\w+)": r"stem.0.\1",
     r"bn1\.(\w+)": r"stem.1.\1",

@@ -1,4 +1,4 @@
-"""Scaled logits: what a net's logits pass before they become probabilities, in a mix or in a smoothed net."""
+"""Scales a net's logits before they become probabilities, in a mix or in a smoothed net."""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,14 @@ _LARGEST = {4: 3.4028234e38, 8: 1.7976931348623157e308}  # of float32 and float6
 class Scale(nn.Module):
     """Multiply logits by a positive constant (an inverse temperature); finite for any finite logits.
 
-    Only differences of logits matter to the softmax that follows, so the largest logit is moved to zero first, and gaps
-    that the floating-point format cannot hold after scaling are cut to the largest it can.
+    Only differences of logits matter to the softmax that follows. The largest logit is therefore moved to zero first,
+    and gaps too large for the floating-point format after scaling are cut.
 
     Args:
-        scale: the factor, t_g or t_h of the method; > 0 and at most 3.4e38, else ValueError.
+        scale: the factor, > 0 and at most 3.4e38.
+
+    Raises:
+        ValueError: another factor.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -23,7 +26,7 @@ class Scale(nn.Module):
         self.scale = float(scale)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(N, C) logits -> (N, C) scaled logits with maximum 0; half precision comes out as float32."""
+        """(N, C) logits -> (N, C) scaled logits with maximum 0 per row; half precision becomes float32."""
         logits = at_least_float32(logits)
         smallest = _smallest_gap(logits, self.scale)
         # Halving first keeps the difference of two huge logits finite; both factors are powers of two, hence exact.
@@ -35,7 +38,7 @@ class Scale(nn.Module):
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32, anything finer as it is."""
+    """Half precision converted to float32; finer formats unchanged."""
     return _at_least_float32(values)
 
 

@@ -10,7 +10,7 @@ from adaptive_smoothing_zoo.backbones.base import BaseNet, stage_info
 
 @architecture("small_cnn")
 class SmallCNN(BaseNet):
-    """Per stage: 3x3 convolution, batch norm, ReLU, twice; every stage but the first halves the resolution.
+    """Per stage, twice: 3x3 convolution, batch norm, ReLU. All stages but the first halve the resolution.
 
     Args:
         widths: channels per stage; two stages or more. Feature maps: the output of each stage.

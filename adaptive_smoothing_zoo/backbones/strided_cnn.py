@@ -1,4 +1,4 @@
-"""A plain net of few convolutions that halve the resolution: cheap enough to attack a whole test set on a CPU."""
+"""A plain net of a few strided convolutions, cheap enough to attack a whole test set on a CPU."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,9 @@ class StridedCNN(BaseNet):
     """Per stage: 4x4 convolution of stride 2, batch norm, ReLU; the last stage is one dense layer and ReLU.
 
     Args:
-        widths: channels per stage of convolutions.
-        hidden: width of the dense layer, a convolution over the whole map; larger images have several positions.
+        widths: channels of the convolutional stages; feature maps: the outputs of these and of the dense layer.
+        hidden: width of the dense layer, a convolution over the whole map; on larger images it runs at several
+            positions.
         image_size: side of the square images, a multiple of 2 ** len(widths).
 
     Raises:

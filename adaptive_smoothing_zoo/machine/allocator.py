@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, for the millions of passes that need the same amounts again."""
+"""Keeps freed memory in the process, for millions of passes that need the same amounts again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of mallopt(3): what is given back at the top of the heap, what is mapped on its own, and how many such maps there are.
+# Parameters of mallopt(3): thresholds for trimming the heap's top and for separate maps, and the number of such maps.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_INT = 2**31 - 1
 _DEFAULT_MMAP_MAX = 65536
@@ -17,14 +17,14 @@ _depth = 0
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Let glibc keep what is freed, and give it back afterwards; elsewhere nothing happens.
+    """Within the block, let glibc keep freed memory; afterwards return it. Without glibc, do nothing.
 
-    PyTorch has no cache for tensors on CPUs: glibc maps a large one anew, or gives the top of the heap back with it, so
-    that each pass of a net pays for its pages once more, which can take as long as the pass. (Measured:
-    ``eval/benchmarks/freed_memory.py``.) The numbers that come out are the same.
+    PyTorch has no cache for tensors on CPUs. glibc maps each large tensor anew, or returns the top of the heap when it
+    is freed, so each pass of a net pays for its pages again. That can take as long as the pass itself (measured in
+    ``eval/benchmarks/freed_memory.py``). Results are the same.
 
-    glibc adapts its thresholds only until they are set; after the last use they stay where that would have led: blocks
-    up to 32 MiB come from the heap, of which 64 MiB are kept.
+    glibc adapts its thresholds only until they are set. After the last use they stay at the values that adapting would
+    have reached: blocks up to 32 MiB come from the heap, whose top keeps up to 64 MiB.
     """
     global _depth
     libc = _glibc()

@@ -1,4 +1,4 @@
-"""How many images a device holds at once."""
+"""Batch sizes: the largest that fits a device, and one that a CPU handles within seconds."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from torch.utils.flop_counter import flop_registry
 from adaptive_smoothing_zoo.machine.ready import refusals_named
 
 LARGEST = {"cpu": 256, "cuda": 4096}  # more gains nothing on a CPU
-# Of the memory that is free. Attacks keep some tensors of the images' size next to the net's own; on a GPU, graphs keep
-# as much again as a pass takes.
+# Usable share of free memory. Attacks keep some tensors of the images' size next to the net's own; on a GPU, graphs
+# keep as much again as a pass takes.
 SHARE = {"cpu": 0.6, "cuda": 0.4}
 
-BRISK_OPERATIONS = 64 * 10**9  # of a batch's forward pass; with its gradient that is about two seconds on two cores
+BRISK_OPERATIONS = 64 * 10**9  # of a batch's forward pass; with the gradient, about two seconds on two cores
 
 
 def largest_batch_size(model: nn.Module, images: Tensor, device: torch.device) -> int:
-    """A batch size that fits, a power of two, from the memory that a pass of a few images takes forward and backward.
+    """A batch size that fits in memory, a power of two; measured by a forward and backward pass of up to 8 images.
 
     Args:
         model: on ``device``.
-        images: (N, channels, H, W), of the kind to come.
+        images: (N, channels, H, W), N >= 1, of the size to come.
+
+    Raises:
+        EvaluationError: the model fails on images of that shape.
     """
     few = images[:8].to(device)
     measure = _cuda_bytes if device.type == "cuda" else _cpu_bytes
@@ -40,7 +43,7 @@ def largest_batch_size(model: nn.Module, images: Tensor, device: torch.device) -
 
 
 def _cuda_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """The most that a pass of these images takes, and what is free, in bytes."""
+    """Peak memory of a pass of these images, and free memory, in bytes."""
     device = images.device
     gc.collect()  # an earlier run's graphs hold memory until then
     torch.cuda.empty_cache()
@@ -52,7 +55,7 @@ def _cuda_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 
 def _cpu_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """The same. PyTorch does not count on CPUs: taken is twice what a pass keeps for the gradient."""
+    """The same on a CPU, where PyTorch does not track memory: twice what a pass keeps for the gradient."""
     kept: dict[int, int] = {}
     tensors = (*model.parameters(), *model.buffers())
     weights = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.layout == torch.strided}
@@ -66,21 +69,21 @@ def _cpu_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = model(images.clone().requires_grad_())  # alive, and with it all that is kept: no storage counts twice
+        output = model(images.clone().requires_grad_())  # kept alive, so that no storage is freed and counted twice
     del output
     return 2 * sum(kept.values()), psutil.virtual_memory().available
 
 
 def brisk_batch_size(model: nn.Module, images: Tensor) -> int:
-    """A batch size, a power of two, with which a CPU makes a step of an attack within seconds.
+    """A batch size, a power of two up to 256, with which a CPU takes a step of an attack within seconds.
 
-    So a run shows where it stands and can be interrupted at any time; per image, larger batches are no faster for nets
-    of this cost. It follows from the operations of a pass, not from the clock, and is the same in every run. What
-    cannot be counted costs nothing.
+    So a run reports progress often and can be interrupted at any time; for nets of this cost, larger batches are no
+    faster per image. The size follows from the number of operations, not from the clock, so it is the same in every
+    run. Operations without a known count are taken as free.
 
     Args:
         model: on the CPU.
-        images: (N, channels, H, W), of the kind to come.
+        images: (N, channels, H, W), N >= 1, of the size to come.
     """
     counter = _Operations()
     with torch.no_grad(), counter:
@@ -90,7 +93,7 @@ def brisk_batch_size(model: nn.Module, images: Tensor) -> int:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts the floating-point operations of matrix products and convolutions, whoever calls them."""
+    """Counts the floating-point operations of all matrix products and convolutions."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Devices: which one to compute on, and whether its memory ran out."""
 
 import torch
 
@@ -6,18 +6,18 @@ from adaptive_smoothing_zoo.errors import reason
 
 
 def known_device(device: str | torch.device) -> torch.device:
-    """A device of this machine, of any kind but "meta", where tensors have no values; ValueError for another."""
+    """The named device of this machine; ValueError if it has none such, or for "meta", where tensors have no values."""
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"this machine has no device {str(device)!r}: {reason(error)}") from None
     if found.type == "meta":
-        raise ValueError("on the device 'meta' tensors have no values; name another")
+        raise ValueError("tensors on the device 'meta' have no values; name another device")
     return found
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The CPU or CUDA device asked for, else ValueError; for None or "auto", CUDA if there is one, else the CPU."""
+    """The named CPU or CUDA device; ValueError for any other. None or "auto": CUDA if available, else the CPU."""
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -36,7 +36,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. PyTorch has a class for it on GPUs, and on CPUs a sentence."""
+    """Whether memory ran out. PyTorch raises its own class on GPUs; on CPUs only the message tells."""
     text = str(error)
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return has_class or "can't allocate memory" in text or "not enough memory" in text

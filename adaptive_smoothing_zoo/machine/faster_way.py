@@ -1,4 +1,4 @@
-"""Which of two ways to the same result is faster here, measured while the work goes on."""
+"""Chooses the faster of two ways to the same result, by timing both during the work."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP, TRIAL, CYCLE = 25, 5, 500  # steps: before the first measurement, of each way, and until the next measurement
+WARM_UP, TRIAL, CYCLE = 25, 5, 500  # steps before the first trial, of each way in a trial, and between trials
 
 
 class FasterWay:
-    """Chooses between a plain and a sparing way to make the steps of some work, at each width of its batches.
+    """Chooses between a plain and a sparing way of taking steps, separately for each batch width.
 
-    Each way is measured for a few steps, and then the faster one is taken until the next measurement.
+    A trial times a few steps of each way; the faster one is used until the next trial.
 
     Args:
-        now: seconds, when all work so far is done (see ``clock_of``).
+        now: waits for all work so far and returns seconds, see ``clock_of``.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self._steps: Counter[int] = Counter()  # by width: since its last measurement began, after a warm-up
-        self._faster: dict[int, bool] = {}  # whether the sparing way is
+        self._steps: Counter[int] = Counter()  # by width: steps of the warm-up, then since the last trial began
+        self._faster: dict[int, bool] = {}  # by width: whether the sparing way is faster
         self._width = 0
         self._mark, self._rate = (0.0, 0), 0.0
 
     def sparing(self, width: int, done: Tensor) -> bool:
-        """Whether to make the next step in the sparing way.
+        """Whether to take the next step in the sparing way.
 
         Args:
-            width: of the batches that the work is made in.
-            done: a number, how much all steps so far have done.
+            width: number of rows of a batch.
+            done: a scalar, the amount of work done by all steps so far.
         """
         if width != self._width and self._steps[width] > WARM_UP:
-            self._steps[width] = WARM_UP  # a measurement that others have interrupted begins again
+            self._steps[width] = WARM_UP  # a trial that another width interrupted begins again
         self._width = width
         step = self._steps[width] - WARM_UP
         self._steps[width] = WARM_UP if step == CYCLE else self._steps[width] + 1
@@ -58,7 +58,7 @@ class FasterWay:
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """Seconds, when the device has done all that it was told to do."""
+    """A clock, in seconds, that first waits until the device has finished its work."""
 
     def now() -> float:
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The same function, computed faster: a model made ready for millions of passes with frozen weights."""
+"""Faster copies of frozen models that compute the same function, for millions of passes."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 from adaptive_smoothing_zoo.machine.precision import tf32_allowed
 from adaptive_smoothing_zoo.machine.winograd import use_winograd
 
-# Of the largest logit: how far apart two orders of summation may be. TF32 has 10 bits of mantissa, float32 23.
+# Allowed rounding, relative to the largest output. TF32 has 10 bits of mantissa, float32 has 23.
 TOLERANCE, TOLERANCE_TF32 = 1e-4, 2e-2
 
-# What a foreign net's code raises when its layers are exchanged, or when it is copied.
+# What a foreign net's code may raise when its layers are replaced, or when it is copied.
 _OF_FOREIGN_CODE = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, copy.Error)
 
 _logger = logging.getLogger(__name__)
 
 
 def prepare(model: nn.Module, images: Tensor) -> nn.Module:
-    """A frozen copy of a model in eval mode for attacks to work on; the model itself is left alone.
+    """A faster frozen copy of a model in eval mode, for attacks; the model is not changed.
 
-    Weight standardization and batch norms that directly follow a convolution are folded into kernels, and the copy
-    computes in the channels_last format, while images and gradients stay contiguous. On CPUs, 3 x 3 convolutions of
-    many channels compute by Winograd's algorithm. Where the copy does not give the model's logits on ``images`` up to
-    rounding, or no gradient, or a model cannot be copied, nothing is changed.
+    Weight standardization and batch norms that directly follow a convolution are folded into kernels. The copy computes
+    in the channels_last format; images and gradients stay contiguous. On CPUs, 3 x 3 convolutions of many channels use
+    Winograd's algorithm. If the model cannot be copied, or the copy has no gradient or does not give the model's logits
+    on ``images`` up to rounding, the model itself is returned, with a warning.
+
+    The model, not the copy, should decide what is adversarial.
 
     Args:
         model: images (N, channels, H, W) to logits (N, C), on the images' device.
         images: some images of the kind it will see.
-
-    What is adversarial should still be decided by the model, not by the copy.
     """
 
     def fold() -> _ChannelsLast:
@@ -61,7 +61,7 @@ def prepare(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _gradient_failure(net: nn.Module, images: Tensor) -> Exception | None:
-    """Why a net cannot be differentiated with respect to images; None if it can."""
+    """The error when a net is differentiated with respect to images; None without one."""
     try:
         with torch.enable_grad():
             points = images.detach().requires_grad_()
@@ -74,11 +74,11 @@ def _gradient_failure(net: nn.Module, images: Tensor) -> Exception | None:
 
 
 def with_winograd(net: nn.Module, images: Tensor, outputs: Callable[[nn.Module], Sequence[Tensor]]) -> nn.Module:
-    """A frozen net's copy in which convolutions compute by Winograd's algorithm; the net itself where none does.
+    """A copy of a frozen net whose convolutions use Winograd's algorithm; the net itself if none can.
 
     Args:
         images: some images of the kind it will see, on its device.
-        outputs: what of a net must stay the same up to rounding.
+        outputs: computes from a net the outputs that must stay the same up to rounding.
     """
 
     def quicken() -> nn.Module:
@@ -93,10 +93,12 @@ def with_winograd(net: nn.Module, images: Tensor, outputs: Callable[[nn.Module],
 def same_or_original(
     net: nn.Module, make: Callable[[], nn.Module], outputs: Callable[[nn.Module], Sequence[Tensor]], *, change: str
 ) -> nn.Module:
-    """What ``make`` makes of a net if it gives the net's outputs up to rounding, else the net itself, and a warning.
+    """What ``make`` returns if it gives the net's outputs up to rounding; else the net itself, with a warning.
 
     Args:
-        change: what makes it faster, for the warning.
+        make: makes a faster net.
+        outputs: computes from a net the outputs to compare.
+        change: the name of the change, for the warning.
     """
     with torch.no_grad():
         expected = outputs(net)
@@ -112,16 +114,16 @@ def same_or_original(
                 return made
             reason = "gives other outputs"
     _logger.warning(
-        "attacks run on %s without %s, and slower, since its copy with it %s", type(net).__name__, change, reason
+        "attacks on %s run without %s, hence slower: the copy with it %s", type(net).__name__, change, reason
     )
     return net
 
 
 def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
-    """Fold, in place, every batch norm in eval mode that directly follows a convolution into it; return how many.
+    """Fold, in place, batch norms in eval mode that directly follow a convolution into it; return their number.
 
-    Which do is seen from a pass of ``images``: both run once, and the one's output is the other's input and nothing
-    else's. Code that looks at its layers from outside could still tell: compare the outputs before and after.
+    A pass of ``images`` shows which: both layers run once, and the convolution's output goes into the batch norm only.
+    Code that inspects its own layers may still notice, so compare the outputs before and after.
     """
     pairs = _pairs(net, images)
     for module in list(net.modules()):
@@ -134,14 +136,14 @@ def fold_batch_norms(net: nn.Module, images: Tensor) -> int:
 
 def _pairs(net: nn.Module, images: Tensor) -> dict[nn.Module, nn.Conv2d]:
     calls: Counter[nn.Module] = Counter()
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that their ids stay theirs
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that no id is used twice
     uses = _Uses()
     pairs: dict[nn.Module, nn.Conv2d] = {}
 
     def after_conv(conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
         calls[conv] += 1
         outputs[id(output)] = conv, output
-        uses.of[id(output)] = 0  # what an earlier tensor with this id was used for does not count
+        uses.of[id(output)] = 0  # forget the uses of an earlier tensor with this id
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         calls[norm] += 1
@@ -165,7 +167,7 @@ def _pairs(net: nn.Module, images: Tensor) -> dict[nn.Module, nn.Conv2d]:
 
 
 class _Uses(TorchFunctionMode):
-    """Counts how often each tensor, by its id, goes into an operation that gives a tensor."""
+    """Counts, by a tensor's id, the operations that take it and return a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class _Uses(TorchFunctionMode):
 
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: Any) -> None:
-    """norm(conv(x)) = conv(x) * scale + shift; computed in float64."""
+    """Fold norm(conv(x)) = conv(x) * scale + shift into the convolution, in float64."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
@@ -201,23 +203,23 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
 
 
 def rounding(outputs: Tensor) -> Tensor:
-    """How far a prepared copy's outputs, logits (N, C) or feature maps, may be from the model's, a scalar."""
+    """The largest allowed distance, a scalar, of a prepared copy's outputs (logits or feature maps) from these."""
     return relative_rounding(outputs) * outputs.detach().abs().max().clamp(min=1.0)
 
 
 def relative_rounding(outputs: Tensor) -> float:
-    """How far apart two orders of summation may be, in terms of the largest number, with the precision as it is."""
+    """The same relative to the largest output, for the present precision of float32 products."""
     return TOLERANCE_TF32 if outputs.is_cuda and tf32_allowed() else TOLERANCE
 
 
 def inner_model(prepared: nn.Module) -> nn.Module:
-    """The model within what ``prepare`` has made; a model that it left alone is that itself."""
+    """The model inside the result of ``prepare``; the result itself if ``prepare`` returned the model."""
     inner = getattr(prepared, "model", prepared)
     return inner if isinstance(inner, nn.Module) else prepared
 
 
 class _ChannelsLast(nn.Module):
-    """A model that gets images in the channels_last format."""
+    """Passes images to a model in the channels_last format."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

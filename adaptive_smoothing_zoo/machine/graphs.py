@@ -1,7 +1,7 @@
-"""Passes of a frozen net, recorded once and replayed: one launch where there were hundreds (CUDA graphs).
+"""Passes of a frozen net, recorded once and replayed as CUDA graphs: one launch instead of hundreds.
 
-Small nets on a GPU wait for the host, which launches one kernel after the other. A graph is launched whole. It is bound
-to the shape, the buffers and the precision it was recorded with.
+Small nets on a GPU wait for the host, which launches kernel after kernel. A graph is launched as a whole. It is bound
+to the shape, the buffers and the precision of its recording.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 from adaptive_smoothing_zoo.machine.folding import relative_rounding
 from adaptive_smoothing_zoo.machine.precision import tf32_allowed
 
-OFTEN = 20  # calls of one shape after which it is recorded; to record and to compare takes the time of about ten
-WORTH = 0.97  # of the net's time, which a replay must stay below: it holds memory
+OFTEN = 20  # calls of one shape before it is recorded; recording and comparing take the time of about ten calls
+WORTH = 0.97  # a replay must take less than this share of the net's time, since it holds memory
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Work on fixed buffers.
+    """Recorded work on fixed buffers.
 
     Attributes:
         replay: does the work again.
-        result: where it leaves its result, until the next replay of whatever the recorder has recorded.
+        result: the buffer with its result; valid until the next replay of any recording of the same recorder.
     """
 
     replay: Callable[[], None]
@@ -50,26 +50,26 @@ class Recorder(Protocol):
     """Records work of fixed shapes on fixed buffers.
 
     Attributes:
-        replays: of all recordings so far. They share memory: after another replay, what one has kept is gone.
+        replays: number of replays of all recordings. They share memory: a replay overwrites what others have kept.
     """
 
     replays: int
 
     def warm_up(self, work: Callable[[], object]) -> None:
-        """Do the work as often as it takes to set things up. Raises RuntimeError: it cannot be recorded."""
+        """Do the work as often as needed before recording. Raises RuntimeError: it cannot be recorded."""
 
     def record(self, work: Callable[[], Tensor]) -> Recording:
-        """Record the work. Raises RuntimeError: it cannot be recorded, or memory runs out."""
+        """Record the work. Raises RuntimeError: it cannot be recorded, or memory ran out."""
 
     def free(self) -> None:
-        """Give back the memory of recordings that are gone."""
+        """Release the memory of deleted recordings."""
 
     def now(self) -> float:
-        """Seconds, when all work so far is done."""
+        """Wait for all work so far and return seconds."""
 
 
 class CudaGraphs:
-    """CUDA graphs in one pool of memory, recorded on a stream of their own."""
+    """Records CUDA graphs in one memory pool, on a separate stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.replays = device, 0
@@ -77,8 +77,8 @@ class CudaGraphs:
         self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def warm_up(self, work: Callable[[], object]) -> None:
-        """Twice. The second time an operation that makes the host wait is an error, as it would be in a recording,
-        where it leaves the allocator in disorder.
+        """Do the work twice. The second time, an operation that makes the host wait raises RuntimeError; in a
+        recording it would also leave the allocator in disorder.
         """
         with self._aside():
             work()
@@ -89,7 +89,7 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
         self.free()
-        # A pool lives as long as one of its graphs. Errors of other threads are none of this recording's.
+        # A pool lives as long as one of its graphs. "thread_local": calls of other threads do not end the recording.
         pool = next((other.pool() for other in self._graphs), None)
         with self._aside():
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -117,7 +117,7 @@ class CudaGraphs:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """On the recording stream, between what this stream did before and what it does afterwards."""
+        """Switch to the recording stream, in order with the work of the current stream before and after."""
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
         main = torch.cuda.current_stream(self.device)
@@ -131,10 +131,10 @@ class CudaGraphs:
 
 @contextmanager
 def waiting_refused() -> Iterator[None]:
-    """Whatever makes the host wait for the device raises RuntimeError."""
+    """Within the block, operations that make the host wait for the device raise RuntimeError."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is "a prototype feature"
+        warnings.simplefilter("ignore")  # torch warns that this is "a prototype feature"
         torch.cuda.set_sync_debug_mode("error")
         try:
             yield
@@ -143,7 +143,7 @@ def waiting_refused() -> Iterator[None]:
 
 
 class Rerun:
-    """The twin of ``CudaGraphs`` on any device: work is done again, and its result goes to the same place."""
+    """Stands in for ``CudaGraphs`` on any device: a replay does the work again and writes to the same buffer."""
 
     def __init__(self) -> None:
         self.replays = 0
@@ -168,21 +168,21 @@ class Rerun:
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
-    """What records on a device; None for a CPU, where launches take no time."""
+    """The recorder of a device; None for a CPU, where launches take no time."""
     return CudaGraphs(device) if device.type == "cuda" else None
 
 
 class Graphed(nn.Module):
-    """A net that replays its passes, forward and with a gradient to the images, at shapes that come often.
+    """Replays a net's passes, forward and with a gradient to the images, at shapes that come often.
 
-    A recording is used only where its outputs and gradients are the net's up to rounding, on images that it was not
-    made with, and where it is faster. Where it is not, the net runs as it is, and the log says why.
+    A recording is used only if it is faster and its outputs and gradients equal the net's up to rounding, also on
+    images that it was not made with. Otherwise the net itself runs, and the log says why.
 
     Args:
-        model: images (N, channels, H, W) to logits (N, C), frozen, nobody else's, with the same answers to the same
-            images. Its hooks run when it is recorded, not when that is replayed.
-        recorder: of the device that it is on.
-        often: see ``OFTEN``.
+        model: images (N, channels, H, W) to logits (N, C); frozen, deterministic, and used by nobody else. Its hooks
+            run during recording, not during replay.
+        recorder: of the model's device.
+        often: replaces ``OFTEN``.
     """
 
     def __init__(self, model: nn.Module, recorder: Recorder, *, often: int | None = None) -> None:
@@ -190,10 +190,10 @@ class Graphed(nn.Module):
         self.model, self.recorder, self.often = model, recorder, often or OFTEN
         self._passes: dict[_Kind, _Passes | None] = {}
         self._calls: Counter[_Kind] = Counter()
-        self._most = float("inf")  # numbers in a batch for which recordings may be worth it and memory suffice
+        self._most = float("inf")  # largest batch, in numbers, for which a recording may be worth its time and memory
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, C), a tensor of its own."""
+        """(N, channels, H, W) images -> (N, C) logits, in a new tensor."""
         gradient = images.requires_grad and torch.is_grad_enabled()
         passes = self._at(images, gradient)
         if passes is None:
@@ -203,7 +203,7 @@ class Graphed(nn.Module):
         return passes.forward(images)
 
     def _at(self, images: Tensor, gradient: bool) -> _Passes | None:
-        """The recorded passes for such images; None if they are to be run."""
+        """The recorded passes for such images; None if the model itself must run."""
         foreign = type(images) is not Tensor or torch.is_autocast_enabled() or torch.is_inference_mode_enabled()
         if foreign or len(images) == 0 or self._most == 0:
             return None
@@ -216,22 +216,22 @@ class Graphed(nn.Module):
         return self._passes[kind]
 
     def _record(self, images: Tensor, gradient: bool) -> _Passes | None:
-        """The passes for such images if they can be recorded and are worth it; None and a line in the log otherwise."""
+        """Record passes for such images; None, with a line in the log, if that fails or is not worth it."""
         if images.numel() > self._most:
-            return None  # said before
+            return None  # already logged
         passes: _Passes | None = None
         try:
             passes = _Passes(self.recorder, self.model, images, gradient)
             return None if self._is_slower(passes, images) else passes
         except RuntimeError as error:
             said, full = reason(error), is_out_of_memory(error)
-        passes = None  # now what the error held is gone as well
+        passes = None  # releases the memory that the error held
         self._most = images.numel() - 1 if full else 0
         if not full:
             self._passes.clear()
         self.recorder.free()
         sizes = f"of {len(images)} and more" if full else "of any size"
-        _logger.warning("%s runs without CUDA graphs, and slower, in batches %s: %s", self._name, sizes, said)
+        _logger.warning("%s runs without CUDA graphs, hence slower, in batches %s: %s", self._name, sizes, said)
         return None
 
     @property
@@ -239,7 +239,7 @@ class Graphed(nn.Module):
         return type(getattr(self.model, "model", self.model)).__name__
 
     def _is_slower(self, passes: _Passes, images: Tensor) -> bool:
-        """Whether a replay takes about as long as the net. Raises RuntimeError: it gives something else."""
+        """Whether a replay takes about as long as the net or longer. Raises RuntimeError: its results differ."""
         took: dict[bool, list[float]] = {False: [], True: []}
         for points in (1.0 - images, images):
             outputs = []
@@ -262,7 +262,7 @@ class Graphed(nn.Module):
         return slower
 
     def _ask(self, passes: _Passes, points: Tensor, replayed: bool) -> list[Tensor]:
-        """The output, and the gradient of a sum of it that weighs every number differently, if there is one."""
+        """The output, and with a gradient, that of a weighted sum in which all outputs have different weights."""
         if not passes.gradient:
             with torch.no_grad():
                 return [passes.forward(points) if replayed else self.model(points)]
@@ -278,20 +278,20 @@ _Kind = tuple[bool, torch.Size, torch.dtype, torch.device, bool]
 
 
 class _Passes:
-    """A net's passes on buffers of one shape: forward, and with a gradient, if that is wanted, backward."""
+    """A net's recorded passes on buffers of one shape: forward, and with ``gradient`` also backward."""
 
     def __init__(self, recorder: Recorder, model: nn.Module, images: Tensor, gradient: bool) -> None:
         self.recorder, self.model, self.gradient = recorder, model, gradient
-        self.asked = self._at = 0  # forward passes so far; the recorder's replays after the last one of these
+        self.asked = self._at = 0  # number of forward passes; the recorder's number of replays after the last of them
         self._images = images.clone(memory_format=torch.contiguous_format).requires_grad_(gradient)
-        self._output: Tensor | None  # with what its gradient needs
+        self._output: Tensor | None  # with its autograd graph
         recorder.warm_up(self._both)
         self._output = None
-        self._held = tensors_used(model, images)  # a net might drop some of them, as what it keeps for one shape
+        self._held = tensors_used(model, images)  # keeps tensors alive that a net may drop, such as caches for a shape
         self._forward = recorder.record(self._run)
         self._weights = torch.zeros_like(self._forward.result)
         self._backward = recorder.record(self._differentiate) if gradient else None
-        self._output = None  # what it keeps for the gradient may lie where other recordings work
+        self._output = None  # other recordings may overwrite the memory of its autograd graph
 
     def _run(self) -> Tensor:
         with torch.set_grad_enabled(self.gradient):
@@ -300,7 +300,7 @@ class _Passes:
 
     def _differentiate(self) -> Tensor:
         assert self._output is not None
-        # Nothing of the forward pass is given up for this, so that it can be done several times.
+        # The graph is kept, so that this can run several times.
         (gradient,) = torch.autograd.grad(self._output, self._images, self._weights, retain_graph=True)
         return gradient
 
@@ -319,11 +319,11 @@ class _Passes:
 
     @torch.no_grad()
     def backward(self, images: Tensor, weights: Tensor, asked: int) -> Tensor:
-        """The gradient at images; their forward pass runs anew if anything else was replayed since.
+        """The gradient at images, (N, channels, H, W); their forward pass runs anew if anything was replayed since.
 
         Args:
-            weights: (N, C), of the output's numbers in the sum that is differentiated.
-            asked: after the forward pass of these images.
+            weights: (N, C), the outputs' weights in the sum that is differentiated.
+            asked: the value of ``self.asked`` after the forward pass of these images.
         """
         assert self._backward is not None
         if (self.asked, self._at) != (asked, self.recorder.replays):
@@ -335,7 +335,7 @@ class _Passes:
 
 
 def tensors_used(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What a pass reads of tensors that were there before, the images among them."""
+    """The tensors that a pass reads and does not make, the images among them."""
     used = _Used()
     with torch.no_grad(), used:
         model(images)
@@ -343,7 +343,7 @@ def tensors_used(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 class _Used(TorchDispatchMode):
-    """Notes the tensors that operations take and that none of them has made."""
+    """Collects the tensors that operations read and that none of them made."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -366,7 +366,7 @@ def _strided(tree: Any) -> list[Tensor]:
 
 
 class _Replayed(torch.autograd.Function):
-    """Recorded passes as autograd sees them."""
+    """Recorded passes as a function for autograd."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, passes: _Passes) -> Tensor:
@@ -385,7 +385,7 @@ class _Replayed(torch.autograd.Function):
 
 
 def agree(expected: Tensor, found: Tensor) -> bool:
-    """Whether two tensors are equal up to rounding, in terms of the largest number."""
+    """Whether two tensors are equal up to rounding, relative to the largest expected number."""
     if torch.equal(expected, found):
         return True
     most = relative_rounding(expected) * expected.abs().max()

@@ -1,4 +1,4 @@
-"""How float32 products are rounded, stated instead of inherited from whatever the program set before."""
+"""Rounding of float32 products, set explicitly instead of inherited from the calling program."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def float32_precision(tf32: bool) -> Iterator[None]:
-    """Full float32 in matrix products and convolutions, or TF32 on CUDA if asked for; put back afterwards."""
+    """Within the block, full float32 in matrix products and convolutions, or with ``tf32`` TF32 on CUDA."""
     settings = _new_settings() if hasattr(torch.backends.cuda.matmul, "fp32_precision") else _old_settings()
     before = [(owner, name, getattr(owner, name)) for owner, name, _, _ in settings]
     try:
@@ -23,14 +23,14 @@ def float32_precision(tf32: bool) -> Iterator[None]:
 
 
 def tf32_allowed() -> bool:
-    """Whether matrix products or convolutions of float32 on CUDA may be rounded to TF32 at present."""
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # a look at allow_tf32 may then be an error
+    """Whether CUDA may at present round float32 matrix products or convolutions to TF32."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # reading allow_tf32 may then raise
         return any(getattr(owner, name) == rounded != exact for owner, name, exact, rounded in _new_settings())
     return any(getattr(owner, name) for owner, name, _, _ in _old_settings())
 
 
 def _new_settings() -> list[tuple[Any, str, str, str]]:
-    """Owner, attribute, its value for float32, its value for TF32. The CPU has no TF32 and stays exact."""
+    """Owner, attribute, value for float32, value for TF32. The CPU always computes in full float32."""
     cuda = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     cpu = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)  # type: ignore[attr-defined]
     return [(owner, "fp32_precision", "ieee", "tf32") for owner in cuda] + [
@@ -39,12 +39,12 @@ def _new_settings() -> list[tuple[Any, str, str, str]]:
 
 
 def _old_settings() -> list[tuple[Any, str, bool, bool]]:
-    """The same for versions of torch that know only ``allow_tf32``."""
+    """The same for versions of torch that have only ``allow_tf32``."""
     return [(owner, "allow_tf32", False, True) for owner in (torch.backends.cuda.matmul, torch.backends.cudnn)]
 
 
 class Lowered(nn.Module):
-    """A net that computes in bfloat16 where that is safe (autocast); it takes and gives float32."""
+    """Runs a net under bfloat16 autocast; takes and returns float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

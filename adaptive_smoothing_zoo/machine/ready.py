@@ -1,4 +1,4 @@
-"""A caller's model made ready for millions of passes, and given back as it was."""
+"""Prepares a caller's model for millions of passes and gives it back as it was."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from adaptive_smoothing_zoo.machine.precision import float32_precision
 def ready(
     model: nn.Module, device: torch.device, *, tf32: bool = False, channels_last: bool = False
 ) -> Iterator[nn.Module]:
-    """The model in a form that can be asked for logits: on the device, in eval mode, frozen, in the given precision.
+    """Within the block, the model on the device, in eval mode, frozen, wrapped to return logits.
 
-    Device, modes, gradients and buffers are put back afterwards.
+    Device, modes, requires_grad and buffers are restored afterwards.
 
     Args:
         model: any module from images to logits.
-        tf32: let CUDA round float32 products to TF32.
-        channels_last: keep convolution weights in that memory format meanwhile.
+        tf32: let CUDA round float32 products to TF32; else they are computed in full float32.
+        channels_last: keep convolution weights in that memory format within the block; afterwards they are contiguous.
 
     Raises:
         TypeError: not a module.
-        EvaluationError: a weight is not float32, has no shape yet, or was made in inference mode; or the model has no
-            eval mode.
+        EvaluationError: a weight is not float32, has no shape yet, or was made in inference mode; or the model cannot
+            be put into eval mode.
     """
     net = asked(model)
     check_weights(model)
@@ -55,7 +55,7 @@ def ready(
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Buffers as they were, after whatever the model's own code writes into them within the block."""
+    """Restore buffers that the model's own code writes within the block."""
     kept = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -72,7 +72,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model on the device and in eval mode; each module's mode and the model's device are put back."""
+    """Within the block, the model is on the device and in eval mode; its device and all modes are restored."""
     home = device_of(model)
     try:
         with in_eval_mode(model):
@@ -84,12 +84,12 @@ def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device | None:
-    """Where a model's weights are; None if it has none."""
+    """The device of a model's first parameter or buffer; None if it has none."""
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse weights that results cannot be computed with; buffers may have any number format.
+    """Refuse weights that an evaluation cannot use; buffers may have any number format.
 
     Raises:
         EvaluationError: a weight is not float32, has no shape yet, or was made in inference mode.
@@ -108,8 +108,8 @@ def check_weights(model: nn.Module) -> None:
             )
         if parameter.is_inference():
             raise EvaluationError(
-                f"the weight {name} was made in torch.inference_mode(), so nothing can be differentiated through it; "
-                "load the model outside of it"
+                f"the weight {name} was made in torch.inference_mode(), so it has no gradient; load the model outside "
+                "of it"
             )
 
 
@@ -117,7 +117,7 @@ def check_modes(model: nn.Module) -> None:
     """Refuse a model that cannot be put into eval mode.
 
     Raises:
-        EvaluationError: it has no such mode, as what ``torch.export`` makes.
+        EvaluationError: it has no such mode, like modules made by ``torch.export``.
     """
     try:
         with in_eval_mode(model):
@@ -131,10 +131,10 @@ def check_modes(model: nn.Module) -> None:
 
 @contextmanager
 def refusals_named(images: Tensor) -> Iterator[None]:
-    """Name the images' shape where a model's code fails at its first pass.
+    """Name the images' shape if a model's code fails within the block.
 
     Raises:
-        EvaluationError: it has raised an AssertionError or a RuntimeError, and not for want of memory.
+        EvaluationError: in place of an AssertionError or RuntimeError, unless memory ran out.
     """
     try:
         yield

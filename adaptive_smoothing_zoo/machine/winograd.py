@@ -18,17 +18,17 @@ KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 /
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 STEP, TILE = 4, 6
 
-CHANNELS = 128  # fewer, and the transformations cost what the products save, or more with several threads
-FEWEST_TILES, TILES = 16, 128  # in one go: below, kernels are read for too little; above, tiles leave the caches
-MEMORY = 2 * 2**30  # bytes of transformed kernels: 8 times the size of the convolution's own
+CHANNELS = 128  # with fewer, the transformations cost as much as the products save, or more with several threads
+FEWEST_TILES, TILES = 16, 128  # at once: fewer do not pay for reading the kernels; more do not fit the caches
+MEMORY = 2 * 2**30  # bytes for transformed kernels, which take 8 times the memory of the convolution's own
 
 
 def use_winograd(net: nn.Module, images: Tensor) -> int:
-    """Let a frozen net's 3 x 3 convolutions compute by Winograd's algorithm where it pays; return how many do.
+    """Let a frozen net's 3 x 3 convolutions use Winograd's algorithm where it pays; return how many do.
 
-    It pays on CPUs in float32, with stride 1, 128 channels or more, and pictures that tiles of 4 x 4 cover well.
-    Results differ by rounding, in the order of 1e-5 of the largest. Gradients pass to images, not to weights. Other
-    inputs than float32 and passes under autocast are computed as before.
+    It pays on CPUs in float32, with stride 1, 128 channels or more, and maps that tiles of 4 x 4 cover well. Results
+    differ by rounding, about 1e-5 of the largest number. Gradients reach the images, not the weights. Inputs in other
+    formats and passes under autocast are computed as before.
 
     Args:
         net: changed in place; its weights must not change afterwards.
@@ -47,7 +47,7 @@ def use_winograd(net: nn.Module, images: Tensor) -> int:
 
 
 def _covered(net: nn.Module, images: Tensor) -> dict[nn.Conv2d, float]:
-    """Which layers may change, in the order of a pass, and the share of its tiles that the picture fills."""
+    """The layers that may change, in the order of a pass, and the share of each one's tiles that its input fills."""
     covered: dict[nn.Conv2d, float] = {}
 
     def look(conv: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
@@ -89,7 +89,7 @@ class _WinogradConv2d(nn.Conv2d):
 
 
 class _Convolution(torch.autograd.Function):
-    """The gradient of a convolution by its input is one with the kernels turned, and has such a gradient itself."""
+    """A convolution; its gradient by the input is a convolution with the flipped kernels, again differentiable."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, kernels: Tensor, kernels_back: Tensor, bias: Tensor | None) -> Tensor:
@@ -105,7 +105,7 @@ class _Convolution(torch.autograd.Function):
 def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     """Maps (N, C, H, W) convolved with transformed kernels (36, C, D), a few images at a time: (N, D, H, W).
 
-    The result is no view of another tensor: those of an autograd function must not be written into, as many nets do.
+    The result is not a view: many nets write into it, and autograd forbids that for a function's views.
     """
     (count, _, height, width), (_, _, features) = maps.shape, kernels.shape
     rows, columns = _tiles(height, width)
@@ -120,14 +120,14 @@ def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _convolve_tiles(padded: Tensor, kernels: Tensor, bias: Tensor | None, rows: int, columns: int) -> Tensor:
-    """The same for padded maps (N, H + 2, W + 2, C), with all their tiles at once: (4, 4, N, rows, columns, D)."""
+    """The same for padded maps (N, 4 rows + 2, 4 columns + 2, C), all tiles at once: (4, 4, N, rows, columns, D)."""
     (count, _, _, channels), (image, down, right, channel) = padded.shape, padded.stride()
     shape = (TILE, TILE, count, rows, columns, channels)
     strides = (down, right, image, STEP * down, STEP * right, channel)
     tiles = padded.as_strided(shape, strides, padded.storage_offset()).reshape(TILE**2, -1)
     products = torch.bmm((_both(IMAGE) @ tiles).view(TILE**2, -1, channels), kernels)
     if bias is not None:
-        products[TILE + 1] += bias  # the product at the points (1, 1) goes into every output once
+        products[TILE + 1] += bias  # OUTPUT adds the product at (1, 1) to every output once
     return (_both(OUTPUT) @ products.view(TILE**2, -1)).view(STEP, STEP, count, rows, columns, -1)
 
 
@@ -136,13 +136,13 @@ def _tiles(height: int, width: int) -> tuple[int, int]:
 
 
 def _transformed(kernels: Tensor) -> Tensor:
-    """Kernels (D, C, 3, 3) as (36, C, D), computed in float64."""
+    """Kernels (D, C, 3, 3) transformed to (36, C, D), in float64."""
     flat = _both(KERNEL, torch.float64) @ kernels.double().flatten(2).permute(2, 1, 0).flatten(1)
     return flat.view(TILE**2, kernels.shape[1], kernels.shape[0]).to(kernels.dtype)
 
 
 @lru_cache
 def _both(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """A transformation of rows and columns at once."""
+    """The matrix that transforms rows and columns at once."""
     one = torch.tensor(matrix, dtype=dtype, device="cpu")
     return torch.kron(one, one)

@@ -1,4 +1,4 @@
-"""The papers' attacks for training: the settings A, B and C, and attacks on mixes with a constant alpha_t."""
+"""The papers' training attacks: settings A, B and C, and attacks on mixes with a constant alpha_t."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def apgd(given: Attackable, batch: Batch) -> Attacked:
 
 @register_kind("T")
 def on_alpha_t(given: Attackable, batch: Batch) -> Attacked:
-    """PGD on the mix with a constant alpha_t, drawn for each image; g is the net to trust if h is the target.
+    """PGD on the mix with a constant alpha_t, drawn for each image; above ``rob_until``, g is the net to trust.
 
-    It does not depend on the mixing network. The authors make such images before training; here they are made in each
-    round, with other crops and another alpha_t.
+    The mixing network plays no part. The authors attack before training; here each round attacks anew, with other crops
+    and another alpha_t.
     """
     logits = alpha_t_logits(given.attack, batch)
     images = _pgd(given, batch, WithAlphaT(given.mix, logits), lowers_alpha=False)
@@ -73,10 +73,10 @@ def either(given: Attackable, batch: Batch) -> Attacked:
 
 
 class WithAlphaT(View):
-    """The mix with a constant alpha per image, in the order of the images.
+    """The mix with a constant alpha per image.
 
     Args:
-        logits: (N,), logits of these alphas.
+        logits: (N,), logit(alpha) of each image, in the order of the images.
     """
 
     def __init__(self, model: MixedClassifier, logits: Tensor) -> None:

@@ -1,11 +1,12 @@
 """Training of a base net, standard or adversarial, and the code shared with nets for Gaussian smoothing.
 
-Adversarial training is [MMSTV18]. With one step from a random point it is FGSM-RS [WRK20]; with more noise and no
-projection, N-FGSM [JBV22]. TRADES is [ZYJ19].
+Adversarial training is that of [MMSTV18]: with one step from a random point FGSM-RS [WRK20]; with one step from more
+noise, not projected, N-FGSM [JBV22]. TRADES is [ZYJ19].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from adaptive_smoothing_zoo.training.optimization import Momentum
 from adaptive_smoothing_zoo.training.task import Batch, Part, Settings, Task, Training
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
-TRADES_NOISE = 1e-3  # standard deviation of the noise at the start of TRADES' attack, in pixel units
+TRADES_NOISE = 1e-3  # standard deviation of the noise from which TRADES' attack starts, in pixel units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,9 @@ class NetTraining(Training):
     seed: int = 0
     bfloat16: bool = False
 
-    def __post_init__(self) -> None:
-        _ = self.optimization
-
 
 class NetTask(Task[Settings, Part], Generic[Settings, Part]):
-    """A training of a net; a round is one step on one batch."""
+    """The training of one net; a round is one step on one batch."""
 
     def __init__(self, net: nn.Module, images: Tensor, labels: Tensor, settings: Settings, workers: Workers) -> None:
         super().__init__(net, images, labels, settings, workers, shares=workers.size * settings.accumulation)
@@ -74,17 +72,19 @@ def train_net(
     settings: Settings,
     **options: Unpack[TrainingOptions],
 ) -> nn.Module:
-    """Train ``net`` in place on images (N, channels, H, W) in [0, 1] and labels (N,); returned in eval mode.
+    """Train ``net`` in place and return it in eval mode.
 
-    The same inputs, settings and machine give the same net. Parts without trainable parameters are not changed.
+    The same inputs, settings and machine give the same net. Parts without trainable parameters are not changed. The net
+    stays on the workers' device, and with ``bfloat16`` in channels_last.
 
     Args:
         net: images to logits (N, C), or to an output that contains them.
+        images, labels: (N, channels, H, W) floating-point in [0, 1] and (N,) int64.
         options: see :class:`TrainingOptions`.
 
     Raises:
-        TypeError, ValueError: no logits in the net's output; a batch size that does not split or exceeds the data; a
-            net built in inference mode.
+        TypeError, ValueError: no logits in the net's output; invalid images or labels; a batch size that does not split
+            or exceeds the data; a net built in inference mode.
         ResultsError, TrainingError: as ``fit``.
     """
     check_learns(net)
@@ -95,26 +95,28 @@ def train_net(
     task = make_task(net, images, labels, settings, workers)
     with frozen(*frozen_parts(net)):
         fit(task, lambda: {"initial_weights": fingerprint(net)}, **options)
-    net.eval()  # a foreign net's train() may not return it
+    net.eval()  # not chained: a foreign net's eval() may not return the net
     return net
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseNetTraining(NetTraining):
-    """Everything that decides how a base net is trained, in addition to the settings of ``NetTraining``.
+    """Settings of a base net's training, in addition to those of ``NetTraining``.
 
     Attributes:
+        label_smoothing: of the cross-entropy, in [0, 1].
         norm, eps: of the attack on each batch, "Linf" or "L2", in pixel units; eps 0 trains on clean images.
-        attack_steps, attack_step_size: of that attack, which starts at a random point of the ball.
-        attack_mode: "train" attacks the net in training mode, so that batch norms use the batch (and running statistics
-            include the attack); "eval" uses running statistics, as TRADES does.
+        attack_steps, attack_step_size: number and length of that attack's steps, from a random point of the ball; the
+            length is in pixel units and must be given if eps > 0.
+        attack_mode: "train" attacks the net in train mode: batch norms use the batch, and their running statistics
+            include the attack's passes. "eval" uses running statistics, as TRADES does.
         noise_factor: 0, or k for N-FGSM: one step of ``attack_step_size`` from a random point of the l_inf ball of
-            radius k * eps, not projected back to the ball of radius eps.
-        trades_beta: 0, or the weight of TRADES' second term: the loss is then the clean cross-entropy plus beta times
-            the Kullback-Leibler divergence of the attacked from the clean prediction, which its attack maximizes.
+            radius k * eps, not projected to the ball of radius eps.
+        trades_beta: 0, or TRADES' beta: the loss is the clean cross-entropy plus beta times KL(clean || attacked) of
+            the predictions, and the attack maximizes this divergence.
 
     Raises:
-        ValueError: settings that contradict each other.
+        ValueError: a number out of range, or settings that contradict each other.
     """
 
     label_smoothing: float = 0.0
@@ -128,21 +130,32 @@ class BaseNetTraining(NetTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, most in (("label_smoothing", 1.0), ("noise_factor", math.inf), ("trades_beta", math.inf)):
+            if not (0.0 <= (value := getattr(self, name)) <= most and math.isfinite(value)):
+                raise ValueError(f"{name} must be a finite number in [0, {most:g}], got {value}")
         if self.threat.eps == 0.0 and (self.noise_factor or self.trades_beta):
             raise ValueError("N-FGSM and TRADES need a radius, eps > 0")
         if self.noise_factor and (self.trades_beta or self.norm != LINF or self.attack_steps != 1):
-            raise ValueError("N-FGSM is one step in l_inf that increases the cross-entropy")
+            raise ValueError(
+                "N-FGSM is one step in l_inf that increases the cross-entropy; with noise_factor, use norm Linf, one "
+                "step and no trades_beta"
+            )
+        if self.threat.eps > 0.0 and not (self.attack_steps >= 1 and 0.0 < self.attack_step_size < math.inf):
+            raise ValueError(
+                "an attack needs attack_steps of at least 1 and a positive attack_step_size, got "
+                f"{self.attack_steps} and {self.attack_step_size}"
+            )
         if self.attack_mode not in ("train", "eval"):
             raise ValueError(f"attack_mode must be 'train' or 'eval', got {self.attack_mode!r}")
 
     @cached_property
     def threat(self) -> ThreatModel:
-        """The ball of the attack on each batch."""
+        """The threat model of the attack on each batch."""
         return ThreatModel(self.norm, self.eps)
 
     @property
     def method(self) -> str:
-        """The name of this training method."""
+        """The method's name: "standard", "FGSM-RS", "PGD-k" with k steps, "N-FGSM" or "TRADES"."""
         if self.eps == 0.0:
             return "standard"
         if self.noise_factor:
@@ -162,7 +175,7 @@ def train_base_net(
 
 @dataclass
 class BaseNetPart:
-    """Clean images (N, channels, H, W), the same attacked (or not), and labels (N,)."""
+    """Images (N, channels, H, W), clean and attacked (the same tensor without an attack), and labels (N,)."""
 
     clean: Tensor
     attacked: Tensor
@@ -170,7 +183,7 @@ class BaseNetPart:
 
 
 class BaseNetTask(NetTask[BaseNetTraining, BaseNetPart]):
-    """A base net, on clean or on attacked images."""
+    """The training of a base net on clean or attacked images."""
 
     def round(self, number: int) -> tuple[list[list[BaseNetPart]], dict[str, Tensor]]:
         batch, passes = self.batch(number), self.settings.accumulation
@@ -212,7 +225,13 @@ class BaseNetTask(NetTask[BaseNetTraining, BaseNetPart]):
 def n_fgsm(
     run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, keys: Tensor, settings: BaseNetTraining
 ) -> Tensor:
-    """One signed gradient step from a random point of a larger ball, clipped to the box but not to a ball."""
+    """One signed gradient step from a random point of a larger ball, clipped to [0, 1] but not to a ball.
+
+    Args:
+        run: images (N, channels, H, W) to logits (N, C).
+        images, labels: (N, channels, H, W) in [0, 1] and (N,).
+        keys: (N,) from ``run_keys``, one per example.
+    """
     noise = uniform_images(keys.to(images.device), images.shape[1:])
     noisy = (images + settings.noise_factor * settings.eps * noise).requires_grad_()
     with torch.enable_grad():

@@ -1,7 +1,7 @@
-"""Choosing alpha after training: its range, and the scale and bias of alpha_logit [BAKS24, supp. B].
+"""Choice of alpha after training: its range, and the scale and bias of alpha_logit [BAKS24, supp. B].
 
-The papers set a target clean accuracy or robustness and vary one number until it is met: the lower end of a range of
-fixed width, or the bias of alpha_logit. This uses held-out training data.
+The papers set a target clean or robust accuracy and vary one number until the mix meets it: the lower end of a range of
+fixed width, or the bias of alpha_logit. Accuracies are measured on held-out training data.
 """
 
 from __future__ import annotations
@@ -30,37 +30,40 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 from adaptive_smoothing_zoo.training.frozen import frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
+from adaptive_smoothing_zoo.training.task import check_learnable
 
-CHOICE, _FORMER_FILE = "choice", "choice.json"  # where what was found is noted, and where it was
+CHOICE, _FORMER_FILE = "choice", "choice.json"  # the folder of saved accuracies, and its file in earlier versions
 _ROUNDING = 1e-9  # 36 of 100 are 90 % of 40 of 100, though 0.9 * 0.4 > 0.36 in floating point
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A rule and the candidates it is applied to.
+    """A rule for choosing alpha, and the candidates that it chooses from.
 
-    Candidates lie on lines. Along a line one number grows, and with it the weight of h on every input. An adaptive
-    alpha has a line for every width, scale, and bias (or lower end of the range); a constant alpha has one.
+    Candidates lie on lines. Along a line one number grows, and with it alpha on every input. An adaptive alpha has one
+    line for each combination of width, scale, and bias (or lower end of the range); a constant alpha has one line.
 
     Attributes:
-        rule: "clean": on each line the last candidate whose clean accuracy reaches the target; of these the most
-            robust. "robust": on each line the first candidate whose robust accuracy reaches the target, found by
-            bisection; of these the most accurate. Both accuracies are assumed monotone along a line.
-        target: an accuracy in [0, 1]; if ``relative`` a share of g's clean accuracy or of h's robust accuracy.
-        vary: the varied number: "alpha_min", the lower end of the range (or a constant alpha itself), or "logit_bias".
+        rule: "clean": on each line, take the last candidate whose clean accuracy reaches the target; of these choose
+            the most robust. "robust": on each line, take the first candidate whose robust accuracy reaches the target,
+            by bisection; of these choose the one with the highest clean accuracy. Clean accuracy should fall and robust
+            accuracy rise along a line.
+        target: an accuracy in [0, 1]; if ``relative``, a share of g's clean accuracy or of h's robust accuracy.
+        vary: the number that grows: "alpha_min", the lower end of the range (or a constant alpha itself), or
+            "logit_bias".
         first, last, step: its values.
-        widths: alpha_max - alpha_min, cut at alpha_max = 1. The papers use 0.1 and 0.15.
-        scales: of alpha_logit. The papers use 2 [BAKS24, supp., Table SM3].
+        widths: alpha_max - alpha_min, at least 0; alpha_max is at most 1. The papers use 0.1 and 0.15.
+        scales: of alpha_logit, > 0. The papers use 2 [BAKS24, supp., Table SM3].
         biases: of alpha_logit, if alpha_min varies.
         alpha_mins: lower ends of the range, if the bias varies.
-        attacks: names of adaptive attacks; a point is robust if all fail. With weak attacks and many candidates, the
-            choice favors candidates on which the attacks fail by chance.
-        attack_steps, attack_targets, attack_starts: steps of each run, wrong classes of targeted attacks, random starts
-            of untargeted ones. This is a screening.
-        attacked_examples: how many of the held-out examples are attacked, spread evenly; all if None.
+        attacks: names of attacks; an example is robust if all fail. With weak attacks and many candidates, the choice
+            favors candidates on which the attacks fail by chance. Without attacks, robust accuracy is clean accuracy.
+        attack_steps, attack_targets, attack_starts: steps of each run, wrong classes of targeted attacks, and random
+            starts. These few make a screening, not an evaluation.
+        attacked_examples: number of held-out examples to attack, spread evenly; all if None.
 
     Raises:
-        ValueError: an unknown rule or quantity, or no candidates.
+        ValueError: an unknown rule, quantity or attack, a number out of range, or no candidates.
     """
 
     rule: Literal["clean", "robust"]
@@ -92,17 +95,40 @@ class Choice:
         name = "biases" if self.vary == "alpha_min" else "alpha_mins"
         if not (self.widths and self.scales and getattr(self, name)):
             raise ValueError(f"a choice needs at least one of widths, of scales, and of {name}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """Raise ValueError for numbers out of range and unknown attacks, which would fail only after a training."""
+        for what, fine in (
+            ("target must be in [0, 1]", 0.0 <= self.target <= 1.0),
+            ("widths must be at least 0", min(self.widths) >= 0.0),
+            ("scales must be positive", min(self.scales) > 0.0),
+            ("alpha_mins must be in [0, 1]", all(0.0 <= low <= 1.0 for low in self.alpha_mins)),
+            (
+                "attacked_examples must be at least 1 or None",
+                self.attacked_examples is None or self.attacked_examples > 0,
+            ),
+        ):
+            if not fine:
+                raise ValueError(f"{what}, got {getattr(self, what.split()[0])}")
+        if self.attacks:
+            self.limited(AttackSettings(attacks=self.attacks))  # type: ignore[arg-type]
+
+    def limited(self, settings: AttackSettings) -> AttackSettings:
+        """The settings with this choice's numbers of steps, targets and starts."""
+        numbers = {"iterations": self.attack_steps, "targets": self.attack_targets, "restarts": self.attack_starts}
+        return complete(settings).limited(**numbers)
 
     @property
     def values(self) -> list[float]:
-        """The values of the varied number, ascending; rounded for readable entries."""
+        """The values of the varied number, ascending; rounded to 10 decimals for readable entries."""
         count = int((self.last - self.first) / self.step + 1e-9) + 1
         return [round(self.first + i * self.step, 10) for i in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Settings of an adaptive alpha, or a constant alpha (``alpha_min``, with scale and bias None)."""
+    """Numbers of an adaptive alpha, or a constant alpha (``alpha_min``, with scale and bias None)."""
 
     alpha_min: float
     alpha_max: float
@@ -110,27 +136,28 @@ class Candidate:
     logit_bias: float | None = None
 
     def alpha_like(self, alpha: Alpha) -> Alpha:
-        """This candidate's alpha, with the mixing network of ``alpha``."""
+        """The candidate's alpha; an adaptive one has the mixing network of ``alpha``."""
         if self.logit_scale is None:
             return ConstantAlpha(self.alpha_min)
         return with_mixing_network(alpha).with_numbers(**asdict(self))
 
     def applied_to(self, model: MixedClassifier) -> MixedClassifier:
-        """The same nets, maps and mixing network with this alpha, in eval mode."""
+        """A mix of the same nets and logit maps with this alpha, in eval mode; nothing is copied."""
         nets, alpha = (model.std_model, model.rob_model), self.alpha_like(model.alpha)
         return MixedClassifier(*nets, alpha, std_map=model.std_map, rob_map=model.rob_map).eval()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The choice and its measurements.
+    """The chosen candidate and its measurements.
 
     Attributes:
-        clean, robust: its accuracies on the held-out examples; ``robust`` is from a screening, an upper bound.
-        target: as an accuracy.
+        clean, robust: its accuracies on the held-out examples, in [0, 1]. ``robust`` is from a screening: true
+            robustness may be lower.
+        target: the target as an accuracy in [0, 1], also if the rule's is relative.
         clean_examples, robust_examples: numbers of examples behind the two accuracies.
-        tried: every attacked candidate, with its clean and robust accuracy. (Under the robust rule an attack ends once
-            the target is missed, so a robust accuracy below the target is only an upper bound.)
+        tried: every attacked candidate, with its clean and robust accuracy. Under the robust rule attacks stop once the
+            target is missed, so a robust accuracy below the target is only an upper bound.
     """
 
     candidate: Candidate
@@ -146,14 +173,14 @@ OnCandidate = Callable[[Candidate, float, float], object]
 
 
 class ChoiceOptions(TypedDict, total=False):
-    """Options of attacks on candidates; the ball is ``threat``, or ``norm`` (default "Linf") and ``eps``."""
+    """Options of ``choose_alpha``. Give ``threat``, or ``eps`` and ``norm`` (default "Linf")."""
 
     threat: ThreatModel
     eps: float
     norm: str
-    seed: int  # of the attacks; 0 if not given
-    batch_size: int  # of all passes; 256 if not given
-    device: torch.device | None  # where the model is; the images' if not given
+    seed: int  # of the attacks; default 0
+    batch_size: int  # of all passes; default 256
+    device: torch.device | None  # where the model is; default: where the images are
 
 
 @own_surroundings()
@@ -172,17 +199,19 @@ def choose_alpha(
 
     Args:
         model: its own range, scale and bias (or constant) are ignored.
-        images, labels: held-out training examples, (N, channels, H, W) in [0, 1] and (N,).
-        folder: robust accuracies are saved in its ``choice/``, so that an interrupted choice resumes.
+        images, labels: held-out training examples, (N, channels, H, W) in [0, 1] and (N,) int64.
+        folder: robust accuracies are saved in ``folder/choice``, from which an interrupted choice resumes.
         on_candidate: called for every attacked candidate, with its clean and robust accuracy.
         options: see :class:`ChoiceOptions`.
 
     Raises:
         TrainingError: no candidate reaches the target.
         ResultsError: the folder belongs to another choice.
-        ValueError: no threat model, or a varied number that a constant alpha lacks.
+        TypeError, ValueError: invalid images or labels, no threat model, or a varied number that a constant alpha
+            lacks.
     """
     check_keywords(options, ChoiceOptions)
+    check_learnable(images, labels)
     with frozen(model):
         held = _Held(model, images, labels, choice, options)
         held.on_candidate = on_candidate
@@ -191,7 +220,7 @@ def choose_alpha(
             if not picked:
                 raise TrainingError(
                     f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out "
-                    "examples; lower the target, or let alpha vary further"
+                    "examples; lower the target, or widen the range of candidates"
                 )
             worth = {candidate: (held.clean_accuracy(candidate), held.robust(candidate)) for candidate in picked}
         best = max(picked, key=lambda candidate: worth[candidate][:: 1 if choice.rule == "robust" else -1])
@@ -221,7 +250,7 @@ def _by_robust(held: _Held) -> tuple[float, list[Candidate]]:
     target = choice.target * (held.robust(_constant(1.0)) if choice.relative else 1.0)
     held.enough = target - _ROUNDING
     for line in _lines(held.model, choice):
-        # Clean accuracy falls along a line: behind the last candidate that has the best so far, none can win.
+        # Clean accuracy falls along a line: no candidate after the last one with the best so far can win.
         best_clean = max(map(held.clean_accuracy, picked), default=0.0)
         worthy = [place for place, candidate in enumerate(line) if held.clean_accuracy(candidate) >= best_clean]
         picked += _first_reaching(line[: max(worthy, default=-1) + 1], held.robust, held.enough)
@@ -229,10 +258,10 @@ def _by_robust(held: _Held) -> tuple[float, list[Candidate]]:
 
 
 def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
-    """Lines of candidates in ascending order of h's weight."""
+    """Lines of candidates, each in ascending order of alpha."""
     if not model.alpha.varies:
         if choice.vary != "alpha_min":
-            raise ValueError("a constant alpha has no bias that could vary")
+            raise ValueError("a constant alpha has no bias that could vary; vary 'alpha_min'")
         yield [_constant(value) for value in choice.values]
         return
     for width, scale in product(choice.widths, choice.scales):
@@ -245,8 +274,11 @@ def _lines(model: MixedClassifier, choice: Choice) -> Iterator[list[Candidate]]:
 
 
 def _first_reaching(line: list[Candidate], robust: Callable[[Candidate], float], target: float) -> list[Candidate]:
-    """The first candidate with ``robust >= target`` if that grows along the line, else one that has it; or none."""
-    low, high = 0, len(line)  # nothing below low reaches it; line[high] does, if there is such a candidate
+    """The first candidate with ``robust >= target``, by bisection; none if none is found.
+
+    If ``robust`` does not grow along the line, the candidate found reaches the target but need not be the first.
+    """
+    low, high = 0, len(line)  # if robust grows, all before low miss the target; line[high], if it exists, reaches it
     while low < high:
         middle = (low + high) // 2
         if robust(line[middle]) >= target:
@@ -261,7 +293,7 @@ def _constant(value: float) -> Candidate:
 
 
 class _Held:
-    """Held-out examples, and accuracies of candidates on them."""
+    """Held-out examples, and the accuracies of candidates on them."""
 
     on_candidate: OnCandidate
 
@@ -285,7 +317,7 @@ class _Held:
 
     @torch.no_grad()
     def _passes(self, candidate: Candidate) -> Tensor:
-        """A constant's log-probabilities (N, C), or the alpha_logit (N,) of an adaptive alpha, on the CPU."""
+        """Log-probabilities (N, C) with a constant alpha, or alpha_logit (N,) of an adaptive one, on the CPU."""
         mixed = candidate.applied_to(self.model)
         asked = mixed if candidate.logit_scale is None else mixed.alpha_logit_of
         return torch.cat([asked(batch.to(self.device)).cpu() for batch in self.images.split(self.batch_size)])
@@ -301,22 +333,17 @@ class _Held:
     def robust_accuracy(self, candidate: Candidate, enough: float) -> float:
         """Share of the attacked examples that are robust to every attack, judged by the mix itself.
 
-        If it falls below ``enough``, the attacks stop and the current value is returned.
+        Once it falls below ``enough``, the attacks stop; the value returned is then an upper bound.
         """
         mixed, choice = candidate.applied_to(self.model), self.choice
         standing = self.attacked[self._right(mixed, self.images[self.attacked], self.attacked)]
         if not choice.attacks:
             return len(standing) / len(self.attacked)
         settings = AttackSettings(attacks=choice.attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
-        numbers = {
-            "iterations": choice.attack_steps,
-            "targets": choice.attack_targets,
-            "restarts": choice.attack_starts,
-        }
         search = Search(
             mixed,
             self.threat,
-            complete(settings).limited(**numbers),
+            choice.limited(settings),
             num_classes=self._log_std.shape[1],
             device=self.device,
         )
@@ -334,7 +361,7 @@ class _Held:
         return torch.cat(predicted) == labels
 
     def robust(self, candidate: Candidate) -> float:
-        """The robust accuracy, cached or measured and saved; if it is not enough, possibly only an upper bound."""
+        """The robust accuracy, cached, or measured and saved; below ``self.enough`` possibly only an upper bound."""
         if candidate not in self.tried:
             about = asdict(candidate)
             found = self._known.get(json.dumps(about))
@@ -348,9 +375,9 @@ class _Held:
 
     @contextmanager
     def noted_in(self, folder: Path) -> Iterator[None]:
-        """Resume from the results in a folder, and save new ones within the block."""
+        """Within the block, use the results in a folder and save new ones there."""
         if (folder / _FORMER_FILE).exists():
-            raise ResultsError(f"{folder / _FORMER_FILE} is of an earlier version; delete it to choose again")
+            raise ResultsError(f"{folder / _FORMER_FILE} is of an earlier version; delete it to choose anew")
         self._state = BoundState(folder / CHOICE, self._binding())
         with self._state.locked():
             for candidate, robust in self._state.entries(

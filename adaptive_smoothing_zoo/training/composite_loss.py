@@ -13,11 +13,11 @@ class CompositeLoss:
     u is 1 (use h) for attacked inputs and 0 (use g) for clean ones, unless ``MixingTraining.pseudo_labels`` differ.
 
     Attributes:
-        c_ce, c_bce, c_prod: the weights of the parts. The defaults are the best ones of [BAKS24, supp., Table SM2].
+        c_ce, c_bce, c_prod: weights of the terms, at least 0. The defaults are the best of [BAKS24, supp., Table SM2].
         clean_weight: factor on the loss of clean inputs; the authors use 1 or 2.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: a weight that is negative or not finite.
     """
 
     c_ce: float = 0.0
@@ -37,10 +37,10 @@ class CompositeLoss:
 
         Args:
             log_mix: (N, C) log-probabilities of the mix.
-            alpha_logit: (N,).
+            alpha_logit: (N,) logits of alpha.
             labels: (N,) classes.
             use_rob: (N,) pseudo-labels, 0.0 or 1.0.
-            is_clean: (N,) bool; the inputs with the pseudo-label 0 if None.
+            is_clean: (N,) bool, the inputs that get ``clean_weight``; if None, those with pseudo-label 0.
         """
         ce = F.cross_entropy(log_mix, labels, reduction="none")
         bce = F.binary_cross_entropy_with_logits(alpha_logit, use_rob, reduction="none")

@@ -1,6 +1,6 @@
 """Random numbers of training: functions of a seed, a name and a number, independent of when they are drawn.
 
-So checkpoints contain no random state, and an example gets the same crop and the same attack in any process.
+So checkpoints need no random state, and an example gets the same crop and the same attack in any process.
 """
 
 from functools import lru_cache
@@ -21,25 +21,25 @@ def derived_seed(seed: int, what: str, number: int) -> int:
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, what: str, number: int, count: int) -> Tensor:
-    """The numbers below ``count`` in random order, (count,) int64; cached, so do not modify it."""
+    """0 to ``count - 1`` in random order, (count,) int64; cached, so do not modify it."""
     return bits(run_keys(seed, what, number, torch.arange(count)), torch.tensor(0)).argsort(stable=True)
 
 
 def batch_of_round(seed: int, number: int, count: int, batch_size: int) -> Tensor:
-    """The examples of a round, (batch_size,): every epoch is a new permutation, cut into whole batches."""
+    """Indices of a round's examples, (batch_size,): every epoch is a new permutation, cut into whole batches."""
     epoch, place = divmod(number, count // batch_size)
     order = permutation(seed, "order", epoch, count)
     return order[place * batch_size : (place + 1) * batch_size]
 
 
 def augment(images: Tensor, padding: int, flip: bool, keys: Tensor) -> Tensor:
-    """Random mirroring (with probability 1/2) and random crops of zero-padded images.
+    """Mirror images with probability 1/2 and crop them at random from zero-padded ones: (N, channels, H, W).
 
     Args:
         images: (N, channels, H, W).
-        padding: pixels on each side.
-        flip: whether images are mirrored.
-        keys: (N,) of ``run_keys``: an image with the same key gets the same crop.
+        padding: pixels on each side; 0 for no crops.
+        flip: whether to mirror.
+        keys: (N,) from ``run_keys``; the same key gives the same crop.
     """
     _, _, height, width = images.shape
     device = images.device

@@ -1,4 +1,4 @@
-"""Frozen nets in training: restored afterwards, with faster equivalent copies for attacks."""
+"""Frozen nets in training: faster equivalent copies for attacks, and restoration afterwards."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from adaptive_smoothing_zoo.machine.folding import fold_batch_norms, same_or_ori
 def faster_copy(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> nn.Module:
     """A copy of a frozen net in eval mode with weight standardization and batch norms folded into its convolutions.
 
-    On CPUs, 3 x 3 convolutions of many channels compute by Winograd's algorithm. If the copy does not give the net's
-    logits and feature maps at ``taps`` up to rounding, returns the net itself.
+    On CPUs, 3 x 3 convolutions of many channels use Winograd's algorithm. A change that does not keep the net's logits
+    and feature maps at ``taps`` up to rounding is left out, with a warning.
 
     Args:
-        images: example images, (N, channels, H, W), on its device.
+        images: example images, (N, channels, H, W), on the net's device.
     """
 
     def make() -> nn.Module:
@@ -42,7 +42,7 @@ def check_learns(module: nn.Module) -> None:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_inference():
             raise ValueError(
-                f"{name} was made in torch.inference_mode, so it cannot learn; build the net outside of it"
+                f"{name} was made in torch.inference_mode, so it has no gradient; build the net outside of it"
             )
 
 
@@ -53,18 +53,19 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
     Restores modes, requires_grad and buffers, including buffers that a net's own code writes.
 
     Raises:
-        ValueError: a net was built in inference mode.
+        ValueError: a net was built in inference mode. No net is changed then.
     """
+    for net in nets:
+        check_learns(net)
     modules = [module for net in nets for module in net.modules()]
     modes = [(module, module.training) for module in modules]
     learning = [(value, value.requires_grad) for net in nets for value in net.parameters()]
     buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
     values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
-    for net in nets:
-        check_learns(net)
-        net.eval()
-        net.requires_grad_(False)
     try:
+        for net in nets:
+            net.eval()
+            net.requires_grad_(False)
         yield
     finally:
         for module, mode in modes:
@@ -77,7 +78,7 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _put_back(module: nn.Module, name: str, buffer: Tensor | None, value: Tensor | None) -> None:
-    """Restore a buffer of a module."""
+    """Restore a module's buffer: the same tensor with its former values."""
     if buffer is not None and value is not None and not torch.equal(buffer, value):
         buffer.copy_(value)
     module._buffers[name] = buffer

@@ -1,6 +1,6 @@
-"""A training on disk: its newest state, from which it resumes bit for bit, and its log.
+"""A training on disk: its newest checkpoint, from which it resumes bit for bit, and its log.
 
-The state contains no random state, since random numbers depend only on the seed and the round.
+A checkpoint needs no random state, since random numbers depend only on the seed and the round.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ _UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError)
 
 @dataclass(frozen=True)
 class Kept:
-    """A state that was read."""
+    """A checkpoint that was read."""
 
-    rounds: int  # that are done
+    rounds: int  # finished rounds
     tensors: dict[str, Tensor]  # of the learner, its average and the optimizer
-    workers: int  # how many processes had made it
+    workers: int  # number of processes that trained
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors of the learner, the average or the optimizer."""
+        """The tensors of ``name``: "learner", "average" or "optimizer"."""
         prefix = f"{name}."
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 class Keeper:
-    """Writes the state of a training to a folder, and the log next to it.
+    """Writes checkpoints of a training to a folder, and the log next to them.
 
     Args:
-        binding: identity of the training: its settings, its data, the frozen nets. JSON values.
-        seconds: between two checkpoints; more if writing takes longer than 1/20 of that.
-        workers: how many processes train.
+        binding: identity of the training: settings and hashes of data and nets, as JSON values or dataclasses.
+        seconds: time between two checkpoints; more if writing takes longer than 1/20 of it.
+        workers: number of processes that train.
 
     Raises:
         ResultsError: the folder belongs to another training.
@@ -67,7 +67,7 @@ class Keeper:
         self._columns: list[str] = []
 
     def read(self) -> Kept | None:
-        """The newest state, or None if there is none yet.
+        """The newest checkpoint, or None if there is none yet.
 
         Raises:
             ResultsError: it is damaged.
@@ -96,7 +96,7 @@ class Keeper:
                         self.write(*self._unwritten)
 
     def finished(self, rounds: int, tensors: Mapping[str, Tensor], *, last: bool) -> None:
-        """Save a finished round: on disk if it is the last one or a checkpoint is due, else in memory."""
+        """Save a finished round: on disk if it is the last or a checkpoint is due, else in memory."""
         if last or self._pace.is_due():
             self._unwritten = rounds, dict(tensors)
             self.write(*self._unwritten)
@@ -104,7 +104,7 @@ class Keeper:
             self._unwritten = rounds, {key: value.clone() for key, value in tensors.items()}
 
     def write(self, rounds: int, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the saved state; the old one remains if writing fails."""
+        """Replace the checkpoint; the old one remains if writing fails."""
         with self._pace.done():
             state = {key: value.detach() for key, value in tensors.items()}
             self._state.replace(_CHECKPOINT, state, {"rounds": rounds, "workers": self._workers})
@@ -120,7 +120,7 @@ class Keeper:
         write_text(path, "".join(map(_line, [*rows[:1], *done])))
 
     def log(self, row: Mapping[str, int | float]) -> None:
-        """Add a row; the first one decides the columns, and its first column is the round."""
+        """Add a row; the first row decides the columns, of which the first is "round"."""
         text = ""
         if not self._columns:
             self._columns = list(row)
@@ -145,7 +145,7 @@ def _adopt_former(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Delete the state of a finished training after its results are written; keep the log."""
+    """Delete the checkpoint of a finished training after its results are written; keep the log."""
     for name in (CHECKPOINT_FILE, BINDING, ".lock"):
         (folder / name).unlink(missing_ok=True)
 
@@ -160,13 +160,13 @@ def rounds_kept(folder: Path) -> int:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The rows of a training's log."""
+    """The rows of a training's log, by column."""
     columns, *rows = _rows((folder / LOG_FILE).read_text(encoding="utf-8")) or [[]]
     return [dict(zip(columns, map(float, row), strict=True)) for row in rows]
 
 
 def last_row(folder: Path) -> dict[str, float]:
-    """The newest row of a training's log; empty if nothing was trained."""
+    """The last row of a training's log; empty if nothing was trained."""
     return (read_log(folder) or [{}])[-1] if (folder / LOG_FILE).exists() else {}
 
 

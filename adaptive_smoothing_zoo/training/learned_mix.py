@@ -1,4 +1,4 @@
-"""A mix of two given nets with a mixing network, trained by a recipe; alpha is chosen on held-out images."""
+"""A mix of two given nets: its mixing network is trained by a recipe, and alpha is chosen on held-out images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from adaptive_smoothing_zoo.tuning.tune import Target
 from adaptive_smoothing_zoo.zoo.building import build_alpha, build_map
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig
 
-STATE = "learning"  # the folder of the training's checkpoints and log
+STATE = "learning"  # subfolder for the training's checkpoints and log
 DEFAULT_RECIPE = "cifar10_adaptive"
 
 
@@ -35,8 +35,9 @@ def mixing_recipe(
     Its alpha, logit maps, training and choice are used; its data, nets and entry are ignored.
 
     Args:
-        name: see :func:`find_recipe`; the package's "<dataset>_adaptive" if None, or ``DEFAULT_RECIPE``.
-        changes: as of :func:`read_recipe`.
+        threat: replaces the recipe's.
+        name: see :func:`find_recipe`; default: the package's "<dataset>_adaptive", else ``DEFAULT_RECIPE``.
+        changes: see :func:`read_recipe`.
 
     Raises:
         ConfigError: an unknown recipe, or one without a mixing network.
@@ -50,12 +51,14 @@ def mixing_recipe(
     ball = (f'eps="{threat.eps!r}"', f'threat_model="{threat.norm}"')
     recipe = read_recipe(name, (*changes, *ball))
     if not isinstance(recipe, TripletRecipe) or recipe.training is None:
-        raise ConfigError(f"the recipe {name} trains no mixing network; asz recipes lists those of the package")
+        raise ConfigError(
+            f"the recipe {name} trains no mixing network; asz recipes says what each recipe of the package trains"
+        )
     return recipe
 
 
 def choice_for(recipe: TripletRecipe, target: Target) -> Choice:
-    """The recipe's choice of alpha, with its target replaced by ``target``.
+    """The recipe's choice of alpha, with ``target``, if given, in place of its own.
 
     Raises:
         ConfigError: neither has a target.
@@ -71,7 +74,7 @@ def choice_for(recipe: TripletRecipe, target: Target) -> Choice:
 
 
 def without(train: Examples, held: Examples) -> Examples:
-    """The training images without the held-out ones.
+    """The training examples without the images that are also held out, compared bit for bit.
 
     Raises:
         ConfigError: no image remains.
@@ -96,16 +99,17 @@ def learn_mix(
     folder: Path,
     machine: Machine,
 ) -> tuple[MixedClassifier, Chosen]:
-    """Train a mixing network for two nets; the same call resumes after any interruption.
+    """Train a mixing network for two nets and choose alpha; the same call resumes after any interruption.
 
     Args:
-        nets: g and h, with timm's interface; they are not changed.
+        nets: g and h, with timm's interface. They become part of the mix: their weights are not changed, but they are
+            frozen, in eval mode, and end on the CPU.
         recipe, choice: see ``mixing_recipe`` and ``choice_for``.
-        train, held: training images, and held-out images for choosing alpha.
+        train, held: training examples, and held-out examples for choosing alpha.
         folder: folder for checkpoints.
 
     Returns:
-        The mix with the chosen alpha, on the CPU, in eval mode and frozen; and the choice.
+        The mix with the chosen alpha, on the CPU, in eval mode and frozen; and what was chosen.
 
     Raises:
         ValueError: nets without feature maps, or a recipe that does not fit the data.

@@ -1,4 +1,4 @@
-"""The loop of all trainings: rounds of optimizer steps, saved to disk, in one process or several.
+"""The loop of all trainings: rounds of optimizer steps, saved to disk, in one or several processes.
 
 A round attacks a batch of images, then takes one or more optimizer steps on the result, each accumulating the gradients
 of one or more passes.
@@ -7,6 +7,7 @@ of one or more passes.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -33,19 +34,19 @@ class Progress:
     """Progress of a training."""
 
     round: int  # the finished round, counted from 1
-    rounds: int
-    measured: Mapping[str, float]  # the log's values of this round
+    rounds: int  # of the whole training
+    measured: Mapping[str, float]  # this round's row of the log
 
 
 OnProgress = Callable[[Progress], object]
 
 
 class TrainingOptions(TypedDict, total=False):
-    """Options common to all trainings that do not affect results."""
+    """Options of all trainings; they do not affect results."""
 
-    workers: Workers | None  # and their device; this process alone, on the images' device, if not given
-    folder: Path | None  # of checkpoints and a log, from which an interrupted training resumes
-    checkpoint_seconds: float  # between two checkpoints
+    workers: Workers | None  # processes and device; default: those of a launcher, else this one, on the images' device
+    folder: Path | None  # for checkpoints and a log; an interrupted training resumes from it
+    checkpoint_seconds: float  # at least this long between two checkpoints
     on_progress: OnProgress | None  # called after each round
 
 
@@ -55,20 +56,20 @@ def fit(
 ) -> None:
     """Train ``task.learner`` in place, with ``task.workers``.
 
-    With a folder, an interrupted training resumes from its newest checkpoint and ends with the same weights, bit for
-    bit on the same machine with as many threads and processes (on a GPU up to rounding where an operation has no
-    deterministic form). If an exception ends it, the last finished round is saved.
+    With a folder, an interrupted training resumes from its newest checkpoint. It ends with the same weights bit for bit
+    on the same machine with the same numbers of threads and processes; on a GPU, up to rounding where an operation has
+    no deterministic form. If an exception ends it, the last finished round is saved.
 
     Args:
-        models: further parts of the folder's binding: initial weights and frozen nets.
+        models: returns the further parts of the folder's binding: hashes of initial weights and frozen nets.
 
     Raises:
         ResultsError: the folder belongs to another training, or another process works there.
-        TrainingError: the loss is not finite.
+        TrainingError: a loss or a weight is not finite.
     """
     check_keywords(options, TrainingOptions)
     folder, keeper, workers = options.get("folder"), None, task.workers
-    if folder is not None and workers.is_first:  # which writes for all
+    if folder is not None and workers.is_first:  # the first process writes for all
         data = fingerprint(task.images, task.labels)
         binding = {"settings": task.settings, "data": data, **models()}
         keeper = Keeper(folder, binding, options.get("checkpoint_seconds", CHECKPOINT_SECONDS), workers.size)
@@ -116,15 +117,22 @@ class _Loop(Generic[Settings, Part]):
                 if self.average is not None:
                     self.average.update(step)
         measured = meter.means(self.workers)
-        if not -float("inf") < measured["loss"] < float("inf"):
-            raise TrainingError(
-                f"the loss is {measured['loss']} in round {number + 1}; lower the learning rate, or clip the gradients "
-                "(the newest checkpoint is from before)"
-            )
+        self._check_finite(measured["loss"], number + 1)
         return {"learning_rate": rate, **measured}
 
+    def _check_finite(self, loss: float, round_: int) -> None:
+        """Raise TrainingError for a loss or a weight that is not finite, before the round is saved."""
+        finite = torch.stack([weight.isfinite().all() for weight in self._parameters()]).all()
+        if math.isfinite(loss) and bool(finite):
+            return
+        what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        raise TrainingError(
+            f"{what} in round {round_}; lower the learning rate, or clip the gradients (the newest checkpoint is from "
+            "before)"
+        )
+
     def _step(self, parts: list[Part], rate: float, meter: _Meter) -> None:
-        """One optimizer step on the mean loss of all parts."""
+        """Take one optimizer step on the mean loss of all parts."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,7 +165,7 @@ class _Loop(Generic[Settings, Part]):
         """Restore a saved state; return the number of finished rounds."""
         if kept.workers != self.workers.size:
             logger.warning(
-                "%d processes resume a training of %d: the weights will not be bit-identical",
+                "%d processes resume a training that %d began: the weights will not be bit-identical",
                 self.workers.size,
                 kept.workers,
             )
@@ -190,9 +198,9 @@ class _Meter:
 
 
 class _Average:
-    """An exponential moving average of a module's parameters and statistics that starts from the initial weights.
+    """An exponential moving average of a module's parameters and buffers, from the initial weights on.
 
-    ``torch.optim.swa_utils`` would start after the first step.
+    ``torch.optim.swa_utils`` would start after the first step. Integer buffers are copied, not averaged.
     """
 
     def __init__(self, learner: nn.Module, decay: float) -> None:
@@ -211,7 +219,7 @@ class _Average:
 
 @contextmanager
 def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """cuDNN's deterministic kernels, and torch's own random numbers from ``seed``, within the block."""
+    """Within the block, use cuDNN's deterministic kernels and seed torch's own random numbers."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False

@@ -1,6 +1,6 @@
 """Training of the mixing network on clean and attacked images, g and h frozen [BAKS24 v1, sections 4, 5.2; supp. B].
 
-Defaults are the papers' values where they agree, else those of the authors' configuration files.
+Defaults are the papers' values where these agree, else those of the authors' configuration files.
 """
 
 from __future__ import annotations
@@ -28,21 +28,27 @@ from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
 @dataclass(frozen=True, kw_only=True)
 class MixingTraining(Training):
-    """Everything that decides how a mixing network is trained; see also ``Training``.
+    """Settings of a mixing network's training; see also ``Training``.
 
     Attributes:
+        attack: makes the attacked images.
+        loss: of alpha and the mix.
         learning_rate, weight_decay: of AdamW, with :func:`adaptive_smoothing_zoo.training.optimization.cosine`. The
             authors use 1e-4, and 5e-5 for their largest triplets.
-        steps: optimizer steps on the images of a batch, clean and attacked in equal number. The authors use 1 for one
-            run per image, and 5 for ten.
-        pseudo_labels: labels of attacked images for alpha; clean images have label 0 (use g). "attacked": 1 (use h).
-            "attack": 0 if the attack's target is h, see ``TrainingAttack.setting``. "better": 0 where g is right and h
-            is wrong at that image, else 1.
+        steps: optimizer steps per round. They share the round's images, clean and attacked in equal number. The authors
+            use 1 where an image is attacked once, and 5 where it is attacked ten times.
+        pseudo_labels: pseudo-labels of attacked images; clean images have 0 (use g). "attacked": 1 (use h). "attack":
+            ``Attacked.use_rob``, which differs from 1 in settings T and BT only. "better": 0 where g is right and h is
+            wrong on the attacked image, else 1.
         logit_scale, logit_bias: of alpha_logit in training and its attacks, where alpha has the range (0, 1).
-        clamp: limit of the raw network output in training, in batch standard deviations around the batch mean.
+        clamp: limit of the raw network output in training, in batch standard deviations around the batch mean, > 0;
+            None for no limit.
         bfloat16: compute the attacks' gradients and the mixing network under bfloat16 autocast, in channels_last.
-            Verdicts on the mix, and the features and probabilities of g and h in the training loss, stay float32.
+            Verdicts on the mix, and the feature maps and probabilities of g and h in the loss, stay float32.
         channels_last: use that memory format even without bfloat16.
+
+    Raises:
+        ValueError: other pseudo-labels, or a number out of range.
     """
 
     epochs: int
@@ -68,8 +74,13 @@ class MixingTraining(Training):
     optimizer, schedule = "adamw", "cosine"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.clamp is not None and not self.clamp > 0.0:
+            raise ValueError(f"clamp must be positive or None, got {self.clamp}")
         if self.pseudo_labels not in ("attacked", "attack", "better"):
-            raise ValueError(f"pseudo_labels are 'attacked', 'attack' or 'better', got {self.pseudo_labels!r}")
+            raise ValueError(f"pseudo_labels must be 'attacked', 'attack' or 'better', got {self.pseudo_labels!r}")
 
 
 @own_surroundings()
@@ -80,15 +91,16 @@ def train_mixing_network(
 
     Args:
         model: with an :class:`AdaptiveAlpha`.
-        images, labels: (N, channels, H, W) in [0, 1] and (N,).
+        images, labels: (N, channels, H, W) floating-point in [0, 1] and (N,) int64.
         options: see :class:`adaptive_smoothing_zoo.training.loop.TrainingOptions`.
 
     Returns:
-        The model: alpha in eval mode and frozen, g and h with their previous modes and requires_grad.
+        The model, on the workers' device and in contiguous memory: alpha in eval mode and frozen, g and h with their
+        previous modes and requires_grad.
 
     Raises:
-        ValueError: the model has a constant alpha or was built in inference mode, the batch cannot be split as asked or
-            is larger than the data, or a setting's loss needs more classes.
+        TypeError, ValueError: invalid images or labels; the model has a constant alpha or was built in inference mode;
+            the batch cannot be split as asked or is larger than the data; or the attack needs more classes.
         ResultsError, TrainingError: as ``fit``.
     """
     model.check_mixes("train_mixing_network")
@@ -120,7 +132,7 @@ def train_mixing_network(
 
 @dataclass
 class MixingPart:
-    """Outputs of g and h for equally many clean and attacked images, clean first; labels, pseudo-labels (N,)."""
+    """Outputs of g and h on as many clean as attacked images, clean first; their labels and pseudo-labels, (N,)."""
 
     outputs: BaseOutputs
     labels: Tensor
@@ -128,9 +140,9 @@ class MixingPart:
 
 
 class MixingTask(Task[MixingTraining, MixingPart]):
-    """A round attacks a batch of images and runs g and h once on every clean and attacked image.
+    """A round attacks a batch of images, then runs g and h once on every clean and attacked image.
 
-    In training and its attacks alpha has the range (0, 1), so that attacks can use the whole network.
+    In training and its attacks alpha has the range (0, 1), so that attacks can move it freely.
     """
 
     learner: AdaptiveAlpha
@@ -158,7 +170,8 @@ class MixingTask(Task[MixingTraining, MixingPart]):
             classes = self.model(some[:1]).shape[1]
         if classes < (least := settings.attack.kind.least_classes):
             raise ValueError(
-                f"the loss of setting {settings.attack.setting} needs at least {least} classes; there are {classes}"
+                f"the loss of setting {settings.attack.setting} needs at least {least} classes; there are {classes}; "
+                "choose setting A or B"
             )
         self.runs, self.steps = settings.attack.runs(classes), settings.steps
         self.share = settings.batch_size // workers.size
@@ -203,7 +216,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
 
     @torch.no_grad()
     def _outputs(self, images: Tensor) -> BaseOutputs:
-        """Outputs of g and h, in float32, in batches of the attacks' size."""
+        """Outputs of g and h in float32, computed in batches as large as the attacks'."""
         return BaseOutputs.join([self.model.base_outputs(self._laid_out(batch)) for batch in images.split(self.share)])
 
     def _faster(self, net: nn.Module, images: Tensor, taps: tuple[int, ...]) -> nn.Module:
@@ -211,7 +224,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         return faster.to(memory_format=torch.channels_last) if self.channels_last else faster
 
     def _attack(self, batch: Batch, clean: BaseOutputs) -> Attacked:
-        """Attacked images, run after run."""
+        """The attacked images of a batch, run after run."""
 
         def passes(view: nn.Module) -> Model:
             def run(points: Tensor) -> Tensor:
@@ -232,7 +245,7 @@ class MixingTask(Task[MixingTraining, MixingPart]):
         return attack.kind.make(given, batch)
 
     def _use_rob(self, attacked: Attacked, outputs: BaseOutputs, labels: Tensor) -> Tensor:
-        """The pseudo-labels of attacked images, (runs * N,)."""
+        """Pseudo-labels of attacked images, (runs * N,)."""
         if self.settings.pseudo_labels == "attacked":
             return torch.ones_like(attacked.use_rob)
         if self.settings.pseudo_labels == "attack":
@@ -242,17 +255,17 @@ class MixingTask(Task[MixingTraining, MixingPart]):
 
     @torch.no_grad()
     def _measure(self, clean: BaseOutputs, attacked: BaseOutputs, labels: Tensor) -> dict[str, Tensor]:
-        """Accuracies of the mix as the attack saw it, in float32."""
+        """Accuracies, in float32, of the mix that was attacked."""
         right = self._predicted(clean).argmax(dim=1) == labels
         stands = self._predicted(attacked).argmax(dim=1).view(-1, len(labels)) == labels
         return {"accuracy_clean": right.float().mean(), "accuracy_attacked": stands.all(dim=0).float().mean()}
 
     def _predicted(self, outputs: BaseOutputs) -> Tensor:
-        """The mix's log-probabilities, as the attack sees it."""
+        """Log-probabilities (N, C) of the mix that is attacked."""
         return outputs.mixed(self.attacked_alpha.log_weights(outputs))
 
     def _split(self, seed: int, what: str) -> tuple[Tensor, ...]:
-        """Which rows go into which part; of several runs in random order, so that no part has one image's alone."""
+        """The rows of each part; with several runs in random order, so that parts mix runs and images."""
         count = self.runs * self.share
         order = torch.arange(count)
         if self.runs > 1:

@@ -1,4 +1,4 @@
-"""What carrying out a recipe means, before it begins: which nets are trained, which exist, and how long it takes."""
+"""The plan of a recipe before it runs: which nets it trains, which exist already, and how long training takes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from adaptive_smoothing_zoo.training.loop import Progress
 from adaptive_smoothing_zoo.training.recipe import Recipe
 from adaptive_smoothing_zoo.training.runs import BaseNet, Machine, NetJob, TripletJob, job_of
 
-TIMED_ROUNDS = 3  # of each training, of which the first warms up
-PATIENCE = 5.0  # seconds after which no further one is timed
+TIMED_ROUNDS = 3  # rounds timed of each training; the first is a warm-up
+PATIENCE = 5.0  # seconds after which no further round is timed
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Stage:
     """A part of a plan.
 
     Attributes:
-        name: "g", "h", "mixing network", "alpha", or "net" or "triplet" where that is all.
-        what: it, in words.
-        job: its training; None if nothing is to be trained.
+        name: "g", "h", "mixing network" or "alpha"; "net" or "triplet" if the plan has one stage.
+        what: a description.
+        job: its training; None if it trains nothing.
     """
 
     name: str
@@ -33,17 +33,17 @@ class Stage:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing of it is to be trained any more, as the disk says."""
+        """Whether no training is left, according to the folder."""
         return self.job is None or self.job.is_finished
 
     @property
     def rounds(self) -> int:
-        """Of its training."""
+        """Number of rounds of its training."""
         return 0 if self.job is None else self.job.rounds
 
     @property
     def kept(self) -> int:
-        """How many of its rounds are on the disk."""
+        """Number of rounds that are saved in the folder."""
         return self.rounds if self.job is None or self.is_finished else min(rounds_kept(self.job.out), self.rounds)
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Stage:
 
 
 def make_plan(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Path()) -> list[Stage]:
-    """What ``run_recipe`` does with the same arguments, in its order.
+    """The stages of ``run_recipe`` with the same arguments, in order. Nothing is trained or written.
 
     Raises:
         ConfigError, ResultsError, ValueError: as ``run_recipe``.
@@ -78,7 +78,7 @@ def make_plan(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Pat
 
 
 def pace(stage: Stage) -> float:
-    """Seconds that a round of a stage takes, measured on a few; NaN if they fail."""
+    """Seconds per round of a stage's training, measured on a few rounds; NaN if they fail."""
     job, seconds = stage.job, list[float]()
     if job is None:
         return float("nan")
@@ -95,7 +95,7 @@ def pace(stage: Stage) -> float:
 
 
 def kept(stages: list[Stage]) -> str:
-    """What of a plan is on the disk, in a sentence."""
+    """Which parts of a plan are saved already, in a sentence."""
     found = [
         f"{stage.name} (trained)" if stage.is_finished else f"round {stage.kept:,} of {stage.rounds:,} of {stage.name}"
         for stage in stages

@@ -1,7 +1,7 @@
-"""Recipes: trainings as data files (TOML), complete in themselves; a variant is a base and a few lines.
+"""Recipes: complete descriptions of trainings as TOML files; a variant is a base and a few lines.
 
-A recipe trains a base net, or makes a triplet: g and h from somewhere, an alpha that is constant or learned, and the
-rule by which its numbers are chosen. What depends on the machine (device, folders) is not in it.
+A recipe trains a base net, or makes a triplet: it says where g and h come from, whether alpha is constant or learned,
+and how alpha's numbers are chosen. What depends on the machine (device, folders) is not in it.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"  # those of the package
-_FORMER = "eval/recipes/"  # where they were when they were found by path alone
+_FORMER = "eval/recipes/"  # their folder in earlier versions, which found recipes by path only
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Which examples are learned from, and which are held out for the choice of alpha. Test examples are neither.
+    """Which training examples are learned from, and which are held out for the choice of alpha.
 
     Attributes:
-        dataset: whose training split is used.
-        hold_out_every: every k-th training example, from the first on, is held out, from base nets, too; 0 for none.
-            Digits have a validation split for this and take no number.
-        learn_every: of the others every k-th one is learned from, for short forms.
+        dataset: the data set whose training split is used. Test examples are never used.
+        hold_out_every: hold out every k-th training example, from the first on, also from base nets; 0 for none. Digits
+            have a validation split instead; their number is 0.
+        learn_every: learn from every k-th of the other examples only, for short forms.
 
     Raises:
-        ValueError: an unknown data set, or numbers out of range.
+        ValueError: an unknown data set, or a number out of range.
     """
 
     dataset: str
@@ -65,6 +65,11 @@ class TrainingData:
             raise ValueError(f"hold_out_every must be 0 or at least 2, got {self.hold_out_every}")
         if self.learn_every < 1:
             raise ValueError(f"learn_every must be at least 1, got {self.learn_every}")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether examples are held out."""
+        return self.dataset == "digits" or self.hold_out_every > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ NetRecipe = BaseNetRecipe | SmoothedNetRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedNet:
-    """A base net whose weights a dependency ships."""
+    """A base net whose weights come with a dependency."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str  # a key of zoo.shipped_nets.BASE_NETS
@@ -104,7 +109,7 @@ class PretrainedNet:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNet:
-    """A base net from another recipe's run next to this one's; trained first if it is not there."""
+    """A base net that another recipe trains, in a folder next to this one's; trained first if it is not there."""
 
     kind: Literal["recipe"] = "recipe"
     recipe: str  # see find_recipe
@@ -112,7 +117,7 @@ class TrainedNet:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedSmoothedNet:
-    """The smoothed version of a net that another recipe trains for it, like :class:`TrainedNet`."""
+    """The smoothed version of a net that another recipe trains; otherwise like :class:`TrainedNet`."""
 
     kind: Literal["smoothed"] = "smoothed"
     recipe: str  # see find_recipe
@@ -136,15 +141,15 @@ NetSource = Annotated[PretrainedNet | TrainedNet | TrainedSmoothedNet | TripletN
 
 @dataclass(frozen=True, kw_only=True)
 class EntryText:
-    """What an entry says for people."""
+    """The descriptive fields of an entry."""
 
     name: str  # NameYearFirstword, with an optional _suffix
     description: str
-    architecture: str  # as a leaderboard shows it
+    architecture: str  # as leaderboards show it
     paper: Paper
     additional_data: bool = False
     footnote: str = ""
-    training: str = ""  # how g and h came to be; what this recipe did is added
+    training: str = ""  # how g and h were trained; sentences on what this recipe did are added
     limits: tuple[str, ...] = ()
 
 
@@ -153,15 +158,16 @@ class TripletRecipe:
     """g, h and alpha.
 
     Attributes:
-        threat_model, eps: of the entry and of the choice; also of the training attack where that says nothing else.
-        std_map, rob_map: logit maps, as in an entry; those of MixedNUTS among them.
-        alpha: as in an entry; with ``choice``, its numbers (range, scale, bias, or constant) are only the first ones.
+        threat_model, eps: of the entry, of the choice, and by default of the training attack.
+        std_map, rob_map: logit maps, as in an entry, including those of [BZPS24].
+        alpha: as in an entry; a ``choice`` replaces its numbers (range, scale and bias, or constant).
         training: of the mixing network, if alpha has one.
-        choice: how alpha's numbers are chosen on held-out examples.
-        half: round all weights (but those that a dependency ships) to half precision before they are used.
+        choice: how alpha's numbers are chosen on held-out examples; None keeps those of ``alpha``.
+        half: round all weights to half precision before they are used, except those that a dependency ships.
 
     Raises:
-        ValueError: a mixing network without a training, or the other way round.
+        ValueError: a mixing network without a training, or a training without one; a choice without held-out examples,
+            or of the bias of a constant alpha.
     """
 
     kind: Literal["triplet"] = "triplet"
@@ -182,10 +188,14 @@ class TripletRecipe:
         _ = self.threat
         if (self.training is None) == isinstance(self.alpha, AdaptiveAlphaConfig):
             raise ValueError("a recipe has a 'training' if and only if its alpha is adaptive")
+        if self.choice is not None and not self.data.holds_out:
+            raise ValueError("a choice of alpha needs held-out examples; set data.hold_out_every")
+        if self.choice is not None and self.choice.vary == "logit_bias" and self.training is None:
+            raise ValueError("a constant alpha has no bias that could vary; set choice.vary to 'alpha_min'")
 
     @cached_property
     def threat(self) -> ThreatModel:
-        """The entry's."""
+        """The entry's threat model."""
         return ThreatModel(self.threat_model, parse_eps(self.eps))
 
 
@@ -236,12 +246,12 @@ def describe(recipe: Recipe) -> str:
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
-    A file may begin with ``base = "other.toml"``: it is then that recipe with what it says itself in its place. Radii
-    and other numbers may be fractions in quotes, "8/255".
+    With ``base = "other.toml"``, a file is that recipe, with its own values in place of the base's. In ``training``,
+    numbers may be fractions in quotes, such as "8/255".
 
     Args:
-        name: of a TOML file, see :func:`find_recipe`.
-        changes: ``key=value`` with dotted keys and TOML values (or bare words), like ``training.seed=1``.
+        name: see :func:`find_recipe`.
+        changes: ``key=value`` with dotted keys and TOML values (or bare words), such as ``training.seed=1``.
 
     Raises:
         ConfigError: no such file, not TOML, or not a recipe; the message names file and key.
@@ -251,7 +261,7 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         key, sign, value = change.partition("=")
         if not sign or not all(key.split(".")):
-            raise ConfigError(f"a change to a recipe is key=value, as training.epochs=3, got {change!r}")
+            raise ConfigError(f"a change to a recipe is key=value, such as training.epochs=3, got {change!r}")
         _merge(data, _nested(key.split("."), _value(value)), change)
     for name in ("std_map", "rob_map"):
         if isinstance(data.get(name), dict):
@@ -286,7 +296,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(onto: dict[str, Any], data: Mapping[str, Any], where: str) -> None:
-    """Put values in the place of others, table by table; a table of another kind takes the whole place."""
+    """Merge values into ``onto``, table by table; a table of another kind replaces the whole table."""
     for key, value in data.items():
         old = onto.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
@@ -302,7 +312,7 @@ def _nested(keys: list[str], value: Any) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
+    """The TOML value that the text stands for, or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -310,7 +320,7 @@ def _value(text: str) -> Any:
 
 
 def _with_numbers(value: Any) -> Any:
-    """The same with fractions in place of their texts."""
+    """The value with fractions such as "8/255" as numbers."""
     if isinstance(value, dict):
         return {key: _with_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Carrying out a recipe: from data to weights in a folder; runs resume after any interruption.
+"""Running a recipe: from data to weights in a folder; runs resume after any interruption.
 
-The folder of a base net gets ``model.safetensors`` and ``training.json``. That of a triplet gets ``config.json`` as
-well, so that ``Triplet.from_pretrained`` reads it, and ``entry.json``, the entry as the zoo would have it.
+A base net's folder gets ``model.safetensors`` and ``training.json``. A triplet's also gets ``config.json``, so that
+``Triplet.from_pretrained`` reads it, and ``entry.json``, its entry for the zoo.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.data import Examples, find_data_set, load_data
-from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.errors import ResultsError, TrainingError, reason
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.bound_state import check_same, remove_state
 from adaptive_smoothing_zoo.storage.files import write_text
@@ -65,48 +65,48 @@ FORMER_LOSSES: dict[str, dict[str, Any]] = {
     "smoothadv": {"search": "pgd"},
     "smoothmix": {"max_norm": None, "printed": False},
 }
-"""What losses were before there was a choice."""
+"""Settings of losses, by kind, that recipes of earlier versions did not have, with the values these versions used."""
 
 R = TypeVar("R", bound=BaseNetRecipe | SmoothedNetRecipe | TripletRecipe)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a recipe is carried out. Nothing of it is in the recipe."""
+    """Where a recipe runs, and who is told of progress. Recipes contain nothing of this."""
 
     workers: Workers = field(default_factory=lambda: Workers(torch.device("cpu")))
     data_dir: str | None = None  # as in load_data
     checkpoint_seconds: float = CHECKPOINT_SECONDS  # between two checkpoints
-    about: Mapping[str, Any] = field(default_factory=dict)  # what records say of software and machine; JSON values
-    on_stage: Callable[[str], object] = lambda what: None  # told, in words, what begins
+    about: Mapping[str, Any] = field(default_factory=dict)  # software and machine, for records; JSON values
+    on_stage: Callable[[str], object] = lambda what: None  # called with a description of each stage that begins
     on_progress: OnProgress | None = None  # called after each round
-    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # called for every alpha that was attacked
+    on_candidate: OnCandidate = lambda candidate, clean, robust: None  # called for every attacked candidate for alpha
 
 
 @own_surroundings()
 def run_recipe(recipe: Recipe, out: Path, machine: Machine, *, beside: Path = Path()) -> nn.Module:
-    """Carry out a recipe, or what is left of it.
+    """Run a recipe, or what is left of it.
 
     Args:
         out: folder of the results.
-        beside: folder of the recipe, where recipes that it names are looked for first (then in the package); their
-            results go next to ``out``.
+        beside: folder of the recipe. Recipes that it names are searched there first, then in the package; their results
+            go next to ``out``.
 
     Returns:
-        The base net or the :class:`Triplet`, in eval mode and frozen.
+        The base net or the :class:`Triplet`, on the CPU, in eval mode and frozen.
 
     Raises:
-        ConfigError: a recipe that is named, or an entry, is not one.
-        ResultsError: the folder belongs to another recipe.
-        TrainingError: a loss is not finite, or no candidate for alpha reaches the target.
-        ValueError: data that do not fit, or settings that do not fit the data.
+        ConfigError: a named recipe or entry does not exist or is invalid.
+        ResultsError: the folder belongs to another recipe, or a file in it is damaged.
+        TrainingError: a loss or a weight is not finite, or no candidate for alpha reaches the target.
+        ValueError: invalid data, or settings that do not fit the data.
     """
     net: nn.Module = job_of(recipe, out, machine, beside).run()
     return net
 
 
 def job_of(recipe: Recipe, out: Path, machine: Machine, beside: Path) -> NetJob | TripletJob:
-    """What carries a recipe out; the arguments are those of ``run_recipe``."""
+    """The job that runs a recipe; for the arguments see ``run_recipe``."""
     if isinstance(recipe, TripletRecipe):
         return TripletJob(recipe, out, machine, beside)
     return NetJob(recipe, out, machine, beside)
@@ -114,7 +114,7 @@ def job_of(recipe: Recipe, out: Path, machine: Machine, beside: Path) -> NetJob 
 
 @dataclass(frozen=True)
 class Job(ABC, Generic[R]):
-    """A recipe and where it is carried out; see ``run_recipe``."""
+    """A recipe with its folders and machine; see ``run_recipe``."""
 
     recipe: R
     out: Path
@@ -122,7 +122,7 @@ class Job(ABC, Generic[R]):
     beside: Path
 
     def run(self) -> Any:
-        """The result, made or read."""
+        """The result: read if the job is finished, else made."""
         if self.machine.workers.is_first:
             self.check_folder()
             if not (self.out / RECIPE_FILE).exists():
@@ -131,7 +131,7 @@ class Job(ABC, Generic[R]):
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do, as the disk says."""
+        """Whether the folder holds the finished result."""
         return (self.out / RECORD_FILE).is_file()
 
     def check_folder(self) -> None:
@@ -142,9 +142,9 @@ class Job(ABC, Generic[R]):
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ResultsError(f"{path} is damaged ({error}); choose another folder") from error
+            raise ResultsError(f"{path} is damaged ({error}); --out names another folder") from error
         if isinstance(theirs, dict) and theirs.get("kind") != "triplet" and isinstance(theirs.get("training"), dict):
-            theirs["training"].setdefault("momentum", "nesterov")  # what it was before there was a choice
+            theirs["training"].setdefault("momentum", "nesterov")  # the only momentum of earlier versions
             if isinstance(loss := theirs["training"].get("loss"), dict):
                 theirs["training"]["loss"] = FORMER_LOSSES.get(str(loss.get("kind")), {}) | loss
         try:
@@ -153,18 +153,18 @@ class Job(ABC, Generic[R]):
             raise ResultsError(f"{self.out} belongs to another recipe: {error}; --out names another folder") from None
 
     def examples(self) -> tuple[Examples, Examples | None]:
-        """To learn from, and held out."""
+        """The examples to learn from, and those held out; see ``training_examples``."""
         return training_examples(self.recipe.data, self.machine.data_dir)
 
     @cached_property
     def rounds(self) -> int:
-        """Of its training."""
+        """Number of rounds of its training; 0 without one."""
         training, (examples, _) = self.recipe.training, self.examples()
         return 0 if training is None else training.epochs * (len(examples) // training.batch_size)
 
     @abstractmethod
     def train_anew(self, on_progress: OnProgress) -> object:
-        """Train from the first weights, keeping nothing, to see how long a round takes."""
+        """Train from the initial weights without saving anything, to time a round."""
 
     @abstractmethod
     def _read(self) -> Any: ...
@@ -182,7 +182,7 @@ class Job(ABC, Generic[R]):
         }
 
     def _finish(self, started: float, found: Mapping[str, Any]) -> None:
-        """Write the record, by whose presence a run is known to be finished, and drop the checkpoint."""
+        """Write the record, which marks the job as finished, then delete the checkpoint."""
         training = self.recipe.training
         if training is not None:
             found = {**found, "optimization": asdict(training.optimization)}
@@ -193,10 +193,10 @@ class Job(ABC, Generic[R]):
 
 
 class NetJob(Job[NetRecipe]):
-    """A base net's."""
+    """The job of a base net's recipe."""
 
     def new_net(self) -> nn.Module:
-        """With its first weights."""
+        """The net with its initial weights."""
         net, classes = self.recipe.net, find_data_set(self.recipe.data.dataset).num_classes
         with seeded(self.recipe.training.seed):
             return build(net.architecture, num_classes=classes, **net.arguments)
@@ -211,8 +211,11 @@ class NetJob(Job[NetRecipe]):
         return train_base_net(*data, self.recipe.training, **options)
 
     def _read(self) -> nn.Module:
-        net = self.new_net()
-        sha256 = json.loads((self.out / RECORD_FILE).read_text(encoding="utf-8"))["weights_sha256"]
+        net, path = self.new_net(), self.out / RECORD_FILE
+        try:
+            sha256 = json.loads(path.read_text(encoding="utf-8"))["weights_sha256"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ResultsError(f"{path} is damaged ({reason(error)}); delete it to train again") from error
         load_strictly(net, read_safetensors(self.out / WEIGHTS_FILE, sha256), self.recipe.net.architecture)
         return net.eval().requires_grad_(False)
 
@@ -232,21 +235,21 @@ class NetJob(Job[NetRecipe]):
 class BaseNet:
     """g or h of a triplet."""
 
-    config: BaseNetConfig  # what an entry says of it; its weights need not exist
-    load: Callable[[], nn.Module]  # the net on the CPU, trained first if it must be
-    what: str = ""  # where it is from, in words
-    job: NetJob | None = None  # that trains it, if one does
+    config: BaseNetConfig  # its description in an entry; its weights need not exist yet
+    load: Callable[[], nn.Module]  # returns the net on the CPU, trained first if it must be
+    what: str = ""  # its source, in words
+    job: NetJob | None = None  # the job that trains it, if any
 
 
 class TripletJob(Job[TripletRecipe]):
-    """A triplet's."""
+    """The job of a triplet's recipe."""
 
     def base_net(self, source: NetSource) -> BaseNet:
-        """What a recipe's ``std_model`` or ``rob_model`` stands for.
+        """The net that a recipe's ``std_model`` or ``rob_model`` names.
 
         Raises:
-            ConfigError: a recipe, an entry or a net that is named does not exist.
-            ValueError: a recipe that is named trains another kind of net, or with other data.
+            ConfigError: a named recipe, entry or net does not exist.
+            ValueError: a named recipe trains another kind of net, or with other data.
         """
         dataset, threat_model = self.recipe.data.dataset, self.recipe.threat_model
         if isinstance(source, PretrainedNet):
@@ -276,7 +279,7 @@ class TripletJob(Job[TripletRecipe]):
         return BaseNet(config, lambda: GaussianSmoothed(job.run(), **smoothing), job=job)
 
     def _job_of(self, source: TrainedNet | TrainedSmoothedNet) -> NetJob:
-        """What trains a net, next to this."""
+        """The job that trains a net, in a folder next to this one's."""
         path = find_recipe(source.recipe, self.beside)
         recipe = read_recipe(path)
         wanted = BaseNetRecipe if isinstance(source, TrainedNet) else SmoothedNetRecipe
@@ -284,13 +287,13 @@ class TripletJob(Job[TripletRecipe]):
             raise ValueError(f"{path} is not the recipe of a {'base' if wanted is BaseNetRecipe else 'smoothed'} net")
         if replace(recipe.data, learn_every=1) != replace(self.recipe.data, learn_every=1):
             raise ValueError(
-                f"{path} has other data ({recipe.data}) than the triplet ({self.recipe.data}); what is held out must "
-                "be held out from both"
+                f"{path} has other data ({recipe.data}) than the triplet ({self.recipe.data}); both must hold out the "
+                "same examples"
             )
         return NetJob(recipe, self.out.parent / path.name.removesuffix(".toml"), self.machine, path.parent)
 
     def new_triplet(self) -> Triplet:
-        """g and h with any weights, the mixing network with its first ones."""
+        """The triplet: g and h with random weights, the mixing network with its initial ones."""
         recipe, training = self.recipe, self.recipe.training
         std_model, rob_model = (self.base_net(source).config for source in (recipe.std_model, recipe.rob_model))
         passes = (net.arguments.get("num_noises", 1) for net in (std_model, rob_model))
@@ -312,7 +315,7 @@ class TripletJob(Job[TripletRecipe]):
             return Triplet(entry)
 
     def train_anew(self, on_progress: OnProgress) -> object:
-        triplet = self.new_triplet().to(self.machine.workers.device).eval()  # g and h have any weights
+        triplet = self.new_triplet().to(self.machine.workers.device).eval()
         return self._train(triplet, self.examples()[0], workers=self.machine.workers, on_progress=on_progress)
 
     def _train(self, triplet: Triplet, examples: Examples, **options: Unpack[TrainingOptions]) -> MixedClassifier:
@@ -336,8 +339,7 @@ class TripletJob(Job[TripletRecipe]):
                 round_to_half(triplet.alpha)
             sentences.append(self._how_trained(train))
         if recipe.choice is not None:
-            if held is None:
-                raise ValueError("a choice of alpha needs held-out examples; give data.hold_out_every in the recipe")
+            assert held is not None  # the recipe refuses a choice without held-out examples
             machine.on_stage(f"alpha on {len(held)} held-out examples ({held.source})")
             chosen = self._choose(triplet, held)
             found |= {"held_out": held.source, "chosen": to_json(chosen)}
@@ -355,7 +357,7 @@ class TripletJob(Job[TripletRecipe]):
         return triplet
 
     def _with_base_nets(self) -> Triplet:
-        """The triplet, ready on the device, before anything about alpha is learned."""
+        """The triplet with its base nets' weights, frozen, on the device, before alpha is learned."""
         sources = {"std_model": self.recipe.std_model, "rob_model": self.recipe.rob_model}
         states = {name: self.base_net(source).load().state_dict() for name, source in sources.items()}
         triplet = self.new_triplet()
@@ -363,12 +365,12 @@ class TripletJob(Job[TripletRecipe]):
             load_strictly(getattr(triplet, name), state, name)
         triplet = triplet.to(self.machine.workers.device).eval().requires_grad_(False)
         for name in states:
-            if self.recipe.half and getattr(triplet.entry, name).pretrained is None:  # shipped weights are as they are
+            if self.recipe.half and getattr(triplet.entry, name).pretrained is None:  # shipped weights stay as they are
                 round_to_half(getattr(triplet, name))
         return triplet
 
     def _choose(self, triplet: Triplet, held: Examples) -> Chosen:
-        """By the first process; the others wait."""
+        """The choice of alpha, made by the first process while the others wait."""
         workers, found = self.machine.workers, None
         if workers.is_first:
             assert self.recipe.choice is not None
@@ -387,7 +389,7 @@ class TripletJob(Job[TripletRecipe]):
         return chosen
 
     def _how_trained(self, train: Examples) -> str:
-        """How the mixing network's weights came to be, in words."""
+        """How the mixing network was trained, for the entry."""
         assert self.recipe.training is not None
         attack, loss = self.recipe.training.attack, self.recipe.training.loss
         constants = f"c_CE {loss.c_ce:g}, c_BCE {loss.c_bce:g}, c_prod {loss.c_prod:g}"
@@ -397,7 +399,7 @@ class TripletJob(Job[TripletRecipe]):
         )
 
     def _how_chosen(self, held: Examples, chosen: Chosen) -> str:
-        """How alpha's numbers came to be, in words."""
+        """How alpha's numbers were chosen, for the entry."""
         assert self.recipe.choice is not None
         choice = self.recipe.choice
         best = {"clean": "the most robust one", "robust": "the most accurate one"}[choice.rule]
@@ -409,17 +411,23 @@ class TripletJob(Job[TripletRecipe]):
 
 
 def training_examples(data: TrainingData, data_dir: str | None = None) -> tuple[Examples, Examples | None]:
-    """The examples to learn from, and those held out for the choice of alpha (None if there are none)."""
+    """The examples to learn from, and those held out for the choice of alpha (None without any)."""
     examples, held = load_data(data.dataset, "train", data_dir=data_dir), None
     if data.dataset == "digits":
         held = load_data("digits", "validation")
     elif data.hold_out_every:
-        out, every = torch.arange(len(examples)) % data.hold_out_every == 0, f"every {data.hold_out_every}th"
+        out, every = torch.arange(len(examples)) % data.hold_out_every == 0, f"every {_ordinal(data.hold_out_every)}"
         examples, held = _some(examples, ~out, f"without {every}"), _some(examples, out, f"{every} alone")
     if data.learn_every > 1:
         kept = torch.arange(len(examples)) % data.learn_every == 0
-        examples = _some(examples, kept, f"of these every {data.learn_every}th")
+        examples = _some(examples, kept, f"of these every {_ordinal(data.learn_every)}")
     return examples, held
+
+
+def _ordinal(number: int) -> str:
+    """2nd, 3rd, 4th, ..., 11th, ..., 21st."""
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _some(examples: Examples, chosen: Tensor, which: str) -> Examples:
@@ -443,7 +451,7 @@ def round_to_half(module: nn.Module) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's random numbers from a seed, within the block."""
+    """Within the block, seed torch's random numbers on the CPU; afterwards their state is restored."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Training of nets that will be smoothed by Gaussian noise: one trainer, with any of the losses."""
+"""Training of nets that will be smoothed by Gaussian noise, with any of the losses of ``smoothed_losses``."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from adaptive_smoothing_zoo.training.smoothed_losses import AnySmoothedLoss, Gau
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothedTraining(NetTraining):
-    """Everything that decides how a net that will be smoothed is trained, in addition to ``NetTraining``'s settings.
+    """Settings of a training for smoothing, in addition to those of ``NetTraining``.
 
     Attributes:
-        sigma: standard deviation of the noise, in pixel units.
-        loss: which, and its constants.
-        batch_size: of images. (The authors of [JS21] count noisy copies: their 256 is 64 images where m is 4.)
-        momentum: plain, as in the authors' code. (The recipes for digits name Nesterov's, as recorded results have it.)
+        sigma: standard deviation of the noise, > 0, in pixel units.
+        loss: the loss and its constants.
+        batch_size: number of images. The authors of [JS21] count noisy copies: their 256 is 64 images with m = 4.
+        momentum: "plain", as in the authors' code. The recipes for digits use "nesterov", as their recorded results do.
 
     Raises:
-        ValueError: an unknown schedule, a sigma that is not positive, or a loss without noise or steps.
+        ValueError: an unknown schedule, a number out of range, or a loss without noise or steps.
     """
 
     sigma: float
@@ -39,14 +39,14 @@ class SmoothedTraining(NetTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sigma > 0.0:
-            raise ValueError(f"sigma must be positive, got {self.sigma}")
+        if not 0.0 < self.sigma < math.inf:
+            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
         if self.loss.noises < 1:
             raise ValueError(f"a loss needs at least one noise per image, got {self.loss.noises}")
         if getattr(self.loss, "steps", 1) < 1:
             raise ValueError("an attack needs at least one step")
         if (ball := getattr(self.loss, "max_norm", None)) is not None and not 0.0 < ball < math.inf:
-            raise ValueError(f"max_norm is the radius of a ball, got {ball}; leave it away for none")
+            raise ValueError(f"max_norm must be the radius of a ball, > 0, got {ball}; leave it out for no ball")
 
 
 @own_surroundings()
@@ -55,13 +55,13 @@ def train_smoothed_net(
 ) -> nn.Module:
     """Train ``net`` in place; see :func:`adaptive_smoothing_zoo.training.base_nets.train_net`.
 
-    What is returned is the net that votes; ``backbones.gaussian_smoothed`` and ``certification.certify`` smooth it.
+    The result is the net that votes; ``backbones.gaussian_smoothed`` and ``certification.certify`` smooth it.
     """
     return train_net(SmoothedTask, net, images, labels, settings, **options)
 
 
 class SmoothedTask(NetTask[SmoothedTraining, NoisyBatch]):
-    """An example's noise depends on the seed, the round and its index alone."""
+    """A training with noise that depends only on the seed, the round and an example's index."""
 
     def round(self, number: int) -> tuple[list[list[NoisyBatch]], dict[str, Tensor]]:
         settings, loss, batch = self.settings, self.settings.loss, self.batch(number)
@@ -86,7 +86,7 @@ class SmoothedTask(NetTask[SmoothedTraining, NoisyBatch]):
 
 
 def noises(seed: int, indices: Tensor, count: int, images: Tensor) -> Tensor:
-    """Standard normal noise of ``count`` copies of each image (N, channels, H, W): (N, count, channels, H, W)."""
+    """Standard normal noise for ``count`` copies of each image (N, channels, H, W): (N, count, channels, H, W)."""
     keys = torch.stack([run_keys(seed, "noise", copy, indices) for copy in range(count)], dim=1)
     drawn = normal_images(keys.flatten().to(images.device), images.shape[1:]).to(images.dtype)
     return drawn.view(*keys.shape, *images.shape[1:])

@@ -2,8 +2,8 @@
 
 Notation: x an image, y its label, delta_1 to delta_m its noise, drawn from N(0, sigma^2 I); F the net's probabilities,
 F_i = F(x + delta_i); Fhat(x) = mean_i F_i the smoothed net's; CE the cross-entropy, KL the divergence, H the entropy.
-The constants' defaults are those of [JS21] for MNIST, from the list of experiments next to its authors' code
-(github.com/jh-jeong/smoothmix), which also has what equations leave open: warm-up, modes.
+The constants' defaults are those of [JS21] for MNIST, from the experiments in its authors' code
+(github.com/jh-jeong/smoothmix). That code also decides what the equations leave open: warm-up, train and eval modes.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ Net = Callable[[Tensor], Tensor]
 
 @dataclass(kw_only=True)
 class NoisyBatch:
-    """What a loss is taken of."""
+    """The arguments of a loss: images, labels and noise."""
 
     images: Tensor  # x, (N, channels, H, W) in [0, 1]
     labels: Tensor  # y, (N,) int64
     noise: Tensor  # delta, (N, m, channels, H, W)
     mixing: Tensor  # lambda of SmoothMix, (N,) in [0, 1/2)
     sigma: float  # standard deviation of the noise
-    strength: float  # in [0, 1], how far the warm-up is
-    start: Tensor  # what takes the place of x: x itself, or an attacked image
-    adversary: Tensor | None = None  # SmoothMix's far adversarial example
+    strength: float  # factor of the warm-up, in [0, 1]
+    start: Tensor  # x, or the attacked image that replaces it; shaped as ``images``
+    adversary: Tensor | None = None  # x_T of SmoothMix; shaped as ``images``
 
     def every(self, first: int, step: int) -> NoisyBatch:
-        """Every ``step``-th example, before an attack."""
+        """Every ``step``-th example from ``first`` on; for a batch that is not attacked yet."""
         names = ("images", "labels", "noise", "mixing", "start")
         return replace(self, **{name: getattr(self, name)[first::step] for name in names})
 
 
 class SmoothedLoss:
-    """A loss, and the attack that it needs, if any; by default mean_i CE(F_i, y), without one."""
+    """A loss, and the attack that it needs, if any; by default mean_i CE(F_i, y) without an attack."""
 
     noises: int  # m, noisy copies of each image
     warm_up: int = 0  # epochs in which the strength grows linearly to 1
 
     def strength(self, epoch: int) -> float:
-        """In [0, 1]: what the warm-up multiplies in an epoch, counted from 0."""
+        """The warm-up's factor in an epoch, counted from 0; in [0, 1]."""
         return min(1.0, (epoch + 1) / max(1, self.warm_up))
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
@@ -93,14 +93,14 @@ class StabilityLoss(SmoothedLoss):
 class SmoothAdvLoss(SmoothedLoss):
     """mean_i CE(F(xhat + delta_i), y) at an attacked image xhat ([SLR19]; [JS21, eq. 6]).
 
-    xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length 2 * eps / steps, with the
-    same noise. By "ddn" it is instead the nearest misclassified image that ``decoupled_search`` finds, moved into that
-    ball.
+    With ``search`` "pgd", xhat maximizes -log Fhat_y in the l_2 ball around x, by ``steps`` gradient steps of length
+    2 * eps / steps, with the same noise. With "ddn", it is the nearest misclassified image that ``decoupled_search``
+    finds, moved into that ball.
     """
 
     kind: Literal["smoothadv"] = "smoothadv"
     noises: int = 4
-    eps: float = 1.0  # radius of the ball, in pixel units, to which it grows in the warm-up
+    eps: float = 1.0  # radius of the ball in pixel units, reached at the end of the warm-up
     steps: int = 10  # T
     warm_up: int = 10
     search: Literal["pgd", "ddn"] = "pgd"
@@ -119,8 +119,8 @@ class MacerLoss(SmoothedLoss):
     """-log Fhat_y(x) + weight * sigma/2 * max(margin - xi, 0) * [y is the top class].
 
     [ZDH20]. xi = Phi^-1(Z_y) - Phi^-1(max of the other Z_j), where Z = mean_i
-    softmax(inverse_temperature * logits_i): so sigma/2 * xi is the certified radius of a net with sharper votes. An xi
-    that is not finite counts as large.
+    softmax(inverse_temperature * logits_i): sigma/2 * xi is the certified radius of a net with sharper votes. If xi is
+    not finite, the second term is 0.
     """
 
     kind: Literal["macer"] = "macer"
@@ -128,7 +128,7 @@ class MacerLoss(SmoothedLoss):
     inverse_temperature: float = 16.0  # beta in the paper
     margin: float = 8.0  # gamma in the paper
     weight: float = 16.0  # lambda in the paper; the authors of [JS21] have 6 where sigma is 1
-    deferred: int = 31  # epochs without the second term; the authors' code has it from epoch 31 on, counted from 0
+    deferred: int = 31  # epochs without the second term; in the authors' code it begins in epoch 31, counted from 0
 
     def strength(self, epoch: int) -> float:
         return float(epoch >= self.deferred)
@@ -142,7 +142,7 @@ class MacerLoss(SmoothedLoss):
         votes = (self.inverse_temperature * logits.double()).softmax(dim=2).mean(dim=1)
         top, classes = votes.topk(2, dim=1)
         inside = (top > 0.0) & (top < 1.0)
-        quantiles = torch.special.ndtri(torch.where(inside, top, 0.5))  # the gradient of an infinite one would be NaN
+        quantiles = torch.special.ndtri(torch.where(inside, top, 0.5))  # an infinite one would have a gradient of NaN
         missing = (self.margin - (quantiles[:, 0] - quantiles[:, 1])).clamp(min=0.0)
         counted = inside.all(dim=1) & (classes[:, 0] == batch.labels)
         hinge = torch.where(counted, missing, 0.0).to(natural.dtype)
@@ -151,10 +151,7 @@ class MacerLoss(SmoothedLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyLoss(SmoothedLoss):
-    """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)).
-
-    [JS20].
-    """
+    """mean_i CE(F_i, y) + weight * mean_i KL(Fhat(x) || F_i) + entropy_weight * H(Fhat(x)) [JS20]."""
 
     kind: Literal["consistency"] = "consistency"
     noises: int = 2
@@ -175,13 +172,13 @@ class ConsistencyLoss(SmoothedLoss):
 class SmoothMixLoss(SmoothedLoss):
     """mean_i CE(F_i, y) + weight * mean_i KL(y_mix || F(x_mix + delta_i)) * [y is Fhat(x)'s top class].
 
-    [JS21, eq. 8 to 11]. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C, where x_T is
-    ``steps`` gradient steps of length ``step_size`` up -log Fhat_y from x, bound by the box [0, 1] alone. With
-    ``one_step`` the first of these steps takes the place of x in all of this but the attack.
+    [JS21, eq. 8 to 11]. x_mix = (1 - lambda) x + lambda x_T and y_mix = (1 - lambda) Fhat(x) + lambda / C. x_T is
+    reached from x by ``steps`` gradient steps of length ``step_size`` that increase -log Fhat_y, limited by the box
+    [0, 1] alone. With ``one_step``, the first of these steps replaces x everywhere but in the attack.
 
     Eq. 10 has a cross-entropy, which is this divergence plus the entropy of y_mix, and no factor for correct examples.
-    The divergence, the factor, the warm-up and the gradient through y_mix are those of the authors' code, as is the
-    ball of ``one_step``. With ``printed`` the second term is eq. 10's, mean_i CE(F(x_mix + delta_i), y_mix); with a
+    The divergence, the factor, the warm-up, the gradient through y_mix and the ball of ``one_step`` are those of the
+    authors' code. With ``printed``, the second term is eq. 10's, mean_i CE(F(x_mix + delta_i), y_mix); with a
     ``warm_up`` of 0 as well, the loss is eq. 11.
     """
 
@@ -189,10 +186,10 @@ class SmoothMixLoss(SmoothedLoss):
     noises: int = 4
     step_size: float = 1.0  # alpha in the paper, l_2, in pixel units
     steps: int = 2  # T; the paper has 2, 4 and 8 for MNIST where sigma is 0.25, 0.5 and 1
-    weight: float = 5.0  # eta in the paper; in the warm-up it grows, and with it the length of the one step
-    one_step: bool = False  # "+ One-step adversary"
+    weight: float = 5.0  # eta in the paper; grows in the warm-up, as does the length of the one step
+    one_step: bool = False  # "+ One-step adversary" in the paper
     warm_up: int = 10
-    max_norm: float | None = None  # eps of [JS21, Fig. 7(b)]: the search keeps to that ball; None: to none
+    max_norm: float | None = None  # eps of [JS21, Fig. 7(b)], the l_2 ball of the search; None for no ball
     printed: bool = False
 
     def attack(self, net: Net, batch: NoisyBatch) -> None:
@@ -212,7 +209,7 @@ class SmoothMixLoss(SmoothedLoss):
         natural = natural_losses(logits, batch.labels)
         if self.printed:
             return natural - batch.strength * self.weight * (target.unsqueeze(1) * found).sum(dim=2).mean(dim=1)
-        # A class of probability zero has no part in the sum, and must have none in its gradient.
+        # A class of probability zero adds nothing to the sum and must add nothing to its gradient.
         log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
         divergence = (target.unsqueeze(1) * (log_target.unsqueeze(1) - found)).sum(dim=2).mean(dim=1)
         correct = smoothed.argmax(dim=1) == batch.labels
@@ -242,9 +239,10 @@ def natural_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ascent(net: Net, batch: NoisyBatch, step_size: float, eps: float | None) -> Iterator[Tensor]:
-    """Points ever further up -log Fhat_y, in the box and in the l_2 ball of radius ``eps`` around x [JS21, eq. 8].
+    """Iterates of gradient ascent on -log Fhat_y, in the box and the l_2 ball of radius ``eps`` around x [JS21, eq. 8].
 
-    Each step goes ``step_size`` along the gradient; where that is zero, nowhere.
+    Each step has l_2 length ``step_size`` along the gradient; where the gradient is zero, the point stays. Without
+    ``eps`` there is no ball.
     """
     points = batch.images
     while True:
@@ -260,12 +258,12 @@ def ascent(net: Net, batch: NoisyBatch, step_size: float, eps: float | None) -> 
 
 
 def decoupled_search(net: Net, batch: NoisyBatch, steps: int) -> Tensor:
-    """The nearest image to each x, of those visited, that the smoothed net misclassifies; the last one if none is.
+    """Of the images visited from each x, the nearest that the smoothed net misclassifies; without any, the last.
 
-    Decoupled direction and norm (Rony et al. 2019, arXiv:1811.09600, Algorithm 1), up -log Fhat_y: every step turns the
-    perturbation along the gradient, by a length that falls from 1 to 0.01 as a cosine, and sets its l_2 length to one
-    that shrinks by 5 % where the image is misclassified and else grows by 5 %, from 1 on. An x that is misclassified
-    itself stays. Their quantization of pixels is left out, as noise is added to them.
+    Decoupled direction and norm (Rony et al. 2019, arXiv:1811.09600, Algorithm 1) on -log Fhat_y. Each step adds a
+    multiple of the unit gradient to the perturbation, from 1 down to 0.01 along a cosine. It then scales the result to
+    an l_2 length that starts at 1, shrinks by 5 % where the image is misclassified, and grows by 5 % elsewhere. An x
+    that is misclassified itself is returned. Their quantization of pixels is left out, since noise is added to pixels.
     """
     points = nearest = batch.images
     length = torch.ones(len(points), dtype=points.dtype, device=points.device)
@@ -291,16 +289,16 @@ def decoupled_search(net: Net, batch: NoisyBatch, steps: int) -> Tensor:
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """Each example's gradient at l_2 length 1, however small it was; zero stays zero."""
+    """Each example's gradient scaled to l_2 length 1, however small it is; zero stays zero."""
     tiny = torch.finfo(gradient.dtype).tiny
     flat = gradient.flatten(1)
-    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=tiny)  # its squares would vanish before it does
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=tiny)  # squares of small numbers would underflow
     length: Tensor = flat.norm(dim=1, keepdim=True)
     return (flat / length.clamp(min=tiny)).view(gradient.shape)
 
 
 def into_ball(points: Tensor, center: Tensor, radius: float) -> Tensor:
-    """The nearest points of the l_2 balls around ``center``."""
+    """The points, projected into the l_2 balls of that radius around ``center``."""
     away = (points - center).flatten(1)
     length: Tensor = away.norm(dim=1, keepdim=True)
     factor = radius / length.clamp(min=max(radius, torch.finfo(points.dtype).tiny))

@@ -1,4 +1,4 @@
-"""What all trainings have in common: settings, a learner, and the batches it sees."""
+"""What all trainings share: settings, a learner, and the batches it sees."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
+from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.training.draws import augment, batch_of_round, derived_seed
 from adaptive_smoothing_zoo.training.optimization import Momentum, Optimization, Optimizer
 from adaptive_smoothing_zoo.training.workers import Workers
@@ -20,12 +21,17 @@ class Training:
     """Settings of any training; a dataclass declares them as fields. See also ``Optimization``.
 
     Attributes:
-        batch_size: an epoch leaves out what does not fill a batch, other examples each time.
-        accumulation: passes (per process) into which a step is split, whose gradients are added up.
-        padding: images are padded by this many pixels and cropped at random.
-        flip: images are mirrored with probability 1/2.
-        seed: of shuffling, augmentation and attack; of the weights only in a recipe.
-        bfloat16: run what learns under bfloat16 autocast, in channels_last (for large nets on recent CPUs and GPUs).
+        epochs: passes over the examples; 0 trains nothing.
+        batch_size: examples of a round, over all processes. An epoch drops the last examples that do not fill a batch;
+            these differ from epoch to epoch.
+        accumulation: passes (per process) of a step; their gradients are added up.
+        padding: pad images by this many pixels on each side and crop them at random; 0 for no crops.
+        flip: mirror images with probability 1/2.
+        seed: of shuffling, augmentation and attack; a recipe also draws the initial weights from it.
+        bfloat16: run the learner under bfloat16 autocast, in channels_last (for large nets on recent CPUs and GPUs).
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     epochs: int
@@ -43,8 +49,15 @@ class Training:
     seed: int
     bfloat16: bool
 
+    def __post_init__(self) -> None:
+        _ = self.optimization  # raises if it is invalid
+        for name, least in (("epochs", 0), ("batch_size", 1), ("accumulation", 1), ("padding", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
     @property
     def optimization(self) -> Optimization:
+        """The optimizer and its schedule."""
         return Optimization(
             optimizer=self.optimizer,
             momentum=self.momentum,
@@ -79,26 +92,27 @@ class Task(ABC, Generic[Settings, Part]):
 
     Args:
         learner: the module whose parameters change; in train mode during steps.
-        images, labels: (N, channels, H, W) in [0, 1] and (N,).
+        images, labels: (N, channels, H, W) floating-point in [0, 1] and (N,) int64, at least 0.
         workers: the processes that share each batch.
-        shares: into how many equal parts a batch must split.
+        shares: number of equal parts into which a batch must split.
 
     Raises:
-        ValueError: the examples do not fill a batch, or it does not split.
+        TypeError, ValueError: invalid images or labels; the examples do not fill a batch, or it does not split.
     """
 
-    steps = 1  # of the optimizer in a round
+    steps = 1  # optimizer steps of a round
 
     def __init__(
         self, learner: nn.Module, images: Tensor, labels: Tensor, settings: Settings, workers: Workers, *, shares: int
     ) -> None:
+        check_learnable(images, labels)
         size = settings.batch_size
-        if not 0 < size <= len(labels):
-            raise ValueError(f"a batch of {size} must have between 1 and all {len(labels)} examples")
+        if size > len(labels):
+            raise ValueError(f"a batch of {size} is more than all {len(labels)} examples; lower batch_size")
         if size % shares:
             raise ValueError(
                 f"a batch of {size} cannot be split into {shares} equal shares (processes times passes); choose a "
-                "multiple"
+                f"batch_size that is a multiple of {shares}"
             )
         self.learner, self.images, self.labels = learner, images, labels
         self.settings, self.workers = settings, workers
@@ -107,14 +121,18 @@ class Task(ABC, Generic[Settings, Part]):
 
     @abstractmethod
     def round(self, number: int) -> tuple[list[list[Part]], dict[str, Tensor]]:
-        """The parts of each step of a round, all of one size, and what is to be logged of the round."""
+        """Round ``number``, counted from 0: the parts of each step, all of one size, and measurements for the log."""
 
     @abstractmethod
     def losses(self, learner: nn.Module, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of each example of a part (N,), and what is to be logged of it; ``learner`` may be a wrapper of ours."""
+        """The loss of each example of a part, (N,), and measurements for the log.
+
+        Args:
+            learner: ``self.learner``, or the wrapper through which it must be called.
+        """
 
     def batch(self, number: int) -> Batch:
-        """What this process sees in a round."""
+        """This process's share of a round."""
         seed = derived_seed(self.settings.seed, "round", number)
         drawn = batch_of_round(self.settings.seed, number, len(self.labels), self.settings.batch_size)
         indices = self.workers.share(drawn)
@@ -127,9 +145,24 @@ class Task(ABC, Generic[Settings, Part]):
         return images, self.labels[indices].to(self.workers.device)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """bfloat16 where it does no harm, if the settings say so.
+        """bfloat16 autocast if the settings ask for it.
 
-        Without PyTorch's cache of weights in bfloat16, which an outer autocast block would keep from step to step.
+        Without PyTorch's cache of bfloat16 weights: an outer autocast block would keep stale ones from step to step.
         """
         device = self.workers.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.bfloat16, cache_enabled=False)
+
+
+def check_learnable(images: Tensor, labels: Tensor) -> None:
+    """Raise TypeError or ValueError unless images (N, channels, H, W) and labels (N,) can be learned from."""
+    check_image_tensor(images)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
+        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"{len(images)} images need int64 labels of shape ({len(images)},), got {found}")
+    if len(images) == 0:
+        raise ValueError("there are no images to learn from")
+    low, high = map(float, images.aminmax())
+    if not 0.0 <= low <= high <= 1.0:  # also for NaN
+        raise ValueError(f"images must be finite and in [0, 1], got values in [{low:g}, {high:g}]")
+    if (least := int(labels.min())) < 0:
+        raise ValueError(f"labels must be class indices, at least 0, got {least}")

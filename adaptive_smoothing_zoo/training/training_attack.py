@@ -1,4 +1,4 @@
-"""How images are attacked for a mixing network to learn from: the settings, and the kinds of attacks by name.
+"""The attacks that a mixing network is trained against: their settings, and the kinds of attacks by name.
 
 A new kind is a function that registers itself, in a file of this folder, and a line in ``KIND_FILES``.
 """
@@ -25,23 +25,24 @@ KIND_FILES = ("attack_kinds",)  # a line for each file of this folder that regis
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingAttack:
-    """The attack that gives the attacked half of the images [BAKS24 v1, section 4.2].
+    """The attack that makes the attacked half of the training images [BAKS24 v1, section 4.2].
 
     Attributes:
-        setting: the name of a kind. "A", PGD without the gradient of the mixing network (gray box); "B", PGD with it
-            (white box); "C", APGD with it, on the cross-entropy and on the targeted DLR loss; "T", PGD on the mix with
-            a constant alpha_t of each image's own; "BT", B or T, drawn for each image.
-        eps, norm: nominal radius, in pixel units, and "Linf" or "L2".
-        randomization: what is drawn for each example. The authors have 20 steps for A and B and 75 for C.
-        targets: of C, wrong classes to attack toward; fewer if there are not so many.
-        every_run: of C, whether every run gives an image to train on (1 + ``targets`` of them, as the authors have it)
-            or only the first that fools the mix, which costs less.
-        alpha_t_logits: of T, the range of logit(alpha_t), which is uniform: that of [BAKS24 v1, Fig. 2] if not given.
-        rob_until: of T, the logit(alpha_t) until which h is more accurate than g after such an attack, in [BAKS24 v1,
-            Fig. 2] 5.72; ``asz experiment attack-target`` measures it for other nets.
+        setting: the name of a kind. "A": PGD without the gradient of the mixing network (gray box). "B": PGD with it
+            (white box). "C": APGD with it, on the cross-entropy and on the targeted DLR loss. "T": PGD on the mix with
+            a constant alpha_t, drawn for each image. "BT": B or T, drawn for each image.
+        eps, norm: nominal radius, > 0, in pixel units, and "Linf" or "L2".
+        randomization: distributions of what is drawn per example. A and T ignore ``alpha_weight``. The authors use 20
+            steps for A and B, and 75 for C.
+        targets: of C, the number of wrong classes to attack toward, at most all.
+        every_run: of C, whether every run gives an image to train on (1 + ``targets`` of them, as the authors do), or
+            only the first that fools the mix, which costs less.
+        alpha_t_logits: of T, the range of logit(alpha_t), drawn uniformly; default: that of [BAKS24 v1, Fig. 2].
+        rob_until: of T, the largest logit(alpha_t) at which h is still more accurate than g after the attack; 5.72 in
+            [BAKS24 v1, Fig. 2]. ``asz experiment attack-target`` measures it for other nets.
 
     Raises:
-        ValueError: an unknown setting or norm, or numbers that make no attack.
+        ValueError: an unknown setting or norm, or a number out of range.
     """
 
     setting: str = "B"
@@ -65,7 +66,7 @@ class TrainingAttack:
 
     @property
     def kind(self) -> AttackKind:
-        """What its setting names."""
+        """The kind that ``setting`` names."""
         return find_kind(self.setting)
 
     @cached_property
@@ -74,7 +75,7 @@ class TrainingAttack:
         return ThreatModel(self.norm, self.eps)
 
     def runs(self, num_classes: int) -> int:
-        """How many attacked images each image gives."""
+        """Number of attacked images made from each image."""
         return self.kind.runs(self, num_classes)
 
 
@@ -83,11 +84,11 @@ class Attackable:
     """What a round of training attacks.
 
     Attributes:
-        attack: how.
-        mix: of g, h and the mixing network, whose alpha has the range (0, 1); its copies of g and h may be faster ones.
-        judge: the mix itself, in float32: who says what fools it.
-        passes: of a view of ``mix``, the function from images to logits that the training computes, in its precision.
-        ranking: computes (N, C - 1), the wrong classes of each clean image from likely to unlikely.
+        attack: the settings.
+        mix: g, h and the mixing network, with alpha in (0, 1). g and h may be faster copies.
+        judge: the mix itself, in float32; it decides what is misclassified.
+        passes: turns ``mix``, or a view of it, into a function from images to logits in the training's precision.
+        ranking: computes (N, C - 1), the wrong classes of each clean image from likeliest to unlikeliest.
     """
 
     attack: TrainingAttack
@@ -102,8 +103,8 @@ class Attacked:
     """Attacked images, run after run.
 
     Attributes:
-        images: (runs * N, channels, H, W), in the ball of ``randomization`` and in the box.
-        use_rob: (runs * N,) 1.0 where h is the net to trust after such an attack, and 0.0 where g is.
+        images: (runs * N, channels, H, W), in [0, 1] and in the ball of the drawn radius.
+        use_rob: (runs * N,), 1.0 where h is the net to trust after such an attack, 0.0 where g is.
     """
 
     images: Tensor
@@ -111,7 +112,7 @@ class Attacked:
 
     @classmethod
     def of_the_mix(cls, images: Tensor) -> Attacked:
-        """Images that were attacked through g: h is the net to trust."""
+        """Images from an attack on the mix: h is the net to trust."""
         return cls(images, torch.ones(len(images), device=images.device))
 
 
@@ -120,12 +121,13 @@ MakeAttacked = Callable[[Attackable, Batch], Attacked]
 
 @dataclass(frozen=True, kw_only=True)
 class AttackKind:
-    """A kind of attack; ``known`` are all of them.
+    """A kind of attack.
 
     Attributes:
         make: attacks a batch.
-        runs: of the settings and the number of classes, how many attacked images each image gives.
-        least_classes: how many classes its losses need.
+        runs: from the settings and the number of classes to the number of attacked images made from each image.
+        least_classes: the number of classes that its losses need.
+        known: all kinds, by name.
     """
 
     make: MakeAttacked
@@ -138,10 +140,10 @@ class AttackKind:
 def register_kind(
     name: str, *, runs: Callable[[TrainingAttack, int], int] = lambda attack, classes: 1, least_classes: int = 2
 ) -> Callable[[MakeAttacked], MakeAttacked]:
-    """Enter a kind of attack; a decorator of the function that attacks. See :class:`AttackKind`.
+    """Decorator that registers a function as a kind of attack. See :class:`AttackKind`.
 
     Raises:
-        ValueError: the name is taken by another one.
+        ValueError: another function has the name.
     """
 
     def entered(make: MakeAttacked) -> MakeAttacked:
@@ -150,7 +152,9 @@ def register_kind(
             make.__module__,
             make.__qualname__,
         ):
-            raise ValueError(f"there is already an attack {name!r} for training, in {known.make.__module__}")
+            raise ValueError(
+                f"there is already a training attack {name!r}, in {known.make.__module__}; choose another name"
+            )
         AttackKind.known[name] = AttackKind(make=make, runs=runs, least_classes=least_classes)
         return make
 
@@ -158,13 +162,13 @@ def register_kind(
 
 
 def find_kind(name: str) -> AttackKind:
-    """The kind of a name.
+    """The kind of attack of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: unknown name.
     """
     for file in KIND_FILES:
         import_module(f"adaptive_smoothing_zoo.training.{file}")
     if name not in AttackKind.known:
-        raise ValueError(f"the setting of an attack is one of {', '.join(sorted(AttackKind.known))}, got {name!r}")
+        raise ValueError(f"unknown training attack {name!r}; known: {', '.join(sorted(AttackKind.known))}")
     return AttackKind.known[name]

@@ -1,7 +1,7 @@
-"""The processes that train together: one, or as many as ``torchrun`` or ``accelerate launch`` have started.
+"""The processes that train together: one, or those that ``torchrun`` or ``accelerate launch`` started.
 
-Each works on its share of every batch; accelerate (Hugging Face) wraps what learns in DistributedDataParallel, which
-averages the gradients.
+Each process works on its share of every batch. accelerate (Hugging Face) wraps the learner in DistributedDataParallel,
+which averages the gradients.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PATIENCE = timedelta(days=7)  # how long one process waits for another, which m
 
 
 class Workers:
-    """One process, alone; ``device`` is where it computes."""
+    """A single process; ``device`` is where it computes."""
 
-    rank, size = 0, 1  # which of how many processes this is
+    rank, size = 0, 1  # this process's number, and how many there are
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and reports progress."""
         return self.rank == 0
 
     def share(self, examples: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Workers:
         return learner
 
     def unsynchronized(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
-        """A block in which gradients are added up and not averaged yet."""
+        """A context in which gradients are added up locally, not averaged."""
         return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
@@ -49,15 +49,15 @@ class Workers:
         return values
 
     def from_first(self, value: T) -> T:
-        """What the first process has, in every process."""
+        """The first process's value, in every process."""
         return value
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes are here."""
 
     @torch.no_grad()
     def average_statistics(self, learner: nn.Module) -> None:
-        """Let all processes have the mean of their batch norms' statistics, which each takes from its own share."""
+        """Replace floating-point buffers, such as batch norm statistics, by their mean over the processes."""
         if self.size == 1:
             return
         for buffer in learner.buffers():
@@ -66,7 +66,7 @@ class Workers:
 
 
 class LaunchedWorkers(Workers):
-    """Several processes, by accelerate.
+    """Several processes, coordinated by accelerate.
 
     Raises:
         ModuleNotFoundError: accelerate is not installed.
@@ -77,12 +77,12 @@ class LaunchedWorkers(Workers):
             from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
-                "several processes train together by accelerate: pip install 'adaptive-smoothing-zoo[training]'"
+                "training in several processes needs accelerate: pip install 'adaptive-smoothing-zoo[training]'"
             ) from None
         self._accelerator = Accelerator(
             cpu=device.type == "cpu",
             kwargs_handlers=[
-                # Statistics are averaged by average_statistics, rather than the first process's sent to all.
+                # average_statistics averages buffers; broadcasting would copy the first process's to all.
                 DistributedDataParallelKwargs(broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=_PATIENCE),
             ],
@@ -111,5 +111,5 @@ class LaunchedWorkers(Workers):
 
 
 def find_workers(device: torch.device) -> Workers:
-    """All processes that a launcher has started together, or this one alone."""
+    """All processes that a launcher started together, or this one alone."""
     return LaunchedWorkers(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Workers(device)

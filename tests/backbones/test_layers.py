@@ -78,6 +78,10 @@ def test_code_that_is_not_pytorch_s_is_no_data(part):
         {"layer": "Linear"},
         {"layer": "ReLU", "heat": 1},
         {"layer": "exec"},
+        {"layer": "Sequential"},
+        {"layer": "Sequential", "layers": 3},
+        {"layer": "Sequential", "layers": [], "more": 1},
+        {"layer": "Residual", "main": {"layer": "ReLU"}},
     ],
 )
 def test_a_description_of_nothing_is_refused(description):

@@ -38,6 +38,14 @@ def test_the_constant_is_1_over_the_standard_deviation(name):
     assert net.lipschitz >= 3.0 / float(net.std.min())
 
 
+def test_the_bound_allows_for_the_rounding_of_long_sums():
+    """A sum of n products of float64 numbers rounds by up to n units of 2^-53 of the product of the norms."""
+    rows = torch.eye(2, 2**20)
+    assert spectral_norm_bound(rows) ** 2 >= 1.0 + 2 * 2**20 * 2.0**-53
+    assert spectral_norm_bound(rows.T) == spectral_norm_bound(rows)
+    assert spectral_norm_bound(torch.eye(3)) == (1.0 + 1e-10) ** 0.5
+
+
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_no_pair_of_images_is_moved_farther_apart(name, scale):
@@ -144,7 +152,7 @@ def test_patches_are_those_of_pixel_unshuffle_also_of_no_images():
     for side in (1, 2, 4):
         assert torch.equal(Patches(side)(features), nn.PixelUnshuffle(side)(features))
     assert Patches(4)(features[:0]).shape == (0, 48, 2, 3)
-    with pytest.raises(ValueError, match="8 x 12 do not fall into patches of 5 x 5"):
+    with pytest.raises(ValueError, match="8 x 12 cannot be cut into patches of 5 x 5"):
         Patches(5)(features)
 
 

@@ -149,7 +149,7 @@ def test_a_net_that_rounding_changes_too_much_is_only_folded(monkeypatch, caplog
     folded = prepare(net, images)
     monkeypatch.setattr(folding, "use_winograd", spoil)
     assert torch.equal(prepare(net, images)(images), folded(images))
-    assert "without Winograd's algorithm, and slower, since its copy with it gives other outputs" in caplog.text
+    assert "without Winograd's algorithm, hence slower: the copy with it gives other outputs" in caplog.text
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])

@@ -119,9 +119,9 @@ def test_attacked_images_have_no_clean_weight_though_alpha_is_told_to_use_g():
 
 
 def test_rules_and_kinds_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="pseudo_labels are 'attacked', 'attack' or 'better', got 'mine'"):
+    with pytest.raises(ValueError, match="pseudo_labels must be 'attacked', 'attack' or 'better', got 'mine'"):
         settings("T", pseudo_labels="mine")
-    with pytest.raises(ValueError, match="there is already an attack 'B' for training"):
+    with pytest.raises(ValueError, match="there is already a training attack 'B'"):
         register_kind("B")(lambda given, batch: None)
 
 

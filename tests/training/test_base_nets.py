@@ -147,11 +147,38 @@ def test_the_average_of_the_weights_takes_their_place():
         ({"eps": 0.1, "noise_factor": 2.0, "norm": "L2"}, "N-FGSM is one step"),
         ({"eps": 0.1, "noise_factor": 2.0, "trades_beta": 1.0}, "N-FGSM is one step"),
         ({"attack_mode": "both"}, "attack_mode"),
+        ({"eps": 0.1}, "positive attack_step_size, got 1 and 0.0"),
+        ({"eps": 0.1, "attack_steps": 0, "attack_step_size": 0.1}, "attack_steps of at least 1"),
+        ({"label_smoothing": 1.5}, r"label_smoothing must be a finite number in \[0, 1\], got 1.5"),
+        ({"eps": 0.1, "attack_step_size": 0.1, "trades_beta": -1.0}, "trades_beta must be a finite number"),
+        ({"epochs": -1}, "epochs must be at least 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
+        ({"padding": -1}, "padding must be at least 0, got -1"),
+        ({"learning_rate": -0.1}, "learning_rate must be a finite number >= 0"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be positive or None, got -1.0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        BaseNetTraining(epochs=1, **wrong)
+        BaseNetTraining(**({"epochs": 1} | wrong))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (255 * IMAGES, LABELS, r"images must be finite and in \[0, 1\], got values in"),
+        (IMAGES / 0.0, LABELS, "images must be finite"),
+        ((255 * IMAGES).byte(), LABELS, "divide 8-bit images by 255"),
+        (IMAGES, LABELS.float(), r"64 images need int64 labels of shape \(64,\), got torch.float32 \(64,\)"),
+        (IMAGES, LABELS[:8], r"got torch.int64 \(8,\)"),
+        (IMAGES, LABELS - 100, "labels must be class indices, at least 0, got -100"),
+        (IMAGES[:0], LABELS[:0], "no images to learn from"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        train_base_net(a_net(), images, labels, BaseNetTraining(epochs=1, batch_size=16))
 
 
 @pytest.mark.parametrize(("wrong", "message"), [({"batch_size": 65}, "all 64"), ({"accumulation": 3}, "3 equal")])

@@ -37,7 +37,7 @@ class Probabilities(nn.Module):
 
 class OnePixel(nn.Module):
     def forward(self, std_maps, rob_maps):
-        return std_maps[0].flatten(1)[:, 4:5]
+        return 16.0 * std_maps[0].flatten(1)[:, 4:5] - 8.0
 
 
 def known(std, rob, normalized=None):
@@ -45,7 +45,7 @@ def known(std, rob, normalized=None):
     n = len(std)
     images = torch.zeros(n, 1, 1, 5)
     images[:, 0, 0, :4] = torch.stack([1 - std, std, 1 - rob, rob], dim=1)
-    images[:, 0, 0, 4] = 0.0 if normalized is None else normalized
+    images[:, 0, 0, 4] = 0.0 if normalized is None else (normalized + 8.0) / 16.0  # a pixel lies in [0, 1]
     alpha = 0.5
     if normalized is not None:
         alpha = AdaptiveAlpha(OnePixel())
@@ -246,6 +246,13 @@ def test_a_target_that_nothing_reaches_is_an_error(monkeypatch):
         ({"last": 1.2}, "alpha_min must be in"),
         ({"widths": ()}, "at least one"),
         ({"vary": "logit_bias"}, "alpha_mins"),
+        ({"target": 90.0}, r"target must be in \[0, 1\], got 90.0"),
+        ({"widths": (0.1, -0.1)}, "widths must be at least 0"),
+        ({"scales": (0.0,)}, "scales must be positive"),
+        ({"vary": "logit_bias", "alpha_mins": (1.5,)}, "alpha_mins must be in"),
+        ({"attacked_examples": 0}, "attacked_examples must be at least 1 or None, got 0"),
+        ({"attacks": ("apgd-z",)}, "unknown attack 'apgd-z'"),
+        ({"attack_steps": 0}, "iterations of apgd-t-pinned must be an integer of at least 1, got 0"),
     ],
 )
 def test_choices_without_sense_are_refused(wrong, message):

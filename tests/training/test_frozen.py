@@ -190,6 +190,16 @@ def test_nothing_to_train_is_said():
         train_base_net(a_net().requires_grad_(False), IMAGES, LABELS, SETTINGS["standard"])
 
 
+def test_nets_are_left_alone_where_a_later_one_cannot_be_frozen():
+    net = Foreign()
+    with torch.inference_mode():
+        other = nn.Linear(2, 2)
+    before = snapshot(net)
+    with pytest.raises(ValueError, match=r"made in torch\.inference_mode"), frozen(net, other):
+        pass
+    assert_unchanged(net, before)
+
+
 def test_within_the_block_nets_are_in_eval_mode_and_without_gradients():
     net = Foreign()
     with frozen(net):

@@ -116,6 +116,24 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
         train_base_net(a_net(), IMAGES, LABELS, settings, folder=tmp_path)
 
 
+class Rooted(nn.Module):
+    """A net with a root of zero: its logits are finite, its gradient is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.weight = a_net(), nn.Parameter(torch.zeros(()))
+
+    def forward(self, images):
+        return self.net(images) + 0.0 * self.weight.sqrt()
+
+
+def test_weights_that_are_not_finite_end_the_training_and_are_not_saved(tmp_path):
+    settings = BaseNetTraining(epochs=1, batch_size=64)  # one round, whose loss is finite
+    with pytest.raises(TrainingError, match="a weight is not finite in round 1"):
+        train_base_net(Rooted(), IMAGES, LABELS, settings, folder=tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
 @dataclass
 class Output:
     logits: torch.Tensor
@@ -156,7 +174,7 @@ def test_a_model_of_inference_mode_is_refused(kind):
     train, make, settings = KINDS[kind]
     with torch.inference_mode():
         model = copy.deepcopy(make())
-    with pytest.raises(ValueError, match=r"made in torch\.inference_mode, so it cannot learn; build the net"):
+    with pytest.raises(ValueError, match=r"made in torch\.inference_mode, so it has no gradient; build the net"):
         train(model, IMAGES, LABELS, settings)
 
 

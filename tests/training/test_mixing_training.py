@@ -243,7 +243,7 @@ def test_what_cannot_be_trained_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"setting": "D"}, "one of A, B, BT, C, T, got 'D'"),
+        ({"setting": "D"}, "unknown training attack 'D'; known: A, B, BT, C, T"),
         ({"alpha_t_logits": (2.0, 1.0)}, "alpha_t_logits must be a finite range"),
         ({"norm": "L1"}, "norm"),
         ({"eps": 0.0}, "eps"),

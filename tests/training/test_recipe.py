@@ -25,7 +25,7 @@ SMALL = """
 kind = "base_net"
 data = { dataset = "digits" }
 net = { architecture = "small_cnn", arguments = { widths = [4, 8] } }
-training = { epochs = 1, eps = "8/255" }
+training = { epochs = 1, eps = "8/255", attack_step_size = "8/255" }
 """
 SMOOTHED = """
 kind = "smoothed_net"
@@ -132,6 +132,22 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path, text, changes, message):
 def test_a_mixing_network_needs_a_training_and_a_constant_none():
     with pytest.raises(ConfigError, match="if and only if its alpha is adaptive"):
         read_recipe(RECIPES / "digits_constant.toml", ["training.epochs=1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("mnist_constant", "data.hold_out_every=0", "needs held-out examples; set data.hold_out_every"),
+        ("mnist_constant", "choice.vary=logit_bias", "a constant alpha has no bias"),
+        ("digits_adaptive", "training.ema_decay=2.0", "ema_decay must be in"),
+        ("digits_adaptive", "training.steps=0", "steps must be at least 1"),
+        ("digits_adaptive", "training.clamp=0.0", "clamp must be positive or None"),
+    ],
+)
+def test_what_would_fail_after_the_base_nets_are_trained_fails_before(name, change, message):
+    changes = [change, *(["choice.alpha_mins=[0.5]"] if "vary" in change else [])]
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(name, changes)
 
 
 def test_recipes_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch):

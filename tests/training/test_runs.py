@@ -158,9 +158,22 @@ def test_what_is_held_out_is_in_order_balanced_and_not_learned_from(tmp_path, mo
     assert "without every 4th, of these every 8th" in few.source
 
 
+def test_numbers_of_examples_are_said_as_people_say_them():
+    ordinals = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 50: "50th"}
+    assert {number: runs._ordinal(number) for number in ordinals} == ordinals
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_damaged_record_is_said(tmp_path, text):
+    (tmp_path / "net.toml").write_text(NET)
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(ResultsError, match=r"training\.json is damaged .*; delete it to train again"):
+        runs.run_recipe(read_recipe(tmp_path / "net.toml"), tmp_path, runs.Machine())
+
+
 def test_base_nets_must_hold_out_the_same(recipes, tmp_path, monkeypatch):
     (recipes / "net.toml").write_text(NET.replace('"digits" }', '"cifar10", hold_out_every = 7 }'))
-    with pytest.raises(ValueError, match="what is held out must be held out from both"):
+    with pytest.raises(ValueError, match="both must hold out the same examples"):
         run(recipes, tmp_path / "out")
 
 

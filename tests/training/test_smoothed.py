@@ -103,10 +103,11 @@ def test_attacks_meet_the_net_in_eval_mode_and_leave_it_as_it_was(name):
     ("changes", "message"),
     [
         ({"sigma": 0.0}, "sigma must be positive"),
+        ({"sigma": float("inf")}, "sigma must be positive and finite, got inf"),
         ({"schedule": "none"}, "no schedule 'none'"),
         ({"loss": GaussianLoss(noises=0)}, "at least one noise"),
         ({"loss": SmoothMixLoss(steps=0)}, "at least one step"),
-        ({"loss": SmoothMixLoss(max_norm=0.0)}, "max_norm is the radius of a ball"),
+        ({"loss": SmoothMixLoss(max_norm=0.0)}, "max_norm must be the radius of a ball"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
