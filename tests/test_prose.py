@@ -155,3 +155,11 @@ def test_no_paper_is_cited_by_a_number():
     assert not any(PAPER_BY_NUMBER.search(text) for text in right)
     found = {by_path(path): PAPER_BY_NUMBER.search(path.read_text()) for path in texts() if path != Path(__file__)}
     assert {path: match[0] for path, match in found.items() if match} == {}
+
+
+def test_no_citation_follows_brackets_since_markdown_would_link_them():
+    link = re.compile(r"\w\]\s*\[[A-Z]{2,}\d{2}[a-z]?[\],]")
+    assert link.search("a decay in [0, 1]\n        [DLP18]; a number")
+    assert not link.search("in [0, 1], as [DLP18] says, and in eq. (3) of [JS21]")
+    here = (path for path in texts() if path != Path(__file__))
+    assert {by_path(path): match[0] for path in here if (match := link.search(path.read_text()))} == {}

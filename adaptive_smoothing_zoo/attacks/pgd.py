@@ -57,8 +57,8 @@ def pgd(
         step_size: length of a step in the same norm, a number or (N,).
         steps: number of gradient steps.
         norm: "Linf" (the default) or "L2".
-        momentum: steps follow the sum of past gradients, each divided by its l_1 norm, with this decay in [0, 1]
-            [DLP18]; a number or (N,). 0, the default, follows the gradient.
+        momentum: decay in [0, 1], a number or (N,): steps follow the sum of past gradients, each divided by its l_1
+            norm [DLP18]. 0, the default, follows the gradient.
         random_start: start from a random point of the ball, uniform (l_inf) or uniform in direction and radius (l_2).
         restarts: number of runs, one random start each; default 1.
         loss: loss to maximize; default cross-entropy.

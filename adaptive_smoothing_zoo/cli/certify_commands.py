@@ -280,12 +280,11 @@ def aligned(rows: list[list[str]]) -> list[str]:
 @contextmanager
 def sampling_bar(shown: bool) -> Iterator[OnProgress]:
     """A bar that counts noisy images; their total is estimated if sampling is adaptive."""
-    from tqdm import tqdm
-
     from adaptive_smoothing_zoo.certification import CertifyProgress
+    from adaptive_smoothing_zoo.cli.progress import open_bar
 
     layout = "{l_bar}{bar}| {elapsed} < {remaining}{postfix}"
-    with tqdm(total=1, bar_format=layout, disable=not shown) as bar:
+    with open_bar(total=1, bar_format=layout, disable=not shown) as bar:
 
         def show(progress: CertifyProgress) -> None:
             bar.total = max(1, progress.samples_total)

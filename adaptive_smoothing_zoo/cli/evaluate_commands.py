@@ -117,7 +117,7 @@ def eval_command(
     model, examples = named.net, load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
     settings = _fitted(settings, model, examples, chosen)
     entry = _recorded_as(named.entry, settings)
-    click.echo(f"{named.entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
+    _tell_images(entry, f"{named.entry.key}: {len(examples)} examples, {chosen}, {examples.source}", len(examples))
     if len(radii) > 1:
         _run_radii(radii, named, entry, examples, settings, device=chosen, out=out, commit=commit, overwrite=overwrite)
         return
@@ -140,6 +140,17 @@ def eval_command(
     keep_entry(out, named.entry)
     _write_and_tell(out, entry, whole, examples, model, **about)
     remove_state(state)
+
+
+def _tell_images(entry: ModelEntry, images: str, n: int) -> None:
+    """What a run begins with, and a warning if some of its images chose the model."""
+    click.echo(images)
+    if among := entry.chosen_among(n):
+        click.echo(
+            f"Warning: {among} of these images chose the mix (its entry says {entry.chosen_on}), so the accuracies "
+            "flatter it; report others with --n, or choose on images that you do not report",
+            err=True,
+        )
 
 
 @click.command(
@@ -242,7 +253,7 @@ def adapt_command(
     robust = record.verdicts_on(results, entry, examples, model)
     names = None if attacks is None else tuple(attacks.replace(" ", "").split(","))
     if not overwrite:
-        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps, attacks=names)
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps, attacks=names, seed=seed)
     state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
@@ -355,6 +366,34 @@ def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> No
     click.echo(f"wrote {validation.write(out, entry)}")
     if RunRecord.path(out, entry).exists():
         click.echo(f"wrote {_update_entry(out, entry)}")
+
+
+@click.command(
+    "compare",
+    epilog=example(
+        "asz compare results/digits/Linf/Mine2026.run.json \\", "    results/digits/Linf/Other2026.run.json"
+    ),
+)
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+def compare_command(first: Path, second: Path) -> None:
+    """Compare two models by their run records FIRST and SECOND, example by example.
+
+    A difference on the same examples is surer than two separate intervals say. The interval is that of a score test,
+    p that of a sign test; both are about the choice of examples alone.
+    """
+    from adaptive_smoothing_zoo.publishing.comparison import compare
+
+    found = compare(first, second)
+    click.echo(found.data)
+    click.echo(f"{'':18}{'first':>8}{'second':>8}  difference, 95 % interval     alone right       p")
+    for name, paired in (("clean", found.clean), ("the run", found.run), ("all attacks", found.best)):
+        (a, b), (low, high) = paired.shares, paired.interval
+        points = f"{100 * paired.difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        alone = f"{paired.first} and {paired.second}"
+        click.echo(f"{name:18}{100 * a:8.2f}{100 * b:8.2f}  {points:30}{alone:>11}{paired.p_value:8.2g}")
+    for which, attacks in zip(("first", "second"), found.attacks, strict=True):
+        click.echo(f"all attacks on the {which}: {attacks}")
 
 
 def _check_files(out: Path, entry: ModelEntry, compare_with: Path | None, save_adversarials: Path | None) -> None:

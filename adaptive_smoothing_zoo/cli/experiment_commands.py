@@ -128,8 +128,7 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
 
     Repeat the command to resume after the last measured row or the last checkpoint of a training.
     """
-    from tqdm import tqdm
-
+    from adaptive_smoothing_zoo.cli.progress import open_bar
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.experiments import find_experiment
     from adaptive_smoothing_zoo.experiments.bench import Options
@@ -141,7 +140,7 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
     all_of_a_triplet = [name for name in EXPERIMENTS if name not in ALONE] if "all" in names else []
     for name in dict.fromkeys([*(name for name in names if name != "all"), *all_of_a_triplet]):
         experiment = find_experiment(name)
-        with tqdm(total=len(experiment.cases()), desc=name, unit="row") as bar:
+        with open_bar(total=len(experiment.cases()), desc=name, unit="row") as bar:
             try:
                 bench = experiment.bench.of(options, experiment.steps, bar.set_postfix_str)
                 experiment.check_fits(bench)

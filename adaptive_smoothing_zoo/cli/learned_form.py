@@ -97,6 +97,7 @@ def _words(
             f"--form learned. alpha: chosen on {tuned_on}; there the mix has {chosen.clean:.2%} clean accuracy, and "
             f"{chosen.robust:.2%} of {chosen.robust_examples} images stay right in a screening attack."
         ),
+        "chosen_on": options["tune_on"],
         "limits": (chosen_there(tuned_on),),
     }
 

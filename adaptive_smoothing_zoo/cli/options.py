@@ -265,6 +265,7 @@ class WordChoice:
     additional_data: bool | None
     architecture: str | None
     license: str | None
+    chosen_on: str | None
 
     def description(self) -> Description:
         """The same for an entry."""
@@ -287,6 +288,12 @@ words_options = packed(
     ),
     click.option("--architecture", default=None, help="as a leaderboard shows it"),
     click.option("--license", default=None, help="of the weights, as the Hub names it: mit, apache-2.0, ..."),
+    click.option(
+        "--chosen-on",
+        default=None,
+        metavar="SPLIT:FIRST:END",
+        help="images that chose or trained it, as test:5000:10000",
+    ),
 )
 
 

@@ -139,9 +139,9 @@ def progress_bars(
     tuple[Callable[[str], object], Callable[[Progress], object], Callable[[Candidate, float, float], object]]
 ]:
     """A line for each stage, a bar over its rounds, a line for each candidate."""
-    from tqdm import tqdm
+    from adaptive_smoothing_zoo.cli.progress import open_bar
 
-    with tqdm(unit="round", disable=not shown) as bar:
+    with open_bar(unit="round", disable=not shown) as bar:
 
         def on_stage(what: str) -> None:
             if shown:

@@ -111,8 +111,7 @@ def _resolved(options: dict[str, Any], examples: Any) -> list[Any]:
 
 def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     """Both nets, the images, the attack on h, and the tables."""
-    from tqdm import tqdm
-
+    from adaptive_smoothing_zoo.cli.progress import open_bar
     from adaptive_smoothing_zoo.threat import ThreatModel
     from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
 
@@ -120,7 +119,7 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     images, labels = held.images, held.labels
     nets = _resolved(options, examples)
     attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
-    with tqdm(total=len(labels), unit="image", desc="attack on h") as bar:
+    with open_bar(total=len(labels), unit="image", desc="attack on h") as bar:
         tables = measure_tables(
             nets[0].net,
             nets[1].net,
@@ -140,11 +139,10 @@ _NETS = ("std", "rob")
 
 def _chosen(tables: Any, target: Any, form: str, search: str) -> Any:
     """``choose_mix`` with a progress bar."""
-    from tqdm import tqdm
-
+    from adaptive_smoothing_zoo.cli.progress import open_bar
     from adaptive_smoothing_zoo.tuning.best_mix import choose_mix
 
-    with tqdm(unit="map", desc="search") as bar:
+    with open_bar(unit="map", desc="search") as bar:
         return choose_mix(tables, target, form, search, on_map=bar.update)
 
 
@@ -154,7 +152,7 @@ def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
     names = ("name", "dataset", "threat_model", "eps")
     shape = tuple(examples.images.shape[1:])
     about = {name: options[name] for name in names} | {"tuned_on": named_images(options, len(tables))}
-    return Words(num_classes=tables.rob.shape[1], image_shape=shape, **about)
+    return Words(num_classes=tables.rob.shape[1], image_shape=shape, chosen_on=options["tune_on"], **about)
 
 
 def _tell(tables: Any, fronts: Any) -> None:

@@ -34,8 +34,7 @@ def verify_command(
     update_entry: bool,
 ) -> None:
     """Compare the clean accuracy of a triplet's weights with the published one, and record their hashes."""
-    from tqdm import tqdm
-
+    from adaptive_smoothing_zoo.cli.progress import open_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing import verification
@@ -48,7 +47,7 @@ def verify_command(
     examples = load_data(entry.dataset, data_dir=data_dir, n=n or None, preprocessing=entry.preprocessing)
     model = load_model(name, model_dir, dataset, threat_model, device=chosen)
     files = verification.original_files(model.entry, Path(model_dir) if model_dir else None)
-    with tqdm(total=len(examples), unit="image") as bar:
+    with open_bar(total=len(examples), unit="image") as bar:
         found = verification.verify(
             model, examples, batch_size=batch_size, device=chosen, components=files, on_progress=bar.update
         )

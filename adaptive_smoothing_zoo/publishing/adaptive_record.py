@@ -47,14 +47,24 @@ class AdaptiveRecord(AttackRecord):
         n: int,
         eps: str | None = None,
         attacks: Sequence[str] | None = None,
+        seed: int | None = None,
     ) -> None:
-        """As of any record; with ``attacks``, those of the run that begins, a record of more attacks stays too."""
+        """As of any record. A record of more attacks stays, too, and one with another seed that broke examples.
+
+        Args:
+            attacks: of the run that begins; None if these are all.
+            seed: of the run that begins; None if the record's does not matter.
+        """
         super().check_replaceable(out, entry, model, n=n, eps=eps)
-        known = None if attacks is None else cls.find(out, entry)
-        if known is not None and (more := [name for name in known.attacks if name not in (attacks or ())]):
+        if (known := cls.find(out, entry)) is None:
+            return
+        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        if attacks is not None and (more := [name for name in known.attacks if name not in attacks]):
+            raise ResultsError(f"{where} has attacks that this run does not make ({', '.join(more)}); {ways}")
+        if seed not in (None, known.seed) and known.all_fallen:
             raise ResultsError(
-                f"{cls.path(out, entry)} has attacks that this run does not make ({', '.join(more)}); choose another "
-                "folder for this run, or add --overwrite"
+                f"{where} has seed {known.seed} and broke {len(known.all_fallen)} examples, which a run with seed "
+                f"{seed} may leave; {ways}"
             )
 
     def check(self) -> None:

@@ -32,6 +32,8 @@ def _reasons_against(entry: ModelEntry, evidence: Evidence, identity: Identity) 
     if run.n != run.test_set_size:
         whole = f"{run.test_set_size}" if run.test_set_size else "the official test set in its order"
         reasons.append(f"it took {run.n} examples ({run.data}); a claim needs all of the test set ({whole})")
+    if run.chosen_among:
+        reasons.append(f"{run.chosen_among} of its images chose the mix; choose it on images outside the test set")
     if run.deviation:
         reasons.append(f"it is {run.deviation}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32")
     if run.identity != identity:

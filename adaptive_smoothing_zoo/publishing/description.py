@@ -32,6 +32,7 @@ class Description:
         additional_data: whether training used more than the data set's own training images.
         architecture: as a leaderboard shows it.
         license: of the weights, as the Hub names licenses.
+        chosen_on: images of the data set that chose or trained it, as in entries.
     """
 
     title: str | None = None
@@ -41,6 +42,7 @@ class Description:
     additional_data: bool | None = None
     architecture: str | None = None
     license: str | None = None
+    chosen_on: str | None = None
 
     def applied(self, entry: E) -> E:
         """The entry with these words."""

@@ -65,6 +65,7 @@ class RunRecord(AttackRecord):
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
     accuracy_alone: dict[str, float] = field(default_factory=dict)  # under each attack alone, if each met all points
+    chosen_among: int = 0  # how many of the examples chose the mix, as far as its entry says
     failed_checks: tuple[str, ...] = ()  # of asz validate on this model: reasons not to trust the robust accuracy
 
     @classmethod
@@ -208,6 +209,7 @@ def make_record(
         eps=eps or entry.eps,
         identity=identity_of(model, examples.images.shape[1:]),
         test_set_size=examples.test_set_size,
+        chosen_among=entry.chosen_among(len(examples)),
         deterministic=evaluation.deterministic,
         clean_accuracy=evaluation.clean_accuracy,
         accuracy_alone=evaluation.accuracy_alone,

@@ -81,6 +81,7 @@ class Words:
         additional_data: whether a net was trained on more than the data set's own training images; None if unknown.
         license: of the weights, as the Hub names licenses.
         tuned_on: the images on which alpha was chosen.
+        chosen_on: the same as in entries, if they are the data set's own.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Words:
     additional_data: bool | None = None
     license: str = "other"
     tuned_on: str = "held-out images"
+    chosen_on: str | None = None
 
 
 def known_form(form: str) -> str:

@@ -33,6 +33,16 @@ def _check_eps(text: str) -> str:
     return text
 
 
+def _check_range(text: str) -> str:
+    _, first, end = text.split(":")
+    if int(first) >= int(end):
+        raise ValueError(f"must end after its first image, got {text!r}")
+    return text
+
+
+ImageRange = Annotated[str, Field(pattern=r"^(train|validation|test):\d+:\d+$"), AfterValidator(_check_range)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseNetConfig:
     """One base net."""
@@ -253,6 +263,12 @@ class ModelEntry:
     footnote: str = ""
     license: str = "other"
     published: Published | None = None
+    chosen_on: ImageRange | None = None  # images that chose or trained it: "test:5000:6000", without 6,000
+
+    def chosen_among(self, n: int) -> int:
+        """How many of the data set's first ``n`` test images chose the mix."""
+        split, first, end = (self.chosen_on or "test:0:0").split(":")
+        return max(0, min(int(end), n) - int(first)) if split == "test" else 0
 
     @property
     def threat(self) -> ThreatModel:

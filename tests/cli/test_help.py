@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -80,3 +81,27 @@ def test_the_calls_of_make_demo_parse_and_its_last_line_names_the_page():
     calls = [line.partition("$(BIN)/asz ")[2] for line in recipe if "$(BIN)/asz" in line]
     assert [parsed(shlex.split(call))[0] for call in calls] == ["eval", "card", "trade-off", "leaderboard"]
     assert recipe[-1].startswith('\t@echo "Look: open results/leaderboard.html ')
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "eval").rglob("*.md"))]
+PROGRAMS = ("accelerate", "asz", "bash", "cd", "git", "make", "mypy", "pip", "python", "ruff", "sh", "torchrun")
+
+
+def shell_lines(page):
+    """The lines of a page's shell blocks, without comments, loops and assignments; lines that go on joined."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in re.sub(r"\\\n\s*|(?m:(?:^|\s)#.*)", " ", block).splitlines():
+            words = shlex.split(line)
+            if words and not re.match(r"for|done|\w+=", words[0]):
+                yield words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_call_that_a_page_shows_parses(page):
+    for words in shell_lines(page):
+        assert words[0] in PROGRAMS, words
+        if words[0] == "asz":
+            assert "asz" not in words[1:], words
+            with suppress(click.exceptions.Exit):  # --help and what lists and ends
+                parsed([word for word in words[1:] if not word.startswith("$")])

@@ -268,12 +268,15 @@ class TestDescribe:
         load_model("Demo2026Constant", dataset="digits").save_pretrained("saved")
         before = (here / "saved/model.safetensors").read_bytes()
         asz(capsys, "describe", "saved", "--name", "Mine2026", "--title", "Mine", "--additional-data", data=False)
+        asz(capsys, "describe", "saved", "--chosen-on", "test:1:200", data=False)
         entry = read_entry(here / "saved/config.json")
+        assert entry.chosen_on == "test:1:200"
         assert (entry.name, entry.paper.title, entry.additional_data) == ("Mine2026", "Mine", True)
         assert entry.paper.authors == load_model("Demo2026Constant", dataset="digits").entry.paper.authors
         assert (here / "saved/model.safetensors").read_bytes() == before
         asz(capsys, "eval", "saved", "--n", 2, *SHORT, data=False)
         assert of_records("Mine2026.custom", "results/digits/Linf")["n"] == 2
+        assert of_records("Mine2026.custom", "results/digits/Linf")["chosen_among"] == 1
         assert "has records of Mine2026" in refused(capsys, "describe", "saved", "--name", "Other2026")
         asz(capsys, "card", "saved", data=False)
         assert 'load_model("saved")' in (here / "model_cards/Mine2026-digits-Linf.md").read_text()
@@ -285,6 +288,8 @@ class TestDescribe:
             (("hf-hub:org/name", "--title", "T"), "is not a folder"),
             (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "its entry sets the radius"),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
+            (("nets.py:make", "--chosen-on", "1 to 5"), "chosen_on: must match pattern"),
+            (("nets.py:make", "--chosen-on", "test:9:9"), "must end after its first image"),
         ],
     )
     def test_what_cannot_be_described_is_refused(self, here, capsys, arguments, said):

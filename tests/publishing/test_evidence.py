@@ -20,6 +20,7 @@ from recorded import (
 
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings, Plan
 from adaptive_smoothing_zoo.errors import ResultsError
+from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
@@ -151,6 +152,18 @@ def test_a_validation_of_something_else_is_left_aside_and_that_is_said(changes, 
 def test_a_validation_counts_no_example_twice_that_a_later_run_broke_itself(folder):
     add_validation(folder, 0, 4, recorded_accuracy=0.625)  # a run in which 4 was robust had been recorded
     assert read_evidence(folder, ENTRY).broken == {0}
+
+
+def test_adaptive_attacks_with_another_seed_do_not_replace_what_was_broken(folder):
+    def replace_by(seed):
+        AdaptiveRecord.check_replaceable(folder, ENTRY, MODEL, n=8, seed=seed)
+
+    add_adaptive(folder)
+    replace_by(1)
+    add_adaptive(folder, 1)
+    replace_by(0)
+    with pytest.raises(ResultsError, match="seed 0 and broke 1 examples, which a run with seed 1 may leave"):
+        replace_by(1)
 
 
 def test_adaptive_attacks_cannot_break_what_the_run_has_as_broken(folder):

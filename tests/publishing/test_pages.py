@@ -74,6 +74,7 @@ class TestClaim:
             (CIFAR_ENTRY, {"test_set_size": None}, "all of the test set"),
             (CIFAR_ENTRY, {"protocol": "quick"}, "it is not standard: quick"),
             (CIFAR_ENTRY, {"deterministic": False}, "deterministic"),
+            (CIFAR_ENTRY, {"chosen_among": 3}, "3 of its images chose the mix"),
             (CIFAR_ENTRY, {"attacks": ("apgd-ce",)}, "AutoAttack standard, apgd-ce, TF32 off"),
             (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
             (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
@@ -176,6 +177,17 @@ class TestCard:
         assert "AutoAttack accuracy (%)" not in text.split("---")[1]
         assert "| 0.5 | 90.00 | 50.00 |" not in text
         assert "not standard" not in card(a_record()).lower()
+
+    def test_images_that_chose_the_mix_are_named_beside_its_numbers(self):
+        among = a_record(replace(ENTRY, chosen_on="test:5:200"))
+        assert among.chosen_among == 3
+        assert "**3 of these images chose the mix**" in card(among)
+        assert Evidence(run=among).remarks == ("3 of these examples chose the mix, which flatters it.",)
+        for chosen_on in (None, "test:8:200", "validation:0:8"):
+            apart = a_record(replace(ENTRY, chosen_on=chosen_on))
+            assert apart.chosen_among == 0
+            assert "chose the mix" not in card(apart)
+            assert Evidence(run=apart).remarks == ()
 
     def test_without_results_it_claims_nothing(self):
         text = card()

@@ -53,6 +53,7 @@ def test_a_triplet_with_a_mixing_network_comes_out_that_needs_no_code(code, tmp_
     code.unlink()
     triplet, record = load_model(str(out)), json.loads((out / "tuning.json").read_text())
     assert (triplet.entry.name, triplet.entry.eps, triplet.entry.image_shape) == ("Learned2026", "0.05", (1, 8, 8))
+    assert triplet.entry.chosen_on == "validation:0:60"
     chosen = record["chosen"]
     assert f"alpha: chosen on 60 images (digits validation:0:60); there the mix has {chosen['clean']:.2%}" in (
         triplet.entry.training

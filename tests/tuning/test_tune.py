@@ -80,6 +80,7 @@ def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     g, h = (resolve(f"{code}:{name}").net for name in ("accurate", "robust"))
     code.unlink()
     triplet = load_model(str(out))
+    assert triplet.entry.chosen_on == "test:60:160"
     chosen = record["chosen"]
     maps = {name: chosen[name]["factor"] for name in ("std_map", "rob_map")}
     mix = MixedClassifier(g, h, chosen["alpha"], **maps)
@@ -88,6 +89,17 @@ def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
     assert chosen["clean"] == max(
         c["clean"] for c in record["fronts"]["scaled"] if c["robust"] >= 0.9 * record["rob_robust"]
     )
+
+
+def test_an_evaluation_warns_of_images_that_chose_the_mix(code, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(capsys, *arguments(code, out, "--form", "constant", "--robust", "0.9"))
+    evaluate = ["eval", str(out), "--out", str(tmp_path / "results"), "--attacks", "apgd-ce", "--iterations", "1"]
+    assert "Warning" not in run(capsys, *evaluate, "--n", "60")[2]
+    _, _, said = run(capsys, *evaluate, "--n", "64")
+    assert "Warning: 4 of these images chose the mix (its entry says test:60:160)" in said
+    (record,) = (tmp_path / "results").rglob("*.run.json")
+    assert json.loads(record.read_text())["chosen_among"] == 4
 
 
 def test_its_card_on_the_hub_says_how_it_was_tuned_and_loads_it(code, tmp_path, capsys, hub, monkeypatch):

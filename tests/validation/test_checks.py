@@ -104,6 +104,16 @@ def test_finite_differences_tell_a_gradient_that_is_a_thousandth_wrong(factor, p
         assert found.measured["median_error"] == pytest.approx(abs(factor - 1.0), abs=2e-5)
 
 
+def test_clipped_pixels_that_tie_in_max_pooling_are_no_wrong_gradient():
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 5))
+    images = torch.zeros(8, 1, 8, 8)
+    with torch.no_grad():
+        pooled[0].bias.fill_(0.1)
+        labels = pooled(images).argmax(1)
+    assert outcome("finite_differences", subject_of(pooled, images, labels, eps=0.05)).passed
+
+
 # Losses
 
 
