@@ -33,10 +33,10 @@ EXPERIMENTS = {
     "published-mix": "published_mix",
     "published-pareto": "published_pareto",
 }
-"""All experiments: the name on the command line, and the module here whose ``EXPERIMENT`` it is."""
+"""All experiments: the name on the command line, and the module of this package that holds it as ``EXPERIMENT``."""
 
 
 def find_experiment(name: str) -> "Experiment[Any, Any]":
-    """The experiment of a name in ``EXPERIMENTS``."""
+    """The experiment of a name in ``EXPERIMENTS``; KeyError for any other name."""
     module = import_module(f"{__name__}.{EXPERIMENTS[name]}")
     return module.EXPERIMENT  # type: ignore[no-any-return]

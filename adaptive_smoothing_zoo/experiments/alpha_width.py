@@ -1,4 +1,4 @@
-"""The width of alpha's range after training, compared at equal clean accuracy [BAKS24, supp. B]."""
+"""Widths of alpha's range after training, compared at equal clean accuracy [BAKS24, supp. B]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CONSTANT = "0"  # no width: alpha does not depend on the image
 WIDTHS = ("0.05", "0.1", "0.15", "0.3", "0.5", "1")
-PUBLISHED = ("0.1", "0.15")  # what the authors say works well
+PUBLISHED = ("0.1", "0.15")  # which work well, the authors say
 HEADS = ("width", "clean, %", "PGD, %", "PGD and APGD that lowers alpha, %", "chosen")
 
 
@@ -21,18 +21,18 @@ class AlphaWidth(TrainingExperiment):
     name = "alpha-width"
     question = "How wide should alpha's range be?"
     paper = (
-        "[BAKS24, supp. B]: alpha_max - alpha_min of 0.1 or 0.15 works well, since a slight increase of alpha greatly "
-        "enhances the robustness where it is most sensitive; alpha_min is then set by a clean accuracy. The published "
-        "CIFAR-100 models have 0.15 and 0.1."
+        "[BAKS24, supp. B]: alpha_max - alpha_min of 0.1 or 0.15 works well, since a slight increase of alpha can add "
+        "much robustness where it is most sensitive; alpha_min is then set by a clean accuracy or a robustness. The "
+        "published CIFAR-100 models have widths of 0.15 and 0.1."
     )
     values = ("clean", "attacked", "lowered")
 
     def cases(self) -> list[Case]:
-        """The constant alpha first, which takes no training."""
+        """The constant alpha comes first; it needs no training."""
         return [{"width": width} for width in (CONSTANT, *WIDTHS)]
 
     def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
-        """One width of the same network's alpha; see ``loss_ablation.accuracies``."""
+        """Accuracies with one width, from the same network for all widths; see ``loss_ablation.accuracies``."""
         if case["width"] == CONSTANT:
             return accuracies(bench, bench.constant())
         return accuracies(bench, bench.in_range(bench.of_setting("B"), float(case["width"])))
@@ -47,7 +47,7 @@ class AlphaWidth(TrainingExperiment):
         axes.legend(fontsize="small")
 
     def summary(self, table: TrainingTable) -> str:
-        """Accuracies with every width."""
+        """Accuracies with each width."""
 
         def cells(row: Row) -> list[str]:
             width = row.case["width"]
@@ -57,7 +57,7 @@ class AlphaWidth(TrainingExperiment):
         return markdown_table(HEADS, [cells(row) for row in table.rows])
 
     def agreement(self, table: TrainingTable) -> str:
-        """Is a published width better than a constant alpha, and not worse than wider ones, once alpha is attacked?"""
+        """Is a published width better than a constant alpha, and no worse than wider ones once alpha is attacked?"""
         lowered = {row.case["width"]: row["lowered"] for row in table.rows}
         attacked = {row.case["width"]: row["attacked"] for row in table.rows}
         published = max(lowered[width] for width in PUBLISHED)
@@ -66,7 +66,7 @@ class AlphaWidth(TrainingExperiment):
             "a width of 0.1 or 0.15 is better than a constant alpha under PGD": (
                 max(attacked[width] for width in PUBLISHED) > attacked[CONSTANT]
             ),
-            "it is better than one also under APGD that lowers alpha": published > lowered[CONSTANT],
+            "under APGD that lowers alpha one of them is better than the constant alpha": published > lowered[CONSTANT],
             "no wider range is better there": published >= wider,
         }
         near = noise(table, [lowered[width] for width in WIDTHS])

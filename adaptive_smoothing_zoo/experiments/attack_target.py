@@ -1,4 +1,4 @@
-"""Accuracy of g and of h at points that attack the mix with alpha_t [BAKS24 v1, Fig. 2]."""
+"""Accuracy of g and of h on images that attack the mix with alpha_t [BAKS24 v1, Fig. 2]."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adaptive_smoothing_zoo.experiments.experiment import Case
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER = 5.72  # until which h is the better one
+PAPER = 5.72  # logit(alpha_t) up to which h is more accurate
 LOGITS = tuple(float(value) for value in range(-8, 17, 2))
 
 
@@ -19,8 +19,8 @@ class AttackTarget(TripletExperiment):
     name = "attack-target"
     question = "Which of g and h survives an attack on the mix with alpha_t?"
     paper = (
-        "[BAKS24 v1, Fig. 2] (PGD-20): h is the better one while alpha_t <= sigmoid(5.72) = 0.9967, and g "
-        "beyond, since what fools h alone hardly harms g."
+        "[BAKS24 v1, Fig. 2] (PGD-20): h is more accurate up to alpha_t = sigmoid(5.72) = 0.9967, and g above, since "
+        "an attack on h alone hardly harms g."
     )
     values = ("std", "rob")
 
@@ -55,21 +55,18 @@ class AttackTarget(TripletExperiment):
         if not better:
             return f"{text} h is at least as accurate as g whatever alpha_t is attacked."
         if better != [row["alpha_logit"] for row in table.rows[-len(better) :]]:
-            return f"{text} g is the more accurate one at logit(alpha_t) = {', '.join(f'{x:g}' for x in better)} alone."
+            return f"{text} g is more accurate only at logit(alpha_t) = {', '.join(f'{x:g}' for x in better)}."
         start = better[0]
-        return f"{text} g is the more accurate one from logit(alpha_t) = {start:g} on (alpha_t {_sigmoid(start):.5g})."
+        return f"{text} g is more accurate from logit(alpha_t) = {start:g} on (alpha_t {_sigmoid(start):.5g})."
 
     def agreement(self, table: Table) -> str:
-        """Is h the better one against attacks on g, and g against attacks on h?"""
+        """Is h more accurate under the attack on g, and g under the attack on h?"""
         against_g, against_h = table.rows[0], table.rows[-1]
         if against_g["rob"] <= against_g["std"]:
-            return "no: h does not survive the attack on g better than g does."
+            return "no: under the attack on g, h is no more accurate than g."
         if against_h["std"] > against_h["rob"]:
-            return "yes: h is the better one against attacks on g, and g against attacks on h."
-        return (
-            "in part: h is the better one against attacks on g, but g is not against attacks on h alone, from which it "
-            "suffers too."
-        )
+            return "yes: h is more accurate under the attack on g, and g under the attack on h."
+        return "in part: h is more accurate under the attack on g, but g is not under the attack on h."
 
 
 def _sigmoid(value: float) -> float:

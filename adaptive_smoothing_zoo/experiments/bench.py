@@ -1,4 +1,4 @@
-"""A triplet under experiment, some examples, and PGD on any net in the mix's place."""
+"""What experiments on a triplet measure with: the triplet, test examples, and PGD on any net."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from adaptive_smoothing_zoo.zoo.references import check_triplet
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
 APGD, LOWERING = ("apgd-ce-mix", "apgd-t-mix"), ("apgd-ce-lowering", "apgd-t-lowering")
-"""APGD on a mix as AutoAttack has it, and what setting D adds to it [BAKS24 v1, section 4.2]."""
-SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD where it is short
+"""APGD on a mix as in AutoAttack, and what setting D adds to it [BAKS24 v1, section 4.2]."""
+SHORT_TARGETS, SHORT_STARTS = 3, 1  # of APGD in its short form
 
 T = TypeVar("T")
 PgdName = Literal["papers", "random-start"]
 LINF_STEP, L2_STEP = 0.0027 / (8 / 255), 0.075 / 0.5
-"""The authors' steps as shares of the radius, at any number of steps."""
+"""Length of the authors' steps as a share of the radius, whatever their number."""
 TRAVEL = 2.5
-"""How far all steps of the other form reach together, as a share of the radius [MMSTV18]."""
+"""Total length of the steps with a random start, in radii [MMSTV18]."""
 
 
 @dataclass(frozen=True)
 class Pgd:
-    """PGD on the cross-entropy, its last iterate.
+    """PGD on the cross-entropy; the result is its last iterate.
 
     Attributes:
-        steps: how many.
-        name: "papers": from the image, in steps of a fixed length. "random-start": from a random
-            point of the ball, in steps that reach ``TRAVEL`` radii together.
+        steps: number of steps.
+        name: "papers" starts at the image and takes steps of a fixed length; "random-start" starts at a random point of
+            the ball and takes steps of ``TRAVEL`` radii in total.
     """
 
     steps: int
@@ -66,7 +66,7 @@ class Pgd:
         return TRAVEL / self.steps if self.random_start else papers
 
     def words(self, threat: ThreatModel, seed: int) -> str:
-        """Exactly what is run."""
+        """A description for the page."""
         share = self.share(threat)
         start = f"from one random start, seed {seed}" if self.random_start else "from the image, no random start"
         short = self.steps * share < 1 and not self.random_start
@@ -80,9 +80,9 @@ class Table(Measured):
     """What an experiment on a triplet measured.
 
     Attributes:
-        model, threat_model, eps, steps, seed: what else decides the rows.
-        identity: who the model is.
-        pgd: which form of PGD; tables from before there were two have no such field, and this one.
+        model, threat_model, eps, steps, seed: further settings that decide the rows.
+        identity: of the model, see ``identity_of``.
+        pgd: form of PGD. Older tables lack this field; they were measured from random starts.
     """
 
     model: str
@@ -96,11 +96,11 @@ class Table(Measured):
     def __post_init__(self) -> None:
         if min(self.n, self.steps) < 1:
             raise ValueError(f"n and steps must be at least 1, got {self.n} and {self.steps}")
-        _ = self.threat  # raises if it is none
+        _ = self.threat  # raises for an invalid norm or radius
 
     @property
     def threat(self) -> ThreatModel:
-        """The ball."""
+        """Norm and radius of the attacks."""
         return ThreatModel(self.threat_model, self.eps)  # type: ignore[arg-type]
 
     @property
@@ -113,7 +113,7 @@ class Table(Measured):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of ``asz experiment``, which explains them; every kind of bench takes what it needs."""
+    """The options of ``asz experiment``, whose help explains them; each bench takes what it needs."""
 
     model: str
     dataset: str
@@ -151,29 +151,33 @@ class Options:
         return load_data(entry.dataset, data_dir=self.data_dir, n=self.n or None, preprocessing=entry.preprocessing)
 
     def threat(self) -> ThreatModel:
-        """The triplet's own ball, or the one that is asked for.
+        """Norm and radius of the attacks: the triplet's, unless options give others.
 
         Raises:
-            ConfigError: another norm without a radius.
+            ConfigError: a norm other than the triplet's without a radius.
         """
         entry = self.triplet.entry
         if self.norm not in (None, entry.threat_model) and self.eps is None:
-            raise ConfigError(f"the radius {entry.eps} of {entry.key} is one of {entry.threat_model}; add --eps")
+            raise ConfigError(
+                f"{entry.key} has a radius in {entry.threat_model} alone ({entry.eps}); add --eps for {self.norm}"
+            )
         return ThreatModel(self.norm or entry.threat_model, self.eps or entry.eps)  # type: ignore[arg-type]
 
 
-OnStage = Callable[[str], None]  # told, in words, of every finished round of something long
+OnStage = Callable[[str], None]  # called with a description after each round of long work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A triplet, and PGD on the cross-entropy, with which the papers' figures attack.
+    """A triplet, test examples, and PGD on the cross-entropy, the attack of the papers' figures.
 
     Attributes:
         model: in eval mode and frozen, on ``device``.
         examples: on the CPU.
-        seed: of random starts, which belong to examples.
-        on_stage: called with news.
+        threat, pgd: norm, radius and form of the attack.
+        seed: of random starts, which depend on the example and not on the batch.
+        batch_size: examples per pass.
+        on_stage: called with a description of each stage of long work.
     """
 
     model: Triplet
@@ -188,7 +192,7 @@ class Bench:
 
     @classmethod
     def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
-        """The bench that a command line describes; ``steps`` of PGD are the paper's."""
+        """The bench for the options of a command line; ``steps`` is the paper's number of PGD steps."""
         return cls(**cls._arguments(options, steps), on_stage=on_stage)
 
     @classmethod
@@ -213,7 +217,7 @@ class Bench:
 
     @property
     def key(self) -> str:
-        """The triplet's, and the ball if that is another one than the triplet's own."""
+        """The triplet's key, followed by norm and radius if they are not the triplet's own."""
         key = self.model.entry.key
         return key if self._is_own_ball else f"{key}-under-{self.threat.norm}-{self.threat.eps:g}"
 
@@ -251,7 +255,7 @@ class Bench:
         """The examples after PGD on ``target``: (N, channels, H, W), on the CPU.
 
         Args:
-            loss: of the target's output and the labels, to be increased.
+            loss: of the target's output and the labels, (N,); the attack increases it.
         """
         eps, found = self.threat.eps, []
         for rows in torch.arange(len(self.labels)).split(self.batch_size):
@@ -274,10 +278,12 @@ class Bench:
     def searched(
         self, model: nn.Module, attacks: tuple[str, ...], standing: Tensor, limits: Mapping[str, int] | None = None
     ) -> Tensor:
-        """(N,) bool: which of the examples that stand also stand after attacks of the catalogue, the model as judge.
+        """(N,) bool: which of the standing examples withstand attacks of the catalogue, too; the model judges.
 
         Args:
-            limits: iterations, targets and restarts, where they are to be less than the attacks' own.
+            attacks: their names in the catalogue.
+            standing: (N,) bool, the examples to attack.
+            limits: iterations, targets and restarts, where they shall be fewer than the attacks' own.
         """
         classes = self.model.entry.num_classes
         settings = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
@@ -291,7 +297,7 @@ class Bench:
         return standing
 
     def logits(self, net: nn.Module, images: Tensor) -> Tensor:
-        """A net's output at all images, (N, C), on the CPU."""
+        """A net's output on all images, (N, C), on the CPU."""
         with torch.no_grad():
             return torch.cat([net(batch.to(self.device)).cpu() for batch in images.split(self.batch_size)])
 
@@ -304,28 +310,32 @@ class Bench:
         return share(self.correct(net, images))
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make`` gave when this name was asked for the first time."""
+        """What ``make`` returned at the first call with this name."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]  # type: ignore[no-any-return]
 
 
 def share(right: Tensor) -> float:
-    """Of (N,) bool, the share that is True."""
+    """The share of True in (N,) bool."""
     return float(right.double().mean())
 
 
 def check_apart(examples: Examples, images: Tensor) -> None:
-    """Refuse test examples that are training examples: a file that holds one split is given out for every split."""
+    """Refuse test images that are also training images: a file with one split serves as every split.
+
+    Raises:
+        ResultsError: more than 5 % of the different test images are among the training examples.
+    """
     tested, known = ({sha256(x.numpy().tobytes()).digest() for x in each} for each in (images, examples.images))
     if len(tested & known) > 0.05 * len(tested):  # data sets have a few duplicates
         raise ResultsError(
-            f"{len(tested & known)} of the {len(tested)} different images to be tested are among the training "
-            f"examples ({examples.source}); give a folder that has both splits, or --train-data-dir"
+            f"{len(tested & known)} of the {len(tested)} different test images are among the training examples "
+            f"({examples.source}); give a folder with both splits, or --train-data-dir"
         )
 
 
 class TripletExperiment(Experiment[Bench, Table]):
-    """An experiment on a triplet as it is."""
+    """An experiment on a triplet, without training."""
 
     bench, table = Bench, Table

@@ -1,4 +1,4 @@
-"""Certified against clean accuracy of mixes, over alpha and over the noise of h ([BAKS24], certified figure)."""
+"""Certified against clean accuracy of mixes, over alpha and the noise of h ([BAKS24], certified figure)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ALPHAS = ("0.55", "0.6", "0.65", "0.7", "0.76", "0.8", "0.85", "0.9", "0.95", "0
 NOISES = ("0.5", "0.75", "1", "1.5")  # in units of h's own
 THEOREM5 = "theorem5"
 BOUNDS = ("theorem4", THEOREM5, "sharp")
-SIGMA = 0.25  # where h is not smoothed
-STEPS = (0.5, 1.0, 1.5, 2.0)  # radii in units of sigma
+SIGMA = 0.25  # of the noise if h itself is not smoothed
+STEPS = (0.5, 1.0, 1.5, 2.0)  # radii in units of sigma; of a Lipschitz h in units of eps
 
 
 class Frontier(Protocol):
-    """A table of points: rows with ``noise``, ``alpha`` and ``bound``, ``clean`` and certified accuracies."""
+    """A table whose cases are ``noise``, ``alpha`` and ``bound``, with ``clean`` and certified accuracies."""
 
     @property
     def rows(self) -> tuple[Row, ...]: ...
 
     @property
     def radii(self) -> tuple[float, ...]:
-        """At which accuracy is certified."""
+        """The l_2 radii of the certified accuracies."""
 
     def where(self, **wanted: str) -> Any: ...
 
@@ -53,15 +53,15 @@ def certified_values(certificates: Certificates, radii: Sequence[float]) -> dict
 
 
 def best_mix(table: Frontier, bound: str, radius: int, clean: float) -> Row | None:
-    """The mix (alpha < 1) of the largest certified accuracy at a radius, of those at least that accurate."""
+    """The mix (alpha < 1) with the largest certified accuracy at a radius and at least that clean accuracy, or None."""
     accurate = [row for row in table.where(bound=bound) if row.case["alpha"] != "1" and row["clean"] >= clean]
     return max(accurate, key=lambda row: row[column(radius)], default=None)
 
 
 def gains(table: Frontier, bound: str) -> list[tuple[Row, int, float]]:
-    """For each h alone and radius: how much more the best mix certifies that is at least as accurate on clean images.
+    """For each h alone and each radius: what the best mix that is as accurate on clean images certifies, minus h's.
 
-    Where no mix is that accurate: minus what h alone certifies.
+    If no mix is as accurate, it counts as certifying nothing.
     """
     found = []
     for alone in table.where(bound=bound, alpha="1"):
@@ -73,7 +73,7 @@ def gains(table: Frontier, bound: str) -> list[tuple[Row, int, float]]:
 
 
 def draw_frontiers(table: Frontier, figure: Figure, bounds: Sequence[str], noise: str) -> None:
-    """A panel for each radius: all mixes by each bound, and h alone as a cross."""
+    """Draw a panel for each radius: all mixes by each bound, and each h alone as a cross."""
     panels = figure.subplots(1, len(table.radii), sharey=True, squeeze=False)[0]
     for i, (axes, radius) in enumerate(zip(panels, table.radii, strict=True)):
         for bound in bounds:
@@ -90,7 +90,7 @@ def draw_frontiers(table: Frontier, figure: Figure, bounds: Sequence[str], noise
 
 
 def frontier_table(table: Frontier, bound: str, noise: str) -> str:
-    """A sentence, and a table: each h alone next to the best mix of at least its clean accuracy, at each radius."""
+    """A sentence and a table: at each radius, each h alone and the best mix of at least its clean accuracy."""
     rows = []
     for alone in table.where(bound=bound, alpha="1"):
         cells = [alone.case["noise"], f"{100 * alone['clean']:.1f}"]
@@ -98,15 +98,15 @@ def frontier_table(table: Frontier, bound: str, noise: str) -> str:
             best = best_mix(table, bound, i, alone["clean"])
             cells.append(f"{100 * alone[column(i)]:.1f}; {_words(best, i)}")
         rows.append(cells)
-    heads = (noise, "clean, h alone", *(f"radius {radius:g}" for radius in table.radii))
-    what = f"By {bound}; certified accuracy (%) of h alone; of the best mix that is as accurate on clean images:"
+    heads = (noise, "clean, h alone", *(f"l_2 radius {radius:g}" for radius in table.radii))
+    what = f"By {bound}: certified accuracy (%) of h alone; of the best mix with at least its clean accuracy:"
     return f"{what}\n\n{markdown_table(heads, rows)}"
 
 
 def _words(best: Row | None, radius: int) -> str:
-    """What a mix certifies, and which it is."""
+    """What a mix certifies, and its noise and alpha."""
     if best is None:
-        return "no mix is"
+        return "none"
     certified = best[column(radius)]
     which = f" ({best.case['noise']}, alpha {best.case['alpha']})" if certified else ""
     return f"{100 * certified:.1f}{which}"
@@ -117,9 +117,9 @@ class ParetoTable(Table):
     """What was measured.
 
     Attributes:
-        kind: of h: "smoothed", "lipschitz", or "made": its version that is smoothed by Gaussian noise.
-        sigma: standard deviation of h's own noise; of the Lipschitz h, 1 over its logit scale.
-        radii: at which accuracy is certified.
+        kind: of h: "smoothed", "lipschitz", or "made", any other net, which is smoothed here by Gaussian noise.
+        sigma: standard deviation of h's own noise; of a Lipschitz h, 1 over its logit scale.
+        radii: l_2 radii of the certified accuracies.
         samples, failure_probability: of each certificate of a smoothed h.
     """
 
@@ -132,13 +132,14 @@ class ParetoTable(Table):
     def how(self) -> str:
         if self.kind == "lipschitz":
             return (
-                "certificates follow from h's Lipschitz constant, without samples; the noise is 1 over its logit scale"
+                "certificates follow from h's Lipschitz constant, without samples; a noise of 1 is h's own logit "
+                "scale, another noise divides it"
             )
         made = " h is the hard-vote smoothed version of the triplet's robust net." if self.kind == "made" else ""
         return (
             f"each certificate from n0 = 100, n = {self.samples} samples, failure probability "
-            f"{self.failure_probability:g}, seed {self.seed}; clean accuracy is that of the mix with h over a bank of "
-            f"noises.{made} h was trained for its own noise alone (1 of the unit {self.sigma:g})"
+            f"{self.failure_probability:g}, seed {self.seed}; clean accuracy is that of the mix whose h votes over a "
+            f"fixed bank of noise.{made} A noise of 1 is sigma {self.sigma:g}; the weights of h are the same for all"
         )
 
 
@@ -147,7 +148,11 @@ Certified = Callable[[float, str], Certificates]  # by alpha and bound
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoBench(Bench):
-    """A triplet, and how its h is certified."""
+    """A triplet, and the settings of its h's certificates.
+
+    Attributes:
+        samples, failure_probability: of each certificate of a smoothed h.
+    """
 
     samples: int = 1000
     failure_probability: float = 0.001
@@ -158,21 +163,26 @@ class ParetoBench(Bench):
 
     @property
     def kind(self) -> str:
+        """See :class:`ParetoTable`."""
         h = self.model.rob_model
         return {GaussianSmoothed: "smoothed", LipschitzNet: "lipschitz"}.get(type(h), "made")
 
     @property
     def sigma(self) -> float:
+        """See :class:`ParetoTable`."""
         if self.kind == "lipschitz":
             return 1.0 / self._logit_scale
         return self.model.rob_model.sigma if self.kind == "smoothed" else SIGMA
 
     @property
     def _logit_scale(self) -> float:
-        return self.model.rob_map.scale if isinstance(self.model.rob_map, Scale) else 1.0
+        rob_map = self.model.rob_map
+        assert isinstance(rob_map, Scale)  # see ``CertifiedPareto.misfit``
+        return rob_map.scale
 
     @property
     def radii(self) -> tuple[float, ...]:
+        """See :class:`ParetoTable`."""
         unit = self.threat.eps if self.kind == "lipschitz" else self.sigma
         return tuple(step * unit for step in STEPS)
 
@@ -187,7 +197,7 @@ class ParetoBench(Bench):
         )
 
     def noisy(self, noise: str) -> tuple[Tensor, Certified]:
-        """h with so much noise: its log-probabilities (N, C), and certificates of mixes with it."""
+        """h with a noise from ``NOISES``: its log-probabilities (N, C), and the certificates of mixes with it."""
         return self.once(f"h {noise}", lambda: self._with_noise(self.sigma * float(noise)))
 
     def _with_noise(self, sigma: float) -> tuple[Tensor, Certified]:
@@ -210,7 +220,7 @@ class ParetoBench(Bench):
         )
 
     def _smoothed(self, sigma: float) -> GaussianSmoothed:
-        """h, or the triplet's robust net, smoothed by another noise."""
+        """h with another sigma, or the triplet's robust net smoothed with it."""
         h, shape = self.model.rob_model, self.images.shape[1:]
         if not isinstance(h, GaussianSmoothed):
             made = GaussianSmoothed(self.mix(1.0), sigma=sigma, image_shape=shape, votes="hard")
@@ -224,9 +234,9 @@ class CertifiedPareto(Experiment[ParetoBench, ParetoTable]):
     name = "certified-pareto"
     question = "Does a mix certify more than h alone of the same clean accuracy?"
     paper = (
-        "[BAKS24], certified figure: by Theorem 4, tuning alpha and sigma optimizes the certified accuracy at each "
-        "radius without giving up clean accuracy, and the frontier of mixes lies above that of smoothed nets alone. "
-        "[BAS24, 4.3]: by Theorem 5, a smoothed net of less noise certifies more points than the mix."
+        "[BAKS24], certified figure: by Theorem 4, alpha and sigma can be tuned for the certified accuracy at each "
+        "radius at no cost in clean accuracy, and the frontier of mixes lies above that of smoothed nets alone. "
+        "[BAS24, 4.3]: by Theorem 5, a net smoothed with less noise certifies more points than the mix."
     )
     values = ("clean", *map(column, range(len(STEPS))))
     bench, table = ParetoBench, ParetoTable
@@ -237,11 +247,21 @@ class CertifiedPareto(Experiment[ParetoBench, ParetoTable]):
             {"noise": noise, "alpha": alpha, "bound": bound} for noise in NOISES for alpha in ALPHAS for bound in BOUNDS
         ]
 
+    def misfit(self, bench: ParetoBench) -> str:
+        rob_map = bench.model.rob_map
+        if bench.kind == "smoothed" and not (isinstance(rob_map, Scale) and rob_map.scale == 1.0):
+            return "certificates of a smoothed h do not hold behind its rob_map; they need a scale of 1"
+        if bench.kind == "lipschitz" and not isinstance(rob_map, Scale):
+            return f"certificates of a Lipschitz h need a scale as rob_map, not {type(rob_map).__name__}"
+        if bench.kind == "lipschitz" and bench.threat.is_linf:
+            return "certificates of a Lipschitz h are in l_2, not in Linf; leave out --norm, or give --norm L2"
+        return ""
+
     def measure(self, bench: ParetoBench, case: Case) -> dict[str, float]:
-        """Clean accuracy of a mix, and what one bound certifies of it."""
+        """Clean accuracy of a mix, and the accuracy that one bound certifies at each radius."""
         alpha, bound = float(case["alpha"]), case["bound"]
         if bench.kind == "lipschitz" and bound == THEOREM5:
-            bound = "theorem4"  # the row must be there; nobody reads it, see ``bounds_of``
+            bound = "theorem4"  # the row must exist, but ``bounds_of`` leaves it out
         log_rob, certified = bench.noisy(case["noise"])
         log_std = bench.once("g", lambda: bench.logits(bench.mix(0.0), bench.images))
         weights = (float(torch.tensor(1.0 - alpha).log()), float(torch.tensor(alpha).log()))
@@ -261,13 +281,13 @@ class CertifiedPareto(Experiment[ParetoBench, ParetoTable]):
 
 
 def bounds_of(table: Frontier) -> tuple[str, ...]:
-    """Those that are about the table's h."""
+    """The bounds that apply to the table's h."""
     is_lipschitz = isinstance(table, ParetoTable) and table.kind == "lipschitz"
     return tuple(bound for bound in BOUNDS if not (is_lipschitz and bound == THEOREM5))
 
 
 def frontier_claims(table: Frontier, lipschitz: str, smoothing: str) -> dict[str, bool]:
-    """What the papers say of the two theorems' frontiers, and whether it is seen."""
+    """What the papers say of the two theorems' frontiers, and whether it was seen."""
     return lipschitz_claims(table, lipschitz) | {
         f"by {smoothing}, at some radius an h alone certifies more than every mix of its clean accuracy": any(
             gain < 0 for _, _, gain in gains(table, smoothing)
@@ -276,7 +296,7 @@ def frontier_claims(table: Frontier, lipschitz: str, smoothing: str) -> dict[str
 
 
 def lipschitz_claims(table: Frontier, lipschitz: str) -> dict[str, bool]:
-    """The same of Theorem 4 alone."""
+    """The same for Theorem 4 alone."""
     by_constant = gains(table, lipschitz)
     reached = [i for i in range(len(table.radii)) if any(row[column(i)] > 0 for row in table.where(bound=lipschitz))]
     outer = [gain for _, radius, gain in by_constant if reached and radius == reached[-1]]
@@ -284,7 +304,7 @@ def lipschitz_claims(table: Frontier, lipschitz: str) -> dict[str, bool]:
         f"by {lipschitz}, at some radius a mix certifies more than an h alone that is no more accurate": any(
             gain > 0 for _, _, gain in by_constant
         ),
-        f"by {lipschitz}, at the largest radius that is reached mixes do so for most h": (
+        f"by {lipschitz}, at the largest certified radius mixes do so for most h": (
             2 * sum(gain > 0 for gain in outer) > len(outer)
         ),
     }

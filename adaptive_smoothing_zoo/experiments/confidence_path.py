@@ -25,8 +25,8 @@ class ConfidencePath(PairExperiment):
     name = "confidence-path"
     question = "How does confidence change on the way to an unrestricted adversarial example?"
     paper = (
-        "[JS21, Fig. 2], two images of CIFAR-10, ResNet-110 with Gaussian training at sigma 0.25: the adversarial "
-        "example ends with far more confidence in its class than the image has in its own."
+        "[JS21, Fig. 2], two images of CIFAR-10, a smoothed ResNet-110 at sigma 0.25: the adversarial example has far "
+        "more confidence in its class than the image has in its own."
     )
     values = tuple(column(kind, ratio) for kind in ("true", "adversarial") for ratio in RATIOS)
     steps = 16
@@ -36,9 +36,10 @@ class ConfidencePath(PairExperiment):
         return [{"method": method, "example": example} for method in METHODS for example in EXAMPLES]
 
     def measure(self, bench: PairBench, case: Case) -> dict[str, float]:
-        """Confidence in the label, and in the class where the path ends, at each ratio.
+        """Confidence in the label, and in the class at the end of the path, at each ratio.
 
-        The examples are, of those whose class changes, the ones on whose images the net is least sure.
+        Of the examples whose class changes, these are the two on whose images the net is least sure. Without a second
+        one (or a first) its row has no numbers.
         """
         method, labels = case["method"], bench.examples.labels
         ends = bench.adversarial(method, None)
@@ -83,15 +84,15 @@ class ConfidencePath(PairExperiment):
         ]
         heads = ("training", "image", *(f"ratio {ratio:.1f}" for ratio in RATIOS[::2]))
         return (
-            "Of the images whose class changes, the two on which each net is least sure. Confidence (%) in the true "
-            "class / in the one where the path ends:\n\n" + markdown_table(heads, rows)
+            "For each net, the two images on which it is least sure of those whose class changes. Confidence (%) in "
+            "the true class / in the class at the end of the path:\n\n" + markdown_table(heads, rows)
         )
 
     def agreement(self, table: PairTable) -> str:
         rows = list(table.where(method="gaussian"))
         return verdict(
             {
-                "the adversarial example ends with more confidence than the image has in its own class": all(
+                "the adversarial example has more confidence in its class than the image has in its own": all(
                     row[column("adversarial", 1.0)] > row[column("true", 0.0)] for row in rows
                 )
             }

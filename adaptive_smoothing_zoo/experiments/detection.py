@@ -1,4 +1,4 @@
-"""The mixing network as a detector of attacks: ROC curves and AUC of alpha [BAKS24, supp. C.2]."""
+"""The mixing network as a detector of attacks: ROC curve and AUC of alpha [BAKS24, supp. C.2]."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ LOWERING, TARGETS = 0.5, 3  # w of the loss in D; wrong classes that C moves tow
 
 class Detection(TripletExperiment):
     name = "detection"
-    question = "Does the mixing network tell attacked images from clean ones?"
+    question = "Does the mixing network distinguish attacked from clean images?"
     paper = (
-        "[BAKS24 v1, section 2.4; supp. C.2]: a detector recognizes the attacks that it is trained with, and not "
+        "[BAKS24 v1, section 2.4; supp. C.2]: a detector recognizes the attacks that it is trained with, not "
         "necessarily others; the mixing network recognizes AutoAttack's images with a high success rate. [BAKS24 v1, "
-        "section 5.2]: of the attacked images that h is right on, the mix keeps 89 % (CIFAR-100, AutoAttack)."
+        "section 5.2]: of the attacked images on which h is right, the mix is right on 89 % (CIFAR-100, AutoAttack)."
     )
     values = ("auc", "kept")
 
     def misfit(self, bench: Bench) -> str:
         if bench.model.alpha.varies:
             return ""
-        return "its alpha is a constant, which tells nothing apart; name a triplet with a mixing network"
+        return "its alpha is a constant and detects nothing; name a triplet with a mixing network"
 
     def cases(self) -> list[Case]:
         return [{"attack": attack} for attack in ATTACKS]
 
     def measure(self, bench: Bench, case: Case) -> dict[str, float]:
-        """AUC and ROC curve of alpha, attacked images against clean ones; mean alphas; what the mix keeps of h.
+        """AUC and ROC curve of alpha, attacked against clean images; mean alphas; what the mix keeps of h.
 
-        ``kept`` is the share of the attacked images that h is right on of which the mix is right, too.
+        ``kept``: of the attacked images on which h is right, the share on which the mix is right, too.
         """
         points = _attacked(bench, case["attack"])
         clean, attacked = alpha_logits(bench, bench.images), alpha_logits(bench, points)
@@ -86,40 +86,40 @@ class Detection(TripletExperiment):
             for row in table.rows
         ]
         return (
-            f"{markdown_table(heads, rows)}\n\nAn attacked image counts as detected where alpha is larger than on all "
-            "but a share of the clean images. Every attacked image counts, also where the attack fails. In C the "
-            f"number of steps is random, {table.steps} on average."
+            f"{markdown_table(heads, rows)}\n\nAn attacked image is detected if its alpha is larger than on all but "
+            "the given share of the clean images. Images on which the attack fails count, too. In C the number of "
+            f"steps is random, {table.steps} on average."
         )
 
     def agreement(self, table: Table) -> str:
-        """Are white-box attacks and APGD detected, and does an attack on alpha itself escape?"""
+        """Are white-box PGD and APGD detected, is an attack on alpha itself, and does the mix keep as much of h?"""
         found = {row.case["attack"]: row for row in table.rows}
         seen = {
             f"white-box PGD and APGD are detected (AUC of at least {GOOD})": (
                 min(found[attack]["auc"] for attack in "BC") >= GOOD
             ),
             "PGD that lowers alpha is detected better than by chance": found["D"]["auc"] > CHANCE,
-            "of the images that h is right on after APGD the mix keeps 89 %": found["C"]["kept"] >= 0.89,
+            "of the images on which h is right after APGD, the mix is right on 89 %": found["C"]["kept"] >= 0.89,
         }
         return verdict(seen)
 
 
 def alpha_logits(bench: Bench, images: Tensor) -> Tensor:
-    """alpha_logit of each image, (N,): rises with alpha, and tells apart what rounds to the same alpha."""
+    """alpha_logit of each image, (N,): grows with alpha, and differs even where alpha rounds to the same number."""
     with torch.no_grad():
         parts = [bench.model.alpha_logit_of(batch.to(bench.device)).cpu() for batch in images.split(bench.batch_size)]
     return torch.cat(parts)
 
 
 def auc(clean: Tensor, attacked: Tensor) -> float:
-    """The chance that an attacked image has the larger number, half of it where they are equal; (N,) and (M,)."""
+    """The share of pairs whose attacked image (M,) has a larger number than the clean one (N,); ties count half."""
     ordered = clean.sort().values
     below, up_to = (torch.searchsorted(ordered, attacked, right=right) for right in (False, True))
     return float((below + up_to).double().mean() / (2 * len(clean)))
 
 
 def detected(clean: Tensor, attacked: Tensor, rate: float) -> float:
-    """The share of attacked images above a threshold that at most this share of the clean ones is above."""
+    """The share of attacked images above the lowest threshold with at most this share of clean images above it."""
     ordered = clean.sort(descending=True).values
     allowed = int(rate * len(clean) + 1e-9)
     if allowed == len(clean):
@@ -138,7 +138,7 @@ def _attacked(bench: Bench, name: str) -> Tensor:
 
 
 def _apgd(bench: Bench) -> Tensor:
-    """The images after the APGD of training in setting C, at the whole radius."""
+    """The images after the APGD that setting C trains on, with the whole radius."""
     drawn = Randomization(radius_factor=(1.0, 1.0), steps=bench.pgd.steps, alpha_weight=None)
     found = [
         randomized_apgd(

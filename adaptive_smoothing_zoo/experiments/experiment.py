@@ -1,4 +1,4 @@
-"""What an experiment is: cases, each measured into a row on disk, and a page that follows from the rows alone."""
+"""What an experiment is: cases, one measured row on disk for each, and a page that follows from the rows alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.experiments.published_curves import PublishedRun
 
 Case = dict[str, str]  # numbers as text, so that a case is the same on disk
-ROUNDING = 1e-9  # of what is compared with a round number: 44 of 100 are 80 % of 55, though 0.44 / 0.55 < 0.8
+ROUNDING = 1e-9  # tolerance of comparisons with a share: 44 of 100 are 80 % of 55 of 100, though 0.44 / 0.55 < 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +38,28 @@ class Row:
     """What was measured in one case.
 
     Attributes:
-        case: what tells the row from the others.
-        values: finite numbers by name; accuracies are fractions. A number that cannot be had is left out.
+        case: what distinguishes the row from the others.
+        values: finite numbers by name; accuracies are fractions. A number that does not exist is left out.
     """
 
     case: Case
     values: dict[str, float]
 
     def __getitem__(self, name: str) -> float:
-        """A number of the row or of its case; NaN if it is not there."""
+        """A number of the case or of the row; NaN if there is none."""
         return float(self.case[name]) if name in self.case else self.values.get(name, nan)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """An experiment's data; a subclass adds what else decides the rows, which stand in the order of the cases."""
+    """The data of an experiment. A subclass adds the settings that decide the rows.
+
+    Attributes:
+        experiment: its name on the command line.
+        dataset, n, data, data_sha256: the data set, and which examples of it were measured on.
+        device, versions, commit: what the last rows were measured with.
+        rows: in the order of the cases.
+    """
 
     experiment: str
     dataset: str
@@ -66,7 +73,7 @@ class Measured:
 
     @property
     def title(self) -> str:
-        """On what it was measured, in a few words."""
+        """What it was measured on, in a few words."""
         return self.dataset
 
     def how(self) -> str:
@@ -74,11 +81,11 @@ class Measured:
         raise NotImplementedError
 
     def where(self, **wanted: str) -> Iterator[Row]:
-        """The rows whose cases hold these values, in order."""
+        """The rows whose cases have these values, in order."""
         return (row for row in self.rows if all(row.case.get(key) == value for key, value in wanted.items()))
 
     def row(self, **wanted: str) -> Row:
-        """The one row whose case holds these values."""
+        """The one row whose case has these values; ValueError unless there is exactly one."""
         (found,) = self.where(**wanted)
         return found
 
@@ -88,7 +95,7 @@ class Measured:
         return [row[x] for row in rows], [row[y] for row in rows]
 
     def lacks(self, names: Sequence[str]) -> str:
-        """Which of these numbers a row lacks, in words; nothing if all rows have them."""
+        """A clause about the first of these numbers that a row lacks; empty if all rows have all of them."""
         for row in self.rows:
             for name in names:
                 if not isfinite(row[name]):
@@ -104,30 +111,34 @@ class Apparatus(Protocol):
 
     @property
     def key(self) -> str:
-        """On what: the stem of the files."""
+        """What it measures on: the stem of the file names."""
 
     def table(self, experiment: str) -> Any:
-        """The table without rows."""
+        """A table without rows."""
 
     def ready(self) -> AbstractContextManager[Any]:
-        """Around all measurements."""
+        """The context in which everything is measured."""
 
 
 AnyBench = TypeVar("AnyBench", bound=Apparatus)
+
+
+class MisfitError(ConfigError):
+    """An experiment that cannot be measured on a triplet, or with the recipe given."""
 
 
 class Experiment(ABC, Generic[AnyBench, AnyTable]):
     """One figure or table of the papers.
 
     Attributes:
-        name: what the command line calls it.
-        question: what it asks, one sentence.
+        name: on the command line.
+        question: one sentence.
         paper: which figure or table, and what the authors found.
-        values: names of the numbers that every row must have for the question to be answered.
-        bench, table: what it is measured with, and what its data are.
-        steps: of PGD, as in the paper.
+        values: the numbers that every row needs; without one the question is not answered.
+        bench, table: classes of what it is measured with, and of its data.
+        steps: number of PGD steps in the paper.
         size: of the picture, in inches.
-        compares: whether ``compare`` has something to say of the authors' curves.
+        compares: whether it implements ``compare``.
     """
 
     name: str
@@ -142,7 +153,7 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
 
     @abstractmethod
     def cases(self) -> list[Case]:
-        """The rows to be measured."""
+        """The cases to measure, in the order of the rows."""
 
     @abstractmethod
     def measure(self, bench: AnyBench, case: Case) -> dict[str, float]:
@@ -150,50 +161,54 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
 
     @abstractmethod
     def draw(self, table: AnyTable, figure: Figure) -> None:
-        """The picture, into an empty figure; of rows that may lack numbers."""
+        """Draw the picture into an empty figure; rows may lack numbers."""
 
     @abstractmethod
     def summary(self, table: AnyTable) -> str:
-        """What was found, a few lines of Markdown that follow from the table alone."""
+        """What was found: a few lines of Markdown that follow from the table alone."""
 
     @abstractmethod
     def agreement(self, table: AnyTable) -> str:
-        """Whether that is what the authors found, as ``verdict`` says it; or ``not_answered``, and why."""
+        """Whether the authors found the same, in the words of ``verdict`` or ``not_answered``."""
 
     def misfit(self, bench: AnyBench) -> str:
-        """Why this cannot be measured on this bench, a clause; nothing if it can."""
+        """A clause that says why this bench cannot measure the experiment; empty if it can."""
         return ""
 
+    def check_fits(self, bench: AnyBench) -> None:
+        """Raise MisfitError if this bench cannot measure the experiment."""
+        if why := self.misfit(bench):
+            raise MisfitError(f"{self.name} does not fit {bench.key}: {why}")
+
     def compare(self, table: AnyTable, figure: Figure, published: Sequence[PublishedRun]) -> str:
-        """Add the authors' curves to the picture that ``draw`` made; what they say, a few lines of Markdown."""
+        """Add the authors' curves to the picture of ``draw``, and describe them in a few lines of Markdown."""
         raise NotImplementedError
 
     def findings(self, table: AnyTable) -> tuple[str, str]:
-        """Summary and agreement; without all its numbers a table has neither."""
+        """Summary and agreement; a table that lacks a number has neither."""
         if why := table.lacks(self.values):
             return "Numbers are missing.", not_answered(why)
         return self.summary(table), self.agreement(table)
 
     def file(self, out: Path, key: str) -> Path:
-        """Of the data on what has this key; picture (.png) and page (.md) stand next to it."""
+        """The data file of the bench with this key; the picture (.png) and the page (.md) stand next to it."""
         return out / self.name / f"{key}.json"
 
     def run(self, bench: AnyBench, out: Path, published: Sequence[PublishedRun] | None = None) -> Iterator[AnyTable]:
-        """Measure the cases that the file does not hold yet, write it after each; then draw, and write the page.
+        """Measure the cases that the data file lacks, and write it after each; then write picture and page.
 
         Args:
+            out: folder of all experiments.
             published: the authors' curves, see ``publish``.
 
         Yields:
             The table so far, after each new row.
 
         Raises:
-            ConfigError: it cannot be measured on this bench.
-            ResultsError: the file holds something else, or was measured on or with something else; or cannot be
-                written.
+            MisfitError: this bench cannot measure the experiment.
+            ResultsError: the file is damaged, belongs to other data or settings, or cannot be written.
         """
-        if why := self.misfit(bench):
-            raise ConfigError(f"asz experiment {self.name} does not fit {bench.key}: {why}")
+        self.check_fits(bench)
         path, table, cases = self.file(out, bench.key), bench.table(self.name), self.cases()
         known = read_table(path, self.table) if path.exists() else table
         _check_same(known, table, path)
@@ -210,18 +225,18 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
         self.publish(path, published)
 
     def publish(self, path: Path, published: Sequence[PublishedRun] | None = None) -> None:
-        """Make picture and page from a file of data; nothing is measured.
+        """Write picture and page from a data file; nothing is measured.
 
         Args:
-            published: the authors' curves; where there are such for this experiment, they join picture and page.
+            published: the authors' curves; picture and page include them if the experiment ``compares``.
 
         Raises:
-            ResultsError: the data are missing, damaged or not all there.
+            ResultsError: the file is missing, damaged or incomplete.
         """
         table = read_table(path, self.table)
         if [row.case for row in table.rows] != self.cases():
             raise ResultsError(f"{path} does not hold all rows; run asz experiment {self.name} again")
-        from matplotlib.figure import Figure  # a figure of its own needs no display and leaves pyplot's state alone
+        from matplotlib.figure import Figure  # without pyplot: needs no display, leaves its state alone
 
         figure = Figure(figsize=self.size, layout="constrained")
         self.draw(table, figure)
@@ -232,10 +247,10 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
         write_text(path.with_suffix(".md"), self.page(table, picture.name, compared))
 
     def _compared(self, table: AnyTable, figure: Figure, published: Sequence[PublishedRun] | None) -> str:
-        """The paragraph about the authors' curves; nothing where there are none."""
-        if not self.compares:
+        """The paragraph about the authors' curves; empty if there is nothing to compare."""
+        if not self.compares or table.lacks(self.values):
             return ""
-        if published is None or table.lacks(self.values):
+        if published is None:
             return "**Published curves:** left out; --published FOLDER adds them.\n\n"
         return f"**Published curves:** {self.compare(table, figure, published)}\n\n"
 
@@ -243,8 +258,8 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
         """The Markdown page: what was asked, what the authors found, what was found here.
 
         Args:
-            picture: the name of its file.
-            compared: a paragraph about the authors' curves, with an empty line behind it.
+            picture: its file name.
+            compared: a paragraph about the authors' curves, followed by an empty line; or nothing.
         """
         summary, agreement = self.findings(table)
         about = {"table": table, "summary": summary, "agreement": agreement, "picture": picture, "compared": compared}
@@ -252,7 +267,7 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
 
 
 def not_answered(why: str) -> str:
-    """The verdict of a table that does not answer the question; ``why`` is a clause."""
+    """The verdict on a table that does not answer the question; ``why`` is a clause."""
     return f"not answered: {why}."
 
 
@@ -260,7 +275,7 @@ def verdict(seen: Mapping[str, bool]) -> str:
     """One sentence: yes, no, or in part.
 
     Args:
-        seen: what the authors found, each a clause that follows "that", and whether it was seen here.
+        seen: the authors' findings, each a clause that follows "that", and whether it was seen here.
     """
     missing = [name for name, is_seen in seen.items() if not is_seen]
     if not missing:
@@ -280,7 +295,8 @@ def provenance(examples: Examples, device: torch.device, **others: torch.Tensor)
     """The fields of :class:`Measured` that say what was measured, and with what.
 
     Args:
-        others: further tensors that decide the rows.
+        examples: what is measured on.
+        others: further tensors that decide the rows; they join the hash of the data.
     """
     return {
         "n": len(examples),
@@ -293,13 +309,13 @@ def provenance(examples: Examples, device: torch.device, **others: torch.Tensor)
 
 
 def read_table(path: Path, kind: type[AnyTable]) -> AnyTable:
-    """What a file of an experiment's data holds.
+    """The table in a data file.
 
     Args:
-        kind: of the experiment's table.
+        kind: class of the experiment's table.
 
     Raises:
-        ResultsError: it is missing, damaged or something else.
+        ResultsError: the file is missing or damaged, or holds something else.
     """
     try:
         return parse(kind, read_json(path), str(path))
@@ -317,7 +333,7 @@ def _check_same(known: Measured, table: Measured, path: Path) -> None:
         if getattr(known, name) != getattr(table, name):
             raise ResultsError(
                 f"{path} was measured with {name} {getattr(known, name)}, not {getattr(table, name)}; name another "
-                "--out, or move it away"
+                "--out, or move the file away"
             )
 
 

@@ -1,4 +1,4 @@
-"""Local Lipschitz constants of h's probabilities, estimated, next to those that are proven [BAS24, after Theorem 4]."""
+"""Estimated local Lipschitz constants of h's probabilities, next to proven ones [BAS24, after Theorem 4]."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LABELS = {"estimated": "Theorem 4, estimated constants", "attacked": "right afte
 
 class LocalConstants(TripletExperiment):
     name = "local-constants"
-    question = "What would the mix's robust radius be with local Lipschitz constants, as an attack estimates them?"
+    question = "What would the mix's robust radius be with local Lipschitz constants that an attack estimates?"
     paper = (
-        "[BAS24, after Theorem 4]: constants on a ball around an image may take the place of global ones; an ascent "
-        "like PGD estimates them (Yang et al. 2020), and those of probabilities are far smaller than those of logits. "
-        "The authors give no numbers."
+        "[BAS24, after Theorem 4]: constants on a ball around an image may replace global ones; an ascent like PGD "
+        "estimates them [YRZSC20], and those of probabilities are far smaller than those of logits. The authors give "
+        "no numbers."
     )
     values = ("estimated", "attacked", "constant")
 
@@ -35,11 +35,12 @@ class LocalConstants(TripletExperiment):
         return [{"alpha": alpha} for alpha in ALPHAS]
 
     def measure(self, bench: Bench, case: Case) -> dict[str, float]:
-        """Shares of images at the radius eps.
+        """Shares of images at the radius eps, and constants.
 
-        ``estimated``: h is right and the radius of Theorem 4 with estimated constants reaches eps, which proves
-        nothing; ``attacked``: the mix is right after PGD; ``certified``: by Theorem 4, where h proves a constant.
-        ``constant`` is the mean over images of the largest estimate of a class, ``proven`` the bound for all.
+        ``estimated``: h is right and Theorem 4 with the estimated constants gives at least eps, which proves nothing.
+        ``attacked``: the mix is right after PGD. ``certified``: by Theorem 4, if h proves a constant in this norm.
+        ``constant``: the largest estimate over the classes, mean over images; ``largest``: the largest of all;
+        ``proven``: the constant that h proves.
         """
         alpha = float(case["alpha"])
         found = bench.once("constants", lambda: _estimates(bench))
@@ -73,14 +74,14 @@ class LocalConstants(TripletExperiment):
         first = table.rows[0]
         proven = f"; proven for all images: {first['proven']:.3g}" if np.isfinite(first["proven"]) else ""
         return (
-            f"Largest constant of a class, mean over images: {first['constant']:.3g}, estimated{proven}. An estimate "
-            f"is too small, so a radius that follows from it is no certificate. Images (%) at radius {table.eps}:\n\n"
-            + markdown_table(("alpha", *LABELS.values()), rows)
+            f"Largest estimated constant of a class, mean over images: {first['constant']:.3g}{proven}. An estimate is "
+            "at most the true constant, so a radius that follows from it may be too large and is no certificate. "
+            f"Images (%) at radius {table.eps}:\n\n" + markdown_table(("alpha", *LABELS.values()), rows)
         )
 
     def agreement(self, table: Table) -> str:
         if not np.isfinite(table.rows[0]["proven"]):
-            return not_answered("nothing is proven of this h that the estimates could be compared with")
+            return not_answered("nothing is proven of this h to compare the estimates with")
         return verdict(
             {
                 "no estimated constant exceeds the proven one": all(

@@ -1,4 +1,4 @@
-"""The parts of the composite loss, compared at equal clean accuracy [BAKS24, supp., Table SM2]."""
+"""Weights of the composite loss, compared at equal clean accuracy [BAKS24, supp., Table SM2]."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SPLITS = (("0", "1.5"), ("0.5", "1"), ("1", "0.5"), ("1.5", "0"))  # c_CE and c_BCE
 PRODUCTS = ("0", "0.1", "0.2")  # c_prod
-LINES = ("o-", "s--", "^:")  # of them; each shows through the next where two coincide
+LINES = ("o-", "s--", "^:")  # styles that stay visible where two lines coincide
 CONSTANT = "constant"
 PAPER = {  # PGD-20 accuracy in %, by c_prod in the order of SPLITS
     "0": (54.5, 52.8, 53.8, 54.4),
@@ -38,26 +38,26 @@ class LossAblation(TrainingExperiment):
     question = "Which parts of the composite loss make the better mixing network?"
     paper = (
         "[BAKS24, supp., Table SM2] (CIFAR-10, trained and attacked in setting B, PGD-20, 90 ± 0.02 % clean): "
-        "c_CE 0, c_BCE 1.5, c_prod 0.2 is the best one with 55.1 %; a small positive c_prod is generally beneficial; a "
-        "constant alpha has 52.6 %, less than every network (52.8 to 55.1 %)."
+        "c_CE 0, c_BCE 1.5, c_prod 0.2 is best with 55.1 %; a small positive c_prod generally helps; a constant alpha "
+        "has 52.6 %, less than every network (52.8 to 55.1 %)."
     )
     values = ("clean", "attacked", "lowered")
 
     def cases(self) -> list[Case]:
-        """The constant alpha first, which takes no training."""
+        """The constant alpha comes first; it needs no training."""
         return [{"c_ce": CONSTANT, "c_bce": CONSTANT, "c_prod": CONSTANT}] + [
             {"c_ce": ce, "c_bce": bce, "c_prod": product} for product in PRODUCTS for ce, bce in SPLITS
         ]
 
     def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
-        """One loss: accuracies of the mix, see ``accuracies``."""
+        """Accuracies of the mix with the network of one loss; see ``accuracies``."""
         if case["c_ce"] == CONSTANT:
             return accuracies(bench, bench.constant())
         parts = {name: float(value) for name, value in case.items()}
         return accuracies(bench, bench.adaptive(bench.of_setting("B", CompositeLoss(**parts))))
 
     def draw(self, table: TrainingTable, figure: Figure) -> None:
-        """A line for each c_prod, here and published."""
+        """Draw a line for each c_prod, here and published."""
         here, published = figure.subplots(1, 2)
         percent = _percent(table)
         attacked = {p: [percent[ce, bce, p] for ce, bce in SPLITS] for p in PRODUCTS}
@@ -67,7 +67,7 @@ class LossAblation(TrainingExperiment):
         here.legend(fontsize="small")
 
     def summary(self, table: TrainingTable) -> str:
-        """Accuracies of every loss, the paper's next to them."""
+        """Accuracies with every loss, next to the paper's."""
 
         def cells(row: Row) -> list[str]:
             ce, bce, product = row.case.values()
@@ -79,7 +79,7 @@ class LossAblation(TrainingExperiment):
         return markdown_table(("c_CE, c_BCE, c_prod", *HEADS), [cells(row) for row in table.rows])
 
     def agreement(self, table: TrainingTable) -> str:
-        """Is the paper's loss the best one, does the product help, and do all networks beat the constant alpha?"""
+        """Is the paper's loss best, does the product help, and is every network better than the constant alpha?"""
         rows = _percent(table)
         constant = rows.pop((CONSTANT, CONSTANT, CONSTANT))
         others = [value for parts, value in rows.items() if parts != BEST]
@@ -100,7 +100,7 @@ class LossAblation(TrainingExperiment):
 
 
 def accuracies(bench: TrainingBench, mixed: Mixed) -> dict[str, float]:
-    """Clean, under PGD, and after APGD that lowers alpha on what PGD left; and what was chosen on held-out examples."""
+    """Accuracy on clean images, after PGD, and after PGD and APGD that lowers alpha; with ``mixed.numbers``."""
     model = mixed.model
     standing = bench.correct(model, bench.attack(model))
     return {
@@ -121,7 +121,7 @@ def _panel(axes: Axes, title: str, attacked: dict[str, list[float]], constant: f
 
 
 def accuracy_cells(row: Row) -> list[str]:
-    """What stands under the first three of ``HEADS``."""
+    """The cells under the first three of ``HEADS``."""
     return [f"{100 * row[name]:.2f}" for name in ("clean", "attacked", "lowered")]
 
 
@@ -132,12 +132,12 @@ def chosen(row: Row) -> str:
 
 
 def after_lowering(table: TrainingTable) -> str:
-    """How the constant alpha, which is the first row, and the networks compare when alpha is attacked as well."""
+    """How the networks compare with the constant alpha, the first row, when alpha is attacked as well."""
     constant, *networks = (100 * row["lowered"] for row in table.rows)
     better = sum(value > constant for value in networks)
     return (
         f"After APGD that lowers alpha the constant alpha has {constant:.2f} %, the networks {min(networks):.2f} to "
-        f"{max(networks):.2f} %; {better} of the {len(networks)} are better than it."
+        f"{max(networks):.2f} %; {better} of the {len(networks)} are better."
     )
 
 

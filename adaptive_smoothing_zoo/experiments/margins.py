@@ -1,4 +1,4 @@
-"""How confident g and h are: the gap between the two largest probabilities [BAS24, Table 1]."""
+"""Confidence of g and of h: the gap between the two largest probabilities [BAS24, Table 1]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NETS = {"std": "g", "rob": "h"}
-IMAGES = ("clean", "attacked", "gap")  # as they are, after PGD on the cross-entropy, and on the gap itself
+IMAGES = ("clean", "attacked", "gap")  # clean, after PGD on the cross-entropy, and after PGD on the gap itself
 BINS = 20  # of a histogram over [0, 1]
 
 
@@ -27,8 +27,8 @@ class Margins(TripletExperiment):
     question = "How confident are g and h where they are right, and where they are wrong?"
     paper = (
         "[BAS24, Table 1] (PGD-20): mean gaps on clean images, correct / incorrect: g 0.982 / 0.698, h 0.854 / 0.434; "
-        "h under attack and right: mean 0.768, median 0.933; h clean and wrong: median 0.378. h is confident where it "
-        "is right under attack and not where it is wrong on clean images; on this mixing lives."
+        "h under attack and right: mean 0.768, median 0.933; h clean and wrong: median 0.378. Mixing relies on this: h "
+        "is confident where it is right under attack, and not where it is wrong on clean images."
     )
     values = ("correct", "incorrect")
     size = (9.6, 4.4)
@@ -39,8 +39,8 @@ class Margins(TripletExperiment):
     def measure(self, bench: Bench, case: Case) -> dict[str, float]:
         """Number, mean, median and histogram of the gaps of correct and of incorrect predictions.
 
-        The gap of no predictions is left out. "gap" is PGD on the probability of the label minus the largest other
-        one, of which each image keeps the worse of its end and of that of PGD on the cross-entropy.
+        Mean and median of no predictions are left out. "gap" attacks the label's probability minus the largest other
+        one with PGD; each image keeps the worse of this end and that of PGD on the cross-entropy.
         """
         net = bench.mix({"std": 0.0, "rob": 1.0}[case["net"]])
         log_probabilities = bench.logits(net, bench.images)
@@ -59,7 +59,7 @@ class Margins(TripletExperiment):
         return values
 
     def draw(self, table: Table, figure: Figure) -> None:
-        """A histogram for each net and kind of images, correct predictions against incorrect ones."""
+        """Draw a histogram for each net and kind of images: correct against incorrect predictions."""
         panels = figure.subplots(len(NETS), len(IMAGES), sharex=True)
         for axes, row in zip(panels.flat, table.rows, strict=True):
             _histogram(axes, row)
@@ -68,14 +68,14 @@ class Margins(TripletExperiment):
         panels[0][0].legend(fontsize="small")
 
     def summary(self, table: Table) -> str:
-        """The table of means and medians, and what the gap's own attack takes from h."""
+        """The table of means and medians, and what the attack on the gap takes from h."""
         heads = ("net, images", "correct: n, mean, median", "incorrect: n, mean, median")
         rows = [(_name(row), _cell(row, "correct"), _cell(row, "incorrect")) for row in table.rows]
         usual, own = (table.row(net="rob", images=images) for images in ("attacked", "gap"))
         said = (
             f"Under the attack on the gap itself h is right on {own['correct']:.0f} images, with a mean gap of "
             f"{_or_none(own['mean_correct'])}; under PGD on the cross-entropy on {usual['correct']:.0f}, with "
-            f"{_or_none(usual['mean_correct'])}. The first of the two is what [BAS24, Lemma 2] asks for."
+            f"{_or_none(usual['mean_correct'])}. [BAS24, Lemma 2] needs the former."
         )
         return f"{markdown_table(heads, rows)}\n\n{said}"
 
@@ -96,7 +96,7 @@ class Margins(TripletExperiment):
 
 
 def _lower(bench: Bench, net: MixedClassifier, known: Tensor) -> Tensor:
-    """Log-probabilities (N, C) after PGD on the gap, or those known where the label's margin is lower there."""
+    """Log-probabilities (N, C) after PGD on the gap, or the ``known`` ones where these have the lower margin."""
     found = bench.logits(net, bench.attack(net, probability_margin))
     worse = margin(known.exp(), bench.labels) < margin(found.exp(), bench.labels)
     return torch.where(worse[:, None], known, found)

@@ -1,4 +1,4 @@
-"""Equal-confidence mixing ratios: how far the way to an adversarial example keeps the class [JS21, Fig. 3]."""
+"""Equal-confidence mixing ratios: how far toward its adversarial example an image keeps its class [JS21, Fig. 3]."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from adaptive_smoothing_zoo.experiments.smoothed_pair import METHODS, PairBench,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATIOS = 20  # looked at, at equal distances from 0
+RATIOS = 20  # mixing ratios tried, evenly spaced up to 1
 BINS = 10
 EPS = 32.0  # in units of sigma: the paper's 8 at sigma 0.25
 
 
 class MixingRatios(PairExperiment):
     name = "mixing-ratios"
-    question = "At which share of the way to its adversarial example does an image change its class?"
+    question = "How far toward its adversarial example does an image keep its class?"
     paper = (
-        "[JS21, Fig. 3], CIFAR-10, ResNet-110 at sigma 0.25, 50-step PGD within 8: after SmoothMix the ratios are "
-        "larger than after Gaussian training, nearer to one half."
+        "[JS21, Fig. 3], CIFAR-10, ResNet-110 at sigma 0.25, 50 steps of PGD within an l_2 radius of 8: the ratios are "
+        "larger after SmoothMix than after Gaussian training, and closer to one half."
     )
     values = ("mean", "median", "changed")
     steps = 50
@@ -32,7 +32,10 @@ class MixingRatios(PairExperiment):
         return [{"method": method} for method in METHODS]
 
     def measure(self, bench: PairBench, case: Case) -> dict[str, float]:
-        """Mean, median and histogram of the ratios of correctly classified images whose class changes."""
+        """Mean, median and histogram of the ratios, over correctly classified images whose class changes.
+
+        ``changed`` is the share of correctly classified images whose class changes; without one there are no numbers.
+        """
         ends = bench.adversarial(case["method"], EPS * bench.sigma)
         grid = torch.linspace(0.0, 1.0, RATIOS + 1)
         way = paths(bench.examples.images, ends, grid)
@@ -69,9 +72,16 @@ class MixingRatios(PairExperiment):
 
 
 def first_changes(classes: Tensor, labels: Tensor, ratios: Tensor) -> tuple[Tensor, int]:
-    """(N,) smallest ratios at which classes (R, N) are wrong; infinite where none is, or the image itself is.
+    """Where images lose their label on the way, and how many have it at the start.
 
-    Also how many images are right themselves.
+    Args:
+        classes: (R, N) predictions at the ratios.
+        labels: (N,).
+        ratios: (R,), rising from 0.
+
+    Returns:
+        (N,) the smallest ratio with a wrong class, infinite if there is none or the image itself is misclassified; and
+        the number of images that are classified correctly.
     """
     wrong = classes != labels
     right = ~wrong[0]

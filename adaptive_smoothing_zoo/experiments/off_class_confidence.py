@@ -1,4 +1,4 @@
-"""How sure a smoothed net is of a wrong class, the farther an adversarial example may go [JS21, Table 1]."""
+"""Confidence of a smoothed net in wrong classes, by the radius of adversarial examples [JS21, Table 1]."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class OffClassConfidence(PairExperiment):
     question = "How sure is a smoothed net of wrong classes at adversarial examples of growing radius?"
     paper = (
         "[JS21, Table 1], ResNet-110 with Gaussian training, CIFAR-10, sigma 0.5, radii 0 to 5: the mean confidence of "
-        f"the true class falls ({', '.join(map(str, PAPER['true']))} %), the largest one of another class rises far "
-        f"above what clean images get of the true one ({', '.join(map(str, PAPER['off']))} %)."
+        f"the true class falls ({', '.join(map(str, PAPER['true']))} %); the largest confidence of another class "
+        f"rises far above that of clean images in their true class ({', '.join(map(str, PAPER['off']))} %)."
     )
     values = ("true", "off")
     steps = 20
@@ -35,7 +35,7 @@ class OffClassConfidence(PairExperiment):
         return [{"method": method, "radius": radius} for method in METHODS for radius in RADII]
 
     def measure(self, bench: PairBench, case: Case) -> dict[str, float]:
-        """Mean confidence of the true class, and mean of the largest other one."""
+        """Mean confidence in the true class, and mean of the largest confidence in another class."""
         eps, method = float(case["radius"]) * bench.sigma, case["method"]
         points = bench.adversarial(method, eps) if eps else bench.examples.images
         true, off = true_and_off(bench.confidence(method, points), bench.examples.labels)
@@ -69,11 +69,11 @@ class OffClassConfidence(PairExperiment):
             {
                 "the true class loses confidence with the radius": true[-1] < true[0],
                 "the largest other class gains it": off[-1] > off[0],
-                "at the largest radius it has more than the true class had on clean images": off[-1] > true[0],
+                "at the largest radius it has more than the true class has on clean images": off[-1] > true[0],
             }
         )
-        there = f"after SmoothMix {100 * mixed[-1]:.1f} %, after Gaussian training {100 * off[-1]:.1f} %"
-        return f"{text} There it has {there}."
+        there = f"{100 * off[-1]:.1f} % after Gaussian training and {100 * mixed[-1]:.1f} % after SmoothMix"
+        return f"{text} There the largest other class has {there}."
 
 
 EXPERIMENT = OffClassConfidence()

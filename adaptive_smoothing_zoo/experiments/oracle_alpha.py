@@ -1,4 +1,4 @@
-"""What the best alpha(x) would give, next to the mixing network and to constants [BAKS24, supp., Theorem 3]."""
+"""The best alpha(x), compared with the triplet's alpha and with constants [BAKS24, supp., Theorem 3]."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class OracleAlpha(TripletExperiment):
     question = "What would the best alpha(x) give?"
     paper = (
         "[BAKS24, Theorem 4.1; supp., Theorem 3]: there is an alpha(x) with which the mix is right wherever g or h is: "
-        "0 where g is right, else 1. So it is at least as accurate as the better one of both on any images, clean or "
-        "attacked."
+        "0 where g is right, else 1. So the mix is at least as accurate as the better of the two on any images, clean "
+        "or attacked."
     )
     values = tuple(ATTACKS)
 
@@ -34,13 +34,13 @@ class OracleAlpha(TripletExperiment):
         return [{"net": net} for net in (*CONSTANTS, MIX, ORACLE)]
 
     def measure(self, bench: Bench, case: Case) -> dict[str, float]:
-        """Accuracies of one net on clean images and after attacks on g, on h and on itself; and on all of these."""
+        """Accuracy of one net on clean images and after attacks on g, on h and on itself; and under all of them."""
         right = {name: _correct(bench, case["net"], points) for name, points in _points(bench, case["net"]).items()}
         right["worst"] = torch.stack(list(right.values())).all(dim=0)
         return {name: share(right[name]) for name in ATTACKS}
 
     def draw(self, table: Table, figure: Figure) -> None:
-        """Clean accuracy against that under all attacks: a curve of constants, and two points."""
+        """Draw clean accuracy against that under all attacks: a curve of constants, and two points."""
         axes = figure.subplots()
         constants = [table.row(net=net) for net in CONSTANTS]
         axes.plot([100 * r["worst"] for r in constants], [100 * r["clean"] for r in constants], ".-", label="constants")
@@ -52,7 +52,7 @@ class OracleAlpha(TripletExperiment):
         axes.legend()
 
     def summary(self, table: Table) -> str:
-        """All accuracies, and what part of the way from the constants to the oracle the triplet's alpha goes."""
+        """All accuracies; the triplet's alpha compared with the best alpha(x) and with constants as accurate."""
         rows = [
             (_name(row.case["net"]), *(f"{row[name]:.1%}" for name in ATTACKS))
             for row in table.rows
@@ -60,9 +60,9 @@ class OracleAlpha(TripletExperiment):
         ]
         mix, oracle = table.row(net=MIX), table.row(net=ORACLE)
         text = (
-            f"The best alpha(x) has {oracle['clean']:.1%} clean and {oracle['worst']:.1%} under all attacks. The "
-            "attack on it knows the label, as it does itself: it lowers the larger one of g's and h's probabilities of "
-            f"the label. The triplet's alpha has {mix['clean']:.1%} and {mix['worst']:.1%}"
+            f"The best alpha(x) has {oracle['clean']:.1%} clean and {oracle['worst']:.1%} under all attacks. It knows "
+            "the label, and so does the attack on it, which lowers the larger of g's and h's probabilities of the "
+            f"label. The triplet's alpha has {mix['clean']:.1%} and {mix['worst']:.1%}"
         )
         best = best_constant(table, mix["clean"])
         if best is not None:
@@ -73,16 +73,16 @@ class OracleAlpha(TripletExperiment):
         return f"{markdown_table(('alpha', *ATTACKS.values()), rows)}\n\n{text}."
 
     def agreement(self, table: Table) -> str:
-        """Does the theorem hold on all points, and is the triplet's alpha better than constants?"""
+        """Does the theorem hold on all images, and is the triplet's alpha better than constants?"""
         g, h, mix, oracle = (table.row(net=net) for net in ("0", "1", MIX, ORACLE))
         best = best_constant(table, mix["clean"])
         if best is None:
-            return not_answered("no constant of those tried has the clean accuracy of the triplet's alpha")
+            return not_answered("no constant that was tried has the clean accuracy of the triplet's alpha")
         seen = {
             "the best alpha(x) is at least as accurate as g and as h on clean images and after attacks on either": all(
                 oracle[name] >= max(g[name], h[name]) for name in ("clean", "std", "rob")
             ),
-            "under all attacks, one on itself too, it is at least as accurate as h": oracle["worst"] >= h["worst"],
+            "under all attacks, also on itself, it is at least as accurate as h": oracle["worst"] >= h["worst"],
             "the triplet's alpha is more accurate under all attacks than constants of its clean accuracy": (
                 mix["worst"] > best["worst"]
             ),
@@ -91,7 +91,7 @@ class OracleAlpha(TripletExperiment):
 
 
 class Both(nn.Module):
-    """Log-probabilities of g and h, one behind the other: (N, 2C)."""
+    """Log-probabilities of g, then of h, for images of a mix: (N, 2C)."""
 
     def __init__(self, model: MixedClassifier) -> None:
         super().__init__()
@@ -103,18 +103,18 @@ class Both(nn.Module):
 
 
 def least_loss(output: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of the better one of g and h, (N,), of an output of ``Both``."""
+    """The smaller cross-entropy of g and h, (N,), from an output of ``Both``."""
     std, rob = output.chunk(2, dim=1)
     return torch.minimum(cross_entropy(std, labels), cross_entropy(rob, labels))
 
 
 def oracle_correct(bench: Bench, points: Tensor) -> Tensor:
-    """(N,) bool: which images the mix with the best alpha(x) classifies correctly, those that g or h does."""
+    """(N,) bool: where the mix with the best alpha(x) is right, that is, where g or h is."""
     return bench.correct(bench.mix(0.0), points) | bench.correct(bench.mix(1.0), points)
 
 
 def best_constant(table: Table, clean: float) -> Row | None:
-    """Of the constants at least so accurate on clean images the most accurate one under all attacks."""
+    """The constant with at least this clean accuracy that is most accurate under all attacks; None if none has it."""
     reached = [table.row(net=net) for net in CONSTANTS if table.row(net=net)["clean"] >= clean]
     return max(reached, key=lambda row: row["worst"], default=None)
 

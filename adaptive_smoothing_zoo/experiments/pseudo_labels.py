@@ -1,4 +1,4 @@
-"""What the mixing network is told of attacked images, compared at equal clean accuracy [BAKS24, supp. B.1]."""
+"""Pseudo-labels of attacked images in training, compared at equal clean accuracy [BAKS24, supp. B.1]."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ HEADS = ("attack in training, pseudo-labels", "clean, %", "PGD, %", "PGD and APG
 
 class PseudoLabels(TrainingExperiment):
     name = "pseudo-labels"
-    question = "What should the mixing network be told of attacked images?"
+    question = "Which pseudo-labels should attacked images have in training?"
     paper = (
-        "[BAKS24, supp. B.1]: the best alpha depends on whether an image is attacked and how it is attacked: g should "
-        "be trusted where the target of the attack is h ([BAKS24 v1, Fig. 2]: from logit(alpha_t) = 5.72 on). The "
-        "published networks learn from attacks on the mix alone, with the pseudo-label 1 throughout."
+        "[BAKS24, supp. B.1]: the best alpha depends on whether and how an image is attacked: g is to be trusted where "
+        "the attack targets h ([BAKS24 v1, Fig. 2]: above logit(alpha_t) = 5.72). The published networks learn from "
+        "attacks on the mix alone, all with the pseudo-label 1."
     )
     values = ("clean", "attacked", "lowered")
 
     def cases(self) -> list[Case]:
-        """The constant alpha first, which takes no training."""
+        """The constant alpha comes first; it needs no training."""
         pairs = ((CONSTANT, CONSTANT), *TRAININGS)
         return [{"attack": attack, "labels": labels} for attack, labels in pairs]
 
     def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
-        """One training; see ``loss_ablation.accuracies``."""
+        """Accuracies of the mix after one training; see ``loss_ablation.accuracies``."""
         if case["attack"] == CONSTANT:
             return accuracies(bench, bench.constant())
         training = replace(bench.of_setting(case["attack"]), pseudo_labels=case["labels"])  # type: ignore[arg-type]
@@ -49,25 +49,25 @@ class PseudoLabels(TrainingExperiment):
         axes.legend(fontsize="small")
 
     def summary(self, table: TrainingTable) -> str:
-        """Accuracies after every training."""
+        """Accuracies after each training."""
         attack = table.training.attack
         low, high = attack.alpha_t_logits
         return (
             f"{markdown_table(HEADS, [[_name(row), *accuracy_cells(row), chosen(row)] for row in table.rows])}\n\n"
-            f"T attacks the mix with a constant alpha_t, its logit uniform between {low:g} and {high:g}; BT is B or T "
-            'for each image. "attacked": 1 for all attacked images. "attack": 0 from logit(alpha_t) = '
-            f'{attack.rob_until:g} on. "better": 0 where g is right and h is wrong at that image.'
+            f"T attacks the mix with a constant alpha_t whose logit is uniform between {low:g} and {high:g}; BT is B "
+            'or T for each image. Pseudo-labels of attacked images: "attacked", always 1; "attack", 0 above '
+            f'logit(alpha_t) = {attack.rob_until:g}, else 1; "better", 0 where g is right and h is wrong, else 1.'
         )
 
     def agreement(self, table: TrainingTable) -> str:
-        """Does it help to tell the network how an image is attacked, and do attacks on it have to be among them?"""
+        """Do other pseudo-labels help, and must the network meet attacks on itself?"""
         attacked = {(row.case["attack"], row.case["labels"]): row["attacked"] for row in table.rows}
         usual = attacked["B", "attacked"]
         seen = {
-            "pseudo-labels by which net is better, or by the attack, are better than 1 throughout": (
+            "pseudo-labels by which net is better, or by the attack, are better than always 1": (
                 max(attacked["B", "better"], attacked["BT", "attack"]) > usual
             ),
-            "a network that never met an attack on itself withstands less": attacked["T", "attack"] < usual,
+            "a network that never met an attack on itself is less robust": attacked["T", "attack"] < usual,
         }
         return "\n\n".join([verdict(seen), after_lowering(table), noise(table, [r["attacked"] for r in table.rows])])
 

@@ -1,4 +1,4 @@
-"""The ablation curves of [JS21] (Figures 6 and 7) from the logs that its authors published."""
+"""The ablation curves [JS21, Fig. 6 and 7] from the logs that the authors published."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ FIGURES = {"eta": "Fig. 6", "alpha, T": "Fig. 7(a)", "eps": "Fig. 7(b)", "m": "F
 
 class PublishedAblations(LogsExperiment):
     name = "published-ablations"
-    question = "What do weight, steps, a hard restriction and the number of noises do to SmoothMix?"
+    question = "How do weight, steps, a hard restriction and the number of noise samples affect SmoothMix?"
     paper = (
-        "[JS21, Fig. 6 and 7], MNIST at sigma 1: a larger eta trades accuracy for robustness at large radii; with "
-        "alpha T held at 8, alpha and T hardly matter; a hard restriction of the adversarial examples loses "
-        "robustness; more noises help a little."
+        "[JS21, Fig. 6 and 7], MNIST at sigma 1: a larger eta trades accuracy for robustness; with alpha T fixed at 8, "
+        "alpha and T hardly matter; a hard restriction of the adversarial examples costs robustness; more noise "
+        "samples (m) help a little."
     )
     values = ("acr",)
     size = (12, 3.6)
@@ -44,7 +44,7 @@ class PublishedAblations(LogsExperiment):
         return [{"varied": varied, "value": value} for varied, logs in LOGS.items() for value in logs]
 
     def measure(self, bench: LogsBench, case: Case) -> dict[str, float]:
-        """ACR and certified accuracy of the one published run."""
+        """ACR and certified accuracy of the published run; no numbers without its log."""
         found = bench.logs.matching(LOGS[case["varied"]][case["value"]])
         return bench.logs.summary(found[0]) if found else {}
 
@@ -85,11 +85,11 @@ class PublishedAblations(LogsExperiment):
                 "ACR is larger for every eta above 1": acr("eta", "1") == min(acr("eta", eta) for eta in LOGS["eta"]),
                 "alpha and T at alpha T = 8 change ACR by less than 0.01": max(alpha_t) - min(alpha_t) < 0.01,
                 "ACR grows with the restriction's radius, and is largest without": eps == sorted(eps),
-                "more noises than one help": acr("m", "1") < min(acr("m", m) for m in ("2", "4", "8")),
+                "more noise samples than one help": acr("m", "1") < min(acr("m", m) for m in ("2", "4", "8")),
             }
         )
         best = max(LOGS["eta"], key=lambda eta: acr("eta", eta))
-        return f"{text} ACR does not grow with eta throughout: it is largest at {best} of {', '.join(LOGS['eta'])}."
+        return f"{text} Of eta {', '.join(LOGS['eta'])}, ACR is largest at {best}."
 
 
 EXPERIMENT = PublishedAblations()

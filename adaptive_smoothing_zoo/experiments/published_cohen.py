@@ -1,4 +1,4 @@
-"""The certified curves of [CRK19] on CIFAR-10 from published logs, also with noise that a net was not trained with."""
+"""The certified curves of [CRK19] on CIFAR-10 from published logs, also with noise that nets were not trained with."""
 
 from __future__ import annotations
 
@@ -19,23 +19,16 @@ if TYPE_CHECKING:
 
 _OWN = "locuslab+smoothing/data/certify/cifar10/resnet110"
 OTHER = {trained: f"{_OWN}/noise_{trained}/test/sigma_0.50" for trained in COHEN_LOGS}  # every 20th image
-BEST = (
-    61,
-    43,
-    32,
-    22,
-    17,
-    13,
-)  # best of the four at 0.25, 0.5, ..., as Salman et al. 2019 (arXiv:1906.04584) print them
+BEST = (61, 43, 32, 22, 17, 13)  # %, of the best of the four at 0.25, 0.5, ..., as printed in [SLR19]
 
 
 class PublishedCohen(LogsExperiment):
     name = "published-cohen"
-    question = "What can be certified of Gaussian-smoothed nets of different noise?"
+    question = "What can be certified of nets smoothed with different Gaussian noise?"
     paper = (
-        "[CRK19]: a larger sigma certifies larger radii and costs accuracy, so every sigma is best somewhere; a net is "
-        "best certified with the noise that it was trained with. The best certified accuracies at 0.25 to 1.5 that "
-        f"Salman et al. 2019 print for these nets are {', '.join(map(str, BEST))} %."
+        "[CRK19]: a larger sigma certifies larger radii and costs accuracy, so every sigma is best at some radius; a "
+        "net is best certified with the noise that it was trained with. [SLR19]: the best certified accuracies of "
+        f"these nets at radii 0.25 to 1.5 are {', '.join(map(str, BEST))} %."
     )
     values = ("acr", *map(column, RADII))
     size = (9, 4)
@@ -49,7 +42,7 @@ class PublishedCohen(LogsExperiment):
         return bench.logs.summary(logs[case["trained"]])
 
     def draw(self, table: LogsTable, figure: Figure) -> None:
-        """One panel for nets with their own noise, one for noise of 0.5."""
+        """Draw one panel for nets with their own noise, and one for noise of 0.5."""
         for axes, rows in zip(figure.subplots(1, 2, sharey=True), _halves(table), strict=True):
             for row in rows:
                 accuracies = [100 * row[column(radius)] for radius in RADII]
@@ -85,7 +78,7 @@ class PublishedCohen(LogsExperiment):
             {
                 "accuracy falls with sigma": _falling([row[column(0.0)] for row in own]),
                 "every sigma is best at some radius": len(winners) == len(own),
-                "the best accuracies round to those that are printed": [round(value) for value in best] == list(BEST),
+                "the best accuracies round to the printed ones": [round(value) for value in best] == list(BEST),
                 "at sigma 0.5 the net that was trained with it has the largest ACR": max(
                     other, key=lambda row: row["acr"]
                 ).case["trained"]
@@ -95,6 +88,7 @@ class PublishedCohen(LogsExperiment):
 
 
 def _halves(table: LogsTable) -> tuple[list[Row], list[Row]]:
+    """The rows of nets with the noise that they were trained with, and those with sigma 0.5."""
     own = [row for row in table.rows if row.case["sigma"] == row.case["trained"]]
     return own, [row for row in table.rows if row not in own]
 

@@ -1,6 +1,6 @@
-"""The curves that the authors' ``compare_grad`` notebook shows, read from a file: 9 runs on CIFAR-10.
+"""The curves in the authors' ``compare_grad`` notebook, 9 runs on CIFAR-10, read from a file.
 
-The file, ``curves.json``, is not part of this package: ``asz experiment trust-options --published FOLDER``.
+The file, ``curves.json``, is not part of this package; ``asz experiment trust-options --published FOLDER`` reads it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRun:
-    """Accuracies of one form of eq. (3), as fractions, by the odds of h.
+    """Accuracies (fractions) of one form of [BAKS24 v1, eq. (3)], by the odds of h.
 
     Attributes:
-        title: the authors', as "Use SoftMax but no GradNorm".
+        title: the authors' name of the form, as "Use SoftMax but no GradNorm".
         nets: the section of the notebook, as "TRADE ConvNeXTT+WRN34 Linf".
-        norm: of the attack, with the authors' radius: 8/255, or 0.5 in l_2.
-        n: test images.
-        std_gradient, rob_gradient: whether R_i has the norm of g's gradient above, and that of h's below.
-        probabilities: whether g and h are probabilities, and not logits.
+        norm: of the attack, with the authors' radius: 8/255 in Linf, 0.5 in L2.
+        n: number of test images.
+        std_gradient, rob_gradient: whether R_i has the norm of g's gradient as numerator, and of h's as denominator.
+        probabilities: whether g and h are probabilities instead of logits.
         g, h: clean and attacked accuracy of each net alone.
-        curves: by target, "clean", "std", "rob" and "mix": log10 of the odds, and the accuracies.
+        curves: by target ("clean", "std", "rob" or "mix"): log10 of the odds, rising, and the accuracies.
     """
 
     title: str
@@ -56,7 +56,7 @@ class PublishedRun:
         return self.probabilities and not (self.std_gradient or self.rob_gradient)
 
     def trade_off(self) -> list[tuple[float, float]]:
-        """Clean accuracy, and that after the attack on the mix, at all odds at which there is the latter."""
+        """Clean accuracy, and accuracy after the attack on the mix, at all odds of the latter."""
         odds, attacked = self.curves["mix"]
         clean = np.interp(odds, *self.curves["clean"]).tolist()
         return list(zip(clean, attacked, strict=True))
@@ -68,10 +68,10 @@ class PublishedRun:
 
 
 def read_published(folder: Path) -> tuple[PublishedRun, ...]:
-    """All runs of a folder's ``curves.json``; of two runs of the same form and nets the later one.
+    """All runs in a folder's ``curves.json``; of two runs with the same form and nets, the later one.
 
     Raises:
-        ResultsError: it is missing, or something else.
+        ResultsError: the file is missing, or holds something else.
     """
     path = folder / FILE
     try:

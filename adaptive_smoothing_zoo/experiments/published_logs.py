@@ -1,8 +1,8 @@
-"""Certification logs that authors published, and experiments that are answered from them without a net.
+"""Certification logs that authors published, and experiments that need nothing else.
 
-A folder of logs holds, for each repository ``OWNER+NAME``, files as they stand there: clones of locuslab/smoothing,
-Hadisalman/smoothing-adversarial, jh-jeong/smoothing-consistency and jh-jeong/smoothmix, renamed so. Next to them may
-stand ``index.tsv``, with ACR and certified accuracy of logs that are not there themselves.
+A folder of logs contains a clone of each repository, named ``OWNER+NAME``: of locuslab/smoothing,
+Hadisalman/smoothing-adversarial, jh-jeong/smoothing-consistency and jh-jeong/smoothmix. It may also contain
+``index.tsv``, with ACR and certified accuracy of logs that are not in the folder.
 """
 
 from __future__ import annotations
@@ -39,18 +39,22 @@ def column(radius: float) -> str:
 
 @dataclass(frozen=True)
 class PublishedLogs:
-    """A folder of logs, see above."""
+    """A folder of logs, see above.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
 
     folder: Path
     _read: dict[str, Certificates] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
-            raise ConfigError(f"there is no folder {self.folder} of published logs; name one by --logs")
+            raise ConfigError(f"there is no folder {self.folder} of published logs; name one with --logs")
 
     @cached_property
     def index(self) -> Mapping[str, Mapping[str, str]]:
-        """The rows of ``index.tsv`` by path; none without that file."""
+        """The rows of ``index.tsv`` by path; empty without that file."""
         path = self.folder / "index.tsv"
         if not path.exists():
             return {}
@@ -61,19 +65,23 @@ class PublishedLogs:
             raise ResultsError(f"cannot read {path}: {reason(error)}") from error
 
     def matching(self, pattern: str) -> list[str]:
-        """Paths of logs that are there, or in the index."""
+        """Sorted paths of the logs, in the folder or in the index, that match a pattern."""
         there = (path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern) if path.is_file())
         return sorted({*there, *(path for path in self.index if fnmatch(path, pattern))})
 
     def certificates(self, path: str) -> Certificates:
-        """A log itself; ResultsError if it is not there."""
+        """The certificates in a log; ResultsError if it is not in the folder."""
         if path not in self._read:
             self._read[path] = read_log(self.folder / path)
         return self._read[path]
 
     def summary(self, path: str) -> dict[str, float]:
-        """ACR, and certified accuracy at ``RADII``; of logs that are in the index alone, at those that it has."""
-        if (self.folder / path).is_file():
+        """ACR, and certified accuracy at ``RADII``, or at those of the index if only that has the log.
+
+        Raises:
+            ResultsError: neither folder nor index has the log, or it cannot be read.
+        """
+        if (self.folder / path).is_file() or path not in self.index:
             found = self.certificates(path)
             accuracies = zip(RADII, found.certified_accuracy(RADII).tolist(), strict=True)
             return {"acr": found.average_certified_radius(), **{column(r): value for r, value in accuracies}}
@@ -85,7 +93,7 @@ class PublishedLogs:
             raise ResultsError(f"{self.folder / 'index.tsv'} has no numbers for {path}: {reason(error)}") from error
 
     def sha256(self) -> str:
-        """Of the index, which names every log, or of the names of the logs."""
+        """Hash of the index, or, without one, of the names of all files."""
         index = self.folder / "index.tsv"
         names = "\n".join(sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")))
         return sha256(index.read_bytes() if index.exists() else names.encode()).hexdigest()
@@ -97,19 +105,19 @@ def _index_name(radius: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LogsTable(Measured):
-    """What was read off published logs."""
+    """What published logs say."""
 
     @property
     def title(self) -> str:
         return "published logs"
 
     def how(self) -> str:
-        return "numbers are those of the logs, of which radii are printed to three digits; no net ran here"
+        return "all numbers come from the logs, whose radii have three digits; no net ran here"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogsBench:
-    """The logs."""
+    """A folder of published logs."""
 
     logs: PublishedLogs
     key: str = "published"
@@ -117,7 +125,7 @@ class LogsBench:
     @classmethod
     def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
         if options.logs is None:
-            raise ConfigError("this experiment reads published certification logs; name their folder by --logs")
+            raise ConfigError("this experiment reads published certification logs; name their folder with --logs")
         return cls(logs=PublishedLogs(options.logs))
 
     def ready(self) -> AbstractContextManager[None]:
@@ -127,7 +135,7 @@ class LogsBench:
         return LogsTable(**self.about(experiment))
 
     def about(self, experiment: str) -> dict[str, Any]:
-        """The fields of the table."""
+        """The fields of the table, without rows."""
         return {
             "experiment": experiment,
             "dataset": "cifar10",
@@ -141,6 +149,6 @@ class LogsBench:
 
 
 class LogsExperiment(Experiment[LogsBench, LogsTable]):
-    """An experiment that published logs answer."""
+    """An experiment that needs only published logs."""
 
     bench, table = LogsBench, LogsTable

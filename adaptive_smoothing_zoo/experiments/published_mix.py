@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALPHA = 0.76
-PAIRS = {"0.50": "0.25", "1.00": "0.50"}  # h, and the baseline of less noise
-PRINTED = "theorem4 as printed"  # with the constant sqrt(2 / pi) / sigma
+PAIRS = {"0.50": "0.25", "1.00": "0.50"}  # sigma of h, and of the baseline
+PRINTED = "theorem4 as printed"  # with the Lipschitz constant sqrt(2 / pi) / sigma
 BOUNDS = (PRINTED, "theorem4", "theorem5", "sharp")
 GRID = tuple(round(0.05 * i, 2) for i in range(61))
 SHOWN = (0.05, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -25,7 +25,14 @@ G_ACCURACY = 0.9725  # of the authors' g, a ConvNeXT-T
 
 
 def certified_by(of_h: Certificates, alpha: float, sigma: float, bound: str) -> Certificates:
-    """Certificates of a mix from those of its smoothed h; ``PRINTED`` is Theorem 4 with the papers' constant."""
+    """Certificates of a mix from those of its smoothed h.
+
+    Args:
+        of_h: of h alone.
+        sigma: of h's noise.
+        bound: a name that ``mix_certificates`` takes; or ``PRINTED``, Theorem 4 with the papers' constant, twice
+            ``gaussian_lipschitz``.
+    """
     if bound != PRINTED:
         return mix_certificates(of_h, alpha, sigma, bound=bound)
     p = SmoothedNet(radius=of_h.radius, sigma=sigma).p_top
@@ -34,12 +41,13 @@ def certified_by(of_h: Certificates, alpha: float, sigma: float, bound: str) -> 
 
 
 def clean_range(of_h: Certificates, alpha: float, sigma: float) -> tuple[float, float]:
-    """The least and the largest clean accuracy of the mix that h's log allows for.
+    """The smallest and the largest clean accuracy of the mix that h's log allows.
 
-    g is taken to be sure of itself, and right on ``G_ACCURACY`` of the images whatever h says. Then h decides where p >
-    1 / (2 alpha), since it gives g's class at most 1 - p, and g where p <= (1 - alpha) / alpha. Elsewhere it depends on
-    what h gives g's class, which the log does not tell: the mix is right at least where both are, and at most where one
-    of them is. Where h abstains, it counts as wrong in the former, as it does alone, and as right in the latter.
+    Suppose that g gives its class the probability 1, and that g is right on ``G_ACCURACY`` of the images whatever h
+    predicts. Then h decides where p > 1 / (2 alpha), since it gives g's class at most 1 - p; g decides where p <= (1 -
+    alpha) / alpha. Elsewhere the probability that h gives g's class decides, and the log lacks it: the smallest
+    accuracy counts the images on which both are right, the largest those on which one of them is. Where h abstains, the
+    smallest counts it as wrong, as for h alone, and the largest as right.
     """
     if alpha == 1.0:
         return float(of_h.correct.mean()), float(of_h.correct.mean())
@@ -61,10 +69,10 @@ def column(radius: float) -> str:
 
 class PublishedMix(LogsExperiment):
     name = "published-mix"
-    question = "What is certified of a mix with alpha = 0.76, next to a smoothed net of less noise?"
+    question = "What is certified of a mix with alpha = 0.76, compared with a net smoothed with less noise?"
     paper = (
         "[BAS24, Fig. 3] and [BAKS24, Fig. SM1], smoothed nets as h, CIFAR-10: by Theorem 4 the curves of the mix and "
-        "of the baseline intersect, the mix certifies more at larger radii and the baseline at smaller ones; Theorem 5 "
+        "of the baseline intersect: the mix certifies more at larger radii, the baseline at smaller ones; Theorem 5 "
         "certifies larger radii than Theorem 4 for both; by Theorem 5 the baseline certifies more points."
     )
     values = (*map(column, GRID), "clean", "clean_at_most")
@@ -79,7 +87,7 @@ class PublishedMix(LogsExperiment):
         ]
 
     def measure(self, bench: LogsBench, case: Case) -> dict[str, float]:
-        """Certified accuracy at each radius, and the clean accuracy at least and at most."""
+        """Certified accuracy at each radius, and the smallest and largest possible clean accuracy."""
         mixed = case["classifier"] == "mix"
         sigma, alpha = (case["h"], ALPHA) if mixed else (PAIRS[case["h"]], 1.0)
         of_h = bench.logs.certificates(COHEN_LOGS[sigma])
@@ -90,7 +98,7 @@ class PublishedMix(LogsExperiment):
         return {**values, "clean": least, "clean_at_most": largest}
 
     def draw(self, table: LogsTable, figure: Figure) -> None:
-        """A panel for each h: every bound in its color, the baseline broken."""
+        """Draw a panel for each h: a color for each bound, dashes for the baseline."""
         for axes, h in zip(figure.subplots(1, len(PAIRS), sharey=True), PAIRS, strict=True):
             for i, bound in enumerate(BOUNDS):
                 for classifier, dashes in (("mix", "-"), ("baseline", "--")):
@@ -116,17 +124,16 @@ class PublishedMix(LogsExperiment):
         for h, less in PAIRS.items():
             mixed, alone = (table.row(h=h, classifier=name, bound="sharp") for name in ("mix", "baseline"))
             between = f"between {mixed['clean']:.1%} and {mixed['clean_at_most']:.1%}"
-            cleans.append(f"{between} for sigma {h}, where sigma {less} alone has {alone['clean']:.1%}")
+            cleans.append(f"{between} for sigma {h} (sigma {less} alone: {alone['clean']:.1%})")
         return (
-            "From h's log alone, with the runner-up at 1 - p; certified accuracy (%) at l_2 radii:\n\n"
+            "From h's log alone, which bounds every other class by 1 - p; certified accuracy (%) at l_2 radii:\n\n"
             + markdown_table(heads, rows)
             + "\n\nThe papers chose alpha so that both classifiers have the same clean accuracy. g's outputs are not "
-            f"published. With a g that is sure, and right on {G_ACCURACY:.2%} of the images whatever h says, the mix's "
-            f"clean accuracy would be {' and '.join(cleans)}: it depends on what h gives g's class where h is not "
-            "sure. (Here p is bounded by 100,000 hard votes per image; the authors average the probabilities of 10,000 "
-            "samples.) Theorem 4 is printed with twice the Lipschitz "
-            "constant that is proven here; which of the four Gaussian-smoothed ResNet-110 the figure shows, the text "
-            "does not say."
+            f"published. With a g that is sure, and right on {G_ACCURACY:.2%} of the images whatever h predicts, the "
+            f"mix's clean accuracy would be {' and '.join(cleans)}: where h is not sure, it depends on the probability "
+            "that h gives g's class. Here 100,000 hard votes per image bound p; the authors average the probabilities "
+            "of 10,000 samples. The papers print Theorem 4 with twice the Lipschitz constant that is proven here, and "
+            "do not say which of the four Gaussian-smoothed ResNet-110 the figure shows."
         )
 
     def agreement(self, table: LogsTable) -> str:
@@ -147,7 +154,7 @@ class PublishedMix(LogsExperiment):
         )
         if _no_less(table, "theorem5", "theorem4"):
             return text
-        return f"{text} With the constant that is proven, Theorem 4 certifies more of the mix than Theorem 5 somewhere."
+        return f"{text} With the proven constant, Theorem 4 certifies more than Theorem 5 at some radius."
 
 
 def _no_less(table: LogsTable, larger: str, smaller: str) -> bool:

@@ -25,7 +25,7 @@ RADII = (0.25, 0.5, 1.0, 1.5)
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedParetoTable(LogsTable):
-    """What was read off logs, at these radii."""
+    """What published logs say, at these l_2 radii."""
 
     radii: tuple[float, ...] = RADII
 
@@ -39,10 +39,9 @@ class PublishedPareto(Experiment[PublishedParetoBench, PublishedParetoTable]):
     name = "published-pareto"
     question = "Does a mix certify more than a smoothed net alone of the same clean accuracy, over alpha and sigma?"
     paper = (
-        "[BAKS24], certified figure, CIFAR-10: with the Lipschitz-based bound the mix's certified accuracy can be "
-        "optimized at each radius without affecting clean accuracy by tuning alpha and sigma, and the Pareto frontier "
-        "has far larger certified radii than a smoothed net alone. [BAS24, 4.3]: with the bound for smoothed nets the "
-        "net of less noise certifies more points."
+        "[BAKS24], certified figure, CIFAR-10: by Theorem 4, alpha and sigma can be tuned for the mix's certified "
+        "accuracy at each radius at no cost in clean accuracy, and the Pareto frontier has far larger certified radii "
+        "than a smoothed net alone. [BAS24, 4.3]: by Theorem 5, the net with less noise certifies more points."
     )
     values = ("clean", *map(column, range(len(RADII))))
     bench, table = PublishedParetoBench, PublishedParetoTable
@@ -57,6 +56,7 @@ class PublishedPareto(Experiment[PublishedParetoBench, PublishedParetoTable]):
         ]
 
     def measure(self, bench: PublishedParetoBench, case: Case) -> dict[str, float]:
+        """Smallest possible clean accuracy of a mix, and the accuracy that one bound certifies at each radius."""
         sigma, alpha = float(case["noise"]), float(case["alpha"])
         of_h = bench.logs.certificates(COHEN_LOGS[case["noise"]])
         found = certified_by(of_h, alpha, sigma, case["bound"])
@@ -67,11 +67,10 @@ class PublishedPareto(Experiment[PublishedParetoBench, PublishedParetoTable]):
 
     def summary(self, table: PublishedParetoTable) -> str:
         parts = [
-            "ResNet-110 of [CRK19] as h. The mix's clean accuracy is counted at its least: g is taken to be sure, "
-            f"and right on {G_ACCURACY:.2%} of the images whatever h says (the authors' g has that accuracy; its "
-            "outputs are not published); where the log does not tell which of the two decides, the mix counts as right "
-            "only where both are, and where h abstains, not even there. So mixes may be more accurate than counted "
-            "here. Certified accuracies depend on none of this."
+            "ResNet-110 of [CRK19] as h. The mix's clean accuracy is a lower bound: g counts as sure, and as right on "
+            f"{G_ACCURACY:.2%} of the images whatever h predicts (the authors' g has that accuracy; its outputs are "
+            "not published). Where the log does not tell which of the two decides, the mix counts as right only if "
+            "both are, and as wrong if h abstains. Certified accuracies do not depend on this."
         ]
         parts += [frontier_table(table, bound, "sigma") for bound in (PRINTED, "theorem5", "sharp")]
         return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""The tables of [JS21] from the logs that its authors published: certified accuracy at radii, and ACR."""
+"""[JS21, Tables 2 and 3] from the logs that authors published: ACR, and certified accuracy at l_2 radii."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADV = (
     "4-multitrain/eps_255/cifar10/resnet110/noise_0.25/test/sigma_0.25"
 )
 ONE_STEP = "+ one-step adversary"
-# Table, sigma, row, where the logs are, and the row as printed: ACR, then certified accuracy (%) at RADII.
+# Table, sigma, row, pattern of the logs, and the row as printed: ACR, then certified accuracy (%) at RADII.
 PRINTED = """
 2 | 0.25 | Gaussian | {mnist}/cohen/noise_0.25_* | 0.911 99.2 98.5 96.7 93.3
 2 | 0.25 | Stability | {mnist}/stab/lbd_2/noise_0.25_* | 0.915 99.3 98.6 97.1 93.8
@@ -66,7 +66,7 @@ PRINTED = """
 3 | 0.5 | SmoothMix | {cifar}/smoothmix/noise_0.5 | 0.715 65.0 56.7 49.2 41.2 34.5 29.6 23.5 18.1
 3 | 0.5 | {one} | {cifar}/smoothmix/noise_0.5_adv | 0.737 61.8 55.9 49.5 43.3 37.2 31.7 25.7 19.8
 """
-HALF = 0.5 + 1e-6  # of the last printed digit: a number that is no farther off rounds to what is printed
+HALF = 0.5 + 1e-6  # of the last printed digit: a number this close rounds to the printed one
 
 
 def printed_rows() -> dict[tuple[str, str, str], tuple[str, list[float]]]:
@@ -96,7 +96,7 @@ class PublishedTables(LogsExperiment):
     question = "Do the authors' logs give the numbers of [JS21, Tables 2 and 3]?"
     paper = (
         "[JS21, Tables 2 and 3]: ACR and certified accuracy on all test images of MNIST and CIFAR-10, by training "
-        "method; SmoothMix improves on all baselines."
+        "method; at every sigma a form of SmoothMix has the largest ACR."
     )
     values = ("acr", "runs", "off")
     size = (11, 4)
@@ -105,10 +105,10 @@ class PublishedTables(LogsExperiment):
         return [{"table": table, "sigma": sigma, "row": row} for table, sigma, row in ROWS]
 
     def measure(self, bench: LogsBench, case: Case) -> dict[str, float]:
-        """Means over the runs whose logs there are, and how far the nearest run is from the printed row.
+        """Means over the published runs, and how far the closest run is from the printed row; empty without runs.
 
-        ``off`` is the largest difference, in units of the last printed digit (0.001 of ACR, 0.1 points); up to 1/2, the
-        run rounds to the row.
+        ``off`` is the largest difference, in units of the last printed digit (0.001 of ACR, 0.1 points); at most 1/2 if
+        the run rounds to the row.
         """
         pattern, printed = ROWS[case["table"], case["sigma"], case["row"]]
         runs = [bench.logs.summary(path) for path in bench.logs.matching(pattern)]
@@ -119,7 +119,7 @@ class PublishedTables(LogsExperiment):
         return {**means, "runs": float(len(runs)), "off": min(_off(run, printed) for run in runs)}
 
     def draw(self, table: LogsTable, figure: Figure) -> None:
-        """Certified accuracy against radius, a panel for each table and sigma ([JS21, Fig. 4 and 5])."""
+        """Draw certified accuracy against radius, a panel for each table and sigma [JS21, Fig. 4 and 5]."""
         panels = list(dict.fromkeys((t, sigma) for t, sigma, _ in ROWS))
         for axes, (number, sigma) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
             for row in table.where(table=number, sigma=sigma):
@@ -131,7 +131,7 @@ class PublishedTables(LogsExperiment):
         figure.axes[2].legend(fontsize="x-small")
 
     def summary(self, table: LogsTable) -> str:
-        """Every row: what is printed, what comes out, and how far the nearest run is from it."""
+        """Every row: as printed, from the logs, and how far the closest run is from the printed one."""
         rows = []
         for row in table.rows:
             _, printed = ROWS[row.case["table"], row.case["sigma"], row.case["row"]]
@@ -147,10 +147,9 @@ class PublishedTables(LogsExperiment):
             )
         heads = ("table", "sigma", "row", "printed", "from the logs, mean of the runs", "runs", "one run gives the row")
         return (
-            "ACR, then certified accuracy (%) at radii 0, 0.25, ... ('no' is followed by how far the nearest run is "
-            "off, in units of the last printed digit). There are no published logs of a ResNet-110 for Stability and "
-            "MACER, nor of SmoothAdv's run at sigma 0.5; MNIST is compared up to radius 1.5.\n\n"
-            + markdown_table(heads, rows)
+            "ACR, then certified accuracy (%) at l_2 radii 0, 0.25, .... After 'no': how far the closest run is off, "
+            "in units of the last printed digit. No logs are published of a ResNet-110 with Stability or MACER, nor "
+            "of SmoothAdv's run at sigma 0.5; MNIST is compared up to radius 1.5.\n\n" + markdown_table(heads, rows)
         )
 
     def agreement(self, table: LogsTable) -> str:
@@ -163,17 +162,18 @@ class PublishedTables(LogsExperiment):
             if row not in exact
         )
         return (
-            f"{len(given)} of {len(table.rows)} rows are those of one published log, digit by digit; of those of "
-            f"SmoothMix {len(exact)} of {len(ours)}{', all but ' + missed if missed else ''}. The published logs of "
-            "other rows are of other runs. At sigma 0.25 the logs behind the rows with eta = 1 are of T = 3 "
-            "steps, as in the authors' commands; the text has T = 2."
+            f"{len(given)} of {len(table.rows)} rows come out of one published log, digit by digit; of SmoothMix's "
+            f"rows {len(exact)} of {len(ours)}{', all but ' + missed if missed else ''}. For other rows no published "
+            "log is that of the printed run. At sigma 0.25 the logs behind the rows with eta = 1 have T = 3 steps, as "
+            "in the authors' commands; the text has T = 2."
         )
 
 
 def _off(run: dict[str, float], printed: list[float]) -> float:
+    """The largest difference between a run and a printed row, in units of the last printed digit."""
     differences = [1000 * abs(run["acr"] - printed[0])]
     for radius, number in zip(RADII, printed[1:], strict=False):
-        if column(radius) not in run:  # the index ends before
+        if column(radius) not in run:  # the index ends at a smaller radius
             continue
         differences.append(10 * abs(100 * run[column(radius)] - number))
     return max(differences)

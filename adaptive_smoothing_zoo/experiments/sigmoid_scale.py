@@ -1,4 +1,4 @@
-"""The scale of alpha_logit after training, compared at equal clean accuracy [BAKS24, supp., Table SM3]."""
+"""Scales of alpha_logit after training, compared at equal clean accuracy [BAKS24, supp., Table SM3]."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BEST = "2"
 
 class SigmoidScale(TrainingExperiment):
     name = "sigmoid-scale"
-    question = "How steep should alpha follow the mixing network's output?"
+    question = "How steeply should alpha follow the mixing network's output?"
     paper = (
         "[BAKS24, supp., Table SM3] (CIFAR-10, setting B, PGD-20, 90 ± 0.02 % clean): scales of alpha_logit of 0.5, 1, "
-        "2 and 4 give 55.1, 55.5, 55.7 and 55.6 %: 2 is the best one, and too large a scale makes the mix less stable "
-        "under attack. A constant alpha has 52.6 % (Table SM2)."
+        "2 and 4 give 55.1, 55.5, 55.7 and 55.6 %: 2 is best, and too large a scale makes the mix less stable under "
+        "attack. A constant alpha has 52.6 % (Table SM2)."
     )
     values = ("clean", "attacked", "lowered")
 
@@ -31,13 +31,13 @@ class SigmoidScale(TrainingExperiment):
         return [{"scale": scale} for scale in PAPER]
 
     def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
-        """One scale of the same network; see ``loss_ablation.accuracies``."""
+        """Accuracies with one scale, from the same network for all scales; see ``loss_ablation.accuracies``."""
         if case["scale"] == CONSTANT:
             return accuracies(bench, bench.constant())
         return accuracies(bench, bench.adaptive(bench.of_setting("B"), float(case["scale"])))
 
     def draw(self, table: TrainingTable, figure: Figure) -> None:
-        """Accuracy against scale, here and published; the constant alpha as a line."""
+        """Draw accuracy against scale, here and published, and the constant alpha as a line."""
         here, published = figure.subplots(1, 2)
         for name, label in (("attacked", "PGD"), ("lowered", r"then APGD that lowers $\alpha$")):
             percent = {row.case["scale"]: 100 * row[name] for row in table.rows}
@@ -52,7 +52,7 @@ class SigmoidScale(TrainingExperiment):
         here.set_ylabel("accuracy, %, at equal clean accuracy")
 
     def summary(self, table: TrainingTable) -> str:
-        """Accuracies with every scale, the paper's next to them."""
+        """Accuracies with every scale, next to the paper's."""
 
         def cells(row: Row) -> list[str]:
             scale = row.case["scale"]
@@ -62,7 +62,7 @@ class SigmoidScale(TrainingExperiment):
         return markdown_table(("scale", *HEADS), [cells(row) for row in table.rows])
 
     def agreement(self, table: TrainingTable) -> str:
-        """Is a scale of 2 the best one, are all close together, and do all beat the constant alpha?"""
+        """Is a scale of 2 best and 0.5 worst, and is every scale better than the constant alpha?"""
         attacked = {row.case["scale"]: 100 * row["attacked"] for row in table.rows}
         constant = attacked.pop(CONSTANT)
         best, worst = max(attacked.values()), min(attacked.values())

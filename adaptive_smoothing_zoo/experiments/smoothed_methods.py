@@ -1,4 +1,4 @@
-"""Ways to train a net that will be smoothed, compared by what can be certified of it [JS21, Table 2], in small."""
+"""Trainings for smoothing, compared by what can be certified of the smoothed nets; a small form of [JS21, Table 2]."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MethodsTable(Measured):
 
     Attributes:
         samples, failure_probability: of each certificate.
-        recipes_sha256: of all recipes.
+        recipes_sha256: hash of all recipes.
     """
 
     samples: int
@@ -68,7 +68,7 @@ class MethodsTable(Measured):
         lower = torch.tensor(self.failure_probability ** (1.0 / self.samples), dtype=torch.float64)
         return (
             f"CERTIFY with n0 = 100, n = {self.samples} and failure probability {self.failure_probability:g} per "
-            f"image, which bounds every radius by {float(torch.special.ndtri(lower)):.2f} sigma"
+            f"image, so no radius exceeds {float(torch.special.ndtri(lower)):.2f} sigma"
         )
 
 
@@ -77,11 +77,12 @@ class MethodsBench:
     """What it is measured with.
 
     Attributes:
-        experiment: whose recipes are trained.
-        recipes: folder of them.
-        trained: folder for the nets and for the logs of their certificates; what is there is not done again.
+        experiment: names the recipes.
+        recipes: their folder.
+        trained: folder of the nets and of the logs of their certificates; finished work in it is used again.
         n: certify the first n test images; None for all.
-        data_dir, train_data_dir: as in ``load_data``.
+        samples, failure_probability: of each certificate.
+        data_dir, train_data_dir: of the test and the training images, as in ``load_data``.
     """
 
     experiment: SmoothedMethods
@@ -109,7 +110,7 @@ class MethodsBench:
 
     @classmethod
     def asked(cls) -> SmoothedMethods:
-        """The experiment that a command line means by this bench."""
+        """The experiment of this bench on the command line."""
         return EXPERIMENT
 
     @property
@@ -135,6 +136,7 @@ class MethodsBench:
         )
 
     def recipe(self, case: Case) -> SmoothedNetRecipe:
+        """The recipe of a case's net; ResultsError if the file is for another sigma or kind of net."""
         name, changes = self.experiment.source(case)
         recipe = read_recipe(self.recipes / name, [*changes, f"training.seed={case['seed']}"])
         if not isinstance(recipe, SmoothedNetRecipe) or recipe.training.sigma != float(case["sigma"]):
@@ -156,9 +158,9 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
 
     Attributes:
         dataset: of the nets.
-        methods: what the recipes are called, and their labels.
+        methods: labels of the methods by their name in the recipes.
         sigmas, seeds: of the nets.
-        published: ACR by sigma and method, and ``published_for``, what it is of, by sigma.
+        published: the paper's ACR by sigma and method; ``published_for`` describes its data, by sigma.
         about: the nets and their training, in one sentence.
     """
 
@@ -167,7 +169,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
     paper = (
         "[JS21, Table 2], LeNet on MNIST: by ACR, SmoothMix is best at every sigma (at 0.25 by 0.001), with the "
         "one-step adversary at 0.25 and 1 and without it at 0.5; then come SmoothAdv, Consistency, MACER, Stability "
-        "and Gaussian, but for MACER behind all at sigma 1."
+        "and Gaussian, except that MACER is last at sigma 1."
     )
     values = ("acr", *map(_column, RADII))
     bench = MethodsBench
@@ -180,16 +182,16 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
     published = PAPER
     published_for: Mapping[str, str] = {sigma: f"MNIST, sigma {2 * float(sigma):g}" for sigma in SIGMAS}
     about = (
-        "A small CNN on 8x8 digits, mean of 3 seeds, the papers' constants with half their lengths, nothing tuned "
-        "(recipes `smoothed/digits_*`, with Nesterov momentum)."
+        "A small CNN on 8x8 digits, mean of 3 seeds, with the papers' constants but half their lengths; nothing was "
+        "tuned (recipes `smoothed/digits_*`, with Nesterov momentum)."
     )
 
     def source(self, case: Case) -> tuple[str, Sequence[str]]:
-        """The name of a net's recipe, and what changes in it."""
+        """The file name of a case's recipe, and the changes to it."""
         return f"digits_{case['method']}_{case['sigma']}.toml", ()
 
     def cases(self) -> list[Case]:
-        """One for each net; all of a seed before the next."""
+        """One for each net; all nets of a seed come before those of the next."""
         nets = product(self.seeds, self.sigmas, self.methods)
         return [{"method": method, "sigma": sigma, "seed": seed} for seed, sigma, method in nets]
 
@@ -212,7 +214,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         return {"acr": certificates.average_certified_radius(), **certified}
 
     def draw(self, table: MethodsTable, figure: Figure) -> None:
-        """Certified accuracy against radius, mean over the seeds, for each sigma."""
+        """Draw certified accuracy against radius, mean over the seeds, a panel for each sigma."""
         all_axes = figure.subplots(1, len(self.sigmas), sharey=True, squeeze=False)[0]
         for axes, sigma in zip(all_axes, self.sigmas, strict=True):
             for method, label in self.methods.items():
@@ -224,7 +226,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         figure.axes[0].legend(fontsize="small")
 
     def summary(self, table: MethodsTable) -> str:
-        """For each sigma: ACR with its spread over the seeds, certified accuracy at some radii, the paper's ACR."""
+        """For each sigma: ACR with its deviation over the seeds, certified accuracy at some radii, the paper's ACR."""
         parts = [self.about]
         for sigma in self.sigmas:
             radii = [f"{radius * float(sigma):g}" for radius in SHOWN]
@@ -235,7 +237,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         return "\n\n".join(parts)
 
     def agreement(self, table: MethodsTable) -> str:
-        """Where the order by ACR is not the paper's, pair by pair."""
+        """The pairs of methods whose order by ACR is not the paper's."""
         orders = "\n".join(self._pairs_in_order(table, sigma) for sigma in self.sigmas)
         spread = ""
         if len(self.seeds) > 1:
@@ -257,7 +259,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         return f"- sigma = {sigma}: {len(pairs) - len(differing)} of {len(pairs)} pairs in the paper's order.{named}"
 
     def _reversed(self, table: MethodsTable, sigma: str, a: str, b: str) -> str:
-        """Words for a pair of methods whose order is not the paper's; none if it is."""
+        """Words for a pair of methods whose order is not the paper's; empty if it is."""
         worse, better = sorted((a, b), key=self.published[sigma].__getitem__)
         low, high = (_values(table, "acr", method, sigma) for method in (worse, better))
         ahead = mean(low) - mean(high)

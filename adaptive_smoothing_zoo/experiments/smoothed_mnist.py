@@ -1,4 +1,4 @@
-"""All rows of [JS21, Table 2] at one sigma, in a short form for two cores: a LeNet on MNIST."""
+"""All rows of [JS21, Table 2] at sigma 0.5, a LeNet on MNIST, in a short form for two cores."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ ROWS = {
 }
 PAPER = {"0.5": dict(zip(ROWS, (1.553, 1.570, 1.687, 1.594, 1.657, 1.678, 1.694, 1.694, 1.685), strict=True))}
 PAPER_FOR = {sigma: f"sigma {sigma}" for sigma in PAPER}
-SHORT = {  # by sigma: what recipes for 0.25 change, by kind of loss
+SHORT = {  # by sigma: changes to the recipes, which are for 0.25, by kind of loss
     "0.5": {"smoothmix": ("training.loss.step_size=2.0",), "consistency": ("training.loss.weight=5.0",)},
 }
 
 
 class MnistBench(MethodsBench):
+    """The bench of :class:`SmoothedMnist`."""
+
     @classmethod
     def asked(cls) -> SmoothedMethods:
         return EXPERIMENT
@@ -31,8 +33,8 @@ class SmoothedMnist(SmoothedMethods):
     name = "smoothed-mnist"
     paper = (
         "[JS21, Table 2]: at sigma 0.5, SmoothMix with eta = 5, and with eta = 1 and the one-step adversary, has the "
-        "largest ACR (1.694), before SmoothAdv, eta = 5 with the one-step adversary, eta = 1 alone, Consistency, "
-        "MACER, Stability and Gaussian. That is a LeNet after 90 epochs of all images, certified with n = 100,000."
+        "largest ACR (1.694); then come SmoothAdv, eta = 5 with the one-step adversary, eta = 1 alone, Consistency, "
+        "MACER, Stability and Gaussian. There a LeNet trains for 90 epochs on all images, and n = 100,000."
     )
     bench = MnistBench
     dataset = "mnist"
@@ -42,8 +44,8 @@ class SmoothedMnist(SmoothedMethods):
     published = PAPER
     published_for = PAPER_FOR
     about = (
-        "A LeNet, one seed, in a short form for two cores (recipes `smoothed/mnist_*`): every 15th training image, "
-        "3 epochs, half the authors' noises, attacks of 2 steps as long together as all of theirs; about ten "
+        "A LeNet, one seed, in a short form for two cores (recipes `smoothed/mnist_*`): every 15th training image, 3 "
+        "epochs, half the authors' noise samples, attacks of 2 steps with the total length of the authors'; about ten "
         "minutes of one core in all."
     )
 

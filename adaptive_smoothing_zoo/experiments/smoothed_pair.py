@@ -1,4 +1,4 @@
-"""Two nets to be smoothed, trained with Gaussian noise and by SmoothMix, and how sure they are around test images."""
+"""Two nets for smoothing, trained with Gaussian noise and with SmoothMix, and their confidence around test images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.training.smoothed import noises
 from adaptive_smoothing_zoo.training.smoothed_losses import NoisyBatch, ascent
 
 METHODS = {"gaussian": "Gaussian", "smoothmix": "SmoothMix"}
-SIGMAS = {"digits": "0.25", "mnist": "0.5"}  # of the nets; lengths are multiples of it
+SIGMAS = {"digits": "0.25", "mnist": "0.5"}  # of the nets; all lengths are multiples of it
 KINDS: dict[str, type[MethodsBench]] = {"digits": MethodsBench, "mnist": MnistBench}
 ATTACK_NOISES = 4  # m of the search
 AT_ONCE = 2048  # noisy images per pass
@@ -37,15 +37,17 @@ class PairTable(Measured):
 
     Attributes:
         sigma: of the noise.
-        votes: noises per image that vote.
+        votes: noise samples per image, one vote each.
         steps: of the search for adversarial examples.
-        recipes_sha256: of both nets.
+        recipes_sha256: hash of both nets' recipes.
+        seed: of the noise in search and votes.
     """
 
     sigma: float
     votes: int
     steps: int
     recipes_sha256: str
+    seed: int = 0  # as in tables from before it was recorded
 
     @property
     def title(self) -> str:
@@ -54,7 +56,7 @@ class PairTable(Measured):
     def how(self) -> str:
         return (
             f"confidences are shares of {self.votes} hard votes; adversarial examples by {self.steps} gradient steps "
-            f"[JS21, eq. 8] with {ATTACK_NOISES} noises; one seed"
+            f"[JS21, eq. (8)] with {ATTACK_NOISES} noise samples, seed {self.seed}; each net was trained once"
         )
 
 
@@ -63,8 +65,8 @@ class PairBench:
     """What it is measured with.
 
     Attributes:
-        methods: whose recipes, data and folder are taken.
-        votes, steps: see :class:`PairTable`.
+        methods: has the recipes, the data and the folder of trained nets.
+        votes, steps, seed: see :class:`PairTable`.
     """
 
     methods: MethodsBench
@@ -77,7 +79,9 @@ class PairBench:
     def of(cls, options: Options, steps: int, on_stage: OnStage) -> Self:
         if options.dataset not in KINDS:
             known = " and ".join(KINDS)
-            raise ConfigError(f"there are recipes of both nets for {known} alone; name another --dataset")
+            raise ConfigError(
+                f"there are recipes of both nets for {known} alone, not for {options.dataset}; name another --dataset"
+            )
         methods = KINDS[options.dataset].of(options, steps, on_stage)
         return cls(methods=methods, steps=options.steps or steps, seed=options.seed)
 
@@ -100,6 +104,7 @@ class PairBench:
             sigma=self.sigma,
             votes=self.votes,
             steps=self.steps,
+            seed=self.seed,
             recipes_sha256=sha256(recipes.encode()).hexdigest(),
             **provenance(self.examples, self.methods.device),
         )
@@ -112,7 +117,7 @@ class PairBench:
         return {"method": method, "sigma": SIGMAS[self.key], "seed": "0"}
 
     def net(self, method: str) -> nn.Module:
-        """A net that votes, in eval mode; trained if it is not there."""
+        """A net whose votes are counted, in eval mode; trained on the first call unless its folder has it."""
         if method not in self._nets:
             case = self._case(method)
             folder = self.methods.trained / "_".join(case.values()) / "net"
@@ -120,7 +125,11 @@ class PairBench:
         return self._nets[method]
 
     def adversarial(self, method: str, eps: float | None) -> Tensor:
-        """The images after the search [JS21, eq. 8], each step 2.5 eps / steps long; without eps, sigma long."""
+        """The images after the search [JS21, eq. (8)] against a net.
+
+        Args:
+            eps: l_2 radius; steps are 2.5 eps / steps long. Without one the search is unrestricted, in steps of sigma.
+        """
         step = self.sigma if eps is None else 2.5 * eps / self.steps
         found = []
         for rows in torch.arange(len(self.examples)).split(AT_ONCE // ATTACK_NOISES):
@@ -142,7 +151,7 @@ class PairBench:
 
     @torch.no_grad()
     def confidence(self, method: str, images: Tensor) -> Tensor:
-        """The share of votes for each class, (N, C), with the same noise for every image."""
+        """The share of hard votes for each class, (N, C) float64; every image gets the same noise."""
         net, device = self.net(method), self.methods.device
         noise = self.sigma * noises(self.seed + 1, torch.zeros(1, dtype=torch.int64), self.votes, images[:1])[0]
         shares = []
@@ -154,17 +163,17 @@ class PairBench:
 
 
 class PairExperiment(Experiment[PairBench, PairTable]):
-    """An experiment on both nets."""
+    """An experiment on the two nets."""
 
     bench, table = PairBench, PairTable
 
 
 def true_and_off(confidence: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) shares of the label, and of the largest other class, from (N, C)."""
+    """From confidences (N, C): those of the label, and the largest of another class, (N,) each."""
     at_label = labels.unsqueeze(1)
     return confidence.gather(1, at_label).squeeze(1), confidence.scatter(1, at_label, -1.0).amax(dim=1)
 
 
 def paths(start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
-    """Convex combinations of images (N, ...), (R, N, ...) for R ratios: ``start`` at 0, ``end`` at 1."""
+    """Convex combinations of images (N, ...), for R ratios (R, N, ...): ``start`` at ratio 0, ``end`` at 1."""
     return torch.stack([torch.lerp(start, end, ratio) for ratio in ratios.tolist()])

@@ -1,4 +1,4 @@
-"""How much of h's clean error a mix saves, and how much of h's robustness it keeps [BAS24, App. A]."""
+"""How much of h's clean error a mix removes, and how much of h's robustness it keeps [BAS24, App. A]."""
 
 from __future__ import annotations
 
@@ -40,13 +40,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NETS = {"h": "h alone", "mix": "the triplet", "constant": "a constant alpha"}
-SAVED, KEPT = 0.5, 0.8  # of h's clean error, and of its attacked accuracy: the authors' claim
-GRID = 1000  # constants that are looked at
+SAVED, KEPT = 0.5, 0.8  # the authors' claim: of h's clean error, and of its attacked accuracy
+GRID = 1000  # alphas tried between 0 and 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TradeOffTable(Table):
-    """With ``records``, the folder whose records the rows are taken from; empty if the nets were attacked."""
+    """What was measured.
+
+    Attributes:
+        records: the folder of the records that gave the rows; empty if the nets were attacked.
+    """
 
     records: str = ""
 
@@ -54,14 +58,18 @@ class TradeOffTable(Table):
         if self.records:
             return f"AutoAttack, from the records in {self.records}"
         return (
-            f"APGD on the cross-entropy and on the targeted DLR loss, and, if alpha varies, the two of them while they "
-            f"lower alpha: {self.steps} steps, {SHORT_TARGETS} targets, {SHORT_STARTS} start, seed {self.seed}"
+            "APGD on the cross-entropy and on the targeted DLR loss, and if alpha varies the same two lowering alpha: "
+            f"{self.steps} steps, {SHORT_TARGETS} targets, {SHORT_STARTS} start, seed {self.seed}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TradeOffBench(Bench):
-    """With ``results``: a folder of records, or None."""
+    """A triplet, and where its accuracies come from.
+
+    Attributes:
+        results: a folder of records to read them from; None to attack the nets.
+    """
 
     results: Path | None = None
 
@@ -77,9 +85,9 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
     name = "trade-off"
     question = "How much of h's clean error does the mix save, and how much of h's robustness does it keep?"
     paper = (
-        "[BAS24, App. A]: mixed with a constant alpha, the error rate of h on clean images falls by half while 80 % of "
-        "its attacked accuracy is kept (PGD, three pairs of nets). [BAKS24 v1, section 5.2] (CIFAR-100, AutoAttack, "
-        "mixing network): a third less error, 89 % kept; the final network: 85.21 % clean and 38.72 % under AutoAttack."
+        "[BAS24, App. A]: a mix with a constant alpha halves h's error rate on clean images and keeps 80 % of its "
+        "attacked accuracy (PGD, three pairs of nets). [BAKS24 v1, section 5.2] (CIFAR-100, AutoAttack, mixing "
+        "network): a third less error, 89 % kept; the final network has 85.21 % clean and 38.72 % under AutoAttack."
     )
     values = ("clean", "robust")
     bench, table = TradeOffBench, TradeOffTable
@@ -88,7 +96,7 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
         return [{"net": net} for net in NETS]
 
     def measure(self, bench: TradeOffBench, case: Case) -> dict[str, float]:
-        """Clean and robust accuracy of h, of the triplet, and of the largest constant alpha that halves h's error."""
+        """Clean and robust accuracy of h, of the triplet, or with the largest constant alpha that halves h's error."""
         if bench.results is not None:
             return _recorded(bench, bench.results, case["net"])
         if case["net"] == "mix":
@@ -97,7 +105,7 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
         return {} if alpha is None else {"alpha": alpha, **_attacked(bench, bench.mix(alpha))}
 
     def findings(self, table: TradeOffTable) -> tuple[str, str]:
-        """Where no constant halves h's error, that is the answer, and no number is missing."""
+        """If no constant halves h's error, that is the answer, and no number is missing."""
         *others, constant = table.rows
         if constant.values or any(name not in row.values for row in others for name in self.values):
             return super().findings(table)
@@ -115,7 +123,7 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
         axes.legend(fontsize="small")
 
     def summary(self, table: TradeOffTable) -> str:
-        """Both shares, with the intervals of what they are made of."""
+        """Accuracies with their intervals, and both shares."""
         h = table.row(net="h")
         rows = [
             (
@@ -131,11 +139,11 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
         heads = ("net", "clean", "robust", "saved of h's clean error", "kept of h's robustness")
         return (
             f"{markdown_table(heads, rows)}\n\nIn brackets: 95 % Clopper-Pearson intervals, in %. The constant is the "
-            "largest one that halves h's clean error on these very images, which flatters it a little."
+            "largest tried that halves h's clean error on these very images, which flatters it a little."
         )
 
     def agreement(self, table: TradeOffTable) -> str:
-        """Does a constant alpha do what the authors say, and does the triplet?"""
+        """Does a constant alpha halve h's error and keep 80 % of its robustness, and does the triplet?"""
         h, mix, constant = (table.row(net=net) for net in NETS)
         if not h["robust"] or h["clean"] == 1.0:
             return not_answered("h has no robustness to keep, or no error to save")
@@ -150,17 +158,17 @@ class TradeOff(Experiment[TradeOffBench, TradeOffTable]):
 
 
 def saved(row: Row, h: Row) -> float:
-    """What share of h's clean error is gone; NaN if h has none."""
+    """The share of h's clean error that is gone; NaN if h has none."""
     return (row["clean"] - h["clean"]) / (1 - h["clean"]) if h["clean"] < 1.0 else float("nan")
 
 
 def kept(row: Row, h: Row) -> float:
-    """What share of h's robust accuracy is left; NaN if h has none."""
+    """The share of h's robust accuracy that is left; NaN if h has none."""
     return row["robust"] / h["robust"] if h["robust"] else float("nan")
 
 
 def halving(bench: Bench) -> float | None:
-    """The largest of ``GRID`` + 1 constants with at most half of h's clean error, None if there is none."""
+    """The largest of ``GRID`` + 1 alphas whose mix has at most half of h's clean error; None if there is none."""
     std, rob = (bench.logits(bench.mix(alpha), bench.images).double().exp() for alpha in (0.0, 1.0))
     alphas = torch.linspace(0.0, 1.0, GRID + 1, dtype=torch.float64)
     errors = torch.stack([((1 - a) * std + a * rob).argmax(dim=1) != bench.labels for a in alphas]).double().mean(dim=1)
@@ -176,10 +184,10 @@ def _attacked(bench: Bench, model: MixedClassifier) -> dict[str, float]:
 
 
 def _recorded(bench: Bench, results: Path, net: str) -> dict[str, float]:
-    """The same from the records of AutoAttack on the triplet and on constants.
+    """The numbers of a row, from the records of AutoAttack on the triplet and on constants.
 
     Raises:
-        ResultsError: there are none, or they are about other nets, examples or settings.
+        ResultsError: a record is missing, is about other nets, examples or settings, or lacks h.
     """
     model, entry = bench.model, bench.model.entry
     run, curve = RunRecord.read(results, entry), ConstantCurve.read(results, entry)
@@ -197,7 +205,11 @@ def _recorded(bench: Bench, results: Path, net: str) -> dict[str, float]:
         )
     if net == "mix":
         return {"clean": run.clean_accuracy, "robust": run.robust_accuracy}
-    (h,) = [point for point in curve.points if point.alpha == 1.0]
+    h = next((point for point in curve.points if point.alpha == 1.0), None)
+    if h is None:
+        raise ResultsError(
+            f"{ConstantCurve.path(results, entry)} lacks h, which is alpha 1; run {ConstantCurve.COMMAND} with it"
+        )
     halves = [point for point in curve.points if 1 - point.clean <= (1 - SAVED) * (1 - h.clean) + 1e-12]
     return _values(h if net == "h" else max(halves, key=lambda point: point.alpha, default=None))
 

@@ -19,10 +19,10 @@ PAPER = {"train": 0.9301, "test": 0.4555}  # of h under PGD-10
 
 @dataclass(frozen=True, kw_only=True)
 class SplitsTable(Table):
-    """With the training examples: as many as there are test examples, if there are so many.
+    """What was measured on test images and on as many training images, or on all of them if they are fewer.
 
     Attributes:
-        training_n, training_data, training_data_sha256: how many, and which.
+        training_n, training_data, training_data_sha256: number and source of the training examples, and their hash.
     """
 
     training_n: int
@@ -35,7 +35,10 @@ class SplitsTable(Table):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitsBench(Bench):
-    """A triplet, test examples, and examples of the training split, ``train``.
+    """A triplet, test examples, and training examples.
+
+    Attributes:
+        train: examples of the training split.
 
     Raises:
         ResultsError: test examples are among the training examples.
@@ -61,7 +64,7 @@ class SplitsBench(Bench):
         )
 
     def on(self, split: str) -> Bench:
-        """The bench with the examples of a split as those that are attacked."""
+        """The bench that attacks the examples of a split, "train" or "test"."""
         fields = ("model", "threat", "pgd", "seed", "batch_size", "device")
         return (
             Bench(examples=self.train, **{name: getattr(self, name) for name in fields}) if split == "train" else self
@@ -70,11 +73,11 @@ class SplitsBench(Bench):
 
 class TrainAccuracy(Experiment[SplitsBench, SplitsTable]):
     name = "train-accuracy"
-    question = "Is h as robust on test images as on those that it was trained on?"
+    question = "Is h as robust on test images as on training images?"
     paper = (
-        "[BAKS24, supp. B.1]: no. With CIFAR-10 and the authors' robust ResNet-18 the PGD-10 accuracy is 93.01 % on "
-        "training images and 45.55 % on test images. So the cross-entropy of the mix on training images says little of "
-        "when to trust g, and the loss of the mixing network needs the binary cross-entropy of alpha."
+        "[BAKS24, supp. B.1]: no. The PGD-10 accuracy of the authors' robust ResNet-18 on CIFAR-10 is 93.01 % on "
+        "training images and 45.55 % on test images. So the cross-entropy of the mix on training images says little "
+        "about when to trust g, and the loss of the mixing network needs the binary cross-entropy of alpha."
     )
     values = ("clean", "attacked")
     bench, table = SplitsBench, SplitsTable
@@ -111,7 +114,7 @@ class TrainAccuracy(Experiment[SplitsBench, SplitsTable]):
         )
 
     def agreement(self, table: SplitsTable) -> str:
-        """Is the difference larger than two standard errors, at most, of such a difference?"""
+        """Is the difference larger than two standard errors, taken at accuracies of 1/2, where they are largest?"""
         error = 2 * (0.25 / table.n + 0.25 / table.training_n) ** 0.5
         claim = f"under PGD h is more accurate on training images by more than {100 * error:.1f} points"
         return verdict({claim: _drop(table) > error})

@@ -1,4 +1,4 @@
-"""A triplet's g and h, mixing networks trained for them and kept on disk, and mixes of equal clean accuracy."""
+"""What experiments that train measure with: mixing networks for a triplet's g and h, at equal clean accuracy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from adaptive_smoothing_zoo.experiments.bench import (
     check_apart,
     share,
 )
-from adaptive_smoothing_zoo.experiments.experiment import Experiment
+from adaptive_smoothing_zoo.experiments.experiment import Experiment, MisfitError
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.training.choose_alpha import Candidate, Choice, Chosen, choose_alpha
@@ -40,8 +40,8 @@ from adaptive_smoothing_zoo.training.workers import Workers
 from adaptive_smoothing_zoo.zoo.entry import AdaptiveAlphaConfig
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
 
-FINER = 50  # times as fine as the first look at shifts of alpha is the second one
-REACH, FARTHEST = 20.0, 1280.0  # of the first look at the bias of alpha_logit, and of the last
+FINER = 50  # steps of the fine search for a shift of alpha in one step of the coarse one
+REACH, FARTHEST = 20.0, 1280.0  # largest bias of alpha_logit in the first search, and in the last
 PUBLISHED_PGD_STEPS, PUBLISHED_APGD_STEPS = 20, 75  # of the papers' attacks in training
 
 
@@ -50,13 +50,14 @@ class TrainingTable(Table):
     """What an experiment on trained mixing networks measured.
 
     Attributes:
-        training: of all networks; what a case says stands in the place of setting and loss.
+        training: of all networks; the case of a row may replace its attack, loss or pseudo-labels.
         alpha: the networks' architecture and taps.
-        apgd_steps: of the APGD runs that are the settings C and D in short; None for AutoAttack itself.
-        clean_share: where between h's (0) and g's (1) clean accuracy on held-out examples all mixes are put; None if
-            the accuracy itself was given.
-        clean_target: the accuracy that this is.
-        training_data, held_out, training_data_sha256: what the networks learned from, and what alpha was shifted on.
+        apgd_steps: of APGD, the short form of settings C and D; None for AutoAttack itself.
+        clean_share: the clean accuracy of all mixes on held-out examples, from h's (0) to g's (1); None if
+            ``clean_target`` was given.
+        clean_target: that accuracy.
+        training_data, held_out, training_data_sha256: what the networks learned from and what alpha was shifted on,
+            and their hash.
         long_c: whether networks of setting C were trained on attacks of the papers' length.
     """
 
@@ -72,12 +73,12 @@ class TrainingTable(Table):
 
     @property
     def is_short(self) -> bool:
-        """Whether attacks, in training or after it, are shorter than the authors'."""
+        """Whether an attack, in training or after it, is shorter than the authors'."""
         drawn = self.training.attack.randomization
         return self.apgd_steps is not None or drawn.steps * drawn.budget < PUBLISHED_PGD_STEPS
 
     def how(self) -> str:
-        """How networks were trained, mixes made comparable, and all of it measured."""
+        """How mixes were attacked, networks trained, and clean accuracies made equal."""
         training, drawn = self.training, self.training.attack.randomization
         way = "as asked for"
         if self.clean_share is not None:
@@ -87,20 +88,20 @@ class TrainingTable(Table):
             f"for {training.epochs} epochs of {self.training_data}, in batches of {training.batch_size}, seed "
             f"{training.seed}, with {drawn.steps * drawn.budget:g} attack steps on average (the papers: "
             f"{PUBLISHED_PGD_STEPS} in A and B, {PUBLISHED_APGD_STEPS} in C) and, in C, {self._in_c()}up to "
-            f"{1 + self._c.targets} attacked images of each image (the papers: 10). {self._attack_words()} "
-            f"{self._shift_words()} with which the clean accuracy on {self.held_out}, is at least "
-            f"{self.clean_target:.2%}, {way}; no test example is used for this"
+            f"{1 + self._c.targets} attacked images per image (the papers: 10). {self._attack_words()} "
+            f"{self._shift_words()} with at least {self.clean_target:.2%} clean accuracy on held-out examples "
+            f"({self.held_out}), {way}; no test example is used for this"
         )
 
     def _shift_words(self) -> str:
         if any("width" in row.case for row in self.rows):
             return (
-                "alpha has a range of the width in the table. After training, the largest lower end is taken (of a "
-                "range that ends at 1 the largest constant added to alpha_logit; or the largest constant alpha)"
+                "alpha has a range of the width in the table. After training, its lower end (if the range ends at 1, "
+                "the bias of alpha_logit; without a network, the constant alpha) is the largest"
             )
         return (
-            "alpha has the range (0, 1). After training, the largest constant is added to alpha_logit (or the largest "
-            "constant alpha taken)"
+            "alpha has the range (0, 1). After training, the bias of alpha_logit (without a network, the constant "
+            "alpha) is the largest"
         )
 
     @property
@@ -115,21 +116,22 @@ class TrainingTable(Table):
     def _attack_words(self) -> str:
         if self.apgd_steps is None:
             return (
-                f"C is AutoAttack itself, seed {self.seed}; APGD that lowers alpha, which D adds, has its two losses, "
-                "100 steps, 9 targets and 5 starts."
+                f"C is AutoAttack itself, seed {self.seed}; APGD that lowers alpha, which D adds, has two losses, 100 "
+                "steps, 9 targets and 5 starts."
             )
         return (
-            "C stands for AutoAttack's APGD alone, on the cross-entropy and on the targeted DLR loss, with "
+            "C is AutoAttack's APGD alone, on the cross-entropy and on the targeted DLR loss, with "
             f"{self.apgd_steps} steps, {SHORT_TARGETS} targets and {SHORT_STARTS} start, seed {self.seed}; APGD that "
             "lowers alpha, which D adds, is as short."
         )
 
 
 class Mixed(NamedTuple):
-    """A mix that was put to a clean accuracy, in eval mode and frozen.
+    """A mix whose alpha was shifted to a clean accuracy, in eval mode and frozen.
 
-    Its ``numbers`` are for the row: ``alpha``, if it is constant, or the ``bias`` of alpha_logit, and the accuracy on
-    ``held_out`` examples.
+    Attributes:
+        numbers: for the row: the accuracy on ``held_out`` examples, and what was chosen: a constant ``alpha``, the
+            ``bias`` of alpha_logit, or the ``alpha_min`` of a range.
     """
 
     model: MixedClassifier
@@ -138,15 +140,15 @@ class Mixed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBench(Bench):
-    """A triplet's g and h, and what mixing networks for them are made with.
+    """A triplet's g and h, and how mixing networks for them are trained.
 
     Attributes:
-        training: of all networks; the radius and norm of its attack are the bench's.
+        training: of all networks; the bench replaces radius and norm of its attack by its own.
         alpha: the networks' architecture and taps.
-        train, held_out: what is learned from, and what alpha is shifted on; no test examples.
-        trained: folder for the networks and for whatever else takes long; what is there is not done again.
+        train, held_out: what the networks learn from, and what alpha is shifted on; no test examples.
+        trained: folder of the networks and the states of AutoAttack; finished work in it is used again.
         apgd_steps, clean_share, long_c: see :class:`TrainingTable`.
-        clean_goal: the clean accuracy on held-out examples in the place of ``clean_share``.
+        clean_goal: the clean accuracy on held-out examples, in place of ``clean_share``.
         checkpoint_seconds: time between two checkpoints of a training.
 
     Raises:
@@ -177,13 +179,13 @@ class TrainingBench(Bench):
                 f"{options.recipe} is not the recipe of a triplet with a mixing network; name one with --recipe"
             )
         if recipe.data.dataset != entry.dataset:
-            raise ConfigError(
-                f"{options.recipe} is about {recipe.data.dataset}, the triplet about {entry.dataset}; name another "
+            raise MisfitError(
+                f"recipe {options.recipe} is for {recipe.data.dataset}, the triplet for {entry.dataset}; name another "
                 "--recipe"
             )
         train, held_out = training_examples(recipe.data, options.train_data_dir or options.data_dir)
         if held_out is None:
-            raise ConfigError(f"{options.recipe} holds no examples out; add --set data.hold_out_every=50")
+            raise ConfigError(f"{options.recipe} holds out no training examples; add --set data.hold_out_every=50")
         return super()._arguments(options, steps) | {
             "training": recipe.training,
             "alpha": recipe.alpha,  # type: ignore[union-attr]
@@ -211,26 +213,26 @@ class TrainingBench(Bench):
 
     @property
     def clean_target(self) -> float:
-        """Accuracy on held-out examples to which all mixes are put.
+        """The clean accuracy of all mixes on held-out examples.
 
         Raises:
-            ConfigError: it is given, and h alone has it or g has not.
+            ConfigError: h alone has it, or g has less.
         """
         low, high = self.once("ends", lambda: (self._clean(self.mix(1.0)), self._clean(self.mix(0.0))))
+        have = f"on {self.held_out.source} h alone has {low:.2%} and g {high:.2%}"
+        if not low < high:
+            raise ConfigError(f"there is no clean accuracy to trade: {have}; name a triplet whose g is more accurate")
         if self.clean_goal is None:
             return low + self.clean_share * (high - low)
         if not low < self.clean_goal <= high:
-            raise ConfigError(
-                f"no mix is put to {self.clean_goal:.2%}: on {self.held_out.source} h alone has {low:.2%} and g "
-                f"{high:.2%}; give a --clean between them"
-            )
+            raise ConfigError(f"mixes cannot have {self.clean_goal:.2%}: {have}; give a --clean between them")
         return self.clean_goal
 
     def of_setting(self, setting: str = "B", loss: CompositeLoss | None = None) -> MixingTraining:
-        """The training with a kind of attack, by its name, and with a loss; the recipe's loss if None.
+        """The training with a kind of attack, by its name, and a loss; the recipe's loss if None.
 
-        In C, where an image gives several attacked ones, there is an optimizer step for every two of them, as the
-        authors have it (5 for 10).
+        In C each image gives several attacked ones; there is an optimizer step for every two of them, as in the
+        authors' code (5 for 10).
         """
         attack = replace(self.training.attack, setting=setting, eps=self.threat.eps, norm=self.threat.norm)  # type: ignore[arg-type]
         if setting == "C" and self.long_c:
@@ -239,7 +241,7 @@ class TrainingBench(Bench):
         return replace(self.training, attack=attack, steps=steps, loss=loss or self.training.loss)
 
     def network(self, training: MixingTraining) -> MixedClassifier:
-        """The mix with a network of that training; from disk, or as far as it is there."""
+        """The mix with the network of a training; read from disk, or trained on from its last checkpoint."""
         with torch.random.fork_rng([]):
             torch.manual_seed(training.seed)
             alpha = Triplet(replace(self.model.entry, alpha=self.alpha)).alpha
@@ -257,19 +259,23 @@ class TrainingBench(Bench):
         )
 
     def adaptive(self, training: MixingTraining, scale: float | None = None) -> Mixed:
-        """The mix with a network of that training, its alpha in (0, 1) shifted to the clean accuracy by its bias.
+        """The mix with the network of a training, its alpha in (0, 1) shifted to the clean accuracy by its bias.
 
         Args:
-            scale: of alpha_logit; training's if None.
+            scale: of alpha_logit; that of the training if None.
+
+        Raises:
+            TrainingError: no bias gives this clean accuracy.
         """
         varied = self._by_bias(training.logit_scale if scale is None else scale)
         key = f"{self._name(training)}, {varied}"
         return self.once(key, lambda: self._shifted(self.network(training), varied))
 
     def in_range(self, training: MixingTraining, width: float) -> Mixed:
-        """The same with an alpha of a range of that width, whose lower end is shifted [BAKS24, supp. B].
+        """The same with a range of alpha of that width, whose lower end is shifted [BAKS24, supp. B].
 
-        Scale and bias of alpha_logit are the training's; where the range cannot end below 1, its bias is shifted.
+        Scale and bias of alpha_logit are the training's. If the range [1 - width, 1] is still accurate enough, the
+        bias is shifted instead.
         """
         top = round(1.0 - width, 10)
         numbers = {"logit_scale": training.logit_scale, "logit_bias": training.logit_bias}
@@ -296,22 +302,22 @@ class TrainingBench(Bench):
         )
 
     def constant(self) -> Mixed:
-        """The mix with the constant alpha of that clean accuracy."""
+        """The mix with the largest constant alpha of that clean accuracy."""
         varied = Choice(
             rule="clean", target=self.clean_target, vary="alpha_min", first=0.0, last=1.0, step=0.05, attacks=()
         )
         return self.once("constant", lambda: self._shifted(self.mix(0.5), varied))
 
     def standing(self, model: MixedClassifier) -> Tensor:
-        """(N,) bool: which examples setting C leaves."""
+        """(N,) bool: which examples withstand setting C."""
         return self.once(f"standing {self._hash(model)}", lambda: self._autoattack(model))
 
     def standing_lowered(self, model: MixedClassifier, standing: Tensor) -> Tensor:
-        """(N,) bool: which of the examples that stand APGD that lowers alpha leaves; of what C leaves it leaves D."""
+        """(N,) bool: which standing examples withstand APGD that lowers alpha, too; after setting C this is D."""
         return self._attacked(model, LOWERING, standing)
 
     def _autoattack(self, model: MixedClassifier) -> Tensor:
-        """The whole of it, or what stands for it where it is short."""
+        """(N,) bool: which examples withstand AutoAttack, or its APGD in the short form."""
         if self.apgd_steps is not None:
             return self._attacked(model, APGD, self.correct(model, self.images))
         evaluation = evaluate(
@@ -327,24 +333,27 @@ class TrainingBench(Bench):
         return torch.from_numpy(evaluation.robust)
 
     def _attacked(self, model: MixedClassifier, attacks: tuple[str, ...], standing: Tensor) -> Tensor:
-        """Which of the examples that stand still stand after these attacks, short or not."""
+        """(N,) bool: which standing examples withstand these attacks, too, in their full or their short form."""
         if self.apgd_steps is None:
             return self.searched(model, attacks, standing)
         limits = {"iterations": self.apgd_steps, "targets": SHORT_TARGETS, "restarts": SHORT_STARTS}
         return self.searched(model, attacks, standing, limits)
 
     def _shifted(self, model: MixedClassifier, coarse: Choice) -> Mixed:
-        """The model with what is chosen in coarse steps, and then in fine ones from there.
+        """The model after a search in coarse steps, and one in fine steps from there.
 
-        Where a bias is chosen at the end of those that were tried, twice as far is tried.
+        If the largest bias is chosen, the search goes on to twice that bias.
 
         Raises:
-            TrainingError: no bias makes the mix as inaccurate as it should be.
+            TrainingError: even with the largest bias the mix is more accurate than it should be.
         """
         start = getattr(self._chosen(model, coarse).candidate, coarse.vary)
         while coarse.vary == "logit_bias" and start == coarse.last:
             if coarse.last >= FARTHEST:
-                raise TrainingError(f"with alpha's largest bias, {start:g}, the mix still has the clean accuracy")
+                raise TrainingError(
+                    f"with the largest bias of alpha_logit, {start:g}, the mix still has a clean accuracy of "
+                    f"{coarse.target:.2%} or more; give a higher --clean"
+                )
             coarse = replace(coarse, first=start, last=2 * coarse.last)
             start = getattr(self._chosen(model, coarse).candidate, coarse.vary)
         fine = replace(coarse, first=start, last=min(start + coarse.step, coarse.last), step=coarse.step / FINER)
@@ -371,7 +380,7 @@ class TrainingBench(Bench):
         return share(predicted == self.held_out.labels)
 
     def _name(self, training: MixingTraining) -> str:
-        """Of a network's folder, so that one can read it, and no other training has it."""
+        """The name of a network's folder: readable, and different for every training."""
         loss, data = training.loss, self._data_sha256()
         digest = sha256(f"{training!r} {self.alpha!r} {data}".encode()).hexdigest()[:8]
         return f"{training.attack.setting}_{loss.c_ce:g}_{loss.c_bce:g}_{loss.c_prod:g}_{digest}"
@@ -382,27 +391,27 @@ class TrainingBench(Bench):
         return self.once("data", lambda: tensors_sha256(tensors))
 
     def _hash(self, model: MixedClassifier) -> str:
-        """Of what an evaluation's state is bound to; range, scale and bias of alpha stand in the description."""
+        """Hash of what decides an evaluation; the model's repr has range, scale and bias of alpha."""
         data = tensors_sha256({**model.state_dict(), "images": self.images, "labels": self.labels})
         digest = sha256(f"{model!r} {data} {self.threat.norm} {self.threat.eps} {self.seed}".encode())
         return digest.hexdigest()[:12]
 
 
 class TrainingExperiment(Experiment[TrainingBench, TrainingTable]):
-    """An experiment on trained mixing networks."""
+    """An experiment that trains mixing networks."""
 
     bench, table = TrainingBench, TrainingTable
 
 
 def noise(table: Table, accuracies: Sequence[float]) -> str:
-    """What the size of the sample lets one say of differences, and how many of these accuracies are near the best."""
+    """Which differences the number of examples can resolve, and how many of these accuracies are near the best."""
     best = max(accuracies)
     error = 2 * (2 * best * (1 - best) / table.n) ** 0.5
     near = sum(value >= best - error for value in accuracies) - 1  # without the best itself
     return (
-        f"Two such accuracies on {table.n} examples each that are less than {100 * error:.1f} points apart differ by "
-        f"less than two standard errors (on the same examples that is cautious), as {near} of the "
-        f"{len(accuracies) - 1} others do from the best one; and each network was trained once."
+        f"Differences below {100 * error:.1f} points are within two standard errors for {table.n} examples (a cautious "
+        f"bound, as the examples are the same): {near} of the {len(accuracies) - 1} others are that close to the best. "
+        "Each network was trained once."
     )
 
 

@@ -26,7 +26,7 @@ ATTACKS = {
     "C": "C, AutoAttack",
     "D": "D, adaptive AutoAttack",
 }
-BASELINES = ("h", "constant")  # without a mixing network: A is B for them, and D attacks what is not there
+BASELINES = ("h", "constant")  # without a mixing network A is the same as B, and D adds nothing to C
 PAPER = {
     "CIFAR-10": {
         "h": {"clean": 84.92, "B": 57.16, "C": 53.09},
@@ -41,27 +41,27 @@ PAPER = {
         "C": dict(zip(ATTACKS, (80.90, 39.26, 38.92, 32.94, 32.80), strict=True)),
     },
 }
-KEPT = 0.8  # of h's accuracy under the attack of its training: what every published network has left
+KEPT = 0.8  # every published network keeps this share of h's accuracy under the attack of its training
 
 
 class TrainingSettings(TrainingExperiment):
     name = "settings"
-    question = "What does a mixing network withstand, by the attack that it was trained on?"
+    question = "Which attacks does a mixing network withstand, by the attack that it was trained on?"
     paper = (
         "[BAKS24 v1, Tables 1 and 2]: the networks withstand the attacks that they were trained on (gray-box PGD-20 at "
-        "h's level with g's clean accuracy nearly kept); the one trained in C, on randomized APGD, is the best one "
-        "under AutoAttack (CIFAR-100: 32.94 % against 23.54 % and 26.37 %, 89 % of h's 36.98 %) at some cost in clean "
+        "h's level, with nearly g's clean accuracy); the one trained in C, on randomized APGD, is best under "
+        "AutoAttack (CIFAR-100: 32.94 % against 23.54 % and 26.37 %, 89 % of h's 36.98 %) at some cost in clean "
         "accuracy (80.90 % against 83.99 %); attacking alpha as well (D) takes hardly more than AutoAttack."
     )
     values = ("accuracy",)
 
     def cases(self) -> list[Case]:
-        """All attacks on a net before the next net."""
+        """All attacks on a net come before the next net."""
         baselines = [{"net": net, "attack": attack} for net in BASELINES for attack in ("clean", "B", "C")]
         return baselines + [{"net": net, "attack": attack} for net in SETTINGS for attack in ATTACKS]
 
     def measure(self, bench: TrainingBench, case: Case) -> dict[str, float]:
-        """Accuracy of one mix under one attack; with the clean one also what was chosen on held-out examples."""
+        """Accuracy of one mix under one attack; the clean row also has what was chosen on held-out examples."""
         mixed = _mix(bench, case["net"])
         model, attack = mixed.model, case["attack"]
         if attack == "clean":
@@ -74,7 +74,7 @@ class TrainingSettings(TrainingExperiment):
         return {"accuracy": share(standing)}
 
     def draw(self, table: TrainingTable, figure: Figure) -> None:
-        """A group of bars for each attack, a bar for each training; h and the constant alpha as lines above them."""
+        """Draw a group of bars for each attack, a bar for each training, and lines for h and the constant alpha."""
         panels = {"here": {net: _percent(table, net) for net in (*BASELINES, *SETTINGS)}, **PAPER}
         for axes, (name, nets) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
             for i, setting in enumerate(SETTINGS):
@@ -96,7 +96,7 @@ class TrainingSettings(TrainingExperiment):
         )
 
     def summary(self, table: TrainingTable) -> str:
-        """The table as the paper has it, here and published, and what was chosen on held-out examples."""
+        """The paper's tables, here and published, and what was chosen on held-out examples."""
         nets = {net: _percent(table, net) for net in (*BASELINES, *SETTINGS)}
         heads = ["h", "constant alpha", *(f"trained in {setting}" for setting in SETTINGS)]
         alpha = table.row(net="constant", attack="clean")["alpha"]
@@ -108,7 +108,7 @@ class TrainingSettings(TrainingExperiment):
         return "\n\n".join(parts)
 
     def agreement(self, table: TrainingTable) -> str:
-        """Do networks withstand what they were trained on, is C the best one under AutoAttack, does D add little?"""
+        """Do networks withstand what they were trained on, is C best under C and D, and does D take little more?"""
         here = {net: _percent(table, net) for net in ("h", *SETTINGS)}
         if not min(here["h"][attack] for attack in "BC"):
             return not_answered(f"h is right on none of the {table.n} images under B or C, so no network can keep that")
@@ -125,7 +125,7 @@ class TrainingSettings(TrainingExperiment):
         shares = "; ".join(f"{name} {', '.join(f'{share:.0%}' for share in kept[name])}" for name in kept)
         under_c = [row["accuracy"] for net in SETTINGS for row in table.where(net=net, attack="C")]
         kept_words = (
-            f"Shares of h's accuracy that networks trained in A, B and C keep under that attack: {shares}. Of their "
+            f"Shares of h's accuracy that networks trained in A, B and C keep under that attack: {shares}. Their "
             f"accuracies under C: {noise(table, under_c)}"
         )
         compared = (
@@ -145,7 +145,7 @@ def _mix(bench: TrainingBench, net: str) -> Mixed:
 
 
 def _kept(nets: dict[str, dict[str, float]]) -> list[float]:
-    """The share of h's accuracy under the attack of its training, for each network; A is B where there is only h."""
+    """For each network the share of h's accuracy under the attack of its training; for h alone, A is B."""
     h = nets["h"]
     return [nets[net][net] / h[against] for net, against in (("A", "B"), ("B", "B"), ("C", "C"))]
 

@@ -1,4 +1,4 @@
-"""Clean against attacked accuracy for the four R_i of eq. (3), with probabilities and with logits [BAKS24, Fig. 1]."""
+"""Clean against attacked accuracy for four R_i of eq. (3), with probabilities and with logits [BAKS24, Fig. 1]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from adaptive_smoothing_zoo.experiments.published_curves import PublishedRun
 
-# Odds alpha / (1 - alpha) of h at a typical image. R_i may be of any size, so r is these odds over R's median.
+# Odds alpha / (1 - alpha) of h at a typical image. R_i may have any size, so r is these odds divided by R_i's median.
 ODDS = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 1000.0)
 LEGEND = {"loc": "outside center right", "fontsize": "small"}
 LABELS = {
@@ -33,8 +33,8 @@ class TrustOptions(TripletExperiment):
     name = "trust-options"
     question = "Which R_i, and probabilities or logits, gives the best trade-off?"
     paper = (
-        "[BAKS24, Fig. 1] and [BAS24, Fig. 1] (PGD-10, l_inf; the variations, of which [BAKS24, supp., Fig. SM2] has "
-        "one in l_2, and the authors' code take PGD-20): R_i = 1 with probabilities."
+        "[BAKS24, Fig. 1] and [BAS24, Fig. 1] (PGD-10, l_inf; the authors' code, and the variations, one of them in "
+        "l_2 [BAKS24, supp., Fig. SM2], use PGD-20): R_i = 1 with probabilities."
     )
     values = ("clean", "attacked")
     compares = True
@@ -49,7 +49,7 @@ class TrustOptions(TripletExperiment):
         ]
 
     def measure(self, bench: Bench, case: Case) -> dict[str, float]:
-        """Clean and attacked accuracy of one form at one ratio r; the attack passes through R_i as well."""
+        """Clean and attacked accuracy of one form at one ratio r; the attack differentiates R_i, too."""
         odds = float(case["odds"])
         form = partial(_smoothed, bench, trust=case["trust"], space=case["space"])
         size = _median_trust(bench, form(ratio=1.0))
@@ -70,10 +70,10 @@ class TrustOptions(TripletExperiment):
         figure.legend(**LEGEND)
 
     def compare(self, table: Table, figure: Figure, published: Sequence[PublishedRun]) -> str:
-        """The same trade-offs, thin; and the same areas, of the authors' forms under the same norm."""
+        """Draw the authors' trade-offs under the same norm in thin lines; give their areas."""
         runs = [run for run in published if run.norm == table.threat_model]
         if not runs:
-            return f"the authors have none under {table.threat_model}."
+            return f"the file has none under {table.threat_model}."
         axes = figure.axes[0]
         for run in runs:
             clean, attacked = zip(*run.trade_off(), strict=True)
@@ -90,15 +90,15 @@ class TrustOptions(TripletExperiment):
         return f"{nets}:\n\n" + markdown_table(("authors' form", "area", "attacked where clean is 90 % or more"), rows)
 
     def summary(self, table: Table) -> str:
-        """What each form has left of h's attacked accuracy at the highest clean accuracy, by one number per curve."""
+        """One number per curve: how much of h's attacked accuracy it has at clean accuracies between h's and g's."""
         if why := undefined(table):
             return f"There is no area under the curves: {why}."
         areas = _areas(table)
         best = max((value, trust, space) for (trust, space), value in areas.items())
         return "\n".join(
             [
-                "The area under the curve of the best attacked accuracy at a clean accuracy or more, between h's and "
-                "g's clean accuracies, as a share of the ideal (h's attacked accuracy throughout):",
+                "Area under the curve: the best attacked accuracy at a clean accuracy or above, averaged between h's "
+                "and g's clean accuracies, as a share of the ideal (h's attacked accuracy throughout):",
                 "",
                 markdown_table(
                     ("R_i", *SPACES), [(trust, *(f"{areas[trust, s]:.2f}" for s in SPACES)) for trust in TRUST_OPTIONS]
@@ -118,7 +118,7 @@ class TrustOptions(TripletExperiment):
         if not better:
             return "yes: no form is better than R_i = 1 with probabilities."
         lead = max(areas.values()) - chosen
-        return f"no: {', '.join(better)} had a larger area, by up to {lead:.2f}; see n for what that may mean."
+        return f"no: {', '.join(better)} had a larger area, by up to {lead:.2f} (n = {table.n})."
 
 
 def _areas(table: Table) -> dict[tuple[str, str], float]:
@@ -126,20 +126,19 @@ def _areas(table: Table) -> dict[tuple[str, str], float]:
 
 
 def area(table: Table, trust: str, space: str) -> float:
-    """Mean over clean accuracies between h's and g's of the best attacked accuracy there or above, over h's.
-
-    Not to be asked for where it is ``undefined``.
-    """
+    """The area of one form, see ``area_under``; the table must not be ``undefined``."""
     points = list(zip(*table.curve("clean", "attacked", trust=trust, space=space), strict=True))
     low, high, ideal = _ends(table)
     return area_under(points, (low, high), ideal)
 
 
 def area_under(points: list[tuple[float, float]], ends: tuple[float, float], ideal: float) -> float:
-    """The mean over clean accuracies between two ends of the best attacked accuracy there or above, over the ideal.
+    """The best attacked accuracy at a clean accuracy or above, averaged between two clean accuracies, over the ideal.
 
     Args:
-        points: clean and attacked accuracies.
+        points: pairs of clean and attacked accuracy.
+        ends: the clean accuracies of h and of g.
+        ideal: h's attacked accuracy, > 0.
     """
     grid = torch.linspace(*ends, 101, dtype=torch.float64).tolist()
     return sum(_best_at(points, level) for level in grid) / len(grid) / ideal
@@ -158,12 +157,12 @@ def _percents(values: Sequence[float]) -> list[float]:
 
 
 def undefined(table: Table) -> str:
-    """Why there are no areas, as a clause; nothing if there are."""
+    """A clause that says why there are no areas; empty if there are."""
     low, high, ideal = _ends(table)
     if low >= high:
         return (
             f"g is no more accurate than h on the {table.n} clean images ({high:.1%} and {low:.1%}), so there is "
-            "nothing to trade off; take more images or another triplet"
+            "nothing to trade off; use more images or another triplet"
         )
     if ideal <= 0:
         return f"h is right on none of the {table.n} images under attack, so there is no robustness to keep"
@@ -171,7 +170,7 @@ def undefined(table: Table) -> str:
 
 
 def _ends(table: Table) -> tuple[float, float, float]:
-    """Clean accuracies of h and of g, and h's attacked accuracy: the ends of every curve."""
+    """Clean accuracy of h and of g, and h's attacked accuracy, from the mix with the largest and the least odds."""
     g, *_, h = table.where(trust="one", space="probabilities")
     return h["clean"], g["clean"], h["attacked"]
 
@@ -182,7 +181,7 @@ def _curve(table: Table, trust: str, space: str) -> tuple[list[float], list[floa
 
 
 def _smoothed(bench: Bench, *, trust: str, space: str, ratio: float) -> SmoothedClassifier:
-    """Eq. (3) with a bench's g and h, their logits taken through the mix's own maps."""
+    """Eq. (3) with a bench's g and h, and the mix's own maps of their logits."""
     model = bench.model
     std_model, rob_model = _Mapped(model.std_model, model.std_map), _Mapped(model.rob_model, model.rob_map)
     return SmoothedClassifier(
@@ -191,6 +190,8 @@ def _smoothed(bench: Bench, *, trust: str, space: str, ratio: float) -> Smoothed
 
 
 class _Mapped(nn.Module):
+    """A net followed by a logit map."""
+
     def __init__(self, net: nn.Module, logit_map: nn.Module) -> None:
         super().__init__()
         self.net, self.logit_map = net, logit_map
@@ -201,7 +202,7 @@ class _Mapped(nn.Module):
 
 
 def _median_trust(bench: Bench, smoothed: SmoothedClassifier) -> float:
-    """The median of R_i of the likeliest class of g over the clean images; 1 where that is 0."""
+    """The median over clean images of R_i for g's likeliest class; 1 if that is 0."""
     logits = bench.logits(bench.mix(0.0), bench.images)
     parts = [smoothed.trust_of(batch.to(bench.device)).cpu() for batch in bench.images.split(bench.batch_size)]
     trust = torch.cat(parts).expand(-1, logits.shape[1])

@@ -10,14 +10,15 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import certify, certify_lipschitz, mix_certificates
 from adaptive_smoothing_zoo.experiments import find_experiment
 from adaptive_smoothing_zoo.experiments.certified_pareto import ParetoBench, ParetoTable
-from adaptive_smoothing_zoo.method.logit_maps import Scale
+from adaptive_smoothing_zoo.experiments.experiment import MisfitError
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, Scale
 
 EXPERIMENT = find_experiment("certified-pareto")
 BALL = ThreatModel("L2", 0.25)
 
 
-def a_bench(model):
-    return ParetoBench(**settings(model=model, examples=EXAMPLES.first(5), threat=BALL, device=CPU), samples=60)
+def a_bench(model, threat=BALL):
+    return ParetoBench(**settings(model=model, examples=EXAMPLES.first(5), threat=threat, device=CPU), samples=60)
 
 
 def right(model, images, labels):
@@ -59,8 +60,26 @@ def test_another_h_is_smoothed_and_the_page_says_so():
     row = EXPERIMENT.measure(bench, {"noise": "1", "alpha": "1", "bound": "sharp"})
     of_h = certify(bench.mix(1.0), bench.images, bench.labels, sigma=0.25, n=60)
     assert row["certified_0"] == (of_h.correct & (of_h.radius >= 0.125)).mean()
-    assert "h is the hard-vote smoothed version of the triplet's robust net" in bench.table("certified-pareto").how()
+    how = bench.table("certified-pareto").how()
+    assert "h is the hard-vote smoothed version of the triplet's robust net" in how
+    assert "trained" not in how  # for no noise
     assert np.isfinite(row["clean"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rob_map", "norm", "why"),
+    [
+        ("Demo2026Smoothed", Scale(2.0), "L2", "smoothed h do not hold behind its rob_map; they need a scale of 1"),
+        ("Demo2026Lipschitz", HardMax(), "L2", "need a scale as rob_map, not HardMax"),
+        ("Demo2026Lipschitz", None, "Linf", "are in l_2, not in Linf"),
+    ],
+)
+def test_an_h_that_is_not_certified_so_is_refused(name, rob_map, norm, why, tmp_path):
+    bench = a_bench(load_model(name, dataset="digits", threat_model="L2"), threat=ThreatModel(norm, 0.25))
+    assert (EXPERIMENT.misfit(bench) == "") == (norm == "L2")
+    bench.model.rob_map = rob_map or bench.model.rob_map
+    with pytest.raises(MisfitError, match=why):
+        next(EXPERIMENT.run(bench, tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["lipschitz", "smoothed", "made"])

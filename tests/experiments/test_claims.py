@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.experiments import detection, oracle_alpha, trade_off, train_accuracy
 from adaptive_smoothing_zoo.experiments.bench import Pgd
+from adaptive_smoothing_zoo.experiments.experiment import MisfitError
 
 RESULTS = Path(__file__).parents[2] / "eval" / "results"
 ORACLE, DETECTION = oracle_alpha.EXPERIMENT, detection.EXPERIMENT
@@ -149,7 +150,7 @@ def test_h_is_attacked_on_as_many_training_images_as_test_images(tmp_path):
     expected = [float((MODEL.rob_model(x).argmax(1) == train.labels).double().mean()) for x in (train.images, points)]
     assert [row["clean"], row["attacked"]] == expected
     assert bench.table("train-accuracy").training_data_sha256 == train.sha256
-    with pytest.raises(ResultsError, match="to be tested are among the training examples"):
+    with pytest.raises(ResultsError, match="test images are among the training examples"):
         train_accuracy.SplitsBench(**settings(train=EXAMPLES))
 
 
@@ -248,13 +249,16 @@ def test_the_trade_off_may_be_read_from_records_of_the_same_nets_and_examples(tm
     path.write_text(json.dumps(curve | {"rob_sha256": "0"}))
     with pytest.raises(ResultsError, match="is about other nets, examples or settings"):
         TRADE_OFF.measure(replace(whole, results=tmp_path), {"net": "h"})
+    path.write_text(json.dumps(curve | {"points": [point for point in curve["points"] if point["alpha"] < 1]}))
+    with pytest.raises(ResultsError, match=r"lacks h, which is alpha 1; run eval/constant_curve\.py with it"):
+        TRADE_OFF.measure(replace(whole, results=tmp_path), {"net": "h"})
 
 
 def test_another_ball_has_files_of_its_own_and_another_norm_needs_a_radius(tmp_path):
     arguments = ["experiment", "margins", "--n", "3", "--steps", "1", "--device", "cpu", "--out", str(tmp_path)]
     refused = CliRunner().invoke(asz, [*arguments, "--norm", "L2"])
     assert isinstance(refused.exception, ConfigError)
-    assert "the radius 1/5 of Demo2026Adaptive-digits-Linf is one of Linf; add --eps" in str(refused.exception)
+    assert "Demo2026Adaptive-digits-Linf has a radius in Linf alone (1/5); add --eps for L2" in str(refused.exception)
     assert CliRunner().invoke(asz, [*arguments, "--norm", "L2", "--eps", "1/2"], catch_exceptions=False).exit_code == 0
     page = (tmp_path / "margins" / "Demo2026Adaptive-digits-Linf-under-L2-0.5.md").read_text()
     assert "digits L2 0.5" in page
@@ -271,5 +275,18 @@ def test_all_leaves_out_what_does_not_fit_and_says_so(tmp_path, monkeypatch):
     arguments = ["experiment", "all", "--model", "Demo2026Constant", "--n", "2", "--steps", "1", "--device", "cpu"]
     result = CliRunner().invoke(asz, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "skipped detection: its alpha is a constant" in result.output
+    assert "skipped detection: detection does not fit Demo2026Constant-digits-Linf: its alpha" in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["margins"]
+
+
+def test_all_goes_on_after_a_recipe_for_other_data_and_the_experiment_alone_is_refused(tmp_path, monkeypatch):
+    from adaptive_smoothing_zoo.cli import experiment_commands
+
+    monkeypatch.setattr(experiment_commands, "EXPERIMENTS", {"settings": "training_settings", "margins": "margins"})
+    options = ["--recipe", "cifar10_adaptive", "--n", "2", "--steps", "1", "--device", "cpu", "--out", str(tmp_path)]
+    result = CliRunner().invoke(asz, ["experiment", "all", *options], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "skipped settings: recipe cifar10_adaptive is for cifar10, the triplet for digits" in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["margins"]
+    refused = CliRunner().invoke(asz, ["experiment", "settings", *options])
+    assert isinstance(refused.exception, MisfitError)

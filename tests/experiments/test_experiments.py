@@ -236,6 +236,9 @@ def test_the_area_is_the_mean_of_a_staircase():
         ({"mix": (0.0, 0.25, 0.25, 0.5), "std": (0, 0, 0.3, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "yes"),
         ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0.1, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
         ({"mix": (0.5, 0.0, 0.3, 0.5), "std": (0.5, 0, 0, 0.7), "rob": (0.9, 0.9, 0.9, 0.5)}, "not answered"),
+        # Equal ends, or one example the other way, are neither a rise nor a fall.
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0, 0, 0.6, 0.7), "rob": (0.5, 0.9, 0.9, 0.5)}, "in part"),
+        ({"mix": (0.0, 0.0, 0.3, 0.5), "std": (0.7, 0, 0.6, 0.69), "rob": (0.9, 0.9, 0.9, 0.5)}, "in part"),
     ],
 )
 def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
@@ -247,14 +250,14 @@ def test_the_sweep_s_agreement_follows_from_its_curves(accuracies, verdict):
     ]
     table = a_table("alpha-sweep", *rows)
     assert alpha_sweep.EXPERIMENT.agreement(table).startswith(f"{verdict}:")
-    assert "90.0% at 0 over 80.0% at 0.55 to 70.0% at 1" in alpha_sweep.EXPERIMENT.summary(table)
+    assert "90.0% at 0, 80.0% at 0.55 and 70.0% at 1" in alpha_sweep.EXPERIMENT.summary(table)
     curves = (accuracies[target] for target in ("std", "rob", "mix"))
     outdone = [
         alpha
         for alpha, std, rob, mix in zip(("0", "0.45", "0.55", "1"), *curves, strict=True)
         if min(std, rob) < mix - 0.01
     ]
-    said = f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" if outdone else "no strong attack"
+    said = f"At alpha {', '.join(outdone)} the STD or the ROB attack leaves" if outdone else "is a weak attack there"
     assert (said in alpha_sweep.EXPERIMENT.summary(table)) == bool(outdone)
 
 
@@ -264,7 +267,7 @@ def test_the_sweep_says_nothing_of_attacks_on_one_net_that_are_ahead_by_one_exam
         for target in ("clean", "std", "rob", "mix")
         for alpha in ("0", "0.45", "0.55", "1")
     ]
-    assert "no strong attack" not in alpha_sweep.EXPERIMENT.summary(a_table("alpha-sweep", *rows))
+    assert "is a weak attack there" not in alpha_sweep.EXPERIMENT.summary(a_table("alpha-sweep", *rows))
 
 
 @pytest.mark.parametrize(
@@ -284,8 +287,8 @@ TARGETED = ("-inf", "0", "6", "inf")
     ("ahead", "said"),
     [
         ((False, False, True, True), "from logit(alpha_t) = 6 on (alpha_t 0.99753)"),
-        ((True, False, False, True), "at logit(alpha_t) = -inf, inf alone"),
-        ((False, True, False, False), "at logit(alpha_t) = 0 alone"),
+        ((True, False, False, True), "only at logit(alpha_t) = -inf, inf"),
+        ((False, True, False, False), "only at logit(alpha_t) = 0"),
         ((False,) * 4, "h is at least as accurate as g whatever alpha_t is attacked"),
     ],
 )

@@ -1,6 +1,7 @@
 """The authors' curves: read, drawn next to ours, and left out where they are not given."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +90,13 @@ def test_pages_have_the_curves_of_their_norm_or_say_that_they_are_left_out(tmp_p
         before = len(figure.axes[0].get_lines())
         assert "left out; --published FOLDER adds them" in experiment._compared(table, figure, None)
         assert len(figure.axes[0].get_lines()) == before
+        (first, *others) = table.rows
+        lacking = replace(table, rows=(replace(first, values={}), *others))
+        assert experiment._compared(lacking, figure, curves) == ""  # --published would not help
         text = experiment._compared(table, figure, curves)
         assert len(figure.axes[0].get_lines()) == before + (4 if experiment is alpha_sweep.EXPERIMENT else 1)
         assert "CIFAR-10, A net, PGD, the first 2000 test images" in text
-        assert experiment._compared(table, figure, curves[1:]).startswith("**Published curves:** the authors have none")
+        assert experiment._compared(table, figure, curves[1:]).startswith("**Published curves:** the file has none")
 
 
 def test_published_areas_and_jumps_are_those_of_the_curves(tmp_path):
@@ -107,7 +111,7 @@ def test_published_areas_and_jumps_are_those_of_the_curves(tmp_path):
     assert f"| Use SoftMax but no GradNorm | {own:.2f} | 0.0% |" in text
     text = alpha_sweep.EXPERIMENT.compare(swept(), _drawn(alpha_sweep.EXPERIMENT, swept()), curves)
     low, high = (np.interp(alpha, [1 / 11, 1 / 2, 10 / 11], [0.0, 0.4, 0.5]) for alpha in (0.45, 0.55))
-    assert f"leaves {low:.1%} at alpha 0.45, {high:.1%} at 0.55 and 50.0% of h alone" in text
+    assert f"leaves {low:.1%} at alpha 0.45, {high:.1%} at 0.55 and 50.0% with h alone" in text
 
 
 def _drawn(experiment, table):

@@ -57,10 +57,11 @@ def test_a_log_is_summed_up_as_its_lines_say_and_the_index_serves_where_there_is
 
 
 def test_what_cannot_be_read_is_named(logs, tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no folder .*nowhere of published logs; name one by --logs"):
+    with pytest.raises(ConfigError, match=r"there is no folder .*nowhere of published logs; name one with --logs"):
         PublishedLogs(tmp_path / "nowhere")
-    with pytest.raises(ResultsError, match=r"no certification log .*nothing"):
-        logs.certificates("nothing")
+    for read in (logs.certificates, logs.summary):
+        with pytest.raises(ResultsError, match=r"no certification log .*nothing"):
+            read("nothing")
     (tmp_path / "index.tsv").write_text("path\tACR\nbroken\tx\n")
     with pytest.raises(ResultsError, match="has no numbers for broken"):
         PublishedLogs(tmp_path).summary("broken")
@@ -68,7 +69,7 @@ def test_what_cannot_be_read_is_named(logs, tmp_path):
     with pytest.raises(ResultsError, match=r"cannot read .*index\.tsv"):
         _ = PublishedLogs(tmp_path).index
     found = CliRunner().invoke(asz, ["experiment", "published-cohen"])
-    assert "reads published certification logs; name their folder by --logs" in str(found.exception or found.output)
+    assert "reads published certification logs; name their folder with --logs" in str(found.exception or found.output)
 
 
 @pytest.mark.parametrize("alpha", [0.76, 0.95])
@@ -199,9 +200,11 @@ def test_ablations_are_judged_by_their_numbers(logs):
             row.values["certified_0"] = clean[row.case["value"]]
     text = experiment.agreement(replace(table, rows=rows))
     assert text.startswith("yes: ")
-    assert text.endswith("it is largest at 4 of 1, 2, 4, 8, 16.")
+    assert text.endswith("Of eta 1, 2, 4, 8, 16, ACR is largest at 4.")
     rows[0].values["acr"] = 1.25
     assert "in part" in experiment.agreement(replace(table, rows=rows))
+    rows[4].values["acr"] = 1.4
+    assert experiment.agreement(replace(table, rows=rows)).endswith(" ACR is largest at 16.")
 
 
 OTHERS = ("published-tables", "published-ablations", "published-cohen", "published-mix", "published-pareto")

@@ -139,6 +139,13 @@ def test_the_command_writes_data_picture_and_page(bench, tmp_path, monkeypatch):
     assert "mean of 3 seeds" in path.with_suffix(".md").read_text()
 
 
+def test_certificates_of_no_samples_are_refused_before_nets_are_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(asz, ["experiment", "smoothed-methods", "--samples", "0"])
+    assert "0 is not in the range x>=1" in refused.output
+    assert not list(tmp_path.iterdir())
+
+
 def mnist_table(acr):
     rows = [
         (case, {**{f"certified_{radius:g}": 0.5 for radius in RADII}, "acr": acr(case["method"], case["sigma"])})

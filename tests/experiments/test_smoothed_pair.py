@@ -1,14 +1,16 @@
 """Confidence of two smoothed nets: against direct counts, with nets whose votes are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from making import ABOUT, CPU, EXAMPLES, a_table
+from making import ABOUT, CPU, EXAMPLES, a_table, begun
 from torch import nn
 
 from adaptive_smoothing_zoo.cli import asz
+from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments import find_experiment
 from adaptive_smoothing_zoo.experiments.confidence_path import RATIOS, column
 from adaptive_smoothing_zoo.experiments.mixing_ratios import first_changes
@@ -85,10 +87,18 @@ def test_rows_are_measured_and_a_page_follows(bench, tmp_path, name):
     assert [row.case for row in table.rows] == experiment.cases()
     page = (tmp_path / name / "digits.md").read_text()
     assert "shares of 8 hard votes; adversarial examples by 5 gradient steps" in page
+    assert "with 4 noise samples, seed 0; each net was trained once" in page
     if name == "off-class-confidence":
         true, off = true_and_off(bench.confidence("gaussian", bench.examples.images), bench.examples.labels)
         row = table.row(method="gaussian", radius="0")
         assert (row["true"], row["off"]) == (pytest.approx(float(true.mean())), pytest.approx(float(off.mean())))
+
+
+def test_a_file_of_another_seed_is_not_resumed(bench, tmp_path):
+    experiment = find_experiment("off-class-confidence")
+    begun(experiment, bench, tmp_path, rows=1)
+    with pytest.raises(ResultsError, match="was measured with seed 0, not 1; name another --out"):
+        next(experiment.run(replace(bench, seed=1), tmp_path))
 
 
 def test_verdicts_follow_from_the_numbers():
@@ -117,4 +127,4 @@ def test_verdicts_follow_from_the_numbers():
 
 def test_data_without_recipes_are_refused():
     found = CliRunner().invoke(asz, ["experiment", "mixing-ratios", "--dataset", "cifar10"])
-    assert "recipes of both nets for digits and mnist alone" in str(found.exception or found.output)
+    assert "recipes of both nets for digits and mnist alone, not for cifar10" in str(found.exception or found.output)

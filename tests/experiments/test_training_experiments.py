@@ -105,10 +105,19 @@ def test_mixes_may_be_put_to_an_accuracy_that_is_asked_for(tmp_path):
     assert bench.constant().numbers["held_out"] >= bench.clean_target == goal
     table = bench.table("loss-ablation")
     assert (table.clean_share, table.clean_target) == (None, goal)
-    assert f"is at least {goal:.2%}, as asked for; no test example" in table.how()
+    words = f"with at least {goal:.2%} clean accuracy on held-out examples ({HELD_OUT.source}), as asked for;"
+    assert words in table.how()
     for outside in (low, high + 0.001):
         with pytest.raises(ConfigError, match=r"h alone has .* and g .*; give a --clean between them"):
             _ = a_bench(tmp_path, clean_goal=outside).clean_target
+
+
+def test_nets_without_a_trade_off_are_refused_before_anything_is_trained(tmp_path):
+    labels = MODEL.rob_model(HELD_OUT.images).argmax(1)
+    bench = a_bench(tmp_path / "trained", held_out=of_images(HELD_OUT, HELD_OUT.images, labels))
+    with pytest.raises(ConfigError, match=r"no clean accuracy to trade: .* h alone has 100\.00% and g "):
+        next(SETTINGS.run(bench, tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bias_is_looked_for_twice_as_far_until_it_is_inside(bench, monkeypatch):
@@ -118,7 +127,7 @@ def test_a_bias_is_looked_for_twice_as_far_until_it_is_inside(bench, monkeypatch
     assert abs(usual["bias"]) > 2.0
     assert replace(bench, _made={}).adaptive(training).numbers == usual
     monkeypatch.setattr(training_bench, "FARTHEST", 2.0)
-    with pytest.raises(TrainingError, match="with alpha's largest bias, 2, the mix still has the clean accuracy"):
+    with pytest.raises(TrainingError, match="with the largest bias of alpha_logit, 2, the mix still has a clean"):
         replace(bench, _made={}).adaptive(training)
 
 
@@ -163,7 +172,7 @@ def widths(lowered, attacked=0.6):
     ("changes", "attacked", "said"),
     [
         ({}, 0.6, "yes: "),
-        ({"0.15": 0.4, "0.1": 0.4}, 0.6, "it was not seen that it is better than one also under APGD"),
+        ({"0.15": 0.4, "0.1": 0.4}, 0.6, "it was not seen that under APGD that lowers alpha one of them is better"),
         ({"0.5": 0.6}, 0.6, "it was not seen that no wider range is better there"),
         ({}, 0.5, "it was not seen that a width of 0.1 or 0.15 is better than a constant alpha under PGD"),
     ],
@@ -321,9 +330,9 @@ def test_a_file_of_other_settings_is_not_resumed(changes, others, named, bench, 
 
 
 def test_test_examples_are_not_trained_on(tmp_path):
-    with pytest.raises(ResultsError, match="of the 12 different images to be tested are among the training examples"):
+    with pytest.raises(ResultsError, match="of the 12 different test images are among the training examples"):
         a_bench(tmp_path, train=load_data("digits"))
-    with pytest.raises(ResultsError, match="to be tested are among the training examples"):
+    with pytest.raises(ResultsError, match="test images are among the training examples"):
         a_bench(tmp_path, held_out=load_data("digits").first(30))
 
 
@@ -402,7 +411,7 @@ def test_the_published_ablation_agrees_with_itself():
     text = ABLATION.agreement(table)
     assert text.startswith("yes: ")
     assert "The highest accuracy under PGD is 55.10 %, with c_CE, c_BCE, c_prod = 0, 1.5, 0.2" in text
-    assert "the constant alpha has 26.30 %, the networks 26.40 to 27.55 %; 12 of the 12 are better than it" in text
+    assert "the constant alpha has 26.30 %, the networks 26.40 to 27.55 %; 12 of the 12 are better." in text
     assert "| 0, 1.5, 0.2 | 90.00 | 55.10 | 27.55 | 55.1 | bias 1, 90.00 % clean" in ABLATION.summary(table)
 
 
@@ -431,7 +440,7 @@ def test_the_published_scales_agree_with_themselves():
     text = SCALES.agreement(training_table("sigmoid-scale", scales(sigmoid_scale.PAPER)))
     assert text.startswith("yes: ")
     assert "the best scale is 2, with 55.70 %; the four lie 0.60 points apart" in text
-    assert "as 3 of the 3 others do from the best one" in text  # so near that 10,000 examples do not tell
+    assert "3 of the 3 others are that close to the best" in text  # so near that 10,000 examples do not tell
 
 
 @pytest.mark.parametrize(
@@ -471,7 +480,7 @@ def test_the_command_trains_and_writes_data_picture_and_page(tmp_path, monkeypat
     page = path.with_suffix(".md").read_text()
     assert f"({path.stem}.png)" in page
     assert "This is the short form: each mixing network is trained for 1 epochs" in page
-    assert "%, half way from h's to g's; no test example is used for this" in page
+    assert "), half way from h's to g's; no test example is used for this" in page
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert len(list(Path("runs/experiments").glob("Demo2026Adaptive-digits-Linf/B_0_1.5_0.2_*"))) == 1
 
@@ -480,7 +489,7 @@ def test_the_command_trains_and_writes_data_picture_and_page(tmp_path, monkeypat
     ("recipe", "message"),
     [
         ("digits_constant", "is not the recipe of a triplet with a mixing network"),
-        ("cifar10_adaptive", "is about cifar10"),
+        ("cifar10_adaptive", "is for cifar10, the triplet for digits"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused(recipe, message, tmp_path):
@@ -525,4 +534,4 @@ def test_pages_quote_what_was_published(experiment, rows):
 @pytest.mark.parametrize(("accuracies", "near"), [([1.0, 1.0, 0.5], 1), ([0.0, 0.0, 0.0], 2), ([0.9, 0.8999, 0.5], 1)])
 def test_the_best_one_is_not_among_those_near_to_it(accuracies, near):
     words = training_bench.noise(training_table("settings", []), accuracies)
-    assert f"as {near} of the {len(accuracies) - 1} others do" in words
+    assert f": {near} of the {len(accuracies) - 1} others are that close" in words
