@@ -746,12 +746,12 @@ class TestCheckExamples:
             (pixel(float("nan")), "image 2 has a pixel that is NaN or infinite"),
             (pixel(float("inf")), "image 2 has a pixel that is NaN or infinite"),
             (pixel(-1e-6), r"image 2 has values in \[-1e-06, 0.5\]"),
-            (pixel(1.5), r"in \[0.5, 1.5\]; pixels must lie in \[0, 1\]; give images before normal"),
+            (pixel(1.5), r"in \[0.5, 1.5\]; pixels must lie in \[0, 1\]; pass images in \[0, 1\] and let"),
             (pixel(1.0000001), r"image 2 has values in \[0.5, 1.0000001\]; .*; images.clamp\(0, 1\) removes"),
             (pixel(255.0), r"image 2 has values in \[0.5, 255.0\]; .*; divide images of 0 to 255 by 255$"),
             (pixel(255.0).double(), r"got torch.float64; divide images of 0 to 255 by 255$"),
             (torch.full((4, 3, 2, 2), 255), r"got torch.int64; divide 8-bit images by 255$"),
-            (pixel(-2.1).half(), r"got torch.float16; give images before normalization"),
+            (pixel(-2.1).half(), r"got torch.float16; pass images in \[0, 1\] and let the model normalize them"),
         ],
     )
     def test_bad_images_are_refused_with_the_first_thing_wrong(self, images, message):

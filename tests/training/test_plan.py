@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_runs import NET, TRIPLET
 from tqdm import tqdm
 
-from adaptive_smoothing_zoo.cli import asz
+from adaptive_smoothing_zoo.cli import asz, progress
 from adaptive_smoothing_zoo.cli import train_commands as training
 from adaptive_smoothing_zoo.cli.interruption import Terminated
 from adaptive_smoothing_zoo.errors import ResultsError
@@ -155,7 +155,7 @@ def test_the_time_left_is_computed_from_this_run_s_pace(monkeypatch):
             super().__init__(*given, **named)
             bars.append(self)
 
-    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     with training.progress_bars(shown=True) as (on_stage, on_progress, _):
         for first in (205, 1):  # of another stage the second time
             on_stage("a net")

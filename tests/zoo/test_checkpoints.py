@@ -309,7 +309,7 @@ class TestWholeTriplets:
 
     def test_a_file_of_one_part_is_refused_with_the_command_that_takes_it(self, model, tmp_path):
         torch.save(model.std_model.state_dict(), tmp_path / "g.pt")
-        message = r"g\.pt is not the state dict of a whole triplet, .* by asz convert, and name it as model_dir"
+        message = r"g\.pt is not the state dict of a whole triplet, .* by asz convert and give the folder as model_dir"
         with pytest.raises(WeightsError, match=message):
             load_model("Demo2026Constant", dataset="digits", custom_checkpoint=tmp_path / "g.pt")
 

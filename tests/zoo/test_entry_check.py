@@ -67,7 +67,7 @@ ADAPTIVE = {"kind": "adaptive", "alpha_min": 0, "alpha_max": 1, "logit_scale": 1
     ("changes", "found"),
     [
         ({"colour": "red"}, ["unknown key 'colour'"]),
-        ({"name": "Doe2024Other"}, ["the file of Doe2024Other must be called Doe2024Other.json"]),
+        ({"name": "Doe2024Other"}, [r"Doe2024Tiny\.json: name: the file must be called Doe2024Other\.json"]),
         ({"alpha": {"kind": "constant", "value": 2}}, ["alpha.value: must be less than or equal to 1, got 2"]),
         ({"std_model": {"architecture": "big_cnn"}}, ["cannot be built: unknown architecture 'big_cnn'; known: "]),
         ({"alpha": {**ADAPTIVE, "std_taps": [0, 7]}}, [r"no feature map at index 7 \(std_taps\)"]),
