@@ -1,0 +1,30 @@
+"""What the page on mixing says of pairs of nets is what their records say, example by example."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from adaptive_smoothing_zoo.publishing.comparison import compare
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "mix-your-own.md").read_text()
+PAIRS = {
+    "CIFAR-10, l_inf 2/255": ("resnet56/cifar10/Linf", "TunedResNet56", "ConstantResNet56"),
+    "MNIST, l_inf 0.3": ("lenet/mnist/Linf", "TunedLeNet", "ConstantLeNet"),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_page_has_the_numbers_of_the_records(pair):
+    folder, *names = PAIRS[pair]
+    found = compare(*(ROOT / "eval" / "pairs" / folder / f"{name}.run.json" for name in names))
+    section = PAGE.split(f"**{pair}.**")[1].split("\n**")[0]
+    told = set(re.findall(r"\d+(?:\.\d+)?", section))
+    for paired in (found.clean, found.run, found.best):
+        assert {f"{100 * share:.2f}" for share in paired.shares} <= told
+    for paired in (found.run, found.best):
+        assert {f"{100 * abs(value):.2f}" for value in (paired.difference, *paired.interval)} <= told
+        assert {str(paired.first), str(paired.second)} <= told
+        assert f"p = {paired.p_value:.1g}" in section
+    assert str(found.run.n) in told
