@@ -13,7 +13,10 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "adaptive_smoothing_zoo"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
-COPIED = ("*.md", "*.cff", "model_cards/*.*", "eval/**/*.md", "eval/**/*.png", "eval/**/*.svg", "eval/**/*.html")
+COPIED = (
+    *("*.md", "*.cff", "model_cards/*.*", "eval/**/*.md", "eval/**/*.png", "eval/**/*.svg", "eval/**/*.html"),
+    "eval/pairs/**/*.json",
+)
 
 
 def on_files(files, config):

@@ -50,14 +50,14 @@ def anchors(page):
 
 
 def broken_links(page):
-    """The links of a page to files or headings that do not exist."""
+    """The links of a page to files or headings that do not exist; the site has no pages of folders."""
     broken = []
     for _, target in LINK.findall(FENCE.sub("", page.read_text())):
         if re.match(r"https?:|mailto:", target):
             continue
         name, _, anchor = target.partition("#")
         file = (page.parent / name).resolve() if name else page
-        if not file.exists() or (anchor and anchor not in anchors(file)):
+        if not file.is_file() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     return broken
 
