@@ -14,6 +14,7 @@ from adaptive_smoothing_zoo.storage.checked_file import read_checked, write_chec
 from adaptive_smoothing_zoo.validation import validate
 
 N = 6
+SHORT = dataclasses.replace(SMALL, steps=6, restarts=1, grid_steps=4, queries=10)
 CHECKS = ("losses_agree", "monotone_accuracy", "black_box_is_weaker", "alpha_detached", "base_nets_transferred")
 
 
@@ -28,7 +29,7 @@ def model():
 
 def run(model, state=None, **changes):
     images, labels = nets.examples(N)
-    settings = {"norm": "Linf", "eps": nets.EPS, "device": "cpu", "batch_size": 4, "budget": SMALL, "seed": 1}
+    settings = {"norm": "Linf", "eps": nets.EPS, "device": "cpu", "batch_size": 4, "budget": SHORT, "seed": 1}
     return validate(model, images, labels, **{"only": CHECKS, "state": state, **settings, **changes})
 
 
@@ -60,7 +61,7 @@ def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, whole, t
     rng = random.Random(0)
     for _ in range(4):
         with pytest.raises(Interrupted):
-            run(model, tmp_path / "state", on_progress=stop_after(rng.randrange(20, 400)))
+            run(model, tmp_path / "state", on_progress=stop_after(rng.randrange(5, 60)))
     assert_same(run(model, tmp_path / "state"), whole)
 
 
@@ -78,7 +79,7 @@ def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tm
         ({"seed": 2}, "made with settings.seed 1, this run has settings.seed 2"),
         ({"eps": 0.1}, r"made with threat.eps 0\.2"),
         ({"batch_size": 3}, "made with settings.batch_size 4"),
-        ({"budget": dataclasses.replace(SMALL, steps=5)}, "made with budget.steps 16"),
+        ({"budget": dataclasses.replace(SHORT, steps=5)}, "made with budget.steps 6"),
         ({"only": ["losses_agree"]}, "made with checks"),
         ({"channels_last": True}, "made with settings.channels_last False"),
     ],
