@@ -114,8 +114,7 @@ def recorded_point(curve: ConstantCurve, out: Path, entry: Entry, alpha: float) 
         model = load_model(other.name, dataset=other.dataset, threat_model=other.threat_model)
         same = (
             identity_of(model) == record.identity
-            and tensors_sha256(model.std_model.state_dict()) == curve.std_sha256
-            and tensors_sha256(model.rob_model.state_dict()) == curve.rob_sha256
+            and curve.is_with(model.std_model, model.rob_model)
             and (other.std_map, other.rob_map) == (entry.std_map, entry.rob_map)
         )
         if same and curve.matches(record):

@@ -25,7 +25,6 @@ from adaptive_smoothing_zoo.publishing.evidence import Evidence, read_evidence
 from adaptive_smoothing_zoo.publishing.pages import percent
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
-from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 from adaptive_smoothing_zoo.storage.schema import parse, read_json
 from adaptive_smoothing_zoo.zoo.entry import Entry
 
@@ -102,8 +101,7 @@ def models() -> str:
 
 def is_of_these_nets(curve: ConstantCurve, entry: Entry) -> bool:
     model = load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model)
-    nets = (model.std_model, model.rob_model)
-    return [tensors_sha256(net.state_dict()) for net in nets] == [curve.std_sha256, curve.rob_sha256]
+    return curve.is_with(model.std_model, model.rob_model)
 
 
 def curve_of(entry: Entry, run: RunRecord) -> ConstantCurve | None:

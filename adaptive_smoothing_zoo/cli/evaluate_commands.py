@@ -368,34 +368,6 @@ def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> No
         click.echo(f"wrote {_update_entry(out, entry)}")
 
 
-@click.command(
-    "compare",
-    epilog=example(
-        "asz compare results/digits/Linf/Mine2026.run.json \\", "    results/digits/Linf/Other2026.run.json"
-    ),
-)
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-def compare_command(first: Path, second: Path) -> None:
-    """Compare two models by their run records FIRST and SECOND, example by example.
-
-    A difference on the same examples is surer than two separate intervals say. The interval is that of a score test,
-    p that of a sign test; both are about the choice of examples alone.
-    """
-    from adaptive_smoothing_zoo.publishing.comparison import compare
-
-    found = compare(first, second)
-    click.echo(found.data)
-    click.echo(f"{'':18}{'first':>8}{'second':>8}  difference, 95 % interval     alone right       p")
-    for name, paired in (("clean", found.clean), ("the run", found.run), ("all attacks", found.best)):
-        (a, b), (low, high) = paired.shares, paired.interval
-        points = f"{100 * paired.difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
-        alone = f"{paired.first} and {paired.second}"
-        click.echo(f"{name:18}{100 * a:8.2f}{100 * b:8.2f}  {points:30}{alone:>11}{paired.p_value:8.2g}")
-    for which, attacks in zip(("first", "second"), found.attacks, strict=True):
-        click.echo(f"all attacks on the {which}: {attacks}")
-
-
 def _check_files(out: Path, entry: ModelEntry, compare_with: Path | None, save_adversarials: Path | None) -> None:
     """Check at the start, not after hours, that output files are writable and existing files readable."""
     from adaptive_smoothing_zoo.publishing.adversarial_file import check_adversarial_path

@@ -34,7 +34,6 @@ from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve, Curv
 from adaptive_smoothing_zoo.publishing.record import interval_95
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.identity import identity_of
-from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -197,8 +196,7 @@ def _recorded(bench: Bench, results: Path, net: str) -> dict[str, float]:
             f"{RunRecord.path(results, entry)} is no standard run of AutoAttack under {bench.threat}; leave out "
             "--results"
         )
-    nets = [tensors_sha256(each.state_dict()) for each in (model.std_model, model.rob_model)]
-    if not curve.matches(run) or nets != [curve.std_sha256, curve.rob_sha256]:
+    if not (curve.matches(run) and curve.is_with(model.std_model, model.rob_model)):
         raise ResultsError(
             f"{ConstantCurve.path(results, entry)} is about other nets, examples or settings than the run of "
             f"{entry.key}; run {ConstantCurve.COMMAND} again"
