@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +42,6 @@ def test_levels_are_few_and_even_and_end_where_asked(top, lowest):
     assert found[0] <= top
     if lowest <= top:
         assert found[-1] >= lowest or found == [top]
-        steps = {a - b for a, b in zip(found, found[1:], strict=False)}
+        steps = {a - b for a, b in itertools.pairwise(found)}
         assert len(steps) <= 1
         assert top - found[0] < (steps.pop() if steps else 100)
