@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import append_alpha_loss
+from adaptive_smoothing_zoo.backbones.asking import run_base_net
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 from adaptive_smoothing_zoo.method.logit_maps import HardMax
 
@@ -65,6 +66,20 @@ class WithAlphaLoss(View):
         return append_alpha_loss(outputs.mixed(alpha.log_weights(outputs)), outputs.alpha_logit)
 
 
+class RawLogits(View):
+    """``(1 - alpha) g(x) + alpha h(x)`` of the nets' logits, without maps and softmax, alpha being alpha_min.
+
+    Its gradient goes through both nets whatever the maps, so it reaches points that a map hides from other views. Its
+    labels differ from the model's.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) float images in [0, 1] -> (N, C) logits."""
+        (std, _), (rob, _) = (run_base_net(net, images, None) for net in (self.model.std_model, self.model.rob_model))
+        alpha = self.model.alpha.alpha_min
+        return (1.0 - alpha) * std + alpha * rob
+
+
 def pin_alpha(model: MixedClassifier, alpha: float | None = None) -> MixedClassifier:
     """The mix of the same nets and maps with a constant alpha; ``alpha_min``, where g has most weight, if None.
 
@@ -99,8 +114,9 @@ VIEWS: dict[str, Callable[[MixedClassifier], nn.Module]] = {
     "mix": lambda model: model,
     "gray_box": GrayBox,
     "pinned": pin_alpha,
+    "raw": RawLogits,
     "std": lambda model: pin_alpha(model, 0.0),
     "rob": lambda model: pin_alpha(model, 1.0),
 }
 """Views by name, all with logits (N, C): the white box ("mix", the papers' adaptive target), the gray box, alpha pinned
-at alpha_min, and the papers' targets STD (g alone) and ROB (h alone)."""
+at alpha_min, the weighted sum of logits, and the papers' targets STD (g alone) and ROB (h alone)."""

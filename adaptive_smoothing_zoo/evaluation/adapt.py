@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, ADAPTIVE_ENGINE, NET_ATTACKS, SURROGATE_ATTACKS
+from adaptive_smoothing_zoo.attacks.adaptive import (
+    ADAPTIVE_ATTACKS,
+    ADAPTIVE_ENGINE,
+    NET_ATTACKS,
+    RAW_ATTACKS,
+    SURROGATE_ATTACKS,
+)
 from adaptive_smoothing_zoo.attacks.settings import STANDARD_PLANS, AttackSettings
 from adaptive_smoothing_zoo.backbones.asking import own_copy
 from adaptive_smoothing_zoo.data import check_examples
@@ -20,6 +26,7 @@ from adaptive_smoothing_zoo.evaluation.attack_run import Progress
 from adaptive_smoothing_zoo.evaluation.evaluate import Call, CallWords, Evaluation, Outcome
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.method.logit_maps import Scale
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -68,8 +75,8 @@ def evaluate_adaptive(
         labels: (N,) int64.
         standard: the finished evaluation, or its ``robust``, (N,) bool.
         threat: that of the standard evaluation.
-        settings: with the attacks, in order. Default: ``ADAPTIVE_ATTACKS`` for a mix, ``NET_ATTACKS`` for other nets,
-            then ``SURROGATE_ATTACKS`` if there is a surrogate.
+        settings: with the attacks, in order. Default: ``ADAPTIVE_ATTACKS`` for a mix and, if its maps are not mere
+            scales, ``RAW_ATTACKS``; ``NET_ATTACKS`` for other nets; then ``SURROGATE_ATTACKS`` if there is a surrogate.
         device: where to compute; if None "cuda" when available, else "cpu".
         surrogate: the net that the triplet's authors attack in its place, from ``Triplet.surrogate``; any module that
             ``evaluate`` accepts. Its modes are restored like the model's.
@@ -123,7 +130,8 @@ def evaluate_adaptive(
 def _attacks_on(model: nn.Module) -> tuple[str, ...]:
     """The attacks that are adapted to a model."""
     if isinstance(model, MixedClassifier):
-        return ADAPTIVE_ATTACKS
+        plain = not model.is_mix or all(isinstance(each, Scale) for each in (model.std_map, model.rob_map))
+        return ADAPTIVE_ATTACKS if plain else (*ADAPTIVE_ATTACKS, *RAW_ATTACKS)
     if isinstance(model, nn.Module) and any(isinstance(part, MixedClassifier) for part in model.modules()):
         raise TypeError(f"adaptive attacks need the MixedClassifier itself, not a {type(model).__name__} around it")
     return NET_ATTACKS

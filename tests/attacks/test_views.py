@@ -78,6 +78,7 @@ def test_the_gray_box_has_exactly_no_gradient_through_the_mixing_network():
         ("mix", lambda model: model(IMAGES)),
         ("gray_box", lambda model: model(IMAGES)),
         ("pinned", lambda model: model.sweep(IMAGES, [0.3])[0]),
+        ("raw", lambda model: 0.7 * model.std_model(IMAGES) + 0.3 * model.rob_model(IMAGES)),
         ("std", lambda model: (2.0 * model.std_model(IMAGES)).log_softmax(1)),
         ("rob", lambda model: (0.7 * model.rob_model(IMAGES)).log_softmax(1)),
     ],

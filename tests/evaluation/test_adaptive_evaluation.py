@@ -11,8 +11,8 @@ from linear_mixes import EPS, a_linear_mix, a_lured_mix, distance
 from short_attacks import shorten
 from torch import nn
 
-from adaptive_smoothing_zoo import load_model
-from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, NET_ATTACKS, SURROGATE_ATTACKS
+from adaptive_smoothing_zoo import MixedClassifier, load_model
+from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, NET_ATTACKS, RAW_ATTACKS, SURROGATE_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import check_adversarials
@@ -20,6 +20,7 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
 from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
+from adaptive_smoothing_zoo.method.logit_maps import HardMax
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
@@ -27,7 +28,8 @@ GRAY = 0.5 + 0.01 * torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_s
 EVERYWHERE = np.ones(6, dtype=bool)
 
 
-def test_what_the_standard_run_broke_stays_broken_and_the_closed_form_holds_for_the_rest():
+def test_what_the_standard_run_broke_stays_broken_and_the_closed_form_holds_for_the_rest(monkeypatch):
+    shorten(monkeypatch, iterations=40, queries=500)
     model = a_linear_mix(classes=4)
     labels = model(IMAGES).argmax(1)
     labels[0] = (labels[0] + 1) % 4
@@ -119,6 +121,26 @@ def test_a_surrogate_is_attacked_through_where_there_is_one():
     assert list(found.accuracy_after) == ["standard", *ADAPTIVE_ATTACKS, *SURROGATE_ATTACKS]
     alone = evaluate_adaptive(model, GRAY, labels, EVERYWHERE, attacks=["apgd-t-surrogate"], **options)
     assert (alone.broken_by == "apgd-t-surrogate").all()
+
+
+def _half(rows, gap, slope):
+    """A linear net: label 0 leads label 1 by ``gap`` at mid-gray, and by ``slope`` more per brightness of some rows."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    weight = torch.zeros(4, 1, 6, 6)
+    weight[0, :, rows] = slope / 18
+    net[1].weight.data, net[1].bias.data = weight.flatten(1), torch.tensor([gap - slope / 2, 0.0, -20.0, -20.0])
+    return net
+
+
+def test_where_a_map_hides_g_the_raw_logits_lead_to_it(monkeypatch):
+    shorten(monkeypatch, iterations=10)
+    g, h = _half(slice(3), 0.9 * EPS, 1.0), _half(slice(3, 6), 2.0, 1.0 / EPS)
+    mix = MixedClassifier(g, h, 0.6, std_map=HardMax()).eval().requires_grad_(False)
+    images, labels, everywhere = torch.full((2, 1, 6, 6), 0.5), torch.zeros(2, dtype=torch.int64), EVERYWHERE[:2]
+    assert evaluate_adaptive(mix, images, labels, everywhere, eps=EPS, attacks=ADAPTIVE_ATTACKS).robust.all()
+    found = evaluate_adaptive(mix, images, labels, everywhere, eps=EPS)
+    assert list(found.accuracy_after) == ["standard", *ADAPTIVE_ATTACKS, *RAW_ATTACKS]
+    assert set(found.broken_by) == {"apgd-ce-raw"}
 
 
 def test_radius_zero_breaks_nothing():

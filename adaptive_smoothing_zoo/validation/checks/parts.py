@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import lowering_alpha, margin
 from adaptive_smoothing_zoo.attacks.surrogates import MixedNUTSSurrogate
-from adaptive_smoothing_zoo.attacks.views import GrayBox, WithAlphaLoss, pin_alpha
+from adaptive_smoothing_zoo.attacks.views import GrayBox, RawLogits, WithAlphaLoss, pin_alpha
 from adaptive_smoothing_zoo.backbones.asking import original
 from adaptive_smoothing_zoo.method.alpha import log_weights_of
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
@@ -180,24 +180,12 @@ def surrogates_transferred(subject: Subject) -> Outcome:
     model, loss = _mix(subject), subject.losses["cw"]
     alpha = model.alpha.alpha_min
     surrogates: dict[str, nn.Module] = {
-        "raw logits": RawLogits(model, alpha),
+        "raw logits": RawLogits(model),
         "times 0.1": Tempered(model, alpha, 0.1),
         "times 10": Tempered(model, alpha, 10.0),
         "blend": MixedNUTSSurrogate(model, alpha),
     }
     return _gain(subject, [Run(name, loss, surrogate) for name, surrogate in surrogates.items()], 0.004)
-
-
-class RawLogits(nn.Module):
-    """(1 - alpha) g + alpha h, before any softmax."""
-
-    def __init__(self, model: MixedClassifier, alpha: float) -> None:
-        super().__init__()
-        self.model, self.alpha = model, alpha
-
-    def forward(self, images: Tensor) -> Tensor:
-        std, rob = self.model.std_model(images), self.model.rob_model(images)
-        return (1.0 - self.alpha) * std + self.alpha * rob  # type: ignore[no-any-return]
 
 
 class Tempered(nn.Module):
