@@ -276,6 +276,55 @@ def test_nets_that_are_no_backbones_cannot_be_reset():
     assert model(IMAGES).shape == (3, 3)
 
 
+def plain_net():
+    """A net without timm's interface."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+
+
+class TestPlainNets:
+    """A mix of modules that are no backbones is a classifier, and says what it lacks."""
+
+    def test_a_mix_is_itself_a_net_that_can_be_mixed(self):
+        g, h, other = plain_net(), plain_net(), plain_net()
+        inner = MixedClassifier(g, h, 0.3)
+        assert inner.num_classes == 5
+        expected = 0.6 * (0.7 * g(IMAGES).softmax(1) + 0.3 * h(IMAGES).softmax(1)) + 0.4 * other(IMAGES).softmax(1)
+        torch.testing.assert_close(MixedClassifier(inner, other, 0.4)(IMAGES).exp(), expected)
+
+    def test_what_needs_a_backbone_names_the_net_that_is_none(self):
+        model = MixedClassifier(build("resnet20", width=4, num_classes=5), plain_net(), 0.5)
+        assert not hasattr(model, "feature_info")
+        for call in (
+            lambda: model.forward_features(IMAGES),
+            lambda: model.forward_intermediates(IMAGES),
+            model.get_classifier,
+        ):
+            with pytest.raises(ValueError, match=r"rob_model \(Sequential\) has no .*; use nets with timm's"):
+                call()
+
+
+class Adapted(nn.Module):
+    """A linear layer with a trainable correction of low rank."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+        self.low = nn.Sequential(nn.Linear(linear.in_features, 1), nn.Linear(1, linear.out_features))
+
+    def forward(self, features):
+        return self.linear(features) + self.low(features)
+
+
+@pytest.mark.parametrize("head", [Adapted, lambda linear: nn.Sequential(nn.Dropout(), linear)])
+def test_nets_with_other_heads_keep_their_number_of_classes(head):
+    model = model_with(0.3)
+    for net in (model.std_model, model.rob_model):
+        net.head = head(net.head).eval()
+        assert net.num_classes == 5
+    assert model.num_classes == 5
+    torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES)), model(IMAGES))
+
+
 class TestPruning:
     @pytest.mark.parametrize(
         ("indices", "left"),
@@ -474,6 +523,40 @@ class TestTimm:
             model.reset_classifier(3)
             assert torch.equal(model.forward_head(model.forward_features(self.images), pre_logits=True), features)
             assert model(self.images).shape == (2, 3)
+
+    def test_a_head_that_is_a_convolution_is_applied_to_pooled_features(self):
+        timm = pytest.importorskip("timm")
+        norm = timm.layers.BatchNormAct2d
+        nets = [
+            timm.models.resnetv2.ResNetV2((1, 1, 1, 1), (16, 16, 16, 16), num_classes=7, stem_chs=8, norm_layer=norm)
+            for _ in range(2)
+        ]
+        assert isinstance(nets[0].get_classifier(), nn.Conv2d)
+        model = MixedClassifier(*nets, 0.4).eval()
+        with torch.no_grad():
+            expected = model(self.images)
+            torch.testing.assert_close(model.forward_head(model.forward_features(self.images)), expected)
+
+    @pytest.mark.filterwarnings("ignore:.* was made for")
+    def test_several_heads_of_a_net_are_refused_where_pooled_features_do_not_suffice(self):
+        timm = pytest.importorskip("timm")
+        small = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 7}
+        nets = [timm.create_model("deit_tiny_distilled_patch16_224", **small) for _ in range(2)]
+        model, images = MixedClassifier(*nets, 0.4).eval(), self.images[:, :, :32, :32]
+        with torch.no_grad():
+            assert model(images).shape == (2, model.num_classes) == (2, 7)
+            for call in (lambda: model.forward_head(model.forward_features(images)), model.get_classifier):
+                with pytest.raises(ValueError, match=r"std_model \(VisionTransformerDistilled\) has several heads"):
+                    call()
+            model.reset_classifier(3)
+            assert model(images).shape == (2, 3)
+
+    def test_the_number_of_classes_is_that_of_a_head_that_was_replaced(self):
+        timm = pytest.importorskip("timm")
+        model = MixedClassifier(*(timm.create_model("resnet10t", num_classes=10) for _ in range(2)), 0.4)
+        for net in (model.std_model, model.rob_model):
+            net.fc = nn.Linear(net.num_features, 3)
+        assert model.num_classes == 3
 
     def test_reset_and_feature_getter(self):
         timm = pytest.importorskip("timm")
