@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from adaptive_smoothing_zoo.surroundings import ordinary_tensors
+
 
 class Taps:
     """Selects outputs of one pass of a net. It is an argument of the net's call, so that wrappers and hooks run.
@@ -214,6 +216,7 @@ def float_tensor_of(module: nn.Module) -> Tensor | None:
     return next((value for value in found if isinstance(value, Tensor) and value.is_floating_point()), None)
 
 
+@ordinary_tensors()
 def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor | None) -> nn.Module:
     """A new linear layer from pooled features to logits, or the identity for 0 classes.
 

@@ -264,10 +264,11 @@ class BackboneInterface(nn.Module):
         return nets
 
     def _heads(self) -> list[nn.Module]:
-        """The heads of g and of h; ValueError for a net with several, as timm's distilled nets have."""
+        """The heads of g and of h; ValueError for a net with several, such as timm's distilled nets and VOLO."""
         heads = [(name, net, net.get_classifier()) for name, net in self._nets("get_classifier").items()]
         for name, net, head in heads:
-            if not isinstance(head, nn.Module) or isinstance(head, nn.ModuleList):
+            one = isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList)
+            if not one or getattr(net, "aux_head", None) is not None:
                 raise ValueError(
                     f"{name} ({type(net).__name__}) has several heads, so pooled features do not give its logits; call "
                     "the model itself, or reset_classifier for a new head"

@@ -18,11 +18,14 @@ NAMES = ("std_model", "rob_model")
 
 
 def check_pair(nets: Sequence[nn.Module], alpha: Alpha) -> None:
-    """Raise ValueError if g and h differ in classes or images, have no classifier, or lack feature maps.
+    """Raise ValueError if g and h differ in classes or images, have no classifier, or lack feature maps; TypeError if
+    they are no modules.
 
     Properties that the nets do not declare are checked at the first pass.
     """
     for name, net in zip(NAMES, nets, strict=True):
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"{name} must be a torch.nn.Module, got {type(net).__name__}; wrap it in one")
         _check_has_head(net, name)
     for what, ask in (("classes", number_of_classes), ("channels of images", channels_of)):
         counts = [ask(net) for net in nets]

@@ -180,10 +180,7 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
     }
     unsaid = () if "eps" in words else (UNSAID,)
     words = words | {"limits": (*words.get("limits", ()), *unsaid)}
-    try:
-        return entry_of(mix, Entry(**(known | words)))
-    except TypeError as error:
-        raise TypeError(f"no such field of an entry: {error}") from None
+    return entry_of(mix, Entry(**(known | words)))
 
 
 def _called(config: BaseNetConfig) -> str:

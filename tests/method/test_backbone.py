@@ -325,6 +325,14 @@ def test_nets_with_other_heads_keep_their_number_of_classes(head):
     torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES)), model(IMAGES))
 
 
+def test_a_head_made_in_inference_mode_can_be_trained():
+    model = model_with(0.3)
+    with torch.inference_mode():
+        model.reset_classifier(3)
+    model(IMAGES).sum().backward()
+    assert model.head.weight.grad is not None
+
+
 class TestPruning:
     @pytest.mark.parametrize(
         ("indices", "left"),
@@ -538,18 +546,24 @@ class TestTimm:
             torch.testing.assert_close(model.forward_head(model.forward_features(self.images)), expected)
 
     @pytest.mark.filterwarnings("ignore:.* was made for")
-    def test_several_heads_of_a_net_are_refused_where_pooled_features_do_not_suffice(self):
+    @pytest.mark.parametrize("kind", ["VOLO", "VisionTransformerDistilled"])
+    def test_several_heads_of_a_net_are_refused_where_pooled_features_do_not_suffice(self, kind):
         timm = pytest.importorskip("timm")
-        small = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 7}
-        nets = [timm.create_model("deit_tiny_distilled_patch16_224", **small) for _ in range(2)]
-        model, images = MixedClassifier(*nets, 0.4).eval(), self.images[:, :, :32, :32]
+        if kind == "VOLO":
+            sizes = {"embed_dims": (12,) * 4, "num_heads": (1,) * 4, "stem_hidden_dim": 4}
+            nets = [timm.models.volo.VOLO((1,) * 4, img_size=64, num_classes=7, **sizes) for _ in range(2)]
+        else:
+            sizes = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+            name = "deit_tiny_distilled_patch16_224"
+            nets = [timm.create_model(name, img_size=64, num_classes=7, **sizes) for _ in range(2)]
+        model = MixedClassifier(*nets, 0.4).eval()
         with torch.no_grad():
-            assert model(images).shape == (2, model.num_classes) == (2, 7)
-            for call in (lambda: model.forward_head(model.forward_features(images)), model.get_classifier):
-                with pytest.raises(ValueError, match=r"std_model \(VisionTransformerDistilled\) has several heads"):
+            assert model(self.images).shape == (2, model.num_classes) == (2, 7)
+            for call in (lambda: model.forward_head(model.forward_features(self.images)), model.get_classifier):
+                with pytest.raises(ValueError, match=rf"std_model \({kind}\) has several heads"):
                     call()
             model.reset_classifier(3)
-            assert model(images).shape == (2, 3)
+            assert model(self.images).shape == (2, 3)
 
     def test_the_number_of_classes_is_that_of_a_head_that_was_replaced(self):
         timm = pytest.importorskip("timm")

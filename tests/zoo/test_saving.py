@@ -200,6 +200,10 @@ class TestHeads:
         model.std_model = None
         assert loaded_again(model, tmp_path).std_model is None
 
+    def test_a_word_that_entries_do_not_have_is_refused(self, entry, tmp_path):
+        with pytest.raises(TypeError, match="an entry has no field 'safe_serialization'; remove it"):
+            Triplet(entry).save_pretrained(tmp_path, safe_serialization=True)
+
     def test_another_head_is_refused(self, entry, tmp_path):
         model = Triplet(entry)
         model.reset_classifier(3)
