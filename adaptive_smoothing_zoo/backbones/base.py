@@ -243,8 +243,9 @@ def apply_head(head: nn.Module, features: Tensor) -> Tensor:
     """Apply a head to (N, F) features of any dtype; a head with only integer parameters gets them unchanged."""
     weight = float_tensor_of(head)
     features = features if weight is None else features.to(weight.dtype)
-    # Some of timm's nets have a 1x1 convolution as head.
-    return head(features[..., None, None]).flatten(1) if isinstance(head, nn.Conv2d) else head(features)
+    is_conv = isinstance(head, nn.Conv2d)  # 1x1, as in some of timm's nets
+    outputs: Tensor = head(features[..., None, None] if is_conv else features)
+    return outputs.flatten(1) if is_conv else outputs
 
 
 @torch.no_grad()

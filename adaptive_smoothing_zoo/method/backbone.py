@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.backbones.base import (
     map_indices,
     output_length,
 )
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.backbones.scale import at_least_float32
 
 TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
@@ -78,11 +79,13 @@ class BackboneInterface(nn.Module):
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, reduction and module of each feature map, in non-decreasing order of reduction."""
-        chosen = [(name, getattr(self, name).feature_info[i]) for name, i in self._places()]
-        return [
-            {"num_chs": info["num_chs"], "reduction": info["reduction"], "module": f"{name}.{info['module']}"}
-            for name, info in chosen
-        ]
+        found = []
+        for name, i in self._places():
+            net = getattr(self, name)
+            info = net.feature_info[i]
+            module = f"{name}.{_name_inside(net, info['module'])}"
+            found.append({"num_chs": info["num_chs"], "reduction": info["reduction"], "module": module})
+        return found
 
     def forward_intermediates(
         self,
@@ -288,6 +291,11 @@ class BackboneInterface(nn.Module):
         """Indices, from 0, of the maps of a net that the mix reads."""
         taps = self._mix_taps()[name] if self.is_mix else None
         return [] if taps is None else map_indices(taps, len(getattr(self, name).feature_info))
+
+
+def _name_inside(net: nn.Module, module: str) -> str:
+    """The name of a module of ``feature_info``, which a ``Preprocessed`` takes over from the net inside it."""
+    return f"net.{_name_inside(net.net, module)}" if isinstance(net, Preprocessed) else module
 
 
 def _pooled_length(net: Any) -> int:

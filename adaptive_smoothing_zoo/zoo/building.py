@@ -106,8 +106,8 @@ def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
 
 
 def _stages(net: Any) -> int:
-    """The number of a net's stages: each has one feature map."""
-    return len(net.feature_info)
+    """The number of a net's stages: each has one feature map. 1 for a net without maps, which then is not used."""
+    return len(net.feature_info) if hasattr(net, "feature_info") else 1
 
 
 def head_config(module: MixedClassifier, head: nn.Module) -> HeadConfig:

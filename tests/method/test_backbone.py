@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
@@ -506,6 +507,17 @@ class TestTimm:
             std_maps = outputs_of_modules(model.std_model, names, self.images)
             rob_maps = outputs_of_modules(model.rob_model, names, self.images)
             torch.testing.assert_close(model.alpha_logit_of(self.images), model.alpha(std_maps, rob_maps))
+
+    def test_feature_info_names_the_modules_inside_preprocessed_nets(self):
+        timm = pytest.importorskip("timm")
+        nets = [timm.create_model("resnet10t", num_classes=5).eval() for _ in range(2)]
+        inner = Preprocessed(nets[0], (0.4,) * 3, (0.2,) * 3)
+        model = MixedClassifier(Preprocessed(inner, (0.0,) * 3, (1.0,) * 3), nets[1], 0.5).eval()
+        with torch.no_grad():
+            names = [info["module"] for info in model.feature_info]
+            maps = model.forward_intermediates(self.images, intermediates_only=True)
+            for expected, found in zip(outputs_of_modules(model, names, self.images), maps, strict=True):
+                assert torch.equal(expected, found)
 
     def test_features_head_and_feature_info_agree_with_forward(self, model):
         with torch.no_grad():
