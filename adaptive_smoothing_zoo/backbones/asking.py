@@ -164,9 +164,18 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
+def head_of(net: Any) -> Any:
+    """The head of a net by timm's ``get_classifier``; None for a net that has none, such as a mix of plain modules."""
+    try:
+        return net.get_classifier()
+    except (AttributeError, ValueError):
+        return None
+
+
 def number_of_classes(net: nn.Module) -> int | None:
     """Number of logits of a net if its structure determines it; None if only a pass would tell."""
-    head: Any = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else net  # type: ignore[operator]
+    found = head_of(net)
+    head = net if found is None else found
     while isinstance(head, nn.Sequential) and len(head):
         head = head[-1]
     known = getattr(head, "out_features", None)

@@ -1,5 +1,6 @@
 """The interface of base nets for logits and feature maps. It is timm's, so timm's nets have it too."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from adaptive_smoothing_zoo.surroundings import ordinary_tensors
 
 
 class Taps:
@@ -85,7 +88,7 @@ class BaseNet(nn.Module):
     @property
     def num_classes(self) -> int:
         """Length of the logits; 0 if ``reset_classifier(0)`` has removed the head."""
-        return int(getattr(self.head, "out_features", 0))
+        return output_length(self.head, self.num_features)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -213,6 +216,7 @@ def float_tensor_of(module: nn.Module) -> Tensor | None:
     return next((value for value in found if isinstance(value, Tensor) and value.is_floating_point()), None)
 
 
+@ordinary_tensors()
 def fresh_head(num_features: int, num_classes: int, global_pool: str | None, like: Tensor | None) -> nn.Module:
     """A new linear layer from pooled features to logits, or the identity for 0 classes.
 
@@ -233,6 +237,27 @@ def fresh_head(num_features: int, num_classes: int, global_pool: str | None, lik
         return nn.Identity()
     place = {} if like is None else {"device": like.device, "dtype": like.dtype}
     return nn.Linear(num_features, num_classes, **place)  # type: ignore[arg-type]
+
+
+def apply_head(head: nn.Module, features: Tensor) -> Tensor:
+    """Apply a head to (N, F) features of any dtype; a head with only integer parameters gets them unchanged."""
+    weight = float_tensor_of(head)
+    features = features if weight is None else features.to(weight.dtype)
+    is_conv = isinstance(head, nn.Conv2d)  # 1x1, as in some of timm's nets
+    outputs: Tensor = head(features[..., None, None] if is_conv else features)
+    return outputs.flatten(1) if is_conv else outputs
+
+
+@torch.no_grad()
+def output_length(head: nn.Module, num_features: int) -> int:
+    """Number of outputs of a head per image; 0 if it gives the features themselves."""
+    if isinstance(head, nn.Identity):
+        return 0
+    if isinstance(known := getattr(head, "out_features", None), int):
+        return known
+    twin, weight = copy.deepcopy(head).eval(), float_tensor_of(head)
+    device = None if weight is None else weight.device
+    return int(apply_head(twin, torch.zeros(1, num_features, device=device)).shape[1])
 
 
 def map_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:

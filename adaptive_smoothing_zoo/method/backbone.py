@@ -5,7 +5,6 @@ the order of their reduction, g's first where both have one. Both base nets must
 :mod:`adaptive_smoothing_zoo.backbones` (which is timm's). Nothing here knows how the nets are mixed.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -16,12 +15,15 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones.asking import call_net, number_of_classes
 from adaptive_smoothing_zoo.backbones.base import (
     Taps,
+    apply_head,
     check_image_tensor,
     check_map_options,
     float_tensor_of,
     fresh_head,
     map_indices,
+    output_length,
 )
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.backbones.scale import at_least_float32
 
 TRUNKS = {"both": ("std_model", "rob_model"), "std_model": ("std_model",), "rob_model": ("rob_model",)}
@@ -71,17 +73,19 @@ class BackboneInterface(nn.Module):
     def num_classes(self) -> int:
         """Length of the output of ``forward_head``; 0 if it is the features themselves."""
         if self.head is None:
-            return int(self.rob_model.num_classes)
-        return 0 if isinstance(self.head, nn.Identity) else _output_length(self.head, self.num_features)
+            return number_of_classes(self.rob_model) or int(self.rob_model.num_classes)
+        return output_length(self.head, self.num_features)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, reduction and module of each feature map, in non-decreasing order of reduction."""
-        chosen = [(name, getattr(self, name).feature_info[i]) for name, i in self._places()]
-        return [
-            {"num_chs": info["num_chs"], "reduction": info["reduction"], "module": f"{name}.{info['module']}"}
-            for name, info in chosen
-        ]
+        found = []
+        for name, i in self._places():
+            net = getattr(self, name)
+            info = net.feature_info[i]
+            module = f"{name}.{_name_inside(net, info['module'])}"
+            found.append({"num_chs": info["num_chs"], "reduction": info["reduction"], "module": module})
+        return found
 
     def forward_intermediates(
         self,
@@ -99,12 +103,13 @@ class BackboneInterface(nn.Module):
         """
         self.check_images(images)
         check_map_options(norm, stop_early, output_fmt, intermediates_only)
+        nets = self._nets("feature_info", "forward_features", "forward_head")
         places = self._places()
         wanted = [places[i] for i in map_indices(indices, len(places))]
         read = {name: [] if intermediates_only else self._tapped(name) for name in self.trunks}
         pooled: list[Tensor] = []
         maps: dict[tuple[str, int], Tensor] = {}
-        for name, net in self._nets().items():
+        for name, net in nets.items():
             needed = {i for owner, i in wanted if owner == name}.union(read[name])
             taps = Taps(sorted(needed), "maps" if intermediates_only else "features")
             if needed or not intermediates_only:
@@ -133,18 +138,17 @@ class BackboneInterface(nn.Module):
         if pre_logits:
             return features[:, : self.num_features]
         if self.head is not None:
-            return _apply(self.head, features)
+            return apply_head(self.head, features)
         lengths = [_pooled_length(self.std_model), _pooled_length(self.rob_model)]
         std_features, rob_features, columns = features.split([*lengths, features.shape[1] - sum(lengths)], dim=1)
-        std_logits = _apply(self.std_model.get_classifier(), std_features)
-        rob_logits = _apply(self.rob_model.get_classifier(), rob_features)
-        return self._mix_of(std_logits, rob_logits, columns)
+        std_head, rob_head = self._heads()
+        return self._mix_of(apply_head(std_head, std_features), apply_head(rob_head, rob_features), columns)
 
     def get_classifier(self) -> nn.Module:
         """The linear heads of g and of h in a ``ModuleList``; after ``reset_classifier`` the new head."""
         if self.head is not None:
             return self.head
-        return nn.ModuleList([self.std_model.get_classifier(), self.rob_model.get_classifier()])
+        return nn.ModuleList(self._heads())
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, features: str = "both") -> None:
         """Make this a classifier for another task: a new, trainable linear head on the pooled features.
@@ -262,6 +266,18 @@ class BackboneInterface(nn.Module):
                 raise ValueError(f"{name} ({type(net).__name__}) has no {missing[0]}; use nets with timm's interface")
         return nets
 
+    def _heads(self) -> list[nn.Module]:
+        """The heads of g and of h; ValueError for a net with several, such as timm's distilled nets and VOLO."""
+        heads = [(name, net, net.get_classifier()) for name, net in self._nets("get_classifier").items()]
+        for name, net, head in heads:
+            one = isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList)
+            if not one or getattr(net, "aux_head", None) is not None:
+                raise ValueError(
+                    f"{name} ({type(net).__name__}) has several heads, so pooled features do not give its logits; call "
+                    "the model itself, or reset_classifier for a new head"
+                )
+        return [head for _, _, head in heads]
+
     def _places(self) -> list[tuple[str, int]]:
         """The net of each feature map and the index in that net, in the order of ``feature_info``."""
         found = [
@@ -277,22 +293,11 @@ class BackboneInterface(nn.Module):
         return [] if taps is None else map_indices(taps, len(getattr(self, name).feature_info))
 
 
+def _name_inside(net: nn.Module, module: str) -> str:
+    """The name of a module of ``feature_info``, which a ``Preprocessed`` takes over from the net inside it."""
+    return f"net.{_name_inside(net.net, module)}" if isinstance(net, Preprocessed) else module
+
+
 def _pooled_length(net: Any) -> int:
     """Length of ``forward_head(..., pre_logits=True)``; some of timm's nets widen their features before the head."""
     return int(getattr(net, "head_hidden_size", net.num_features))
-
-
-def _apply(head: nn.Module, features: Tensor) -> Tensor:
-    """Apply the head to features of any dtype; a head with only integer parameters gets them unchanged."""
-    weight = float_tensor_of(head)
-    return head(features if weight is None else features.to(weight.dtype))  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def _output_length(head: nn.Module, num_features: int) -> int:
-    """Number of outputs of a head per image."""
-    if (known := number_of_classes(head)) is not None:
-        return known
-    twin, weight = copy.deepcopy(head).eval(), float_tensor_of(head)
-    device = None if weight is None else weight.device
-    return int(_apply(twin, torch.zeros(1, num_features, device=device)).shape[1])

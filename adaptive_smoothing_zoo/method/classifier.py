@@ -35,7 +35,7 @@ class MixedClassifier(Pretrained, BackboneInterface):
         ValueError: alpha outside [0, 1]; a scale that is not positive; a net without a classifier, or without the
             feature maps that alpha reads; nets with different numbers of classes or channels, or for different image
             sizes (detected at the first pass if the nets do not declare them).
-        TypeError: alpha is a module without the interface of :class:`Alpha`.
+        TypeError: a net is no module, or alpha is one without the interface of :class:`Alpha`.
 
     The outputs are log-probabilities: ``exp`` or ``softmax`` of them gives probabilities. ``train()`` and ``eval()``
     only change batch norm. Nothing here is a certificate: measured robustness depends on the attack as well as on the

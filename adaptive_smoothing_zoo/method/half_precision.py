@@ -43,7 +43,7 @@ def to_dtype(model: MixedClassifier, dtype: str | torch.dtype) -> MixedClassifie
         if not isinstance(getattr(model, name), BaseNet):
             raise ValueError(
                 f"half precision is not supported for {name} ({type(getattr(model, name)).__name__}), only for "
-                "the nets of adaptive_smoothing_zoo.backbones only; use autocast"
+                "the nets of adaptive_smoothing_zoo.backbones; use autocast"
             )
     for name in model.trunks:
         _cast(getattr(model, name), dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import number_of_classes
+from adaptive_smoothing_zoo.backbones.asking import head_of, number_of_classes
 from adaptive_smoothing_zoo.backbones.made_for import MadeFor, channels_of
 from adaptive_smoothing_zoo.method.alpha import Alpha
 from adaptive_smoothing_zoo.method.taps import check_taps
@@ -18,11 +18,14 @@ NAMES = ("std_model", "rob_model")
 
 
 def check_pair(nets: Sequence[nn.Module], alpha: Alpha) -> None:
-    """Raise ValueError if g and h differ in classes or images, have no classifier, or lack feature maps.
+    """Raise ValueError if g and h differ in classes or images, have no classifier, or lack feature maps; TypeError if
+    they are no modules.
 
     Properties that the nets do not declare are checked at the first pass.
     """
     for name, net in zip(NAMES, nets, strict=True):
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"{name} must be a torch.nn.Module, got {type(net).__name__}; wrap it in one")
         _check_has_head(net, name)
     for what, ask in (("classes", number_of_classes), ("channels of images", channels_of)):
         counts = [ask(net) for net in nets]
@@ -65,8 +68,7 @@ def _check_size(images: Tensor, known: tuple[tuple[Any, ...], ...]) -> None:
 
 
 def _check_has_head(net: Any, name: str) -> None:
-    head = net.get_classifier() if callable(getattr(net, "get_classifier", None)) else None
-    if isinstance(head, nn.Identity) and getattr(net, "num_classes", None) == 0:
+    if isinstance(head_of(net), nn.Identity) and getattr(net, "num_classes", None) == 0:
         raise ValueError(
             f"{name} ({type(net).__name__}) outputs features, since it has no classifier; make it with num_classes, or "
             "call its reset_classifier(num_classes)"

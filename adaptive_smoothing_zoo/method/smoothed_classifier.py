@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import run_base_net
+from adaptive_smoothing_zoo.backbones.asking import free_of_inference_mode, run_base_net
 from adaptive_smoothing_zoo.backbones.base import check_image_tensor
 from adaptive_smoothing_zoo.threat import LINF, check_norm
 
@@ -65,8 +65,8 @@ class SmoothedClassifier(nn.Module):
         if self.trust == "one":
             return self._smooth(self._output(self.std_model, images), self._output(self.rob_model, images), None)
         keep_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            points = images if images.requires_grad else images.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            points = images if images.requires_grad else free_of_inference_mode(images.detach()).requires_grad_()
             g, h = self._output(self.std_model, points), self._output(self.rob_model, points)
             smoothed = self._smooth(g, h, self._trust(points, g, h, keep_graph))
         return smoothed if keep_graph else smoothed.detach()
@@ -76,8 +76,8 @@ class SmoothedClassifier(nn.Module):
         check_image_tensor(images)
         if self.trust == "one":
             return torch.ones_like(images.flatten(1)[:, :1])
-        with torch.enable_grad():
-            points = images.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            points = free_of_inference_mode(images.detach()).requires_grad_()
             g, h = self._output(self.std_model, points), self._output(self.rob_model, points)
             return self._trust(points, g, h, keep_graph=False)
 

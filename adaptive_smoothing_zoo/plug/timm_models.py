@@ -166,6 +166,8 @@ def _feature_net(triplet: Triplet, out_indices: int | Sequence[int] | None) -> n
     from timm.models._features import FeatureGetterNet  # timm.models does not re-export it
 
     cfg = {key: value for key, value in triplet.pretrained_cfg.items() if key != "num_classes"}
+    if not hasattr(triplet, "feature_info"):
+        raise ValueError(f"{triplet.entry.key} has no feature maps: a net lacks timm's interface; omit features_only")
     every = tuple(range(len(triplet.feature_info)))
     net = FeatureGetterNet(triplet, out_indices=every if out_indices is None else out_indices)
     net.pretrained_cfg = net.default_cfg = cfg

@@ -106,8 +106,8 @@ def give_up_mix(module: MixedClassifier, config: HeadConfig) -> None:
 
 
 def _stages(net: Any) -> int:
-    """The number of a net's stages: each has one feature map."""
-    return len(net.feature_info)
+    """The number of a net's stages: each has one feature map. 1 for a net without maps, which then is not used."""
+    return len(net.feature_info) if hasattr(net, "feature_info") else 1
 
 
 def head_config(module: MixedClassifier, head: nn.Module) -> HeadConfig:
@@ -180,10 +180,7 @@ def first_entry(mix: MixedClassifier, **words: Any) -> Entry:
     }
     unsaid = () if "eps" in words else (UNSAID,)
     words = words | {"limits": (*words.get("limits", ()), *unsaid)}
-    try:
-        return entry_of(mix, Entry(**(known | words)))
-    except TypeError as error:
-        raise TypeError(f"no such field of an entry: {error}") from None
+    return entry_of(mix, Entry(**(known | words)))
 
 
 def _called(config: BaseNetConfig) -> str:

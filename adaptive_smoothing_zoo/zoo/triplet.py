@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +166,15 @@ def with_entry(mix: MixedClassifier, **words: Any) -> Triplet:
 
     Raises:
         ConfigError: the mix is of a user's own class, or as ``first_entry``.
+        TypeError: entries have no such field.
     """
     if not isinstance(mix, Triplet) and type(mix) is not MixedClassifier:
         raise ConfigError(
             f"a {type(mix).__name__} cannot be saved: an entry cannot describe its code; save a MixedClassifier of its "
             "parts"
         )
+    if unknown := sorted(words.keys() - {field.name for field in fields(Entry)}):
+        raise TypeError(f"an entry has no field {unknown[0]!r}; remove it")
     entry = replace(mix.entry, **_said(mix.entry, words)) if isinstance(mix, Triplet) else first_entry(mix, **words)
     triplet = Triplet.__new__(Triplet)
     vars(triplet).update({key: copy(value) if isinstance(value, dict) else value for key, value in vars(mix).items()})

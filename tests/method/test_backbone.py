@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo.backbones import build
+from adaptive_smoothing_zoo.backbones.preprocessed import Preprocessed
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
@@ -276,6 +277,63 @@ def test_nets_that_are_no_backbones_cannot_be_reset():
     assert model(IMAGES).shape == (3, 3)
 
 
+def plain_net():
+    """A net without timm's interface."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+
+
+class TestPlainNets:
+    """A mix of modules that are no backbones is a classifier, and says what it lacks."""
+
+    def test_a_mix_is_itself_a_net_that_can_be_mixed(self):
+        g, h, other = plain_net(), plain_net(), plain_net()
+        inner = MixedClassifier(g, h, 0.3)
+        assert inner.num_classes == 5
+        expected = 0.6 * (0.7 * g(IMAGES).softmax(1) + 0.3 * h(IMAGES).softmax(1)) + 0.4 * other(IMAGES).softmax(1)
+        torch.testing.assert_close(MixedClassifier(inner, other, 0.4)(IMAGES).exp(), expected)
+
+    def test_what_needs_a_backbone_names_the_net_that_is_none(self):
+        model = MixedClassifier(build("resnet20", width=4, num_classes=5), plain_net(), 0.5)
+        assert not hasattr(model, "feature_info")
+        for call in (
+            lambda: model.forward_features(IMAGES),
+            lambda: model.forward_intermediates(IMAGES),
+            model.get_classifier,
+        ):
+            with pytest.raises(ValueError, match=r"rob_model \(Sequential\) has no .*; use nets with timm's"):
+                call()
+
+
+class Adapted(nn.Module):
+    """A linear layer with a trainable correction of low rank."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+        self.low = nn.Sequential(nn.Linear(linear.in_features, 1), nn.Linear(1, linear.out_features))
+
+    def forward(self, features):
+        return self.linear(features) + self.low(features)
+
+
+@pytest.mark.parametrize("head", [Adapted, lambda linear: nn.Sequential(nn.Dropout(), linear)])
+def test_nets_with_other_heads_keep_their_number_of_classes(head):
+    model = model_with(0.3)
+    for net in (model.std_model, model.rob_model):
+        net.head = head(net.head).eval()
+        assert net.num_classes == 5
+    assert model.num_classes == 5
+    torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES)), model(IMAGES))
+
+
+def test_a_head_made_in_inference_mode_can_be_trained():
+    model = model_with(0.3)
+    with torch.inference_mode():
+        model.reset_classifier(3)
+    model(IMAGES).sum().backward()
+    assert model.head.weight.grad is not None
+
+
 class TestPruning:
     @pytest.mark.parametrize(
         ("indices", "left"),
@@ -450,6 +508,17 @@ class TestTimm:
             rob_maps = outputs_of_modules(model.rob_model, names, self.images)
             torch.testing.assert_close(model.alpha_logit_of(self.images), model.alpha(std_maps, rob_maps))
 
+    def test_feature_info_names_the_modules_inside_preprocessed_nets(self):
+        timm = pytest.importorskip("timm")
+        nets = [timm.create_model("resnet10t", num_classes=5).eval() for _ in range(2)]
+        inner = Preprocessed(nets[0], (0.4,) * 3, (0.2,) * 3)
+        model = MixedClassifier(Preprocessed(inner, (0.0,) * 3, (1.0,) * 3), nets[1], 0.5).eval()
+        with torch.no_grad():
+            names = [info["module"] for info in model.feature_info]
+            maps = model.forward_intermediates(self.images, intermediates_only=True)
+            for expected, found in zip(outputs_of_modules(model, names, self.images), maps, strict=True):
+                assert torch.equal(expected, found)
+
     def test_features_head_and_feature_info_agree_with_forward(self, model):
         with torch.no_grad():
             features, maps = model.forward_intermediates(self.images)
@@ -474,6 +543,46 @@ class TestTimm:
             model.reset_classifier(3)
             assert torch.equal(model.forward_head(model.forward_features(self.images), pre_logits=True), features)
             assert model(self.images).shape == (2, 3)
+
+    def test_a_head_that_is_a_convolution_is_applied_to_pooled_features(self):
+        timm = pytest.importorskip("timm")
+        norm = timm.layers.BatchNormAct2d
+        nets = [
+            timm.models.resnetv2.ResNetV2((1, 1, 1, 1), (16, 16, 16, 16), num_classes=7, stem_chs=8, norm_layer=norm)
+            for _ in range(2)
+        ]
+        assert isinstance(nets[0].get_classifier(), nn.Conv2d)
+        model = MixedClassifier(*nets, 0.4).eval()
+        with torch.no_grad():
+            expected = model(self.images)
+            torch.testing.assert_close(model.forward_head(model.forward_features(self.images)), expected)
+
+    @pytest.mark.filterwarnings("ignore:.* was made for")
+    @pytest.mark.parametrize("kind", ["VOLO", "VisionTransformerDistilled"])
+    def test_several_heads_of_a_net_are_refused_where_pooled_features_do_not_suffice(self, kind):
+        timm = pytest.importorskip("timm")
+        if kind == "VOLO":
+            sizes = {"embed_dims": (12,) * 4, "num_heads": (1,) * 4, "stem_hidden_dim": 4}
+            nets = [timm.models.volo.VOLO((1,) * 4, img_size=64, num_classes=7, **sizes) for _ in range(2)]
+        else:
+            sizes = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+            name = "deit_tiny_distilled_patch16_224"
+            nets = [timm.create_model(name, img_size=64, num_classes=7, **sizes) for _ in range(2)]
+        model = MixedClassifier(*nets, 0.4).eval()
+        with torch.no_grad():
+            assert model(self.images).shape == (2, model.num_classes) == (2, 7)
+            for call in (lambda: model.forward_head(model.forward_features(self.images)), model.get_classifier):
+                with pytest.raises(ValueError, match=rf"std_model \({kind}\) has several heads"):
+                    call()
+            model.reset_classifier(3)
+            assert model(self.images).shape == (2, 3)
+
+    def test_the_number_of_classes_is_that_of_a_head_that_was_replaced(self):
+        timm = pytest.importorskip("timm")
+        model = MixedClassifier(*(timm.create_model("resnet10t", num_classes=10) for _ in range(2)), 0.4)
+        for net in (model.std_model, model.rob_model):
+            net.fc = nn.Linear(net.num_features, 3)
+        assert model.num_classes == 3
 
     def test_reset_and_feature_getter(self):
         timm = pytest.importorskip("timm")

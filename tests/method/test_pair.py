@@ -48,6 +48,10 @@ class TestSizes:
         with pytest.raises(ValueError, match=said):
             MixedClassifier(std(), rob(), 0.5)
 
+    def test_a_function_is_no_net(self):
+        with pytest.raises(TypeError, match=r"rob_model must be a torch\.nn\.Module, got function"):
+            MixedClassifier(ours(), lambda images: images, 0.5)
+
     def test_features_in_place_of_logits_are_found_at_the_first_pass(self):
         mix = MixedClassifier(nn.Conv2d(3, CLASSES, 3), ours(), 0.5)
         with pytest.raises(ValueError, match=r"Conv2d gives \(2, 4, 30, 30\) for 2 images; a base net gives logits"):

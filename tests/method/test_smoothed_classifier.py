@@ -145,6 +145,10 @@ def test_values_are_the_same_without_gradients(trust, space):
     assert torch.equal(found, expected)
     assert torch.equal(also_found, expected)
     assert not images.requires_grad
+    with torch.inference_mode():
+        made_there = images + 0.0
+        assert torch.equal(model(made_there), expected)
+        assert torch.equal(model.trust_of(made_there), model.trust_of(images))
 
 
 @pytest.mark.parametrize("normalize", [True, False])

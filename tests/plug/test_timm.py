@@ -106,6 +106,11 @@ def test_what_the_model_cannot_be_is_refused(arguments, message):
         timm.create_model(ADAPTIVE, **arguments)
 
 
+def test_a_triplet_without_feature_maps_says_so():
+    with pytest.raises(ValueError, match=r"Demo2026Smoothed-digits-L2 has no feature maps.* omit features_only"):
+        timm.create_model("demo2026smoothed_digits_l2", features_only=True)
+
+
 def test_a_tag_that_no_weights_have_is_refused_and_ours_is_taken():
     with pytest.raises((ValueError, RuntimeError), match=r"asz|tag"):
         timm.create_model(f"{ADAPTIVE}.in1k", pretrained=True)

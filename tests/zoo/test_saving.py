@@ -200,6 +200,15 @@ class TestHeads:
         model.std_model = None
         assert loaded_again(model, tmp_path).std_model is None
 
+    def test_an_unused_net_may_lack_feature_maps(self, tmp_path):
+        model = load_model("Demo2026Smoothed", dataset="digits", threat_model="L2")
+        model.reset_classifier(3, features="std_model")
+        assert loaded_again(model, tmp_path).num_classes == 3
+
+    def test_a_word_that_entries_do_not_have_is_refused(self, entry, tmp_path):
+        with pytest.raises(TypeError, match="an entry has no field 'safe_serialization'; remove it"):
+            Triplet(entry).save_pretrained(tmp_path, safe_serialization=True)
+
     def test_another_head_is_refused(self, entry, tmp_path):
         model = Triplet(entry)
         model.reset_classifier(3)
