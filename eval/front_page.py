@@ -62,7 +62,7 @@ def certification_of(entry: Entry, part: str = "whole") -> CertificationRecord |
 def certified_at_eps(entry: Entry) -> str:
     """The certified accuracy at the entry's own l_2 radius, by the bound that certifies most; "" if there is none."""
     record = certification_of(entry)
-    if record is None:
+    if record is None or record.norm != entry.threat_model or entry.eps_value not in record.radii:
         return ""
     place = record.radii.index(entry.eps_value)
     return percent(max(bound.certified_accuracy[place] for bound in record.bounds.values()))

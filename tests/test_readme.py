@@ -8,10 +8,13 @@ import os
 import re
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
+from adaptive_smoothing_zoo.zoo.registry import find_entry
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -118,6 +121,15 @@ def front_page():
 
 def test_tables_and_figure_say_what_the_records_say(front_page):
     assert front_page.stale(ROOT) == []
+
+
+def test_an_l_2_certificate_says_nothing_of_another_norm_or_an_unlisted_radius(front_page, monkeypatch):
+    entry = find_entry("Demo2026Lipschitz", "digits", "L2")
+    record = front_page.certification_of(entry)
+    monkeypatch.setattr(front_page, "certification_of", lambda entry: record)
+    assert float(front_page.certified_at_eps(entry)) > 0
+    assert front_page.certified_at_eps(replace(entry, threat_model="Linf")) == ""
+    assert front_page.certified_at_eps(replace(entry, eps="0.3")) == ""
 
 
 def test_what_does_not_say_it_is_found_and_made_again(front_page, tmp_path):

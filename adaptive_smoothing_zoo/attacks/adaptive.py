@@ -1,4 +1,5 @@
-"""Attacks adapted to a mix, in addition to AutoAttack: setting D of [BAKS24, 4.2] and attacks on masked gradients.
+"""Attacks adapted to a mix, in addition to AutoAttack: setting D of [BAKS24 v1, section 4.2] and attacks on masked
+gradients.
 
 An attack is named by its loss and its view, ``apgd-ce-pinned``: ``apgd-ce`` is the cross-entropy and ``apgd-p`` the
 margin of probabilities, both from several random starts. ``apgd-t`` is the targeted DLR loss; with fewer than four

@@ -99,7 +99,9 @@ def alpha_loss(output: Tensor) -> Tensor:
 
 
 def lowering_alpha(loss: Callable[..., Tensor], weight: float | Tensor) -> Callable[..., Tensor]:
-    """``(1 - w) loss + w BCE(alpha_logit, 1)``: attacks the mix while lowering alpha toward g [BAKS24, supp.].
+    """``(1 - w) loss + w BCE(alpha_logit, 1)``: attacks the mix while lowering alpha toward g.
+
+    [BAKS24 v1, sections 4.2 and 5.2] describe it in words; w and 1 - w are those of the authors' code.
 
     Args:
         loss: of logits and labels, and of targets if it is targeted.

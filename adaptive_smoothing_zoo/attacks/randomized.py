@@ -1,4 +1,5 @@
-"""The attacks that a mixing network is trained against, with settings drawn anew for each example [BAKS24, supp.].
+"""The attacks that a mixing network is trained against, with settings drawn anew for each example ([BAKS24 v1,
+section 5.2; supp. B.1]; the distributions are those of the authors' code).
 
 A network trained against one attack overfits to it. Radius, number of steps, momentum and the weight of alpha's loss
 are therefore random; they depend on the seed and the example's index, not on the batch. ``model`` may be a faster
@@ -42,7 +43,8 @@ class Randomization:
             number per run, so that a batch ends together. The authors use 75 for APGD and 20 for PGD.
         budget: factor on the number of steps, for smaller machines.
         reach: of PGD, the total length of all steps in radii; each step has ``reach / steps`` radii.
-        momentum: of PGD, uniform, per example.
+        momentum: of PGD, uniform, per example. Gradients are divided by their l_1 norms before they are summed; the
+            authors sum them as they are.
         alpha_weight: w of ``(1 - w) loss + w BCE(alpha_logit, 1)``, uniform, per example. None for a model that returns
             only logits; a range needs the view ``WithAlphaLoss``.
 
@@ -89,7 +91,7 @@ def randomized_pgd(
     indices: Tensor | None = None,
     settings: Randomization | None = None,
 ) -> Tensor:
-    """PGD from a random start with total step length ``reach`` radii (settings A and B of [BAKS24, 4.2]).
+    """PGD from a random start with total step length ``reach`` radii (settings A and B of [BAKS24 v1, section 4.2]).
 
     Args:
         model: a mix, or a view of one; see ``Randomization.alpha_weight``.
@@ -179,8 +181,8 @@ def every_randomized_apgd(
 ) -> Tensor:
     """APGD on the cross-entropy and on the targeted DLR loss toward each likely wrong class, without early stopping.
 
-    The authors train on this (setting C of [BAKS24, 4.2]): every run of every image has its own radius, number of
-    steps and weight of alpha's loss.
+    The authors train on this (setting C of [BAKS24 v1, section 4.2]): every run of every image has its own radius,
+    number of steps and weight of alpha's loss.
 
     Args:
         model, images, labels, eps, seed, norm, targets, indices, settings, judge, ranking: as for ``randomized_apgd``.

@@ -24,8 +24,8 @@ class View(nn.Module):
 
 
 class GrayBox(View):
-    """The mix without the gradient of its alpha: the attacker knows alpha, but not its gradient [BAKS24, section 4.2,
-    A].
+    """The mix without the gradient of its alpha: the attacker knows alpha, but not its gradient [BAKS24 v1,
+    section 4.2, A].
 
     Args:
         model: with any alpha; a constant one has no gradient to hide.

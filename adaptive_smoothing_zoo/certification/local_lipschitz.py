@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.backbones.asking import asked, in_eval_mode
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
@@ -59,24 +60,26 @@ def estimate_local_lipschitz(
 
     Args:
         model: h, images to logits (N, C); or a :class:`MixedClassifier`, of which ``rob_model``, ``rob_map`` and
-            alpha_min are taken.
+            alpha_min are taken. Used in eval mode.
         images: (N, channels, H, W) in [0, 1]; perturbed images stay in that box.
         threat: norm and radius eps > 0 of the balls.
         alpha: of the mix with h, where ``model`` is h itself.
         steps, restarts, seed: of each ascent; there is one for every image and class.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range, or ``reset_classifier`` has replaced the mix.
     """
     eps = threat.eps
     if not eps > 0.0:
         raise ValueError(f"eps must be positive, got {eps}")
-    h = model
+    h = asked(model)
     if isinstance(model, MixedClassifier):
-        h, alpha = nn.Sequential(model.rob_model, model.rob_map), model.alpha.alpha_min
+        model.check_mixes("an estimate of h's constants")
+        h, alpha = nn.Sequential(asked(model.rob_model), model.rob_map), model.alpha.alpha_min
     ascent: dict[str, Any] = {"steps": steps, "step_size": 2.5 * eps / steps, "restarts": restarts, "seed": seed}
     starts, batches = range(0, len(images), batch_size), images.split(batch_size)
-    found = [_rises(h, batch, threat, start, **ascent) for start, batch in zip(starts, batches, strict=True)]
+    with in_eval_mode(h):
+        found = [_rises(h, batch, threat, start, **ascent) for start, batch in zip(starts, batches, strict=True)]
     probabilities = torch.cat([p for p, _ in found]).cpu().numpy()
     constants = torch.cat([rise for _, rise in found]).cpu().numpy() / eps
     radius = lipschitz_radius(probabilities, alpha, constants)

@@ -96,16 +96,20 @@ def certify_mix(
         bound: as in ``mix_certificates``.
         radius: only decide whether the mix has at least this l_2 radius, by ``certify_at_radius``, with far fewer
             samples.
-        settings: of ``certify`` but sigma and votes. A ``log`` is of h alone; with a ``radius``, of the mix.
+        settings: of ``certify``; sigma and votes are h's own. A ``log`` is of h alone; with a ``radius``, of the mix.
 
     Returns:
         Certificates of the mix with the exact smoothed h, of which the model averages over some noises only.
 
     Raises:
-        ValueError: another kind of robust net, or a map behind it; and what ``certify`` raises.
+        ValueError: another kind of robust net, or a map behind it; another sigma or other votes than h's; and what
+            ``certify`` raises.
     """
     h = smoothed_rob_model(model)
-    settings = {"sigma": h.sigma, "votes": h.votes, **settings}
+    own = {"sigma": h.sigma, "votes": h.votes}
+    if any(settings.get(name, value) != value for name, value in own.items()):
+        raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; omit sigma and votes")
+    settings |= own
     if radius is not None:
         return certify_at_radius(h.voter, images, labels, radius=radius, alpha=model.alpha, bound=bound, **settings)
     return mix_certificates(certify(h.voter, images, labels, **settings), model.alpha, h.sigma, bound=bound)
@@ -121,9 +125,9 @@ def smoothed_rob_model(model: MixedClassifier) -> GaussianSmoothed:
     h = model.rob_model
     if not isinstance(h, GaussianSmoothed):
         raise ValueError(f"certify_mix needs a rob_model that is GaussianSmoothed, got {type(h).__name__}")
-    if not (isinstance(model.rob_map, Scale) and model.rob_map.scale == 1.0):
+    if not (type(model.rob_map) is Scale and model.rob_map.scale == 1.0):
         raise ValueError("a rob_map other than a scale of 1 changes h's probabilities, which are then not certified")
-    if type(h).forward is not GaussianSmoothed.forward or not runs_as_written(h):
+    if type(h) is not GaussianSmoothed or not runs_as_written(h):
         raise ValueError("hooks or other code change what the smoothed rob_model says, which is then not certified")
     return h
 
@@ -237,7 +241,7 @@ def logits_lipschitz(net: nn.Module, rob_map: nn.Module) -> float:
     """
     if not isinstance(net, LipschitzNet):
         raise ValueError(f"the Lipschitz constants of {type(net).__name__} are not known; give them as lipschitz")
-    if not isinstance(rob_map, Scale):
+    if type(rob_map) is not Scale:  # a subclass may compute something else
         raise ValueError(f"rob_map must be a scale for the constants to be known, got {type(rob_map).__name__}")
     return float(net.lipschitz * rob_map.scale)
 

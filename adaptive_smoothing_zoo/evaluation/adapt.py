@@ -1,4 +1,5 @@
-"""Setting D, adaptive AutoAttack: attacks adapted to the mix after the standard ones [BAKS24, 4.2]."""
+"""Setting D, adaptive AutoAttack: attacks adapted to the mix after the standard ones [BAKS24 v1, section
+4.2]."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def certified_by(of_h: Certificates, alpha: float, sigma: float, bound: str) -> 
 
 
 def clean_range(of_h: Certificates, alpha: float, sigma: float) -> tuple[float, float]:
-    """The smallest and the largest clean accuracy of the mix that h's log allows.
+    """The smallest and the largest clean accuracy of the mix that h's log allows, with the log's bound of p for p.
 
     Suppose that g gives its class the probability 1, and that g is right on ``G_ACCURACY`` of the images whatever h
     predicts. Then h decides where p > 1 / (2 alpha), since it gives g's class at most 1 - p; g decides where p <= (1 -

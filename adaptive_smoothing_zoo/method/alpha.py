@@ -133,7 +133,7 @@ class AdaptiveAlpha(Alpha):
         logit_scale, logit_bias: applied to the batch-normalized output.
         std_taps, rob_taps: indices of the two feature maps taken from each base net.
         clamp: if given, the raw output is limited to its batch mean +- clamp * batch standard deviation before the
-            batch norm (training; the papers use 0.6). An input's alpha then depends on its batch.
+            batch norm (training; the authors' code has 0.6). An input's alpha then depends on its batch.
 
     Raises:
         ValueError: the range is not inside [0, 1] or is reversed; or the taps are not in ascending order (timm nets

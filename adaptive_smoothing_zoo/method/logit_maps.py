@@ -1,4 +1,4 @@
-"""Maps applied to a base net's logits before the softmax: ``Scale``, which the papers use, and others."""
+"""Maps applied to a base net's logits before the softmax: ``Scale``, as in [BAKS24]'s published models, and others."""
 
 import math
 

@@ -39,7 +39,8 @@ class TrainingAttack:
             only the first that fools the mix, which costs less.
         alpha_t_logits: of T, the range of logit(alpha_t), drawn uniformly; default: that of [BAKS24 v1, Fig. 2].
         rob_until: of T, the largest logit(alpha_t) at which h is still more accurate than g after the attack; 5.72 in
-            [BAKS24 v1, Fig. 2]. ``asz experiment attack-target`` measures it for other nets.
+            [BAKS24 v1, Fig. 2], 9.9 in the authors' configuration for a TRADES h. ``asz experiment attack-target``
+            measures it for other nets.
 
     Raises:
         ValueError: an unknown setting or norm, or a number out of range.

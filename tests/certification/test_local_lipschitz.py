@@ -67,3 +67,26 @@ def test_batches_change_nothing_and_nonsense_is_refused():
     np.testing.assert_allclose(whole.constants, parts.constants, rtol=1e-5)
     with pytest.raises(ValueError, match="eps must be positive"):
         estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.0))
+
+
+def test_a_net_in_train_mode_is_estimated_in_eval_mode_and_left_as_it_was():
+    class Named(nn.Module):
+        """Logits by name, behind a batch norm whose batch would decide them."""
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+        def forward(self, images):
+            return {"logits": self.layers(images)}
+
+    torch.manual_seed(0)
+    net, threat = Named(), ThreatModel("L2", 0.1)
+    expected = estimate_local_lipschitz(net.eval().layers, IMAGES, threat)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for model in (net.train(), MixedClassifier(Slope(), net, 1.0).train()):
+        found = estimate_local_lipschitz(model, IMAGES, threat)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-6)
+        np.testing.assert_allclose(found.constants, expected.constants, rtol=1e-4)
+        assert all(module.training for module in net.modules())
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import read_log
 from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
 from adaptive_smoothing_zoo.errors import ConfigError, EvaluationError
-from adaptive_smoothing_zoo.method.logit_maps import HardMax
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, Scale
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Entry, Paper
 
 IMAGES = torch.tensor([0.05, 0.2, 0.45, 0.7, 0.95])[:, None, None, None]
@@ -292,3 +292,57 @@ def test_what_a_hook_changes_has_no_certificate(hooked):
         (mix if hooked == "mix" else getattr(mix, hooked)).register_forward_hook(flip)
         with pytest.raises(ValueError, match="hook"):
             certify_it(mix)
+
+
+class Steep(Scale):
+    def forward(self, logits):
+        return 1000.0 * super().forward(logits)
+
+
+class Flipped(MixedClassifier):
+    def rob_outputs(self, images, taps=None):
+        log_rob, maps = super().rob_outputs(images, taps)
+        return log_rob.flip(1), maps
+
+
+class Louder(GaussianSmoothed):
+    def _votes(self, logits):
+        return super()._votes(logits).flip(1)
+
+
+def test_what_a_subclass_changes_has_no_certificate():
+    arguments = {"sigma": 0.1, "image_shape": (1, 1, 1), "num_noises": 4}
+    smoothed, ours = GaussianSmoothed(HalfSpace(), **arguments), LipschitzNet(widths=(4,), patch=1, num_classes=2)
+    for h, certify_it, louder in (
+        (smoothed, lambda mix: certify_mix(mix, IMAGES, LABELS, n=100, n0=10), Louder(HalfSpace(), **arguments)),
+        (ours, lambda mix: certify_lipschitz(mix, IMAGES, LABELS), None),
+    ):
+        patched = MixedClassifier(HalfSpace(), h, 0.9)
+        patched.std_outputs = patched.rob_outputs
+        for mix in (MixedClassifier(HalfSpace(), h, 0.9, rob_map=Steep()), Flipped(HalfSpace(), h, 0.9), patched):
+            with pytest.raises(ValueError, match=r"scale|other code"):
+                certify_it(mix)
+        if louder is not None:
+            with pytest.raises(ValueError, match="other code"):
+                certify_it(MixedClassifier(HalfSpace(), louder, 0.9))
+
+
+class Band(nn.Module):
+    """Sure of class 0 where the pixel is in [-1, 1], and of class 1 elsewhere."""
+
+    def forward(self, images):
+        inside = (images.flatten(1)[:, :1].abs() < 1).to(images)
+        return torch.cat([inside, 1 - inside], dim=1) * 60
+
+
+@pytest.mark.parametrize(("name", "value"), [("sigma", 4.0), ("votes", "hard")])
+@pytest.mark.parametrize("radius", [None, 0.05])
+def test_noise_and_votes_other_than_h_s_own_certify_another_mix_and_are_refused(name, value, radius):
+    """With a sigma of 4 most votes on a band of class 0 are for class 1, which h never says there."""
+    h = GaussianSmoothed(Band(), sigma=0.1, image_shape=(1, 1, 1), num_noises=5)
+    mix = MixedClassifier(Slope(), h, 0.9)
+    with pytest.raises(ValueError, match=r"smoothed with sigma 0\.1 and soft votes; omit sigma and votes"):
+        certify_mix(mix, IMAGES, LABELS, n=200, radius=radius, **{name: value})
+    own = certify_mix(mix, IMAGES, LABELS, n=200, radius=radius, sigma=0.1, votes="soft")
+    np.testing.assert_array_equal(own.radius, certify_mix(mix, IMAGES, LABELS, n=200, radius=radius).radius)
+    assert 1 not in own.prediction
