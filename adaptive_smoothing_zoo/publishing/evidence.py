@@ -70,8 +70,7 @@ class Evidence:
         """The attacks that broke the examples of ``broken``."""
         names = []
         if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
-            whole = self.adaptive.protocol == ADAPTIVE_PROTOCOL
-            names.append(ADAPTIVE_PROTOCOL if whole else "chosen adaptive attacks")
+            names.append(ADAPTIVE_PROTOCOL if self.adaptive.is_whole else "chosen adaptive attacks")
         if self.validation is not None and set(self.validation.newly_broken) & self.broken:
             names.append("the attacks of asz validate")
         return names

@@ -108,6 +108,16 @@ def test_images_that_are_said_later_to_have_chosen_the_mix_are_counted(folder):
     assert RunRecord.read(folder, ENTRY).chosen_among == 3
 
 
+def test_chosen_adaptive_attacks_are_not_called_all(folder):
+    add_adaptive(folder, 1)
+    record = AdaptiveRecord.read(folder, ENTRY)
+    assert "and those of asz adapt |" in card_of(folder)
+    replace(record, protocol="chosen attacks: apgd-ce-low").write(folder, ENTRY)
+    assert "and those of asz adapt (only chosen ones) |" in card_of(folder)
+    assert "due to chosen adaptive attacks" in entry_of(folder)["footnote"]
+    assert "only chosen adaptive attacks" in render(folder)[0]
+
+
 def test_a_new_run_is_marked_by_the_validation_that_lies_there(folder):
     add_validation(folder, failed=("eight_bits",))
     write_run(folder, a_record(seed=1))
