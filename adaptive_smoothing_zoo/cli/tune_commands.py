@@ -156,14 +156,15 @@ def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
 
 
 def _tell(tables: Any, fronts: Any) -> None:
+    from adaptive_smoothing_zoo.tuning.fronts_table import side_by_side
+
     click.echo(
         f"g: {tables.std_accuracy:.2%} clean; h: {tables.rob_accuracy:.2%} clean, {tables.rob_robust:.2%} robust; "
         f"{len(tables)} images"
     )
-    for form, front in fronts.items():
-        best = [front.candidates[i] for i in sorted({round(k * (len(front.candidates) - 1) / 6) for k in range(7)})]
-        shown = ", ".join(f"{c.clean:.2%}/{c.robust:.2%}" for c in best)
-        click.echo(f"{form} ({front.looked_at} mixes; clean/robust): {shown}")
+    looked_at = ", ".join(f"{front.looked_at} of {form}" for form, front in fronts.items())
+    click.echo(f"mixes: {looked_at}. The largest robust share of each form, in percent:")
+    click.echo(side_by_side(fronts, tables.rob_accuracy))
 
 
 def _usual_range(dataset: str) -> str:

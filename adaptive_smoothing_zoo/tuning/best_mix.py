@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.threat import ThreatModel
-from adaptive_smoothing_zoo.tuning.forms import FORMS, is_mixednuts
+from adaptive_smoothing_zoo.tuning.forms import FORMS, PARTS, is_mixednuts
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front, Steps
 from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
 from adaptive_smoothing_zoo.tuning.published_search import published_front
@@ -30,7 +30,7 @@ class Tuned:
 
     Attributes:
         tables: the outputs of both nets.
-        fronts: by form; always contains "constant" for comparison.
+        fronts: by form, from the simplest; always contains "constant" for comparison, and the parts of "best".
         chosen: the best candidate for the target; None without a target.
         halves: clean accuracy and robust share by two-fold cross-validation: one half of the images chooses, the other
             is counted. Unlike those of ``chosen``, these numbers are not biased by the choice. None without a target,
@@ -123,7 +123,7 @@ def choose_mix(
         on_map: called after each pair of logit maps.
     """
     steps = {name: Steps.of(tables, FORMS[name](), on_map) for name in dict.fromkeys(("constant", form))}
-    fronts = {name: each.front() for name, each in steps.items()}
+    fronts = {"constant": steps["constant"].front()} | steps[form].fronts(PARTS.get(form, {}) | {form: lambda _: True})
     if form in ("mixednuts", "best"):
         fronts[PUBLISHED] = published_front(tables, steps[form].where(is_mixednuts))
     chosen = target.choose(fronts[PUBLISHED if search == "published" else form], tables)

@@ -56,3 +56,8 @@ FORMS: dict[str, Callable[[], Iterator[Maps]]] = {
     "best": best,
 }
 """By name."""
+
+PARTS: dict[str, dict[str, Callable[[Maps], bool]]] = {
+    "best": {"scaled": lambda maps: not is_mixednuts(maps), "mixednuts": is_mixednuts},
+}
+"""The forms that a form consists of, as the maps that belong to each."""

@@ -10,7 +10,7 @@ and are evaluated between their steps, without a grid of alphas.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -119,19 +119,28 @@ class Steps:
 
     def front(self, rows: Tensor | None = None) -> Front:
         """The best mixes for these images, (n,) int64; for all if None."""
+        return self.fronts({"": lambda maps: True}, rows)[""]
+
+    def fronts(self, groups: Mapping[str, Callable[[Maps], bool]], rows: Tensor | None = None) -> dict[str, Front]:
+        """The same for groups of the pairs, by name. A group without pairs has no front and is left out."""
         bounds = self.bounds if rows is None else self.bounds[..., rows]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             curves = list(pool.map(alpha_curve, bounds))
-        apart = [curve[:, curve[3] > NARROW] for curve in curves]
+        members = {name: [i for i, pair in enumerate(self.maps) if wanted(pair)] for name, wanted in groups.items()}
+        return {name: self._front(curves, chosen) for name, chosen in members.items() if chosen}
+
+    def _front(self, curves: Sequence[Tensor], chosen: Sequence[int]) -> Front:
+        """The front of the chosen pairs, from the curves of all, see ``alpha_curve``."""
+        apart = [curves[i][:, curves[i][3] > NARROW] for i in chosen]
         kept = [curve[:, undominated(curve[1], curve[2], curve[3])] for curve in apart]
         every = torch.cat(kept, dim=1)
-        owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in enumerate(kept)])
+        owner = torch.cat([torch.full((curve.shape[1],), i) for i, curve in zip(chosen, kept, strict=True)])
         best = undominated(every[1], every[2], every[3])
         candidates = [
             Candidate(std_map=self.maps[i][0], rob_map=self.maps[i][1], alpha=alpha, clean=clean, robust=robust)
             for i, (alpha, clean, robust) in zip(owner[best].tolist(), every[:3, best].T.tolist(), strict=True)
         ]
-        return Front(candidates=tuple(candidates), looked_at=sum(curve.shape[1] for curve in curves))
+        return Front(candidates=tuple(candidates), looked_at=sum(curves[i].shape[1] for i in chosen))
 
     def halves_in_turn(self, choose: Callable[[Front, Tensor], Candidate]) -> tuple[float, float]:
         """Two-fold cross-validated clean accuracy and robust share: choose on every other image, count on the rest,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adaptive_smoothing_zoo.storage.files import write_with
+from adaptive_smoothing_zoo.tuning.forms import PARTS
 from adaptive_smoothing_zoo.tuning.front import Candidate, Front
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
@@ -23,6 +24,8 @@ def plot_fronts(path: Path, fronts: Mapping[str, Front], tables: Tables, chosen:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for form, front in fronts.items():
+        if form in PARTS and PARTS[form].keys() <= fronts.keys():
+            continue  # the higher of its parts
         clean, robust = ([100 * getattr(c, name) for c in front.candidates] for name in ("clean", "robust"))
         axes.step(clean, robust, where="post", label=form)
     axes.plot(100 * tables.std_accuracy, 0, "s", color="black", label="g")

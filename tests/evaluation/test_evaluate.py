@@ -46,7 +46,8 @@ def test_autoattack_agrees_with_the_closed_form_on_a_linear_net(norm, engine):
     eps = float(distance[1:].median())  # about half of the points are robust; the box [0, 1] is out of reach
     assert eps < 0.2
     clear = (distance - eps).abs() > 1e-3  # points on the very boundary may go either way
-    result = evaluate(model, IMAGES, labels, norm=norm, eps=eps, batch_size=7, engine=engine)
+    settings = AttackSettings(engine=engine, batch_size=7).limited(iterations=30, queries=500)
+    result = evaluate(model, IMAGES, labels, norm=norm, eps=eps, settings=settings)
     np.testing.assert_array_equal(result.robust[clear], (distance > eps)[clear].numpy())
     assert result.broken_by[0] == "clean"
     assert not result.clean_correct[0]
@@ -57,12 +58,14 @@ def test_verdicts_equal_pyautoattacks_own_run():
     from pyautoattack import AutoAttack
 
     model = Linear(classes=10).requires_grad_(False)
-    images = IMAGES[:6]
+    images = IMAGES[:4]
     labels = model(images).argmax(1)
     eps = float(model.distance(images, labels, "Linf").median())
-    ours = evaluate(model, images, labels, eps=eps, seed=7, batch_size=4, engine="reference")
+    settings = AttackSettings(engine="reference", seed=7, batch_size=3).limited(iterations=100, queries=800)
+    ours = evaluate(model, images, labels, eps=eps, settings=settings)
     attack = AutoAttack(model, norm="Linf", eps=eps, seed=7, version="standard", device="cpu")
-    adversarials, _ = attack.run_standard_evaluation(images, labels, batch_size=4)
+    attack.square.n_queries = 800
+    adversarials, _ = attack.run_standard_evaluation(images, labels, batch_size=3)
     theirs = (model(adversarials).argmax(1) == labels).numpy()
     assert 0 < theirs.sum() < len(theirs)
     np.testing.assert_array_equal(ours.robust, theirs)
@@ -74,13 +77,14 @@ def test_the_same_seed_gives_the_same_result_and_the_global_generator_is_left_al
     model = Linear(classes=10)
     images = IMAGES[:5]
     labels = model(images).argmax(1)
-    eps = float(model.distance(images, labels, "Linf").median())
+    eps = float(model.distance(images, labels, "Linf").detach().median())
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first = evaluate(model, images, labels, eps=eps, engine=engine)
+    settings = AttackSettings(engine=engine).limited(iterations=20, queries=300)
+    first = evaluate(model, images, labels, eps=eps, settings=settings)
     assert torch.equal(torch.rand(3), expected)
-    second = evaluate(model, images, labels, eps=eps, engine=engine)
+    second = evaluate(model, images, labels, eps=eps, settings=settings)
     assert set(first.broken_by) != {""}
     np.testing.assert_array_equal(first.adversarials, second.adversarials)
     np.testing.assert_array_equal(first.broken_by, second.broken_by)
@@ -311,9 +315,8 @@ def test_training_mode_and_trainable_weights_come_back():
 def test_progress_ends_with_nothing_left(engine):
     model = Linear()
     seen = []
-    evaluate(
-        model, IMAGES[:5], model(IMAGES[:5]).argmax(1), eps=0.01, batch_size=2, engine=engine, on_progress=seen.append
-    )
+    images = IMAGES[:3]
+    evaluate(model, images, model(images).argmax(1), eps=0.01, batch_size=2, engine=engine, on_progress=seen.append)
     assert list(dict.fromkeys(p.attack for p in seen)) == ["clean", *STANDARD_ATTACKS, "verified"]
     assert seen[0].passes_done == seen[-1].passes_left == 0 < seen[-1].robust
     assert all(b.passes_done >= a.passes_done for a, b in pairwise(seen))

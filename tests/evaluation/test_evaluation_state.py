@@ -308,7 +308,7 @@ def test_whatever_call_of_the_net_is_interrupted_no_more_than_a_step_is_lost(mod
     whole, images = run(net, labels, **options), Stopping.images
     notes, lost = [], 0
     for _ in range(60):
-        Stopping.left, Stopping.images = moments.randrange(12, 40), 0
+        Stopping.left, Stopping.images = moments.randrange(16, 60), 0
         try:
             found = run(net, labels, state=tmp_path / "state", **options)
             break
@@ -604,7 +604,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_inside_its_first_batch_resumes_there(tmp_path, monkeypatch, number):
     program, state = tmp_path / "slow_net.py", tmp_path / "state"
     program.write_text(SLOW)

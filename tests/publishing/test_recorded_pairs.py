@@ -1,11 +1,14 @@
 """What the page on mixing says of pairs of nets is what their records say, example by example."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from adaptive_smoothing_zoo.publishing.comparison import compare
+from adaptive_smoothing_zoo.tuning.front import Candidate, Front
+from adaptive_smoothing_zoo.tuning.fronts_table import side_by_side
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "mix-your-own.md").read_text()
@@ -28,3 +31,15 @@ def test_the_page_has_the_numbers_of_the_records(pair):
         assert {str(paired.first), str(paired.second)} <= told
         assert f"p = {paired.p_value:.1g}" in section
     assert str(found.run.n) in told
+
+
+def _front(candidates):
+    kept = ({**each, "std_map": None, "rob_map": None} for each in candidates)
+    return Front(candidates=tuple(Candidate(**each) for each in kept), looked_at=0)
+
+
+@pytest.mark.parametrize("folder", ["resnet18/cifar10/Linf", "resnet56/cifar10/Linf", "lenet/mnist/Linf"])
+def test_its_tables_are_those_of_the_recorded_fronts(folder):
+    record = json.loads((ROOT / "eval" / "pairs" / folder / "tuning.json").read_text())
+    fronts = {form: _front(candidates) for form, candidates in record["fronts"].items()}
+    assert side_by_side(fronts, record["rob_accuracy"]) in PAGE

@@ -153,6 +153,22 @@ def test_code_that_no_entry_describes_is_refused(code, tmp_path, capsys):
     assert "an entry cannot describe" in told
 
 
+def test_the_best_form_comes_with_the_fronts_of_its_parts(code, tmp_path, capsys, monkeypatch):
+    few = list(FORMS["mixednuts"]())[::97], list(FORMS["scaled"]())[::13]
+    monkeypatch.setitem(FORMS, "best", lambda: iter([*few[1], *few[0]]))
+    out = tmp_path / "out"
+    _, told, _ = run(capsys, *arguments(code, out))
+    fronts = json.loads((out / "tuning.json").read_text())["fronts"]
+    assert list(fronts) == ["constant", "scaled", "mixednuts", "best", PUBLISHED]
+    assert "| clean at least | constant | scaled | mixednuts | best |" in told
+    points = {form: {(c["clean"], c["robust"]) for c in front} for form, front in fronts.items()}
+    assert points["best"] <= points["scaled"] | points["mixednuts"]
+    for form in ("scaled", "mixednuts"):
+        assert {candidate["std_map"]["kind"] == "hard_max" for candidate in fronts[form]} == {form == "mixednuts"}
+        for clean, robust in points[form]:
+            assert any(c >= clean and r >= robust for c, r in points["best"])
+
+
 @pytest.mark.parametrize("search", ["exact", "published"])
 def test_in_python_the_mix_is_of_the_caller_s_own_nets(code, search, monkeypatch):
     few = list(FORMS["mixednuts"]())[::97]
