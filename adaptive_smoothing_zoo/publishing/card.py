@@ -28,9 +28,11 @@ def model_card(
         picture: name of the file, next to the card, of the picture from ``trade_off``; left out if that gives None.
     """
     run, curve = None if evidence is None else evidence.run, fitting(curve, evidence)
-    reached, reached_best, gain = None, None, 0.0
+    reached: float | None = None
+    reached_best: float | None = None
+    gain = 0.0
     if evidence is not None and run is not None and curve is not None:
-        reached, reached_best = (curve.clean_at(robust) for robust in (run.robust_accuracy, evidence.best_known))
+        reached, reached_best = curve.clean_at(run.robust_accuracy), curve.clean_at(evidence.best_known)
         gain = 0.0 if reached is None else round(100 * (run.clean_accuracy - reached), 2)
     return page(
         "card.md",
