@@ -117,6 +117,14 @@ def measured_on(dataset: str, threat_model: str) -> list[tuple[Entry, Evidence]]
     return [(entry, evidence) for entry, evidence in found if evidence is not None]
 
 
+def others(evidence: Evidence) -> str:
+    """The attacks on a triplet after AutoAttack; "" if there are none."""
+    found = [] if evidence.adaptive is None else ["asz adapt"]
+    if evidence.validation is not None:
+        found.append(f"asz validate on {evidence.validation.n} images")
+    return " and ".join(found)
+
+
 def measured(dataset: str, threat_model: str) -> Callable[[], str]:
     """g alone, h alone and the triplets of a data set, under AutoAttack and after all other recorded attacks."""
 
@@ -131,8 +139,8 @@ def measured(dataset: str, threat_model: str) -> Callable[[], str]:
                     rows.append([name, f"{point.alpha:g}", str(run.n), percent(point.clean), percent(point.robust), ""])
             span = f"{alpha.alpha_min:g}" if alpha.kind == "constant" else f"{alpha.alpha_min:g} to {alpha.alpha_max:g}"
             low, high = run.confidence_interval
-            tried = evidence.adaptive is not None or evidence.validation is not None
-            why = ", ".join(evidence.stronger) or ("no other attack found more" if tried else "AutoAttack alone")
+            tried = others(evidence)
+            why = ", ".join(evidence.stronger) or (f"{tried} broke none" if tried else "AutoAttack alone")
             best = f"{percent(evidence.best_known)} ({why})"
             interval = f"{percent(run.robust_accuracy)} ({100 * low:.0f} to {100 * high:.0f})"
             rows.append([f"`{entry.name}`", span, str(run.n), percent(run.clean_accuracy), interval, best])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -127,7 +128,8 @@ def load_data(
     if examples.num_classes not in (None, found.num_classes):
         raise ValueError(f"{dataset} has {found.num_classes} classes, {examples.source} have {examples.num_classes}")
     check_examples(examples.images, examples.labels, found.num_classes)
-    return replace(examples, num_classes=found.num_classes)
+    told = _told(examples, found.num_classes) if split == "test" else []
+    return replace(examples, source="; ".join([examples.source, *told]), num_classes=found.num_classes)
 
 
 def _own(dataset: str, split: str, data_dir: str | Path | None, n: int | None, preprocessing: str | None) -> Examples:
@@ -137,4 +139,14 @@ def _own(dataset: str, split: str, data_dir: str | Path | None, n: int | None, p
         )
     examples = own_images(dataset, data_dir).first(n)
     check_examples(examples.images, examples.labels, examples.num_classes)
-    return examples
+    return replace(examples, source="; ".join([examples.source, *_told(examples)]))
+
+
+def _told(examples: Examples, num_classes: int = 0) -> list[str]:
+    """What a reader must know of images that are not the official ones: copies among them, and classes without any."""
+    if examples.test_set_size is not None:
+        return []
+    different = {sha256(image.numpy().tobytes()).digest() for image in examples.images}
+    copies, classes = len(examples) - len(different), len(examples.labels.unique())
+    told = [f"{copies} of these {len(examples)} are copies of others"] if copies else []
+    return told + ([f"only {classes} of {num_classes} classes occur"] if classes < num_classes else [])

@@ -55,7 +55,7 @@ class TradeOffTable(Table):
 
     def how(self) -> str:
         if self.records:
-            return f"AutoAttack, from the records in {self.records}"
+            return f"AutoAttack alone, without the adapted attacks, from the records in {self.records}"
         return (
             "APGD on the cross-entropy and on the targeted DLR loss, and if alpha varies the same two lowering alpha: "
             f"{self.steps} steps, {SHORT_TARGETS} targets, {SHORT_STARTS} start, seed {self.seed}"

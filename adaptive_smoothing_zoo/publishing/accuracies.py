@@ -41,9 +41,9 @@ def known_accuracies(
 def _measured(evidence: Evidence) -> list[Accuracy]:
     run, stronger = evidence.run, []
     if evidence.adaptive is not None:
-        stronger.append("asz adapt")
+        stronger.append("asz adapt" if evidence.adaptive.is_whole else "asz adapt (only chosen ones)")
     if evidence.validation is not None:
-        stronger.append("asz validate")
+        stronger.append(f"asz validate on {evidence.validation.n} images")
     intervals = {name: " to ".join(map(percent, found)) for name, found in evidence.intervals.items()}
     attack = "AutoAttack" if run.is_standard else "not the standard protocol"
     rows = [

@@ -37,6 +37,11 @@ class AdaptiveRecord(AttackRecord):
         """Indices of the examples that the standard attacks left and these broke."""
         return frozenset(index for indices in self.fallen.values() for index in indices)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all adaptive attacks ran, and not chosen ones."""
+        return self.protocol == ADAPTIVE_PROTOCOL
+
     @classmethod
     def check_replaceable(
         cls,

@@ -5,8 +5,9 @@ from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.evidence import Evidence
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity
-from adaptive_smoothing_zoo.threat import L2, LINF
+from adaptive_smoothing_zoo.threat import L2, LINF, parse_eps
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+from adaptive_smoothing_zoo.zoo.named import USUAL_EPS
 from adaptive_smoothing_zoo.zoo.registry import entries_named
 
 LEADERBOARDS = (("cifar10", LINF), ("cifar10", L2), ("cifar100", LINF), ("imagenet", LINF))  # RobustBench's
@@ -35,8 +36,8 @@ def _reasons_against(entry: ModelEntry, evidence: Evidence, identity: Identity) 
     if run.n != run.test_set_size:
         whole = f"{run.test_set_size}" if run.test_set_size else "the official test set in its order"
         reasons.append(f"it has {run.n} examples ({run.data}); a claim needs all of the test set ({whole})")
-    if run.chosen_among:
-        reasons.append(f"{run.chosen_among} of its images chose the mix; choose it on images outside the test set")
+    if among := max(run.chosen_among, entry.chosen_among(run.n)):
+        reasons.append(f"{among} of its images chose the mix; choose it on images outside the test set")
     if run.deviation:
         reasons.append(f"it is {run.deviation}; a claim needs {', '.join(STANDARD_ATTACKS)} in full float32")
     if run.identity != identity:
@@ -49,6 +50,9 @@ def _reasons_against(entry: ModelEntry, evidence: Evidence, identity: Identity) 
         reasons.append(f"asz validate failed in {', '.join(evidence.failed_checks)}: the number is not to be trusted")
     if missing := [*entry.paper.missing, *(["word on additional data"] if entry.additional_data is None else [])]:
         reasons.append(f"it has no {' and no '.join(missing)}; asz describe sets what is missing")
-    if (entry.dataset, entry.threat_model) not in LEADERBOARDS:
-        reasons.append(f"RobustBench has no leaderboard for {entry.dataset} {entry.threat_model}")
-    return reasons
+    board = (entry.dataset, entry.threat_model)
+    if board not in LEADERBOARDS:
+        reasons.append(f"RobustBench has no leaderboard for {' '.join(board)}")
+    elif run.threat.eps != parse_eps(USUAL_EPS[board]):
+        reasons.append(f"its eps was {run.eps}; RobustBench's leaderboard for {' '.join(board)} has {USUAL_EPS[board]}")
+    return [*reasons, *evidence.stale]

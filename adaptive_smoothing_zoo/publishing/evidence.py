@@ -70,8 +70,7 @@ class Evidence:
         """The attacks that broke the examples of ``broken``."""
         names = []
         if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
-            whole = self.adaptive.protocol == ADAPTIVE_PROTOCOL
-            names.append(ADAPTIVE_PROTOCOL if whole else "chosen adaptive attacks")
+            names.append(ADAPTIVE_PROTOCOL if self.adaptive.is_whole else "chosen adaptive attacks")
         if self.validation is not None and set(self.validation.newly_broken) & self.broken:
             names.append("the attacks of asz validate")
         return names
@@ -80,17 +79,19 @@ class Evidence:
 def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> Evidence:
     """All records of a model below ``out``.
 
-    There must be a run of AutoAttack. Adaptive attacks and a validation count only if they belong to that run: same
-    model, radius and examples and, for adaptive attacks, verdicts.
+    There must be a run of AutoAttack and the file of its verdicts, which must give its accuracies. Adaptive attacks and
+    a validation count only if they belong to that run: same model, radius and examples and, for adaptive attacks,
+    verdicts.
 
     Args:
         identity: if given, the run must be of this model.
 
     Raises:
-        ResultsError: there is no run, it is of another model, or a file is damaged.
+        ResultsError: there is no run, it is of another model or not what its verdicts give, or a file is damaged.
     """
     run, verdicts = RunRecord.read(out, entry), verdicts_path(out, entry)
     run.require(out, entry, identity=identity)
+    robust = frozenset(np.flatnonzero(run.verdicts(out, entry)).tolist())
     adaptive, validation = AdaptiveRecord.find(out, entry), Validation.find(out, entry)
     stale = []
     if adaptive is not None and (why := adaptive.apart_from(run, verdicts)):
@@ -100,13 +101,9 @@ def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> 
         stale.append(_stale(validation, why, out, entry))
         validation = None
     fallen = frozenset() if adaptive is None else adaptive.all_fallen
-    newly = () if validation is None else validation.newly_broken
-    broken: frozenset[int] = frozenset()
-    if fallen or newly:
-        robust = frozenset(np.flatnonzero(run.verdicts(out, entry)).tolist())
-        if not fallen <= robust:
-            raise ResultsError(f"adaptive attacks of {entry.key} broke examples that {verdicts} has as broken already")
-        broken = fallen | (robust & frozenset(newly))
+    if not fallen <= robust:
+        raise ResultsError(f"adaptive attacks of {entry.key} broke examples that {verdicts} has as broken already")
+    broken = robust & (fallen | frozenset(() if validation is None else validation.newly_broken))
     return Evidence(run=run, adaptive=adaptive, validation=validation, broken=broken, stale=tuple(stale))
 
 
@@ -128,9 +125,11 @@ def update_entry(out: Path, entry: ModelEntry) -> Path:
         deleted, and the path is that of the run record.
     """
     evidence = read_evidence(out, entry)
-    run = replace(evidence.run, failed_checks=evidence.failed_checks)
+    among = max(evidence.run.chosen_among, entry.chosen_among(evidence.run.n))  # the entry may have been told later
+    run = replace(evidence.run, failed_checks=evidence.failed_checks, chosen_among=among)
     if run != evidence.run:
         run.write(out, entry)
+        evidence = replace(evidence, run=run)
     path = results_path(out, entry)
     if not run.is_standard:
         path.unlink(missing_ok=True)

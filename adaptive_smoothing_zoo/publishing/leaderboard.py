@@ -75,7 +75,9 @@ class Row:
             return (*flags, "no record of the run") if self.ours else tuple(flags)
         run = self.evidence.run
         if not self.is_whole:
-            flags.append(f"{run.n} images, not the whole test set")
+            flags.append(f"{run.n} images, {run.part}")
+        if run.chosen_among:
+            flags.append(f"{run.chosen_among} of the images chose the mix")
         if self.evidence.failed_checks:
             flags.append(f"failed asz validate: {', '.join(self.evidence.failed_checks)}")
         if run.warnings:

@@ -15,6 +15,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, reason
 from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
+from adaptive_smoothing_zoo.evaluation.ledger import CLEAN
 from adaptive_smoothing_zoo.publishing.pages import percent
 from adaptive_smoothing_zoo.publishing.record import Keyed, Measurement, about, check_falling, interval_95, results_path
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
@@ -111,6 +112,13 @@ class RunRecord(AttackRecord):
         return f"not standard: {self.protocol}, {', '.join(self.attacks)}, {how}"
 
     @property
+    def part(self) -> str:
+        """Which part of the official test set the examples are, as far as that is known."""
+        if self.test_set_size is None:
+            return "not known to be of the official test set"
+        return "the whole test set" if self.n == self.test_set_size else "not the whole test set"
+
+    @property
     def robust_count(self) -> int:
         """How many examples no attack broke."""
         return round(self.robust_accuracy * self.n)
@@ -135,6 +143,8 @@ class RunRecord(AttackRecord):
                 raise ConfigError("'accuracy_alone' must lie between the robust and the clean accuracy")
         if sum(self.broken_by.values()) != self.n - self.robust_count:
             raise ConfigError("'broken_by' does not add up to the examples that are not robust")
+        if self.broken_by.get(CLEAN, 0) != self.n - round(self.clean_accuracy * self.n):
+            raise ConfigError(f"'broken_by' contradicts the clean accuracy, {self.clean_accuracy}")
 
     def verdicts(self, out: Path, entry: Keyed) -> np.ndarray:
         """Which examples the run left robust, (N,) bool; ResultsError if the file is missing, damaged or another's."""
@@ -142,10 +152,12 @@ class RunRecord(AttackRecord):
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 robust: np.ndarray = arrays["robust"]
+                clean: np.ndarray = arrays["clean_correct"]
         except Exception as error:  # a damaged header makes NumPy's parser raise almost anything
             raise ResultsError(f"{path} is missing or damaged: {reason(error)}; run asz eval again") from error
         belongs = self.verdicts_sha256 in (None, file_sha256(path))
-        fits = robust.shape == (self.n,) and robust.dtype == np.bool_ and robust.mean() == self.robust_accuracy
+        alike = robust.shape == clean.shape == (self.n,) and robust.dtype == clean.dtype == np.bool_
+        fits = alike and (clean.mean(), robust.mean()) == (self.clean_accuracy, self.robust_accuracy)
         if not (belongs and fits):
             raise ResultsError(f"{path} does not belong to the run record next to it; run asz eval again")
         return robust

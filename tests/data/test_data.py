@@ -103,6 +103,21 @@ class TestNpz:
         assert "images.npz" in examples.source
         assert examples.test_set_size is None
 
+    @pytest.mark.parametrize("n", [None, 5])
+    def test_copies_and_classes_without_images_are_told(self, tmp_path, n):
+        easy = np.concatenate([IMAGES[:4], IMAGES[:2], IMAGES[:2]])
+        path = self.write(tmp_path, images=easy, labels=np.array([3, 5, 3, 5, 3, 5, 3, 5]))
+        copies = "4 of these 8" if n is None else "1 of these 5"
+        told = f"images.npz, in its order; {copies} are copies of others; only 2 of 10 classes occur"
+        assert load_data("cifar10", data_dir=path, n=n).source.endswith(told)
+        own = load_data("images", data_dir=path, n=n).source
+        assert own.endswith(f"; {copies} are copies of others")
+
+    def test_different_images_of_all_classes_need_no_word(self, tmp_path):
+        path = self.write(tmp_path, images=IMAGES, labels=np.arange(12) % 10)
+        assert load_data("cifar10", data_dir=path).source.endswith("images.npz, in its order")
+        assert ";" not in load_data("digits").source
+
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"there is no data file .*images\.npz; data_dir"):
             load_data("cifar10", data_dir=tmp_path / "images.npz")

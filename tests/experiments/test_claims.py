@@ -239,7 +239,7 @@ def test_the_trade_off_may_be_read_from_records_of_the_same_nets_and_examples(tm
     assert (
         found["constant"] == points[max(a for a, p in points.items() if 2 * (1 - p["clean"]) <= 1 - points[1]["clean"])]
     )
-    assert "AutoAttack, from the records in" in whole.table("trade-off").how()
+    assert "AutoAttack alone, without the adapted attacks, from the records in" in whole.table("trade-off").how()
     with pytest.raises(ResultsError, match=r"is no standard run of AutoAttack under Linf 0\.1; leave out --results"):
         TRADE_OFF.measure(replace(whole, threat=ThreatModel("Linf", 0.1)), {"net": "mix"})
     with pytest.raises(ResultsError, match="other examples"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,25 @@ def test_a_failed_check_is_told_in_record_entry_card_and_forbids_a_claim(folder)
     add_validation(folder)  # a check that passes later takes the mark away
     assert "asz validate" not in entry_of(folder)["footnote"]
     assert RunRecord.read(folder, ENTRY).failed_checks == ()
+
+
+def test_images_that_are_said_later_to_have_chosen_the_mix_are_counted(folder):
+    assert "chose" not in entry_of(folder)["footnote"]
+    path = update_entry(folder, replace(ENTRY, chosen_on="test:5:200"))
+    assert "3 of these examples chose the mix" in json.loads(path.read_text())["footnote"]
+    assert RunRecord.read(folder, ENTRY).chosen_among == 3
+    update_entry(folder, ENTRY)  # and stay counted if the entry forgets them
+    assert RunRecord.read(folder, ENTRY).chosen_among == 3
+
+
+def test_chosen_adaptive_attacks_are_not_called_all(folder):
+    add_adaptive(folder, 1)
+    record = AdaptiveRecord.read(folder, ENTRY)
+    assert "and those of asz adapt |" in card_of(folder)
+    replace(record, protocol="chosen attacks: apgd-ce-low").write(folder, ENTRY)
+    assert "and those of asz adapt (only chosen ones) |" in card_of(folder)
+    assert "due to chosen adaptive attacks" in entry_of(folder)["footnote"]
+    assert "only chosen adaptive attacks" in render(folder)[0]
 
 
 def test_a_new_run_is_marked_by_the_validation_that_lies_there(folder):

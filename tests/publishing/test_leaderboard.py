@@ -21,11 +21,11 @@ from recorded import (
 )
 from scipy.stats import binomtest
 
-from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.leaderboard import read_tables, render
 from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
-from adaptive_smoothing_zoo.publishing.run_record import make_record
+from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 from adaptive_smoothing_zoo.zoo.entry import Published
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
@@ -184,17 +184,36 @@ class TestWhatIsRecordedNextToAnEntry:
         assert "| – | Best |" in text
 
     def test_what_speaks_against_a_number_is_shown(self, tmp_path):
-        publish(tmp_path, a_record(test_set_size=9, warnings=("W.",), deterministic=False))
+        publish(tmp_path, a_record(test_set_size=9, chosen_among=3, warnings=("W.",), deterministic=False))
         add_validation(tmp_path, failed=("losses_agree",))
         entry_of(tmp_path)
         flags = only_row(tmp_path).flags
-        assert len(flags) == 4
-        for flag, expected in zip(flags, ("8 images", "losses_agree", "AutoAttack", "deterministic"), strict=True):
-            assert expected in flag
+        expected = ("8 images, not the whole", "3 of the images", "losses_agree", "AutoAttack", "deterministic")
+        for flag, words in zip(flags, expected, strict=True):
+            assert words in flag
         page = render(tmp_path)[0]
         assert all(f"<strong>{flag}.</strong>".replace("'", "&#39;") in page for flag in flags)
         assert 'data-whole="no" data-plain="no"' in page
         assert only_row(tmp_path).point.open
+
+    def test_images_of_a_file_are_not_called_the_test_set(self, tmp_path):
+        publish(tmp_path, a_record(test_set_size=None))
+        row = only_row(tmp_path)
+        assert row.flags == ("8 images, not known to be of the official test set",)
+        assert row.info.footnote.endswith("Not known to be of the official test set: 8 examples.")
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_a_record_that_was_edited_without_its_verdicts_has_no_rank(self, kept, tmp_path):
+        path = publish(tmp_path)
+        after = dict.fromkeys(("clean", *STANDARD_ATTACKS), 0.875)
+        numbers = {"robust_accuracy": 0.875, "accuracy_after": after, "broken_by": {"clean": 1}}
+        change(path.with_suffix(".run.json"), **numbers)
+        change(path, autoattack_acc="87.50")
+        if not kept:
+            path.with_suffix(".examples.npz").unlink()
+        row = only_row(tmp_path)
+        assert ("does not belong to the run record" if kept else "is missing or damaged") in row.problem
+        assert row.evidence is None
 
     def test_an_entry_without_records_says_so(self, tmp_path):
         publish(tmp_path).rename(tmp_path / "entry.json")
@@ -209,7 +228,7 @@ class TestWhatIsRecordedNextToAnEntry:
         settings = AttackSettings(engine="reference", batch_size=8).limited(iterations=3)
         custom = replace(ENTRY, name=f"{ENTRY.name}.custom")
         record = make_record(custom, an_evaluation(settings=settings), EXAMPLES, MODEL)
-        record.write(tmp_path, custom)
+        write_results(tmp_path, custom, an_evaluation(settings=settings), EXAMPLES, record)
         assert only_row(tmp_path).info.name == ENTRY.name
         page, text = render(tmp_path)
         assert "iterations=3" in page

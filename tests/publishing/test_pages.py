@@ -66,6 +66,9 @@ class TestClaim:
             assert line in text.splitlines()
         assert "pyautoattack 0.2.0, full test set of 8 images" in text
         assert "Best known" not in text
+        for line in ("Attacks adapted to the model: not run", "Checks of asz validate: not run"):
+            assert f"- {line}\n" in text
+        assert "- Images that chose the model: not said\n" in text
         broken = Evidence(run=a_record(CIFAR_ENTRY), broken=frozenset({1}))
         assert "- Best known robust accuracy: 37.50%\n" in claim(CIFAR_ENTRY, broken, "https://example.org", WEIGHTS)
 
@@ -82,6 +85,12 @@ class TestClaim:
             (CIFAR_ENTRY, {"tf32": True}, "TF32 on"),
             (CIFAR_ENTRY, {"identity": Identity(sha256="0" * 64)}, "model that was evaluated is not the one"),
             (CIFAR_ENTRY, {"eps": "4/255"}, "eps was 4/255, the entry's is 8/255"),
+            (
+                replace(CIFAR_ENTRY, eps="1/255"),
+                {},
+                "eps was 1/255; RobustBench's leaderboard for cifar10 Linf has 8/255",
+            ),
+            (replace(CIFAR_ENTRY, chosen_on="test:5:200"), {"chosen_among": 0}, "3 of its images chose the mix"),
             (CIFAR_ENTRY, {"settings": SHORT}, "apgd-ce iterations=10 restarts=1"),
             (CIFAR_ENTRY, {"settings": AttackSettings(search_precision="bfloat16")}, "search in bfloat16"),
             (ENTRY, {}, "no leaderboard for digits Linf"),
@@ -91,6 +100,18 @@ class TestClaim:
     def test_a_run_that_is_not_the_full_protocol_cannot_be_claimed(self, entry, changes, message):
         with pytest.raises(ResultsError, match=message):
             claim(entry, Evidence(run=a_record(entry, **changes)), "https://example.org", WEIGHTS)
+
+    def test_what_else_was_run_is_told(self):
+        evidence = Evidence(run=a_record(CIFAR_ENTRY), validation=a_validation())
+        text = claim(replace(CIFAR_ENTRY, chosen_on="test:8:99"), evidence, "https://example.org", WEIGHTS)
+        assert "- Checks of asz validate: 2 passed, none failed, on 6 images\n" in text
+        assert "- Images that chose the model: test:8:99\n" in text
+
+    def test_records_that_no_longer_count_must_be_made_again(self):
+        evidence = Evidence(run=a_record(CIFAR_ENTRY), stale=("X.adaptive.json started from other verdicts",))
+        with pytest.raises(ResultsError, match=r"X\.adaptive\.json started from other verdicts"):
+            claim(CIFAR_ENTRY, evidence, "https://example.org", WEIGHTS)
+        assert "Left aside: X.adaptive.json started" in model_card(ENTRY, replace(evidence, run=a_record()))
 
     def test_imagenet_has_a_leaderboard(self):
         entry = replace(CIFAR_ENTRY, dataset="imagenet", eps="4/255")
@@ -160,6 +181,18 @@ class TestCard:
         assert "\nSomething to say.\n" in text
         assert f"<{ENTRY.paper.link}>" in text
 
+    def test_front_matter_says_what_other_attacks_left_and_what_speaks_against_it(self):
+        failed = a_validation(1, failed=("eight_bits",))
+        evidence = Evidence(run=a_record(chosen_among=3), validation=failed, broken=frozenset({1}))
+        (result,) = yaml.safe_load(model_card(ENTRY, evidence).split("---")[1])["model-index"][0]["results"]
+        doubt = ", Linf 1/5, not to be trusted: asz validate failed in eight_bits"
+        assert {metric["name"]: metric["value"] for metric in result["metrics"]} == {
+            "clean accuracy (%)": 87.5,
+            f"AutoAttack accuracy (%){doubt}": 50.0,
+            f"accuracy after all recorded attacks (%){doubt}": 37.5,
+        }
+        assert result["dataset"]["name"].startswith("8 examples, 3 of which chose the mix: ")
+
     def test_the_numbers_come_first_then_how_to_load_then_the_evidence(self):
         lines = card(a_record()).splitlines()
         table = [line for line in lines if re.match(r"\| (clean|AutoAttack|after all attacks) \|", line)]
@@ -223,6 +256,15 @@ class TestCard:
         text = card(a_record(clean_accuracy=clean, robust_accuracy=0.5), curve)
         assert "| 0.5 | 90.00 | 50.00 |" in text
         assert f"This model has {100 * clean:.2f} %, {expected}. One example is 12.50 points." in text
+
+    def test_constant_alphas_are_compared_with_what_all_attacks_left_too(self):
+        curve = a_curve((0.0, 1.0, 0.0), (0.5, 0.9, 0.5))
+        text = model_card(ENTRY, Evidence(run=a_record(), broken=frozenset({1})), curve)
+        sentence = (
+            "After all recorded attacks this model has 37.50 %. There the curve, which only AutoAttack attacked, "
+        )
+        assert f"\n\n{sentence}has a clean accuracy of 92.50 %.\n\n#" in text
+        assert "After all recorded attacks" not in card(a_record(), curve)
 
     def test_a_curve_that_is_less_robust_or_of_other_settings_is_no_yardstick(self):
         points = ((0.0, 1.0, 0.0), (0.5, 0.9, 0.4))

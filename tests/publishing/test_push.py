@@ -86,7 +86,9 @@ class TestExport:
         assert results == {
             "clean accuracy (%)": pytest.approx(100 * evidence.run.clean_accuracy, abs=0.005),
             "AutoAttack accuracy (%), Linf 1/5": pytest.approx(100 * evidence.run.robust_accuracy, abs=0.005),
+            "accuracy after all recorded attacks (%), Linf 1/5": pytest.approx(100 * evidence.best_known, abs=0.005),
         }
+        assert evidence.best_known < evidence.run.robust_accuracy
         assert {(result.task_type, result.dataset_type, result.dataset_split) for result in data.eval_results} == {
             ("image-classification", "digits", "test")
         }

@@ -129,6 +129,7 @@ def test_a_record_that_is_missing_damaged_or_of_another_triplet_is_named(kind, f
         ("run", {"n": 0}, "'n' must be at least 1"),
         ("run", {"eps": "1e999999999"}, "eps must be a number"),
         ("run", {"model": "x" * 5000}, "records 'xxx"),
+        ("run", {"broken_by": {"clean": 2, "apgd-t": 2}}, "'broken_by' contradicts the clean accuracy, 0.875"),
         ("adaptive", {"fallen": {"a": [1, 1]}}, "'fallen' must name different examples of 8"),
         ("adaptive", {"fallen": {"a": [8]}}, "'fallen' must name different examples of 8"),
         ("adaptive", {"fallen": {"a": [1, 2]}}, "'fallen' does not add up"),

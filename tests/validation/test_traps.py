@@ -66,6 +66,7 @@ TRAPS = {  # by name: the net, the checks that catch it, and further settings
     "two-faced": (nets.TwoFaced, "forward_with_gradient zero_radius"),
     "randomized": (nets.Randomized, "repeated_forward forward_with_gradient"),
     "relative to the batch": (nets.BatchDependent, "batch_company"),
+    "leaning on the batch": (nets.LeansOnTheBatch, "batch_company"),
     "overconfident": (nets.Overconfident, "nonzero_gradients losses_agree"),
     "another net in float64": (nets.DoubleMinded, "float64_verdicts finite_differences"),
     "fortress": (lambda: nets.Fortress(clean()), "nonzero_gradients unbounded_radius"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from adaptive_smoothing_zoo import AdaptiveAlpha, Triplet, load_model
 from adaptive_smoothing_zoo.publishing.card import model_card, trade_off
 from adaptive_smoothing_zoo.publishing.certification_record import read_certification
 from adaptive_smoothing_zoo.publishing.constant_curve import ConstantCurve
-from adaptive_smoothing_zoo.publishing.evidence import read_evidence
+from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
+from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.record import results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.identity import identity_of
@@ -21,6 +23,7 @@ from adaptive_smoothing_zoo.zoo.registry import list_models
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "eval" / "results"
 EMBEDDED = [entry for entry in list_models() if entry.comes_along]
+MEASURED = [entry for entry in list_models() if RunRecord.path(RESULTS, entry).exists()]
 
 
 @pytest.fixture(params=EMBEDDED, ids=[entry.key for entry in EMBEDDED])
@@ -86,6 +89,23 @@ def test_its_card_is_what_the_entry_and_the_results_make(entry):
     plot = trade_off(entry, evidence, curve)
     assert (None if plot is None else plot.svg()) == (picture.read_text() if picture.exists() else None)
     assert (f"]({picture.name})" in card) == picture.exists()
+
+
+@pytest.mark.parametrize("entry", MEASURED, ids=lambda entry: entry.key)
+def test_its_leaderboard_entry_is_what_the_records_make(entry, tmp_path):
+    path = results_path(RESULTS, entry)
+    copy = results_path(tmp_path, entry)
+    copy.parent.mkdir(parents=True)
+    for file in path.parent.glob(f"{entry.name}.*"):
+        shutil.copy(file, copy.parent)
+    assert update_entry(tmp_path, entry).read_text() == path.read_text()
+
+
+def test_the_leaderboard_is_what_the_records_make():
+    recorded = [(RESULTS / f"leaderboard.{ending}").read_text() for ending in ("html", "md")]
+    date = re.search(r"<p>(\d+-\d+-\d+)\. ", recorded[0])
+    assert date is not None
+    assert recorded == list(render(RESULTS, cards=(ROOT / "model_cards",), date=date[1]))
 
 
 def test_the_code_of_its_card_runs(model):
