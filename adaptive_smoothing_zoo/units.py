@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,11 @@ def pixels_hint(low: float, high: float) -> str:
     if low >= -1e-3 and high <= 1.0 + 1e-3:
         return "; images.clamp(0, 1) removes what rounding has added"
     return "; pass images in [0, 1] and let the model normalize them"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, or a tensor or array that holds a single one without a dimension."""
+    return isinstance(value, Real) or getattr(value, "ndim", None) == 0
 
 
 def shortest(value: float) -> str:

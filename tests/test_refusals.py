@@ -30,6 +30,7 @@ from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
 from adaptive_smoothing_zoo.evaluation.evaluation_state import Binding
 from adaptive_smoothing_zoo.evaluation.ledger import Chunk, Ledger
 from adaptive_smoothing_zoo.evaluation.screening import screen
+from adaptive_smoothing_zoo.method.alpha import ConstantAlpha
 from adaptive_smoothing_zoo.method.logit_maps import Scale
 from adaptive_smoothing_zoo.storage.identity import Identity
 from adaptive_smoothing_zoo.storage.schema import read_json
@@ -203,6 +204,14 @@ REFUSED = [
     (called(check_examples, IMAGES, LABELS.to("meta")), ValueError, "dense tensor with values"),
     (called(check_examples, IMAGES.to_sparse(), LABELS), ValueError, "dense tensor with values"),
     *[(called(Scale, scale), ValueError, "a logit scale must be") for scale in (1e39, math.inf, math.nan, 0.0, -1.0)],
+    *[
+        (called(Scale, scale), TypeError, "a logit scale must be a finite positive number")
+        for scale in ("2", None, [2.0])
+    ],
+    *[
+        (called(ConstantAlpha, alpha), TypeError, r"alpha must be a number in \[0, 1\]")
+        for alpha in ("0.5", None, [0.5])
+    ],
     *[
         (answering(predict, change, IMAGES, 3, CPU), EvaluationError, message)
         for change, message in (

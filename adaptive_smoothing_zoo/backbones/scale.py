@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.units import is_number
+
 _LARGEST = {4: 3.4028234e38, 8: 1.7976931348623157e308}  # of float32 and float64, by bytes per element
 
 
@@ -17,10 +19,13 @@ class Scale(nn.Module):
 
     Raises:
         ValueError: another factor.
+        TypeError: no number.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
+        if not is_number(scale):
+            raise TypeError(f"a logit scale must be a finite positive number, got {scale!r}")
         if not 0.0 < scale <= _LARGEST[4]:
             raise ValueError(f"a logit scale must be a finite positive number that float32 holds, got {scale}")
         self.scale = float(scale)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.backbones.scale import at_least_float32
 from adaptive_smoothing_zoo.method.formula import BaseOutputs, LogWeights, logaddexp
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
+from adaptive_smoothing_zoo.units import is_number
 
 
 class Alpha(nn.Module):
@@ -241,7 +242,9 @@ def log_weights_of(alpha: float) -> tuple[float, float]:
 
 
 def check_alpha(value: float, what: str = "alpha") -> float:
-    """Return ``value`` as a float, or raise ValueError if it is not in [0, 1]."""
+    """Return ``value`` as a float; raise ValueError if it is not in [0, 1], or TypeError if it is no number."""
+    if not is_number(value):
+        raise TypeError(f"{what} must be a number in [0, 1], got {value!r}")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{what} must be in [0, 1], got {value}")
     return float(value)
