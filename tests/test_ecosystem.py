@@ -159,6 +159,7 @@ class TestCopies:
         assert torch.equal(model(images), expected)
         assert not torch.equal(twin(images), expected)
 
+    @pytest.mark.slow
     def test_a_worker_process_gets_the_same_model(self):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             for kind in ("digits", "digits reset"):

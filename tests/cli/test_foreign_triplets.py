@@ -37,6 +37,7 @@ def test_it_is_certified_and_its_card_tells(foreign, tmp_path, capsys):
     assert "sharp: " in (tmp_path / "Doe2026Toy-digits-L2.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_experiment_measures_it_in_its_own_norm(foreign, tmp_path, capsys):
     code, _, err = run(
         capsys, "experiment", "trust-options", "--model", foreign, "--n", 4, "--steps", 1, "--out", tmp_path

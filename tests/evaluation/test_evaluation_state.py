@@ -110,14 +110,14 @@ def test_whatever_the_moment_of_interruption_the_end_is_the_same(model, labels, 
     assert len(list((tmp_path / "state").glob("chunk-*"))) == chunks
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 24, 100])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_the_fast_engines_verdicts_do_not_depend_on_the_batch_size(model, labels, whole, batch_size):
     found = run(model, labels, batch_size=batch_size)
     assert np.array_equal(found.robust, whole.robust)
     assert np.array_equal(found.broken_by, whole.broken_by)
 
 
-@pytest.mark.parametrize("count", [2, 3, 24])
+@pytest.mark.parametrize("count", [2, 3, pytest.param(24, marks=pytest.mark.slow)])
 def test_shards_merge_to_what_one_process_finds(model, labels, whole, tmp_path, count):
     folders = [tmp_path / str(i) for i in range(count)]
     for i, folder in enumerate(folders):
@@ -604,7 +604,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_ended_inside_its_first_batch_resumes_there(tmp_path, monkeypatch, number):
     program, state = tmp_path / "slow_net.py", tmp_path / "state"
     program.write_text(SLOW)

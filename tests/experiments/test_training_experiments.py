@@ -467,6 +467,7 @@ def test_a_long_form_says_so():
     assert "C is AutoAttack itself" in table.how()
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_writes_data_picture_and_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["experiment", "sigmoid-scale", "--n", "4", "--steps", "1", "--apgd-steps", "1", "--device", "cpu"]

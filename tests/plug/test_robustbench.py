@@ -104,6 +104,7 @@ def test_the_stand_in_refuses_state_files_that_could_not_be_resumed(tmp_path):
         attack.run_standard_evaluation(torch.rand(2, 1, 2, 5), torch.zeros(2, dtype=torch.int64), state_path=tmp_path)
 
 
+@pytest.mark.slow
 def test_an_installed_autoattack_is_used(tmp_path):
     (tmp_path / "autoattack.py").write_text("marker = 'the real one'\n")
     program = (

@@ -458,6 +458,7 @@ class TestDownload:
     def expected(self):
         return MODEL(torch.full((1, 1, 8, 8), 0.5)).tolist()
 
+    @pytest.mark.slow
     def test_two_processes_at_once_share_a_cache(self, hub, commit):
         processes = [self.start(hub, commit) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:

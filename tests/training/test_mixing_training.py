@@ -44,7 +44,13 @@ def nets():
 
 
 @pytest.mark.parametrize(
-    "attack", [{"setting": "A"}, {"setting": "B"}, {"setting": "C"}, {"setting": "C", "every_run": False}]
+    "attack",
+    [
+        {"setting": "A"},
+        {"setting": "B"},
+        pytest.param({"setting": "C"}, marks=pytest.mark.slow),
+        {"setting": "C", "every_run": False},
+    ],
 )
 def test_the_network_learns_to_tell_attacked_from_clean_and_everything_else_stays(nets, attack):
     torch.manual_seed(0)

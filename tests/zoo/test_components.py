@@ -424,6 +424,7 @@ class TestProcesses:
     def expected(tiny):
         return float(sum(value.double().sum() for value in tiny.model.state_dict().values()))
 
+    @pytest.mark.slow
     def test_several_at_once_get_every_file_once(self, tiny, file_server, start):
         processes = [start() for _ in range(3)]
         for process in processes:

@@ -88,6 +88,7 @@ def test_a_revision_of_nothing_is_refused(small):
         load_model("Bai2023Improving_edm", dataset="cifar100", revision="v1")
 
 
+@pytest.mark.slow
 def test_the_wrong_triplet_in_a_repository_is_refused(hub, zoo_of, tmp_path, monkeypatch):
     from dataclasses import replace
 
