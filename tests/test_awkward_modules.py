@@ -84,7 +84,8 @@ def taken(model):
     ("kind", "engine"),
     [
         *((kind, "fast") for kind in AWKWARD),
-        *((kind, "reference") for kind in (TextbookFlatten, WritesIntoItsInput, AnImpossibleClass)),
+        (WritesIntoItsInput, "reference"),
+        *(pytest.param(kind, "reference", marks=pytest.mark.slow) for kind in (TextbookFlatten, AnImpossibleClass)),
     ],
 )
 def test_evaluate_gives_the_closed_form(kind, engine, tmp_path, monkeypatch):

@@ -47,8 +47,13 @@ def _attack(engine, name, images, labels, indices):
     return {index: point for index, point in found.items() if not torch.equal(point, originals[index])}
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("name", STANDARD_ATTACKS)
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        *((name, norm) for name in STANDARD_ATTACKS for norm in ("Linf", "L2") if (name, norm) != ("square", "L2")),
+        pytest.param("square", "L2", marks=pytest.mark.slow),
+    ],
+)
 def test_batch_size_order_and_company_change_nothing(name, norm):
     model = Smooth().requires_grad_(False)
     labels, indices = model(IMAGES).argmax(1), torch.arange(100, 114)

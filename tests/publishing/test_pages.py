@@ -30,6 +30,7 @@ def card(record=None, curve=None):
     return model_card(ENTRY, None if record is None else Evidence(run=record), curve)
 
 
+@pytest.mark.slow
 def test_the_template_engine_is_loaded_with_the_first_page_only():
     code = "import sys, adaptive_smoothing_zoo.publishing.card; sys.exit('jinja2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -49,7 +49,7 @@ def nets():
         {"setting": "A"},
         {"setting": "B"},
         pytest.param({"setting": "C"}, marks=pytest.mark.slow),
-        {"setting": "C", "every_run": False},
+        pytest.param({"setting": "C", "every_run": False}, marks=pytest.mark.slow),
     ],
 )
 def test_the_network_learns_to_tell_attacked_from_clean_and_everything_else_stays(nets, attack):

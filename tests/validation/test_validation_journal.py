@@ -98,7 +98,9 @@ def test_a_state_of_another_model_is_refused(model, tmp_path):
         run(nets.triplet("Demo2026Constant"), tmp_path, only=["losses_agree"])
 
 
-@pytest.mark.parametrize("harm", ["cut", "exchanged", "of another width"])
+@pytest.mark.parametrize(
+    "harm", ["cut", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("exchanged", "of another width"))]
+)
 def test_a_batch_that_is_damaged_or_not_the_one_to_come_is_attacked_again(model, whole, tmp_path, harm, caplog):
     run(model, tmp_path)
     second, third = (tmp_path / f"batch-00000{number}.safetensors" for number in (2, 3))
