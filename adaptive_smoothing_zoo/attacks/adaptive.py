@@ -56,8 +56,8 @@ NET_ATTACKS = ("apgd-ce-mix", "apgd-t-mix", "apgd-p-mix")
 """The three losses on a net that is not a mix, from random starts other than AutoAttack's; other views need alpha."""
 
 RAW_ATTACKS = ("apgd-ce-raw", "apgd-t-raw", "apgd-p-raw")
-"""Additional attacks on a mix whose maps are not mere scales, since such maps may hide gradients: g's hard maximum has
-none. Where it has one, they find points that the surrogate of [BZPS24] does not."""
+"""Additional attacks on a mix whose maps are not mere scales, since other maps may hide gradients. On mixes whose g has
+a hard maximum they find points that the surrogate of [BZPS24] does not."""
 
 SURROGATE_ATTACKS = ("apgd-ce-surrogate", "apgd-t-surrogate")
 """Additional attacks for a triplet that names a surrogate."""

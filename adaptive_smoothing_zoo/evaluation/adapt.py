@@ -131,7 +131,7 @@ def evaluate_adaptive(
 def _attacks_on(model: nn.Module) -> tuple[str, ...]:
     """The attacks that are adapted to a model."""
     if isinstance(model, MixedClassifier):
-        plain = not model.is_mix or all(isinstance(each, Scale) for each in (model.std_map, model.rob_map))
+        plain = not model.is_mix or all(type(each) is Scale for each in (model.std_map, model.rob_map))
         return ADAPTIVE_ATTACKS if plain else (*ADAPTIVE_ATTACKS, *RAW_ATTACKS)
     if isinstance(model, nn.Module) and any(isinstance(part, MixedClassifier) for part in model.modules()):
         raise TypeError(f"adaptive attacks need the MixedClassifier itself, not a {type(model).__name__} around it")

@@ -19,8 +19,8 @@ from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
-from adaptive_smoothing_zoo.evaluation.adapt import evaluate_adaptive
-from adaptive_smoothing_zoo.method.logit_maps import HardMax
+from adaptive_smoothing_zoo.evaluation.adapt import _attacks_on, evaluate_adaptive
+from adaptive_smoothing_zoo.method.logit_maps import HardMax, Scale
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
@@ -130,6 +130,19 @@ def _half(rows, gap, slope):
     weight[0, :, rows] = slope / 18
     net[1].weight.data, net[1].bias.data = weight.flatten(1), torch.tensor([gap - slope / 2, 0.0, -20.0, -20.0])
     return net
+
+
+class OtherScale(Scale):
+    """A scale by its class, and not by what it computes."""
+
+    def forward(self, logits):
+        return logits.detach()
+
+
+def test_a_subclass_of_a_scale_may_hide_gradients_too():
+    assert _attacks_on(MixedClassifier(nn.Flatten(), nn.Flatten(), 0.6)) == ADAPTIVE_ATTACKS
+    hiding = MixedClassifier(nn.Flatten(), nn.Flatten(), 0.6, std_map=OtherScale())
+    assert _attacks_on(hiding) == (*ADAPTIVE_ATTACKS, *RAW_ATTACKS)
 
 
 def test_where_a_map_hides_g_the_raw_logits_lead_to_it(monkeypatch):
