@@ -4,6 +4,7 @@ The rooms stand in one order; no room imports one that stands later, also not fr
 """
 
 import ast
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -44,9 +45,14 @@ def _modules():
 MODULES = dict(_modules())
 
 
+@functools.cache
+def _nodes(path):
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def _imports(path):
     """The modules of the package that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
             room = node.module.partition(".")[2]
             for alias in node.names:
@@ -72,8 +78,8 @@ def test_a_room_imports_only_from_itself_and_from_those_before(room):
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    reached = {module: set(_imports(path)) for module, path in MODULES.items()}
-    for _ in MODULES:
+    reached, before = {module: set(_imports(path)) for module, path in MODULES.items()}, -1
+    while before < (before := sum(map(len, reached.values()))):
         for names in reached.values():
             names |= set().union(*(reached[name] for name in names))
     assert not [module for module, names in reached.items() if module in names]
@@ -85,7 +91,7 @@ def test_a_name_belongs_to_one_module():
 
 
 def _functions(path):
-    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    return (node for node in _nodes(path) if isinstance(node, ast.FunctionDef))
 
 
 def _lines(function):
@@ -132,8 +138,8 @@ def _in_room(room):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_function_fits_on_a_screen(room):
-    found = {(m, f.name): _lines(f) for m, path in _in_room(room) for f in _functions(path)}
-    assert not {name: count for name, count in found.items() if count > LINES}
+    found = [(m, f.name, _lines(f)) for m, path in _in_room(room) for f in _functions(path)]
+    assert not [each for each in found if each[-1] > LINES]
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -146,7 +152,7 @@ def test_a_function_takes_nouns_instead_of_many_parameters(room):
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_norm_is_spelled_only_where_a_user_or_a_file_spells_it(room):
     for module, path in _in_room(room):
-        spelled = [n.lineno for n in ast.walk(ast.parse(path.read_text())) if _is_norm(n)]
+        spelled = [n.lineno for n in _nodes(path) if _is_norm(n)]
         assert bool(spelled) == (module in SPELLED), (module, spelled)
 
 

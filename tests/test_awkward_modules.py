@@ -247,7 +247,8 @@ def test_adaptive_attacks_warn_of_a_radius_in_other_units():
 
 
 @pytest.mark.parametrize("kind", AWKWARD)
-def test_a_mix_of_it(kind):
+def test_a_mix_of_it(kind, monkeypatch):
+    shorten(monkeypatch, iterations=20, restarts=2)
     model = MixedClassifier(kind(), kind(), 0.8)
     model.eval()
     reference = MixedClassifier(Plain(), Plain(), 0.8).eval()
@@ -284,7 +285,8 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", [*MODES, "float64 default"])
-def test_any_mode_of_the_caller(mode):
+def test_any_mode_of_the_caller(mode, monkeypatch):
+    shorten(monkeypatch, iterations=20, queries=500)
     model = Plain()
     if mode == "float64 default":
         torch.set_default_dtype(torch.float64)

@@ -96,6 +96,9 @@ class TestExport:
             images = images_for(kind, count)
             torch.testing.assert_close(restored(images), model(images))
 
+    @pytest.mark.parametrize(
+        "kind", ["digits", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits reset", "cifar"))]
+    )
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
     def test_onnxruntime_gives_the_same_from_the_whole_triplet(self, kind, batch, tmp_path):
         """Both compute in float32; the log-probabilities are of size 1 to 10 and rounded at 6e-8 of that per layer."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.zoo.registry import find_entry
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,9 @@ def run(page, codes, folder):
 
 def run_apart(page, codes, folder):
     """The same in a process of its own: what a page adds to the package is gone afterwards."""
+    import torch._dynamo  # noqa: F401  # which an evaluation loads: here once for all pages, as what reads the digits
+
+    load_data("digits")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
         pool.submit(run, page, codes, folder).result()
 

@@ -143,13 +143,21 @@ def digits(place: Place, n: int, name: str = "Demo2026Constant") -> Subject:
 
 
 def resnet_pair(place: Place, n: int, scale: float) -> Subject:
-    """A mix of two ResNet-18, one of them robust; on a CPU of two untrained ResNet-20, at a radius that breaks none."""
+    """A mix of two ResNet-18, one of them robust; on a CPU of two untrained ResNet-20, at a radius that breaks none.
+
+    If all is tiny, of two small CNNs.
+    """
     if place.tiny or not place.on_cuda:
         torch.manual_seed(0)
-        pair = MixedClassifier(*(build("resnet20", width=place.sized(4, 16)) for _ in range(2)), ALPHA)
-        return _cifar(replace(place, data=None), "ResNet-20 pair", pair, n, scale, eps=1e-6)
+        nets = [_small_cnn() if place.tiny else build("resnet20") for _ in range(2)]
+        name = "pair of small CNNs" if place.tiny else "ResNet-20 pair"
+        return _cifar(replace(place, data=None), name, MixedClassifier(*nets, ALPHA), n, scale, eps=1e-6)
     nets = load_base_net("pyautoattack_resnet18"), load_base_net("cifar10_resnet18_nfgsm")
     return _cifar(place, "ResNet-18 pair", MixedClassifier(*nets, ALPHA), n, scale)
+
+
+def _small_cnn() -> nn.Module:
+    return build("small_cnn", widths=(2, 4), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def cifar_triplet(place: Place, n: int, scale: float, name: str = "Demo2026Constant") -> Subject:

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def an_engine(model, name, norm="Linf", eps=EPS, batch_size=5, seed=4, surrogate=None):
     settings = AttackSettings(attacks=(name,), seed=seed, batch_size=batch_size)
-    shorter = complete(settings).limited(iterations=30)  # enough for these mixes
+    shorter = complete(settings).limited(iterations=10, restarts=2)  # enough for these mixes
     classes = model(IMAGES[:1]).shape[1]
     return Search(model, ThreatModel(norm, eps), shorter, num_classes=classes, device=CPU, surrogate=surrogate)
 

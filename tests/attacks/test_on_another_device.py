@@ -75,7 +75,7 @@ class Linear(torch.nn.Module):
 
 
 def _verdicts(model, device, images, labels, indices):
-    settings = AttackSettings(batch_size=4).limited(iterations=8, queries=20)
+    settings = AttackSettings(batch_size=4).limited(iterations=4, queries=10, targets=2)
     engine = Search(model, ThreatModel("Linf", 0.06), settings, num_classes=5, device=device)
     broken = torch.zeros(len(IMAGES), dtype=torch.bool)
     for verdict in engine.run(images, labels, indices):

@@ -21,7 +21,7 @@ LINF = ThreatModel("Linf", 1.0)
 IMAGES = torch.rand(14, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.6 + 0.2
 
 
-def _engine(model, norm, eps, batch_size, seed=4, num_classes=5, iterations=100, queries=500):
+def _engine(model, norm, eps, batch_size, seed=4, num_classes=5, iterations=20, queries=100):
     settings = AttackSettings(seed=seed, batch_size=batch_size).limited(iterations=iterations, queries=queries)
     return Search(model, ThreatModel(norm, eps), settings, num_classes=num_classes, device=torch.device("cpu"))
 
@@ -108,7 +108,7 @@ def test_an_attack_goes_on_from_a_snapshot_as_if_nothing_had_been(name, mix, nor
     eps = {"Linf": 0.05, "L2": 0.25}[norm] * (1.3 if name == "square" else 1.0) * (0.3 if mix else 1.0)
 
     def an_engine():
-        return _engine(model, norm, eps, 5, iterations=12, queries=60)
+        return _engine(model, norm, eps, 5, iterations=8, queries=60)
 
     whole = an_engine()
     expected, _ = _until(whole, 0, name, (IMAGES, labels, indices))

@@ -139,7 +139,7 @@ class TestHooks:
                 found = list(pool.map(torch.no_grad()(model), batches))
         assert all(map(torch.equal, found, expected))
 
-    @pytest.mark.parametrize("hooked", [False, True])
+    @pytest.mark.parametrize("hooked", [pytest.param(False, marks=pytest.mark.slow), True])
     def test_a_compiled_mix_is_the_same_function_and_runs_them(self, hooked):
         model, ran = mix_of(Polite, "adaptive"), []
         if hooked:

@@ -29,7 +29,7 @@ EVERYWHERE = np.ones(6, dtype=bool)
 
 
 def test_what_the_standard_run_broke_stays_broken_and_the_closed_form_holds_for_the_rest(monkeypatch):
-    shorten(monkeypatch, iterations=40, queries=500)
+    shorten(monkeypatch, iterations=15, restarts=2, queries=200)
     model = a_linear_mix(classes=4)
     labels = model(IMAGES).argmax(1)
     labels[0] = (labels[0] + 1) % 4
@@ -53,7 +53,8 @@ def test_what_the_standard_run_broke_stays_broken_and_the_closed_form_holds_for_
 
 
 @pytest.mark.parametrize(("classes", "attacks"), [(4, NET_ATTACKS), (2, ("apgd-ce-mix", "apgd-gap-mix", "apgd-p-mix"))])
-def test_a_net_that_is_no_mix_is_attacked_without_alpha_and_the_closed_form_holds(classes, attacks):
+def test_a_net_that_is_no_mix_is_attacked_without_alpha_and_the_closed_form_holds(classes, attacks, monkeypatch):
+    shorten(monkeypatch, iterations=20, restarts=2)
     torch.manual_seed(classes)
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
     weight, bias = net[1].weight.detach().double(), net[1].bias.detach().double()
@@ -76,7 +77,8 @@ def test_a_module_around_a_mix_is_refused_since_its_alpha_would_be_left_alone(ar
         evaluate_adaptive(around(a_linear_mix()), IMAGES, torch.zeros(12).long(), np.ones(12, dtype=bool), eps=0.1)
 
 
-def test_points_that_a_plain_attack_leaves_fall_to_the_adaptive_ones_with_verified_examples():
+def test_points_that_a_plain_attack_leaves_fall_to_the_adaptive_ones_with_verified_examples(monkeypatch):
+    shorten(monkeypatch, iterations=20, restarts=2)
     model, labels = a_lured_mix(), torch.zeros(6, dtype=torch.int64)
     seen = []
     plain = evaluate_adaptive(model, GRAY, labels, EVERYWHERE, eps=EPS, attacks=["apgd-ce-mix", "apgd-ce-rob"])
@@ -223,7 +225,7 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_step_and_gives_t
     with monkeypatch.context() as patch:
         counter = Interrupting(patch, ())
         whole = evaluate_adaptive(model, IMAGES, labels, robust, **options)
-    moments = set(random.Random(0).sample(range(1, counter.count), 12)) | {1, 2, 3}
+    moments = set(random.Random(0).sample(range(4, counter.count), 6)) | {1, 2, 3}
     interrupting, notes = Interrupting(monkeypatch, moments), []
     for _ in range(len(moments) + 1):
         try:
@@ -277,7 +279,8 @@ def test_a_state_of_an_earlier_version_is_refused(tmp_path):
         a_state(tmp_path)
 
 
-def test_a_shipped_triplet_goes_through():
+def test_a_shipped_triplet_goes_through(monkeypatch):
+    shorten(monkeypatch, iterations=20, restarts=1)
     model, examples = load_model("Demo2026Adaptive", dataset="digits"), load_data("digits").first(8)
     robust = (model(examples.images).argmax(1) == examples.labels).numpy()
     attacks = ["apgd-ce-lowering"]

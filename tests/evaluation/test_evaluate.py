@@ -61,10 +61,11 @@ def test_verdicts_equal_pyautoattacks_own_run():
     images = IMAGES[:4]
     labels = model(images).argmax(1)
     eps = float(model.distance(images, labels, "Linf").median())
-    settings = AttackSettings(engine="reference", seed=7, batch_size=3).limited(iterations=100, queries=800)
+    settings = AttackSettings(engine="reference", seed=7, batch_size=3).limited(iterations=100, targets=2, queries=200)
     ours = evaluate(model, images, labels, eps=eps, settings=settings)
     attack = AutoAttack(model, norm="Linf", eps=eps, seed=7, version="standard", device="cpu")
-    attack.square.n_queries = 800
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = 2
+    attack.square.n_queries = 200
     adversarials, _ = attack.run_standard_evaluation(images, labels, batch_size=3)
     theirs = (model(adversarials).argmax(1) == labels).numpy()
     assert 0 < theirs.sum() < len(theirs)
@@ -268,7 +269,8 @@ def test_warnings_are_values_whatever_is_logged(engine):
         wrapped = nn.Module()
         linear = Linear()
         wrapped.forward = lambda images: linear(FiniteAtCleanImagesOnly.apply(images))
-        found = evaluate(wrapped, IMAGES, linear(IMAGES).argmax(1), eps=1e-4, engine=engine)
+        settings = AttackSettings(engine=engine).limited(iterations=5, queries=20)
+        found = evaluate(wrapped, IMAGES, linear(IMAGES).argmax(1), eps=1e-4, settings=settings)
     finally:
         logging.disable(logging.NOTSET)
     assert any("not finite during an attack" in warning for warning in found.warnings)
@@ -316,7 +318,8 @@ def test_progress_ends_with_nothing_left(engine):
     model = Linear()
     seen = []
     images = IMAGES[:3]
-    evaluate(model, images, model(images).argmax(1), eps=0.01, batch_size=2, engine=engine, on_progress=seen.append)
+    settings = AttackSettings(engine=engine, batch_size=2).limited(iterations=10, queries=50)
+    evaluate(model, images, model(images).argmax(1), eps=0.01, settings=settings, on_progress=seen.append)
     assert list(dict.fromkeys(p.attack for p in seen)) == ["clean", *STANDARD_ATTACKS, "verified"]
     assert seen[0].passes_done == seen[-1].passes_left == 0 < seen[-1].robust
     assert all(b.passes_done >= a.passes_done for a, b in pairwise(seen))

@@ -1,6 +1,7 @@
 """Half precision where it does little harm, float32 where it would do much."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from adaptive_smoothing_zoo.method.logit_maps import NormClampPowerScale
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
 
 SMALL = {
-    "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": 40},
+    "bit_resnet": {"depth": (1, 1, 1, 1), "width": 1, "image_size": 24},
     "dm_wide_resnet": {"depth": 10, "width": 1, "activation": "silu", "mean": (0.5,) * 3, "std": (0.2,) * 3},
     "preact_resnet18": {"width": 4},
     "ra_wide_resnet": {"stem_width": 4, "depths": (1, 1, 1), "widths": (4, 8, 12)},
@@ -35,6 +36,12 @@ IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 def model_with(architecture, alpha="adaptive"):
     """Two nets and perhaps a mixing network; batch norm has the statistics of the images, as if it had been trained."""
+    return copy.deepcopy(_made(architecture, alpha))
+
+
+@functools.cache
+def _made(architecture, alpha):
+    torch.manual_seed(0)  # whoever asks first
     g, h = (build(architecture, num_classes=5, **SMALL[architecture]) for _ in range(2))
     if alpha == "adaptive":
         channels = [2 * g.feature_info[i]["num_chs"] for i in (0, 1)]
@@ -67,12 +74,17 @@ def test_outputs_are_near_those_of_float32(architecture, alpha):
         torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(4))
 
 
+@functools.cache
+def _half(architecture, dtype):
+    return to_dtype(model_with(architecture), dtype)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 class TestPrecision:
     @pytest.fixture(params=["bit_resnet", "dm_wide_resnet", "small_cnn"])
     @staticmethod
     def half(request, dtype):
-        return to_dtype(model_with(request.param), dtype)
+        return copy.deepcopy(_half(request.param, dtype))
 
     def test_everything_is_cast_but_constants_and_the_last_batch_norm(self, half, dtype):
         kept = {name for name, value in half.state_dict().items() if value.dtype == torch.float32}
@@ -89,7 +101,7 @@ class TestPrecision:
             for net in (half.std_model, half.rob_model):
                 exact = images.double()
                 if getattr(net, "image_size", None):
-                    exact = F.interpolate(exact, size=(40, 40), mode="bilinear", align_corners=False)
+                    exact = F.interpolate(exact, size=(24, 24), mode="bilinear", align_corners=False)
                 exact = (exact - net.mean.double()) / net.std.double()
                 # The float32 result may, rarely, lie on the other side of a rounding boundary: one step away.
                 wrong = seen[net] != exact.to(dtype)

@@ -70,13 +70,25 @@ def test_load_model_takes_robustbenchs_enumerations():
     assert model.entry.key == "Demo2026Constant-cifar10-Linf"
 
 
-def test_robustbenchs_benchmark_runs_end_to_end(cifar_folder, tmp_path):
+@pytest.mark.parametrize(("targets", "queries"), [(2, 100), pytest.param(9, 5000, marks=pytest.mark.slow)])
+def test_robustbenchs_benchmark_runs_end_to_end(cifar_folder, tmp_path, monkeypatch, targets, queries):
+    import pyautoattack
     from robustbench import benchmark
 
     from adaptive_smoothing_zoo import MixedClassifier
+    from adaptive_smoothing_zoo.attacks.settings import AttackSettings
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import evaluate
 
+    whole = pyautoattack.AutoAttack
+
+    def shorter(*arguments, **options):
+        attack = whole(*arguments, **options)
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+        attack.square.n_queries = queries
+        return attack
+
+    monkeypatch.setattr(pyautoattack, "AutoAttack", shorter)
     nets = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)) for _ in range(2)]
     model = MixedClassifier(*nets, 0.8).eval()
     images = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
@@ -88,7 +100,8 @@ def test_robustbenchs_benchmark_runs_end_to_end(cifar_folder, tmp_path):
     settings = {"n_examples": 8, "dataset": "cifar10", "threat_model": "Linf", "data_dir": str(folder)}
     clean, robust = benchmark(model, eps=eps, batch_size=8, log_path=str(log), **settings)
     examples = load_data("cifar10", data_dir=folder)
-    ours = evaluate(model, examples.images, examples.labels, eps=eps)
+    short = AttackSettings().limited(targets=targets, queries=queries)
+    ours = evaluate(model, examples.images, examples.labels, eps=eps, settings=short)
     assert clean == ours.clean_accuracy == 7 / 8
     assert 0 < ours.robust_accuracy < 7 / 8
     # RobustBench seeds from the clock, so a point may differ.

@@ -1,6 +1,7 @@
 """Records come back as written; damaged and foreign ones are refused; none replaces one that says more."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +36,18 @@ from adaptive_smoothing_zoo.storage.identity import Identity
 KINDS = {"run": RunRecord, "adaptive": AdaptiveRecord, "validation": Validation}
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recorded")
+    publish(path)
+    add_adaptive(path, 1)
+    add_validation(path, 2)
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path):
-    publish(tmp_path)
-    add_adaptive(tmp_path, 1)
-    add_validation(tmp_path, 2)
-    return tmp_path
+def folder(recorded, tmp_path):
+    return shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
 
 
 def change(path, **changes):

@@ -168,7 +168,7 @@ def test_of_two_that_begin_at_once_the_folder_is_the_first_one_s(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    context = get_context("spawn")
+    context = get_context("fork")
     begun, end = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(tmp_path, begun, end))
     process.start()

@@ -25,7 +25,7 @@ def smoothed(**changes):
 
 
 def mixing(setting="B", **changes):
-    attack = TrainingAttack(setting=setting, eps=0.2, targets=1, randomization=Randomization(steps=4))
+    attack = TrainingAttack(setting=setting, eps=0.2, targets=1, randomization=Randomization(steps=2))
     return train_mixing_network, a_mix, MixingTraining(epochs=2, batch_size=16, attack=attack, **changes)
 
 

@@ -1,11 +1,14 @@
-"""Several processes train together (gloo on the CPU), started as users start them."""
+"""Several processes train together (gloo on the CPU), started as users start them, or for less by a fork."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
+import launched
 import pytest
 import torch
 from launched import base, mixing
@@ -29,8 +32,29 @@ def launch(*arguments):
     return finished.returncode, finished.stderr
 
 
-def test_two_processes_do_what_one_does_in_two_passes(tmp_path):
-    code, errors = launch(tmp_path / "state", tmp_path / "results", 0)
+def fork(*arguments):
+    """The same of this process, with the variables that ``torchrun`` sets, and no errors: they are printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [get_context("fork").Process(target=_be, args=(rank, port, arguments), daemon=True) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(280)
+    return max(abs(process.exitcode) for process in processes), ""
+
+
+def _be(rank, port, arguments):
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    sys.argv = ["launched.py", *map(str, arguments)]
+    launched.main()
+
+
+@pytest.mark.parametrize("start", [fork, pytest.param(launch, marks=pytest.mark.slow)])
+def test_two_processes_do_what_one_does_in_two_passes(start, tmp_path):
+    code, errors = start(tmp_path / "state", tmp_path / "results", 0)
     assert code == 0, errors
     both = [load_file(tmp_path / "results" / f"{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(value, both[1][key]) for key, value in both[0].items())

@@ -290,11 +290,11 @@ def test_verdicts_do_not_depend_on_the_batch_size_and_the_model_is_left_as_it_wa
     model = nets.honest_net().train()
     names = ("losses_agree", "noise_is_weaker", "black_box_is_weaker")
     model.requires_grad_(True)
-    one, other = (run(model, *names, batch_size=size) for size in (20, 7))
+    one, other = (run(model, *names, batch_size=size) for size in (12, 7))
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert (one.broken == other.broken).all()
-    assert (one.batch_size, other.batch_size) == (20, 7)
+    assert (one.batch_size, other.batch_size) == (12, 7)
     assert [result.measured["union"] for result in (one.checks[0], other.checks[0])] == [one.accuracy] * 2
 
 

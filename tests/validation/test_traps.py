@@ -13,7 +13,7 @@ from adaptive_smoothing_zoo.evaluation.evaluate import evaluate
 from adaptive_smoothing_zoo.validation import CHECKS, Budget, RecordedRun, subject, validate
 from adaptive_smoothing_zoo.validation.checks import oracles
 
-N = 20
+N = 12
 SMALL = Budget(
     steps=16,
     restarts=2,

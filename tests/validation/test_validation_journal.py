@@ -14,7 +14,7 @@ from adaptive_smoothing_zoo.storage.checked_file import read_checked, write_chec
 from adaptive_smoothing_zoo.validation import validate
 
 N = 6
-SHORT = dataclasses.replace(SMALL, steps=6, restarts=1, grid_steps=4, queries=10)
+SHORT = dataclasses.replace(SMALL, steps=3, restarts=1, grid_steps=3, queries=6)
 CHECKS = ("losses_agree", "monotone_accuracy", "black_box_is_weaker", "alpha_detached", "base_nets_transferred")
 
 
@@ -79,7 +79,7 @@ def test_what_is_kept_is_not_attacked_again_and_its_time_counts(model, whole, tm
         ({"seed": 2}, "made with settings.seed 1, this run has settings.seed 2"),
         ({"eps": 0.1}, r"made with threat.eps 0\.2"),
         ({"batch_size": 3}, "made with settings.batch_size 4"),
-        ({"budget": dataclasses.replace(SHORT, steps=5)}, "made with budget.steps 6"),
+        ({"budget": dataclasses.replace(SHORT, steps=2)}, "made with budget.steps 3"),
         ({"only": ["losses_agree"]}, "made with checks"),
         ({"channels_last": True}, "made with settings.channels_last False"),
     ],

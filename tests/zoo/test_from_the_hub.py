@@ -57,8 +57,14 @@ def small(zoo_of):
     zoo_of(reduced(EDM))
 
 
-def test_it_is_pushed_and_loaded_by_name_and_by_robustbench(hub, small, tmp_path, monkeypatch, caplog):
+def test_it_is_pushed_and_loaded_by_repository_by_name_and_by_robustbench(hub, small, tmp_path, monkeypatch, caplog):
     logits = publish(tmp_path, monkeypatch, small=True)
+    check(load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo=REPO), logits)
+    check(load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo=REPO, revision="main"), logits)
+    with pytest.raises(WeightsError, match="the repository has no such revision"):
+        load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo=REPO, revision="v9")
+    with pytest.raises(WeightsError, match="there is no such repository, or it is private"):
+        load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo="org/nothing")
     monkeypatch.setenv("ASZ_HUB_ORG", "org")
     with caplog.at_level(logging.WARNING):
         check(load_model("Bai2023Improving", dataset="cifar100"), logits)
@@ -71,16 +77,6 @@ def test_it_is_pushed_and_loaded_by_name_and_by_robustbench(hub, small, tmp_path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     check(load_model("Bai2023Improving_edm", dataset="cifar100"), logits)
     assert len(hub.requests) == before
-
-
-def test_a_repository_by_name_and_at_a_revision(hub, small, tmp_path, monkeypatch):
-    logits = publish(tmp_path, monkeypatch, small=True)
-    check(load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo=REPO), logits)
-    check(load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo=REPO, revision="main"), logits)
-    with pytest.raises(WeightsError, match="the repository has no such revision"):
-        load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo=REPO, revision="v9")
-    with pytest.raises(WeightsError, match="there is no such repository, or it is private"):
-        load_model("Bai2023Improving_edm", dataset="cifar100", hub_repo="org/nothing")
 
 
 def test_a_revision_of_nothing_is_refused(small):

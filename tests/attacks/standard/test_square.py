@@ -17,7 +17,7 @@ from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings, Plan
 from adaptive_smoothing_zoo.threat import ThreatModel
 
-SHAPE, QUERIES = (1, 5, 5), 400
+SHAPE, QUERIES = (1, 5, 5), 250
 IMAGES = torch.rand(9, *SHAPE, generator=torch.Generator().manual_seed(2))
 IMAGES[:3, :, :2] = 0.0
 CPU = torch.device("cpu")
