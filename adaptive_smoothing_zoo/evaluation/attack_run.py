@@ -190,7 +190,7 @@ class Run:
         # The checks use the first images of all data, so every shard gets the same result. They are recorded with the
         # last point, so the stage is not complete without them.
         warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
-        if heeds_company(self.model, self.images, self.device):
+        if heeds_company(self.model, self.images[: self.batch_size], self.device):
             warnings = (*warnings, HEEDS_COMPANY)
         self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
         self._flush()

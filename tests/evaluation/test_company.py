@@ -63,3 +63,17 @@ def test_an_honest_net_a_single_image_and_random_outputs_are_not_reported_so(ver
     found, warnings = told(Leaning(noise=0.1), settings=settings)
     assert not warnings
     assert not found.deterministic
+
+
+class Small(Leaning):
+    """Runs out of memory for more than two images."""
+
+    def forward(self, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(images)
+
+
+def test_no_larger_batch_than_memory_holds_is_tried():
+    assert told(Small(0.1), batch_size=4)[1]
+    assert not told(Small(), batch_size=4)[1]
