@@ -26,6 +26,7 @@ from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixin
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
 from adaptive_smoothing_zoo.storage.bound_state import BoundState
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 from adaptive_smoothing_zoo.training.frozen import frozen
@@ -395,6 +396,6 @@ class _Held:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "data": fingerprint(self.images[self.attacked], self.labels[self.attacked]),
-            "model": fingerprint(self.model),
+            "model": identity_of(self.model, self.images.shape[1:]).sha256,
             "maps": [repr(self.model.std_map), repr(self.model.rob_map)],
         }

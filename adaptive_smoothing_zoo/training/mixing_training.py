@@ -15,11 +15,11 @@ from adaptive_smoothing_zoo.attacks.losses import Model, rank_classes
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.training.composite_loss import CompositeLoss
 from adaptive_smoothing_zoo.training.draws import permutation
 from adaptive_smoothing_zoo.training.frozen import check_learns, faster_copy, frozen
-from adaptive_smoothing_zoo.training.keeping import fingerprint
 from adaptive_smoothing_zoo.training.loop import TrainingOptions, fit
 from adaptive_smoothing_zoo.training.task import Batch, Task, Training
 from adaptive_smoothing_zoo.training.training_attack import Attackable, Attacked, TrainingAttack
@@ -111,9 +111,9 @@ def train_mixing_network(
 
     def models() -> dict[str, Any]:
         return {
-            "std_model": fingerprint(model.std_model),
-            "rob_model": fingerprint(model.rob_model),
-            "initial_weights": fingerprint(alpha),
+            "std_model": identity_of(model.std_model, images.shape[1:]).sha256,
+            "rob_model": identity_of(model.rob_model, images.shape[1:]).sha256,
+            "initial_weights": identity_of(alpha).sha256,
             "taps": [alpha.std_taps, alpha.rob_taps],
             "maps": [repr(model.std_map), repr(model.rob_map)],
         }

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from quadrants import IMAGES, LABELS, a_mix, a_net, same_tensors
+from torch import nn
 
 from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier, MixingNetwork
 from adaptive_smoothing_zoo.attacks.randomized import Randomization
@@ -206,6 +207,10 @@ def test_a_training_with_another_loss_or_another_g_does_not_resume(tmp_path):
     other = a_mix()
     other.std_model.head.bias.data += 1.0
     with pytest.raises(ResultsError, match="made with std_model "):
+        train(other)
+    other = a_mix()
+    next(part for part in other.rob_model.modules() if isinstance(part, nn.BatchNorm2d)).eps = 0.1  # not a weight
+    with pytest.raises(ResultsError, match="made with rob_model "):
         train(other)
 
 
