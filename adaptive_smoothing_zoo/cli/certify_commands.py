@@ -148,8 +148,7 @@ def certify_command(
     model, entry = named.net, named.entry
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"], "tf32")}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
-    which = {"n": n_examples, "skip": skip}
-    examples = load_data(entry.dataset, data_dir=data_dir, **which, preprocessing=entry.preprocessing)
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n_examples, skip=skip, preprocessing=entry.preprocessing)
 
     def log(name: str) -> Path:
         return records.certification_path(out, entry, f"{name}.tsv")

@@ -361,8 +361,8 @@ def _first(entry: ModelEntry, data_dir: str | None, n: int) -> Examples | None:
     """The first n examples of the entry's data; None if they are fewer."""
     from adaptive_smoothing_zoo.data import count_data, load_data
 
-    where = {"data_dir": data_dir, "preprocessing": entry.preprocessing}
-    return None if n > count_data(entry.dataset, **where) else load_data(entry.dataset, n=n, **where)  # type: ignore[arg-type]
+    where: dict[str, Any] = {"data_dir": data_dir, "preprocessing": entry.preprocessing}
+    return None if n > count_data(entry.dataset, **where) else load_data(entry.dataset, n=n, **where)
 
 
 def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> None:
