@@ -10,6 +10,10 @@ from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.machine.ready import refusals_named
 from adaptive_smoothing_zoo.threat import ThreatModel
 
+SHIFT = 1e-3  # of the largest logit: kernels for other shapes of a batch round differently
+MASKED = -1e8  # logits below stand for "never this class"
+COMPANY = 4  # images
+
 
 @torch.no_grad()
 def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, device: torch.device) -> Tensor:
@@ -48,6 +52,27 @@ def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: tor
     if not logits.requires_grad:
         raise EvaluationError("the model's output has no gradient with respect to the image, which attacks need")
     return logits.shape[1]
+
+
+@torch.no_grad()
+def heeds_company(model: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> bool:
+    """Whether the outputs for the first images depend on the other images in their batch, by more than rounding.
+
+    Outputs that differ between two equal passes do not count: these say nothing about the company.
+    """
+    some = images[:COMPANY].to(device)
+    with float32_precision(tf32=False):
+        together, again = model(some), model(some)
+        alone = torch.cat([model(image) for image in some.split(1)])
+    relabelled = alone.argmax(dim=1) != together.argmax(dim=1)
+    return together.equal(again) and bool((relabelled | (relative_shift(alone, together) > SHIFT)).any())
+
+
+def relative_shift(a: Tensor, b: Tensor) -> Tensor:
+    """The largest change of a logit, (N,), relative to the image's largest one or 1; without masked classes."""
+    masked = (a < MASKED) & (b < MASKED)
+    a, b = a.masked_fill(masked, 0.0), b.masked_fill(masked, 0.0)
+    return ((a - b).abs().amax(dim=1) / a.abs().amax(dim=1).clamp(min=1.0)).nan_to_num(posinf=1e9)
 
 
 def check_logits(logits: object, count: int) -> None:

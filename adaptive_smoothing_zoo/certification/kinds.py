@@ -17,12 +17,14 @@ from adaptive_smoothing_zoo.certification.certify import FixedNumber
 from adaptive_smoothing_zoo.certification.logs import Certificates
 from adaptive_smoothing_zoo.certification.mixes import (
     certify_lipschitz,
+    check_alphas,
     logits_lipschitz,
     mix_certificates,
     smoothed_rob_model,
 )
 from adaptive_smoothing_zoo.certification.running import Rule, Run, run_certification
 from adaptive_smoothing_zoo.certification.sampling import Sampling, Votes
+from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 
 PARTS = {"whole": None, "std_model": 0.0, "rob_model": 1.0}  # what is certified of a triplet, and its alpha
@@ -107,13 +109,17 @@ class Subject:
             run: of the sampling, without its log.
 
         Raises:
-            ValueError: a bound that does not apply, or a radius for a Lipschitz h, which needs no samples.
+            ValueError: a bound that does not apply, or a radius for a Lipschitz h, which needs no samples; or as
+                ``check_alphas``.
             EvaluationError, ResultsError: as ``certify``.
         """
         apply = bounds_for(self.known)
         if foreign := [bound for bound in bounds if bound not in apply]:
             raise ValueError(f"the bound {foreign[0]} does not apply here; those that do: {', '.join(apply)}")
         chosen = bounds or (("theorem5",) if self.known == "smoothed" and self.radius is not None else apply)
+        if self.known == "smoothed":
+            check_examples(images, labels)
+            check_alphas(self.mix, images)
         if self.sampling is None:
             found = self._without_samples(images, labels, chosen, run)
         elif self.is_smoothed_version or self.radius is not None:

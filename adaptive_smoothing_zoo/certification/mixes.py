@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import runs_as_written
+from adaptive_smoothing_zoo.backbones.asking import in_eval_mode, runs_as_written
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
@@ -24,8 +24,11 @@ from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
 from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.machine.ready import device_of, refusals_named
+from adaptive_smoothing_zoo.method.alpha import keeps_its_range
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
 from adaptive_smoothing_zoo.method.logit_maps import Scale
+
+ALPHA_SLACK = 1e-6  # float32 rounds alpha by less
 
 
 def mix_certificates(
@@ -41,7 +44,8 @@ def mix_certificates(
 
     Args:
         certificates: of h alone, with radii that were computed so.
-        alpha: one number in [0, 1], or an alpha module, whose alpha_min counts.
+        alpha: one number in [0, 1], or an alpha module, whose alpha_min counts; that alpha never falls below it is
+            trusted.
         sigma: of the noise behind ``certificates``, in units of the images.
         bound: a name from ``BOUNDS`` that is about a smoothed h.
 
@@ -102,13 +106,15 @@ def certify_mix(
         Certificates of the mix with the exact smoothed h, of which the model averages over some noises only.
 
     Raises:
-        ValueError: another kind of robust net, or a map behind it; another sigma or other votes than h's; and what
-            ``certify`` raises.
+        ValueError: another kind of robust net, or a map behind it; another sigma or other votes than h's; as
+            ``check_alphas``; and what ``certify`` raises.
     """
     h = smoothed_rob_model(model)
     own = {"sigma": h.sigma, "votes": h.votes}
     if any(settings.get(name, value) != value for name, value in own.items()):
         raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; omit sigma and votes")
+    check_examples(images, labels)
+    check_alphas(model, images)
     settings |= own
     if radius is not None:
         return certify_at_radius(h.voter, images, labels, radius=radius, alpha=model.alpha, bound=bound, **settings)
@@ -146,6 +152,31 @@ def check_plain(model: MixedClassifier) -> None:
         )
 
 
+@torch.no_grad()
+def check_alphas(model: MixedClassifier, images: Tensor, batch_size: int = 256) -> None:
+    """Refuse an alpha of a user's own class that leaves, at some image, the range which it declares.
+
+    A certificate trusts that alpha stays in this range within the radius, too; of a constant and of a mixing network
+    that is proven.
+
+    Raises:
+        ValueError: it does, or is not a number there.
+    """
+    low, high, device = model.alpha.alpha_min, model.alpha.alpha_max, device_of(model) or torch.device("cpu")
+    if keeps_its_range(model.alpha) or low == 1.0:  # then g never runs
+        return
+    with in_eval_mode(model):
+        for batch in images.split(batch_size):
+            std, rob = model.alpha.log_weights(model.base_outputs(batch.to(device)))
+            alpha = torch.as_tensor(rob - std, dtype=torch.float64).sigmoid().flatten()  # only the ratio matters
+            wrong = alpha[~((alpha >= low - ALPHA_SLACK) & (alpha <= high + ALPHA_SLACK))]
+            if len(wrong):
+                raise ValueError(
+                    f"alpha is {float(wrong[0]):g} at an image, and its {type(model.alpha).__name__} declares that it "
+                    f"stays in [{low:g}, {high:g}], which certificates rely on; correct alpha_min and alpha_max"
+                )
+
+
 def certify_lipschitz(
     model: nn.Module,
     images: Tensor,
@@ -174,7 +205,8 @@ def certify_lipschitz(
         Certificates in the constants' norm; prediction -1 where nothing is certified.
 
     Raises:
-        ValueError: images or labels that make no sense, values out of range, or a net without known constants.
+        ValueError: images or labels that make no sense, values out of range, or a net without known constants; or as
+            ``check_alphas``.
         EvaluationError: the model fails on such images.
 
     As sure as the constants, for h in real numbers, which float64 stands for here.
@@ -183,7 +215,7 @@ def certify_lipschitz(
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     form, start = of_lipschitz(bound), time.perf_counter()
-    h, rob_map, alpha = _robust_half(model)
+    h, rob_map, alpha = _robust_half(model, images, batch_size)
     constant = logits_lipschitz(h, rob_map) if lipschitz is None else None
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
     outputs = LipschitzNetOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
@@ -217,7 +249,7 @@ def certify_top_k(
         ValueError, EvaluationError: as ``certify_lipschitz``; another k.
     """
     check_examples(images, labels)
-    h, rob_map, alpha = _robust_half(model)
+    h, rob_map, alpha = _robust_half(model, images, batch_size)
     constant = softmax_lipschitz(logits_lipschitz(h, rob_map)) if lipschitz is None else lipschitz
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
     check_examples(images, labels, logits.shape[1])
@@ -225,11 +257,12 @@ def certify_top_k(
     return label_in_top_k_radius(pairs, labels, k)
 
 
-def _robust_half(model: nn.Module) -> tuple[nn.Module, nn.Module, float]:
+def _robust_half(model: nn.Module, images: Tensor, batch_size: int) -> tuple[nn.Module, nn.Module, float]:
     """h, its map, and the least weight that it has; of a net of its own that net."""
     if not isinstance(model, MixedClassifier):
         return model, Scale(), 1.0
     check_plain(model)
+    check_alphas(model, images, batch_size)
     return model.rob_model, model.rob_map, model.alpha.alpha_min
 
 

@@ -148,8 +148,7 @@ def certify_command(
     model, entry = named.net, named.entry
     sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"], "tf32")}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
-    everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
-    examples, indices = choose_examples(everything, n_examples, skip)
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n_examples, skip=skip, preprocessing=entry.preprocessing)
 
     def log(name: str) -> Path:
         return records.certification_path(out, entry, f"{name}.tsv")
@@ -157,7 +156,7 @@ def certify_command(
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     start = time.monotonic()
     with sampling_bar(subject.sampling is not None) as on_progress, told_how_to_go_on():
-        run = Run(indices=indices, times=not no_times, on_progress=on_progress)
+        run = Run(indices=indices_of(examples, skip), times=not no_times, on_progress=on_progress)
         found = subject.certify(examples.images, examples.labels, bounds, log, run)
     around["clean_accuracy"] = None if subject.is_smoothed_version else accuracy(subject.model, examples, chosen)
     around["seconds"] = round(time.monotonic() - start, 2)
@@ -218,11 +217,10 @@ def predict_command(
     named = choice.load(entry, chosen)
     entry = named.entry
     subject = subject_of(named.net, part, sigma, n=votes, device=chosen, **sampling)
-    everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
-    examples, indices = choose_examples(everything, n, skip)
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n, skip=skip, preprocessing=entry.preprocessing)
     log = certification_path(out, entry, f"{subject.file_name()}-predicted.tsv")
     with sampling_bar(True) as on_progress, told_how_to_go_on():
-        run = {"indices": indices, "log": log, "times": not no_times, "on_progress": on_progress}
+        run = {"indices": indices_of(examples, skip), "log": log, "times": not no_times, "on_progress": on_progress}
         found = predict_examples(subject.voter, examples.images, examples.labels, **vars(subject.votes()), **run)
     keep_entry(out, entry)
     abstained = found.prediction < 0
@@ -255,20 +253,9 @@ def entry_of(name: str, dataset: str, threat_model: str | None) -> Entry:
     return find_entry(name, dataset, threat_model or known_threat_model(name, dataset))
 
 
-def choose_examples(examples: Examples, n: int | None, skip: int) -> tuple[Examples, range]:
-    """The first n of every skip-th example, and their indices in the data set."""
-    from dataclasses import replace
-
-    if skip < 1:
-        raise click.BadParameter(f"--skip must be at least 1, got {skip}")
-    places = range(0, len(examples), skip)
-    every = replace(
-        examples,
-        images=examples.images[::skip],
-        labels=examples.labels[::skip],
-        test_set_size=examples.test_set_size if skip == 1 else None,
-    )
-    return every.first(n), places[:n]
+def indices_of(examples: Examples, skip: int) -> range:
+    """The indices in the data set of every skip-th example."""
+    return range(0, skip * len(examples), skip)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

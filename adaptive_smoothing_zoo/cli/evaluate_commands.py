@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,9 +328,8 @@ def validate_command(
     commit = source_commit()
     named = choice.load(entry, chosen)
     model, entry = named.net, named.entry
-    everything = load_data(entry.dataset, data_dir=data_dir, preprocessing=entry.preprocessing)
-    examples = everything.first(n or None)
-    found = recorded_run(results or out, entry, model, everything, len(examples))
+    examples = load_data(entry.dataset, data_dir=data_dir, n=n or None, preprocessing=entry.preprocessing)
+    found = recorded_run(results or out, entry, model, examples, partial(_first, entry, data_dir))
     recorded = found if isinstance(found, RecordedRun) else None
     click.echo(f"{entry.key}: {len(examples)} examples, {chosen}, {examples.source}")
     if not isinstance(found, RecordedRun):
@@ -355,6 +355,14 @@ def validate_command(
     if findings.failed:
         click.echo(f"{len(findings.failed)} checks failed: do not trust the robust accuracy", err=True)
         sys.exit(1)
+
+
+def _first(entry: ModelEntry, data_dir: str | None, n: int) -> Examples | None:
+    """The first n examples of the entry's data; None if they are fewer."""
+    from adaptive_smoothing_zoo.data import count_data, load_data
+
+    where: dict[str, Any] = {"data_dir": data_dir, "preprocessing": entry.preprocessing}
+    return None if n > count_data(entry.dataset, **where) else load_data(entry.dataset, n=n, **where)
 
 
 def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> None:

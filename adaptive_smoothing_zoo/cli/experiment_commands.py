@@ -117,7 +117,7 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
     runs every experiment on triplets but those below, and skips with a message what does not fit the triplet.
 
     smoothed-methods and smoothed-mnist use no triplet: they train nets by recipes, for digits and MNIST, in runs/NAME,
-    and certify them (about an hour on one core).
+    and certify them (about an hour on one core). The nets have seeds of their own; --seed is that of the certificates.
 
     off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from adaptive_smoothing_zoo.cli import certify_commands
-from adaptive_smoothing_zoo.cli.options import RESULTS, ModelChoice, WordChoice, example, model_options, words_options
+from adaptive_smoothing_zoo.cli.options import (
+    DATA_DIR,
+    RESULTS,
+    ModelChoice,
+    WordChoice,
+    example,
+    model_options,
+    words_options,
+)
 from adaptive_smoothing_zoo.storage.files import write_text
 
 if TYPE_CHECKING:
@@ -129,8 +137,11 @@ def plot_trade_off_command(
 @model_options()
 @words_options
 @click.option("--eps", default=None, help="for nets: the radius of its threat model, as 8/255 or 0.5")
+@DATA_DIR
 @RESULTS_OPTION
-def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, results: Path) -> None:
+def describe_command(
+    choice: ModelChoice, words: WordChoice, eps: str | None, data_dir: str | None, results: Path
+) -> None:
     """Describe MODEL for leaderboard, card and claim: its name, its paper, its training data.
 
     For a triplet's folder the description is stored in config.json, for a net in RESULTS next to the records. A model
@@ -143,7 +154,7 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
     from adaptive_smoothing_zoo.zoo.references import is_triplet
 
     if not is_triplet(choice.reference):
-        entry = _described_net(choice, words, eps, results)
+        entry = _described_net(choice, words, eps, data_dir, results)
     elif eps is not None:
         raise click.UsageError(f"{choice.reference} is a triplet: its entry sets the radius; omit --eps")
     else:
@@ -156,14 +167,16 @@ def describe_command(choice: ModelChoice, words: WordChoice, eps: str | None, re
         click.echo(f"wrote {update_entry(results, entry)}")
 
 
-def _described_net(choice: ModelChoice, words: WordChoice, eps: str | None, results: Path) -> ModelEntry:
+def _described_net(
+    choice: ModelChoice, words: WordChoice, eps: str | None, data_dir: str | None, results: Path
+) -> ModelEntry:
     """The new entry of a net; if it is already stored under one name, another name renames it."""
     from adaptive_smoothing_zoo.publishing.description import describe_net
     from adaptive_smoothing_zoo.publishing.kept_entry import kept_path
 
-    entry = choice.entry(results, eps)
+    entry = choice.entry(results, eps, data_dir)
     if choice.name is not None and not kept_path(results, entry).exists():
-        entry = replace(choice, name=None).entry(results, eps)
+        entry = replace(choice, name=None).entry(results, eps, data_dir)
     entry = entry if eps is None else replace(entry, eps=eps)
     entry = describe_net(entry, results, words.description(), choice.name)
     click.echo(f"wrote {kept_path(results, entry)}")

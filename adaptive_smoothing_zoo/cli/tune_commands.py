@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adaptive_smoothing_zoo.cli.learned_form import learn, learned_options, named_images
 from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, words_options
+
+if TYPE_CHECKING:
+    from adaptive_smoothing_zoo.data import Examples
 
 
 @click.command(
@@ -59,8 +62,8 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     from adaptive_smoothing_zoo.tuning.tune import Target, surrogate_for, suspicion, tuned_triplet, write_record
 
     if options["form"] == "learned":
-        examples, held = _examples(options)
-        learn(out, _resolved(options, examples), held, words.description(), options)
+        examples = _examples(options)
+        learn(out, _resolved(options, examples), examples, words.description(), options)
         return
     target, form = Target(clean=options["clean"], robust=options["robust"]), options["form"]
     check_search(form, options["search"])
@@ -88,19 +91,17 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
         )
 
 
-def _examples(options: dict[str, Any]) -> tuple[Any, Any]:
-    """The images of the split, and those of the range used for tuning."""
-    from adaptive_smoothing_zoo.data import Examples, load_data
+def _examples(options: dict[str, Any]) -> Examples:
+    """The images used for tuning."""
+    from adaptive_smoothing_zoo.data import load_data
 
     options["tune_on"] = options["tune_on"] or _usual_range(options["dataset"])
     split, first, end = _range(options["tune_on"])
-    examples = load_data(options["dataset"], split, data_dir=options["data_dir"], n=end)
-    images, labels = examples.images[first:end].clone(), examples.labels[first:end].clone()
-    source = f"{examples.source}, {split} {first} to {end - 1}"
-    return examples, Examples(images=images, labels=labels, source=source)
+    examples = load_data(options["dataset"], split, data_dir=options["data_dir"], n=end - first, start=first)
+    return replace(examples, source=f"{examples.source}, {split} {first} to {end - 1}")
 
 
-def _resolved(options: dict[str, Any], examples: Any) -> list[Any]:
+def _resolved(options: dict[str, Any], examples: Examples) -> list[Any]:
     """Both nets."""
     from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
 
@@ -115,8 +116,8 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     from adaptive_smoothing_zoo.threat import ThreatModel
     from adaptive_smoothing_zoo.tuning.measure import GapAttack, measure_tables
 
-    examples, held = _examples(options)
-    images, labels = held.images, held.labels
+    examples = _examples(options)
+    images, labels = examples.images, examples.labels
     nets = _resolved(options, examples)
     attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
     with open_bar(total=len(labels), unit="image", desc="attack on h") as bar:
@@ -146,7 +147,7 @@ def _chosen(tables: Any, target: Any, form: str, search: str) -> Any:
         return choose_mix(tables, target, form, search, on_map=bar.update)
 
 
-def _words(options: dict[str, Any], tables: Any, examples: Any) -> Any:
+def _words(options: dict[str, Any], tables: Any, examples: Examples) -> Any:
     from adaptive_smoothing_zoo.tuning.tune import Words
 
     names = ("name", "dataset", "threat_model", "eps")

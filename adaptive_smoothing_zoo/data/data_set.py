@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from adaptive_smoothing_zoo.data.examples import Examples, check_examples
+from adaptive_smoothing_zoo.data.examples import Examples, check_examples, check_n
 from adaptive_smoothing_zoo.data.own_images import NAMES, is_own, own_images
 
 DATA_SETS: dict[str, "DataSet"] = {}
@@ -14,9 +14,14 @@ DEFAULT_FOLDER = Path("data")
 
 
 class Readable(Protocol):
-    """``Examples``, or something that reads as many as it is asked for."""
+    """``Examples``, or something that reads those that it is asked for."""
 
-    def first(self, n: int | None) -> Examples: ...
+    @property
+    def source(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def at(self, places: range) -> Examples: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +97,11 @@ def load_data(
     *,
     data_dir: str | Path | None = None,
     n: int | None = None,
+    start: int = 0,
+    skip: int = 1,
     preprocessing: str | None = None,
 ) -> Examples:
-    """Read a split of a data set.
+    """Read a split of a data set, or some of it.
 
     Args:
         dataset: "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "imagenet" or "digits"; or "images" or
@@ -109,20 +116,21 @@ def load_data(
             ``.npz`` file. Images of your own may lie in a folder by class or in an ``.npz`` file, which may also
             hold the names of the ``classes``.
         n: use only the first n examples; all if None. From image folders, only these are read.
+        start, skip: take these n from every skip-th example, beginning at index ``start``.
         preprocessing: RobustBench's name of the preprocessing of ImageNet's files, by default "Res256Crop224".
 
     Raises:
-        ValueError: an unknown data set, split or preprocessing, fewer examples than ``n``, or a source that cannot be
-            read or does not fit the data set.
+        ValueError: an unknown data set, split or preprocessing, fewer examples than ``n``, no such ``start`` or
+            ``skip``, or a source that cannot be read or does not fit the data set.
         FileNotFoundError: ``data_dir`` does not exist; or the data are not there and cannot be downloaded.
         ModuleNotFoundError: digits without scikit-learn, ImageNet's folder without RobustBench.
     """
+    source = _source(dataset, split, data_dir, preprocessing)
+    examples = source.at(_places(source, n, start, skip))
     if is_own(dataset):
-        return _own(dataset, split, data_dir, n, preprocessing)
+        check_examples(examples.images, examples.labels, examples.num_classes)
+        return replace(examples, source="; ".join([examples.source, *_told(examples)]))
     found = find_data_set(dataset).prepared(preprocessing)
-    if split not in found.splits:
-        raise ValueError(f"dataset {dataset!r} has the splits {', '.join(found.splits)}, not {split!r}")
-    examples = found.read(found, split, data_dir).first(n)
     if (shape := tuple(examples.images.shape[1:])) != found.image_shape:
         raise ValueError(f"{dataset} images have shape {found.image_shape}, those of {examples.source} have {shape}")
     if examples.num_classes not in (None, found.num_classes):
@@ -132,14 +140,36 @@ def load_data(
     return replace(examples, source="; ".join([examples.source, *told]), num_classes=found.num_classes)
 
 
-def _own(dataset: str, split: str, data_dir: str | Path | None, n: int | None, preprocessing: str | None) -> Examples:
-    if split != "test" or preprocessing is not None:
-        raise ValueError(
-            f"{dataset} are images of your own, as they are: they have the split 'test' and no preprocessing"
-        )
-    examples = own_images(dataset, data_dir).first(n)
-    check_examples(examples.images, examples.labels, examples.num_classes)
-    return replace(examples, source="; ".join([examples.source, *_told(examples)]))
+def count_data(
+    dataset: str, split: str = "test", *, data_dir: str | Path | None = None, preprocessing: str | None = None
+) -> int:
+    """The number of examples that ``load_data`` finds for the same arguments; from image folders, no image is read."""
+    return len(_source(dataset, split, data_dir, preprocessing))
+
+
+def _source(dataset: str, split: str, data_dir: str | Path | None, preprocessing: str | None) -> Readable:
+    if is_own(dataset):
+        if split != "test" or preprocessing is not None:
+            raise ValueError(
+                f"{dataset} are images of your own, as they are: they have the split 'test' and no preprocessing"
+            )
+        return own_images(dataset, data_dir)
+    found = find_data_set(dataset).prepared(preprocessing)
+    if split not in found.splits:
+        raise ValueError(f"dataset {dataset!r} has the splits {', '.join(found.splits)}, not {split!r}")
+    return found.read(found, split, data_dir)
+
+
+def _places(source: Readable, n: int | None, start: int, skip: int) -> range:
+    """The indices of the examples to read."""
+    if skip < 1:
+        raise ValueError(f"skip must be at least 1, got {skip}")
+    if start and not 0 < start < len(source):
+        raise ValueError(f"start must be an index of the {len(source)} examples of {source.source}, got {start}")
+    places = range(start, len(source), skip)
+    if n is not None:
+        check_n(n, len(places), source.source + (f" from index {start} of {len(source)} examples on" if start else ""))
+    return places[:n]
 
 
 def _told(examples: Examples, num_classes: int = 0) -> list[str]:

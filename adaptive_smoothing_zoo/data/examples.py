@@ -48,7 +48,18 @@ class Examples:
         if n is None:
             return self
         check_n(n, len(self), self.source)
-        return replace(self, images=self.images[:n], labels=self.labels[:n])
+        return self.at(range(n))
+
+    def at(self, places: range) -> Examples:
+        """The examples at some places, which rise; any but the first in their order are no longer the official ones."""
+        where, official = slice(places.start, places.stop, places.step), are_the_first(places)
+        size = self.test_set_size if official else None
+        return replace(self, images=self.images[where], labels=self.labels[where], test_set_size=size)
+
+
+def are_the_first(places: range) -> bool:
+    """Whether places are 0, 1, 2, ..."""
+    return places.start == 0 and places.step == 1
 
 
 def check_n(n: int, available: int, source: str) -> None:

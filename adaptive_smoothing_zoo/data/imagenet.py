@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_smoothing_zoo.data.data_set import DEFAULT_FOLDER, DataSet, add_data_set
-from adaptive_smoothing_zoo.data.examples import Examples
-from adaptive_smoothing_zoo.data.image_files import ImageFiles, read_image, read_npz, reading
+from adaptive_smoothing_zoo.data.image_files import ImageArray, ImageFiles, read_image, read_npz, reading
 
 PLACES = (
     "data_dir (--data-dir) takes the folder that holds ImageNet's validation images as val/<class>/<image>.JPEG, or an "
@@ -58,7 +57,7 @@ def _prepared(data_set: DataSet, preprocessing: str) -> DataSet:
     return replace(data_set, image_shape=(3, size, size), read=partial(_read, preprocessing))
 
 
-def _read(preprocessing: str, data_set: DataSet, split: str, data_dir: str | Path | None) -> Examples | ImageFiles:
+def _read(preprocessing: str, data_set: DataSet, split: str, data_dir: str | Path | None) -> ImageArray | ImageFiles:
     path = Path(data_dir or DEFAULT_FOLDER)
     with reading(path):
         if path.is_file():

@@ -4,8 +4,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from adaptive_smoothing_zoo.data.examples import Examples
-from adaptive_smoothing_zoo.data.image_files import ImageFiles, image_folder, is_image_folder, read_npz, reading
+from adaptive_smoothing_zoo.data.image_files import (
+    ImageArray,
+    ImageFiles,
+    image_folder,
+    is_image_folder,
+    read_npz,
+    reading,
+)
 
 NAMES = "'images' or 'images-NAME'"
 PLACES = (
@@ -20,7 +26,7 @@ def is_own(dataset: str) -> bool:
     return isinstance(dataset, str) and re.fullmatch("images(-[A-Za-z0-9_-]+)?", dataset) is not None
 
 
-def own_images(dataset: str, data_dir: str | Path | None) -> Examples | ImageFiles:
+def own_images(dataset: str, data_dir: str | Path | None) -> ImageArray | ImageFiles:
     """The images of a file or a folder; what they are the data say, and nothing can be claimed on them.
 
     Raises:
@@ -33,7 +39,7 @@ def own_images(dataset: str, data_dir: str | Path | None) -> Examples | ImageFil
         if not path.exists():
             raise FileNotFoundError(f"there is no data file or folder {path}; {PLACES}")
         if path.is_file():
-            found: Examples | ImageFiles = _of_file(path, dataset)
+            found: ImageArray | ImageFiles = _of_file(path, dataset)
         elif is_image_folder(path):
             found = image_folder(path, dataset)
         else:
@@ -43,14 +49,14 @@ def own_images(dataset: str, data_dir: str | Path | None) -> Examples | ImageFil
     return replace(found, source=f"{found.source}; {_told(found)}")
 
 
-def _of_file(path: Path, dataset: str) -> Examples:
+def _of_file(path: Path, dataset: str) -> ImageArray:
     found = read_npz(path, dataset, PLACES, gray=True)
     if found.classes or not len(found):
         return found
     return replace(found, num_classes=int(found.labels.max()) + 1)
 
 
-def _told(found: Examples | ImageFiles) -> str:
+def _told(found: ImageArray | ImageFiles) -> str:
     """How many classes there are, and their first names."""
     names = ", ".join(f"{i} {name}" for i, name in enumerate(found.classes[:_LISTED]))
     more = ", ..." if len(found.classes) > _LISTED else ""

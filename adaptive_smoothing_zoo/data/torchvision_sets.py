@@ -13,6 +13,7 @@ from torch import Tensor
 from adaptive_smoothing_zoo.data.data_set import DEFAULT_FOLDER, DataSet, add_data_set
 from adaptive_smoothing_zoo.data.examples import Examples
 from adaptive_smoothing_zoo.data.image_files import (
+    ImageArray,
     ImageFiles,
     image_folder,
     is_image_folder,
@@ -58,7 +59,7 @@ class Copy:
         return self.pixels(torch.as_tensor(data.data)), torch.as_tensor(labels, dtype=torch.int64)
 
 
-def _read(copy: Copy, data_set: DataSet, split: str, data_dir: str | Path | None) -> Examples | ImageFiles:
+def _read(copy: Copy, data_set: DataSet, split: str, data_dir: str | Path | None) -> Examples | ImageArray | ImageFiles:
     """The examples in a file or a folder, told apart by what it is."""
     path, places = Path(data_dir or DEFAULT_FOLDER), PLACES.format(name=data_set.name)
     gray = data_set.image_shape[0] == 1

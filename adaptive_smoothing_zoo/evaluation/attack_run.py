@@ -17,7 +17,7 @@ from adaptive_smoothing_zoo.attacks.catalogue import entry_of
 from adaptive_smoothing_zoo.attacks.contract import batches
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, predict
+from adaptive_smoothing_zoo.attacks.verify import check_adversarials, count_classes, heeds_company, predict
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, chunk_entry, snapshot_of
@@ -30,6 +30,11 @@ from adaptive_smoothing_zoo.threat import ThreatModel
 T = TypeVar("T")
 
 _CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spends on a point
+
+HEEDS_COMPANY = (
+    "the outputs for an image depend on the other images in its batch, so the verdicts hold in these batches alone; "
+    "make the model treat each image by itself"
+)
 
 ENGINES: dict[str, type[ReferenceEngine] | type[Search]] = {"reference": ReferenceEngine, "fast": Search}
 
@@ -45,7 +50,7 @@ class Progress:
         passes_done, passes_left: forward-equivalents spent, and remaining if every robust point stays robust.
         passes_before: forward-equivalents spent before this process started, to be excluded from its speed.
         is_standard: whether the protocol is RobustBench's.
-        warnings: warnings of AutoAttack's checks of the model, once they have run.
+        warnings: warnings of the checks of the model, AutoAttack's and ours, once they have run.
     """
 
     attack: str
@@ -171,7 +176,7 @@ class Run:
         self._flush()
 
     def _classify(self) -> None:
-        """Measure clean accuracy, whether outputs are deterministic, and run AutoAttack's own checks."""
+        """Measure clean accuracy, whether outputs are deterministic, and run AutoAttack's own checks and ours."""
         for indices in batches(left := self._left(), self.batch_size):
             held = self._predict(self.images[indices]) == self.labels[indices]
             self._spend(len(indices))
@@ -185,6 +190,8 @@ class Run:
         # The checks use the first images of all data, so every shard gets the same result. They are recorded with the
         # last point, so the stage is not complete without them.
         warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
+        if heeds_company(self.model, self.images[: self.batch_size], self.device):
+            warnings = (*warnings, HEEDS_COMPANY)
         self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
         self._flush()
 

@@ -118,7 +118,8 @@ class Evaluation(Outcome):
         clean_correct: (N,) bool, classified correctly without an attack.
         accuracy_alone: accuracy under each attack alone, fractions, with ``AttackSettings.individual``; else empty.
             ``accuracy_after`` refers to the union of the attacks so far.
-        warnings: warnings of AutoAttack's own checks.
+        warnings: warnings of AutoAttack's own checks, and one if the outputs for an image depend on the other images in
+            its batch, as a few images tell (``asz validate`` looks closer).
         deterministic: whether two passes over the clean images gave the same logits, bit for bit.
         remarks: notable events, such as a smaller batch size after memory ran out.
         points: (N,) int64, indices of these examples in the data; all examples unless this is a shard.

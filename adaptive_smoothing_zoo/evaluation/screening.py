@@ -22,6 +22,7 @@ class Screening:
     Attributes:
         clean_correct, standing: (N,) bool, classified correctly; and also after the attack.
         passes: forward-equivalents that were spent (a pass forward and backward counts as two).
+        warnings: as in ``Evaluation``.
 
     The standard protocol is stronger, so its robust accuracy is at most ``upper_bound`` up to the randomness of its
     attacks. This number never enters a leaderboard.
@@ -30,6 +31,7 @@ class Screening:
     clean_correct: np.ndarray
     standing: np.ndarray
     passes: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def clean_accuracy(self) -> float:
@@ -66,4 +68,9 @@ def screen(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0, *
         attacks=SCREENING, seed=seed, **{name: words.pop(name) for name in names if name in words}
     )
     found = evaluate(model, images, labels, settings=settings, on_progress=note, **words)
-    return Screening(clean_correct=found.clean_correct, standing=found.robust, passes=seen[-1].passes_done)
+    return Screening(
+        clean_correct=found.clean_correct,
+        standing=found.robust,
+        passes=seen[-1].passes_done,
+        warnings=found.warnings,
+    )

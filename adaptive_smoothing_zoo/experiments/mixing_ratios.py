@@ -34,7 +34,8 @@ class MixingRatios(PairExperiment):
     def measure(self, bench: PairBench, case: Case) -> dict[str, float]:
         """Mean, median and histogram of the ratios, over correctly classified images whose class changes.
 
-        ``changed`` is the share of correctly classified images whose class changes; without one there are no numbers.
+        Of an even number of ratios, the median is the lower of the middle two. ``changed`` is the share of correctly
+        classified images whose class changes; without one there are no numbers.
         """
         ends = bench.adversarial(case["method"], EPS * bench.sigma)
         grid = torch.linspace(0.0, 1.0, RATIOS + 1)
@@ -63,7 +64,7 @@ class MixingRatios(PairExperiment):
             (METHODS[row.case["method"]], f"{row['mean']:.3f}", f"{row['median']:.2f}", f"{100 * row['changed']:.0f}")
             for row in table.rows
         ]
-        heads = ("training", "mean ratio", "median", "correct images whose class changes, %")
+        heads = ("training", "mean ratio", "lower median", "correct images whose class changes, %")
         return markdown_table(heads, rows)
 
     def agreement(self, table: PairTable) -> str:

@@ -54,11 +54,13 @@ class MethodsTable(Measured):
     Attributes:
         samples, failure_probability: of each certificate.
         recipes_sha256: hash of all recipes.
+        seed: of the certificates' noise.
     """
 
     samples: int
     failure_probability: float
     recipes_sha256: str
+    seed: int = 0  # as in tables from before it was recorded
 
     @property
     def title(self) -> str:
@@ -69,6 +71,7 @@ class MethodsTable(Measured):
         return (
             f"CERTIFY with n0 = 100, n = {self.samples} and failure probability {self.failure_probability:g} per "
             f"image, so no radius exceeds {float(torch.special.ndtri(lower)):.2f} sigma"
+            + (f"; seed {self.seed} of the noise" if self.seed else "")
         )
 
 
@@ -82,6 +85,7 @@ class MethodsBench:
         trained: folder of the nets and of the logs of their certificates; finished work in it is used again.
         n: certify the first n test images; None for all.
         samples, failure_probability: of each certificate.
+        seed: of the certificates' noise; the nets' seeds are those of the cases.
         data_dir, train_data_dir: of the test and the training images, as in ``load_data``.
     """
 
@@ -91,6 +95,7 @@ class MethodsBench:
     n: int | None = None
     samples: int = 1000
     failure_probability: float = 0.001
+    seed: int = 0
     device: torch.device
     data_dir: str | None = None
     train_data_dir: str | None = None
@@ -103,6 +108,7 @@ class MethodsBench:
             trained=Path("runs") / cls.asked().name,
             n=options.n or None,
             samples=options.samples,
+            seed=options.seed,
             device=options.device,
             data_dir=options.data_dir,
             train_data_dir=options.train_data_dir or options.data_dir,
@@ -132,6 +138,7 @@ class MethodsBench:
             samples=self.samples,
             failure_probability=self.failure_probability,
             recipes_sha256=sha256(recipes.encode()).hexdigest(),
+            seed=self.seed,
             **provenance(self.examples(), self.device, train=train.images, train_labels=train.labels),
         )
 
@@ -206,8 +213,9 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
             sigma=sigma,
             n=bench.samples,
             failure_probability=bench.failure_probability,
+            seed=bench.seed,
             device=bench.device,
-            log=folder / "certificates.tsv",
+            log=folder / f"certificates{f'-seed-{bench.seed}' if bench.seed else ''}.tsv",
         )
         accuracies = certificates.certified_accuracy([sigma * radius for radius in RADII])
         certified = {_column(radius): float(value) for radius, value in zip(RADII, accuracies, strict=True)}

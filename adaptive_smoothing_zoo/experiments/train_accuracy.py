@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adaptive_smoothing_zoo.data import Examples, load_data
+from adaptive_smoothing_zoo.data import Examples, count_data, load_data
 from adaptive_smoothing_zoo.experiments.bench import Bench, Options, Table, check_apart
 from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, markdown_table, verdict
 
@@ -52,8 +52,9 @@ class SplitsBench(Bench):
     @classmethod
     def _arguments(cls, options: Options, steps: int) -> dict[str, Any]:
         made, entry = super()._arguments(options, steps), options.triplet.entry
-        train = load_data(entry.dataset, "train", data_dir=options.train_data_dir or options.data_dir)
-        return made | {"train": train.first(min(len(train), len(made["examples"])))}
+        folder = options.train_data_dir or options.data_dir
+        n = min(count_data(entry.dataset, "train", data_dir=folder), len(made["examples"]))
+        return made | {"train": load_data(entry.dataset, "train", data_dir=folder, n=n)}
 
     def table(self, experiment: str) -> SplitsTable:
         return SplitsTable(

@@ -24,6 +24,7 @@ class Alpha(nn.Module):
 
     Attributes:
         alpha_min, alpha_max: range that alpha never leaves; fast prediction, margins and certificates rely on it.
+            Certificates of a class of your own check it at the images alone, not around them.
         std_taps, rob_taps: indices, in ascending order, of the feature maps of g and h that it reads; None for none. An
             alpha with taps is called with both lists of maps and gives alpha_logit, (N,); ``log_weights`` then begins
             with ``self.alpha_logit(outputs)``.

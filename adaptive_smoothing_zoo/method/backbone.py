@@ -113,7 +113,8 @@ class BackboneInterface(nn.Module):
             needed = {i for owner, i in wanted if owner == name}.union(read[name])
             taps = Taps(sorted(needed), "maps" if intermediates_only else "features")
             if needed or not intermediates_only:
-                pooled.append(call_net(net, images, taps))
+                output = call_net(net, images, taps)
+                pooled.append(output if intermediates_only else _of_length(output, _pooled_length(net), name))
             maps.update({(name, i): each for i, each in zip(taps.indices, taps.maps, strict=True)})
         chosen = [maps[place] for place in wanted]
         if intermediates_only:
@@ -125,7 +126,8 @@ class BackboneInterface(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, num_features) pooled features; a mixing network adds a column, the alpha_logit of each image. They are
-        float32 even if the nets compute in half precision.
+        float32 even if the nets compute in half precision. ValueError if a net pools to another number of features than
+        it declares, as timm's do with global_pool "catavgmax" or "".
         """
         features, _ = self.forward_intermediates(images, [])
         return features  # type: ignore[no-any-return]
@@ -296,6 +298,17 @@ class BackboneInterface(nn.Module):
 def _name_inside(net: nn.Module, module: str) -> str:
     """The name of a module of ``feature_info``, which a ``Preprocessed`` takes over from the net inside it."""
     return f"net.{_name_inside(net.net, module)}" if isinstance(net, Preprocessed) else module
+
+
+@torch.fx.wrap  # a traced graph checks them as well
+def _of_length(features: Tensor, length: int, name: str) -> Tensor:
+    """The pooled features of a net; ValueError if they are not (N, length)."""
+    if features.ndim != 2 or features.shape[1] != length:
+        raise ValueError(
+            f"the pooled features of {name} have shape {tuple(features.shape)}, and its num_features promise (N, "
+            f"{length}); give it a pooling that keeps the number of channels, such as timm's global_pool='avg'"
+        )
+    return features
 
 
 def _pooled_length(net: Any) -> int:

@@ -17,7 +17,8 @@ class SmoothedClassifier(nn.Module):
 
     With ``normalize=False`` the denominator is omitted: eq. (1) when R_i is the gradient norm of g_i. Eq. (2) is
     ``trust="std_gradient"``. With ``trust="one"`` and ``space="probabilities"`` this is the mixed classifier with
-    alpha = ratio / (1 + ratio).
+    alpha = ratio / (1 + ratio). In the space "logits", eq. (1) of two classes with logits (-g, g) and (-h, h), h in
+    {-1, 1}, is locally biased smoothing with the direction oracle h [BAKS24, section 2.3].
 
     Args:
         std_model, rob_model: g and h, images to logits.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +103,16 @@ class Validation(Measurement):
         return page("validation.md", v=self, figure=figure)
 
 
-def recorded_run(out: Path, entry: ModelEntry, model: nn.Module, examples: Examples, n: int) -> RecordedRun | str:
+def recorded_run(
+    out: Path, entry: ModelEntry, model: nn.Module, examples: Examples, read: Callable[[int], Examples | None]
+) -> RecordedRun | str:
     """The verdicts of the recorded run and adaptive attacks; or a phrase: why there are none to compare with.
 
     Args:
         out: the folder of results.
         model: must be the recorded one.
-        examples: all of the data; the recorded run must be on the first of them.
-        n: number of examples to validate; the recorded run must cover them.
+        examples: those to validate; the recorded run must cover them.
+        read: gives the first so many examples of the data, on which the recorded run must be; None if they are fewer.
 
     Raises:
         ResultsError: a file is damaged.
@@ -122,9 +125,11 @@ def recorded_run(out: Path, entry: ModelEntry, model: nn.Module, examples: Examp
         return f"the recorded run {why}"
     if not run.is_standard:
         return "the recorded run did not follow the standard protocol"
-    if not n <= run.n <= len(examples):
-        return f"the recorded run has {run.n} examples, this validation {n} of {len(examples)}"
-    if why := run.misfit(data_sha256=examples.first(run.n).sha256):
+    if run.n < len(examples):
+        return f"the recorded run has {run.n} examples, this validation {len(examples)}"
+    if (recorded := read(run.n)) is None:
+        return f"the recorded run has {run.n} examples, these data have fewer"
+    if why := run.misfit(data_sha256=recorded.sha256):
         return f"the recorded run {why}"
     adaptive, fallen = AdaptiveRecord.find(out, entry), frozenset[int]()
     if adaptive is not None and adaptive.apart_from(run, verdicts_path(out, entry)) is None:

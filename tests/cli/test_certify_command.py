@@ -172,7 +172,7 @@ def test_100_examples_of_the_smoothed_triplet_in_two_minutes_and_the_same_after_
     [
         (("Demo2026Constant", "--dataset", "digits"), "nothing is known that certifies a SmallCNN; give a sigma"),
         (("Demo2026Constnt", "--dataset", "digits"), "did you mean Demo2026Constant"),
-        ((*H, "--skip", 0), "--skip must be at least 1"),
+        ((*H, "--skip", 0), "skip must be at least 1"),
         ((*H, "--n-examples", 1000), "n must be between 1 and the 359"),
         ((*H, "--n", 0, "--n-examples", 1), "n must be at least 1"),
         ((*H, "--bound", "sharp"), "the bound sharp does not apply here; those that do: cohen"),

@@ -1,7 +1,9 @@
 """The experiment on trainings for smoothing: rows against direct computation, pages that follow from the data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 from making import ABOUT, CPU, a_table, begun
 
 from adaptive_smoothing_zoo.certification import read_log
+from adaptive_smoothing_zoo.certification.journal import read_settings
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments import smoothed_mnist
@@ -65,6 +68,23 @@ def test_a_row_is_what_the_log_of_its_certificates_says(bench):
     assert [values[f"certified_{r:g}"] for r in RADII] == [(radius >= 0.25 * r).mean() for r in RADII]
     assert bench.recipe(CASE).training.seed == 1
     assert EXPERIMENT.measure(bench, CASE) == values  # from what is there
+
+
+def test_the_seed_is_that_of_the_certificates_noise_and_the_net_is_the_same(bench):
+    other = replace(bench, seed=3)
+    assert EXPERIMENT.measure(other, CASE) is not None
+    assert EXPERIMENT.measure(bench, CASE) == EXPERIMENT.measure(replace(bench, seed=0), CASE)
+    logs = {log.name: read_settings(log) for log in bench.trained.rglob("*.tsv")}
+    assert {name: settings["seed"] for name, settings in logs.items()} == {
+        "certificates.tsv": 0,
+        "certificates-seed-3.tsv": 3,
+    }
+    assert len({str(settings["model"]) for settings in logs.values()}) == 1
+    table = other.table("smoothed-methods")
+    assert (table.seed, bench.table("smoothed-methods").seed) == (3, 0)
+    assert "seed 3 of the noise" in table.how()
+    options = SimpleNamespace(recipes=None, n=5, samples=9, seed=7, device=CPU, data_dir=None, train_data_dir=None)
+    assert MethodsBench.of(options, 1, print).seed == 7
 
 
 def test_an_interrupted_run_resumes_and_other_recipes_are_refused(bench, tmp_path):

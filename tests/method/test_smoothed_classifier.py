@@ -192,3 +192,30 @@ def test_options_that_do_not_exist_are_refused(arguments, message):
 def test_what_is_no_batch_of_float_images_is_refused(images):
     with pytest.raises(ValueError, match="images must"):
         SmoothedClassifier(Linear(), Linear())(images)
+
+
+class Opposite(nn.Module):
+    """Two classes with logits (-g, g)."""
+
+    def __init__(self, g):
+        super().__init__()
+        self.g = g
+
+    def forward(self, images):
+        g = self.g(images.flatten(1))
+        return torch.stack([-g, g], dim=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_of_two_classes_eq_1_is_locally_biased_smoothing_with_the_nearest_neighbor(norm):
+    known, signs, images = torch.rand(9, 6), torch.arange(9) % 2 * 2.0 - 1.0, torch.rand(N, *PIXELS)
+    weight, ratio = torch.randn(6), 0.7
+    g = Opposite(lambda x: torch.sin(x @ weight))
+    oracle = Opposite(lambda x: signs[torch.cdist(x, known).argmin(dim=1)])
+    form = SmoothedClassifier(g, oracle, trust="std_gradient", ratio=ratio, space="logits", norm=norm, normalize=False)
+    pixels = images.flatten(1).numpy().astype(np.float64)
+    of_g = pixels @ weight.numpy()
+    nearest = np.square(pixels[:, None] - known.numpy()[None]).sum(axis=2).argmin(axis=1)
+    length = np.abs(weight.numpy()).sum() if norm == "Linf" else np.linalg.norm(weight.numpy())
+    biased = np.sin(of_g) + ratio * signs.numpy()[nearest] * np.abs(np.cos(of_g)) * length
+    np.testing.assert_allclose(form(images).detach().numpy(), np.stack([-biased, biased], axis=1), rtol=1e-5, atol=1e-5)

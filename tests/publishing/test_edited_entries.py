@@ -53,7 +53,7 @@ def test_records_states_validations_cards_and_claims_refuse_an_edited_model(edit
     assert record.identity == identity_of(MODEL) != identity_of(model)
     with pytest.raises(ResultsError, match="another model"):
         record.verdicts_on(RESULTS, ENTRY, EXAMPLES, model)
-    assert "another model" in recorded_run(RESULTS, ENTRY, model, EXAMPLES, 2)
+    assert "another model" in recorded_run(RESULTS, ENTRY, model, first, EXAMPLES.first)
     with pytest.raises(ResultsError, match="another model"):
         read_evidence(RESULTS, ENTRY, identity_of(model))
     with pytest.raises(ResultsError, match="another model"):

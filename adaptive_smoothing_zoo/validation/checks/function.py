@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.attacks.verify import SHIFT, relative_shift
 from adaptive_smoothing_zoo.validation.check import Outcome, check
 from adaptive_smoothing_zoo.validation.subject import Subject
 
 GROUP = "function"
-SHIFT = 1e-3  # of the largest logit: kernels for other shapes of a batch round differently
-MASKED = -1e8  # logits below stand for "never this class"
 
 
 @check(
@@ -42,7 +41,7 @@ def batch_company(subject: Subject) -> Outcome:
 
     def compare(order: Tensor, logits: Tensor) -> None:
         changed[order] |= logits.argmax(dim=1) != alone[order].argmax(dim=1)
-        shift[order] = torch.maximum(shift[order], _relative_shift(alone[order], logits))
+        shift[order] = torch.maximum(shift[order], relative_shift(alone[order], logits))
 
     for order in (torch.arange(n, device=subject.device).flip(0), shuffled):
         compare(order, subject.logits(subject.images[order]))
@@ -55,13 +54,6 @@ def batch_company(subject: Subject) -> Outcome:
         f" The logits of {moved} images depend on the others." if moved else ""
     )
     return Outcome(count + moved == 0, found, {"changed": count, "largest_shift": float(shift.max())})
-
-
-def _relative_shift(a: Tensor, b: Tensor) -> Tensor:
-    """The largest change of a logit, (N,), relative to the image's largest one or 1; without masked classes."""
-    masked = (a < MASKED) & (b < MASKED)
-    a, b = a.masked_fill(masked, 0.0), b.masked_fill(masked, 0.0)
-    return ((a - b).abs().amax(dim=1) / a.abs().amax(dim=1).clamp(min=1.0)).nan_to_num(posinf=1e9)
 
 
 def _generator(seed: int) -> torch.Generator:
