@@ -151,9 +151,11 @@ def _words(options: dict[str, Any], tables: Any, examples: Examples) -> Any:
     from adaptive_smoothing_zoo.tuning.tune import Words
 
     names = ("name", "dataset", "threat_model", "eps")
-    shape = tuple(examples.images.shape[1:])
+    channels, height, width = examples.images.shape[1:]
     about = {name: options[name] for name in names} | {"tuned_on": named_images(options, len(tables))}
-    return Words(num_classes=tables.rob.shape[1], image_shape=shape, chosen_on=options["tune_on"], **about)
+    return Words(
+        num_classes=tables.rob.shape[1], image_shape=(channels, height, width), chosen_on=options["tune_on"], **about
+    )
 
 
 def _tell(tables: Any, fronts: Any) -> None:
