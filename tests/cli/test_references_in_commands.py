@@ -317,6 +317,9 @@ def test_chosen_attacks_adapt_a_run_and_do_not_replace_a_record_of_more(here, ca
     assert json.loads(path.read_text())["protocol"] == "chosen attacks: apgd-p-mix, apgd-ce-mix"
     said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", *data)
     assert "has attacks that this run does not make (apgd-p-mix)" in said
+    asz(capsys, "adapt", "mix.py:mix", "--attacks", "square", "--overwrite")
+    said = refused(capsys, "adapt", "mix.py:mix", *data)  # the mix's own attacks do not include it
+    assert "has attacks that this run does not make (square)" in said
     asz(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", "--overwrite")
     assert json.loads(path.read_text())["attacks"] == ["apgd-ce-mix"]
     said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-cx", "--overwrite", *data)
