@@ -39,7 +39,13 @@ from adaptive_smoothing_zoo.zoo.entry import UNSAID, Entry, read_entry
 from adaptive_smoothing_zoo.zoo.hub_files import HubOptions
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
-from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read_safetensors, write_shards
+from adaptive_smoothing_zoo.zoo.weights import (
+    WEIGHTS_FILE,
+    drop_other_weights,
+    load_strictly,
+    read_safetensors,
+    write_shards,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +107,7 @@ class Triplet(MixedClassifier):
         shards = write_shards(folder, _without_sharing(weights_of(self)), max_shard_size)
         alone = {"sha256": shards[WEIGHTS_FILE]} if len(shards) == 1 else {"shards": shards}
         write_text(folder / CONFIG_FILE, config_to_text(described.self_contained(**alone)))
+        drop_other_weights(folder, shards)
 
     def described(self) -> Entry:
         """The entry of this module as it is now, with the words of the stored entry.

@@ -89,6 +89,22 @@ class TestEdits:
         torch.compile(model, backend="eager").save_pretrained(tmp_path)
         assert torch.equal(Triplet.from_pretrained(tmp_path)(IMAGES), expected)
 
+    def test_a_folder_holds_the_weights_of_the_last_save_alone(self, tiny_entry, tmp_path):
+        model, others = Triplet(tiny_entry), {"config.json", "notes.md"}
+        (tmp_path / "notes.md").write_text("the user's own")
+        for size, n in ((None, 1), (2000, 4), (4000, 2), (None, 1)):
+            with torch.no_grad():
+                model.std_model.head.weight += 1
+            model.save_pretrained(tmp_path, size)
+            weights = {path.name for path in tmp_path.iterdir()} - others
+            index = {"model.safetensors.index.json"} if n > 1 else set()
+            assert len(weights - index) == n
+            assert weights == {
+                *(Triplet.from_pretrained(tmp_path).entry.weights.shards or ["model.safetensors"]),
+                *index,
+            }
+            assert identity_of(Triplet.from_pretrained(tmp_path)) == identity_of(model.eval())
+
     @pytest.mark.parametrize("max_shard_size", [None, 500])
     def test_nets_that_share_their_weights(self, tiny_entry, tmp_path, max_shard_size):
         model = Triplet(replace(tiny_entry, rob_model=tiny_entry.std_model)).eval()
