@@ -286,7 +286,7 @@ class TestDescribe:
         [
             (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is not a folder"),
             (("hf-hub:org/name", "--title", "T"), "is not a folder"),
-            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "its entry sets the radius"),
+            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), 'save_pretrained("folder", eps="0.1")'),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
             (("nets.py:make", "--chosen-on", "1 to 5"), "chosen_on: must match pattern"),
             (("nets.py:make", "--chosen-on", "test:9:9"), "must end after its first image"),

@@ -310,6 +310,12 @@ class TestWords:
         mine = Triplet.from_pretrained(tmp_path / "mine").described()
         assert (mine.name, mine.training, mine.paper) == ("Doe2026Mine", "Fine-tuned.", before.paper)
 
+    def test_the_threat_model_is_corrected_by_saving_again(self, tiny_entry, tmp_path):
+        Triplet(tiny_entry).save_pretrained(tmp_path)
+        Triplet.from_pretrained(tmp_path).save_pretrained(tmp_path, threat_model="L2", eps="0.5")
+        entry = Triplet.from_pretrained(tmp_path).described()
+        assert (entry.threat_model, entry.eps, entry.paper) == ("L2", "0.5", tiny_entry.paper)
+
     def test_a_card_of_a_folder_does_not_load_the_zoo_s_model_of_that_name(self, tmp_path):
         model = load_model("Demo2026Adaptive", dataset="digits")
         model.rob_model.head.bias.data.add_(1e-3)
