@@ -111,8 +111,9 @@ def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> 
     if adaptive is not None and not fallen <= robust:
         raise ResultsError(f"adaptive attacks of {entry.key} broke examples that {verdicts} has as broken already")
     broken = robust & (fallen | frozenset(() if validation is None else validation.newly_broken))
-    found = {"adaptive": adaptive, "validation": validation, "earlier": earlier}
-    return Evidence(run=run, **found, broken=broken, stale=tuple(stale))
+    return Evidence(
+        run=run, adaptive=adaptive, validation=validation, earlier=earlier, broken=broken, stale=tuple(stale)
+    )
 
 
 def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: Keyed) -> str:
