@@ -128,7 +128,7 @@ def eval_command(
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, protocol=settings.protocol)
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, settings=settings)
     state = state_path(out, entry, part)
     about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
@@ -187,8 +187,8 @@ def merge_command(
     evaluation = merge(states, examples.images, examples.labels, model=model)
     entry = _recorded_as(named.entry, evaluation.settings)
     if not overwrite:
-        protocol = evaluation.settings.protocol
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, protocol=protocol)
+        settings = evaluation.settings
+        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, settings=settings)
     keep_entry(out, named.entry)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
@@ -235,7 +235,7 @@ def adapt_command(
     from adaptive_smoothing_zoo.cli.progress import progress_bar
     from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
-    from adaptive_smoothing_zoo.evaluation.adapt import ADAPTIVE_PROTOCOL, evaluate_adaptive
+    from adaptive_smoothing_zoo.evaluation.adapt import ADAPTIVE_PROTOCOL, attacks_on, evaluate_adaptive
     from adaptive_smoothing_zoo.publishing.adaptive_record import (
         AdaptiveRecord,
         make_adaptive_record,
@@ -254,7 +254,8 @@ def adapt_command(
     robust = record.verdicts_on(results, entry, examples, model)
     names = None if attacks is None else tuple(attacks.replace(" ", "").split(","))
     if not overwrite:
-        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, eps=record.eps, attacks=names, seed=seed)
+        about: dict[str, Any] = {"eps": record.eps, "attacks": names or attacks_on(model, named.surrogate)}
+        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, **about, seed=seed)
     state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
@@ -335,7 +336,7 @@ def validate_command(
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
     if not (overwrite or only):
-        Validation.check_replaceable(out, entry, model, n=len(examples))
+        Validation.check_replaceable(out, entry, model, n=len(examples), seed=seed)
     state = None if only else Validation.state_path(out, entry)
     about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": chosen, "channels_last": channels_last}
     about |= {"norm": entry.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
@@ -439,9 +440,9 @@ def _run_radii(
     if not overwrite:
         begun_at = [settings.begun_at, *(threat.eps for threat in threats)]
         for at, eps, begun in zip(entries, radii, begun_at, strict=False):
-            protocol = replace(settings, begun_at=begun).protocol
-            RunRecord.check_replaceable(out, at, model, n=len(examples), eps=eps, protocol=protocol)
-        RadiiCurve.check_replaceable(out, entry, model, n=len(examples))
+            own = replace(settings, begun_at=begun)
+            RunRecord.check_replaceable(out, at, model, n=len(examples), eps=eps, settings=own)
+        RadiiCurve.check_replaceable(out, entry, model, n=len(examples), radii=radii)
     state, runs = RadiiCurve.state_path(out, entry), list[RunRecord]()
     about: dict[str, Any] = {"threats": threats, "settings": settings, "device": device, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
@@ -525,7 +526,7 @@ def _update_entry(out: Path, entry: ModelEntry) -> Path:
     from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 
     for why in read_evidence(out, entry).stale:
-        click.echo(f"ignored: {why}", err=True)
+        click.echo(f"left aside: {why}", err=True)
     return update_entry(out, entry)
 
 

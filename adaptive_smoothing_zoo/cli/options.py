@@ -30,7 +30,9 @@ Option = Callable[[Command], Command]
 
 OUT = click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 OVERWRITE = click.option(
-    "--overwrite", is_flag=True, help="replace even a record of more examples, or of the entry's own radius"
+    "--overwrite",
+    is_flag=True,
+    help="replace a record of another model, seed, radius or attacks, or of more examples, too",
 )
 DATA_DIR = click.option("--data-dir", default=None, help="torchvision's data folder, an image folder, or an .npz file")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")

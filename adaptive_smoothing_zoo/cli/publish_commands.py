@@ -145,7 +145,8 @@ def describe_command(
     """Describe MODEL for leaderboard, card and claim: its name, its paper, its training data.
 
     For a triplet's folder the description is stored in config.json, for a net in RESULTS next to the records. A model
-    with records keeps its name.
+    with records keeps its name. Data set, threat model and radius of a triplet are those that records are about; only
+    save_pretrained(folder, threat_model=..., eps=...) changes them.
     """
     from adaptive_smoothing_zoo.publishing.description import describe_folder, folder_of
     from adaptive_smoothing_zoo.publishing.evidence import update_entry
@@ -156,7 +157,10 @@ def describe_command(
     if not is_triplet(choice.reference):
         entry = _described_net(choice, words, eps, data_dir, results)
     elif eps is not None:
-        raise click.UsageError(f"{choice.reference} is a triplet: its entry sets the radius; omit --eps")
+        raise click.UsageError(
+            f"{choice.reference} is a triplet: its entry sets the radius, which its records are about; to correct it, "
+            f'save the folder again: Triplet.from_pretrained("folder").save_pretrained("folder", eps="{eps}")'
+        )
     else:
         folder = folder_of(choice.reference)
         entry = describe_folder(folder, results, words.description(), choice.name)

@@ -98,7 +98,7 @@ def evaluate_adaptive(
     if attacks is not None and settings is not None:
         raise ValueError("give the attacks inside settings=AttackSettings(...), not in addition to it")
     if attacks is None:
-        attacks = _attacks_on(model) + (SURROGATE_ATTACKS if surrogate is not None else ())
+        attacks = attacks_on(model, surrogate)
     where = {"device": device, "state": state, "on_progress": on_progress}
     call = Call.of(threat, settings, words, **where, attacks=attacks)  # type: ignore[arg-type]
     if call.settings.attacks == STANDARD_PLANS:
@@ -128,14 +128,19 @@ def evaluate_adaptive(
     )
 
 
-def _attacks_on(model: nn.Module) -> tuple[str, ...]:
-    """The attacks that are adapted to a model."""
+def attacks_on(model: nn.Module, surrogate: nn.Module | None = None) -> tuple[str, ...]:
+    """The attacks that are adapted to a model, in order, and those on its surrogate if there is one.
+
+    Raises:
+        TypeError: a wrapper around a mix.
+    """
+    through = () if surrogate is None else SURROGATE_ATTACKS
     if isinstance(model, MixedClassifier):
         plain = not model.is_mix or all(type(each) is Scale for each in (model.std_map, model.rob_map))
-        return ADAPTIVE_ATTACKS if plain else (*ADAPTIVE_ATTACKS, *RAW_ATTACKS)
+        return (*ADAPTIVE_ATTACKS, *(() if plain else RAW_ATTACKS), *through)
     if isinstance(model, nn.Module) and any(isinstance(part, MixedClassifier) for part in model.modules()):
         raise TypeError(f"adaptive attacks need the MixedClassifier itself, not a {type(model).__name__} around it")
-    return NET_ATTACKS
+    return (*NET_ATTACKS, *through)
 
 
 def _sha256(verdicts: Tensor) -> str:

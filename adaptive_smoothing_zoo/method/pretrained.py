@@ -23,9 +23,11 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | Path, max_shard_size: str | int | None = None, **words: Any) -> None:
         """Write ``config.json`` and ``model.safetensors``, which ``from_pretrained`` reads.
 
-        The nets are described by their source: ``backbones.build``, ``load_base_net``, a reference, timm, torchvision,
-        a class of RobustBench, or PyTorch's layers (see ``backbones.layers``), also inside ``Preprocessed``. Every
-        command accepts the folder, as ``asz eval folder``.
+        They replace those of an earlier save in the folder. The nets are described by their source:
+        ``backbones.build``, ``load_base_net``, a reference, timm, torchvision, a class of RobustBench, or PyTorch's
+        layers (see ``backbones.layers``), also inside ``Preprocessed``. Every command accepts the folder, as
+        ``asz eval folder``. If the mix was loaded and changed since, its description says so, and its paper and
+        published accuracies are omitted unless ``words`` give new ones.
 
         Args:
             max_shard_size: in bytes or like "1GB"; larger weights are split over several files.

@@ -42,6 +42,8 @@ def _measured(evidence: Evidence) -> list[Accuracy]:
     run, stronger = evidence.run, []
     if evidence.adaptive is not None:
         stronger.append("asz adapt" if evidence.adaptive.is_whole else "asz adapt (only chosen ones)")
+    if evidence.earlier is not None:
+        stronger.append("an earlier asz adapt")
     if evidence.validation is not None:
         stronger.append(f"asz validate on {evidence.validation.n} images")
     intervals = {name: " to ".join(map(percent, found)) for name, found in evidence.intervals.items()}

@@ -54,22 +54,19 @@ class AdaptiveRecord(AttackRecord):
         attacks: Sequence[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        """As for any record. A record of more attacks is kept, too, and one of another seed that broke examples.
+        """As for any record. A record of more attacks is kept, too.
 
         Args:
-            attacks: those of the new run; None if it makes all.
-            seed: of the new run; None if the record's does not matter.
+            attacks: those of the new run; None if the record's do not matter.
         """
-        super().check_replaceable(out, entry, model, n=n, eps=eps)
-        if (known := cls.find(out, entry)) is None:
+        super().check_replaceable(out, entry, model, n=n, eps=eps, seed=seed)
+        known = cls.find(out, entry)
+        if known is None or attacks is None:
             return
-        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
-        if attacks is not None and (more := [name for name in known.attacks if name not in attacks]):
-            raise ResultsError(f"{where} has attacks that this run does not make ({', '.join(more)}); {ways}")
-        if seed not in (None, known.seed) and known.all_fallen:
+        if more := [name for name in known.attacks if name not in attacks]:
             raise ResultsError(
-                f"{where} has seed {known.seed} and broke {len(known.all_fallen)} examples, which a run with seed "
-                f"{seed} may leave; {ways}"
+                f"{cls.path(out, entry)} has attacks that this run does not make ({', '.join(more)}); choose another "
+                "folder for this run, or add --overwrite"
             )
 
     def check(self) -> None:
@@ -80,6 +77,14 @@ class AdaptiveRecord(AttackRecord):
             raise ConfigError(f"'fallen' must name different examples of {self.n}")
         if len(fallen) != round(self.n * self.standard_accuracy) - round(self.n * self.robust_accuracy):
             raise ConfigError("'fallen' does not add up to the accuracy that was lost")
+
+    def fallen_of(self, run: RunRecord) -> frozenset[int]:
+        """Indices of the examples of a run that these attacks broke, whichever verdicts they started from.
+
+        None if they attacked another model, at another radius, or other examples.
+        """
+        apart = self.misfit(identity=run.identity, threat=run.threat, data_sha256=run.data_sha256)
+        return frozenset() if apart else self.all_fallen
 
     def apart_from(self, run: RunRecord, verdicts: Path) -> str | None:
         """Why the attacks did not start from this run and its file of verdicts; None if they did."""

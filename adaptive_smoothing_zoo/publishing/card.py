@@ -98,7 +98,7 @@ def _metrics(evidence: Evidence) -> dict[str, float]:
     doubt = f", not to be trusted: asz validate failed in {', '.join(evidence.failed_checks)}"
     under = f" (%), {run.threat_model} {run.eps}{doubt if evidence.failed_checks else ''}"
     metrics = {"clean accuracy (%)": run.clean_accuracy, f"{attack}{under}": run.robust_accuracy}
-    if evidence.adaptive is not None or evidence.validation is not None:
+    if evidence.broken or evidence.adaptive is not None or evidence.validation is not None:
         metrics[f"accuracy after all recorded attacks{under}"] = evidence.best_known
     return metrics
 

@@ -137,6 +137,8 @@ def _attacks(evidence: Evidence) -> str:
     met = [evidence.run.protocol]
     if evidence.adaptive is not None:
         met.append(evidence.adaptive.protocol)
+    if evidence.earlier is not None:
+        met.append(f"an earlier {evidence.earlier.protocol}")
     if evidence.validation is not None:
         met.append(f"asz validate on {evidence.validation.n}")
     return "; ".join(met)

@@ -32,6 +32,8 @@ class Evidence:
         run: the AutoAttack run.
         adaptive: the adaptive attacks on what that run left robust, or None.
         validation: the checks of whether the run's number can be trusted, or None.
+        earlier: adaptive attacks on what another run of the same model and examples left robust, if they broke examples
+            that this run leaves: these count as broken. Else None.
         broken: indices of the examples that are robust to AutoAttack and misclassified after another attack.
         stale: why existing records do not count, one sentence each.
     """
@@ -39,6 +41,7 @@ class Evidence:
     run: RunRecord
     adaptive: AdaptiveRecord | None = None
     validation: Validation | None = None
+    earlier: AdaptiveRecord | None = None
     broken: frozenset[int] = frozenset()
     stale: tuple[str, ...] = ()
 
@@ -71,6 +74,8 @@ class Evidence:
         names = []
         if self.adaptive is not None and self.adaptive.all_fallen & self.broken:
             names.append(ADAPTIVE_PROTOCOL if self.adaptive.is_whole else "chosen adaptive attacks")
+        if self.earlier is not None:
+            names.append("earlier adaptive attacks")
         if self.validation is not None and set(self.validation.newly_broken) & self.broken:
             names.append("the attacks of asz validate")
         return names
@@ -80,8 +85,8 @@ def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> 
     """All records of a model below ``out``.
 
     There must be a run of AutoAttack and the file of its verdicts, which must give its accuracies. Adaptive attacks and
-    a validation count only if they belong to that run: same model, radius and examples and, for adaptive attacks,
-    verdicts.
+    a validation count only if they belong to that run: same model, radius and examples. Of adaptive attacks that
+    started from other verdicts, only the broken examples count.
 
     Args:
         identity: if given, the run must be of this model.
@@ -93,18 +98,22 @@ def read_evidence(out: Path, entry: Keyed, identity: Identity | None = None) -> 
     run.require(out, entry, identity=identity)
     robust = frozenset(np.flatnonzero(run.verdicts(out, entry)).tolist())
     adaptive, validation = AdaptiveRecord.find(out, entry), Validation.find(out, entry)
-    stale = []
+    stale, earlier = [], None
+    fallen = frozenset[int]() if adaptive is None else adaptive.fallen_of(run)
     if adaptive is not None and (why := adaptive.apart_from(run, verdicts)):
-        stale.append(_stale(adaptive, why, out, entry))
+        earlier = adaptive if fallen & robust else None
+        but = " (only the examples that it broke count)" if earlier else ""
+        stale.append(_stale(adaptive, why, out, entry) + but)
         adaptive = None
     if validation is not None and (why := validation.apart_from(run)):
         stale.append(_stale(validation, why, out, entry))
         validation = None
-    fallen = frozenset() if adaptive is None else adaptive.all_fallen
-    if not fallen <= robust:
+    if adaptive is not None and not fallen <= robust:
         raise ResultsError(f"adaptive attacks of {entry.key} broke examples that {verdicts} has as broken already")
     broken = robust & (fallen | frozenset(() if validation is None else validation.newly_broken))
-    return Evidence(run=run, adaptive=adaptive, validation=validation, broken=broken, stale=tuple(stale))
+    return Evidence(
+        run=run, adaptive=adaptive, validation=validation, earlier=earlier, broken=broken, stale=tuple(stale)
+    )
 
 
 def _stale(record: AdaptiveRecord | Validation, why: str, out: Path, entry: Keyed) -> str:

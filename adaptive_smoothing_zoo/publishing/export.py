@@ -128,7 +128,7 @@ def card_from(
         assert isinstance(triplet, Triplet)
         text, evidence = card_of(triplet, results, picture=f"{entry.key}.svg")
         picture = picture_of(triplet, results, evidence)
-    if not entries_named(entry.name):
+    if entry not in entries_named(entry.name):  # not the zoo's own, whatever its name
         text = text.replace(how_to_load(entry), how_to_load(entry, reference))
     return text, evidence, picture
 

@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.zoo.entry import Entry, read_entry
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
-from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE
+from adaptive_smoothing_zoo.zoo.weights import INDEX_FILE, WEIGHTS_FILE, WEIGHTS_PATTERNS
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def push(
                 repo_id=repo,
                 folder_path=upload,
                 allow_patterns=sorted(export_files(entry) | _optional_files(folder)),
-                delete_patterns=[WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors"],
+                delete_patterns=[*WEIGHTS_PATTERNS],
                 revision=revision,
                 commit_message=commit_message or f"Upload {entry.key}",
             )

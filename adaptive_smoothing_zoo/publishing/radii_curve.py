@@ -56,8 +56,8 @@ class RadiiCurve(Record):
             raise ConfigError("'points' must rise in 'eps' and fall in 'robust_accuracy', within their intervals")
 
     @classmethod
-    def check_replaceable(cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int) -> None:
-        """As for a measurement: raise ResultsError if the existing curve has more examples or another model."""
+    def check_replaceable(cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int, radii: Sequence[str]) -> None:
+        """As for a measurement: raise ResultsError if the existing curve has another model, more examples or radii."""
         known = cls.find(out, entry)
         if known is None:
             return
@@ -66,6 +66,9 @@ class RadiiCurve(Record):
             raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
         if known.n > n:
             raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
+        new = set(map(parse_eps, radii))
+        if left := [point.eps for point in known.points if parse_eps(point.eps) not in new]:
+            raise ResultsError(f"{where} has radii that this run does not have ({', '.join(left)}); {ways}")
 
 
 def at_radius(entry: ModelEntry, eps: str) -> ModelEntry:

@@ -179,19 +179,28 @@ class Measurement(Record):
 
     @classmethod
     def check_replaceable(
-        cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int, eps: str | None = None
+        cls,
+        out: Path,
+        entry: ModelEntry,
+        model: nn.Module,
+        *,
+        n: int,
+        eps: str | None = None,
+        seed: int | None = None,
     ) -> None:
-        """Refuse, before a long run, to replace a record that says more than the new one would.
+        """Refuse, before a long run, to replace a record that the new one does not repeat or extend.
 
-        A record of another model is never replaced: nobody can measure it again without that model.
+        A record of another model is never replaced: nobody can measure it again without that model. Another seed breaks
+        other examples, and what was broken once must stay known.
 
         Args:
             n: examples of the new run.
             eps: its radius; the entry's if None.
+            seed: its seed; None if the record's does not matter.
 
         Raises:
-            ResultsError: the existing record is of another model, has more examples, or has the entry's radius and the
-                new one has not; or it cannot be read.
+            ResultsError: the existing record is of another model, radius or seed, or has more examples; or it cannot be
+                read.
         """
         known = cls.find(out, entry)
         if known is None:
@@ -201,11 +210,10 @@ class Measurement(Record):
             raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
         if known.n > n:
             raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
-        if known.threat.eps == entry.eps_value != parse_eps(eps or entry.eps):
-            raise ResultsError(
-                f"{where} has the entry's radius {entry.eps} and {known.n} examples, this run has the radius {eps} "
-                f"and {n} examples; {ways}"
-            )
+        if known.threat.eps != parse_eps(eps or entry.eps):
+            raise ResultsError(f"{where} has the radius {known.eps}, this run has {eps or entry.eps}; {ways}")
+        if seed not in (None, known.seed):
+            raise ResultsError(f"{where} has seed {known.seed}, this run has {seed}; {ways}")
 
 
 def about(entry: ModelEntry, examples: Examples) -> dict[str, Any]:

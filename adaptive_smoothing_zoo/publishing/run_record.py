@@ -78,15 +78,22 @@ class RunRecord(AttackRecord):
         *,
         n: int,
         eps: str | None = None,
-        protocol: str | None = None,
+        seed: int | None = None,
+        settings: AttackSettings | None = None,
     ) -> None:
-        """As for any record. If ``protocol``, that of the new run, is given, a record of another one is kept, too."""
-        super().check_replaceable(out, entry, model, n=n, eps=eps)
-        known = None if protocol is None else cls.find(out, entry)
-        if known is not None and known.protocol != protocol:
+        """As for any record. ``settings``, those of the new run, also keep a record of other attacks or engine."""
+        super().check_replaceable(out, entry, model, n=n, eps=eps, seed=seed if settings is None else settings.seed)
+        known = cls.find(out, entry)
+        if known is None or settings is None:
+            return
+        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        if known.protocol != settings.protocol:
             raise ResultsError(
-                f"{cls.path(out, entry)} is of other attacks ({known.protocol}), this run makes: {protocol}; choose "
-                "another folder for this run, or add --overwrite"
+                f"{where} is of other attacks ({known.protocol}), this run makes: {settings.protocol}; {ways}"
+            )
+        if known.settings is not None and known.settings.engine != settings.engine:
+            raise ResultsError(
+                f"{where} was made by the engine {known.settings.engine!r}, this run has {settings.engine!r}; {ways}"
             )
 
     @property

@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.record import Measurement, about
-from adaptive_smoothing_zoo.publishing.run_record import RunRecord, verdicts_path
+from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_text, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
@@ -131,9 +131,8 @@ def recorded_run(
         return f"the recorded run has {run.n} examples, these data have fewer"
     if why := run.misfit(data_sha256=recorded.sha256):
         return f"the recorded run {why}"
-    adaptive, fallen = AdaptiveRecord.find(out, entry), frozenset[int]()
-    if adaptive is not None and adaptive.apart_from(run, verdicts_path(out, entry)) is None:
-        fallen = adaptive.all_fallen
+    adaptive = AdaptiveRecord.find(out, entry)
+    fallen = frozenset[int]() if adaptive is None else adaptive.fallen_of(run)
     return RecordedRun(robust=run.verdicts(out, entry), fallen=tuple(sorted(fallen)), data_sha256=run.data_sha256)
 
 

@@ -214,7 +214,7 @@ class Weights:
     revision: str | None = None  # full commit hash in that repository
     components: dict[PartName, Component] = field(default_factory=dict)  # the original checkpoints
     verified: bool = False  # whether somebody loaded exactly these and measured the published clean accuracy
-    model_sha256: Sha256 | None = None  # identity of the model that "verified" and "published" are about
+    model_sha256: Sha256 | None = None  # identity of the model that the entry was written for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -352,12 +352,29 @@ class Entry(ModelEntry):
         return self.published is not None or self.weights.verified
 
     def about(self, model_sha256: str) -> Entry:
-        """The entry with the identity of the model that "verified" and "published" are about."""
+        """The entry with the identity of the model that it was written for."""
         return replace(self, weights=replace(self.weights, model_sha256=model_sha256))
 
     def without_numbers(self) -> Entry:
         """The entry for other weights: without the published accuracies and "verified", which are about weights."""
         return replace(self, published=None, weights=replace(self.weights, verified=False, model_sha256=None))
+
+    def changed(self) -> Entry:
+        """The entry for what somebody made of the model: without what nobody said of that, and it says so.
+
+        Name, license, limits and the images that chose the model stay.
+        """
+        said = f"Changed from {self.key}: weights, alpha, logit maps or head are no longer those that were described"
+        paper = "" if self.paper.missing else f", [{self.paper.title}]({self.paper.link})"
+        before = self.training or "not described here."
+        return replace(
+            self.without_numbers(),
+            description=self.description if said in self.description else f"{said} as follows. {self.description}",
+            training=self.training if said in self.training else f"{said}. The original{paper}: {before}",
+            paper=UNPUBLISHED,
+            additional_data=self.additional_data or None,
+            aliases=(),
+        )
 
     def differences(self, other: Entry) -> list[str]:
         """Names of the differing fields, of those that decide the outputs or say which triplet it is."""

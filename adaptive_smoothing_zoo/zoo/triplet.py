@@ -39,7 +39,13 @@ from adaptive_smoothing_zoo.zoo.entry import UNSAID, Entry, read_entry
 from adaptive_smoothing_zoo.zoo.hub_files import HubOptions
 from adaptive_smoothing_zoo.zoo.place import CONFIG_FILE, place_at
 from adaptive_smoothing_zoo.zoo.shipped_nets import BASE_NETS
-from adaptive_smoothing_zoo.zoo.weights import WEIGHTS_FILE, load_strictly, read_safetensors, write_shards
+from adaptive_smoothing_zoo.zoo.weights import (
+    WEIGHTS_FILE,
+    drop_other_weights,
+    load_strictly,
+    read_safetensors,
+    write_shards,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +107,13 @@ class Triplet(MixedClassifier):
         shards = write_shards(folder, _without_sharing(weights_of(self)), max_shard_size)
         alone = {"sha256": shards[WEIGHTS_FILE]} if len(shards) == 1 else {"shards": shards}
         write_text(folder / CONFIG_FILE, config_to_text(described.self_contained(**alone)))
+        drop_other_weights(folder, shards)
 
     def described(self) -> Entry:
         """The entry of this module as it is now, with the words of the stored entry.
 
-        Its published and verified numbers are omitted unless they are about this module.
+        If that was written for another module, as before a fine-tuning, it says so; paper, published and verified
+        numbers are then omitted (see ``Entry.changed``).
 
         Raises:
             ConfigError: no entry describes it.
@@ -116,7 +124,7 @@ class Triplet(MixedClassifier):
         except ConfigError as error:
             raise ConfigError(f"{entry.key} cannot be saved: {reason(error.__cause__ or error)}") from error
         check_described(self, twin, entry)
-        return _with_own_numbers(entry, self) if entry.has_numbers else entry.without_numbers()
+        return _for_this(entry, self)
 
     @classmethod
     @own_surroundings()
@@ -175,7 +183,11 @@ def with_entry(mix: MixedClassifier, **words: Any) -> Triplet:
         )
     if unknown := sorted(words.keys() - {field.name for field in fields(Entry)}):
         raise TypeError(f"an entry has no field {unknown[0]!r}; remove it")
-    entry = replace(mix.entry, **_said(mix.entry, words)) if isinstance(mix, Triplet) else first_entry(mix, **words)
+    if isinstance(mix, Triplet):
+        known = _for_this(mix.entry, mix)
+        entry = replace(known, **_said(known, words))
+    else:
+        entry = first_entry(mix, **words)
     triplet = Triplet.__new__(Triplet)
     vars(triplet).update({key: copy(value) if isinstance(value, dict) else value for key, value in vars(mix).items()})
     triplet.set_entry(entry)
@@ -202,8 +214,8 @@ def load_triplet(
 ) -> Triplet:
     """The triplet of ``entry`` with the weights ``state``, in eval mode and frozen.
 
-    Base nets with ``pretrained`` in the entry get their shipped weights instead. The entry's published and verified
-    numbers are omitted, with a warning, if the entry names another model as theirs.
+    Base nets with ``pretrained`` in the entry get their shipped weights instead. If the entry has published or verified
+    numbers and was written for another model, it says so instead (see ``Entry.changed``), with a warning.
 
     Args:
         checked: whether ``state`` has the hashes of the entry. If the entry names no model for its numbers, they then
@@ -219,24 +231,27 @@ def load_triplet(
             state = state | {f"{name}.{key}": value for key, value in BASE_NETS[config.pretrained].state_dict().items()}
     load_strictly(triplet, state, entry.key)
     triplet = triplet.eval().requires_grad_(False).to(device or "cpu")
-    if entry.has_numbers and (checked or entry.weights.model_sha256 is not None):
-        triplet.entry = _with_own_numbers(entry, triplet, checked=checked)
+    if (checked or entry.weights.model_sha256 is not None) if entry.has_numbers else entry.weights.model_sha256 is None:
+        triplet.entry = _for_this(entry, triplet, checked=checked)
     if dtype is not None:
         to_dtype(triplet, dtype)
     return triplet
 
 
-def _with_own_numbers(entry: Entry, model: Triplet, *, checked: bool = False) -> Entry:
-    """The entry, without its published and verified numbers unless they are about this model.
+def _for_this(entry: Entry, model: Triplet, *, checked: bool = False) -> Entry:
+    """What an entry says that holds for this model.
 
     Args:
-        checked: whether the numbers are about this model if the entry names none.
+        checked: whether the entry's numbers are about this model if the entry was written for no certain one.
     """
     mine, about = identity_of(model).sha256, entry.weights.model_sha256
-    if about == mine or (checked and about is None):
-        return entry.about(mine)
-    logger.warning("%s: published and verified values are omitted: they may be about another model", entry.key)
-    return entry.without_numbers()
+    if about not in (None, mine):
+        logger.warning("%s was changed: paper, published and verified values are omitted", entry.key)
+        entry = entry.changed()
+    elif about is None and entry.has_numbers and not checked:
+        logger.warning("%s: published and verified values are omitted: they may be about another model", entry.key)
+        entry = entry.without_numbers()
+    return entry.about(mine)
 
 
 def meta_triplet(entry: Entry) -> Triplet:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256 as sha256_of
 from importlib import resources
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_PATTERNS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors")  # all that a folder's weights may be in
 
 # Files below this size are hashed at every load, larger ones only if their size or time of change differs.
 _ALWAYS_HASHED = 64 << 20
@@ -90,6 +91,20 @@ def write_shards(folder: Path, state: Mapping[str, Tensor], max_size: str | int 
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_text(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n")
     return shards
+
+
+def drop_other_weights(folder: Path, shards: Collection[str]) -> None:
+    """Delete the weights of an earlier save: all files of weights but these, and the index if these need none.
+
+    Raises:
+        ResultsError: one cannot be deleted.
+    """
+    kept = {*shards} if WEIGHTS_FILE in shards else {*shards, INDEX_FILE}
+    for path in sorted(path for pattern in WEIGHTS_PATTERNS for path in folder.glob(pattern) if path.name not in kept):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ResultsError(f"cannot delete the earlier weights {path}: {reason(error)}; delete them") from error
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -192,6 +192,9 @@ def test_a_fuller_record_is_replaced_only_if_that_is_asked_for(capsys, tmp_path)
     assert not list(tmp_path.rglob("*.state"))
     assert run(capsys, "eval", *where, "--n", 4, "--eps", 0, "--overwrite")[0] == 0
     assert json.loads(path.read_text())["n"] == 4
+    code, _, err = run(capsys, "eval", *where, "--n", 4, "--eps", 0, "--seed", 1)
+    assert code == 2
+    assert "run.json has seed 0, this run has 1; choose another folder for this run, or add --overwrite" in err
     # The records of other commands stand under the same rule.
     adapt = ("adapt", "Demo2026Adaptive", "--dataset", "digits", "--results", tmp_path)
     assert run(capsys, *adapt)[0] == 0

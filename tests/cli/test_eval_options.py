@@ -152,7 +152,8 @@ def test_several_radii_have_a_record_each_and_a_curve_and_the_entry_s_own_stays(
     assert record_of(tmp_path, kind="radii") == curve
     for others, message in (
         (("--attacks", "apgd-ce", *SHORT, "--eps", "0.2,0.15"), "is of other attacks"),
-        (("--attacks", "apgd-ce,square", *SHORT, "--eps", "1/10,0.15", "--n", 13), None),
+        ((*words[2:-1], "1/10,0.35", "--n", 13), "has radii that this run does not have (0.2, 3/10)"),
+        ((*words[2:], "--n", 13), None),
         (("--attacks", "apgd-ce,square", *SHORT, "--eps", "0.35,0.45"), "radii.json has 13 examples, this run has 12"),
     ):
         code, _, err = run(capsys, "eval", *DEMO, "--n", 12, *others, "--out", tmp_path)
@@ -171,7 +172,7 @@ def test_a_standard_run_of_several_radii_makes_no_entry_of_the_leaderboard(tmp_p
     code, _, err = run(capsys, "leaderboard", tmp_path)
     assert code
     assert "there are no leaderboard entries" in err
-    code, _, err = run(capsys, "eval", *DEMO, "--out", tmp_path, "--eps", "0,0/3")
+    code, _, err = run(capsys, "eval", *DEMO, "--out", tmp_path / "other", "--eps", "0,0/3")
     assert code
     assert "different radii of one norm" in err
 

@@ -286,7 +286,7 @@ class TestDescribe:
         [
             (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is not a folder"),
             (("hf-hub:org/name", "--title", "T"), "is not a folder"),
-            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), "its entry sets the radius"),
+            (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), 'save_pretrained("folder", eps="0.1")'),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),
             (("nets.py:make", "--chosen-on", "1 to 5"), "chosen_on: must match pattern"),
             (("nets.py:make", "--chosen-on", "test:9:9"), "must end after its first image"),
@@ -317,6 +317,9 @@ def test_chosen_attacks_adapt_a_run_and_do_not_replace_a_record_of_more(here, ca
     assert json.loads(path.read_text())["protocol"] == "chosen attacks: apgd-p-mix, apgd-ce-mix"
     said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", *data)
     assert "has attacks that this run does not make (apgd-p-mix)" in said
+    asz(capsys, "adapt", "mix.py:mix", "--attacks", "square", "--overwrite")
+    said = refused(capsys, "adapt", "mix.py:mix", *data)  # the mix's own attacks do not include it
+    assert "has attacks that this run does not make (square)" in said
     asz(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-ce-mix", "--overwrite")
     assert json.loads(path.read_text())["attacks"] == ["apgd-ce-mix"]
     said = refused(capsys, "adapt", "mix.py:mix", "--attacks", "apgd-cx", "--overwrite", *data)

@@ -27,6 +27,7 @@ from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
 from adaptive_smoothing_zoo.publishing.leaderboard import render
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, make_record, write_results
+from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 
 
@@ -139,9 +140,10 @@ def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
     assert "\n> Square Attack has decreased" in card_of(tmp_path)
 
 
-def test_adaptive_attacks_on_other_verdicts_are_left_aside_and_that_is_said(folder):
+@pytest.mark.parametrize(("left", "external"), [((0, 1, 2, 3, 4), "50.00"), ((0, 2, 3, 4, 5), None)])
+def test_of_adaptive_attacks_on_other_verdicts_only_the_broken_examples_count(left, external, folder):
     add_adaptive(folder, 1)
-    robust = np.arange(8) < 5
+    robust = np.isin(np.arange(8), left)
     broken_by = np.where(robust, "", np.where(np.arange(8) < 7, "apgd-t", "clean"))
     after = {"clean": 0.875, **dict.fromkeys(STANDARD_ATTACKS, 0.625)}
     other = an_evaluation(robust=robust, broken_by=broken_by, accuracy_after=after)
@@ -149,7 +151,18 @@ def test_adaptive_attacks_on_other_verdicts_are_left_aside_and_that_is_said(fold
     evidence = read_evidence(folder, ENTRY)
     assert evidence.adaptive is None
     assert "adaptive.json started from other verdicts than the run next to it; run asz adapt again" in evidence.stale[0]
-    assert "external" not in entry_of(folder)
+    assert evidence.stale[0].endswith("(only the examples that it broke count)") == (external is not None)
+    entry, card = entry_of(folder), card_of(folder)
+    assert entry.get("external") == external
+    assert ("1 of the 5 examples" in entry["footnote"]) == (external is not None)
+    assert ("and those of an earlier asz adapt |" in card) == (external is not None)
+    assert ("by earlier adaptive attacks." in card) == (external is not None)
+
+
+def test_adaptive_attacks_on_other_examples_break_none_of_these(folder):
+    add_adaptive(folder, 1)
+    replace(AdaptiveRecord.read(folder, ENTRY), data_sha256="1" * 64).write(folder, ENTRY)
+    assert AdaptiveRecord.read(folder, ENTRY).fallen_of(RunRecord.read(folder, ENTRY)) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -174,16 +187,13 @@ def test_a_validation_counts_no_example_twice_that_a_later_run_broke_itself(fold
     assert read_evidence(folder, ENTRY).broken == {0}
 
 
-def test_adaptive_attacks_with_another_seed_do_not_replace_what_was_broken(folder):
-    def replace_by(seed):
-        AdaptiveRecord.check_replaceable(folder, ENTRY, MODEL, n=8, seed=seed)
-
-    add_adaptive(folder)
-    replace_by(1)
+@pytest.mark.parametrize("kind", [AdaptiveRecord, Validation])
+def test_another_seed_replaces_no_record(kind, folder):
     add_adaptive(folder, 1)
-    replace_by(0)
-    with pytest.raises(ResultsError, match="seed 0 and broke 1 examples, which a run with seed 1 may leave"):
-        replace_by(1)
+    add_validation(folder, 1)
+    kind.check_replaceable(folder, ENTRY, MODEL, n=8, seed=0)
+    with pytest.raises(ResultsError, match=rf"{kind.KIND}\.json has seed 0, this run has 1; choose .* --overwrite"):
+        kind.check_replaceable(folder, ENTRY, MODEL, n=8, seed=1)
 
 
 def test_adaptive_attacks_cannot_break_what_the_run_has_as_broken(folder):

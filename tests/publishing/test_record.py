@@ -222,11 +222,12 @@ OTHER = {"identity": Identity(sha256="0" * 64)}
             {},
             8,
             "0.1",
-            r"has the entry's radius 1/5 and 8 examples, this run has the radius 0\.1 and 8 examples; choose",
+            r"has the radius 1/5, this run has 0\.1; choose another folder for this run, or add --overwrite",
         ),
         ({}, 8, "1/5", None),
-        ({"eps": "0.3"}, 8, "0.1", None),
-        ({"eps": "0.3"}, 8, None, None),
+        ({"eps": "0.3"}, 8, "0.30", None),
+        ({"eps": "0.3"}, 8, "0.1", r"has the radius 0\.3, this run has 0\.1; choose"),
+        ({"eps": "0.3"}, 8, None, r"has the radius 0\.3, this run has 1/5; choose"),
     ],
 )
 def test_a_record_that_says_more_or_is_of_another_model_is_not_replaced(tmp_path, known, n, eps, message):
@@ -239,12 +240,18 @@ def test_a_record_that_says_more_or_is_of_another_model_is_not_replaced(tmp_path
             RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=n, eps=eps)
 
 
-def test_a_record_of_other_attacks_is_not_replaced(tmp_path):
+def test_a_record_of_other_attacks_or_engine_or_seed_is_not_replaced(tmp_path):
     write_run(tmp_path, a_record())
-    known = RunRecord.read(tmp_path, ENTRY).protocol
-    RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=8, protocol=known)
-    with pytest.raises(ResultsError, match=r"is of other attacks \(.*\), this run makes: AutoAttack plus; choose"):
-        RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=8, protocol="AutoAttack plus")
+    known = RunRecord.read(tmp_path, ENTRY).settings
+    assert known.engine == "reference"
+    RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=9, settings=replace(known, batch_size=3))
+    for settings, message in (
+        (AttackSettings.version("plus"), r"is of other attacks \(.*\), this run makes: .*AutoAttack plus; choose"),
+        (replace(known, engine="fast"), "was made by the engine 'reference', this run has 'fast'; choose"),
+        (replace(known, seed=known.seed + 1), "has seed 0, this run has 1; choose another folder .* --overwrite"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=9, settings=settings)
 
 
 def test_a_name_with_another_model_s_records_is_not_given(folder):

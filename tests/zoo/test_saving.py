@@ -17,11 +17,13 @@ from adaptive_smoothing_zoo import AdaptiveAlpha, ConstantAlpha, MixingNetwork, 
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.errors import ConfigError, WeightsError
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
-from adaptive_smoothing_zoo.publishing.export import card_of, export
+from adaptive_smoothing_zoo.publishing.card import model_card
+from adaptive_smoothing_zoo.publishing.export import card_from, card_of, export
 from adaptive_smoothing_zoo.publishing.push import push
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo import loading
-from adaptive_smoothing_zoo.zoo.entry import Published, Weights
+from adaptive_smoothing_zoo.zoo.entry import UNPUBLISHED, Published, Weights, read_entry
+from adaptive_smoothing_zoo.zoo.registry import find_entry
 from adaptive_smoothing_zoo.zoo.triplet import load_triplet
 from adaptive_smoothing_zoo.zoo.weights import write_safetensors
 
@@ -88,6 +90,22 @@ class TestEdits:
         model.rob_model = nn.DataParallel(model.rob_model)
         torch.compile(model, backend="eager").save_pretrained(tmp_path)
         assert torch.equal(Triplet.from_pretrained(tmp_path)(IMAGES), expected)
+
+    def test_a_folder_holds_the_weights_of_the_last_save_alone(self, tiny_entry, tmp_path):
+        model, others = Triplet(tiny_entry), {"config.json", "notes.md"}
+        (tmp_path / "notes.md").write_text("the user's own")
+        for size, n in ((None, 1), (2000, 4), (4000, 2), (None, 1)):
+            with torch.no_grad():
+                model.std_model.head.weight += 1
+            model.save_pretrained(tmp_path, size)
+            weights = {path.name for path in tmp_path.iterdir()} - others
+            index = {"model.safetensors.index.json"} if n > 1 else set()
+            assert len(weights - index) == n
+            assert weights == {
+                *(Triplet.from_pretrained(tmp_path).entry.weights.shards or ["model.safetensors"]),
+                *index,
+            }
+            assert identity_of(Triplet.from_pretrained(tmp_path)) == identity_of(model.eval())
 
     @pytest.mark.parametrize("max_shard_size", [None, 500])
     def test_nets_that_share_their_weights(self, tiny_entry, tmp_path, max_shard_size):
@@ -247,6 +265,68 @@ class TestHeads:
             load_model("Demo2026Adaptive", tmp_path, "digits")
 
 
+class TestWords:
+    """What was said of a model does not pass to what somebody made of it."""
+
+    def test_a_model_of_the_zoo_keeps_its_words(self, tmp_path):
+        model = load_model("Demo2026Adaptive", dataset="digits")
+        told, cleared = model.entry, replace(model.entry.weights, embedded=None, sha256=None)
+        again = loaded_again(loaded_again(model, tmp_path / "one"), tmp_path / "two").entry
+        assert replace(again, weights=cleared) == replace(told, weights=cleared)
+        assert "Changed from" not in model_card(again, None)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: model.rob_model.head.bias.data.add_(1e-3),
+            lambda model: setattr(model.alpha, "alpha_min", 0.5),
+            lambda model: model.reset_classifier(3),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["zoo", "folder"])
+    def test_a_changed_one_says_so(self, source, change, tmp_path, caplog):
+        model = load_model("Demo2026Adaptive", dataset="digits")
+        model = model if source == "zoo" else loaded_again(model, tmp_path / "first")
+        before = model.entry
+        assert (before.paper.missing, before.additional_data) == ((), False)
+        change(model)
+        entry = loaded_again(model, tmp_path / "changed").entry
+        assert "was changed: paper" in caplog.text
+        assert entry.description.startswith("Changed from Demo2026Adaptive-digits-Linf: ")
+        assert entry.training.startswith("Changed from Demo2026Adaptive-digits-Linf: ")
+        assert before.paper.title in entry.training
+        assert before.training in entry.training
+        assert (entry.paper, entry.additional_data, entry.aliases) == (UNPUBLISHED, None, ())
+        assert (entry.limits, entry.license, entry.name) == (before.limits, before.license, before.name)
+        card = model_card(model.described(), None)
+        assert "Not published." in card
+        assert card.count("Changed from") == 2
+        # Said once, however often it is changed and saved; and what its makers say of it stays.
+        again = Triplet.from_pretrained(tmp_path / "changed")
+        again.entry = replace(again.entry, paper=before.paper).about("0" * 64)
+        assert again.described().description == entry.description
+        assert again.described().training == entry.training
+        model.save_pretrained(tmp_path / "mine", name="Doe2026Mine", training="Fine-tuned.", paper=before.paper)
+        mine = Triplet.from_pretrained(tmp_path / "mine").described()
+        assert (mine.name, mine.training, mine.paper) == ("Doe2026Mine", "Fine-tuned.", before.paper)
+
+    def test_the_threat_model_is_corrected_by_saving_again(self, tiny_entry, tmp_path):
+        Triplet(tiny_entry).save_pretrained(tmp_path)
+        Triplet.from_pretrained(tmp_path).save_pretrained(tmp_path, threat_model="L2", eps="0.5")
+        entry = Triplet.from_pretrained(tmp_path).described()
+        assert (entry.threat_model, entry.eps, entry.paper) == ("L2", "0.5", tiny_entry.paper)
+
+    def test_a_card_of_a_folder_does_not_load_the_zoo_s_model_of_that_name(self, tmp_path):
+        model = load_model("Demo2026Adaptive", dataset="digits")
+        model.rob_model.head.bias.data.add_(1e-3)
+        model.save_pretrained(tmp_path)
+        for entry, code in (
+            (read_entry(tmp_path / "config.json"), 'load_model("there")'),
+            (find_entry("Demo2026Adaptive", "digits", "Linf"), 'load_model("Demo2026Adaptive"'),
+        ):
+            assert code in card_from(entry, tmp_path / "none", lambda: model, "there")[0]
+
+
 class TestNumbers:
     """What was published or verified is about weights, and goes with them only."""
 
@@ -276,7 +356,8 @@ class TestNumbers:
         again = loaded_again(published, tmp_path)
         assert "are omitted" in caplog.text
         assert (again.entry.published, again.entry.weights.verified) == (None, False)
-        assert again.entry.weights.model_sha256 is None
+        assert again.entry.weights.model_sha256 == identity_of(again).sha256
+        assert again.entry.paper == UNPUBLISHED
 
     @pytest.mark.parametrize(
         "edit",

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError, WeightsError
 from adaptive_smoothing_zoo.method.alpha import AdaptiveAlpha
 from adaptive_smoothing_zoo.storage.files import file_sha256
+from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.zoo import triplet as triplet_module
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, entry_to_text, read_entry
 from adaptive_smoothing_zoo.zoo.triplet import Triplet, load_triplet
@@ -123,7 +124,8 @@ class TestFolder:
         triplet, folder = saved
         assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
         digest = file_sha256(folder / "model.safetensors")
-        assert read_entry(folder / "config.json") == triplet.entry.self_contained(digest)
+        entry = triplet.entry.about(identity_of(triplet).sha256)
+        assert read_entry(folder / "config.json") == entry.self_contained(digest)
         assert load_file(folder / "model.safetensors").keys() == triplet.state_dict().keys()
 
     def test_a_loaded_triplet_saves_the_very_same_files(self, saved, tmp_path):
