@@ -34,9 +34,8 @@ class Row:
     """One model of a leaderboard.
 
     Attributes:
-        evidence: the records next to its entry; None if others evaluated the model, or if there is a problem.
-        problem: why its entry or the records next to it cannot be trusted, or that there are none; such a row has no
-            rank.
+        evidence: the records next to its entry; None if there are none, or others evaluated the model.
+        problem: why its entry or the records next to it cannot be trusted; such a row has no rank.
         links: files about it, by the text of the link.
     """
 
@@ -73,7 +72,7 @@ class Row:
         if self.problem is not None:
             return (self.problem,)
         if self.evidence is None:
-            return tuple(flags)
+            return (*flags, "no record of the run") if self.ours else tuple(flags)
         run = self.evidence.run
         if not self.is_whole:
             flags.append(f"{run.n} images, {run.part}")
@@ -211,7 +210,7 @@ def _table(folders: Iterable[Path], rows: Sequence[Row]) -> Table:
 def _own_row(folder: Path, info: ModelInfo, cards: Sequence[Path]) -> Row:
     links = _links(folder, info, cards)
     if not RunRecord.path(folder, info).exists():
-        return Row(info=info, problem="no record of the run", links=links)
+        return Row(info=info, links=links)
     try:
         evidence = read_evidence(folder, info)
     except ResultsError as error:
