@@ -19,7 +19,7 @@ from adaptive_smoothing_zoo.attacks.verify import check_adversarials
 from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation import evaluate, merge
-from adaptive_smoothing_zoo.evaluation.adapt import _attacks_on, evaluate_adaptive
+from adaptive_smoothing_zoo.evaluation.adapt import attacks_on, evaluate_adaptive
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, Scale
 from adaptive_smoothing_zoo.threat import ThreatModel
 
@@ -142,9 +142,9 @@ class OtherScale(Scale):
 
 
 def test_a_subclass_of_a_scale_may_hide_gradients_too():
-    assert _attacks_on(MixedClassifier(nn.Flatten(), nn.Flatten(), 0.6)) == ADAPTIVE_ATTACKS
+    assert attacks_on(MixedClassifier(nn.Flatten(), nn.Flatten(), 0.6)) == ADAPTIVE_ATTACKS
     hiding = MixedClassifier(nn.Flatten(), nn.Flatten(), 0.6, std_map=OtherScale())
-    assert _attacks_on(hiding) == (*ADAPTIVE_ATTACKS, *RAW_ATTACKS)
+    assert attacks_on(hiding) == (*ADAPTIVE_ATTACKS, *RAW_ATTACKS)
 
 
 def test_where_a_map_hides_g_the_raw_logits_lead_to_it(monkeypatch):
