@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.tuning.fronts_table import side_by_side
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "mix-your-own.md").read_text()
 PAIRS = {
+    "CIFAR-10, l_inf 8/255": ("resnet18/cifar10/Linf", "Demo2026MixedNUTS", "Demo2026Constant"),
     "CIFAR-10, l_inf 2/255": ("resnet56/cifar10/Linf", "TunedResNet56", "ConstantResNet56"),
     "MNIST, l_inf 0.3": ("lenet/mnist/Linf", "TunedLeNet", "ConstantLeNet"),
 }
