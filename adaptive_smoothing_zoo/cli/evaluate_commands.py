@@ -455,7 +455,7 @@ def _run_radii(
         low, high = (100 * end for end in run.confidence_interval)
         click.echo(f"eps {run.eps:12}{100 * run.robust_accuracy:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")
     for warning in dict.fromkeys(text for run in runs for text in run.warnings):
-        click.echo(f"AutoAttack warns: {warning}", err=True)
+        click.echo(f"Warning: {warning}", err=True)
     click.echo(f"wrote {write_curve(out, entry, runs)}, its figure, and a record of each radius")
     remove_state(state)
 
@@ -558,7 +558,7 @@ def _write_and_tell(
     for attack, accuracy in evaluation.accuracy_alone.items():
         click.echo(f"{f'{attack} alone':16}{100 * accuracy:6.2f} %")
     for warning in evaluation.warnings:
-        click.echo(f"AutoAttack warns: {warning}", err=True)
+        click.echo(f"Warning: {warning}", err=True)
     for remark in record.remarks:
         click.echo(remark, err=True)
     if not evaluation.settings.is_standard:

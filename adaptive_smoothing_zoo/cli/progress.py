@@ -54,7 +54,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
             bar.set_postfix_str(f"{progress.robust} points still robust", refresh=False)
             bar.update(0)
             for warning in sorted(set(progress.warnings) - told):
-                bar.write(f"AutoAttack warns: {warning}", file=sys.stderr)
+                bar.write(f"Warning: {warning}", file=sys.stderr)
             told.update(progress.warnings)
 
         yield show

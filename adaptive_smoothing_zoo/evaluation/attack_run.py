@@ -32,7 +32,7 @@ T = TypeVar("T")
 _CLEAN_PASSES = 5  # forward-equivalents that the stage before the attacks spends on a point
 
 HEEDS_COMPANY = (
-    "the outputs for an image depend on the other images in its batch, so the verdicts hold in these batches alone; "
+    "The outputs for an image depend on the other images in its batch, so the verdicts hold in these batches alone; "
     "make the model treat each image by itself"
 )
 

@@ -34,6 +34,7 @@ CARD_FILE, LICENSE_FILE = "README.md", "LICENSE"
 PICTURE_FILE = "trade_off.svg"
 OPTIONAL_FILES = (RECORD_FILE, FRONT_FILE, PICTURE_FILE)  # what may come with an export, and is uploaded with it
 HERE = "local-dir:."  # how the card in a folder refers to the folder
+CARD_OF = "<!-- card of "  # how the last line of an export's card begins; readers do not see it
 
 
 def export(
@@ -64,11 +65,17 @@ def export(
     with _complete_folder(folder) as temporary:
         model.save_pretrained(temporary, max_shard_size=max_shard_size)
         by_name, here = how_to_load(model.entry), how_to_load(model.entry, HERE)
-        write_text(temporary / CARD_FILE, card.replace(by_name, here))
+        mark = mark_of(read_entry(temporary / CONFIG_FILE))
+        write_text(temporary / CARD_FILE, f"{card.replace(by_name, here)}\n{mark}\n")
         write_text(temporary / LICENSE_FILE, license_text(model.entry))
         if picture is not None:
             write_text(temporary / PICTURE_FILE, picture.svg())
     return folder
+
+
+def mark_of(entry: Entry) -> str:
+    """The last line of an export's card: the model, name and radius that the card is about."""
+    return f"{CARD_OF}{entry.key}, eps {entry.eps}, model {entry.weights.model_sha256} -->"
 
 
 def card_of(

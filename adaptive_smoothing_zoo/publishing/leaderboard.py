@@ -81,7 +81,7 @@ class Row:
         if self.evidence.failed_checks:
             flags.append(f"failed asz validate: {', '.join(self.evidence.failed_checks)}")
         if run.warnings:
-            flags.append("AutoAttack's own checks raised a flag")
+            flags.append("the evaluation's checks raised a flag")
         if not run.deterministic:
             flags.append("the model is not deterministic")
         return (*flags, *self.evidence.stale)

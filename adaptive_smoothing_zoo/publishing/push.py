@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.errors import ConfigError, HubError, WeightsError, r
 from adaptive_smoothing_zoo.publishing.card import how_to_load, model_card
 from adaptive_smoothing_zoo.publishing.export import (
     CARD_FILE,
+    CARD_OF,
     HERE,
     OPTIONAL_FILES,
     PICTURE_FILE,
@@ -23,6 +24,7 @@ from adaptive_smoothing_zoo.publishing.export import (
     export,
     export_files,
     front_of,
+    mark_of,
     picture_of,
 )
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_text
@@ -157,7 +159,8 @@ def check_export(folder: str | Path) -> Entry:
     """The entry of a folder that ``export`` wrote, after checking that all files are there and unchanged.
 
     Raises:
-        ConfigError: no such folder, or its ``config.json``, card or index of shards is missing or damaged.
+        ConfigError: no such folder; its ``config.json``, card or index of shards is missing or damaged; or the card was
+            exported for another model, name or radius. A card without our mark is taken as it is.
         WeightsError: a file of the weights is missing, or has another hash than ``config.json`` says.
     """
     folder = Path(folder)
@@ -170,7 +173,7 @@ def check_export(folder: str | Path) -> Entry:
     missing = sorted(name for name in export_files(entry) if not (folder / name).is_file())
     if missing:
         raise WeightsError(f"{folder} is not a complete export: {', '.join(missing)} is missing; run asz export again")
-    _check_card(folder / CARD_FILE)
+    _check_card(folder / CARD_FILE, entry)
     if entry.weights.shards:
         _check_index(folder / INDEX_FILE, set(entry.weights.shards))
     for name, sha256 in weights.items():
@@ -185,7 +188,7 @@ def check_export(folder: str | Path) -> Entry:
     return entry
 
 
-def _check_card(path: Path) -> None:
+def _check_card(path: Path, entry: Entry) -> None:
     from huggingface_hub import ModelCard
     from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -195,6 +198,12 @@ def _check_card(path: Path) -> None:
         raise ConfigError(f"the front matter of {path} cannot be read: {error}") from error
     if license_name is None:
         raise ConfigError(f"the front matter of {path} names no license; asz export writes it")
+    text = path.read_text(encoding="utf-8")
+    if CARD_OF in text and mark_of(entry) not in text:
+        raise ConfigError(
+            f"{path} was exported for another model, name or radius than {CONFIG_FILE} now describes; run asz export "
+            "again, or write a card of your own"
+        )
 
 
 def _check_index(path: Path, shards: set[str]) -> None:

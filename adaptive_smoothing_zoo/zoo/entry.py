@@ -364,13 +364,13 @@ class Entry(ModelEntry):
 
         Name, license, limits and the images that chose the model stay.
         """
-        said = f"Changed from {self.key}: weights, alpha, logit maps or head are no longer those that were described"
+        said = f"Changed from {self.key}: weights, alpha, logit maps or head differ from the original's."
         paper = "" if self.paper.missing else f", [{self.paper.title}]({self.paper.link})"
         before = self.training or "not described here."
         return replace(
             self.without_numbers(),
-            description=self.description if said in self.description else f"{said} as follows. {self.description}",
-            training=self.training if said in self.training else f"{said}. The original{paper}: {before}",
+            description=self.description if said in self.description else f"{said} The original: {self.description}",
+            training=self.training if said in self.training else f"{said} The original{paper}: {before}",
             paper=UNPUBLISHED,
             additional_data=self.additional_data or None,
             aliases=(),

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-WEIGHTS_PATTERNS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors")  # all that a folder's weights may be in
+_NUMBER = "[0-9]" * 5
+WEIGHTS_PATTERNS = (WEIGHTS_FILE, INDEX_FILE, f"model-{_NUMBER}-of-{_NUMBER}.safetensors")  # of weights that we wrote
 
 # Files below this size are hashed at every load, larger ones only if their size or time of change differs.
 _ALWAYS_HASHED = 64 << 20

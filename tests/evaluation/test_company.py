@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.attacks.verify import heeds_company
 from adaptive_smoothing_zoo.evaluation import evaluate
 from adaptive_smoothing_zoo.evaluation.screening import screen
 
@@ -63,6 +64,12 @@ def test_an_honest_net_a_single_image_and_random_outputs_are_not_reported_so(ver
     found, warnings = told(Leaning(noise=0.1), settings=settings)
     assert not warnings
     assert not found.deterministic
+
+
+def test_the_check_takes_no_random_numbers_from_the_attacks():
+    model, state = Leaning(noise=0.1), torch.get_rng_state()
+    assert not heeds_company(model, IMAGES, torch.device("cpu"))
+    assert torch.get_rng_state().equal(state)
 
 
 class Small(Leaning):

@@ -135,7 +135,7 @@ def test_a_run_on_part_of_the_test_set_says_so_in_the_footnote(tmp_path):
 def test_a_flag_of_autoattack_is_told_in_card_and_footnote(tmp_path):
     write_run(tmp_path, a_record(warnings=("Square Attack has decreased the accuracy of 1.00%. See flags_doc.md.",)))
     footnote = entry_of(tmp_path)["footnote"]
-    assert "raised a flag in this evaluation: Square Attack has decreased the accuracy of 1.00%." in footnote
+    assert "raised a flag: Square Attack has decreased the accuracy of 1.00%." in footnote
     assert "see" not in footnote.lower()  # a leaderboard's reader has neither card nor documents
     assert "\n> Square Attack has decreased" in card_of(tmp_path)
 

@@ -188,7 +188,13 @@ class TestWhatIsRecordedNextToAnEntry:
         add_validation(tmp_path, failed=("losses_agree",))
         entry_of(tmp_path)
         flags = only_row(tmp_path).flags
-        expected = ("8 images, not the whole", "3 of the images", "losses_agree", "AutoAttack", "deterministic")
+        expected = (
+            "8 images, not the whole",
+            "3 of the images",
+            "losses_agree",
+            "checks raised a flag",
+            "deterministic",
+        )
         for flag, words in zip(flags, expected, strict=True):
             assert words in flag
         page = render(tmp_path)[0]

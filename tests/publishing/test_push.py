@@ -191,7 +191,7 @@ class TestExport:
         with pytest.raises(KeyboardInterrupt):
             export(MODEL, tmp_path / "export", card=f"{card}new\n")
         assert check_export(tmp_path / "export").key == MODEL.entry.key
-        assert (tmp_path / "export" / "README.md").read_text() == card
+        assert (tmp_path / "export" / "README.md").read_text().startswith(f"{card}\n<!-- card of ")
         assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
@@ -330,6 +330,24 @@ class TestPushRefuses:
         with pytest.raises(ConfigError, match=r"there is no folder .*missing; asz export makes one"):
             push(folder / "missing", REPO, token=OWNER)
         assert hub.requests == []
+
+    @pytest.mark.parametrize(
+        ("model", "words"), [(changed(), {}), (MODEL, {"eps": "0.1"}), (MODEL, {"name": "Doe2026Mine"})]
+    )
+    def test_the_card_of_what_was_there_before_another_save(self, hub, folder, model, words):
+        model.save_pretrained(folder, **words)
+        with pytest.raises(ConfigError, match=r"README\.md was exported for another model, name or radius than config"):
+            push(folder, REPO, token=OWNER)
+        assert hub.requests == []
+        saved = Triplet.from_pretrained(folder)
+        push(exported(folder, saved), REPO, token=OWNER)
+        (folder / "README.md").write_text("---\nlicense: mit\n---\nA card of the user's own.\n")
+        assert check_export(folder) == saved.entry
+
+    def test_the_same_model_saved_again_in_other_shards_keeps_its_card(self, hub, folder):
+        Triplet.from_pretrained(folder).save_pretrained(folder, "500KB")
+        push(folder, REPO, token=OWNER)
+        assert hub.paths(REPO) == SHARDED
 
     @pytest.mark.parametrize(
         ("index", "message"),

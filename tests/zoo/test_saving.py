@@ -92,13 +92,16 @@ class TestEdits:
         assert torch.equal(Triplet.from_pretrained(tmp_path)(IMAGES), expected)
 
     def test_a_folder_holds_the_weights_of_the_last_save_alone(self, tiny_entry, tmp_path):
-        model, others = Triplet(tiny_entry), {"config.json", "notes.md"}
-        (tmp_path / "notes.md").write_text("the user's own")
+        model, others = Triplet(tiny_entry), {"config.json", "notes.md", "model-best-of-3.safetensors"}
+        for name in others - {"config.json"}:
+            (tmp_path / name).write_text("the user's own")
         for size, n in ((None, 1), (2000, 4), (4000, 2), (None, 1)):
             with torch.no_grad():
                 model.std_model.head.weight += 1
             model.save_pretrained(tmp_path, size)
-            weights = {path.name for path in tmp_path.iterdir()} - others
+            names = {path.name for path in tmp_path.iterdir()}
+            assert others <= names
+            weights = names - others
             index = {"model.safetensors.index.json"} if n > 1 else set()
             assert len(weights - index) == n
             assert weights == {
