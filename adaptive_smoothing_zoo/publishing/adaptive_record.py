@@ -81,7 +81,7 @@ class AdaptiveRecord(AttackRecord):
     def fallen_of(self, run: RunRecord) -> frozenset[int]:
         """Indices of the examples of a run that these attacks broke, whichever verdicts they started from.
 
-        None if they attacked another model, at another radius, or other examples.
+        There are none if they attacked another model, at another radius, or other examples.
         """
         apart = self.misfit(identity=run.identity, threat=run.threat, data_sha256=run.data_sha256)
         return frozenset() if apart else self.all_fallen

@@ -231,7 +231,9 @@ def load_triplet(
             state = state | {f"{name}.{key}": value for key, value in BASE_NETS[config.pretrained].state_dict().items()}
     load_strictly(triplet, state, entry.key)
     triplet = triplet.eval().requires_grad_(False).to(device or "cpu")
-    if (checked or entry.weights.model_sha256 is not None) if entry.has_numbers else entry.weights.model_sha256 is None:
+    named = entry.weights.model_sha256 is not None
+    # Without numbers the identity is needed only for the next save, to tell whether the model was changed.
+    if (checked or named) if entry.has_numbers else not named:
         triplet.entry = _for_this(entry, triplet, checked=checked)
     if dtype is not None:
         to_dtype(triplet, dtype)

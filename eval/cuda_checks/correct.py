@@ -31,13 +31,10 @@ from cuda_checks.parts import Bar, Found, Place, digits, part, resnet_pair
 
 @part
 def parity(place: Place) -> Found:
-    """Logits and gradients of every embedded triplet, as it is, prepared, and replayed, against the CPU's.
-
-    If all is tiny, of those on digits and MNIST.
-    """
+    """Logits and gradients of every embedded triplet, as it is, prepared, and replayed, against the CPU's."""
     found, worst = Found(), [0.0, 0.0]
     for entry in list_models():
-        if entry.weights.embedded is None or (place.tiny and entry.dataset == "cifar10"):
+        if entry.weights.embedded is None:
             continue
         model = load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model).requires_grad_(False)
         images = _images(entry.dataset, entry.image_shape, place.sized(1, 16))

@@ -54,18 +54,20 @@ def test_autoattack_agrees_with_the_closed_form_on_a_linear_net(norm, engine):
     assert result.clean_correct[1:].all()
 
 
-def test_verdicts_equal_pyautoattacks_own_run():
+@pytest.mark.parametrize(("targets", "queries"), [(2, 200), pytest.param(9, 800, marks=pytest.mark.slow)])
+def test_verdicts_equal_pyautoattacks_own_run(targets, queries):
     from pyautoattack import AutoAttack
 
     model = Linear(classes=10).requires_grad_(False)
     images = IMAGES[:4]
     labels = model(images).argmax(1)
     eps = float(model.distance(images, labels, "Linf").median())
-    settings = AttackSettings(engine="reference", seed=7, batch_size=3).limited(iterations=100, targets=2, queries=200)
+    short = {"iterations": 100, "targets": targets, "queries": queries}
+    settings = AttackSettings(engine="reference", seed=7, batch_size=3).limited(**short)
     ours = evaluate(model, images, labels, eps=eps, settings=settings)
     attack = AutoAttack(model, norm="Linf", eps=eps, seed=7, version="standard", device="cpu")
-    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = 2
-    attack.square.n_queries = 200
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+    attack.square.n_queries = queries
     adversarials, _ = attack.run_standard_evaluation(images, labels, batch_size=3)
     theirs = (model(adversarials).argmax(1) == labels).numpy()
     assert 0 < theirs.sum() < len(theirs)

@@ -85,19 +85,19 @@ def setting(request, double):
     return model, images, model(images).argmax(1), norm, CASES[norm]
 
 
-def both(setting, name, eps=None, queries=300, restarts=1, eot=1, targets=2):
+def both(setting, name, eps=None, queries=300, restarts=1, eot=1):
     """The reference's recorder, our recorder, the margins after each query of Square, verdicts."""
     model, images, labels, norm, default_eps = setting
     eps = default_eps if eps is None else eps
     theirs, ours, margins = Recorder(model), Recorder(model), []
-    numbers = {"queries": queries, "restarts": restarts, "eot": eot}
-    candidates = _reference(theirs, name, images, labels, norm, eps, targets=targets, **numbers)
+    candidates = _reference(theirs, name, images, labels, norm, eps, queries=queries, restarts=restarts, eot=eot)
 
     def watch(state):
         if name == "square":
             margins.append(state.best_margin.clone())
 
-    lockstep = Lockstep(ours, norm=norm, eps=eps, seed=SEED, num_targets=targets, **numbers, watch=watch)
+    numbers = {"queries": queries, "restarts": restarts, "eot": eot}
+    lockstep = Lockstep(ours, norm=norm, eps=eps, seed=SEED, num_targets=5, **numbers, watch=watch)
     broken, _ = lockstep.attack(name, images, labels)
     expected = model(candidates).argmax(1) != labels
     assert torch.equal(broken, expected)
@@ -151,7 +151,7 @@ def test_untargeted_fab_iterates_of_all_restarts(setting):
 def test_apgd_t_iterates(setting):
     theirs, ours, _, broken = both(setting, "apgd-t")
     assert 0 < broken.sum() < 7
-    assert len(ours.with_gradient) == len(theirs.with_gradient) == 2 * 101
+    assert len(ours.with_gradient) == len(theirs.with_gradient) == 5 * 101
     for mine, reference in zip(ours.with_gradient, theirs.with_gradient, strict=True):
         assert_close(mine, reference)
 
@@ -160,11 +160,11 @@ def test_fab_iterates(setting):
     # A ball too small to hold any adversarial example: every run lasts to its end.
     theirs, ours, _, broken = both(setting, "fab-t", eps=1e-4)
     assert not broken.any()
-    assert len(ours.with_gradient) == len(theirs.with_gradient) == 200
+    assert len(ours.with_gradient) == len(theirs.with_gradient) == 500
     for mine, reference in zip(ours.with_gradient, theirs.with_gradient, strict=True):
         assert_close(mine, reference)
     # Per target: two passes for the label and the order of targets, 100 to judge iterates, one in the end.
-    starts = range(1, 2 * 103, 103)
+    starts = range(1, 5 * 103, 103)
     judged = [points for start in starts for points in theirs.without[start + 2 : start + 102]]
     for mine, reference in zip(ours.without[1:], judged, strict=True):
         assert_close(mine, reference)
