@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.record import Record, results_path
+from adaptive_smoothing_zoo.publishing.record import TO_KEEP_BOTH, Record, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_with
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
@@ -61,7 +61,7 @@ class RadiiCurve(Record):
         known = cls.find(out, entry)
         if known is None:
             return
-        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        where, ways = cls.path(out, entry), TO_KEEP_BOTH
         if known.identity != identity_of(model, entry.image_shape):
             raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
         if known.n > n:

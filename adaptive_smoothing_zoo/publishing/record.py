@@ -41,6 +41,9 @@ class Keyed(Protocol):
     def key(self) -> str: ...
 
 
+TO_KEEP_BOTH = "choose another folder for this run, or add --overwrite"  # what to do where a record stands in the way
+
+
 @dataclass(frozen=True)
 class ModelKey:
     """What the place of a record says about its model."""
@@ -205,7 +208,7 @@ class Measurement(Record):
         known = cls.find(out, entry)
         if known is None:
             return
-        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        where, ways = cls.path(out, entry), TO_KEEP_BOTH
         if known.misfit(identity=identity_of(model, entry.image_shape)):
             raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
         if known.n > n:

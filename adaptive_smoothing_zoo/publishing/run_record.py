@@ -17,7 +17,15 @@ from adaptive_smoothing_zoo.evaluation.adapt import AdaptiveEvaluation
 from adaptive_smoothing_zoo.evaluation.evaluate import Evaluation
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN
 from adaptive_smoothing_zoo.publishing.pages import percent
-from adaptive_smoothing_zoo.publishing.record import Keyed, Measurement, about, check_falling, interval_95, results_path
+from adaptive_smoothing_zoo.publishing.record import (
+    TO_KEEP_BOTH,
+    Keyed,
+    Measurement,
+    about,
+    check_falling,
+    interval_95,
+    results_path,
+)
 from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
@@ -86,7 +94,7 @@ class RunRecord(AttackRecord):
         known = cls.find(out, entry)
         if known is None or settings is None:
             return
-        where, ways = cls.path(out, entry), "choose another folder for this run, or add --overwrite"
+        where, ways = cls.path(out, entry), TO_KEEP_BOTH
         if known.protocol != settings.protocol:
             raise ResultsError(
                 f"{where} is of other attacks ({known.protocol}), this run makes: {settings.protocol}; {ways}"
