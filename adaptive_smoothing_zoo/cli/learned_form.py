@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,12 @@ def learned_options(command: Any) -> Any:
         click.option("--checkpoint-seconds", type=float, default=10.0, help=f"{learned}time between checkpoints"),
         click.option("--train-data", type=click.Path(path_type=Path), help=f"{learned}as --data-dir, if elsewhere"),
         click.option(
+            "--train-on",
+            metavar="SPLIT:FIRST:END",
+            help=f"{learned}images to learn from; default all of the split train. Images that g was trained on show it "
+            "at its best, so alpha learned from them is too small",
+        ),
+        click.option(
             "--set", "changes", multiple=True, help=f"{learned}override a value of the recipe, key=value; repeatable"
         ),
         click.option("--recipe", help=f"{learned}the recipe; default <DATASET>_adaptive or cifar10_adaptive"),
@@ -38,7 +44,6 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     """Learn, choose alpha on the held-out images, and write the triplet's folder and its record."""
     from adaptive_smoothing_zoo.cli.interruption import told_how_to_go_on
     from adaptive_smoothing_zoo.cli.train_commands import progress_bars
-    from adaptive_smoothing_zoo.data import load_data
     from adaptive_smoothing_zoo.evaluation import pick_device
     from adaptive_smoothing_zoo.publishing.description import describe_folder
     from adaptive_smoothing_zoo.publishing.export import write_card
@@ -54,8 +59,7 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     choice = choice_for(recipe, Target(clean=options["clean"], robust=options["robust"]))
     for name, net in zip(("std_model", "rob_model"), nets, strict=True):
         described_net(net.net, name)  # before hours of training
-    train = load_data(options["dataset"], "train", data_dir=options["train_data"] or options["data_dir"])
-    train = without(train, held)
+    train = without(_train_examples(options), held)
     with told_how_to_go_on(), progress_bars(shown=True) as (on_stage, on_progress, on_candidate):
         machine = Machine(
             workers=Workers(pick_device(None if options["device"] == "auto" else options["device"])),
@@ -70,6 +74,45 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     _write_record(out, options, nets, recipe, choice, chosen, train)
     write_card(out)
     _tell(out, chosen)
+
+
+def images_at(place: str, options: dict[str, Any], data_dir: Path | None) -> Examples:
+    """The data set's images at "test:5000:6000"."""
+    from adaptive_smoothing_zoo.data import load_data
+
+    split, first, end = range_of(place)
+    examples = load_data(options["dataset"], split, data_dir=data_dir, n=end - first, start=first)
+    return replace(examples, source=f"{examples.source}, {split} {first} to {end - 1}")
+
+
+def range_of(place: str) -> tuple[str, int, int]:
+    """The split and the range of "test:5000:6000"."""
+    split, *numbers = place.split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) >= int(numbers[1]):
+        raise click.UsageError(f"--tune-on and --train-on must be SPLIT:FIRST:END, as test:5000:6000, got {place!r}")
+    return split, int(numbers[0]), int(numbers[1])
+
+
+def _train_examples(options: dict[str, Any]) -> Examples:
+    from adaptive_smoothing_zoo.data import load_data
+
+    data_dir = options["train_data"] or options["data_dir"]
+    if options["train_on"] is not None:
+        split, held = range_of(options["train_on"])[0], range_of(options["tune_on"])[0]
+        if split not in ("train", held):
+            raise click.UsageError(
+                f"--train-on must be of train or, as --tune-on, of {held}; the entry names one range of images"
+            )
+        return images_at(options["train_on"], options, data_dir)
+    return load_data(options["dataset"], "train", data_dir=data_dir)
+
+
+def _used(options: dict[str, Any]) -> str:
+    """The images of the split of --tune-on that chose or trained the mix, as one range that holds them all."""
+    split, first, end = range_of(options["tune_on"])
+    if options["train_on"] is not None and (other := range_of(options["train_on"]))[0] != "train":
+        first, end = min(first, other[1]), max(end, other[2])
+    return f"{split}:{first}:{end}"
 
 
 def named_images(options: dict[str, Any], count: int) -> str:
@@ -97,7 +140,7 @@ def _words(
             f"--form learned. alpha: chosen on {tuned_on}; there the mix has {chosen.clean:.2%} clean accuracy, and "
             f"{chosen.robust:.2%} of {chosen.robust_examples} images stay right in a screening attack."
         ),
-        "chosen_on": options["tune_on"],
+        "chosen_on": _used(options),
         "limits": (chosen_there(tuned_on),),
     }
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptive_smoothing_zoo.cli.learned_form import learn, learned_options, named_images
+from adaptive_smoothing_zoo.cli.learned_form import images_at, learn, learned_options, named_images
 from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, words_options
 
 if TYPE_CHECKING:
@@ -93,12 +93,8 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
 
 def _examples(options: dict[str, Any]) -> Examples:
     """The images used for tuning."""
-    from adaptive_smoothing_zoo.data import load_data
-
     options["tune_on"] = options["tune_on"] or _usual_range(options["dataset"])
-    split, first, end = _range(options["tune_on"])
-    examples = load_data(options["dataset"], split, data_dir=options["data_dir"], n=end - first, start=first)
-    return replace(examples, source=f"{examples.source}, {split} {first} to {end - 1}")
+    return images_at(options["tune_on"], options, options["data_dir"])
 
 
 def _resolved(options: dict[str, Any], examples: Examples) -> list[Any]:
@@ -178,11 +174,3 @@ def _usual_range(dataset: str) -> str:
     if known is None or "validation" not in known.splits:
         return "test:5000:6000"
     return f"validation:0:{min(1000, known.test_set_size)}"  # of a small data set both splits are small
-
-
-def _range(text: str) -> tuple[str, int, int]:
-    """The split and the range of "test:5000:6000"."""
-    split, *numbers = text.split(":")
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) >= int(numbers[1]):
-        raise click.UsageError(f"--tune-on must be SPLIT:FIRST:END, as test:5000:6000, got {text!r}")
-    return split, int(numbers[0]), int(numbers[1])

@@ -74,6 +74,24 @@ def test_a_triplet_with_a_mixing_network_comes_out_that_needs_no_code(code, tmp_
     assert torch.equal(load_model(str(out)).alpha.norm.running_mean, norm.running_mean)
 
 
+@pytest.mark.parametrize(
+    ("learned_on", "used"),
+    [("validation:60:160", "validation:0:160"), ("train:0:100", "validation:0:60")],
+    ids=["of the same split", "of another"],
+)
+def test_the_images_to_learn_from_may_be_a_range_and_are_not_reported(code, learned_on, used, tmp_path, capsys):
+    short = ("--set", "training.batch_size=50", "--set", "choice.attacks=[]")
+    status, _, told = run(
+        capsys, *arguments(code, tmp_path / "out", "--clean", "0.5", "--train-on", learned_on, *short)
+    )
+    assert status == 0, told
+    record = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    split, first, end = learned_on.split(":")
+    assert record["training"]["examples"] == 100
+    assert record["training"]["data"].endswith(f"{split} {first} to {int(end) - 1}")
+    assert load_model(str(tmp_path / "out")).entry.chosen_on == used
+
+
 def test_held_out_images_are_not_learned_from():
     data = load_data("digits", "train")
     held = Examples(images=data.images[5:9], labels=data.labels[5:9], source="some")
@@ -105,6 +123,8 @@ def test_the_recipe_has_the_radius_and_the_target_that_are_asked_for():
         (["--recipe", "nothing"], "there is no recipe"),
         (["--set", "training.epoch=1"], "epoch"),
         (["--clean", "1.5"], "(0, 1]"),
+        (["--train-on", "test:0:9"], "--train-on must be of train or, as --tune-on, of validation"),
+        (["--train-on", "test:9"], "--train-on must be SPLIT:FIRST:END, as test:5000:6000, got 'test:9'"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_in_a_sentence(code, tmp_path, capsys, more, said):
