@@ -104,6 +104,19 @@ def test_finite_differences_tell_a_gradient_that_is_a_thousandth_wrong(factor, p
         assert found.measured["median_error"] == pytest.approx(abs(factor - 1.0), abs=2e-5)
 
 
+class MisjudgedInFloat32(Misjudged):
+    def forward(self, images):
+        return super().forward(images) if images.dtype == torch.float32 else self.net(images)
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.02, True), (1.1, False)])
+def test_float32_may_round_a_few_relus_to_the_other_side_but_not_give_another_gradient(factor, passed):
+    found = outcome("finite_differences", subject_of(MisjudgedInFloat32(factor), *nets.examples(6)))
+    assert found.passed is passed
+    assert found.measured["close"] == 1.0
+    assert found.measured["median_distance_of_float32"] == pytest.approx(factor - 1.0, abs=2e-5)
+
+
 def test_clipped_pixels_that_tie_in_max_pooling_are_no_wrong_gradient():
     torch.manual_seed(0)
     pooled = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 5))

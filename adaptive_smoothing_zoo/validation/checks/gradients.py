@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.attacks.losses import Loss
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
-from adaptive_smoothing_zoo.validation.check import Outcome, check, not_applicable
+from adaptive_smoothing_zoo.validation.check import Outcome, allowed, check, not_applicable
 from adaptive_smoothing_zoo.validation.subject import Subject
 
 GROUP = "gradients"
@@ -17,7 +17,10 @@ STEP = 1e-9
 # How far from 0 and 1 pixels are kept, where one could not take half of the difference: each at its own distance, since
 # pixels that clipping has made equal tie in maxima (max pooling), and there the function has no derivative.
 NEAREST, FARTHEST = 1e-6, 1e-3
-CLOSE = 1e-3  # relative error
+CLOSE = 1e-3  # relative error of a slope
+# Of the gradient's length: how far float32 may be from float64. Where the input of a ReLU rounds to the other side of
+# its kink the gradient jumps: at 1 of 16 points of a ResNet-18, by up to 0.8 %. No attack notices.
+APART = 0.05
 LEVEL = 0.1  # of the gradient's length: a slope below is as good as none
 AUDITED = ("ce", "dlr", "cw")
 
@@ -57,9 +60,10 @@ def nonzero_gradients(subject: Subject) -> Outcome:
 
 
 @check(
-    what="The margin's gradient, as the model gives it in float32, against central differences of the model in float64 "
-    "along random directions, at a random point of each image's ball.",
-    rule=f"The relative error is below {CLOSE:g} for 99 % of the directions.",
+    what="The margin's gradient at a random point of each image's ball: in float64 against central differences along "
+    "random directions, and in float32 against float64.",
+    rule=f"In float64 the relative error is below {CLOSE:g} for 99 % of the directions. In float32 the gradient differs "
+    f"by less than {100 * APART:g} % of its length at 99 % of the points, or at all but one.",
 )
 def finite_differences(subject: Subject) -> Outcome:
     exact = subject.double
@@ -67,7 +71,8 @@ def finite_differences(subject: Subject) -> Outcome:
         return not_applicable(exact)
     points, labels = _inside(subject, subject.noise(subject.correct, 0)), subject.labels[subject.correct]
     loss = subject.losses["cw"]
-    gradient = _gradient(subject, subject.model, points, labels, loss).double().flatten(1)
+    gradient = _gradient(subject, exact, points.double(), labels, loss).flatten(1)
+    rounded = _gradient(subject, subject.model, points, labels, loss).double().flatten(1)
     errors = []
     for number in range(subject.budget.directions):
         keys = run_keys(subject.seed, "directions", number, subject.correct.cpu()).to(subject.device)
@@ -84,9 +89,21 @@ def finite_differences(subject: Subject) -> Outcome:
     if len(error) == 0:
         return not_applicable("no image is classified correctly")
     close = float((error < CLOSE).double().mean())
-    measured = {"close": close, "median_error": float(error.median()), "largest_error": float(error.max())}
-    found = f"{100 * close:.1f} % of {len(error)} differences agree with the gradient."
-    return Outcome(close >= 0.99, found, measured)
+    distance = ((rounded - gradient).norm(dim=1) / gradient.norm(dim=1).clamp(min=1e-30)).nan_to_num(nan=1.0)
+    apart = int((distance >= APART).sum())
+    measured = {
+        "close": close,
+        "median_error": float(error.median()),
+        "largest_error": float(error.max()),
+        "apart_in_float32": apart,
+        "median_distance_of_float32": float(distance.median()),
+        "largest_distance_of_float32": float(distance.max()),
+    }
+    found = (
+        f"{100 * close:.1f} % of {len(error)} differences agree with the gradient; in float32 it is that of float64 at "
+        f"all but {apart} of {len(distance)} points."
+    )
+    return Outcome(close >= 0.99 and apart <= allowed(len(distance), 0.01), found, measured)
 
 
 def _inside(subject: Subject, points: Tensor) -> Tensor:
