@@ -62,8 +62,8 @@ def nonzero_gradients(subject: Subject) -> Outcome:
 @check(
     what="The margin's gradient at a random point of each image's ball: in float64 against central differences along "
     "random directions, and in float32 against float64.",
-    rule=f"In float64 the relative error is below {CLOSE:g} for 99 % of the directions. In float32 the gradient differs "
-    f"by less than {100 * APART:g} % of its length at 99 % of the points, or at all but one.",
+    rule=f"In float64 the relative error is below {CLOSE:g} for 99 % of the directions. In float32 the gradient "
+    f"differs by less than {100 * APART:g} % of its length at 99 % of the points, or at all but one.",
 )
 def finite_differences(subject: Subject) -> Outcome:
     exact = subject.double
