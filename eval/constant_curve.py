@@ -108,7 +108,7 @@ def recorded_point(curve: ConstantCurve, out: Path, entry: Entry, alpha: float) 
     """What a recorded run says: of a triplet with the same g, h and settings, and this alpha; None if there is none."""
     for other in list_models(dataset=entry.dataset, threat_model=entry.threat_model):
         constant = other.alpha.kind == "constant" and other.alpha.value == alpha
-        if not (constant and other.weights.embedded and RunRecord.path(out, other).exists()):
+        if not (constant and other.comes_along and RunRecord.path(out, other).exists()):
             continue
         record = RunRecord.read(out, other)
         model = load_model(other.name, dataset=other.dataset, threat_model=other.threat_model)

@@ -24,7 +24,7 @@ from adaptive_smoothing_zoo.data import load_data
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.training.recipe import list_recipes, read_recipe
 
-embedded = [entry for entry in list_models() if entry.weights.embedded]
+embedded = [entry for entry in list_models() if entry.comes_along]
 for entry in embedded:
     model = load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model)
     assert model(torch.rand(2, *entry.image_shape)).shape == (2, entry.num_classes)

@@ -34,7 +34,7 @@ def parity(place: Place) -> Found:
     """Logits and gradients of every embedded triplet, as it is, prepared, and replayed, against the CPU's."""
     found, worst = Found(), [0.0, 0.0]
     for entry in list_models():
-        if entry.weights.embedded is None:
+        if not entry.comes_along:
             continue
         model = load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model).requires_grad_(False)
         images = _images(entry.dataset, entry.image_shape, place.sized(1, 16))
