@@ -13,16 +13,16 @@ from adaptive_smoothing_zoo.tuning.fronts_table import side_by_side
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "mix-your-own.md").read_text()
 PAIRS = {
-    "CIFAR-10, l_inf 8/255": ("resnet18/cifar10/Linf", "Demo2026MixedNUTS", "Demo2026Constant"),
-    "CIFAR-10, l_inf 2/255": ("resnet56/cifar10/Linf", "TunedResNet56", "ConstantResNet56"),
-    "MNIST, l_inf 0.3": ("lenet/mnist/Linf", "TunedLeNet", "ConstantLeNet"),
+    "CIFAR-10, l_inf 8/255": ("results/cifar10/Linf", "Demo2026MixedNUTS", "Demo2026Constant"),
+    "CIFAR-10, l_inf 2/255": ("pairs/resnet56/cifar10/Linf", "TunedResNet56", "ConstantResNet56"),
+    "MNIST, l_inf 0.3": ("pairs/lenet/mnist/Linf", "TunedLeNet", "ConstantLeNet"),
 }
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_page_has_the_numbers_of_the_records(pair):
     folder, *names = PAIRS[pair]
-    found = compare(*(ROOT / "eval" / "pairs" / folder / f"{name}.run.json" for name in names))
+    found = compare(*(ROOT / "eval" / folder / f"{name}.run.json" for name in names))
     section = PAGE.split(f"**{pair}.**")[1].split("\n**")[0]
     told = set(re.findall(r"\d+(?:\.\d+)?", section))
     for paired in (found.clean, found.run, found.best):
