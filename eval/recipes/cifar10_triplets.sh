@@ -1,7 +1,8 @@
 #!/bin/sh
 # The CIFAR-10 triplets of the package. DATA: CIFAR-10 as a folder or an .npz file of the test images. RUNS: where to work.
 # alpha and the logit maps are chosen on test images 5,000 to 5,499, for 92.2 % clean accuracy there, and the mixing network
-# learns from 5,500 to 9,999: g has seen all training images. Reports are on the first 5,000. About an hour on two cores.
+# learns from 5,500 to 9,999: g has seen all training images. Reports are on the first 5,000.
+# The embedded entries say the same in other words: their description, training and limits were edited afterwards.
 set -e
 DATA=$1 RUNS=${2:-runs/cifar10}
 NETS="--std-model base:pyautoattack_resnet18 --rob-model base:cifar10_resnet18_nfgsm"
