@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD, Fooled
 from adaptive_smoothing_zoo.attacks.contract import Setup, State, register
 from adaptive_smoothing_zoo.attacks.losses import (
-    Model,
     TargetedLoss,
     cross_entropy,
     lowering_alpha,
@@ -90,10 +89,9 @@ def make_adaptive(loss_name: str, view_name: str, setup: Setup) -> APGD:
     elif view_name != "mix":
         raise TypeError(f"{name} needs a MixedClassifier, got {type(model).__name__}")
     same = view is model or is_plain_mix(model)  # views take a mix apart, and do not see what else changes its answer
-    alike = same and view_name in _THE_MIX_S_LOGITS and setup.precision != "bfloat16"
     if not is_own(model):  # many views call the model itself
         view = Asked(view)
-    fooled = judged_by(setup.judge, alike=alike)
+    fooled = judged_by(setup, alike=same and view_name in _THE_MIX_S_LOGITS)
     return APGD(name, setup.threat, loss, steps=setup.iterations, view=view, fooled=fooled)
 
 
@@ -107,22 +105,25 @@ def _view(name: str, model: MixedClassifier, setup: Setup) -> nn.Module:
     return VIEWS[name](model)
 
 
-def judged_by(judge: Model, *, alike: bool) -> Fooled:
-    """Decide by ``judge``, not by the differentiated model, which points are adversarial.
+def judged_by(setup: Setup, *, alike: bool) -> Fooled:
+    """Decide by the model in float32, not by the differentiated function, which points are adversarial.
+
+    The model is asked only where its prepared copy is not sure of the label, unless the copy computes in bfloat16 or
+    does not answer the same twice.
 
     Args:
-        judge: images to logits; runs in float32, whatever the precision of the search.
-        alike: both models give the same logits up to rounding, so only near ties need the judge.
+        alike: the differentiated function gives the model's logits up to rounding, so the copy need not be asked.
     """
+    trusted = setup.precision != "bfloat16" and (alike or setup.deterministic)
 
     @torch.no_grad()
     def fooled(points: Tensor, logits: Tensor, state: State) -> Tensor:
         wrong = ~(state.found | state.exhausted)
-        if alike:
-            wrong = wrong & doubtful(logits, state.labels)
+        if trusted:
+            wrong = wrong & doubtful(logits if alike else setup.prepared(points), state.labels)
         if bool(wrong.any()):
             with float32_precision(tf32=False):
-                wrong[wrong.clone()] = judge(points[wrong]).argmax(dim=1) != state.labels[wrong]
+                wrong[wrong.clone()] = setup.judge(points[wrong]).argmax(dim=1) != state.labels[wrong]
         return wrong
 
     return fooled

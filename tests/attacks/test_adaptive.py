@@ -1,5 +1,8 @@
 """The attacks adapted to a mix: verdicts known in closed form, and a mix that only they can break."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from linear_mixes import EPS, SHAPE, a_linear_mix, a_lured_mix, distance
@@ -103,12 +106,12 @@ def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypat
     eps = float(distance(model, IMAGES, labels, "Linf").median())
     asked, judged_by = [], adaptive.judged_by
 
-    def counting(judge, *, alike):
+    def counting(setup, *, alike):
         def ask(points):
             asked[-1] += len(points)
-            return judge(points)
+            return setup.judge(points)
 
-        return judged_by(ask, alike=alike)
+        return judged_by(replace(setup, judge=ask), alike=alike)
 
     def found():
         asked.append(0)
@@ -119,10 +122,22 @@ def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypat
     sparing = found()
     monkeypatch.setattr(adaptive, "doubtful", lambda logits, labels: torch.ones_like(labels).bool())
     assert torch.equal(sparing, found())
-    if name.rpartition("-")[2] in ("mix", "gray_box", *PULLS_ALPHA):
-        assert 0 < asked[0] < asked[1]
-    else:  # the view's logits are not the mix's
-        assert asked[0] == asked[1]
+    assert 0 < asked[0] < asked[1]
+
+
+@pytest.mark.parametrize(("precision", "deterministic"), [("bfloat16", True), ("float32", False)])
+def test_a_copy_that_cannot_be_trusted_is_not_asked(precision, deterministic):
+    model, asked = a_linear_mix(), []
+
+    def judge(points):
+        asked.append(len(points))
+        return model(points)
+
+    setup = SimpleNamespace(judge=judge, prepared=None, precision=precision, deterministic=deterministic)
+    no, labels = torch.zeros(len(IMAGES), dtype=torch.bool), model(IMAGES).argmax(1)
+    state = SimpleNamespace(found=no, exhausted=no, labels=labels)
+    assert not adaptive.judged_by(setup, alike=False)(IMAGES, torch.zeros(len(IMAGES), 3), state).any()
+    assert asked == [len(IMAGES)]
 
 
 def test_what_the_view_does_not_know_to_rounding_the_mix_is_asked():

@@ -94,9 +94,10 @@ def test_an_adaptive_attack_asks_its_judge_in_float32(monkeypatch):
     model, no = Optimist(), torch.zeros(8, dtype=torch.bool)
     labels = model(IMAGES).argmax(1)
     state = SimpleNamespace(found=no, exhausted=no, labels=labels)
+    unsure = {"prepared": lambda points: torch.zeros(8, 5), "precision": "tf32", "deterministic": True}
     Optimist.asked.clear()
     with float32_precision(True):
-        wrong = judged_by(model, alike=False)(IMAGES, torch.zeros(8, 5), state)
+        wrong = judged_by(SimpleNamespace(judge=model, **unsure), alike=False)(IMAGES, torch.zeros(8, 5), state)
         assert tf32_allowed()
     assert not wrong.any()
     assert [tf32 for _, tf32, _ in Optimist.asked] == [False]
