@@ -5,6 +5,7 @@ It is also the fast engine: AutoAttack's attacks, with random numbers per exampl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ VERSION = 1  # bump when the same seed no longer gives the same random numbers
 
 # Steps between two checks for adversarial points: a check is free on a CPU and stalls a GPU.
 _LOOK_EVERY = {"cpu": 1, "cuda": 10}
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,11 @@ class Search:
     def _recorded(self, prepared: nn.Module, net: nn.Module) -> nn.Module:
         """A replay of recorded passes (CUDA graphs), if ``prepared`` is a copy and the model is deterministic."""
         inner = prepared.model if isinstance(prepared, Lowered) else prepared
-        if self._recorder is None or not self.deterministic or inner is net:
+        if self._recorder is None:
+            return prepared
+        if not self.deterministic or inner is net:
+            why = "it could not be copied" if inner is net else "repeated passes differ"
+            _logger.info("%s runs without CUDA graphs: %s", type(net).__name__, why)
             return prepared
         return Graphed(prepared, self._recorder)
 

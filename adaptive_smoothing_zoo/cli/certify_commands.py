@@ -146,7 +146,8 @@ def certify_command(
     around: dict[str, Any] = {"device": str(chosen), "skip": skip, "commit": source_commit()}
     named = choice.load(entry, chosen)
     model, entry = named.net, named.entry
-    sampling |= {"device": chosen, "dtype": getattr(torch, sampling["dtype"], "tf32")}
+    precision = sampling["dtype"]  # torch has no dtype of the name tf32
+    sampling |= {"device": chosen, "dtype": precision if precision == "tf32" else getattr(torch, precision)}
     subject = subject_of(model, part, sigma, votes, radius, **sampling)
     examples = load_data(entry.dataset, data_dir=data_dir, n=n_examples, skip=skip, preprocessing=entry.preprocessing)
 

@@ -294,7 +294,7 @@ class Bench:
         """
         classes = self.model.entry.num_classes
         settings = AttackSettings(attacks=attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
-        settings = fitted(settings, classes)
+        settings = fitted(settings, classes).on(self.device.type)
         if limits is not None:
             settings = settings.limited(**limits)
         standing, left = standing.clone(), standing.nonzero().squeeze(1)

@@ -209,11 +209,12 @@ class Experiment(ABC, Generic[AnyBench, AnyTable]):
             ResultsError: the file is damaged, belongs to other data or settings, or cannot be written.
         """
         self.check_fits(bench)
-        path, table, cases = self.file(out, bench.key), bench.table(self.name), self.cases()
-        known = read_table(path, self.table) if path.exists() else table
-        _check_same(known, table, path)
-        rows = {_key(row.case): row for row in known.rows}
+        path, cases = self.file(out, bench.key), self.cases()
         with bench.ready():
+            table = bench.table(self.name)
+            known = read_table(path, self.table) if path.exists() else table
+            _check_same(known, table, path)
+            rows = {_key(row.case): row for row in known.rows}
             for case in cases:
                 if _key(case) in rows:
                     continue

@@ -1,4 +1,4 @@
-"""The best alpha(x), compared with the triplet's alpha and with constants [BAKS24, supp., Theorem 3]."""
+"""The theorem's alpha(x), compared with the triplet's alpha and with constants [BAKS24, supp., Theorem 3]."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ATTACKS = {"clean": "clean", "std": "STD attack", "rob": "ROB attack", "own": "a
 
 class OracleAlpha(TripletExperiment):
     name = "oracle-alpha"
-    question = "What would the best alpha(x) give?"
+    question = "What would the alpha(x) of the existence theorem give?"
     paper = (
         "[BAKS24, Theorem 4.1; supp., Theorem 3]: there is an alpha(x) with which the mix is right wherever g or h is: "
         "0 where g is right, else 1. So the mix is at least as accurate as the better of the two on any images, clean "
@@ -44,7 +44,7 @@ class OracleAlpha(TripletExperiment):
         axes = figure.subplots()
         constants = [table.row(net=net) for net in CONSTANTS]
         axes.plot([100 * r["worst"] for r in constants], [100 * r["clean"] for r in constants], ".-", label="constants")
-        for net, mark, label in ((MIX, "o", "the triplet's alpha"), (ORACLE, "*", "the best alpha(x)")):
+        for net, mark, label in ((MIX, "o", "the triplet's alpha"), (ORACLE, "*", "the theorem's alpha(x)")):
             row = table.row(net=net)
             axes.plot([100 * row["worst"]], [100 * row["clean"]], mark, markersize=12, label=label)
         axes.set_xlabel("accuracy under all attacks, %")
@@ -52,7 +52,7 @@ class OracleAlpha(TripletExperiment):
         axes.legend()
 
     def summary(self, table: Table) -> str:
-        """All accuracies; the triplet's alpha compared with the best alpha(x) and with constants as accurate."""
+        """All accuracies; the triplet's alpha compared with the theorem's and with constants as accurate."""
         rows = [
             (_name(row.case["net"]), *(f"{row[name]:.1%}" for name in ATTACKS))
             for row in table.rows
@@ -60,9 +60,10 @@ class OracleAlpha(TripletExperiment):
         ]
         mix, oracle = table.row(net=MIX), table.row(net=ORACLE)
         text = (
-            f"The best alpha(x) has {oracle['clean']:.1%} clean and {oracle['worst']:.1%} under all attacks. It knows "
-            "the label, and so does the attack on it, which lowers the larger of g's and h's probabilities of the "
-            f"label. The triplet's alpha has {mix['clean']:.1%} and {mix['worst']:.1%}"
+            f"The theorem's alpha(x) has {oracle['clean']:.1%} clean and {oracle['worst']:.1%} under all attacks. It "
+            "knows the label, and so does the attack on it, which lowers the larger of g's and h's probabilities of "
+            "the label. A mix may also be right where neither net is; no such image is counted here. "
+            f"The triplet's alpha has {mix['clean']:.1%} and {mix['worst']:.1%}"
         )
         best = best_constant(table, mix["clean"])
         if best is not None:
@@ -79,7 +80,7 @@ class OracleAlpha(TripletExperiment):
         if best is None:
             return not_answered("no constant that was tried has the clean accuracy of the triplet's alpha")
         seen = {
-            "the best alpha(x) is at least as accurate as g and as h on clean images and after attacks on either": all(
+            "the theorem's alpha(x) is at least as accurate as g and h, on clean images and after attacks on either": all(
                 oracle[name] >= max(g[name], h[name]) for name in ("clean", "std", "rob")
             ),
             "under all attacks, also on itself, it is at least as accurate as h": oracle["worst"] >= h["worst"],
@@ -109,7 +110,7 @@ def least_loss(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def oracle_correct(bench: Bench, points: Tensor) -> Tensor:
-    """(N,) bool: where the mix with the best alpha(x) is right, that is, where g or h is."""
+    """(N,) bool: where the mix with the theorem's alpha(x) is right, that is, where g or h is."""
     return bench.correct(bench.mix(0.0), points) | bench.correct(bench.mix(1.0), points)
 
 
@@ -144,7 +145,7 @@ def _end(bench: Bench, alpha: float) -> Tensor:
 
 
 def _name(net: str) -> str:
-    words = {"0": "0, g alone", "1": "1, h alone", MIX: "the triplet's", ORACLE: "the best alpha(x)"}
+    words = {"0": "0, g alone", "1": "1, h alone", MIX: "the triplet's", ORACLE: "the theorem's alpha(x)"}
     return words.get(net, net)
 
 

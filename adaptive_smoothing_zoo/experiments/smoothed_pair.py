@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -19,6 +19,7 @@ from adaptive_smoothing_zoo.experiments.bench import OnStage, Options
 from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, Measured, provenance
 from adaptive_smoothing_zoo.experiments.smoothed_methods import MethodsBench
 from adaptive_smoothing_zoo.experiments.smoothed_mnist import MnistBench
+from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.storage.schema import to_json
 from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.smoothed import noises
@@ -94,7 +95,7 @@ class PairBench:
         return float(SIGMAS[self.key])
 
     def ready(self) -> AbstractContextManager[None]:
-        return nullcontext()
+        return float32_precision(tf32=False)
 
     def table(self, experiment: str) -> PairTable:
         recipes = "\n".join(str(to_json(self.methods.recipe(self._case(method)))) for method in METHODS)

@@ -22,6 +22,7 @@ from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError, check_keywords
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
+from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
@@ -213,7 +214,7 @@ def choose_alpha(
     """
     check_keywords(options, ChoiceOptions)
     check_learnable(images, labels)
-    with frozen(model):
+    with frozen(model), float32_precision(tf32=False):
         held = _Held(model, images, labels, choice, options)
         held.on_candidate = on_candidate
         with nullcontext() if folder is None else held.noted_in(folder):
@@ -344,7 +345,7 @@ class _Held:
         search = Search(
             mixed,
             self.threat,
-            choice.limited(settings),
+            choice.limited(settings).on(torch.device(self.device).type),
             num_classes=self._log_std.shape[1],
             device=self.device,
         )

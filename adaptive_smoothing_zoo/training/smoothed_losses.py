@@ -262,9 +262,11 @@ def decoupled_search(net: Net, batch: NoisyBatch, steps: int) -> Tensor:
 
     Decoupled direction and norm (Rony et al. 2019, arXiv:1811.09600, Algorithm 1) on -log Fhat_y. Each step adds a
     multiple of the unit gradient to the perturbation, from 1 down to 0.01 along a cosine. It then scales the result to
-    an l_2 length that starts at 1, shrinks by 5 % where the image is misclassified, and grows by 5 % elsewhere. (In the
-    code of [SLR19] it starts at the radius of the ball.) An x that is misclassified itself is returned. Their
-    quantization of pixels is left out, since noise is added to pixels.
+    an l_2 length that starts at 1, shrinks by 5 % where the image is misclassified, and grows by 5 % elsewhere. An x
+    that is misclassified itself is returned. Their quantization of pixels is left out, since noise is added to pixels.
+
+    The code of [SLR19] starts at the radius of the ball and never leaves it, takes a majority of votes for the smoothed
+    net's class, and returns x itself where nothing misclassified was found.
     """
     points = nearest = batch.images
     length = torch.ones(len(points), dtype=points.dtype, device=points.device)

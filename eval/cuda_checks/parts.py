@@ -51,14 +51,15 @@ class Bar:
     """A number and what it should be.
 
     Attributes:
-        judged: where: "everywhere"; with all at full size, on "both" kinds of devices; or so on "cuda" alone.
+        judged: "everywhere"; or with all at full size: on "cuda"; there on "cifar" images, not on random ones; or on
+            "both" kinds of devices, on CUDA on CIFAR-10 images.
     """
 
     what: str
     value: float
     limit: float
     at: Literal["least", "most"]
-    judged: Literal["everywhere", "both", "cuda"] = "everywhere"
+    judged: Literal["everywhere", "both", "cuda", "cifar"] = "everywhere"
 
     @property
     def met(self) -> bool:
@@ -66,7 +67,8 @@ class Bar:
 
     def said(self, place: Place) -> dict[str, Any]:
         """As it is recorded; ``met`` is None where it is not judged."""
-        judged = self.judged == "everywhere" or (not place.tiny and (place.on_cuda or self.judged == "both"))
+        full = {"cuda": self.judged == "cuda" or place.data is not None, "cpu": self.judged == "both"}
+        judged = self.judged == "everywhere" or (not place.tiny and full[place.device.type])
         return {
             "what": self.what,
             "value": self.value,

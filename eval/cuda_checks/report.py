@@ -41,12 +41,18 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """All parts in Markdown; of a part that ran several times, the last run."""
-    latest = {record["part"]: record for record in records}
+    """In Markdown the parts that ran where and as the last one did; of a part that ran several times, the last run."""
     machine = records[-1]["about"]
+    latest = {record["part"]: record for record in records if record["about"] == machine}
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     driver = f", driver {machine['driver']}, CUDA {machine['cuda']}" if "driver" in machine else ""
-    lines = [f"{machine['device']}{driver}; {versions}", "", "| bar | value | limit | |", "| --- | --: | --- | --- |"]
+    tiny = "; tiny: every line runs, no number counts" if machine["tiny"] else ""
+    lines = [
+        f"{machine['device']}{driver}; {versions}{tiny}",
+        "",
+        "| bar | value | limit | |",
+        "| --- | --: | --- | --- |",
+    ]
     for record in latest.values():
         for bar in record["bars"]:
             lines.append(f"| {bar['what']} | {bar['value']:.3g} | {bar['limit']} | {JUDGED[bar['met']]} |")

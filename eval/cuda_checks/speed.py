@@ -52,26 +52,30 @@ def autoattack_pair(place: Place) -> Found:
 
     On a CPU it should be the only part of a run: our routes change how the process keeps memory, for those after them.
     """
-    scale = 0.004 if place.tiny else 0.15 if place.on_cuda else 0.05
-    subject = resnet_pair(place, place.sized(4, 256 if place.on_cuda else 64), scale)
+    # On CUDA as many points as fill the largest batches of every route.
+    points, share = (4, 0.004) if place.tiny else (SIZES[-1], 0.04) if place.on_cuda else (64, 0.05)
+    subject = resnet_pair(place, points, share)
     found, routes = _three_routes(place, subject)
     defaults, best, ours = (route.seconds for route in routes)
     found.bars += [
-        Bar(f"{subject.name}: times as fast as RobustBench's defaults", defaults / ours, 5, "least", judged="cuda"),
+        Bar(f"{subject.name}: times as fast as RobustBench's defaults", defaults / ours, 5, "least", judged="cifar"),
         Bar(f"{subject.name}: times as fast as pyautoattack's best batches", best / ours, 1.5, "least", judged="both"),
     ]
     whole = ours / subject.scale * TEST_SET / len(subject.labels) / 60
     found.add("10,000 images, minutes, extrapolated from these points and this share of the iterations", whole)
-    found.bars.append(Bar(f"{subject.name}: minutes for 10,000 images, extrapolated", whole, 15, "most", judged="cuda"))
+    found.bars.append(
+        Bar(f"{subject.name}: minutes for 10,000 images, extrapolated", whole, 15, "most", judged="cifar")
+    )
     return found
 
 
 @part
 def autoattack_triplet(place: Place) -> Found:
     """The same on an embedded CIFAR-10 triplet."""
-    if place.tiny or not place.on_cuda:
-        return Found([("left out", "too large for this")])
-    return _three_routes(place, cifar_triplet(place, 256, 0.1))[0]
+    if not (place.tiny or place.on_cuda):
+        return Found([("left out", "too large for a CPU")])
+    points, share = (2, 0.002) if place.tiny else (512, 0.05)
+    return _three_routes(place, cifar_triplet(place, points, share))[0]
 
 
 @dataclass
@@ -101,7 +105,7 @@ def _three_routes(place: Place, subject: Subject) -> tuple[Found, list[Route]]:
             route.name, f"{route.seconds:.1f} s ({parts}), robust {100 * float(route.robust.float().mean()):.1f} %"
         )
     times = ours.seconds / floor
-    found.bars.append(Bar(f"{subject.name}: time over that of its bare passes", times, 1.15, "most", judged="cuda"))
+    found.bars.append(Bar(f"{subject.name}: time over that of its bare passes", times, 1.15, "most", judged="cifar"))
     return found, routes
 
 
@@ -248,7 +252,8 @@ def precisions(place: Place) -> Found:
     found.add("robust, %", f"{100 * runs['low'].mean():.1f}, {100 * runs['float32'].mean():.1f}")
     found.add("verdicts that differ: the precisions', two seeds'", f"{apart}, {seeds}")
     # Where two seeds agree by chance, one point more is no finding.
-    found.bars.append(Bar(f"verdicts that {low} changes, beyond two seeds'", apart - seeds, 1, "most"))
+    judged: Any = "cifar" if place.on_cuda else "everywhere"
+    found.bars.append(Bar(f"verdicts that {low} changes, beyond two seeds'", apart - seeds, 1, "most", judged=judged))
     return found
 
 

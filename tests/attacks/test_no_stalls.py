@@ -32,8 +32,9 @@ class Crossings(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor) and leaf.ndim]
-        if len({tensor.device.type for tensor in tensors}) > 1:
+        moves = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if len({tensor.device.type for tensor in tensors if moves or tensor.ndim}) > 1:  # other scalars may differ
             self.found.append(str(func))
         return result
 

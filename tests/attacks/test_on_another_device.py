@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from adaptive_smoothing_zoo.attacks import search
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
+from adaptive_smoothing_zoo.machine import faster_way
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 GPU = torch.device("cuda")
@@ -88,6 +89,8 @@ def _verdicts(model, device, images, labels, indices):
 def test_whatever_comes_from_the_device_is_attacked_there(places, monkeypatch):
     monkeypatch.setattr(search, "prepare", lambda net, images: net)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)  # what is timed
+    monkeypatch.setattr(faster_way, "WARM_UP", 0)
+    monkeypatch.setattr(faster_way, "TRIAL", 1)  # Square also takes its sparing way
     labels, indices = Linear(WEIGHT)(IMAGES).argmax(1), torch.arange(6)
     expected = _verdicts(Linear(WEIGHT), torch.device("cpu"), IMAGES, labels, indices)
     assert 0 < int(expected.sum()) < 6

@@ -44,6 +44,15 @@ def test_a_smoothed_net_is_certified_with_log_and_record(capsys, tmp_path):
     assert read_log(again / f"{name}.tsv").seconds.tolist() == log.seconds.tolist()
 
 
+def test_the_record_says_which_precision_the_certified_net_has(capsys, tmp_path):
+    folder, _ = certified(capsys, tmp_path, *H, "--n", 100, "--n-examples", 2, "--dtype", "bfloat16")
+    sampling = json.loads((folder / "Demo2026Constant.rob_model.smoothed-0.25-hard.json").read_text())["sampling"]
+    assert (sampling["dtype"], sampling["tf32"]) == ("bfloat16", False)
+    code, _, err = run(capsys, "certify", *H, "--n", 100, "--n-examples", 2, "--dtype", "tf32", "--out", tmp_path / "b")
+    assert code == 2
+    assert "TF32 is a precision of CUDA" in err
+
+
 def test_skipping_takes_every_kth_example_of_the_data_set(capsys, tmp_path):
     folder, _ = certified(capsys, tmp_path / "a", *H, "--n", 100, "--skip", 100, "--seed", 3)
     log = read_log(folder / "Demo2026Constant.rob_model.smoothed-0.25-hard.tsv")

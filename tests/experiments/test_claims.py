@@ -1,4 +1,4 @@
-"""Experiments on what the papers say in words: the best alpha(x), detection, h's overfitting, half of h's error."""
+"""Experiments on what the papers say: the theorem's alpha(x), detection, h's overfitting, half of h's error."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def right(net, images):
     return net(images).argmax(1) == EXAMPLES.labels
 
 
-def test_the_best_alpha_is_right_where_g_or_h_is_and_the_theorem_s_alpha_says_so():
+def test_the_theorem_s_alpha_is_right_where_g_or_h_is():
     bench = a_bench()
     points = bench.attack(bench.mix(1.0))
     alpha = (~right(MODEL.std_model, points)).double()  # the proof's: 0 where g is right, else 1
@@ -45,11 +45,11 @@ def test_the_best_alpha_is_right_where_g_or_h_is_and_the_theorem_s_alpha_says_so
     assert measured["worst"] <= min(measured[name] for name in ("clean", "std", "rob", "own"))
 
 
-def test_the_attack_on_the_best_alpha_lowers_the_larger_probability_of_the_label():
+def test_the_attack_on_the_theorem_s_alpha_lowers_the_larger_probability_of_the_label():
     bench = a_bench(pgd=Pgd(2))
 
     def largest(points, labels):
-        """Minus the logarithm of the label's probability with the best alpha(x) in [0, 1]."""
+        """Minus the logarithm of the label's largest probability over alpha(x) in [0, 1]."""
         both = torch.stack([net(points).softmax(1) for net in (MODEL.std_model, MODEL.rob_model)])
         return -both[:, torch.arange(len(labels)), labels].amax(dim=0).log()
 
@@ -79,7 +79,7 @@ def test_the_oracle_s_verdict_follows_from_its_rows():
     assert ORACLE.agreement(table).startswith("yes: ")
     assert "constants of at least that clean accuracy have 42.0% at most (alpha 0.7)" in ORACLE.summary(table)
     weaker = oracle_table(oracle=(1.0, 0.7, 0.59, 0.6, 0.6))
-    assert "not seen that the best alpha(x) is at least as accurate as g" in ORACLE.agreement(weaker)
+    assert "not seen that the theorem's alpha(x) is at least as accurate as g" in ORACLE.agreement(weaker)
     assert "not seen that the triplet's" in ORACLE.agreement(oracle_table(mix=(0.86, 0.7, 0.6, 0.5, 0.42)))
     assert ORACLE.agreement(oracle_table(mix=(1.1, 0, 0, 0, 0))).startswith("not answered: no constant")
 

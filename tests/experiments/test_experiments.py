@@ -22,6 +22,7 @@ from adaptive_smoothing_zoo.experiments import EXPERIMENTS as NAMES
 from adaptive_smoothing_zoo.experiments import alpha_sweep, attack_target, find_experiment, trust_options
 from adaptive_smoothing_zoo.experiments.bench import Bench, Pgd, Table
 from adaptive_smoothing_zoo.experiments.experiment import Row, read_table
+from adaptive_smoothing_zoo.experiments.margins import BINS
 from adaptive_smoothing_zoo.experiments.published_curves import read_published
 from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTIONS
 from adaptive_smoothing_zoo.storage.schema import to_json
@@ -145,6 +146,38 @@ def test_gaps_are_those_of_the_two_largest_probabilities():
     for name, mask in (("correct", correct), ("incorrect", ~correct)):
         np.testing.assert_allclose(measured[f"mean_{name}"], gap[mask].mean(), rtol=1e-5)
         np.testing.assert_allclose(measured[f"median_{name}"], np.median(gap[mask]), rtol=1e-5)
+
+
+def test_the_attack_on_the_gap_keeps_the_worse_end_and_gaps_are_counted_by_size():
+    def lead(net, points):
+        """Of the label's probability over the largest other one."""
+        probabilities = net(points).double().softmax(1)
+        label = probabilities.gather(1, EXAMPLES.labels[:, None]).squeeze(1)
+        others = probabilities.scatter(1, EXAMPLES.labels[:, None], -1.0)
+        return label - others.amax(1)
+
+    net, points = MODEL.rob_model, EXAMPLES.images
+    bench, step = a_bench(), 0.0027 / (8 / 255) * 0.2
+    for _ in range(5):
+        points = points.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(lead(net, points).sum(), points)
+        points = points.detach() - step * gradient.sign()
+        points = points.clamp(EXAMPLES.images - 0.2, EXAMPLES.images + 0.2).clamp(0, 1)
+    ends = [points, bench.attack(net)]
+    leads = torch.stack([lead(net, end) for end in ends]).detach()
+    worse = leads.argmin(dim=0)
+    assert len(worse.unique()) == 2  # each end is the worse one somewhere
+    chosen = torch.stack(ends)[worse, torch.arange(12)]
+    probabilities = net(chosen).double().softmax(1).detach().numpy()
+    ordered = np.sort(probabilities, axis=1)
+    gap, correct = ordered[:, -1] - ordered[:, -2], probabilities.argmax(1) == EXAMPLES.labels.numpy()
+    measured = MARGINS.measure(bench, {"net": "rob", "images": "gap"})
+    assert 0 < correct.sum() < 12
+    assert (measured["correct"], measured["incorrect"]) == (correct.sum(), (~correct).sum())
+    for name, mask in (("correct", correct), ("incorrect", ~correct)):
+        np.testing.assert_allclose(measured[f"mean_{name}"], gap[mask].mean(), rtol=1e-4)
+        counts = [measured[f"{name}_{i:02}"] for i in range(BINS)]
+        np.testing.assert_array_equal(counts, np.histogram(gap[mask], BINS, (0, 1))[0])
 
 
 def test_gaps_of_no_predictions_are_left_out():

@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.machine.precision import float32_precision, tf32_allowed
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training import choose_alpha as choose
 from adaptive_smoothing_zoo.training.choose_alpha import Candidate, Choice, choose_alpha
@@ -258,6 +259,22 @@ def test_a_target_that_nothing_reaches_is_an_error(monkeypatch):
 def test_choices_without_sense_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Choice(**({"rule": "clean", "target": 0.9} | wrong))
+
+
+def test_accuracies_are_decided_in_float32_whatever_the_caller_allows(monkeypatch):
+    allowed, forward = [], Probabilities.forward
+
+    def noting(net, images):
+        allowed.append(tf32_allowed())
+        return forward(net, images)
+
+    monkeypatch.setattr(Probabilities, "forward", noting)
+    model, images, labels = known(torch.full((10,), 0.9), torch.linspace(0.0, 0.45, 10))
+    with float32_precision(tf32=True):
+        choose_alpha(model, images, labels, Choice(rule="clean", target=0.8, first=0.0, attacks=()), eps=0.1)
+        assert tf32_allowed()
+    assert allowed
+    assert not any(allowed)
 
 
 def test_an_unknown_keyword_is_refused():
