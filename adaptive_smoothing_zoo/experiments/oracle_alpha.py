@@ -80,7 +80,7 @@ class OracleAlpha(TripletExperiment):
         if best is None:
             return not_answered("no constant that was tried has the clean accuracy of the triplet's alpha")
         seen = {
-            "the theorem's alpha(x) is at least as accurate as g and h, on clean images and after attacks on either": all(
+            "the theorem's alpha(x) is at least as accurate as g and h, clean and after attacks on either": all(
                 oracle[name] >= max(g[name], h[name]) for name in ("clean", "std", "rob")
             ),
             "under all attacks, also on itself, it is at least as accurate as h": oracle["worst"] >= h["worst"],
