@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from adaptive_smoothing_zoo import MixedClassifier, ThreatModel
+from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, list_models, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError
@@ -25,6 +25,7 @@ from adaptive_smoothing_zoo.experiments.experiment import Row, read_table
 from adaptive_smoothing_zoo.experiments.margins import BINS
 from adaptive_smoothing_zoo.experiments.published_curves import read_published
 from adaptive_smoothing_zoo.method.smoothed_classifier import SPACES, TRUST_OPTIONS
+from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.storage.schema import to_json
 
 PAGES = Path(__file__).parents[2] / "eval" / "experiments"
@@ -400,6 +401,25 @@ def test_recorded_pages_are_drawn_again_from_the_recorded_data(path, tmp_path):
     experiment.publish(Path(copied), published)
     assert (tmp_path / path.name).read_text() == path.read_text()
     assert (tmp_path / path.name).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def recorded_by_triplet():
+    """The data files of experiments on triplets that come along, by triplet."""
+    entries = {entry.key: entry for entry in list_models() if entry.comes_along}
+    files = {key: [] for key in entries}
+    for path in sorted(PAGES.glob("*/*.json")):
+        key = path.stem.partition("-under-")[0]
+        if key in files:
+            files[key].append(path)
+    return [pytest.param(entries[key], paths, id=key) for key, paths in files.items() if paths]
+
+
+@pytest.mark.parametrize(("entry", "paths"), recorded_by_triplet())
+def test_recorded_pages_are_of_the_triplets_that_come_along(entry, paths):
+    model = load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model)
+    identity = identity_of(model, entry.image_shape)
+    strange = [path for path in paths if Identity.from_json(json.loads(path.read_text())["identity"]) != identity]
+    assert not strange
 
 
 def rows_of(experiment, values):
