@@ -208,12 +208,20 @@ def _recorded(bench: Bench, results: Path, net: str) -> dict[str, float]:
         raise ResultsError(
             f"{ConstantCurve.path(results, entry)} lacks h, which is alpha 1; run {ConstantCurve.COMMAND} with it"
         )
+    if net == "h":
+        return _values(h)
     halves = [point for point in curve.points if 1 - point.clean <= (1 - SAVED) * (1 - h.clean) + 1e-12]
-    return _values(h if net == "h" else max(halves, key=lambda point: point.alpha, default=None))
+    largest = max(halves, key=lambda point: point.alpha, default=None)
+    if largest is None or largest.alpha == 0.0:
+        raise ResultsError(
+            f"{ConstantCurve.path(results, entry)} has no mix with half of h's clean error; run "
+            f"{ConstantCurve.COMMAND} with more alphas, or leave out --results"
+        )
+    return _values(largest)
 
 
-def _values(point: CurvePoint | None) -> dict[str, float]:
-    return {} if point is None else {"alpha": point.alpha, "clean": point.clean, "robust": point.robust}
+def _values(point: CurvePoint) -> dict[str, float]:
+    return {"alpha": point.alpha, "clean": point.clean, "robust": point.robust}
 
 
 def _with_interval(accuracy: float, n: int) -> str:

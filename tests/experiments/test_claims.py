@@ -252,6 +252,9 @@ def test_the_trade_off_may_be_read_from_records_of_the_same_nets_and_examples(tm
     path.write_text(json.dumps(curve | {"points": [point for point in curve["points"] if point["alpha"] < 1]}))
     with pytest.raises(ResultsError, match=r"lacks h, which is alpha 1; run eval/constant_curve\.py with it"):
         TRADE_OFF.measure(replace(whole, results=tmp_path), {"net": "h"})
+    path.write_text(json.dumps(curve | {"points": [point for point in curve["points"] if point["alpha"] in (0, 1)]}))
+    with pytest.raises(ResultsError, match=r"has no mix with half of h's clean error; run eval/constant_curve\.py"):
+        TRADE_OFF.measure(replace(whole, results=tmp_path), {"net": "constant"})
 
 
 def test_another_ball_has_files_of_its_own_and_another_norm_needs_a_radius(tmp_path):
