@@ -15,6 +15,7 @@ from adaptive_smoothing_zoo.certification.journal import read_settings
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments import smoothed_mnist
+from adaptive_smoothing_zoo.experiments.published_tables import printed_rows
 from adaptive_smoothing_zoo.experiments.smoothed_methods import (
     EXPERIMENT,
     METHODS,
@@ -178,7 +179,10 @@ def mnist_table(acr):
 def test_mnist_has_all_rows_of_the_paper_s_table_and_one_seed_has_no_spread():
     experiment = smoothed_mnist.EXPERIMENT
     table = mnist_table(lambda method, sigma: experiment.published[sigma][method])
-    assert len(table.rows) == 9
+    assert len(table.rows) == 3 * 9
+    for sigma, acr in experiment.published.items():
+        printed = [row[1][0] for (number, at, _), row in printed_rows().items() if (number, at) == ("2", sigma)]
+        assert list(acr.values()) == printed
     assert "| SmoothMix (eta = 1) | 1.6780 | 50.0 |" in experiment.summary(table)
     text = experiment.agreement(table)
     assert "- sigma = 0.5: 35 of 35 pairs in the paper's order." in text  # two rows tie
@@ -187,13 +191,15 @@ def test_mnist_has_all_rows_of_the_paper_s_table_and_one_seed_has_no_spread():
     assert "SmoothAdv over SmoothMix (eta = 5) (-1.6870 to -1.6940)" in experiment.agreement(worse)
 
 
-@pytest.mark.parametrize(("method", "lengths"), [("smoothmix", 4.0), ("smoothadv", None)])
-def test_mnist_s_short_form_keeps_the_length_of_all_steps_together(method, lengths):
+@pytest.mark.parametrize("sigma", ["0.25", "0.5", "1"])
+@pytest.mark.parametrize("method", ["smoothmix", "smoothmix_eta1", "smoothmix_eta1_one_step", "smoothadv"])
+def test_mnist_s_short_form_keeps_the_length_of_all_steps_together(method, sigma):
     bench = smoothed_mnist.MnistBench(
         experiment=smoothed_mnist.EXPERIMENT, recipes=RECIPES / "smoothed", trained=Path(), device=CPU
     )
-    loss = bench.recipe({"method": method, "sigma": "0.5", "seed": "0"}).training.loss
-    if lengths is None:
+    loss = bench.recipe({"method": method, "sigma": sigma, "seed": "0"}).training.loss
+    if method == "smoothadv":
         assert loss.eps == 1.0
-    else:
-        assert loss.steps * loss.step_size == lengths  # 4 steps of 1 in the paper
+    else:  # steps of 1 in the authors' commands, which name their logs
+        length = {"0.25": 3 if "eta1" in method else 2, "0.5": 4, "1": 8}[sigma]
+        assert loss.steps * loss.step_size == length
