@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,18 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification import Certificates, certify, certify_lipschitz, mix_certificates
 from adaptive_smoothing_zoo.experiments.bench import Bench, OnStage, Options, Table, share
-from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, Row, markdown_table, verdict
+from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, verdict
+from adaptive_smoothing_zoo.experiments.frontiers import (
+    ALPHAS,
+    GAINS,
+    THEOREM5,
+    certified_values,
+    column,
+    draw_frontiers,
+    frontier_claims,
+    gain_table,
+    lead_words,
+)
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import mix
 from adaptive_smoothing_zoo.method.logit_maps import Scale
@@ -21,95 +32,10 @@ from adaptive_smoothing_zoo.method.logit_maps import Scale
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALPHAS = ("0.55", "0.6", "0.65", "0.7", "0.76", "0.8", "0.85", "0.9", "0.95", "0.99", "0.999", "1")
 NOISES = ("0.5", "0.75", "1", "1.5")  # in units of h's own
-THEOREM5 = "theorem5"
 BOUNDS = ("theorem4", THEOREM5, "sharp")
 SIGMA = 0.25  # of the noise if h itself is not smoothed
 STEPS = (0.5, 1.0, 1.5, 2.0)  # radii in units of sigma; of a Lipschitz h in units of eps
-
-
-class Frontier(Protocol):
-    """A table whose cases are ``noise``, ``alpha`` and ``bound``, with ``clean`` and certified accuracies."""
-
-    @property
-    def rows(self) -> tuple[Row, ...]: ...
-
-    @property
-    def radii(self) -> tuple[float, ...]:
-        """The l_2 radii of the certified accuracies."""
-
-    def where(self, **wanted: str) -> Any: ...
-
-
-def column(i: int) -> str:
-    """The name of the certified accuracy at the i-th radius."""
-    return f"certified_{i}"
-
-
-def certified_values(certificates: Certificates, radii: Sequence[float]) -> dict[str, float]:
-    """Certified accuracy at each radius, by column."""
-    return {column(i): float(value) for i, value in enumerate(certificates.certified_accuracy(radii))}
-
-
-def best_mix(table: Frontier, bound: str, radius: int, clean: float) -> Row | None:
-    """The mix (alpha < 1) with the largest certified accuracy at a radius and at least that clean accuracy, or None."""
-    accurate = [row for row in table.where(bound=bound) if row.case["alpha"] != "1" and row["clean"] >= clean]
-    return max(accurate, key=lambda row: row[column(radius)], default=None)
-
-
-def gains(table: Frontier, bound: str) -> list[tuple[Row, int, float]]:
-    """For each h alone and each radius: what the best mix that is as accurate on clean images certifies, minus h's.
-
-    If no mix is as accurate, it counts as certifying nothing.
-    """
-    found = []
-    for alone in table.where(bound=bound, alpha="1"):
-        for radius in range(len(table.radii)):
-            best = best_mix(table, bound, radius, alone["clean"])
-            certified = 0.0 if best is None else best[column(radius)]
-            found.append((alone, radius, certified - alone[column(radius)]))
-    return found
-
-
-def draw_frontiers(table: Frontier, figure: Figure, bounds: Sequence[str], noise: str) -> None:
-    """Draw a panel for each radius: all mixes by each bound, and each h alone as a cross."""
-    panels = figure.subplots(1, len(table.radii), sharey=True, squeeze=False)[0]
-    for i, (axes, radius) in enumerate(zip(panels, table.radii, strict=True)):
-        for bound in bounds:
-            rows = list(table.where(bound=bound))
-            clean, certified = ([100 * row[name] for row in rows] for name in ("clean", column(i)))
-            (points,) = axes.plot(clean, certified, ".", label=bound, markersize=4)
-            alone = [k for k, row in enumerate(rows) if row.case["alpha"] == "1"]
-            crosses = ([clean[k] for k in alone], [certified[k] for k in alone])
-            axes.plot(*crosses, "x", color=points.get_color(), markersize=8)
-        axes.set_title(f"radius {radius:g}", fontsize="small")
-        axes.set_xlabel("clean accuracy, %")
-    panels[0].set_ylabel("certified accuracy, %")
-    panels[-1].legend(fontsize="x-small", title=f"mixes; x: h alone, one per {noise}", title_fontsize="x-small")
-
-
-def frontier_table(table: Frontier, bound: str, noise: str) -> str:
-    """A sentence and a table: at each radius, each h alone and the best mix of at least its clean accuracy."""
-    rows = []
-    for alone in table.where(bound=bound, alpha="1"):
-        cells = [alone.case["noise"], f"{100 * alone['clean']:.1f}"]
-        for i in range(len(table.radii)):
-            best = best_mix(table, bound, i, alone["clean"])
-            cells.append(f"{100 * alone[column(i)]:.1f}; {_words(best, i)}")
-        rows.append(cells)
-    heads = (noise, "clean, h alone", *(f"l_2 radius {radius:g}" for radius in table.radii))
-    what = f"By {bound}: certified accuracy (%) of h alone; of the best mix with at least its clean accuracy:"
-    return f"{what}\n\n{markdown_table(heads, rows)}"
-
-
-def _words(best: Row | None, radius: int) -> str:
-    """What a mix certifies, and its noise and alpha."""
-    if best is None:
-        return "none"
-    certified = best[column(radius)]
-    which = f" ({best.case['noise']}, alpha {best.case['alpha']})" if certified else ""
-    return f"{100 * certified:.1f}{which}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +54,16 @@ class ParetoTable(Table):
     radii: tuple[float, ...]
     samples: int
     failure_probability: float
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """The bounds that are about h: Theorem 5 is about a smoothed one alone."""
+        return tuple(bound for bound in BOUNDS if not (bound == THEOREM5 and self.kind == "lipschitz"))
+
+    def lacks(self, names: Sequence[str]) -> str:
+        """As of any table, but a row of a bound that is not about h lacks nothing."""
+        asked = tuple(row for row in self.rows if row.case["bound"] in self.bounds)
+        return Table.lacks(replace(self, rows=asked), names)
 
     def how(self) -> str:
         if self.kind == "lipschitz":
@@ -258,56 +194,29 @@ class CertifiedPareto(Experiment[ParetoBench, ParetoTable]):
         return ""
 
     def measure(self, bench: ParetoBench, case: Case) -> dict[str, float]:
-        """Clean accuracy of a mix, and the accuracy that one bound certifies at each radius."""
+        """Clean accuracy of a mix, and the accuracy that one bound certifies at each radius, if it is about h."""
         alpha, bound = float(case["alpha"]), case["bound"]
-        if bench.kind == "lipschitz" and bound == THEOREM5:
-            bound = "theorem4"  # the row must exist, but ``bounds_of`` leaves it out
         log_rob, certified = bench.noisy(case["noise"])
         log_std = bench.once("g", lambda: bench.logits(bench.mix(0.0), bench.images))
         weights = (float(torch.tensor(1.0 - alpha).log()), float(torch.tensor(alpha).log()))
         right = mix(log_std, log_rob, *weights).argmax(dim=1) == bench.labels
-        return {"clean": share(right), **certified_values(certified(alpha, bound), bench.radii)}
+        clean = {"clean": share(right)}
+        if bench.kind == "lipschitz" and bound == THEOREM5:
+            return clean
+        return clean | certified_values(certified(alpha, bound), bench.radii)
 
     def draw(self, table: ParetoTable, figure: Figure) -> None:
-        draw_frontiers(table, figure, bounds_of(table), "noise")
+        draw_frontiers(table, figure, "noise")
 
     def summary(self, table: ParetoTable) -> str:
-        return "\n\n".join(frontier_table(table, bound, "noise") for bound in bounds_of(table))
+        parts = [GAINS]
+        for bound in table.bounds:
+            parts += [f"By {bound}:", gain_table(table, bound)]
+        return "\n\n".join(parts)
 
     def agreement(self, table: ParetoTable) -> str:
-        if THEOREM5 in bounds_of(table):
-            return verdict(frontier_claims(table, "theorem4", THEOREM5))
-        return f"{verdict(lipschitz_claims(table, 'theorem4'))} Theorem 5 is not about a Lipschitz h."
-
-
-def bounds_of(table: Frontier) -> tuple[str, ...]:
-    """The bounds that apply to the table's h."""
-    is_lipschitz = isinstance(table, ParetoTable) and table.kind == "lipschitz"
-    return tuple(bound for bound in BOUNDS if not (is_lipschitz and bound == THEOREM5))
-
-
-def frontier_claims(table: Frontier, lipschitz: str, smoothing: str) -> dict[str, bool]:
-    """What the papers say of the two theorems' frontiers, and whether it was seen."""
-    return lipschitz_claims(table, lipschitz) | {
-        f"by {smoothing}, at some radius an h alone certifies more than every mix of its clean accuracy": any(
-            gain < 0 for _, _, gain in gains(table, smoothing)
-        )
-    }
-
-
-def lipschitz_claims(table: Frontier, lipschitz: str) -> dict[str, bool]:
-    """The same for Theorem 4 alone."""
-    by_constant = gains(table, lipschitz)
-    reached = [i for i in range(len(table.radii)) if any(row[column(i)] > 0 for row in table.where(bound=lipschitz))]
-    outer = [gain for _, radius, gain in by_constant if reached and radius == reached[-1]]
-    return {
-        f"by {lipschitz}, at some radius a mix certifies more than an h alone that is no more accurate": any(
-            gain > 0 for _, _, gain in by_constant
-        ),
-        f"by {lipschitz}, at the largest certified radius mixes do so for most h": (
-            2 * sum(gain > 0 for gain in outer) > len(outer)
-        ),
-    }
+        text = verdict(frontier_claims(table, "theorem4")) + lead_words(table, "theorem4")
+        return text if THEOREM5 in table.bounds else f"{text} Theorem 5 is not about a Lipschitz h."
 
 
 EXPERIMENT = CertifiedPareto()

@@ -272,19 +272,26 @@ def not_answered(why: str) -> str:
     return f"not answered: {why}."
 
 
-def verdict(seen: Mapping[str, bool]) -> str:
-    """One sentence: yes, no, or in part.
+def verdict(seen: Mapping[str, bool | None]) -> str:
+    """One sentence: yes, no, in part, or not answered.
 
     Args:
-        seen: the authors' findings, each a clause that follows "that", and whether it was seen here.
+        seen: the authors' findings, each a clause that follows "that", and whether it was seen here; None if the data
+            do not decide it.
     """
-    missing = [name for name, is_seen in seen.items() if not is_seen]
-    if not missing:
-        return f"yes: {'; '.join(seen)}."
+    undecided = [name for name, is_seen in seen.items() if is_seen is None]
+    missing = [name for name, is_seen in seen.items() if not is_seen and name not in undecided]
     found = [name for name, is_seen in seen.items() if is_seen]
-    if not found:
-        return f"no: it was not seen that {', nor that '.join(missing)}."
-    return f"in part: {'; '.join(found)}; but it was not seen that {', nor that '.join(missing)}."
+    doubts = []
+    if missing:
+        doubts.append(f"it was not seen that {', nor that '.join(missing)}")
+    if undecided:
+        doubts.append(f"the data do not decide whether {', nor whether '.join(undecided)}")
+    if not doubts:
+        return f"yes: {'; '.join(found)}."
+    if found:
+        return f"in part: {'; '.join(found)}; but {'; '.join(doubts)}."
+    return not_answered("; ".join(doubts)) if undecided else f"no: {doubts[0]}."
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

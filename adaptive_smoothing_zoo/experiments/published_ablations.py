@@ -1,11 +1,18 @@
-"""The ablation curves [JS21, Fig. 6 and 7] from the logs that the authors published."""
+"""The ablation curves [JS21, Fig. 6 and 7] from the logs that the authors published, or summaries of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from adaptive_smoothing_zoo.experiments.experiment import Case, markdown_table, verdict
-from adaptive_smoothing_zoo.experiments.published_logs import RADII, LogsBench, LogsExperiment, LogsTable, column
+from adaptive_smoothing_zoo.experiments.published_logs import (
+    RADII,
+    SUMMARIES,
+    LogsBench,
+    LogsExperiment,
+    LogsTable,
+    column,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,16 +44,18 @@ class PublishedAblations(LogsExperiment):
         "alpha and T hardly matter; a hard restriction of the adversarial examples costs robustness; more noise "
         "samples (m) help a little."
     )
-    values = ("acr",)
+    values = ("acr", SUMMARIES)
     size = (12, 3.6)
 
     def cases(self) -> list[Case]:
         return [{"varied": varied, "value": value} for varied, logs in LOGS.items() for value in logs]
 
     def measure(self, bench: LogsBench, case: Case) -> dict[str, float]:
-        """ACR and certified accuracy of the published run; no numbers without its log."""
+        """ACR and certified accuracy of the published run; no numbers without its log or a summary of it."""
         found = bench.logs.matching(LOGS[case["varied"]][case["value"]])
-        return bench.logs.summary(found[0]) if found else {}
+        if not found:
+            return {}
+        return bench.logs.summary(found[0]) | {SUMMARIES: float(not bench.logs.has(found[0]))}
 
     def draw(self, table: LogsTable, figure: Figure) -> None:
         for axes, (varied, values) in zip(figure.subplots(1, len(LOGS), sharey=True), LOGS.items(), strict=True):

@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.experiments.bench import OnStage, Options
 from adaptive_smoothing_zoo.experiments.experiment import Experiment, Measured
 from adaptive_smoothing_zoo.storage.provenance import installed_versions, source_commit
 
+SUMMARIES = "summaries"  # the number of a row's runs that only the index has
 RADII = tuple(0.25 * i for i in range(12))
 CIFAR10_SIZE = 10_000
 COHEN = "Hadisalman+smoothing-adversarial/data/certify/best_models/cifar10/cohen/resnet110"
@@ -69,6 +70,10 @@ class PublishedLogs:
         there = (path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern) if path.is_file())
         return sorted({*there, *(path for path in self.index if fnmatch(path, pattern))})
 
+    def has(self, path: str) -> bool:
+        """Whether the folder contains a log; else the index may have a summary of it."""
+        return (self.folder / path).is_file()
+
     def certificates(self, path: str) -> Certificates:
         """The certificates in a log; ResultsError if it is not in the folder."""
         if path not in self._read:
@@ -81,7 +86,7 @@ class PublishedLogs:
         Raises:
             ResultsError: neither folder nor index has the log, or it cannot be read.
         """
-        if (self.folder / path).is_file() or path not in self.index:
+        if self.has(path) or path not in self.index:
             found = self.certificates(path)
             accuracies = zip(RADII, found.certified_accuracy(RADII).tolist(), strict=True)
             return {"acr": found.average_certified_radius(), **{column(r): value for r, value in accuracies}}
@@ -112,7 +117,19 @@ class LogsTable(Measured):
         return "published logs"
 
     def how(self) -> str:
-        return "all numbers come from the logs, whose radii have three digits; no net ran here"
+        return f"{self._sources()}; no net ran here"
+
+    def _sources(self) -> str:
+        """How many rows come from logs, and how many have a run that only the index has, and where that ends."""
+        summarized = [row for row in self.rows if row[SUMMARIES] > 0]
+        if not summarized:
+            return "all numbers come from the logs, whose radii have three digits"
+        logs = sum(row[SUMMARIES] == 0 for row in self.rows)
+        last = max((r for r in RADII if any(column(r) in row.values for row in summarized)), default=0.0)
+        return (
+            f"rows from the logs, whose radii have three digits: {logs}; rows from summaries (index.tsv) of logs that "
+            f"are not in the folder, with four digits and up to radius {last:g}: {len(summarized)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

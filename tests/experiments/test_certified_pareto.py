@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from making import CPU, EXAMPLES, MODEL, OF_THE_TRIPLET, a_table, settings
+from matplotlib.figure import Figure
 
 from adaptive_smoothing_zoo import MixedClassifier, ThreatModel, load_model
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
@@ -52,7 +53,8 @@ def test_a_lipschitz_h_has_another_scale_for_less_noise():
     found = certify_lipschitz(mix.eval(), bench.images, bench.labels)
     assert row["certified_1"] == (found.correct & (found.radius >= 0.25)).mean()
     assert row["clean"] == right(mix, bench.images, bench.labels)
-    assert row == EXPERIMENT.measure(bench, {"noise": "0.5", "alpha": "0.9", "bound": "theorem5"})
+    of_theorem5 = EXPERIMENT.measure(bench, {"noise": "0.5", "alpha": "0.9", "bound": "theorem5"})
+    assert of_theorem5 == {"clean": row["clean"]}  # it is about smoothed nets
 
 
 def test_another_h_is_smoothed_and_the_page_says_so():
@@ -82,15 +84,31 @@ def test_an_h_that_is_not_certified_so_is_refused(name, rob_map, norm, why, tmp_
         next(EXPERIMENT.run(bench, tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["lipschitz", "smoothed", "made"])
-def test_theorem_5_is_spoken_of_where_it_applies_alone(kind):
+def pareto_table(kind, without=()):
+    """A table with the same numbers in every row; the certified accuracies of these bounds are left out."""
     about = {"kind": kind, "sigma": 0.25, "radii": (0.1, 0.2, 0.3, 0.4), "samples": 60, "failure_probability": 0.001}
-    values = {"clean": 0.9, **{f"certified_{i}": 0.5 for i in range(4)}}
-    rows = [(case, values) for case in EXPERIMENT.cases()]
-    summary, agreement = EXPERIMENT.findings(
-        a_table("certified-pareto", *rows, kind=ParetoTable, about={**OF_THE_TRIPLET, **about})
-    )
+    certified = {f"certified_{i}": 0.5 for i in range(4)}
+    rows = [(case, {"clean": 0.9} | ({} if case["bound"] in without else certified)) for case in EXPERIMENT.cases()]
+    return a_table("certified-pareto", *rows, kind=ParetoTable, about={**OF_THE_TRIPLET, **about})
+
+
+@pytest.mark.parametrize("kind", ["lipschitz", "smoothed", "made"])
+@pytest.mark.parametrize("without", [(), ("theorem5",)])
+def test_theorem_5_is_spoken_of_and_needed_where_it_applies_alone(kind, without):
+    table = pareto_table(kind, without)
+    summary, agreement = EXPERIMENT.findings(table)
+    EXPERIMENT.draw(table, figure := Figure())
     applies = kind != "lipschitz"
+    shown = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+    assert shown == (["theorem4", "theorem5", "sharp"] if applies else ["theorem4", "sharp"])
+    if applies and without:
+        assert agreement == "not answered: there is no certified_0 for noise 0.5, alpha 0.55, bound theorem5."
+        return
     assert ("By theorem5" in summary, "by theorem5" in agreement) == (applies, applies)
     assert ("Theorem 5 is not about a Lipschitz h." in agreement) == (not applies)
     assert summary.count("By theorem4") == summary.count("By sharp") == 1
+
+
+def test_a_lipschitz_h_needs_the_numbers_of_the_other_bounds():
+    _, agreement = EXPERIMENT.findings(pareto_table("lipschitz", ("sharp",)))
+    assert agreement == "not answered: there is no certified_0 for noise 0.5, alpha 0.55, bound sharp."

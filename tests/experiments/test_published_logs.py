@@ -1,7 +1,9 @@
 """Experiments on published logs: numbers against direct counts, and what the published logs themselves give."""
 
+import shutil
 import tarfile
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,23 @@ from adaptive_smoothing_zoo.certification import Certificates, read_log
 from adaptive_smoothing_zoo.cli import asz
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.experiments import find_experiment
-from adaptive_smoothing_zoo.experiments.certified_pareto import best_mix, gains
-from adaptive_smoothing_zoo.experiments.experiment import Measured, Row
-from adaptive_smoothing_zoo.experiments.published_logs import COHEN_LOGS, RADII, LogsBench, PublishedLogs, column
+from adaptive_smoothing_zoo.experiments.experiment import Measured, Row, read_table
+from adaptive_smoothing_zoo.experiments.published_ablations import LOGS as ABLATIONS
+from adaptive_smoothing_zoo.experiments.published_logs import (
+    COHEN_LOGS,
+    RADII,
+    SUMMARIES,
+    LogsBench,
+    LogsTable,
+    PublishedLogs,
+    column,
+)
 from adaptive_smoothing_zoo.experiments.published_mix import PRINTED, certified_by, clean_range
 from adaptive_smoothing_zoo.experiments.published_pareto import PublishedParetoTable
-from adaptive_smoothing_zoo.experiments.published_tables import HALF, ROWS
+from adaptive_smoothing_zoo.experiments.published_tables import HALF, ROWS, acr_leads
 
 LOGS = Path(__file__).parents[2] / "../shared/reference/certlogs/selected.tar.xz"
+PAGES = Path(__file__).parents[2] / "eval" / "experiments"
 ROW = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
 
@@ -117,24 +128,6 @@ def test_no_mix_with_a_sure_g_leaves_the_range(alpha):
     assert clean_range(of_h, 0.999, 0.5)[0] <= of_h.correct.mean() + 0.01  # nothing is gained by hardly mixing
 
 
-def test_the_best_mix_is_chosen_among_those_that_are_as_accurate():
-    points = [("a", "1", 0.7, 0.5), ("b", "1", 0.9, 0.2), ("a", "0.8", 0.8, 0.4), ("b", "0.8", 0.95, 0.3)]
-    rows = tuple(
-        Row(case={"noise": noise, "alpha": alpha, "bound": "x"}, values={"clean": clean, "certified_0": certified})
-        for noise, alpha, clean, certified in points
-    )
-    about = {"dataset": "d", "n": 1, "data": "", "data_sha256": "", "device": "", "versions": {}, "commit": None}
-    table = PublishedParetoTable(experiment="published-pareto", rows=rows, radii=(0.5,), **about)
-    assert best_mix(table, "x", 0, 0.7) is rows[2]
-    assert best_mix(table, "x", 0, 0.85) is rows[3]
-    assert best_mix(table, "x", 0, 0.99) is None
-    assert [gain for *_, gain in gains(table, "x")] == pytest.approx([-0.1, 0.1])
-    alone = replace(table, rows=rows[:2])  # no mix is as accurate
-    assert [gain for *_, gain in gains(alone, "x")] == pytest.approx([-0.5, -0.2])
-    rows[1].values["certified_0"] = 0.0
-    assert [gain for *_, gain in gains(alone, "x")] == pytest.approx([-0.5, 0.0])
-
-
 def mixed(of_h, sigma):
     """Radii of the mix with alpha = 0.76 by the sharp bound."""
     return of_h.radius - sigma * norm.ppf(1 / (2 * 0.76))
@@ -158,12 +151,103 @@ def test_a_point_of_the_frontier_is_what_one_bound_certifies_of_one_mix(logs):
     values = experiment.measure(experiment.bench(logs=logs), case)
     of_h = read_log(logs.folder / COHEN_LOGS["0.50"])
     assert values["certified_0"] == (of_h.correct & (mixed(of_h, 0.5) >= 0.25)).mean()
-    assert values["clean"] == clean_range(of_h, 0.76, 0.5)[0]
+    assert (values["clean"], values["clean_at_most"]) == clean_range(of_h, 0.76, 0.5)
 
 
 def test_a_row_without_logs_has_no_numbers(logs):
     experiment = find_experiment("published-tables")
     assert experiment.measure(LogsBench(logs=logs), experiment.cases()[0]) == {}
+
+
+SUMMARIZED = {  # an experiment's case, and a log of it
+    "published-tables": (
+        {"table": "2", "sigma": "0.25", "row": "Gaussian"},
+        "jh-jeong+smoothmix/data/certify/mnist/cohen/noise_0.25_7",
+    ),
+    "published-ablations": (
+        {"varied": "m", "value": "2"},
+        "jh-jeong+smoothmix/data/certify/ablation/m/smix_1.0_8_m0/tau_1.0/num_2/0/noise_1.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMMARIZED)
+def test_the_foot_of_a_page_counts_rows_from_summaries_and_says_where_these_end(name, logs):
+    experiment, (case, path) = find_experiment(name), SUMMARIZED[name]
+    assert case in experiment.cases()
+    (logs.folder / "index.tsv").write_text(f"path\tACR\tcert0\tcert0.25\tcert0.50\n{path}\t0.5\t0.9\t0.8\t0.1\n")
+    bench = LogsBench(logs=PublishedLogs(logs.folder))
+    summarized = experiment.measure(bench, case)
+    assert summarized[SUMMARIES] == 1
+    there = logs.folder / path
+    there.parent.mkdir(parents=True)
+    shutil.copy(logs.folder / COHEN_LOGS["0.25"], there)
+    read = experiment.measure(bench, case)
+    assert read[SUMMARIES] == 0
+
+    def foot(*rows):
+        return replace(bench.table(name), rows=tuple(Row(case=case, values=values) for values in rows)).how()
+
+    assert foot(read, read) == "all numbers come from the logs, whose radii have three digits; no net ran here"
+    assert foot(read, summarized, summarized) == (
+        "rows from the logs, whose radii have three digits: 1; rows from summaries (index.tsv) of logs that are not in "
+        "the folder, with four digits and up to radius 0.5: 2; no net ran here"
+    )
+
+
+@pytest.mark.skipif(not LOGS.exists(), reason="the published logs are not there")
+@pytest.mark.parametrize(("name", "summaries"), [("published-tables", 27), ("published-ablations", 18)])
+def test_recorded_rows_from_summaries_are_those_whose_logs_are_not_in_the_archive(name, summaries, tmp_path):
+    with tarfile.open(LOGS) as archive:
+        names = set(archive.getnames())
+        archive.extract("index.tsv", tmp_path, filter="data")
+    known = [line.split("\t")[0] for line in (tmp_path / "index.tsv").read_text().splitlines()[1:]]
+    table = read_table(PAGES / name / "published.json", LogsTable)
+    for row in table.rows:
+        case = row.case
+        pattern = ROWS[tuple(case.values())][0] if "table" in case else ABLATIONS[case["varied"]][case["value"]]
+        runs = [path for path in known if fnmatch(path, pattern)]
+        assert len(runs) == 1 or "table" in case
+        assert row[SUMMARIES] == sum(path not in names for path in runs)
+    assert sum(row[SUMMARIES] > 0 for row in table.rows) == summaries
+    page = (PAGES / name / "published.md").read_text()
+    assert f"up to radius 1.5: {summaries};" in page
+
+
+def tables_with(acr):
+    """The table of [JS21] with this ACR in each row, and every row as printed."""
+    experiment = find_experiment("published-tables")
+    values = {"runs": 1.0, SUMMARIES: 0.0, "off": 0.0}
+    rows = tuple(Row(case=case, values=values | {"acr": acr(**case)}) for case in experiment.cases())
+    about = {"dataset": "d", "n": 1, "data": "", "data_sha256": "", "device": "", "versions": {}, "commit": None}
+    return LogsTable(experiment=experiment.name, rows=rows, **about)
+
+
+@pytest.mark.parametrize("ahead", ["SmoothMix", "+ one-step adversary"])
+@pytest.mark.parametrize("rival", ["SmoothAdv", "Consistency", "Gaussian"])
+def test_a_form_of_smoothmix_has_the_largest_acr_or_not(ahead, rival):
+    def acr(table, sigma, row):
+        if (table, sigma) == ("3", "0.25") and row == rival:
+            return 0.75
+        return 0.8 if row.startswith(ahead) else 0.5
+
+    experiment = find_experiment("published-tables")
+    table = tables_with(acr)
+    leads = acr_leads(table)
+    assert leads.pop(("3", "0.25")) == pytest.approx(0.05)
+    assert list(leads.values()) == pytest.approx([0.3] * 4)
+    text = experiment.agreement(table)
+    assert text.startswith(
+        "yes: all 16 rows of SmoothMix come out of one published run, digit by digit; at every sigma"
+    )
+    assert "smallest in Table 3 at sigma 0.25: 0.0500" in text
+    beaten = tables_with(lambda table, sigma, row: 0.8 if row == rival else acr(table, sigma, row))
+    assert "it was not seen that at every sigma a form of SmoothMix has the largest ACR" in experiment.agreement(beaten)
+    tied = tables_with(lambda **case: 0.5)
+    assert "it was not seen that at every sigma" in experiment.agreement(tied)
+    beaten.rows[5].values["off"] = 1.0
+    assert experiment.agreement(beaten).startswith("no: ")
+    assert "35 of 36 rows" in experiment.agreement(beaten)
 
 
 @pytest.mark.skipif(not LOGS.exists(), reason="the published logs are not there")
