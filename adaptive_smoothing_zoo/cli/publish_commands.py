@@ -17,8 +17,10 @@ from adaptive_smoothing_zoo.cli.options import (
     WordChoice,
     example,
     model_options,
+    packed,
     words_options,
 )
+from adaptive_smoothing_zoo.publishing.others import Others
 from adaptive_smoothing_zoo.storage.files import write_text
 
 if TYPE_CHECKING:
@@ -26,23 +28,41 @@ if TYPE_CHECKING:
 
 CARDS = Path("model_cards")
 RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-
-
-WITH_ROBUSTBENCH = click.option(
-    "--with-robustbench",
-    "model_info",
-    type=click.Path(path_type=Path),
-    metavar="MODEL_INFO_DIR",
-    help="RobustBench's folder model_info: add its entries with the same data, threat model and radius",
+FOLDERS = click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
+OTHERS = packed(
+    Others,
+    "others",
+    click.option(
+        "--with-robustbench",
+        "model_info",
+        type=click.Path(path_type=Path),
+        metavar="MODEL_INFO_DIR",
+        help="RobustBench's folder model_info: add its entries with the same data, threat model and radius",
+    ),
+    click.option("--published", is_flag=True, help="add the zoo's triplets by their published accuracies"),
+    click.option(
+        "--known-by", metavar="YYYY-MM", help="of these, leave out entries of papers that came out after this month"
+    ),
+    click.option("--best-per-paper", is_flag=True, help="of these, rank the most robust entry of each paper only"),
 )
+
+
+def _check_entries(folders: tuple[Path, ...], others: Others) -> None:
+    if not folders and not others.published:
+        raise click.UsageError("name a FOLDER with entries, or add --published")
 
 
 @click.command(
     "leaderboard",
-    epilog=example("asz leaderboard results", "asz leaderboard results --with-robustbench ../robustbench/model_info"),
+    epilog=example(
+        "asz leaderboard results",
+        "asz leaderboard results --with-robustbench ../robustbench/model_info",
+        "asz leaderboard --published --with-robustbench ../robustbench/model_info \\",
+        "    --known-by 2023-04 --best-per-paper --out site",
+    ),
 )
-@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@WITH_ROBUSTBENCH
+@FOLDERS
+@OTHERS
 @click.option(
     "--cards",
     type=click.Path(path_type=Path),
@@ -51,19 +71,20 @@ WITH_ROBUSTBENCH = click.option(
     show_default=True,
     help="to link; repeatable",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; default the first FOLDER")
-def leaderboard_command(
-    folders: tuple[Path, ...], model_info: Path | None, cards: tuple[Path, ...], out: Path | None
-) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the pages; default the first FOLDER, or .")
+def leaderboard_command(folders: tuple[Path, ...], others: Others, cards: tuple[Path, ...], out: Path | None) -> None:
     """Rank the models with entries below FOLDER: leaderboard.html and leaderboard.md.
 
     The HTML page sorts and filters without a network and shows the trade-off of clean and robust accuracy. If several
-    folders have the same entry, the first counts.
+    folders have the same entry, the first counts. A model is listed once: as FOLDER has it, else as published, else as
+    RobustBench has it. The month of a paper is that of its arXiv number, or January of its venue's year; an entry
+    without either stays. With --known-by or --best-per-paper the pages state the ranks without them, too.
     """
     from adaptive_smoothing_zoo.publishing.leaderboard import render
 
-    out = out or folders[0]
-    page, text = render(*folders, out=out, cards=cards, model_info=model_info)
+    _check_entries(folders, others)
+    out = out or next(iter(folders), Path())
+    page, text = render(*folders, out=out, cards=cards, others=others)
     for name, content in (("leaderboard.html", page), ("leaderboard.md", text)):
         write_text(out / name, content)
         click.echo(f"wrote {out / name}")
@@ -102,17 +123,18 @@ def compare_command(first: Path, second: Path) -> None:
     epilog=example(
         "asz plot trade-off results --dataset digits --threat-model Linf",
         "asz plot trade-off results --with-robustbench model_info --out plot.pdf",
+        "asz plot trade-off --dataset cifar100 --published --known-by 2023-04",
     ),
 )
-@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@FOLDERS
 @click.option("--dataset", default=None, help="needed where FOLDER has several")
 @click.option("--threat-model", default=None, help="needed where FOLDER has several: Linf or L2")
 @click.option("--eps", default=None, help="needed where FOLDER has several: as 8/255 or 0.5")
-@WITH_ROBUSTBENCH
+@OTHERS
 @click.option("--title", default=None, help="default: data set, threat model and radius")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("trade-off.png"), show_default=True)
 def plot_trade_off_command(
-    folders: tuple[Path, ...], model_info: Path | None, title: str | None, out: Path, **wanted: str | None
+    folders: tuple[Path, ...], others: Others, title: str | None, out: Path, **wanted: str | None
 ) -> None:
     """Draw clean against best known robust accuracy of the models with entries below FOLDER.
 
@@ -121,7 +143,8 @@ def plot_trade_off_command(
     """
     from adaptive_smoothing_zoo.publishing.leaderboard import read_tables
 
-    tables = read_tables(*folders, model_info=model_info)
+    _check_entries(folders, others)
+    tables = read_tables(*folders, others=others)
     chosen = [table for table in tables if all(value in (None, getattr(table, key)) for key, value in wanted.items())]
     if len(chosen) != 1:
         known = "; ".join(table.title for table in tables)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from adaptive_smoothing_zoo.publishing.pages import percent
 from adaptive_smoothing_zoo.storage.schema import read_json
 from adaptive_smoothing_zoo.threat import parse_eps
 from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+
+_ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/((\d{2})(0[1-9]|1[0-2])\.\d{4,5})")
+_YEAR = re.compile(r"\b(?:19|20)\d{2}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,6 @@ class ModelInfo:
         unreliable: whether RobustBench's maintainers call the AutoAttack accuracy unreliable.
     """
 
-    path: Path
     name: str
     dataset: str
     threat_model: str
@@ -50,6 +53,25 @@ class ModelInfo:
     def eps_value(self) -> float:
         """eps as a number."""
         return parse_eps(self.eps)
+
+    @property
+    def group(self) -> tuple[str, str, float]:
+        """Data set, threat model and eps: what decides the table that ranks it."""
+        return self.dataset, self.threat_model, self.eps_value
+
+    @property
+    def paper(self) -> str:
+        """What tells papers apart: the arXiv number, else the link."""
+        found = _ARXIV.search(self.link)
+        return found[1] if found else self.link
+
+    @property
+    def date(self) -> str:
+        """When the paper came out: the arXiv number's month, as "2023-02"; else the year of the venue; else ""."""
+        if found := _ARXIV.search(self.link):
+            return f"20{found[2]}-{found[3]}"
+        year = _YEAR.search(self.venue)
+        return year[0] if year else ""
 
 
 def leaderboard_entry(
@@ -98,6 +120,15 @@ def leaderboard_entry(
     }
 
 
+def published_info(entry: ModelEntry) -> ModelInfo | None:
+    """The leaderboard entry of a model by its published accuracies; None if it has none."""
+    published = entry.published
+    if published is None:
+        return None
+    data = leaderboard_entry(entry, float(published.clean) / 100, float(published.autoattack) / 100)
+    return _model_info(data, entry.dataset, entry.threat_model, entry.name)
+
+
 def read_model_info(path: Path) -> ModelInfo:
     """The entry in a file ``<dataset>/<threat model>/<name>.json``.
 
@@ -105,31 +136,36 @@ def read_model_info(path: Path) -> ModelInfo:
         ResultsError: it cannot be read, or is no entry for a threat model with a radius.
     """
     try:
-        entry = read_json(path)
-        parse_eps(str(entry["eps"]))
-        autoattack = entry["autoattack_acc"]
-        texts = {
-            "eps": str(entry["eps"]),
-            "title": entry["name"],
-            "link": entry["link"],
-            "venue": entry["venue"] or "unpublished",
-            "architecture": entry["architecture"],
-            "footnote": entry.get("footnote") or "",
-        }
-        numbers = {
-            "clean": _percentage(entry["clean_acc"]),
-            "autoattack": _percentage(autoattack),
-            "best": _percentage(entry.get("external", autoattack)),
-        }
-        additional_data = {True: True, False: False, None: None}[entry["additional_data"]]
-        unreliable = entry.get("unreliable") is True
+        return _model_info(read_json(path), path.parts[-3], path.parts[-2], path.stem)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} is not a leaderboard entry: {type(error).__name__} {reason(error)}") from error
+
+
+def _model_info(entry: Mapping[str, Any], dataset: str, threat_model: str, name: str) -> ModelInfo:
+    parse_eps(str(entry["eps"]))
+    autoattack = entry["autoattack_acc"]
+    texts = {
+        "eps": str(entry["eps"]),
+        "title": entry["name"],
+        "link": entry["link"],
+        "venue": entry["venue"] or "unpublished",
+        "architecture": entry["architecture"],
+        "footnote": entry.get("footnote") or "",
+    }
     if not all(isinstance(value, str) for value in texts.values()):
-        raise ResultsError(f"{path} is not a leaderboard entry: a text is not a string")
+        raise TypeError("a text is not a string")
     one_line = {key: " ".join(value.split()) for key, value in texts.items()}
-    fields: dict[str, Any] = {**one_line, **numbers, "additional_data": additional_data, "unreliable": unreliable}
-    return ModelInfo(path=path, name=path.stem, dataset=path.parts[-3], threat_model=path.parts[-2], **fields)
+    return ModelInfo(
+        name=name,
+        dataset=dataset,
+        threat_model=threat_model,
+        clean=_percentage(entry["clean_acc"]),
+        autoattack=_percentage(autoattack),
+        best=_percentage(entry.get("external", autoattack)),
+        additional_data={True: True, False: False, None: None}[entry["additional_data"]],
+        unreliable=entry.get("unreliable") is True,
+        **one_line,
+    )
 
 
 def _percentage(value: Any) -> float:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from adaptive_smoothing_zoo.attacks.settings import STANDARD_ATTACKS, AttackSett
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.publishing.leaderboard import read_tables, render
 from adaptive_smoothing_zoo.publishing.model_info import leaderboard_entry
+from adaptive_smoothing_zoo.publishing.others import Others
 from adaptive_smoothing_zoo.publishing.run_record import make_record, write_results
 from adaptive_smoothing_zoo.zoo.entry import Published
 from adaptive_smoothing_zoo.zoo.registry import list_models
@@ -303,7 +305,7 @@ def add_edm(folder):
 class TestAmongRobustBench:
     def test_the_triplet_of_the_paper_is_the_second_most_robust_and_the_most_accurate(self, model_info, tmp_path):
         add_edm(tmp_path / "results")
-        (table,) = read_tables(tmp_path / "results", model_info=model_info)
+        (table,) = read_tables(tmp_path / "results", others=Others(model_info=model_info))
         assert [row.info.name for row in table.rows][:3] == [
             *("Wang2023Better_WRN-70-16", "Bai2023Improving_edm", "Gowal2020Uncovering_extra")
         ]
@@ -311,21 +313,9 @@ class TestAmongRobustBench:
         assert table.rows[1].info.clean - max(row.info.clean for row in table.rows if not row.ours) > 9
         assert {point.label for point in table.trade_off.points if point.kind == "ours"} == {"Bai2023Improving_edm"}
         assert table.trade_off.front == {row.point.key for row in table.rows[:2]}
-        page, text = render(tmp_path / "results", model_info=model_info)
+        page, text = render(tmp_path / "results", others=Others(model_info=model_info))
         assert page.count('data-ours="no"') == 4
         assert "| 3 | Gowal2020Uncovering_extra (RobustBench) | 69.15 | 36.88 |" in text
-
-    def test_so_it_is_among_the_real_entries_of_that_time(self, tmp_path):
-        if not MODEL_INFO.exists():
-            pytest.skip(f"there is no {MODEL_INFO}")
-        add_edm(tmp_path)
-        (table,) = read_tables(tmp_path, model_info=MODEL_INFO)
-        # Of each method its best entry; [BAKS24] was submitted in April 2023, the other entries of 2023 and 2024 later.
-        known = [row for row in table.rows if row.ours or re.search("20(1.|2[0-2])|Wang2023", row.info.name)]
-        methods = list(dict.fromkeys(row.info.title for row in known))
-        (edm,) = (row for row in table.rows if row.ours)
-        assert methods.index(edm.info.title) == 1
-        assert edm.info.clean == max(row.info.clean for row in known if row.best > 1)
 
     def test_other_radii_and_files_that_are_no_entries_are_left_out_with_a_warning(self, model_info, tmp_path, caplog):
         add_edm(tmp_path / "results")
@@ -334,7 +324,7 @@ class TestAmongRobustBench:
         (folder / "Debenedetti2022Light_XCiT-L12.json").write_text("{")
         change(folder / "Rebuffi2021Fixing_70_16_cutmix_ddpm.json", external=None)
         change(folder / "Wang2023Better_WRN-70-16.json", unreliable=True, external="10.00")
-        (table,) = read_tables(tmp_path / "results", model_info=model_info)
+        (table,) = read_tables(tmp_path / "results", others=Others(model_info=model_info))
         assert [row.info.name for row in table.rows] == ["Bai2023Improving_edm", "Wang2023Better_WRN-70-16"]
         assert table.rows[1].flags == ("AutoAttack is not reliable here, says RobustBench",)
         assert len(caplog.messages) == 3
@@ -344,4 +334,145 @@ class TestAmongRobustBench:
     def test_a_folder_without_such_entries_is_refused(self, tmp_path):
         add_edm(tmp_path)
         with pytest.raises(ResultsError, match="has no entries for cifar100/Linf; name RobustBench's"):
-            read_tables(tmp_path, model_info=tmp_path / "cifar100")
+            read_tables(tmp_path, others=Others(model_info=tmp_path / "cifar100"))
+
+
+def add_theirs(folder, name, robust, **changes):
+    """An entry of RobustBench for CIFAR-10; the folder model_info is returned."""
+    write(folder / "model_info", name, leaderboard_entry(CIFAR_ENTRY, 0.9, robust) | changes)
+    return folder / "model_info"
+
+
+def names(table):
+    return [row.info.name for row in table.rows]
+
+
+class TestAModelIsListedOnce:
+    def test_as_ours_where_robustbench_has_an_entry_of_the_same_name(self, tmp_path):
+        write(tmp_path / "results", "Mine", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.5))
+        add_theirs(tmp_path, "Mine", 0.6)
+        others = Others(model_info=add_theirs(tmp_path, "Mine_large", 0.6))
+        (table,) = read_tables(tmp_path / "results", others=others)
+        assert [(row.info.name, row.ours, row.best) for row in table.rows] == [
+            ("Mine_large", False, 60.0),
+            ("Mine", True, 50.0),
+        ]
+        assert table.rows[1].flags == ("no record of the run",)
+
+    def test_and_says_so_if_robustbench_knows_a_lower_accuracy(self, tmp_path):
+        write(tmp_path / "results", "Mine", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.5))
+        others = Others(model_info=add_theirs(tmp_path, "Mine", 0.6, external="49.98"))
+        (row,) = read_tables(tmp_path / "results", others=others)[0].rows
+        assert "RobustBench knows 49.98 % robust accuracy" in row.flags
+        assert row.point.open
+
+    def test_published_triplets_are_listed_unless_a_folder_has_their_entry(self, tmp_path):
+        published = {entry.key: entry.published for entry in PUBLISHED}
+        found = {row.info.key: row for table in read_tables(others=Others(published=True)) for row in table.rows}
+        assert found.keys() == published.keys()
+        for key, row in found.items():
+            assert f"{row.info.clean:.2f}" == published[key].clean
+            assert f"{row.info.autoattack:.2f}" == published[key].autoattack
+            assert row.flags == ("published accuracies, not evaluated here",)
+        add_edm(tmp_path)
+        change(tmp_path / "cifar100/Linf/Bai2023Improving_edm.json", autoattack_acc="10.00")
+        table = next(t for t in read_tables(tmp_path, others=Others(published=True)) if t.dataset == "cifar100")
+        assert names(table) == ["Bai2024MixedNUTS", "Bai2023Improving_trades", "Bai2023Improving_edm"]
+        assert [row.published for row in table.rows] == [True, True, False]
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("link", "venue", "date", "paper"),
+        [
+            ("https://arxiv.org/abs/2302.04638", "ICML 2024", "2023-02", "2302.04638"),
+            ("https://arxiv.org/abs/1907.02610v2", "x", "2019-07", "1907.02610"),
+            ("https://arxiv.org/pdf/2202.10103.pdf", "ICML 2022", "2022-02", "2202.10103"),
+            ("https://doi.org/10.1/x.2020.11", "A Journal 2024", "2024", "https://doi.org/10.1/x.2020.11"),
+            ("https://github.com/x", "GitHub,<br>Oct 2019", "2019", "https://github.com/x"),
+            ("https://github.com/x", "N/A", "", "https://github.com/x"),
+        ],
+    )
+    def test_a_paper_is_known_by_its_arxiv_number_or_its_link(self, link, venue, date, paper, tmp_path):
+        write(tmp_path, "Model", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.5) | {"link": link, "venue": venue})
+        info = only_row(tmp_path).info
+        assert (info.date, info.paper) == (date, paper)
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Ours, of a paper of May 2023, and entries of RobustBench, the two of one paper among them of April."""
+        mine = leaderboard_entry(CIFAR_ENTRY, 0.9, 0.5) | {"link": "arxiv.org/abs/2305.00001"}
+        write(tmp_path / "results", "Mine", mine)
+        for name, robust, link, venue in (
+            ("Late", 0.9, "arxiv.org/abs/2305.00002", "A 2023"),
+            ("Later", 0.8, "example.org", "B 2024"),
+            ("Large", 0.7, "arxiv.org/abs/2304.00001v2", "C 2025"),
+            ("Small", 0.6, "arxiv.org/pdf/2304.00001", "C 2025"),
+            ("Undated", 0.4, "example.net", "N/A"),
+            ("Year", 0.3, "example.com", "D 2023"),
+            ("Mine_small", 0.2, "arxiv.org/abs/2305.00001", "E 2023"),
+        ):
+            add_theirs(tmp_path, name, robust, link=link, venue=venue)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("limits", "expected"),
+        [
+            ({}, "Late Later Large Small Mine Undated Year Mine_small"),
+            ({"known_by": "2023-04"}, "Large Small Mine Undated Year"),
+            ({"known_by": "2023-05"}, "Late Large Small Mine Undated Year Mine_small"),
+            ({"best_per_paper": True}, "Late Later Large Mine Undated Year"),
+            ({"known_by": "2023-04", "best_per_paper": True}, "Large Mine Undated Year"),
+        ],
+    )
+    def test_they_leave_out_entries_of_others_and_both_ranks_are_stated(self, limits, expected, folder):
+        others, left = Others(model_info=folder / "model_info", **limits), expected.split()
+        (table,) = read_tables(folder / "results", others=others)
+        assert names(table) == left
+        for text in render(folder / "results", others=others):
+            sentence = f"Mine: rank {left.index('Mine') + 1} of {len(left)}; without the limits 5 of 8."
+            assert (sentence in text) == bool(limits)
+            assert all(name in text for name in ("Late", "Mine_small"))
+
+    def test_an_entry_of_a_folder_stays_though_a_better_one_is_of_the_same_paper(self, folder):
+        change(folder / "model_info/cifar10/Linf/Mine_small.json", autoattack_acc="55.00")
+        others = Others(model_info=folder / "model_info", best_per_paper=True)
+        (table,) = read_tables(folder / "results", others=others)
+        assert names(table)[3:5] == ["Mine_small", "Mine"]
+
+    def test_a_model_without_a_rank_is_not_counted(self, folder):
+        write(folder / "results", "Mine.run", "{}")
+        others = Others(model_info=folder / "model_info", known_by="2023-04")
+        (table,) = read_tables(folder / "results", others=others)
+        assert (table.ranks, table.counts) == ({}, (4, 7))
+
+    def test_published_triplets_are_limited_too(self):
+        tables = read_tables(others=Others(published=True, known_by="2023-04", best_per_paper=True))
+        assert [(table.dataset, names(table)) for table in tables] == [
+            ("cifar10", ["Bai2023Improving_edm"]),
+            ("cifar100", ["Bai2023Improving_edm"]),
+        ]
+        with pytest.raises(ResultsError, match="none of our models is left without papers after 2022-12"):
+            read_tables(others=Others(published=True, known_by="2022-12"))
+
+    @pytest.mark.parametrize("month", ["2023", "2023-13", "2023-4", "23-04", "2023-04-01"])
+    def test_a_month_is_a_month(self, month):
+        with pytest.raises(ResultsError, match="a month is written as 2023-04"):
+            Others(published=True, known_by=month)
+
+    def test_limits_without_others_are_refused(self):
+        for limits in ({"known_by": "2023-04"}, {"best_per_paper": True}):
+            with pytest.raises(ResultsError, match="add --with-robustbench MODEL_INFO_DIR or --published"):
+                Others(**limits)
+
+    def test_pages_identify_the_files_as_the_shell_does(self, folder):
+        files, others = folder / "model_info" / "cifar10" / "Linf", Others(model_info=folder / "model_info")
+        (files / "Undated.json").rename(files / "aUndated.json")
+        shell = "sha256sum *.json | LC_ALL=C sort -k2 | sha256sum"
+        printed = subprocess.run(shell, shell=True, cwd=files, capture_output=True, text=True, check=True).stdout
+        expected = printed.split()[0]
+        for text in render(folder / "results", others=others):
+            assert expected in text
+            assert "7 files" in text
+        change(files / "Late.json", footnote="another")
+        assert expected not in render(folder / "results", others=others)[1]
