@@ -5,12 +5,7 @@ from adaptive_smoothing_zoo.certification.bounds import BOUNDS, Bound, vote_need
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_lipschitz
 from adaptive_smoothing_zoo.certification.logs import Certificates, read_log
-from adaptive_smoothing_zoo.certification.mixes import (
-    certify_lipschitz,
-    certify_mix,
-    certify_top_k,
-    mix_certificates,
-)
+from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
 from adaptive_smoothing_zoo.certification.plots import CertifiedCurve, plot_certified_curves
 from adaptive_smoothing_zoo.certification.predicting import predict_smoothed
 from adaptive_smoothing_zoo.certification.running import CertifyProgress, Run
@@ -28,7 +23,6 @@ __all__ = [
     "certify_at_radius",
     "certify_lipschitz",
     "certify_mix",
-    "certify_top_k",
     "estimate_local_lipschitz",
     "mix_certificates",
     "plot_certified_curves",
