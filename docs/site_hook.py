@@ -15,7 +15,7 @@ PACKAGE = ROOT / "adaptive_smoothing_zoo"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 COPIED = (
     *("*.md", "*.cff", "model_cards/*.*", "eval/**/*.md", "eval/**/*.png", "eval/**/*.svg", "eval/**/*.html"),
-    "eval/pairs/**/*.json",
+    *("eval/pairs/**/*.json", "eval/results/**/*.certified*.json"),
 )
 
 

@@ -53,9 +53,9 @@ def millions_of_parameters(entry: Entry) -> str:
     return f"{count / 1e6:.2f} M" if count < 1e7 else f"{count / 1e6:.0f} M"
 
 
-def certification_of(entry: Entry, part: str = "whole") -> CertificationRecord | None:
-    """What was certified of a triplet or of one of its nets."""
-    path = certification_path(RESULTS, entry, f"{stem_of(part)}.json")
+def certification_of(entry: Entry, part: str = "whole", ending: str = "") -> CertificationRecord | None:
+    """What was certified of a triplet or of one of its nets; the ending is that of another statement's record."""
+    path = certification_path(RESULTS, entry, f"{stem_of(part)}{ending}.json")
     return parse(CertificationRecord, read_json(path), str(path)) if path.exists() else None
 
 
@@ -150,13 +150,14 @@ def measured(dataset: str, threat_model: str) -> Callable[[], str]:
 
 
 def certified(name: str) -> Callable[[], str]:
-    """Certified accuracy of a triplet and of its h alone, by every bound."""
+    """Certified accuracy of a triplet, of its top 2 if that is recorded, and of its h alone, by every bound."""
 
     def table() -> str:
         (entry,) = (entry for entry in list_models(threat_model="L2") if entry.name == name)
         rows = []
-        for part, called in (("whole", "mix"), ("rob_model", "h alone")):
-            record = certification_of(entry, part)
+        top_2 = [("whole", "-top-2", "mix, top 2")] if certification_of(entry, ending="-top-2") else []
+        for part, ending, called in (("whole", "", "mix"), *top_2, ("rob_model", "", "h alone")):
+            record = certification_of(entry, part, ending)
             assert record is not None
             for bound, found in record.bounds.items():
                 shares = [percent(found.certified_accuracy[record.radii.index(radius)]) for radius in RADII]

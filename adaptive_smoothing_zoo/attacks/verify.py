@@ -1,6 +1,6 @@
 """The model decides what is adversarial, and every adversarial example is checked against the threat model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -27,6 +27,24 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
             infinity for all classes.
     """
     labels = [torch.empty(0, dtype=torch.int64, device=images.device)]
+    found = _logits(model, images, batch_size, device)
+    return torch.cat([*labels, *(logits.argmax(dim=1).to(images.device) for logits in found)])
+
+
+@torch.no_grad()
+def among_likeliest(
+    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, k: int, batch_size: int, device: torch.device
+) -> Tensor:
+    """Whether fewer than k classes are likelier than the label, (N,), on the labels' device; else as ``predict``."""
+    found = _logits(model, images, batch_size, device)
+    logits = torch.cat([batch.to(labels.device) for batch in found])
+    return (logits > logits.gather(1, labels[:, None])).sum(dim=1) < k
+
+
+def _logits(
+    model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """The logits of the images, from batches of exactly ``batch_size``, checked."""
     for batch in images.split(batch_size) if len(images) else ():
         filled = torch.cat([batch, batch[-1:].expand(batch_size - len(batch), *batch.shape[1:])])
         with float32_precision(tf32=False):
@@ -36,8 +54,7 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int, 
         largest = logits.amax(dim=1)  # NaN if one is
         if not bool(((largest > -torch.inf) & (largest < torch.inf)).all()):
             raise EvaluationError("the model gives NaN or infinity for some image, so it cannot be evaluated")
-        labels.append(logits.argmax(dim=1).to(images.device))
-    return torch.cat(labels)
+        yield logits
 
 
 def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from adaptive_smoothing_zoo.certification.logs import Certificates
 from adaptive_smoothing_zoo.certification.mixes import (
     certify_lipschitz,
     check_alphas,
+    check_question,
     logits_lipschitz,
     mix_certificates,
     smoothed_rob_model,
@@ -40,13 +42,22 @@ class Subject:
         known: what bounds may need: a mix with a "smoothed" or a "lipschitz" h, or the smoothed version of anything,
             "alone".
         sampling: of the smoothing; None for a Lipschitz h.
-        radius: if given, only decide whether this l_2 radius is certified."""
+        radius: if given, only decide whether this l_2 radius is certified.
+        top_k: if given, certify that the label stays among so many likeliest classes.
+
+    Raises:
+        ValueError: a radius and a top_k.
+    """
 
     model: nn.Module
     part: str
     known: Literal["smoothed", "lipschitz", "alone"]
     sampling: Sampling | None = None
     radius: float | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        check_question(self.radius, self.top_k)
 
     @property
     def is_smoothed_version(self) -> bool:
@@ -88,14 +99,12 @@ class Subject:
 
     def file_name(self, bound: str | None = None) -> str:
         """What its record is called, or the log of a bound, without the triplet's name and the ending."""
-        stem = stem_of(self.part, self.sampling if self.is_smoothed_version else None)
-        of = "" if bound is None or self.is_smoothed_version else f"-{bound}"
-        of += (
-            "-runner-up"
-            if self.sampling is not None and self.sampling.runner_up and not self.is_smoothed_version
-            else ""
-        )
-        return f"{stem}{of}" if self.radius is None else f"{stem}{of}-at-{self.radius:g}"
+        if self.is_smoothed_version:
+            stem = stem_of(self.part, self.sampling, self.top_k)
+        else:
+            of = "" if bound is None else f"-{bound}"
+            stem = stem_of(self.part) + of + _ending(self.sampling, self.top_k)
+        return stem if self.radius is None else f"{stem}-at-{self.radius:g}"
 
     def certify(
         self, images: Tensor, labels: Tensor, bounds: Sequence[str], log: Callable[[str], Path], run: Run
@@ -126,9 +135,10 @@ class Subject:
             runs = {bound: replace(run, log=log(self.file_name(bound))) for bound in chosen}
             return {bound: self._sampled(self.sampling, images, labels, runs[bound], bound) for bound in chosen}
         else:
-            run = replace(run, log=log(stem_of("rob_model", self.sampling)))
+            run = replace(run, log=log(stem_of("rob_model", self.sampling, self.top_k)))
             of_h, sigma = self._sampled(self.sampling, images, labels, run), self.sampling.sigma
-            found = {bound: mix_certificates(of_h, self.mix.alpha, sigma, bound=bound) for bound in chosen}
+            of_mix = partial(mix_certificates, of_h, self.mix.alpha, sigma, top_k=self.top_k)
+            found = {bound: of_mix(bound=bound) for bound in chosen}
         for bound, certificates in found.items():
             certificates.write(log(self.file_name(bound)))
         return found
@@ -138,25 +148,31 @@ class Subject:
     ) -> dict[str, Certificates]:
         if self.radius is not None:
             raise ValueError("a Lipschitz h is certified at all radii at once; omit the radius")
-        about: dict[str, Any] = {"indices": run.indices, "times": run.times}
+        about: dict[str, Any] = {"indices": run.indices, "times": run.times, "top_k": self.top_k}
         return {bound: certify_lipschitz(self.mix, images, labels, bound=bound, **about) for bound in bounds}
 
     def _sampled(self, sampling: Sampling, images: Tensor, labels: Tensor, run: Run, bound: str = "") -> Certificates:
         """Certificates of the net that votes; at a radius, of what is certified by the bound."""
         alone = self.is_smoothed_version
-        rule: Rule = FixedNumber(sampling)
+        rule: Rule = FixedNumber(sampling, self.top_k)
         if self.radius is not None:
             alpha, by = (1.0, "theorem5") if alone else (self.mix.alpha, bound)
             rule = at_radius(sampling, self.radius, alpha, by)
         return run_certification(self.voter, images, labels, rule, run)
 
 
-def stem_of(part: str, sampling: Sampling | None = None) -> str:
+def stem_of(part: str, sampling: Sampling | None = None, top_k: int | None = None) -> str:
     """What the files of a certification are called, after the triplet's name: of a part, or of its smoothed version."""
     own = "" if part == "whole" else f"{part}."
     if sampling is None:
         return f"{own}certified"
-    return f"{own}smoothed-{sampling.sigma:g}-{sampling.votes}{'-runner-up' if sampling.runner_up else ''}"
+    return f"{own}smoothed-{sampling.sigma:g}-{sampling.votes}{_ending(sampling, top_k)}"
+
+
+def _ending(sampling: Sampling | None, top_k: int | None) -> str:
+    """What a file name says of the statement and of how it is bounded."""
+    of_k = "" if top_k is None else f"-top-{top_k}"
+    return f"{of_k}-runner-up" if sampling is not None and sampling.runner_up else of_k
 
 
 def subject_of(
@@ -165,6 +181,7 @@ def subject_of(
     sigma: float | None = None,
     votes: Votes | None = None,
     radius: float | None = None,
+    top_k: int | None = None,
     **sampling: Any,
 ) -> Subject:
     """Which kind of certificate a mix, a part of it, or any other net can have.
@@ -175,16 +192,22 @@ def subject_of(
         sigma: if given, the Gaussian-smoothed version of the part is the subject, unless its h is smoothed already,
             with this very sigma.
         votes: "hard" (the default) or "soft" where ``sigma`` makes the smoothed version; h's own otherwise.
-        radius: as in :class:`Subject`.
+        radius, top_k: as in :class:`Subject`.
         sampling: other fields of :class:`Sampling`.
 
     Raises:
-        ValueError: there is no such part, nothing is known that certifies it, or h is smoothed otherwise.
+        ValueError: there is no such part, nothing is known that certifies it, or h is smoothed otherwise; or as
+            :class:`Subject`.
     """
+    return replace(_certifiable(model, part, sigma, votes, **sampling), radius=radius, top_k=top_k)
+
+
+def _certifiable(model: nn.Module, part: str, sigma: float | None, votes: Votes | None, **sampling: Any) -> Subject:
+    """``subject_of`` without a question."""
     if part not in PARTS:
         raise ValueError(f"the part must be one of {', '.join(PARTS)}, got {part!r}")
     if not isinstance(model, MixedClassifier):
-        return _of_a_net(model, part, sigma, votes, radius, **sampling)
+        return _of_a_net(model, part, sigma, votes, **sampling)
     alpha, h = PARTS[part], model.rob_model
     if alpha is not None:
         maps = {"std_map": model.std_map, "rob_map": model.rob_map}
@@ -194,25 +217,23 @@ def subject_of(
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):
             raise ValueError(f"h is smoothed with sigma {h.sigma:g} and {h.votes} votes; omit sigma and votes")
         own = Sampling(sigma=h.sigma, votes=h.votes, **sampling)
-        return Subject(model=model, part=part, known="smoothed", sampling=own, radius=radius)
+        return Subject(model=model, part=part, known="smoothed", sampling=own)
     if sigma is not None:
         own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)
-        return Subject(model=model, part=part, known="alone", sampling=own, radius=radius)
+        return Subject(model=model, part=part, known="alone", sampling=own)
     if isinstance(h, LipschitzNet) and part != "std_model":
-        return Subject(model=model, part=part, known="lipschitz", radius=radius)
+        return Subject(model=model, part=part, known="lipschitz")
     raise ValueError(_unknown(model.std_model if part == "std_model" else h))
 
 
-def _of_a_net(
-    net: nn.Module, part: str, sigma: float | None, votes: Votes | None, radius: float | None, **sampling: Any
-) -> Subject:
+def _of_a_net(net: nn.Module, part: str, sigma: float | None, votes: Votes | None, **sampling: Any) -> Subject:
     """The certificates of a net that is no mix: those of its smoothed version."""
     if part != "whole":
         raise ValueError(f"a {type(net).__name__} is not a mix and has no {part}; omit the part")
     if sigma is None:
         raise ValueError(_unknown(net))
     own = Sampling(sigma=sigma, votes=votes or "hard", **sampling)
-    return Subject(model=net, part=part, known="alone", sampling=own, radius=radius)
+    return Subject(model=net, part=part, known="alone", sampling=own)
 
 
 def _unknown(net: nn.Module) -> str:

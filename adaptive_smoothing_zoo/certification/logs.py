@@ -36,12 +36,13 @@ class Certificates:
         index: place in the data set, each at most once.
         label: the true class.
         prediction: the certified class; -1 where there is none (abstention).
-        radius: >= 0, in units of the images: no smaller perturbation changes the prediction.
+        radius: >= 0, in units of the images: no smaller perturbation changes the prediction. Of the top k: no smaller
+            one moves the prediction, here the label, out of the k likeliest classes.
         correct: prediction == label.
         seconds: time spent; NaN if unknown.
         samples: noisy images classified; 0 if there were none, or if nobody counted (also if not given).
         p_top, p_runner_up: what bounds the smoothed net's probability of its label from below, and those of all other
-            classes from above; NaN where the radius alone tells (also if not given).
+            classes from above, or of all but k - 1 for the top k; NaN where the radius alone tells (also if not given).
 
     Raises:
         ValueError: arrays of different lengths, or values that contradict each other or these ranges.

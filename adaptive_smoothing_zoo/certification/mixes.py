@@ -15,13 +15,17 @@ from adaptive_smoothing_zoo.backbones.asking import in_eval_mode, runs_as_writte
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
-from adaptive_smoothing_zoo.certification.bounds import LipschitzNetOutputs, SmoothedNet, of_lipschitz, of_smoothed
+from adaptive_smoothing_zoo.certification.bounds import (
+    LipschitzNetOutputs,
+    SmoothedNet,
+    of_lipschitz,
+    of_smoothed,
+    top_k_of_lipschitz,
+)
 from adaptive_smoothing_zoo.certification.bounds.cohen import cohen_radius
-from adaptive_smoothing_zoo.certification.bounds.pairwise import label_in_top_k_radius, lipschitz_pair_radii
-from adaptive_smoothing_zoo.certification.bounds.theorem4 import softmax_lipschitz
 from adaptive_smoothing_zoo.certification.certify import certify
 from adaptive_smoothing_zoo.certification.logs import ABSTAIN, Certificates
-from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of
+from adaptive_smoothing_zoo.certification.rounding import EPS, Alpha, Floats, Values, alpha_min_of, checked_k
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.machine.ready import device_of, refusals_named
 from adaptive_smoothing_zoo.method.alpha import keeps_its_range
@@ -32,7 +36,7 @@ ALPHA_SLACK = 1e-6  # float32 rounds alpha by less
 
 
 def mix_certificates(
-    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: str = "theorem5"
+    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: str = "theorem5", top_k: int | None = None
 ) -> Certificates:
     """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
 
@@ -48,6 +52,7 @@ def mix_certificates(
             trusted.
         sigma: of the noise behind ``certificates``, in units of the images.
         bound: a name from ``BOUNDS`` that is about a smoothed h.
+        top_k: that of ``certificates``, if they were made with one; the mix's are then of the same k.
 
     Returns:
         The same examples with the mix's radii. If h is certified and the mix is not, the prediction is -1, since h's
@@ -65,9 +70,13 @@ def mix_certificates(
     if not 0.0 < sigma < np.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
     form = of_smoothed(bound)
-    if weight == 1.0 and form.keeps_h:
+    if weight == 1.0 and form.keeps_h and top_k is None:
         return certificates
-    if not np.isnan(certificates.p_runner_up).any() and form.two_bounds is not None and weight > 0.5:
+    knows_another = not np.isnan(certificates.p_runner_up).any()
+    if top_k is not None and knows_another and form.top_k is not None:
+        mixed = form.top_k(certificates.p_top, certificates.p_runner_up, weight, sigma, top_k)
+        return certificates.with_radii(np.where(certificates.radius > 0, mixed, 0.0))
+    if knows_another and form.two_bounds is not None and weight > 0.5:
         mixed = form.two_bounds(certificates.p_top, certificates.p_runner_up, weight, sigma)
         return certificates.with_radii(np.where(certificates.radius > 0, mixed, 0.0))
     h = SmoothedNet(radius=_with_the_rest(certificates, sigma), sigma=sigma)
@@ -90,6 +99,7 @@ def certify_mix(
     *,
     bound: str = "theorem5",
     radius: float | None = None,
+    top_k: int | None = None,
     **settings: Any,
 ) -> Certificates:
     """Certify a mix whose robust net is Gaussian-smoothed: h by sampling its own kind of votes, then its alpha_min.
@@ -100,6 +110,7 @@ def certify_mix(
         bound: as in ``mix_certificates``.
         radius: only decide whether the mix has at least this l_2 radius, by ``certify_at_radius``, with far fewer
             samples.
+        top_k: certify that the label stays among so many likeliest classes, as in ``certify``; not with a ``radius``.
         settings: of ``certify``; sigma and votes are h's own. A ``log`` is of h alone; with a ``radius``, of the mix.
 
     Returns:
@@ -109,6 +120,7 @@ def certify_mix(
         ValueError: another kind of robust net, or a map behind it; another sigma or other votes than h's; as
             ``check_alphas``; and what ``certify`` raises.
     """
+    check_question(radius, top_k)
     h = smoothed_rob_model(model)
     own = {"sigma": h.sigma, "votes": h.votes}
     if any(settings.get(name, value) != value for name, value in own.items()):
@@ -118,7 +130,14 @@ def certify_mix(
     settings |= own
     if radius is not None:
         return certify_at_radius(h.voter, images, labels, radius=radius, alpha=model.alpha, bound=bound, **settings)
-    return mix_certificates(certify(h.voter, images, labels, **settings), model.alpha, h.sigma, bound=bound)
+    of_h = certify(h.voter, images, labels, top_k=top_k, **settings)
+    return mix_certificates(of_h, model.alpha, h.sigma, bound=bound, top_k=top_k)
+
+
+def check_question(radius: float | None, top_k: int | None) -> None:
+    """Raise ValueError if both are given."""
+    if radius is not None and top_k is not None:
+        raise ValueError("a single radius is asked of the likeliest class; omit the radius or top_k")
 
 
 def smoothed_rob_model(model: MixedClassifier) -> GaussianSmoothed:
@@ -184,6 +203,7 @@ def certify_lipschitz(
     *,
     bound: str = "theorem4",
     lipschitz: Values | None = None,
+    top_k: int | None = None,
     indices: Sequence[int] | None = None,
     batch_size: int = 256,
     times: bool = True,
@@ -198,11 +218,14 @@ def certify_lipschitz(
         bound: a name from ``BOUNDS`` that is about a Lipschitz h.
         lipschitz: constants of h's probabilities (behind ``rob_map``), one or (C,), in the norm of the radii. If None,
             h is a :class:`LipschitzNet`, which proves its own in l_2, and ``rob_map`` a scale.
+        top_k: certify that the label stays among so many likeliest classes, in [1, C - 1], instead of that the
+            likeliest class stays the first.
         indices: (N,) dataset indices; 0 to N - 1 if None.
         times: return how long it took.
 
     Returns:
-        Certificates in the constants' norm; prediction -1 where nothing is certified.
+        Certificates in the constants' norm; prediction -1 where nothing is certified, and with ``top_k`` the label
+        elsewhere.
 
     Raises:
         ValueError: images or labels that make no sense, values out of range, or a net without known constants; or as
@@ -219,9 +242,14 @@ def certify_lipschitz(
     constant = logits_lipschitz(h, rob_map) if lipschitz is None else None
     logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
     outputs = LipschitzNetOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
-    radius = form(outputs, alpha_min_of(alpha))
     check_examples(images, labels, logits.shape[1])
-    prediction = np.where(radius > 0, logits.argmax(axis=1), ABSTAIN)
+    weight, classes = alpha_min_of(alpha), logits.argmax(axis=1)
+    if top_k is None:
+        radius = form(outputs, weight)
+    else:
+        classes = labels.cpu().numpy()
+        radius = top_k_of_lipschitz(bound)(outputs, weight, classes, checked_k(top_k, logits.shape[1]))
+    prediction = np.where(radius > 0, classes, ABSTAIN)
     seconds = (time.perf_counter() - start) / len(images) if times else np.nan
     return Certificates(
         index=np.arange(len(images)) if indices is None else np.asarray(indices),
@@ -231,30 +259,6 @@ def certify_lipschitz(
         correct=prediction == labels.cpu().numpy(),
         seconds=np.full(len(images), seconds),
     )
-
-
-def certify_top_k(
-    model: nn.Module, images: Tensor, labels: Tensor, k: int, *, lipschitz: Values | None = None, batch_size: int = 256
-) -> Floats:
-    """Radii within which each label stays among the top k classes of a mix with a Lipschitz h [BAKS24 v1, Theorem 1].
-
-    Args:
-        model, images, labels, lipschitz, batch_size: as in ``certify_lipschitz``.
-        k: in [1, C - 1]; with k = 1 these are the radii of Theorem 4 where h is right.
-
-    Returns:
-        (N,) radii >= 0 in the constants' norm; 0 where nothing is certified.
-
-    Raises:
-        ValueError, EvaluationError: as ``certify_lipschitz``; another k.
-    """
-    check_examples(images, labels)
-    h, rob_map, alpha = _robust_half(model, images, batch_size)
-    constant = softmax_lipschitz(logits_lipschitz(h, rob_map)) if lipschitz is None else lipschitz
-    logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
-    check_examples(images, labels, logits.shape[1])
-    pairs = lipschitz_pair_radii(torch.from_numpy(logits).softmax(dim=1), alpha, constant)
-    return label_in_top_k_radius(pairs, labels, k)
 
 
 def _robust_half(model: nn.Module, images: Tensor, batch_size: int) -> tuple[nn.Module, nn.Module, float]:

@@ -5,6 +5,7 @@ formulas, not their arguments: a net in float32 differs from the theorem's funct
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,29 @@ def checked_classes(values: Values, what: str, low: float, high: float) -> Float
     if array.ndim == 0 or array.shape[-1] < 2:
         raise ValueError(f"{what} must have shape (..., classes) with at least 2 classes, got {array.shape}")
     return array
+
+
+def checked_k(k: int, classes: int | None = None) -> int:
+    """k; ValueError unless it is a whole number >= 1 and smaller than the number of classes, if that is known."""
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"top_k must be a whole number >= 1, got {k!r}")
+    if classes is not None and k >= classes:
+        raise ValueError(f"top_k must be at most {classes - 1}, one less than the {classes} classes, got {k}")
+    return int(k)
+
+
+def class_column(values: Floats, labels: Values | None) -> NDArray[np.int64]:
+    """The labels (...) as a last axis, (..., 1), or if None the classes of the largest values (..., C).
+
+    Raises:
+        ValueError: a label is not a whole number in [0, C - 1].
+    """
+    if labels is None:
+        return np.asarray(values.argmax(axis=-1))[..., None]
+    given = checked_values(labels, "labels", 0.0, values.shape[-1] - 1.0)
+    if (given != np.floor(given)).any():
+        raise ValueError("labels must be whole numbers")
+    return given.astype(np.int64)[..., None]
 
 
 def last_true(holds: Callable[[Floats], NDArray[np.bool_]], low: Floats, high: Floats, bisections: int) -> Floats:

@@ -107,6 +107,7 @@ class Rule(ABC):
 
     Attributes:
         sampling: how votes are drawn; its n is the most for one image, next to those that choose its class.
+        n0: samples that choose the class of an image; 0 if it is the label.
     """
 
     sampling: Sampling
@@ -115,6 +116,13 @@ class Rule(ABC):
     def columns(self) -> tuple[str, ...]:
         """Of the log."""
         return COLUMNS
+
+    @property
+    def n0(self) -> int:
+        return self.sampling.n0
+
+    def check(self, classes: int) -> None:  # noqa: B027
+        """Raise ValueError if the rule does not fit a net with so many classes."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -143,16 +151,17 @@ def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Ru
     report = _Report(len(places), run.on_progress)
     with ready(model, device, tf32=sampling.tf32) as net:
         sampler = Sampler(net, images, labels, places, sampling, device, report.add)
+        rule.check(sampler.classes)
         settings = {
             **sampler.settings(),
             "model": identity_of(model, images.shape[1:]).as_json(),
-            "n0": sampling.n0,
+            "n0": rule.n0,
             **rule.settings(),
         }
         with nullcontext() if run.log is None else open_journal(Path(run.log), settings, rule.columns) as journal:
-            rows = {} if journal is None else _rows(journal.done, sampling.n0 + sampling.n)
+            rows = {} if journal is None else _rows(journal.done, rule.n0 + sampling.n)
             groups = _open_groups(places, rule.group_size(sampler.batch_size), rows)
-            report.begin(len(rows), sum(len(group) for group in groups), sampling.n0 + sampling.n)
+            report.begin(len(rows), sum(len(group) for group in groups), rule.n0 + sampling.n)
             with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 for group in groups:
                     found = _certify_group(sampler, rule, group, run.times)
@@ -165,9 +174,10 @@ def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Ru
 
 
 def _certify_group(sampler: Sampler, rule: Rule, group: range, times: bool) -> Rows:
-    start, n0 = time.perf_counter(), rule.sampling.n0
+    start, n0 = time.perf_counter(), rule.n0
     copies = Copies(sampler, group)
-    found = rule.certify(copies, copies.choose(n0))
+    labels = sampler.labels[group.start : group.stop]
+    found = rule.certify(copies, copies.choose(n0) if n0 else labels.to(sampler.device))
     seconds = (time.perf_counter() - start) / len(group) if times else np.nan
     rows = {}
     for i, (prediction, radius, used, *probabilities) in zip(group, found.rows(), strict=True):

@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.cli.options import (
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.certification import CertifiedCurve
+    from adaptive_smoothing_zoo.certification.kinds import Subject
     from adaptive_smoothing_zoo.certification.running import OnProgress
     from adaptive_smoothing_zoo.data import Examples
     from adaptive_smoothing_zoo.publishing.certification_record import CertificationRecord
@@ -61,7 +62,7 @@ NO_TIMES = click.option(
 )
 NOISE_SEED = click.option("--seed", type=int, default=0, show_default=True, help="seed of the noise")
 BATCH_SIZE = click.option("--batch-size", type=int, default=None, help="noisy images per pass")
-N0 = "noise samples per image to choose its class"
+N0 = "noise samples per image to choose its class; not needed with --top-k"
 N = "maximal noise samples per image to bound its class's probability (number of images: --n-examples)"
 
 
@@ -69,6 +70,7 @@ N = "maximal noise samples per image to bound its class's probability (number of
     "certify",
     epilog=example(
         "asz certify Demo2026Smoothed --dataset digits --n-examples 100",
+        "asz certify Demo2026Lipschitz --dataset digits --top-k 2",
         "asz certify robustbench:Standard --sigma 0.25 --n-samples 10000 --skip 20",
     ),
 )
@@ -82,6 +84,13 @@ N = "maximal noise samples per image to bound its class's probability (number of
 @click.option(
     "--radius", type=float, default=None, help="only decide whether this radius is certified, with far fewer samples"
 )
+@click.option(
+    "--top-k",
+    type=int,
+    default=None,
+    metavar="K",
+    help="certify that the label stays among the K likeliest classes, instead of the first",
+)
 @click.option("--n0-samples", "--n0", "n0", type=int, default=100, show_default=True, metavar="N", help=N0)
 @click.option("--n-samples", "--n", "n", type=int, default=100_000, show_default=True, metavar="N", help=N)
 @click.option(
@@ -91,7 +100,7 @@ N = "maximal noise samples per image to bound its class's probability (number of
     show_default=True,
     help="probability that a certificate is wrong",
 )
-@click.option("--runner-up", is_flag=True, help="also bound the runner-up's probability, instead of using 1 - p")
+@click.option("--runner-up", is_flag=True, help="also bound the other classes' probabilities, instead of using 1 - p")
 @BATCH_SIZE
 @click.option(
     "--dtype",
@@ -114,6 +123,7 @@ def certify_command(
     votes: Any,
     bounds: tuple[str, ...],
     radius: float | None,
+    top_k: int | None,
     n_examples: int | None,
     skip: int,
     device: str,
@@ -148,7 +158,7 @@ def certify_command(
     model, entry = named.net, named.entry
     precision = sampling["dtype"]  # torch has no dtype of the name tf32
     sampling |= {"device": chosen, "dtype": precision if precision == "tf32" else getattr(torch, precision)}
-    subject = subject_of(model, part, sigma, votes, radius, **sampling)
+    subject = subject_of(model, part, sigma, votes, radius, top_k, **sampling)
     examples = load_data(entry.dataset, data_dir=data_dir, n=n_examples, skip=skip, preprocessing=entry.preprocessing)
 
     def log(name: str) -> Path:
@@ -159,7 +169,7 @@ def certify_command(
     with sampling_bar(subject.sampling is not None) as on_progress, told_how_to_go_on():
         run = Run(indices=indices_of(examples, skip), times=not no_times, on_progress=on_progress)
         found = subject.certify(examples.images, examples.labels, bounds, log, run)
-    around["clean_accuracy"] = None if subject.is_smoothed_version else accuracy(subject.model, examples, chosen)
+    around["clean_accuracy"] = None if subject.is_smoothed_version else accuracy(subject, examples, chosen)
     around["seconds"] = round(time.monotonic() - start, 2)
     record = records.make_certification_record(entry, model, examples, subject, found, **around)
     path = records.certification_path(out, entry, f"{subject.file_name()}.json")
@@ -234,13 +244,10 @@ def predict_command(
 
 
 def _tell(record: CertificationRecord, written: list[Path]) -> None:
-    from adaptive_smoothing_zoo.certification import BOUNDS
-    from adaptive_smoothing_zoo.publishing.certification_record import table_of
+    from adaptive_smoothing_zoo.publishing.certification_record import sentences_of, table_of
 
-    for line in aligned(table_of(record)):
+    for line in (*aligned(table_of(record)), *sentences_of(record)):
         click.echo(line)
-    for bound in record.bounds:
-        click.echo(f"{bound}: {BOUNDS[bound].words(record.sampling is not None and record.sampling.runner_up)}")
     if record.sampling is not None:
         click.echo(f"{record.sampling.mean_samples:,.0f} noisy images per example on average")
     for path in written:
@@ -285,14 +292,15 @@ def sampling_bar(shown: bool) -> Iterator[OnProgress]:
         bar.n = bar.total or 0
 
 
-def accuracy(model: Any, examples: Examples, device: Any) -> float:
-    """The share of examples that a model classifies correctly."""
-    import torch
+def accuracy(subject: Subject, examples: Examples, device: Any) -> float:
+    """The share of examples that the subject classifies correctly, or that have their label in its top k."""
+    from adaptive_smoothing_zoo.attacks.verify import among_likeliest, predict
 
-    from adaptive_smoothing_zoo.attacks.verify import predict
-
-    with torch.no_grad():
-        return float((predict(model, examples.images, 128, device) == examples.labels).double().mean())
+    if subject.top_k is None:
+        right = predict(subject.model, examples.images, 128, device) == examples.labels
+    else:
+        right = among_likeliest(subject.model, examples.images, examples.labels, subject.top_k, 128, device)
+    return float(right.double().mean())
 
 
 @click.group("plot", epilog=example("asz plot trade-off results", "asz plot certified log.tsv --sigma 0.25"))

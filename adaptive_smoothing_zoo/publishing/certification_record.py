@@ -2,7 +2,7 @@
 
 Under ``OUT/<dataset>/<threat model>/certificates/``: the record ``<NAME>.certified.json`` and, for each bound, a log
 ``<NAME>.certified-<bound>.tsv``. Logs of samples are named after net, sigma and votes:
-``<NAME>.rob_model.smoothed-0.25-soft.tsv``.
+``<NAME>.rob_model.smoothed-0.25-soft.tsv``. A name with ``-top-2`` is about the two likeliest classes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import nn
 from adaptive_smoothing_zoo.certification.bounds import BOUNDS
 from adaptive_smoothing_zoo.certification.kinds import PARTS, Subject, stem_of
 from adaptive_smoothing_zoo.certification.logs import Certificates
-from adaptive_smoothing_zoo.certification.rounding import Floats
-from adaptive_smoothing_zoo.certification.sampling import Sampling
+from adaptive_smoothing_zoo.certification.rounding import Floats, checked_k
 from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.publishing.pages import page, percent
@@ -41,7 +40,7 @@ class SamplingRecord:
 
     sigma: float
     votes: str
-    n0: int
+    n0: int  # 0 where the label is the class
     n: int  # the most, where sampling was adaptive
     failure_probability: float  # of each certificate
     seed: int
@@ -51,11 +50,15 @@ class SamplingRecord:
     runner_up: bool = False  # whether the runner-up has its own bound, with half of the failure probability
 
     @classmethod
-    def of(cls, sampling: Sampling, found: Certificates) -> SamplingRecord:
-        """What a record says of a sampling and its cost."""
-        names = ("sigma", "votes", "n0", "n", "failure_probability", "runner_up", "seed")
+    def of(cls, subject: Subject, found: Certificates) -> SamplingRecord | None:
+        """What a record says of a subject's sampling and its cost."""
+        sampling = subject.sampling
+        if sampling is None:
+            return None
+        names = ("sigma", "votes", "n", "failure_probability", "runner_up", "seed")
         return cls(
             **{name: getattr(sampling, name) for name in names},
+            n0=sampling.n0 if subject.top_k is None else 0,
             **sampling.precision(),
             mean_samples=float(found.samples.mean()),
         )
@@ -84,9 +87,10 @@ class CertificationRecord:
     logits_lipschitz: float | None  # l_2 Lipschitz constant of h's scaled logits, if h proves one
     sampling: SamplingRecord | None
     at_radius: float | None  # the only radius that was decided, if one was given
+    top_k: int | None = None  # the label is certified to stay among so many likeliest classes; None: to stay the first
     radii: tuple[float, ...]  # of the table; at 0, any radius above counts
     bounds: dict[str, BoundRecord]
-    clean_accuracy: float | None  # of the certified classifier on the same examples; None if it was not measured
+    clean_accuracy: float | None  # of the certified classifier on the same examples, of its top k; None if unmeasured
     n: int
     skip: int  # every skip-th example
     test_set_size: int | None
@@ -105,6 +109,8 @@ class CertificationRecord:
             raise ValueError(f"no part {self.part!r}; known: {', '.join(PARTS)}")
         if self.n < 1 or not 0.0 <= (self.alpha_min or 0.0) <= 1.0:
             raise ValueError("'n' must be at least 1, and 'alpha_min' in [0, 1]")
+        if self.top_k is not None:
+            checked_k(self.top_k)
         if any(radius < 0.0 for radius in self.radii):
             raise ValueError("radii must not be negative")
         for name, bound in self.bounds.items():
@@ -140,7 +146,6 @@ def make_certification_record(
         around: fields that only the caller knows: ``clean_accuracy``, ``skip``, ``commit``, ``seconds``.
     """
     radii = grid_of(list(found.values())) if subject.radius is None else np.array([subject.radius])
-    sampling = subject.sampling
     return CertificationRecord(
         model=entry.name,
         dataset=entry.dataset,
@@ -150,8 +155,9 @@ def make_certification_record(
         norm=L2,
         alpha_min=subject.alpha_min,
         logits_lipschitz=subject.logits_lipschitz,
-        sampling=None if sampling is None else SamplingRecord.of(sampling, next(iter(found.values()))),
+        sampling=SamplingRecord.of(subject, next(iter(found.values()))),
         at_radius=subject.radius,
+        top_k=subject.top_k,
         radii=tuple(radii.tolist()),
         bounds={
             name: BoundRecord(
@@ -166,7 +172,7 @@ def make_certification_record(
         data=examples.source,
         data_sha256=tensors_sha256({"images": examples.images, "labels": examples.labels}),
         identity=identity_of(model, examples.images.shape[1:]),
-        batch_size=None if sampling is None else sampling.batch_size,
+        batch_size=None if subject.sampling is None else subject.sampling.batch_size,
         device=device,
         device_name=device_name(device),
         versions=installed_versions(),
@@ -215,11 +221,23 @@ def table_of(record: CertificationRecord) -> list[list[str]]:
     return [head, *rows]
 
 
+def sentences_of(record: CertificationRecord) -> list[str]:
+    """What each bound is, and what is certified of the top k."""
+    runner_up = record.sampling is not None and record.sampling.runner_up
+    found = [f"{name}: {BOUNDS[name].words(runner_up)}" for name in record.bounds]
+    if (k := record.top_k) is not None:
+        shared = "" if record.sampling is None else ", and k other classes share 1 - p [JCWG20]"
+        found.append(
+            f"top {k}: the label stays among the k = {k} likeliest classes; the k-th likeliest other class takes the "
+            f"runner-up's place [BAKS24 v1, Theorem 1]{shared}"
+        )
+    return found
+
+
 def certificates_section(record: CertificationRecord) -> str:
     """The section of a model card about certificates, in Markdown."""
     head, *rows = table_of(record)
-    runner_up = record.sampling is not None and record.sampling.runner_up
-    sentences = {name: BOUNDS[name].words(runner_up) for name in record.bounds}
+    sentences = sentences_of(record)
     which = "" if record.skip == 1 else f", every {_ordinal(record.skip)}"
     called = CALLED[record.part]
     text = page("certificates.md", record=record, head=head, rows=rows, sentences=sentences, called=called, which=which)

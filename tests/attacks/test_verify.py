@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_smoothing_zoo.attacks.verify import check_adversarials, predict
+from adaptive_smoothing_zoo.attacks.verify import among_likeliest, check_adversarials, predict
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.threat import TOLERANCE, ThreatModel
 
@@ -32,6 +32,16 @@ class TestPredict:
         labels = predict(model, images, 4, CPU)
         assert torch.equal(labels, images.flatten(1).argmax(dim=1))
         assert model.shapes == [(4, 1, 2, 3)] * math.ceil(n / 4)
+
+    @pytest.mark.parametrize("k", [1, 2, 5])
+    def test_a_label_is_among_the_likeliest_if_a_full_ranking_has_it_there(self, k):
+        model, images, labels = Recorder(), torch.rand(11, 1, 2, 3), torch.arange(11) % 6
+        order = images.flatten(1).argsort(dim=1, descending=True)
+        found = among_likeliest(model, images, labels, k, 4, CPU)
+        assert torch.equal(found, (order[:, :k] == labels[:, None]).any(dim=1))
+        assert model.shapes == [(4, 1, 2, 3)] * 3
+        with pytest.raises(EvaluationError, match="gives NaN"):
+            among_likeliest(model, images * float("nan"), labels, k, 4, CPU)
 
     def test_nothing_has_a_gradient(self):
         weight = torch.ones(1, requires_grad=True)

@@ -9,7 +9,7 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification.kinds import subject_of
-from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, certify_top_k
+from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix
 from adaptive_smoothing_zoo.certification.running import Run
 from adaptive_smoothing_zoo.method.alpha import Alpha
 
@@ -45,7 +45,7 @@ CERTIFY = {
     "mix": lambda alpha, _: certify_mix(mix(alpha, smoothed=True), IMAGES, LABELS, n0=2, n=20),
     "subject": lambda alpha, folder: through_subject(mix(alpha, smoothed=True), folder),
     "lipschitz": lambda alpha, _: certify_lipschitz(mix(alpha), IMAGES, LABELS, lipschitz=1.0),
-    "top k": lambda alpha, _: certify_top_k(mix(alpha), IMAGES, LABELS, 1, lipschitz=1.0),
+    "top k": lambda alpha, _: certify_lipschitz(mix(alpha), IMAGES, LABELS, lipschitz=1.0, top_k=1),
 }
 
 

@@ -16,9 +16,13 @@ from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification import certify_lipschitz, certify_mix, mix_certificates, read_log
 from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
 from adaptive_smoothing_zoo.data import load_data
-from adaptive_smoothing_zoo.publishing.certification_record import certification_path, read_certification
+from adaptive_smoothing_zoo.publishing.certification_record import (
+    CertificationRecord,
+    certification_path,
+    read_certification,
+)
 from adaptive_smoothing_zoo.storage.identity import identity_of
-from adaptive_smoothing_zoo.storage.schema import to_json
+from adaptive_smoothing_zoo.storage.schema import parse, read_json, to_json
 from adaptive_smoothing_zoo.zoo.registry import list_models
 
 RESULTS = Path(__file__).parents[2] / "eval" / "results"
@@ -102,6 +106,21 @@ def test_certificates_are_those_of_the_record(certificates):
     np.testing.assert_allclose(log.radius, certificates.radius, atol=1e-9)
     np.testing.assert_array_equal(log.prediction, certificates.prediction)
     assert record.clean_accuracy > 0.97
+
+
+@pytest.mark.parametrize("bound", ["theorem4", "sharp"])
+def test_certificates_of_the_top_2_are_those_of_their_record(model, examples, bound):
+    path = certification_path(RESULTS, model.entry, "certified-top-2.json")
+    record = parse(CertificationRecord, read_json(path), str(path))
+    assert (record.top_k, record.part, record.identity) == (2, "whole", identity_of(model))
+    log = read_log(path.with_name(record.bounds[bound].log))
+    found = certify_lipschitz(model, examples.images, examples.labels, bound=bound, top_k=2)
+    np.testing.assert_allclose(log.radius, found.radius, atol=1e-9)
+    np.testing.assert_array_equal(log.prediction, found.prediction)
+    assert log.average_certified_radius() == record.bounds[bound].average_radius
+    np.testing.assert_array_equal(log.certified_accuracy(record.radii), record.bounds[bound].certified_accuracy)
+    likely = model(examples.images).topk(2, dim=1).indices
+    assert (likely == examples.labels[:, None]).any(dim=1).double().mean() == record.clean_accuracy
 
 
 def test_theorem_4_certifies_no_more(model, examples, certificates):

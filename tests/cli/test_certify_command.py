@@ -139,6 +139,48 @@ def test_a_triplet_with_a_lipschitz_net_is_certified_by_both_bounds(capsys, tmp_
     assert "proven layer by layer" in card
 
 
+def test_labels_are_certified_to_stay_in_the_top_k_of_a_mix_with_a_lipschitz_net(capsys, tmp_path):
+    few = ("--n-examples", 60)
+    folder, text = certified(capsys, tmp_path, *LIPSCHITZ, *few, "--top-k", 2)
+    assert "top 2: the label stays among the k = 2 likeliest classes" in text
+    record = json.loads((folder / "Demo2026Lipschitz.certified-top-2.json").read_text())
+    assert record["top_k"] == 2
+    certified(capsys, tmp_path, *LIPSCHITZ, *few, "--top-k", 1)
+    certified(capsys, tmp_path, *LIPSCHITZ, *few)
+    usual = json.loads((folder / "Demo2026Lipschitz.certified.json").read_text())
+    first = json.loads((folder / "Demo2026Lipschitz.certified-top-1.json").read_text())
+    assert (usual["top_k"], first["top_k"]) == (None, 1)
+    assert usual["clean_accuracy"] == first["clean_accuracy"] <= record["clean_accuracy"]
+    for bound in ("theorem4", "sharp"):
+        assert record["bounds"][bound]["log"] == f"Demo2026Lipschitz.certified-{bound}-top-2.tsv"
+        log = read_log(folder / record["bounds"][bound]["log"])
+        np.testing.assert_array_equal(
+            record["bounds"][bound]["certified_accuracy"], log.certified_accuracy(record["radii"])
+        )
+        assert log.average_certified_radius() > usual["bounds"][bound]["average_radius"]
+        for name in ("average_radius", "certified_accuracy"):
+            assert first["bounds"][bound][name] == usual["bounds"][bound][name]
+
+
+def test_labels_are_certified_to_stay_in_the_top_k_of_smoothed_nets_and_mixes_with_them(capsys, tmp_path):
+    few = ("--n", 200, "--n-examples", 3, "--top-k", 2)
+    folder, text = certified(capsys, tmp_path / "mix", *SMOOTHED, *few, "--runner-up")
+    assert "and k other classes share 1 - p [JCWG20]" in text
+    assert "200 noisy images per example on average" in text
+    record = json.loads((folder / "Demo2026Smoothed.certified-top-2-runner-up.json").read_text())
+    assert (record["top_k"], record["sampling"]["n0"], record["sampling"]["runner_up"]) == (2, 0, True)
+    h = read_log(folder / "Demo2026Smoothed.rob_model.smoothed-0.25-soft-top-2-runner-up.tsv")
+    for bound in ("theorem4", "theorem5", "sharp"):
+        log = read_log(folder / f"Demo2026Smoothed.certified-{bound}-top-2-runner-up.tsv")
+        np.testing.assert_array_equal(log.radius, mix_certificates(h, 0.7, 0.25, bound=bound, top_k=2).radius)
+    alone, text = certified(capsys, tmp_path / "h", *H, *few)
+    name = "Demo2026Constant.rob_model.smoothed-0.25-hard-top-2"
+    log, record = read_log(alone / f"{name}.tsv"), json.loads((alone / f"{name}.json").read_text())
+    assert record["bounds"]["cohen"]["average_radius"] == log.average_certified_radius() > 0
+    certified(capsys, tmp_path / "h", *H, *few)  # nothing is done again
+    assert read_log(alone / f"{name}.tsv").seconds.tolist() == log.seconds.tolist()
+
+
 SCRIPT = "import sys; from adaptive_smoothing_zoo.cli import main; sys.argv = {argv!r}; main()"
 
 
@@ -191,6 +233,10 @@ def test_100_examples_of_the_smoothed_triplet_in_two_minutes_and_the_same_after_
         ((*LIPSCHITZ, "--radius", 0.5), "omit the radius"),
         ((*LIPSCHITZ, "--bound", "theorem5"), "the bound theorem5 does not apply here; those that do: theorem4, sharp"),
         ((*LIPSCHITZ, "--threat-model", "Linf"), "it exists for digits/L2"),
+        ((*LIPSCHITZ, "--top-k", 10), "top_k must be at most 9, one less than the 10 classes, got 10"),
+        ((*SMOOTHED, "--top-k", 10, "--n-examples", 1), "top_k must be at most 9, one less than the 10 classes"),
+        ((*H, "--top-k", 0, "--n-examples", 1), "top_k must be a whole number >= 1, got 0"),
+        ((*H, "--top-k", 2, "--radius", 0.1), "omit the radius or top_k"),
         ((*LIPSCHITZ, "--part", "std_model"), "certifies a SmallCNN; give a sigma"),
     ],
 )
@@ -199,6 +245,7 @@ def test_what_a_user_gets_wrong_ends_with_one_sentence_and_code_2(capsys, tmp_pa
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.tsv"))
 
 
 def test_a_log_of_other_settings_is_refused(capsys, tmp_path):

@@ -86,6 +86,7 @@ def test_a_record_is_read_back(tmp_path):
         ({"radii": [0.0]}, "one certified accuracy for each of 1 radii"),
         ({"part": "g"}, "no part 'g'; known: whole, std_model, rob_model"),
         ({"alpha_min": 2.0}, "'alpha_min' in "),
+        ({"top_k": 0}, "top_k must be a whole number >= 1, got 0"),
         ({"colour": "red"}, "unknown key 'colour'"),
     ],
 )
@@ -115,6 +116,18 @@ def test_the_section_of_a_lipschitz_net_tells_of_its_constant_and_of_no_samples(
     assert "constant 3, proven layer by layer" in text
     assert "no sampling" in text
     assert "not the whole test set, every 4th" in text
+
+
+def test_the_section_of_a_top_k_says_what_is_certified():
+    text = certificates_section(record(top_k=2, sampling=replace(SAMPLING, n0=0)))
+    assert "the share of examples whose label is among the 2 likeliest classes of the mix" in text
+    assert "- top 2: the label stays among the k = 2 likeliest classes" in text
+    assert "100,000 noises for the bounds, failure probability 0.001" in text
+    assert "Clean top-2 accuracy on the same examples: 97.00 %" in text
+    usual = certificates_section(record())
+    assert "that the mix classifies correctly" in usual
+    assert "Clean accuracy" in usual
+    assert "likeliest" not in usual
 
 
 def test_tables_end_where_nothing_is_certified_and_start_above_0():

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptive_smoothing_zoo.certification.bounds.bound import (
     Bound,
@@ -16,6 +17,7 @@ from adaptive_smoothing_zoo.certification.bounds.bound import (
     OfLipschitz,
     OfSmoothed,
     SmoothedNet,
+    TopKOfLipschitz,
 )
 from adaptive_smoothing_zoo.certification.rounding import (
     PROBABILITY_SLACK,
@@ -36,6 +38,7 @@ __all__ = [
     "bounds_for",
     "of_lipschitz",
     "of_smoothed",
+    "top_k_of_lipschitz",
     "vote_needed",
 ]
 
@@ -72,6 +75,16 @@ def of_smoothed(name: str) -> OfSmoothed:
 def of_lipschitz(name: str) -> OfLipschitz:
     """What the bound of a name says of a mix with a Lipschitz h; ValueError if nothing."""
     return cast(OfLipschitz, _chosen(name, "lipschitz").lipschitz)
+
+
+def top_k_of_lipschitz(name: str) -> TopKOfLipschitz:
+    """What the bound of a name says of a label in the top k of a mix with a Lipschitz h; ValueError if nothing."""
+    bound = _chosen(name, "lipschitz")
+
+    def of_the_first(h: LipschitzNetOutputs, alpha: Floats, labels: NDArray[np.int64], k: int) -> Floats:
+        return np.where(h.logits.argmax(axis=-1) == labels, cast(OfLipschitz, bound.lipschitz)(h, alpha), 0.0)
+
+    return bound.lipschitz_top_k or of_the_first
 
 
 def vote_needed(radius: Values, alpha: Alpha, sigma: Values, *, bound: str = "theorem5") -> Floats:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from adaptive_smoothing_zoo.certification.rounding import PROBABILITY_SLACK, Floats, Values
@@ -49,15 +50,19 @@ class OfSmoothed:
         keeps_h: whether alpha = 1 gives the radius of h alone.
         two_bounds: (N,) radii, rounded down, from a lower bound of h's probability of its label, an upper bound of
             every other class, alpha in (1/2, 1] and sigma. If None, the bound uses 1 - p.
+        top_k: as ``two_bounds``, for a label that stays among the k likeliest classes: with an upper bound of the k-th
+            likeliest other class, alpha in [0, 1], sigma and k. If None, the pair of ``two_bounds`` serves.
     """
 
     radius: Callable[[SmoothedNet, Floats], Floats]
     vote: Callable[[Floats, Floats, Floats], Floats]
     keeps_h: bool = True
     two_bounds: Callable[[Floats, Floats, Floats, float], Floats] | None = None
+    top_k: Callable[[Floats, Floats, Floats, float, int], Floats] | None = None
 
 
 OfLipschitz = Callable[[LipschitzNetOutputs, Floats], Floats]
+TopKOfLipschitz = Callable[[LipschitzNetOutputs, Floats, NDArray[np.int64], int], Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ class Bound:
         smoothed: its form for a Gaussian-smoothed h.
         lipschitz: its form for a Lipschitz h: (N,) radii, rounded down, from outputs and alpha. ValueError where it
             needs the other constant.
+        lipschitz_top_k: the same for labels (N,) that stay among the k likeliest classes, from outputs, alpha, labels
+            and k. If None, ``lipschitz`` serves where h's class is the label.
     """
 
     name: str
@@ -80,6 +87,7 @@ class Bound:
     with_runner_up: str = ""
     smoothed: OfSmoothed | None = None
     lipschitz: OfLipschitz | None = None
+    lipschitz_top_k: TopKOfLipschitz | None = None
 
     def words(self, runner_up: bool) -> str:
         """The sentence for a runner-up that is bounded on its own, or by 1 - p."""

@@ -1,4 +1,4 @@
-"""Theorem 1 of [BAKS24 v1]: the order of any two classes of the mix; with it top-k and ranking certificates.
+"""Theorem 1 of [BAKS24 v1]: the order of any two classes of the mix; with it, that of its first k classes.
 
 Where h is certified to give class i at least the margin (1 - alpha) / alpha more than class j, the mix gives i no less
 than j, whatever g says: the lemma behind all bounds here, for a pair. Theorems 4 and 5 are the case of the first class
@@ -85,29 +85,6 @@ def top_k_radius(pair_radii: Values, k: int) -> Floats:
     inside = ranks < k
     kept = inside[..., :, None] & ~inside[..., None, :]
     return np.where(inside.sum(axis=-1) == k, np.where(kept, radii, np.inf).min(axis=(-2, -1)), 0.0)
-
-
-def label_in_top_k_radius(pair_radii: Values, labels: Values, k: int) -> Floats:
-    """Within which a given class stays among the mix's top k: fewer than k classes can pass it.
-
-    Args:
-        labels: (...) whole numbers in [0, C).
-        pair_radii, k: as in ``top_k_radius``.
-
-    Returns:
-        (...) radii >= 0: the k-th smallest of those of the label against another class.
-
-    Raises:
-        ValueError: another k, radii of another shape, or a label that is no class.
-    """
-    radii, _ = _ranked(pair_radii, k)
-    classes = radii.shape[-1]
-    label = checked_values(labels, "labels", 0.0, classes - 1.0)
-    if (label != np.floor(label)).any():
-        raise ValueError("labels must be whole numbers")
-    of_label = np.take_along_axis(radii, label.astype(np.int64)[..., None, None], axis=-2)[..., 0, :]
-    own = np.arange(classes) == label[..., None]
-    return np.asarray(np.sort(np.where(own, np.inf, of_label), axis=-1)[..., k - 1])
 
 
 def ranking_radius(pair_radii: Values, k: int) -> Floats:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adaptive_smoothing_zoo.certification.bounds.bound import Bound, LipschitzNetOutputs, OfSmoothed, SmoothedNet
 from adaptive_smoothing_zoo.certification.bounds.margin import margin_needed
@@ -11,23 +12,32 @@ from adaptive_smoothing_zoo.certification.rounding import (
     Floats,
     Values,
     checked_classes,
+    checked_k,
     checked_sigma,
     checked_values,
+    class_column,
     shrink,
     up,
 )
 
 
-def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> Floats:
+def lipschitz_radius(
+    probabilities: Values, alpha: Alpha, lipschitz: Values, *, labels: Values | None = None, k: int = 1
+) -> Floats:
     """Radius of the mix with a Lipschitz h, for any norm [BAS24, Theorem 4].
 
         min over i != y of (h_y - h_i - (1 - alpha) / alpha) / (Lip(h_y) + Lip(h_i))
+
+    For the k likeliest classes it is the k-th smallest of these numbers instead: each is the radius within which i
+    cannot pass y [BAKS24 v1, Theorem 1], so fewer than k classes can.
 
     Args:
         probabilities: h(x), (..., C) with C >= 2, each in [0, 1].
         alpha: broadcasts against the leading dimensions of ``probabilities``. 1 for h alone.
         lipschitz: constants >= 0 of h's probabilities in the norm of the perturbation: one, or (..., C). Those that
             hold in a ball around x serve for radii up to that of the ball.
+        labels: y, of the leading dimensions' shape; the likeliest classes of h if None.
+        k: within the radius y stays among the k likeliest classes of the mix; in [1, C - 1].
 
     Returns:
         Radii >= 0 in that norm; infinite where the constants are 0.
@@ -37,12 +47,13 @@ def lipschitz_radius(probabilities: Values, alpha: Alpha, lipschitz: Values) -> 
     """
     h = checked_classes(probabilities, "probabilities", 0.0, 1.0)
     constants = np.broadcast_to(checked_values(lipschitz, "lipschitz constants", 0.0, np.inf), h.shape)
-    top = h.argmax(axis=-1)[..., None]
-    gap = np.take_along_axis(h, top, -1) - h
-    slope = up(np.take_along_axis(constants, top, -1) + constants)
+    label = class_column(h, labels)
+    gap = np.take_along_axis(h, label, -1) - h
+    slope = up(np.take_along_axis(constants, label, -1) + constants)
     radius = used_up(gap, margin_needed(alpha)[..., None], slope)
-    is_top = np.arange(h.shape[-1]) == top
-    return np.asarray(np.where(is_top, np.inf, radius).min(axis=-1))
+    is_label = np.arange(h.shape[-1]) == label
+    place = checked_k(k, h.shape[-1]) - 1
+    return np.asarray(np.partition(np.where(is_label, np.inf, radius), place, axis=-1)[..., place])
 
 
 def gap_radius(gap: Values, alpha: Alpha, lipschitz: Values) -> Floats:
@@ -104,13 +115,13 @@ def _vote(radius: Floats, alpha: Floats, sigma: Floats) -> Floats:
     return 0.5 / alpha + radius * gaussian_lipschitz(sigma)
 
 
-def _lipschitz(h: LipschitzNetOutputs, alpha: Floats) -> Floats:
+def _lipschitz(h: LipschitzNetOutputs, alpha: Floats, labels: NDArray[np.int64] | None = None, k: int = 1) -> Floats:
     constants = h.of_probabilities
     if constants is None:
         if h.of_logits is None:
             raise ValueError("Theorem 4 needs Lipschitz constants of h's logits or probabilities")
         constants = softmax_lipschitz(h.of_logits)
-    return lipschitz_radius(torch.from_numpy(h.logits).softmax(dim=1), alpha, constants)
+    return lipschitz_radius(torch.from_numpy(h.logits).softmax(dim=1), alpha, constants, labels=labels, k=k)
 
 
 BOUND = Bound(
@@ -119,4 +130,5 @@ BOUND = Bound(
     sentence="Bai, Anderson and Sojoudi 2024 (arXiv:2311.15165), Theorem 4: h's probabilities are Lipschitz",
     smoothed=OfSmoothed(radius=_mix_radius, vote=_vote, keeps_h=False, two_bounds=_two_bounds),
     lipschitz=_lipschitz,
+    lipschitz_top_k=_lipschitz,
 )
