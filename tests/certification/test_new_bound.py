@@ -62,7 +62,7 @@ def test_its_vote_gives_its_radius(bound):
 def test_every_bound_has_the_name_of_its_file_a_paper_and_something_to_say():
     assert list(BOUNDS) == list(bounds.FILES)
     files = {path.stem for path in Path(bounds.__file__).parent.glob("*.py")}
-    assert files == {*BOUNDS, "__init__", "bound", "margin"}
+    assert files == {*BOUNDS, "__init__", "bound", "margin", "pairwise"}
     for name, known in BOUNDS.items():
         assert known.name == name
         assert re.fullmatch(r"[A-Z]+\d\d", known.paper)
