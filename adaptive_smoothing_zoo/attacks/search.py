@@ -205,6 +205,7 @@ class Search:
         self.answered[name] += runs.answered
         self._spent += runs.spent()
         self._runs = None
+        del runs.pool  # a cycle would keep the attack's copy of the net until the next garbage collection
 
     def snapshot(self) -> dict[str, Tensor] | None:
         """The state of the running attack, by dataset indices; None if none is running or its state is inconsistent."""

@@ -1,5 +1,7 @@
 """The attacks adapted to a mix: verdicts known in closed form, and a mix that only they can break."""
 
+import gc
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ from linear_mixes import EPS, SHAPE, a_linear_mix, a_lured_mix, distance
 from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
-from adaptive_smoothing_zoo.attacks import adaptive
+from adaptive_smoothing_zoo.attacks import adaptive, search
 from adaptive_smoothing_zoo.attacks.adaptive import ADAPTIVE_ATTACKS, NET_ATTACKS
 from adaptive_smoothing_zoo.attacks.autoattack.apgd import APGD
 from adaptive_smoothing_zoo.attacks.catalogue import complete
@@ -123,6 +125,26 @@ def test_to_ask_the_mix_only_where_there_is_doubt_finds_the_same(name, monkeypat
     monkeypatch.setattr(adaptive, "doubtful", lambda logits, labels: torch.ones_like(labels).bool())
     assert torch.equal(sparing, found())
     assert 0 < asked[0] < asked[1]
+
+
+def test_the_copy_of_a_view_goes_with_its_attack(monkeypatch):
+    copies, prepare = [], search.prepare
+
+    def noting(net, images):
+        copies.append(weakref.ref(made := prepare(net, images)))
+        return made
+
+    monkeypatch.setattr(search, "prepare", noting)
+    model = a_linear_mix()
+    labels = model(IMAGES).argmax(1)
+    engine = an_engine(model, "apgd-ce-pinned")
+    gc.disable()
+    try:
+        for _ in range(3):
+            candidates(engine, "apgd-ce-pinned", IMAGES, labels)
+    finally:
+        gc.enable()
+    assert [copy() is None for copy in copies] == [False, True, True, True]  # the mix's own stays
 
 
 @pytest.mark.parametrize(("precision", "deterministic"), [("bfloat16", True), ("float32", False)])
