@@ -236,7 +236,13 @@ class AttackSettings:
         return next(plan for plan in self.attacks if plan.name == name)
 
     def limited(self, **numbers: int | None) -> AttackSettings:
-        """The same settings with these numbers, for attacks that have them: ``limited(iterations=20, queries=100)``."""
+        """The same settings with these numbers, for attacks that have them: ``limited(iterations=20, queries=100)``.
+
+        Raises:
+            TypeError: a number that no attack has.
+        """
+        if unknown := sorted(numbers.keys() - set(NUMBERS)):
+            raise TypeError(f"no attack has a number {unknown[0]!r}; known: {', '.join(NUMBERS)}")
         given = {name: number for name, number in numbers.items() if number is not None}
         plans = (Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in self.attacks)
         return replace(self, attacks=tuple(plans))

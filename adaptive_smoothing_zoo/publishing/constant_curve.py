@@ -14,6 +14,7 @@ from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.publishing.trade_off_plot import Point
 from adaptive_smoothing_zoo.storage.provenance import tensors_sha256
 
+NEAR = 0.1 + 1e-9  # in clean accuracy: further apart, nothing is said of the mixes between two alphas
 _ENDS = {0.0: " (g alone)", 1.0: " (h alone)"}
 
 
@@ -72,7 +73,7 @@ class ConstantCurve(Record):
         """The points of the curve for a picture."""
         return tuple(
             Point(
-                label=f"alpha {point.alpha:g}{_ENDS.get(point.alpha, '')}",
+                label=f"alpha {point.alpha:.4g}{_ENDS.get(point.alpha, '')}",
                 clean=100 * point.clean,
                 robust=100 * point.robust,
                 kind="alpha",
@@ -84,12 +85,14 @@ class ConstantCurve(Record):
     def clean_at(self, robust: float) -> float | None:
         """The highest clean accuracy on the curve, linear between neighbouring alphas, at ``robust`` or more.
 
-        None if no constant alpha on the curve is that robust.
+        None if no constant alpha on the curve is that robust, or if those around it are more than ``NEAR`` apart.
         """
         reached = [point.clean for point in self.points if point.robust >= robust]
         for a, b in pairwise(self.points):
             low, high = min(a.robust, b.robust), max(a.robust, b.robust)
             if low < robust <= high:
+                if abs(a.clean - b.clean) > NEAR:
+                    return None
                 share = (robust - a.robust) / (b.robust - a.robust)
                 reached.append(a.clean + share * (b.clean - a.clean))
         return max(reached, default=None)

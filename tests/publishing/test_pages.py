@@ -158,6 +158,9 @@ def test_the_curve_is_read_at_equal_robustness(tmp_path):
     assert curve.clean_at(0.5) == pytest.approx(0.85)
     assert curve.clean_at(0.2) == pytest.approx(0.95)
     assert curve.clean_at(0.61) is None
+    apart = a_curve((0.0, 1.0, 0.0), (0.5, 0.95, 0.4), (1.0, 0.8, 0.6))
+    assert apart.clean_at(0.4) == 0.95
+    assert apart.clean_at(0.5) is None  # 15 points of clean accuracy lie between the neighbours
     # A later alpha may be better in both; the best one counts.
     assert a_curve((0.5, 0.7, 0.4), (1.0, 0.8, 0.6)).clean_at(0.4) == 0.8
     path = curve.write(tmp_path, ENTRY)
