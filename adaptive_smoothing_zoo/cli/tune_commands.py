@@ -76,7 +76,9 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     write_record(out, fronts, chosen, halves, tables, about)
     plot_fronts(out / FRONT_FILE, fronts, tables, chosen)
     _tell(tables, fronts)
-    if chosen is not None:
+    if chosen is None:
+        click.echo(f"wrote the front to {out}; no triplet, since there is no target: add --clean or --robust")
+    else:
         about_it = _words(options, tables, examples), surrogate_for(chosen, fronts["constant"])
         tuned_triplet(nets[0], nets[1], chosen, *about_it).save_pretrained(out)
         describe_folder(out, RESULTS, words.description())
@@ -115,6 +117,8 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     examples = _examples(options)
     images, labels = examples.images, examples.labels
     nets = _resolved(options, examples)
+    if options["clean"] is not None or options["robust"] is not None:
+        _check_savable(nets)
     attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
     with open_bar(total=len(labels), unit="image", desc="attack on h") as bar:
         tables = measure_tables(
@@ -132,6 +136,21 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 
 _NETS = ("std", "rob")
+
+
+def _check_savable(nets: list[Any]) -> None:
+    """Raise ConfigError before the work, not after it, if no entry can describe a net."""
+    from adaptive_smoothing_zoo.errors import ConfigError
+    from adaptive_smoothing_zoo.zoo.base_net_config import described_net
+
+    for key, net in zip(_NETS, nets, strict=True):
+        try:
+            described_net(net.net, f"{key}_model")
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. Without --clean and --robust, asz tune writes the front; asz eval takes the mix as "
+                "FILE.py:FUNCTION, a function that returns MixedClassifier(g, h, alpha)"
+            ) from error
 
 
 def _chosen(tables: Any, target: Any, form: str, search: str) -> Any:

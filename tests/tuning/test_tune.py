@@ -121,7 +121,9 @@ def test_its_card_on_the_hub_says_how_it_was_tuned_and_loads_it(code, tmp_path, 
 
 def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run(capsys, *arguments(code, out, "--form", "constant"))[0] == 0
+    status, told, _ = run(capsys, *arguments(code, out, "--form", "constant"))
+    assert status == 0
+    assert "no triplet, since there is no target: add --clean or --robust" in told
     assert json.loads((out / "tuning.json").read_text())["chosen"] is None
     assert not (out / "config.json").exists()
 
@@ -150,7 +152,10 @@ def test_code_that_no_entry_describes_is_refused(code, tmp_path, capsys):
     more = ["--std-model", f"{code}:own", "--form", "constant", "--robust", "0.5"]
     status, _, told = run(capsys, *arguments(code, tmp_path / "out", *more))
     assert status == 2
-    assert "an entry cannot describe" in told
+    assert "std_model cannot be saved: an entry cannot describe" in told
+    assert "asz eval takes the mix as FILE.py:FUNCTION" in told
+    assert not (tmp_path / "out").exists()  # before the attack, not after it
+    assert run(capsys, *arguments(code, tmp_path / "out", *more[:-2]))[0] == 0  # the front alone
 
 
 def test_the_best_form_comes_with_the_fronts_of_its_parts(code, tmp_path, capsys, monkeypatch):
