@@ -122,6 +122,10 @@ def read_npz(path: Path, name: str, places: str, *, gray: bool) -> ImageArray:
     if images.dtype != np.uint8 or images.ndim not in ((3, 4) if gray else (4,)):
         shapes = ("(N, H, W) or " if gray else "") + "(N, H, W, channels)"
         raise ValueError(f"'images' in {path} must be uint8 of shape {shapes}, got {images.dtype} {images.shape}")
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise ValueError(
+            f"'images' in {path} have shape {images.shape}, but channels come last; save images.transpose(0, 2, 3, 1)"
+        )
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"'labels' in {path} must be one integer per image, got {labels.dtype} {labels.shape}")
     if len(labels) != (n := len(images)):

@@ -121,9 +121,10 @@ def _of_timm(name: str, wanted: Wanted) -> Made:
         return _built("timm", name, wanted.num_classes)
     try:
         net = timm.create_model(name, pretrained=True)
-    except RuntimeError as error:
-        raise UnknownModelError(unknown("timm", name, timm.list_pretrained())) from error
     except Exception as error:  # the Hub's client raises errors of many kinds
+        known = timm.list_pretrained()
+        if name not in {*known, *(each.partition(".")[0] for each in known)}:
+            raise UnknownModelError(unknown("timm", name, known)) from error
         raise WeightsError(_no_weights("timm", name, error)) from error
     data = resolve_model_data_config(net)
     looks = {"mean": list(data["mean"]), "std": list(data["std"]), "size": list(data["input_size"][1:])}

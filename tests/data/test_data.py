@@ -153,6 +153,7 @@ class TestNpz:
             ({"images": IMAGES, "labels": LABELS - 1}, "label -1 of image 0 is not in 0..9"),
             ({"images": IMAGES, "labels": LABELS, "classes": ["a", "b"]}, "cifar10 has 10 classes, .* have 2"),
             ({"images": IMAGES, "labels": LABELS, "classes": [1, 2]}, "'classes' in .* must be one text per class"),
+            ({"images": IMAGES.transpose(0, 3, 1, 2), "labels": LABELS}, r"channels come last; save images.transpose"),
             ({"images": IMAGES[:0], "labels": LABELS[:0]}, "there are no images"),
             (
                 {"images": IMAGES[:, :28], "labels": LABELS},

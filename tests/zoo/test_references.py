@@ -189,3 +189,15 @@ class TestRobustBench:
     def test_an_unknown_name_lists_near_ones(self, name, dataset, said):
         with pytest.raises(UnknownModelError, match=said):
             resolve(f"robustbench:{name}", Wanted(dataset=dataset))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
+def test_a_model_that_timm_knows_and_cannot_download_is_not_called_unknown(name, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("no client for the Hub")
+
+    monkeypatch.setattr(timm, "create_model", failing)
+    with pytest.raises(WeightsError, match=f"timm cannot get the weights of {name}: no client for the Hub"):
+        resolve(f"timm:{name}")
+    with pytest.raises(UnknownModelError, match=r"timm knows no model 'resnet18\.foo'"):
+        resolve("timm:resnet18.foo")
