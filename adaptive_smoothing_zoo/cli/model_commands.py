@@ -71,7 +71,7 @@ def info_command(choice: ModelChoice, results: Path, as_json: bool) -> None:
     from adaptive_smoothing_zoo.zoo.entry import entry_to_text
 
     entry = choice.entry(results)
-    click.echo(entry_to_text(entry) if as_json else info_page(entry, results), nl=False)
+    click.echo(entry_to_text(entry) if as_json else info_page(entry, results, choice.reference), nl=False)
 
 
 def _text_of(entry: Entry) -> str:

@@ -9,18 +9,21 @@ from adaptive_smoothing_zoo.publishing.known import Known, known_of, recorded
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.publishing.record import interval_95
 from adaptive_smoothing_zoo.zoo.entry import Entry, ModelEntry
+from adaptive_smoothing_zoo.zoo.registry import entries_named
 
 
-def info_page(entry: ModelEntry, results: Path) -> str:
+def info_page(entry: ModelEntry, results: Path, reference: str) -> str:
     """The page's text.
 
     Args:
+        reference: loads the model if it is not the zoo's own.
         results: a folder of records; where it has none, the accuracies that ``known_of`` knows are shown.
 
     Raises:
         ResultsError: a record there is damaged.
     """
     triplet = entry if isinstance(entry, Entry) else None
+    by = None if entry in entries_named(entry.name) else reference
     found = recorded(results, entry)
     known = found or (None if triplet is None else known_of(triplet))
     return page(
@@ -30,7 +33,7 @@ def info_page(entry: ModelEntry, results: Path) -> str:
         known=known,
         where=f", recorded in {results}" if found else "",
         accuracies=_accuracies(known) if known is not None else {},
-        code=None if triplet is None else _code(how_to_load(triplet)),
+        code=None if triplet is None else _code(how_to_load(triplet, by)),
         citation=citation(entry.paper),
     )
 

@@ -128,7 +128,13 @@ def test_the_weights_of_base_nets_that_come_along_are_not_called_none(tmp_path):
     net = BaseNetConfig(architecture="resnet18", pretrained="cifar10_resnet18_nfgsm")
     changes = {"alpha": ConstantAlphaConfig(value=0.5), "weights": Weights(), "std_model": net, "rob_model": net}
     entry = replace(ENTRY, name="Doe2026Other", **changes)
-    assert "weights        those of base nets that the package" in info_page(entry, tmp_path)
+    page = info_page(entry, tmp_path, "folder")
+    assert "weights        those of base nets that the package" in page
+    assert 'load_model("folder")' in page  # the zoo has no such name
+
+
+def test_a_model_of_the_zoo_is_loaded_by_its_name(tmp_path):
+    assert f'load_model("{ENTRY.name}", dataset="digits"' in info_page(ENTRY, tmp_path, "folder")
 
 
 def a_curve(*points, **changes):
