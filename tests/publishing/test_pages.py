@@ -21,6 +21,7 @@ from adaptive_smoothing_zoo.publishing.known import known_of
 from adaptive_smoothing_zoo.publishing.pages import page
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
 from adaptive_smoothing_zoo.zoo.entry import BaseNetConfig, ConstantAlphaConfig, Published, Weights
+from adaptive_smoothing_zoo.zoo.registry import find_entry
 
 WEIGHTS = identity_of(MODEL)
 SHORT = AttackSettings().limited(iterations=10)
@@ -134,7 +135,8 @@ def test_the_weights_of_base_nets_that_come_along_are_not_called_none(tmp_path):
 
 
 def test_a_model_of_the_zoo_is_loaded_by_its_name(tmp_path):
-    assert f'load_model("{ENTRY.name}", dataset="digits"' in info_page(ENTRY, tmp_path, "folder")
+    page = info_page(find_entry("Demo2026Adaptive", "digits", "Linf"), tmp_path, "folder")
+    assert 'load_model("Demo2026Adaptive", dataset="digits"' in page
 
 
 def a_curve(*points, **changes):
