@@ -242,6 +242,10 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
             parts.append(f"sigma = {sigma}; certified accuracy (%) at l_2 radii:")
             rows = [self._cells(table, method, sigma) for method in self.methods]
             parts.append(markdown_table((*heads, f"paper's ACR, {self.published_for[sigma]}"), rows))
+            if alike := [label for method, label in self.methods.items() if _same_everywhere(table, method, sigma)]:
+                parts.append(
+                    f"The same share at every radius, so presumably one class for every image: {', '.join(alike)}."
+                )
         return "\n\n".join(parts)
 
     def agreement(self, table: MethodsTable) -> str:
@@ -275,6 +279,12 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
             return ""
         spread = ", within the spread" if _within_the_spread(low, high) else ""
         return f"{self.methods[worse]} over {self.methods[better]} ({mean(low):.4f} to {mean(high):.4f}{spread})"
+
+
+def _same_everywhere(table: MethodsTable, method: str, sigma: str) -> bool:
+    """Whether some net of a method certifies the same share at all radii, as a constant net does."""
+    by_radius = [_values(table, _column(radius), method, sigma) for radius in RADII]
+    return any(len(set(shares)) == 1 for shares in zip(*by_radius, strict=True))
 
 
 def _within_the_spread(low: list[float], high: list[float]) -> bool:

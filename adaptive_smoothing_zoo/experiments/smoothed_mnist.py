@@ -50,13 +50,13 @@ class SmoothedMnist(SmoothedMethods):
     bench = MnistBench
     dataset = "mnist"
     methods = ROWS
-    sigmas = ("0.5",)
+    sigmas = tuple(PAPER)
     seeds = ("0",)
     published = PAPER
     published_for = PAPER_FOR
     about = (
         "A LeNet, one seed, in a short form for two cores (recipes `smoothed/mnist_*`): every 15th training image, 3 "
-        "epochs, half the authors' noise samples, attacks of 2 steps with the total length of the authors'; about ten "
+        "epochs, half the authors' noise samples, attacks of 2 steps with the total length of the authors'; about six "
         "minutes of one core for each sigma."
     )
 

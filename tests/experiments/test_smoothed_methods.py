@@ -191,6 +191,17 @@ def test_mnist_has_all_rows_of_the_paper_s_table_and_one_seed_has_no_spread():
     assert "SmoothAdv over SmoothMix (eta = 5) (-1.6870 to -1.6940)" in experiment.agreement(worse)
 
 
+def test_nets_that_certify_the_same_share_at_every_radius_are_named():
+    experiment = smoothed_mnist.EXPERIMENT
+    table = mnist_table(lambda method, sigma: 1.0)
+    everywhere = "so presumably one class for every image: Gaussian, Stability,"
+    assert experiment.summary(table).count(everywhere) == len(experiment.sigmas)
+    for row in table.rows[1:]:
+        row.values[f"certified_{RADII[-1]:g}"] = 0.4
+    assert experiment.summary(table).count("so presumably one class for every image: Gaussian.") == 1
+    assert experiment.summary(table).count("so presumably") == 1
+
+
 @pytest.mark.parametrize("sigma", ["0.25", "0.5", "1"])
 @pytest.mark.parametrize("method", ["smoothmix", "smoothmix_eta1", "smoothmix_eta1_one_step", "smoothadv"])
 def test_mnist_s_short_form_keeps_the_length_of_all_steps_together(method, sigma):
