@@ -164,7 +164,7 @@ def test_at_alpha_1_the_sharp_radius_is_the_distance_to_the_kth_other_logit(seed
     expected = max(0.0, z[label] - others_of(z, label)[k - 1]) / (np.sqrt(2) * constant)
     found = float(lipschitz_logit_radius(z, 1.0, constant, labels=label, k=k))
     assert found <= expected
-    assert found == pytest.approx(expected, abs=1e-9 / constant)
+    assert found == pytest.approx(expected, abs=1e-7 / constant)  # probabilities are rounded down, small ones by more
 
 
 @given(SEEDS, ALPHAS, st.floats(0.1, 10.0))
