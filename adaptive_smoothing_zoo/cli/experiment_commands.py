@@ -11,7 +11,7 @@ from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, SEED, example, 
 from adaptive_smoothing_zoo.experiments import EXPERIMENTS
 from adaptive_smoothing_zoo.threat import NORMS
 
-NETS = ("smoothed-methods", "smoothed-mnist")  # train nets for smoothing; use no triplet
+NETS = ("smoothed-methods", "smoothed-mnist", "smoothed-variants")  # train nets for smoothing; use no triplet
 PAIR = ("off-class-confidence", "confidence-path", "mixing-ratios")  # compare two of these nets
 PUBLISHED = tuple(name for name in EXPERIMENTS if name.startswith("published-"))
 OWN = ("local-constants", "certified-pareto")  # about h's certificates
@@ -116,8 +116,9 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
     in runs/experiments. By default recipe and attacks are short. detection needs a triplet with a mixing network. "all"
     runs every experiment on triplets but those below, and skips with a message what does not fit the triplet.
 
-    smoothed-methods and smoothed-mnist use no triplet: they train nets by recipes, for digits and MNIST, in runs/NAME,
-    and certify them (about an hour on one core). The nets have seeds of their own; --seed is that of the certificates.
+    smoothed-methods, smoothed-mnist and smoothed-variants use no triplet: they train nets by recipes, for digits (the
+    first) and MNIST, in runs/NAME, and certify them (up to an hour on one core). The nets have seeds of their own; --seed
+    is that of the certificates.
 
     off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.
 

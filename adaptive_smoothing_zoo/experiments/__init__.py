@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "trade-off": "trade_off",
     "smoothed-methods": "smoothed_methods",
     "smoothed-mnist": "smoothed_mnist",
+    "smoothed-variants": "smoothed_variants",
     "off-class-confidence": "off_class_confidence",
     "confidence-path": "confidence_path",
     "mixing-ratios": "mixing_ratios",

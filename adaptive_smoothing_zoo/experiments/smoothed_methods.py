@@ -9,11 +9,12 @@ from hashlib import sha256
 from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch import nn
 
-from adaptive_smoothing_zoo.certification import certify
+from adaptive_smoothing_zoo.certification import Certificates, certify
 from adaptive_smoothing_zoo.data import Examples, load_data
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.experiments.bench import OnStage, Options
@@ -151,8 +152,29 @@ class MethodsBench:
             raise ResultsError(f"{where} is not the recipe of a net that will be smoothed with sigma {case['sigma']}")
         return recipe
 
-    def machine(self) -> runs.Machine:
-        return runs.Machine(workers=Workers(self.device), data_dir=self.train_data_dir)
+    def net(self, case: Case) -> nn.Module:
+        """The net of a case, trained at the first call."""
+        machine = runs.Machine(workers=Workers(self.device), data_dir=self.train_data_dir)
+        return runs.run_recipe(self.recipe(case), self._folder(case) / "net", machine)
+
+    def certificates(self, case: Case) -> Certificates:
+        """Of the net of a case; those in its log are not computed again."""
+        examples = self.examples()
+        log = self._folder(case) / f"certificates{f'-seed-{self.seed}' if self.seed else ''}.tsv"
+        return certify(self.net(case), examples.images, examples.labels, log=log, **self.settings(case))
+
+    def settings(self, case: Case) -> dict[str, Any]:
+        """How the net of a case is certified, as for ``certify``."""
+        return {
+            "sigma": float(case["sigma"]),
+            "n": self.samples,
+            "failure_probability": self.failure_probability,
+            "seed": self.seed,
+            "device": self.device,
+        }
+
+    def _folder(self, case: Case) -> Path:
+        return self.trained / "_".join(case.values())
 
 
 def _column(radius: float) -> str:
@@ -167,7 +189,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         dataset: of the nets.
         methods: labels of the methods by their name in the recipes.
         sigmas, seeds: of the nets.
-        published: the paper's ACR by sigma and method; ``published_for`` describes its data, by sigma.
+        published: the paper's ACR by sigma and method, where it has one; ``published_for`` describes its data, by sigma.
         about: the nets and their training, in one sentence.
     """
 
@@ -204,20 +226,8 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
 
     def measure(self, bench: MethodsBench, case: Case) -> dict[str, float]:
         """Train and certify one net: ACR, and certified accuracy at each of ``RADII``."""
-        folder, recipe, examples = bench.trained / "_".join(case.values()), bench.recipe(case), bench.examples()
-        sigma = recipe.training.sigma
-        certificates = certify(
-            runs.run_recipe(recipe, folder / "net", bench.machine()),
-            examples.images,
-            examples.labels,
-            sigma=sigma,
-            n=bench.samples,
-            failure_probability=bench.failure_probability,
-            seed=bench.seed,
-            device=bench.device,
-            log=folder / f"certificates{f'-seed-{bench.seed}' if bench.seed else ''}.tsv",
-        )
-        accuracies = certificates.certified_accuracy([sigma * radius for radius in RADII])
+        certificates = bench.certificates(case)
+        accuracies = certificates.certified_accuracy([float(case["sigma"]) * radius for radius in RADII])
         certified = {_column(radius): float(value) for radius, value in zip(RADII, accuracies, strict=True)}
         return {"acr": certificates.average_certified_radius(), **certified}
 
@@ -261,11 +271,13 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         certified = [100 * mean(_values(table, _column(radius), method, sigma)) for radius in SHOWN]
         deviation = f" ({stdev(acr):.4f})" if len(acr) > 1 else ""
         shown = [f"{value:.1f}" for value in certified]
-        return [self.methods[method], f"{mean(acr):.4f}{deviation}", *shown, f"{self.published[sigma][method]:.3f}"]
+        published = f"{self.published[sigma][method]:.3f}" if method in self.published[sigma] else ""
+        return [self.methods[method], f"{mean(acr):.4f}{deviation}", *shown, published]
 
     def _pairs_in_order(self, table: MethodsTable, sigma: str) -> str:
         published = self.published[sigma]
-        pairs = [pair for pair in combinations(self.methods, 2) if published[pair[0]] != published[pair[1]]]
+        methods = [method for method in self.methods if method in published]
+        pairs = [(a, b) for a, b in combinations(methods, 2) if published[a] != published[b]]
         differing = [text for pair in pairs if (text := self._reversed(table, sigma, *pair))]
         named = f" Reversed here: {'; '.join(differing)}." if differing else ""
         return f"- sigma = {sigma}: {len(pairs) - len(differing)} of {len(pairs)} pairs in the paper's order.{named}"

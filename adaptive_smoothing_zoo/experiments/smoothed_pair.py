@@ -21,7 +21,6 @@ from adaptive_smoothing_zoo.experiments.smoothed_methods import MethodsBench
 from adaptive_smoothing_zoo.experiments.smoothed_mnist import MnistBench
 from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.storage.schema import to_json
-from adaptive_smoothing_zoo.training import runs
 from adaptive_smoothing_zoo.training.smoothed import noises
 from adaptive_smoothing_zoo.training.smoothed_losses import NoisyBatch, ascent
 
@@ -120,9 +119,7 @@ class PairBench:
     def net(self, method: str) -> nn.Module:
         """A net whose votes are counted, in eval mode; trained on the first call unless its folder has it."""
         if method not in self._nets:
-            case = self._case(method)
-            folder = self.methods.trained / "_".join(case.values()) / "net"
-            self._nets[method] = runs.run_recipe(self.methods.recipe(case), folder, self.methods.machine())
+            self._nets[method] = self.methods.net(self._case(method))
         return self._nets[method]
 
     def adversarial(self, method: str, eps: float | None) -> Tensor:
