@@ -189,7 +189,8 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         dataset: of the nets.
         methods: labels of the methods by their name in the recipes.
         sigmas, seeds: of the nets.
-        published: the paper's ACR by sigma and method, where it has one; ``published_for`` describes its data, by sigma.
+        published: the paper's ACR, where it has one, by sigma and method; ``published_for`` describes its data, by
+            sigma.
         about: the nets and their training, in one sentence.
     """
 

@@ -31,6 +31,7 @@ VARIANTS = {
 }
 # ACR of the published runs of [JS21, Fig. 7(b)], and of SmoothAdv in [JS21, Table 2]
 PAPER = {SIGMA: {"smoothmix_eta1": 1.789, "max_norm_2": 1.723, "max_norm_4": 1.751, "smoothadv": 1.779}}
+PAPER_FOR = {SIGMA: "sigma 1"}
 VOTES = ("certify_abstained", "predicted", "predict_abstained")
 
 
@@ -46,9 +47,9 @@ class SmoothedVariants(SmoothedMethods):
     name = "smoothed-variants"
     question = "Do variants of SmoothMix and of SmoothAdv certify less, and what does PREDICT answer?"
     paper = (
-        "[JS21, Fig. 7(b)], MNIST at sigma 1: a hard restriction of SmoothMix's search to an l_2 ball costs robustness. "
-        "The authors' code has a divergence, a factor for correct images and a warm-up that eq. 11 does not have; the "
-        "paper does not compare the two. [SLR19] searches with PGD and with DDN. [CRK19] has PREDICT beside CERTIFY."
+        "[JS21, Fig. 7(b)], MNIST at sigma 1: a hard restriction of SmoothMix's search to an l_2 ball costs "
+        "robustness. The authors' code has a divergence, a factor for correct images and a warm-up that eq. 11 does not "
+        "have; the paper does not compare the two. [SLR19] searches with PGD and with DDN. [CRK19] has PREDICT beside CERTIFY."
     )
     values = (*SmoothedMethods.values, *VOTES)
     bench = VariantsBench
@@ -56,10 +57,10 @@ class SmoothedVariants(SmoothedMethods):
     methods = VARIANTS
     sigmas = (SIGMA,)
     published = PAPER
-    published_for = {SIGMA: "sigma 1"}
+    published_for = PAPER_FOR
     about = (
-        "A LeNet, mean of 3 seeds, in the short form of `smoothed-mnist`: every 15th training image, 3 epochs, half the "
-        "authors' noise samples, attacks of 2 steps with the total length of the authors'."
+        "A LeNet, mean of 3 seeds, in the short form of `smoothed-mnist`: every 15th training image, 3 epochs, half "
+        "the authors' noise samples, attacks of 2 steps with the total length of the authors'."
     )
 
     def source(self, case: Case) -> tuple[str, Sequence[str]]:
