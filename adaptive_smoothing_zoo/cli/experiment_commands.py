@@ -116,8 +116,8 @@ def experiment_command(names: tuple[str, ...], device: str, out: Path, published
     in runs/experiments. By default recipe and attacks are short. detection needs a triplet with a mixing network. "all"
     runs every experiment on triplets but those below, and skips with a message what does not fit the triplet.
 
-    smoothed-methods (digits), smoothed-mnist and smoothed-variants (MNIST) use no triplet: they train nets by recipes, in
-    runs/NAME, and certify them (up to an hour on one core). The nets have seeds of their own; --seed is that of the
+    smoothed-methods (digits), smoothed-mnist and smoothed-variants (MNIST) use no triplet: they train nets by recipes,
+    in runs/NAME, and certify them (up to an hour on one core). The nets have seeds of their own; --seed is that of the
     certificates.
 
     off-class-confidence, confidence-path and mixing-ratios compare two of these nets, for --dataset digits or mnist.

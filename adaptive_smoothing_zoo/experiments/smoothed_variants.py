@@ -48,8 +48,9 @@ class SmoothedVariants(SmoothedMethods):
     question = "Do variants of SmoothMix and of SmoothAdv certify less, and what does PREDICT answer?"
     paper = (
         "[JS21, Fig. 7(b)], MNIST at sigma 1: a hard restriction of SmoothMix's search to an l_2 ball costs "
-        "robustness. The authors' code has a divergence, a factor for correct images and a warm-up that eq. 11 does not "
-        "have; the paper does not compare the two. [SLR19] searches with PGD and with DDN. [CRK19] has PREDICT beside CERTIFY."
+        "robustness. The authors' code has a divergence, a factor for correct images and a warm-up that eq. 11 does "
+        "not have; the paper does not compare the two. [SLR19] searches with PGD and with DDN. [CRK19] has PREDICT "
+        "beside CERTIFY."
     )
     values = (*SmoothedMethods.values, *VOTES)
     bench = VariantsBench
