@@ -110,7 +110,7 @@ N = "maximal noise samples per image to bound its class's probability (number of
     help="precision of the certified net",
 )
 @NOISE_SEED
-@click.option("--n-examples", type=int, default=None, metavar="N", help="use the first N test images; default all")
+@examples_option(None, names=("--n-examples",))
 @SKIP
 @DEVICE
 @NO_TIMES

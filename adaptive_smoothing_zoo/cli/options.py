@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -53,12 +53,17 @@ def dataset_option(threat_model: str | None = "Linf") -> Option:
     return decorate
 
 
-def examples_option(default: int | None, help: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``--n-examples N``, also spelled ``--n``: use the first N test images."""
+def examples_option(default: int | None, help: str = "", names: Sequence[str] = ("--n-examples", "--n", "n")) -> Option:
+    """``--n-examples N``, also spelled ``--n``: use the first N test images; without a default, 0 becomes None."""
     every = "default all" if default is None else "0 for all"
-    text = help or f"use the first N test images; {every}"
     return click.option(
-        "--n-examples", "--n", "n", type=int, default=default, show_default=True, metavar="N", help=text
+        *names,
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help=help or f"use the first N test images; {every}",
+        callback=lambda context, option, n: None if default is None and n == 0 else n,
     )
 
 

@@ -125,7 +125,7 @@ GOOD = {"images": np.zeros((4, 32, 32, 3), np.uint8), "labels": np.zeros(4, np.i
         (("Demo2026Adaptive", "--dataset", "digits", "--threat-model", "L7"), "no models for threat model 'L7'"),
         (("Demo2026Adaptive", "--dataset", "digits", "--eps", "eight"), "eps must be a number or a fraction"),
         (("Demo2026Adaptive", "--dataset", "digits", "--eps", "-1/255"), "must not be negative"),
-        (("Demo2026Adaptive", "--dataset", "digits", "--n", "0"), "n must be between 1 and the 359 examples"),
+        (("Demo2026Adaptive", "--dataset", "digits", "--n", "-1"), "-1 is not in the range x>=0"),
         (("Demo2026Adaptive", "--dataset", "digits", "--n", "360"), "n must be between 1 and the 359 examples"),
         (("Demo2026Adaptive", "--dataset", "digits", "--n", "many"), "not a valid integer"),
         (("Demo2026Adaptive", "--dataset", "digits", "--n", "4", "--batch-size", "0"), "batch size must be at least 1"),

@@ -3,11 +3,14 @@
 import textwrap
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from command_line import run
 from PIL import Image
 
+from adaptive_smoothing_zoo.cli.options import examples_option
 from adaptive_smoothing_zoo.data import count_data, load_data
 from adaptive_smoothing_zoo.experiments.train_accuracy import SplitsBench
 from adaptive_smoothing_zoo.zoo.loading import load_model
@@ -115,3 +118,13 @@ def test_train_accuracy_reads_as_many_training_images_as_test_images(tmp_path, m
     made = {"examples": load_data("digits", n=3)}
     monkeypatch.setattr("adaptive_smoothing_zoo.experiments.bench.Bench._arguments", lambda options, steps: made)
     assert len(SplitsBench._arguments(Options(), 1)["train"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "n"), [(None, ["--n", "0"], None), (None, [], None), (100, ["--n", "0"], 0)]
+)
+def test_an_n_of_0_means_all_images_in_every_command(default, given, n):
+    seen = []
+    command = click.command()(examples_option(default)(lambda n: seen.append(n)))
+    assert CliRunner().invoke(command, given, catch_exceptions=False).exit_code == 0
+    assert seen == [n]  # None, or the default's 0: all

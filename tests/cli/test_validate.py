@@ -74,7 +74,7 @@ def test_a_failed_check_ends_with_code_1(capsys, tmp_path):
         (("Demo2026Adaptve", "--dataset", "digits"), "did you mean Demo2026Adaptive"),
         ((*DIGITS, "--only", "luck"), "unknown check 'luck'; known: linear_net"),
         ((*DIGITS, "--n", "360"), "n must be between 1 and the 359 examples"),
-        ((*DIGITS, "--n", "-1"), "n must be between 1 and the 359 examples"),
+        ((*DIGITS, "--n", "-1"), "-1 is not in the range x>=0"),
         ((*DIGITS, "--n", "2", "--batch-size", "0"), "batch size must be at least 1"),
         ((*DIGITS, "--device", "tpu9"), "unknown device 'tpu9'"),
         ((*DIGITS, "--data-dir", "x"), "data_dir has no meaning"),
