@@ -104,7 +104,7 @@ def test_no_sentence_is_long(page):
 
 def test_the_readme_is_short_and_opens_with_the_figure():
     text = README.read_text()
-    assert len(text.splitlines()) <= 180
+    assert len(text.splitlines()) <= 160
     assert text.index("](docs/figures/trade-off.png)") < text.index("\n## ")
 
 

@@ -207,24 +207,30 @@ class ModelChoice:
         if kept is not None:
             return kept if self.num_classes is None else replace(kept, num_classes=self.num_classes)
         check_norm(threat_model)
-        (image_shape, num_classes), usual = kind_of(self.dataset, data_dir), USUAL_EPS.get((self.dataset, threat_model))
-        if usual is None and eps is None:
-            raise click.UsageError(
-                f"{self.dataset} has no usual {threat_model} radius; set one with asz eval --eps or asz describe --eps"
-            )
-        if eps is None:
-            click.echo(f"eps {usual}, the usual {threat_model} radius for {self.dataset}", err=True)
+        image_shape, num_classes = kind_of(self.dataset, data_dir)
+        radius = eps or usual_eps(self.dataset, threat_model, "with asz eval --eps or asz describe --eps")
         return NetEntry(
             name=name or record_name(reference),
             dataset=self.dataset,
             threat_model=threat_model,  # type: ignore[arg-type]
-            eps=usual or eps or "",
+            eps=USUAL_EPS.get((self.dataset, threat_model), radius),
             num_classes=self.num_classes or num_classes,
             image_shape=image_shape,
             preprocessing=preprocessing_for(self.reference, self.dataset, threat_model),
             architecture=architecture_of(self.reference),
             reference=reference,
         )
+
+
+def usual_eps(dataset: str, threat_model: str, set_it: str) -> str:
+    """The usual radius of a data set, which it prints; UsageError if there is none, with ``set_it`` as the way out."""
+    from adaptive_smoothing_zoo.zoo.named import USUAL_EPS
+
+    usual = USUAL_EPS.get((dataset, threat_model))
+    if usual is None:
+        raise click.UsageError(f"{dataset} has no usual {threat_model} radius; set one {set_it}")
+    click.echo(f"eps {usual}, the usual {threat_model} radius for {dataset}", err=True)
+    return usual
 
 
 def known_threat_model(reference: str, dataset: str) -> str:

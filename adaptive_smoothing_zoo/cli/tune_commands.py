@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adaptive_smoothing_zoo.cli.learned_form import images_at, learn, learned_options, named_images
-from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, words_options
+from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, usual_eps, words_options
 
 if TYPE_CHECKING:
     from adaptive_smoothing_zoo.data import Examples
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--dataset", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="where the data are")
 @click.option("--threat-model", default="Linf", show_default=True, help="Linf or L2")
-@click.option("--eps", default="8/255", show_default=True, help="radius in units of pixels in [0, 1]")
+@click.option("--eps", help="radius in units of pixels in [0, 1]; default the data set's usual one, as 8/255 for CIFAR")
 @click.option(
     "--tune-on",
     metavar="SPLIT:FIRST:END",
@@ -61,6 +61,7 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE, plot_fronts
     from adaptive_smoothing_zoo.tuning.tune import Target, surrogate_for, suspicion, tuned_triplet, write_record
 
+    options["eps"] = options["eps"] or usual_eps(options["dataset"], options["threat_model"], "with --eps")
     if options["form"] == "learned":
         examples = _examples(options)
         learn(out, _resolved(options, examples), examples, words.description(), options)

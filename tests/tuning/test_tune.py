@@ -4,6 +4,7 @@ import json
 import re
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from command_line import run
@@ -67,6 +68,31 @@ def arguments(code, out, *more):
 def test_without_a_range_the_held_out_split_of_a_small_data_set_is_taken_whole():
     assert _usual_range("digits") == f"validation:0:{len(load_data('digits', 'validation'))}"
     assert [_usual_range(name) for name in ("imagenet", "cifar10")] == ["validation:0:1000", "test:5000:6000"]
+
+
+def test_without_a_radius_the_data_set_s_usual_one_is_taken_or_asked_for(code, tmp_path, capsys):
+    given = arguments(code, tmp_path / "out")
+    given[given.index("--eps") : given.index("--eps") + 2] = []
+    status, _, said = run(capsys, *given)
+    assert (status, "digits has no usual Linf radius; set one with --eps" in said) == (2, True)
+    constant = """
+        from torch import nn
+
+        def accurate():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+            net[1].weight.data.zero_()
+            net[1].bias.data.copy_(-(net[1].bias.data.new_ones(10).cumsum(0)))
+            return net
+
+        robust = accurate
+    """
+    code.write_text(textwrap.dedent(constant))
+    np.savez(tmp_path / "mnist.npz", images=np.zeros((8, 28, 28), np.uint8), labels=np.zeros(8, np.uint8))
+    given[given.index("digits")], given[given.index("test:60:160")] = "mnist", "test:0:8"
+    status, _, said = run(capsys, *given, "--data-dir", str(tmp_path / "mnist.npz"))
+    assert status == 0, said[-600:]
+    assert "eps 0.3, the usual Linf radius for mnist" in said
+    assert json.loads((tmp_path / "out" / "tuning.json").read_text())["eps"] == "0.3"
 
 
 def test_a_triplet_comes_out_that_needs_no_code(code, tmp_path, capsys):
