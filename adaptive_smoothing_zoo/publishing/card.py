@@ -87,7 +87,8 @@ def citation(paper: Paper) -> str:
     """The citation of a publication, as far as it is known."""
     if "title" in paper.missing:
         return "Not published."
-    venue, link = paper.venue and f" {paper.venue}.", paper.link and f" <{paper.link}>"
+    venue = f" {paper.venue}." if paper.venue not in ("", "N/A") else ""
+    link = paper.link and f" <{paper.link}>"
     return f"{paper.authors}. *{paper.title}*.{venue}{link}"
 
 
