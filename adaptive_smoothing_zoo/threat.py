@@ -80,7 +80,7 @@ class ThreatModel:
             return self.unit(gradient)
         largest = gradient.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
         gradient = gradient / torch.where(largest > 0, largest, 1.0)
-        return gradient / _vector_norm(gradient).clamp(min=1e-12)
+        return gradient / _vector_norm(gradient).clamp(min=max(1e-12, torch.finfo(gradient.dtype).tiny))
 
     def shorten(self, perturbation: Tensor, radius: float | Tensor | None = None, *, safe: bool = False) -> Tensor:
         """Shrink perturbations (N, channels, H, W) into the ball.

@@ -24,6 +24,7 @@ from adaptive_smoothing_zoo.attacks.losses import (
     cross_entropy,
     lowering_alpha,
     margin,
+    mislabelled,
     probability_margin,
     target_gap,
     targeted_dlr,
@@ -123,7 +124,7 @@ def judged_by(setup: Setup, *, alike: bool) -> Fooled:
             wrong = wrong & doubtful(logits if alike else setup.prepared(points), state.labels)
         if bool(wrong.any()):
             with float32_precision(tf32=False):
-                wrong[wrong.clone()] = setup.judge(points[wrong]).argmax(dim=1) != state.labels[wrong]
+                wrong[wrong.clone()] = mislabelled(setup.judge(points[wrong]), state.labels[wrong])
         return wrong
 
     return fooled

@@ -29,6 +29,11 @@ def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = 
     return -margin(logits.softmax(dim=1), labels)
 
 
+def mislabelled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the model gives another label, (N,) bool; or NaN or infinity, at which whoever decides must look."""
+    return (logits.argmax(dim=1) != labels) | ~logits.amax(dim=1).isfinite()
+
+
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Difference-of-logits ratio [CH20, eq. (6)]; needs at least 3 classes.
 
@@ -68,6 +73,11 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The label's logit minus the largest other one, (N,); negative if misclassified."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return logits.gather(1, labels[:, None]).squeeze(1) - others.amax(dim=1)
+
+
+def decisive_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """``margin``; minus infinity where the model gives NaN or infinity, as in ``mislabelled``."""
+    return torch.where(logits.amax(dim=1).isfinite(), margin(logits, labels), -torch.inf)
 
 
 def rank_classes(logits: Tensor, labels: Tensor) -> Tensor:

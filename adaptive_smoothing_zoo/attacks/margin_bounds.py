@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.attacks.losses import margin
+from adaptive_smoothing_zoo.attacks.losses import decisive_margin, margin
 from adaptive_smoothing_zoo.backbones.base import BaseNet
 from adaptive_smoothing_zoo.method.alpha import keeps_its_range, log_weights_of
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier, is_plain_mix
@@ -57,7 +57,7 @@ class BoundedMargins:
                 return margins
             rows, outputs = rows[still], outputs.rows(still)
             self.mixing_runs += len(rows)
-        margins[rows] = margin(outputs.mixed(alpha.log_weights(outputs)), labels[rows])
+        margins[rows] = decisive_margin(outputs.mixed(alpha.log_weights(outputs)), labels[rows])
         return margins
 
 
@@ -78,5 +78,5 @@ def _least_margin(log_rob: Tensor, labels: Tensor, alpha_min: float) -> Tensor:
 
 
 def _open(least: Tensor, worth: Tensor) -> Tensor:
-    """The rows whose margin might be below ``worth``."""
-    return (least - _SLACK < worth).nonzero().squeeze(1)
+    """The rows whose margin might be below ``worth``, or is not a number."""
+    return (~(least - _SLACK >= worth)).nonzero().squeeze(1)

@@ -240,11 +240,16 @@ class AttackSettings:
 
         Raises:
             TypeError: a number that no attack has.
+            ValueError: an unknown attack.
         """
+        from adaptive_smoothing_zoo.attacks.catalogue import complete  # which imports this module
+
         if unknown := sorted(numbers.keys() - set(NUMBERS)):
             raise TypeError(f"no attack has a number {unknown[0]!r}; known: {', '.join(NUMBERS)}")
         given = {name: number for name, number in numbers.items() if number is not None}
-        plans = (Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in self.attacks)
+        plans = (
+            Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in complete(self).attacks
+        )
         return replace(self, attacks=tuple(plans))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from adaptive_smoothing_zoo.attacks.losses import margin
 from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.machine.precision import float32_precision
 from adaptive_smoothing_zoo.machine.ready import refusals_named
@@ -55,6 +56,15 @@ def _logits(
         if not bool(((largest > -torch.inf) & (largest < torch.inf)).all()):
             raise EvaluationError("the model gives NaN or infinity for some image, so it cannot be evaluated")
         yield logits
+
+
+@torch.no_grad()
+def on_the_border(
+    model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch_size: int, device: torch.device
+) -> Tensor:
+    """Whether another class's logit is as large as the label's up to rounding, (N,), on the labels' device."""
+    logits = torch.cat([batch.to(labels.device) for batch in _logits(model, images, batch_size, device)])
+    return margin(logits, labels) <= SHIFT * logits.abs().amax(dim=1)
 
 
 def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> int:

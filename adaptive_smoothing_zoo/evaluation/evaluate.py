@@ -365,7 +365,8 @@ class Call:
 
 def _take_over(chunk: Chunk, ledger: Ledger, state: BoundState | None) -> None:
     """Add a chunk to ledger and state unless they have it."""
-    if not bool(ledger.done[chunk.stage][chunk.indices].all()):
+    done = ledger.done.get(chunk.stage)
+    if done is None or not bool(done[chunk.indices].all()):
         ledger.add(chunk)
         if state is not None:
             state.append(CHUNK, *chunk_entry(chunk))

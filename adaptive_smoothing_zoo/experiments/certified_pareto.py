@@ -13,12 +13,13 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification import Certificates, certify, certify_lipschitz, mix_certificates
 from adaptive_smoothing_zoo.experiments.bench import Bench, OnStage, Options, Table, share
-from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, verdict
+from adaptive_smoothing_zoo.experiments.experiment import Case, Experiment, not_answered, verdict
 from adaptive_smoothing_zoo.experiments.frontiers import (
     ALPHAS,
     GAINS,
     THEOREM5,
     certified_values,
+    certifies,
     column,
     draw_frontiers,
     frontier_claims,
@@ -215,6 +216,8 @@ class CertifiedPareto(Experiment[ParetoBench, ParetoTable]):
         return "\n\n".join(parts)
 
     def agreement(self, table: ParetoTable) -> str:
+        if not certifies(table):
+            return not_answered("no mix has a certificate at any of these radii")
         text = verdict(frontier_claims(table, "theorem4")) + lead_words(table, "theorem4")
         return text if THEOREM5 in table.bounds else f"{text} Theorem 5 is not about a Lipschitz h."
 

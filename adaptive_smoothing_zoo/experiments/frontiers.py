@@ -80,6 +80,11 @@ def gaining(table: Frontier, bound: str, radius: int, clean: str = "clean") -> l
     return [mix for mix in mixes(table, bound, radius) if gain(table, mix, radius, clean) > 0]
 
 
+def certifies(table: Frontier) -> bool:
+    """Whether some mix certifies an image at some radius; else no claim is decided."""
+    return any(mixes(table, bound, i) for bound in table.bounds for i in range(len(table.radii)))
+
+
 def frontier_claims(table: Frontier, lipschitz: str, clean: str = "clean") -> dict[str, bool]:
     """What the papers say of the two theorems' frontiers, in the words of ``GAINS``, and whether it was seen.
 

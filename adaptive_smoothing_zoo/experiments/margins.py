@@ -88,7 +88,8 @@ class Margins(TripletExperiment):
                 f"a mean gap is missing; h is right on {attacked['correct']:.0f} images after PGD, on "
                 f"{own['correct']:.0f} after the attack on its gap, and wrong on {clean['incorrect']:.0f} clean ones"
             )
-        word = "yes" if least > wrong else "in part" if right > wrong else "no"
+        ahead = (right > wrong) + (least > wrong)
+        word = ("no", "in part", "yes")[ahead]
         return (
             f"{word}: h's mean gap is {right:.3f} where it is right after PGD, {least:.3f} where it is right after the "
             f"attack on its gap, and {wrong:.3f} where it is wrong on clean images."

@@ -279,16 +279,26 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
         published = self.published[sigma]
         methods = [method for method in self.methods if method in published]
         pairs = [(a, b) for a, b in combinations(methods, 2) if published[a] != published[b]]
+        tied = [pair for pair in pairs if self._ahead(table, sigma, *pair) == 0]
         differing = [text for pair in pairs if (text := self._reversed(table, sigma, *pair))]
-        named = f" Reversed here: {'; '.join(differing)}." if differing else ""
-        return f"- sigma = {sigma}: {len(pairs) - len(differing)} of {len(pairs)} pairs in the paper's order.{named}"
+        named = f" Equal here: {'; '.join(self._named(*pair) for pair in tied)}." if tied else ""
+        named += f" Reversed here: {'; '.join(differing)}." if differing else ""
+        ordered = len(pairs) - len(tied) - len(differing)
+        return f"- sigma = {sigma}: {ordered} of {len(pairs)} pairs in the paper's order.{named}"
+
+    def _named(self, a: str, b: str) -> str:
+        return f"{self.methods[a]} and {self.methods[b]}"
+
+    def _ahead(self, table: MethodsTable, sigma: str, a: str, b: str) -> float:
+        """The ACR of the method that is worse in the paper minus that of the other one."""
+        worse, better = sorted((a, b), key=self.published[sigma].__getitem__)
+        return mean(_values(table, "acr", worse, sigma)) - mean(_values(table, "acr", better, sigma))
 
     def _reversed(self, table: MethodsTable, sigma: str, a: str, b: str) -> str:
         """Words for a pair of methods whose order is not the paper's; empty if it is."""
         worse, better = sorted((a, b), key=self.published[sigma].__getitem__)
         low, high = (_values(table, "acr", method, sigma) for method in (worse, better))
-        ahead = mean(low) - mean(high)
-        if ahead <= 0:
+        if self._ahead(table, sigma, a, b) <= 0:
             return ""
         spread = ", within the spread" if _within_the_spread(low, high) else ""
         return f"{self.methods[worse]} over {self.methods[better]} ({mean(low):.4f} to {mean(high):.4f}{spread})"

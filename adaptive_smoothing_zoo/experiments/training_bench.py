@@ -406,7 +406,7 @@ class TrainingExperiment(Experiment[TrainingBench, TrainingTable]):
 def noise(table: Table, accuracies: Sequence[float]) -> str:
     """Which differences the number of examples can resolve, and how many of these accuracies are near the best."""
     best = max(accuracies)
-    error = 2 * (2 * best * (1 - best) / table.n) ** 0.5
+    error = 2 * (2 * max(value * (1 - value) for value in accuracies) / table.n) ** 0.5
     near = sum(value >= best - error for value in accuracies) - 1  # without the best itself
     return (
         f"Differences below {100 * error:.1f} points are within two standard errors for {table.n} examples (a cautious "

@@ -94,7 +94,8 @@ class TrustOptions(TripletExperiment):
         if why := undefined(table):
             return f"There is no area under the curves: {why}."
         areas = _areas(table)
-        best = max((value, trust, space) for (trust, space), value in areas.items())
+        usual = ("one", "probabilities")  # named where others are as good
+        best = max(areas, key=lambda form: (areas[form], form == usual))
         return "\n".join(
             [
                 "Area under the curve: the best attacked accuracy at a clean accuracy or above, averaged between h's "
@@ -104,7 +105,7 @@ class TrustOptions(TripletExperiment):
                     ("R_i", *SPACES), [(trust, *(f"{areas[trust, s]:.2f}" for s in SPACES)) for trust in TRUST_OPTIONS]
                 ),
                 "",
-                f"The best is R_i = {best[1]} with {best[2]}.",
+                f"The best is R_i = {best[0]} with {best[1]}.",
             ]
         )
 

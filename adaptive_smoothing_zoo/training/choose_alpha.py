@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from adaptive_smoothing_zoo.attacks.catalogue import complete
+from adaptive_smoothing_zoo.attacks.catalogue import complete, fitted
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError, check_keywords
@@ -342,11 +342,12 @@ class _Held:
         if not choice.attacks:
             return len(standing) / len(self.attacked)
         settings = AttackSettings(attacks=choice.attacks, seed=self.seed, batch_size=self.batch_size)  # type: ignore[arg-type]
+        classes = self._log_std.shape[1]
         search = Search(
             mixed,
             self.threat,
-            choice.limited(settings).on(torch.device(self.device).type),
-            num_classes=self._log_std.shape[1],
+            fitted(choice.limited(settings), classes).on(torch.device(self.device).type),
+            num_classes=classes,
             device=self.device,
         )
         left = len(standing)

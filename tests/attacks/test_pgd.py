@@ -366,3 +366,19 @@ def test_a_run_begins_where_it_is_told_to_inside_the_ball(norm):
         torch.testing.assert_close(begun, torch.tensor([0.01, 0.05, 0.05]).view(3, 1, 1, 1).expand(3, 1, 2, 2))
     with pytest.raises(ValueError, match="not both"):
         pgd(model, images, labels, eps=0.1, step_size=0.0, steps=1, norm=norm, start=start, random_start=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_an_image_without_a_gradient_stays_where_it_is(dtype):
+    """In float16 the smallest length of a gradient must not round to zero."""
+    images = torch.full((2, 1, 2, 2), 0.5, dtype=dtype)
+    images[1] = 0.25
+
+    def net(points):
+        first = points[:, 0, 0, 0] * (points[:, 0, 1, 1].detach() > 0.3)  # constant near the second image
+        return torch.stack([first, 0 * first], dim=1)
+
+    found = pgd(net, images, torch.tensor([0, 0]), eps=0.1, step_size=0.05, steps=2, norm="L2")
+    assert found.isfinite().all()
+    assert found[1].equal(images[1])
+    assert not found[0].equal(images[0])

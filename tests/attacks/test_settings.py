@@ -61,6 +61,12 @@ def test_numbers_apply_where_an_attack_has_them():
         {"iterations": 7, "targets": 2},
         {"queries": 20},
     ]
+    others = AttackSettings(attacks=("apgd-dlr", "fab", "apgd-p-mix")).limited(iterations=3, restarts=4)
+    assert [plan.numbers for plan in others.attacks] == [
+        {"iterations": 3, "restarts": 4, "eot": 1},
+        {"iterations": 3, "restarts": 4},
+        {"iterations": 3, "restarts": 4},
+    ]
     adaptive = complete(AttackSettings(attacks=("apgd-p-mix", Plan("apgd-t-pinned", targets=3))))
     assert [plan.numbers for plan in adaptive.attacks] == [
         {"iterations": 100, "restarts": 5},

@@ -109,6 +109,13 @@ def test_theorem_5_is_spoken_of_and_needed_where_it_applies_alone(kind, without)
     assert summary.count("By theorem4") == summary.count("By sharp") == 1
 
 
+def test_nothing_is_concluded_where_nothing_is_certified():
+    table = pareto_table("smoothed")
+    for row in table.rows:
+        row.values.update({f"certified_{i}": 0.0 for i in range(4)})
+    assert EXPERIMENT.findings(table)[1] == "not answered: no mix has a certificate at any of these radii."
+
+
 def test_a_lipschitz_h_needs_the_numbers_of_the_other_bounds():
     _, agreement = EXPERIMENT.findings(pareto_table("lipschitz", ("sharp",)))
     assert agreement == "not answered: there is no certified_0 for noise 0.5, alpha 0.55, bound sharp."

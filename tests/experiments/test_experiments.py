@@ -257,6 +257,9 @@ def test_the_area_is_the_mean_of_a_staircase():
     assert trust_options.undefined(table) == ""
     assert trust_options.EXPERIMENT.agreement(table).startswith("yes")
     assert "The best is R_i = one with probabilities." in trust_options.EXPERIMENT.summary(table)
+    for row in table.rows:
+        row.values.update(ends[int(row.case["odds"]) > 0])
+    assert "The best is R_i = one with probabilities." in trust_options.EXPERIMENT.summary(table)  # of equal ones
 
 
 @pytest.mark.parametrize(
@@ -462,6 +465,17 @@ def test_trust_options_without_areas_have_no_verdict(clean, attacked, why):
     assert why in summary
     assert "nan" not in summary
     assert "The best is" not in summary
+
+
+@pytest.mark.parametrize(
+    ("right", "least", "word"), [(0.6, 0.5, "yes"), (0.44, 0.5, "in part"), (0.5, 0.44, "in part"), (0.4, 0.44, "no")]
+)
+def test_margins_agree_where_both_attacks_leave_h_more_confident_than_it_is_wrong(right, least, word):
+    values = {"correct": 9.0, "incorrect": 1.0, "mean_incorrect": 0.45}
+    means = {"attacked": right, "gap": least}
+    rows = [(case, {**values, "mean_correct": means.get(case["images"], 0.9)}) for case in MARGINS.cases()]
+    table = a_table("margins", *rows)
+    assert MARGINS.agreement(table).startswith(f"{word}: ")
 
 
 def test_margins_without_right_or_without_wrong_predictions_have_no_verdict():

@@ -141,6 +141,14 @@ def test_a_reversed_pair_is_named_with_its_spread():
     )
 
 
+def test_equal_nets_are_in_no_order():
+    lines = EXPERIMENT.agreement(methods_table(lambda method, sigma: 0.5)).splitlines()
+    assert any(
+        "sigma = 0.125: 0 of 20 pairs in the paper's order. Equal here: Gaussian and Stability;" in x for x in lines
+    )
+    assert all("Reversed" not in line for line in lines)
+
+
 def test_the_summary_has_means_and_deviations():
     text = EXPERIMENT.summary(methods_table(lambda method, sigma: PAPER[sigma][method]))
     assert "| SmoothAdv | 1.6880 (0.0010) | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 1.687 |" in text

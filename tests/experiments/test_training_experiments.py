@@ -532,7 +532,15 @@ def test_pages_quote_what_was_published(experiment, rows):
     assert "**Agreement:** yes: " in text
 
 
-@pytest.mark.parametrize(("accuracies", "near"), [([1.0, 1.0, 0.5], 1), ([0.0, 0.0, 0.0], 2), ([0.9, 0.8999, 0.5], 1)])
+@pytest.mark.parametrize(("accuracies", "near"), [([1.0, 1.0, 0.0], 1), ([0.0, 0.0, 0.0], 2), ([0.9, 0.8999, 0.5], 1)])
 def test_the_best_one_is_not_among_those_near_to_it(accuracies, near):
     words = training_bench.noise(training_table("settings", []), accuracies)
     assert f": {near} of the {len(accuracies) - 1} others are that close" in words
+
+
+def test_two_standard_errors_cover_the_noise_of_the_worse_of_two_accuracies():
+    """A difference of two independent shares p and q has variance (p (1 - p) + q (1 - q)) / n."""
+    table = training_table("settings", [])
+    for p, q in ((1.0, 0.9), (0.99, 0.95), (0.7, 0.6)):
+        said = float(training_bench.noise(table, [p, q]).split("below ")[1].split(" points")[0])
+        assert said >= 200 * ((p * (1 - p) + q * (1 - q)) / table.n) ** 0.5 - 0.05

@@ -277,6 +277,17 @@ def test_accuracies_are_decided_in_float32_whatever_the_caller_allows(monkeypatc
     assert not any(allowed)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_attacks_that_need_more_classes_are_replaced(classes):
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), classes)) for _ in range(2)]
+    model = MixedClassifier(*nets, 0.5).eval().requires_grad_(False)
+    labels = nets[1](IMAGES).argmax(dim=1)
+    choice = Choice(rule="robust", target=0.0, relative=False, attack_steps=2, attack_targets=1, step=0.5)
+    assert "apgd-t-lowering" in choice.attacks
+    assert choose_alpha(model, IMAGES, labels, choice, eps=0.01).robust >= 0.0
+
+
 def test_an_unknown_keyword_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'epsilon'"):
         choose_alpha(None, None, None, Choice(rule="clean", target=0.5), epsilon=0.1)

@@ -16,6 +16,7 @@ from adaptive_smoothing_zoo.attacks.losses import (
     cw_margin,
     dlr,
     loss_and_gradient,
+    mislabelled,
     target_gap,
     targeted_dlr,
 )
@@ -91,7 +92,7 @@ class APGD(Attack[APGDState]):
     ) -> None:
         self.name, self.threat, self.loss, self.steps, self.length = name, threat, loss, steps, steps + 1
         self.radius, self.view, self.eot = radius, view, eot
-        self.fooled: Fooled = fooled or (lambda points, logits, state: logits.argmax(dim=1) != state.labels)
+        self.fooled: Fooled = fooled or (lambda points, logits, state: mislabelled(logits, state.labels))
         checked = checkpoints(steps)
         windows = [later - earlier for earlier, later in zip([0, *checked], checked, strict=False)]
         # By iteration: steps since the last checkpoint if this is one, else 0. Idle runs go beyond the last iteration.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
-from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient, target_gap
+from adaptive_smoothing_zoo.attacks.losses import Model, loss_and_gradient, mislabelled, target_gap
 from adaptive_smoothing_zoo.attacks.projections import project_on_hyperplane
 from adaptive_smoothing_zoo.attacks.random_streams import noise_of
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -75,7 +75,7 @@ class FAB(Attack[FABState]):
         gap, gradient = self._linearized(state, model)
         state.look_at(gradient)
         points = self._project(state, gap, gradient)
-        misclassified = model(points).argmax(dim=1) != state.labels
+        misclassified = mislabelled(model(points), state.labels)
         away = points - state.images
         state.meet(points, misclassified & (self.threat.size(away).flatten() <= self.threat.eps))
         state.points = torch.where(misclassified.view(-1, 1, 1, 1), state.images + BETA * away, points)

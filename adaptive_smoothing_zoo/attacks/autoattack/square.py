@@ -17,7 +17,7 @@ from adaptive_smoothing_zoo.attacks.autoattack.square_draws import (
     placed_pattern,
 )
 from adaptive_smoothing_zoo.attacks.contract import Attack, Setup, State, register
-from adaptive_smoothing_zoo.attacks.losses import Model, margin
+from adaptive_smoothing_zoo.attacks.losses import Model, decisive_margin
 from adaptive_smoothing_zoo.attacks.margin_bounds import bounded_margins
 from adaptive_smoothing_zoo.machine.faster_way import FasterWay, clock_of
 from adaptive_smoothing_zoo.machine.folding import inner_model
@@ -206,7 +206,7 @@ class Square(Attack[SquareState]):
 
 def _margins_of(model: Model) -> Ask:
     """The margins of the model's logits, whatever they are worth."""
-    return lambda points, labels, worth: margin(model(points), labels)
+    return lambda points, labels, worth: decisive_margin(model(points), labels)
 
 
 def _first(wanted: Tensor, queries: Tensor, most: int, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
