@@ -38,7 +38,10 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        eps = parse_eps(self.eps) if isinstance(self.eps, str) else float(self.eps)
+        try:
+            eps = parse_eps(self.eps) if isinstance(self.eps, str) else float(self.eps)
+        except TypeError:
+            raise TypeError(f"eps must be a number or a text such as '8/255', got {self.eps!r}") from None
         if not 0.0 <= eps < math.inf:
             raise ValueError(f"eps must be a finite number >= 0, got {self.eps}")
         object.__setattr__(self, "eps", eps)
@@ -180,12 +183,15 @@ def threat_of(threat: ThreatModel | None, norm: str | None, eps: float | str | N
     """The threat model of a call's arguments: ``threat``, or ``norm`` and ``eps``.
 
     Raises:
+        TypeError: ``threat`` is no ThreatModel.
         ValueError: neither or both are given, they are invalid, or ``norm`` contradicts ``threat``.
     """
     if (threat is None) == (eps is None):
         raise ValueError("give either threat=ThreatModel(norm, eps) or norm and eps")
     if threat is None:
         return ThreatModel(LINF if norm is None else norm, eps)  # type: ignore[arg-type]
+    if not isinstance(threat, ThreatModel):
+        raise TypeError(f"threat must be a ThreatModel, as ThreatModel('Linf', '8/255'), got {threat!r}")
     if norm not in (None, threat.norm):
         raise ValueError(f"norm {norm!r} contradicts the threat model {threat}; give the threat model alone")
     return threat

@@ -273,7 +273,13 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
     Raises:
         ValueError: both are given, or they are invalid.
     """
+    if unknown := sorted(words.keys() - {"tf32", *(field.name for field in fields(AttackSettings))}):
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
     if settings is not None:
+        if not isinstance(settings, AttackSettings):
+            raise TypeError(
+                f"settings must be AttackSettings, as AttackSettings(attacks=('apgd-ce',)), got {settings!r}"
+            )
         if words:
             raise ValueError(f"give {', '.join(words)} inside settings=AttackSettings(...), not in addition to it")
         return settings
@@ -282,8 +288,6 @@ def settings_of(settings: AttackSettings | None, words: SettingsWords, **base: A
         if "search_precision" in words:
             raise ValueError("give either search_precision or tf32")
         rest["search_precision"] = "tf32" if words["tf32"] else "float32"
-    if unknown := sorted(set(rest) - {field.name for field in fields(AttackSettings)}):
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
     return AttackSettings(**(base | rest))
 
 

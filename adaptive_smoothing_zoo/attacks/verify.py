@@ -82,6 +82,13 @@ def count_classes(model: Callable[[Tensor], Tensor], images: Tensor, device: tor
 
 
 @torch.no_grad()
+def gives_probabilities(net: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> bool:
+    """Whether the outputs for the first images are at least 0 and sum to 1, as after a softmax."""
+    outputs = net(images[:COMPANY].to(device))
+    return bool((outputs >= 0).all() & ((outputs.sum(dim=1) - 1.0).abs() < 1e-3).all())
+
+
+@torch.no_grad()
 def heeds_company(model: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> bool:
     """Whether the outputs for the first images depend on the other images in their batch, by more than rounding.
 

@@ -47,7 +47,15 @@ def asked(model: nn.Module) -> nn.Module:
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; wrap it in a module whose forward calls it"
         )
+    model = uncompiled(model)
     return model if is_own(model) else Asked(model)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``'s, which would compile anew for each size of a batch; others as they are."""
+    inner = getattr(model, "_orig_mod", None)
+    plain = isinstance(inner, nn.Module) and not _hooks(model)
+    return inner if plain and type(model).__name__ == "OptimizedModule" else model  # type: ignore[return-value]
 
 
 def original(net: nn.Module) -> nn.Module:

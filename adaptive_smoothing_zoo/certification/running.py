@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import own_copy
+from adaptive_smoothing_zoo.backbones.asking import asked, own_copy
 from adaptive_smoothing_zoo.certification.journal import open_journal
 from adaptive_smoothing_zoo.certification.logs import COLUMNS, FIELDS, Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.rounding import Floats
@@ -81,6 +81,8 @@ def settled(settings: Mapping[str, Any]) -> tuple[Sampling, Run]:
         TypeError: an unknown keyword, or no sigma.
         ValueError: a value outside its range.
     """
+    if "sigma" not in settings:
+        raise TypeError("give sigma, the noise's standard deviation in units of pixels in [0, 1], as sigma=0.25")
     names = {field.name for field in fields(Run)}
     run = {name: value for name, value in settings.items() if name in names}
     return Sampling(**{name: value for name, value in settings.items() if name not in names}), Run(**run)
@@ -143,6 +145,7 @@ Rows = dict[int, tuple[Any, ...]]  # of a log, by dataset index, in the order of
 @own_surroundings()
 def run_certification(model: nn.Module, images: Tensor, labels: Tensor, rule: Rule, run: Run) -> Certificates:
     """Apply a rule to every image; see ``certify``."""
+    asked(model)  # refuses what is no module
     check_examples(images, labels)
     places, sampling = run.places(len(images)), rule.sampling
     warn_of_noise(sampling.sigma)

@@ -48,6 +48,7 @@ class Sampling:
             float32.
 
     Raises:
+        TypeError: sigma is no number.
         ValueError: a value outside its range.
     """
 
@@ -70,6 +71,8 @@ class Sampling:
             object.__setattr__(self, field, _whole_number(value, name))
             if field != "seed" and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if isinstance(self.sigma, str):
+            raise TypeError(f"sigma must be a number, got {self.sigma!r}")
         if not 0.0 < self.sigma <= LARGEST:
             raise ValueError(f"sigma must be positive and at most {LARGEST:.3g}, float32's largest, got {self.sigma}")
         checked_failure_probability(self.failure_probability)

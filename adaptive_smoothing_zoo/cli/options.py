@@ -55,7 +55,7 @@ def dataset_option(threat_model: str | None = "Linf") -> Option:
 
 def examples_option(default: int | None, help: str = "", names: Sequence[str] = ("--n-examples", "--n", "n")) -> Option:
     """``--n-examples N``, also spelled ``--n``: use the first N test images; without a default, 0 becomes None."""
-    every = "default all" if default is None else "0 for all"
+    every = "default all, as 0" if default is None else "0 for all"
     return click.option(
         *names,
         type=click.IntRange(min=0),

@@ -145,7 +145,7 @@ def is_image_folder(path: Path) -> bool:
     """Whether the sub-folders of ``path`` hold images; torchvision's own CIFAR folders do not."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    folders = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
+    folders = [f for f in path.iterdir() if f.is_dir() and not _is_clutter(f)] if path.is_dir() else []
     return any(file.suffix.lower() in IMG_EXTENSIONS for folder in folders for file in folder.iterdir())
 
 
@@ -159,7 +159,7 @@ def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray:
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    names = class_order([folder.name for folder in path.iterdir() if folder.is_dir()], str(path))
+    names = class_order([f.name for f in path.iterdir() if f.is_dir() and not _is_clutter(f)], str(path))
     if num_classes not in (None, len(names)):
         raise ValueError(f"{name} has {num_classes} classes, {path} has {len(names)} sub-folders of images")
     try:
@@ -175,6 +175,11 @@ def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray:
         source=f"{name} images from the folder {path.name}, by class and file name",
         classes=tuple(names),
     )
+
+
+def _is_clutter(folder: Path) -> bool:
+    """Whether a sub-folder is no class but what systems leave behind: hidden ones, macOS's in archives."""
+    return folder.name.startswith(".") or folder.name == "__MACOSX"
 
 
 def class_order(names: list[str], where: str) -> list[str]:

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,15 +21,18 @@ from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.attacks.verify import (
     check_adversarials,
     count_classes,
+    gives_probabilities,
     heeds_company,
     on_the_border,
     predict,
 )
+from adaptive_smoothing_zoo.backbones.asking import original, run_base_net
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluation_state import CHUNK, chunk_entry, snapshot_of
 from adaptive_smoothing_zoo.evaluation.ledger import CLEAN, VERIFIED, Chunk, Ledger, joined
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
+from adaptive_smoothing_zoo.method.classifier import is_mix
 from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.pace import Keeper
 from adaptive_smoothing_zoo.threat import ThreatModel
@@ -198,8 +202,19 @@ class Run:
         warnings = self.engine.check(self.images, self.labels, self._keeper.pulse)
         if heeds_company(self.model, self.images[: self.batch_size], self.device):
             warnings = (*warnings, HEEDS_COMPANY)
+        warnings = (*warnings, *self._softmaxes())
         self._note(left[-1:], held[-1:], deterministic=deterministic, warnings=warnings)
         self._flush()
+
+    def _softmaxes(self) -> list[str]:
+        """A warning for each net of a mix that gives probabilities, which the mix would put through a softmax again."""
+        model = original(self.model)
+        nets = {"std_model": model.std_model, "rob_model": model.rob_model} if is_mix(model) else {}
+        return [
+            f"{name} returns probabilities, where a mix takes logits; let it return their logarithm"
+            for name, net in nets.items()
+            if gives_probabilities(partial(_logits_of, net), self.images, self.device)
+        ]
 
     def _spend(self, passes: int) -> None:
         self._spent += passes
@@ -428,3 +443,7 @@ class Run:
                 warnings=self.ledger.said(CLEAN),
             )
         )
+
+
+def _logits_of(net: nn.Module, images: Tensor) -> Tensor:
+    return run_base_net(net, images, None)[0]

@@ -353,8 +353,12 @@ class Call:
         if self.folder is None:
             return None
         if self.folder.is_file():
+            raise ResultsError(f"the state {self.folder} is a file; name a folder, which need not exist")
+        others = {path.name for path in self.folder.iterdir()} - {".lock"} if self.folder.is_dir() else set()
+        if others and BINDING not in others:
             raise ResultsError(
-                f"{self.folder} was started by an earlier version of this package; delete it to start again"
+                f"the state {self.folder} holds {min(others)} and no state of an evaluation; name an empty or a new "
+                "folder"
             )
         state = BoundState(self.folder, binding)
         stack.enter_context(state.locked())

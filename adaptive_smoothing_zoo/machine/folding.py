@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from adaptive_smoothing_zoo.backbones.asking import original
 from adaptive_smoothing_zoo.backbones.bit_resnet import fold_weight_standardization
 from adaptive_smoothing_zoo.machine.devices import is_out_of_memory
 from adaptive_smoothing_zoo.machine.precision import tf32_allowed
@@ -114,7 +115,7 @@ def same_or_original(
                 return made
             reason = "gives other outputs"
     _logger.warning(
-        "attacks on %s run without %s, hence slower: the copy with it %s", type(net).__name__, change, reason
+        "attacks on %s run without %s, hence slower: the copy with it %s", type(original(net)).__name__, change, reason
     )
     return net
 

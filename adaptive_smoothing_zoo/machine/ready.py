@@ -144,6 +144,6 @@ def refusals_named(images: Tensor) -> Iterator[None]:
         kind, text = type(error).__name__, reason(error)
         said = kind if text == kind else f"{kind}: {text}"
         raise EvaluationError(
-            f"the model fails on images of shape {tuple(images.shape[1:])} ({said}); "
-            "give images of the shape that it takes"
+            f"the model fails on {images.dtype} images of shape {tuple(images.shape[1:])} ({said}); check the "
+            "shape that it takes, and the number formats of its weights and buffers"
         ) from error

@@ -84,6 +84,7 @@ def tune(
             form "mixednuts".
         clean: minimal clean accuracy, in (0, 1]; the most robust mix that reaches it is chosen.
         robust: minimal share of h's robust images that the mix keeps, in (0, 1]; give at most one of the two.
+            Without either, the fronts are measured and nothing is ``chosen``.
         attack: on h; 50 steps toward 3 classes if None.
         device: where to compute; if None "cuda" when available, else "cpu".
         state: a folder for finished batches, from which the same call resumes.

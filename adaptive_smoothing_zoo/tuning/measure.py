@@ -16,7 +16,7 @@ from adaptive_smoothing_zoo.attacks.contract import batches
 from adaptive_smoothing_zoo.attacks.losses import Model, TargetedLoss, margin, rank_classes, target_gap
 from adaptive_smoothing_zoo.attacks.random_streams import run_keys
 from adaptive_smoothing_zoo.attacks.search import advance
-from adaptive_smoothing_zoo.attacks.verify import count_classes
+from adaptive_smoothing_zoo.attacks.verify import count_classes, gives_probabilities
 from adaptive_smoothing_zoo.data import check_examples
 from adaptive_smoothing_zoo.errors import ResultsError
 from adaptive_smoothing_zoo.evaluation.evaluate import data_sha256
@@ -27,7 +27,7 @@ from adaptive_smoothing_zoo.machine.ready import ready
 from adaptive_smoothing_zoo.storage.bound_state import BoundState
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.surroundings import own_surroundings
-from adaptive_smoothing_zoo.threat import ThreatModel
+from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 from adaptive_smoothing_zoo.tuning.tables import Tables
 
 
@@ -80,10 +80,11 @@ def measure_tables(
         on_progress: called after each batch and on resuming, with the number of finished images.
 
     Raises:
-        ValueError: images or labels that do not fit, or nets of different classes.
+        ValueError: images or labels that do not fit, nets of different classes, or one that returns probabilities.
         ResultsError: the state belongs to other nets, images or settings, or is in use.
     """
     check_examples(images, labels)
+    threat = threat_of(threat, None, None)  # refuses what is none
     attack, chosen = attack or GapAttack(), pick_device(device)
     with ExitStack() as stack:
         std = stack.enter_context(ready(std_model, chosen))
@@ -92,6 +93,11 @@ def measure_tables(
         if classes[0] != classes[1]:
             raise ValueError(f"g gives {classes[0]} classes and h {classes[1]}; mix nets with the same classes")
         check_examples(images, labels, classes[0])
+        for name, net in (("std_model", std), ("rob_model", rob)):
+            if gives_probabilities(net, images, chosen):
+                raise ValueError(
+                    f"{name} returns probabilities, where a mix takes logits; let it return their logarithm"
+                )
         size = largest_batch_size(rob, images, chosen)
         size = min(size, brisk_batch_size(rob, images)) if chosen.type == "cpu" else size
         kept = None

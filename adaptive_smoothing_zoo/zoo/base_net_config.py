@@ -34,12 +34,22 @@ def described_net(net: nn.Module, name: str) -> BaseNetConfig:
         ConfigError: an entry cannot describe it.
     """
     if (config := config_of(net)) is None:
+        place, part = _culprit(name, unwrapped(net))
         raise ConfigError(
-            f"{name} cannot be saved: an entry cannot describe the code of a {type(unwrapped(net)).__name__}; make it "
+            f"{name} cannot be saved: an entry cannot describe the code of {place}, a {type(part).__name__}; make it "
             "by backbones.build, load_base_net or zoo.references.resolve, by timm or torchvision, or from PyTorch's "
-            "layers and those of backbones.layers; or save only its weights by torch.save(model.state_dict(), file)"
+            "layers and those of backbones.layers (for a net that normalizes first: Preprocessed(net, mean, std)); or "
+            "save only its weights by torch.save(model.state_dict(), file)"
         )
     return config
+
+
+def _culprit(name: str, net: nn.Module) -> tuple[str, nn.Module]:
+    """The first part of a Sequential that cannot be described, at any depth, and its name; any other net itself."""
+    for child, part in net.named_children() if type(net) is nn.Sequential else ():
+        if _of_layers(part) is None:
+            return _culprit(f"{name}.{child}", part)
+    return name, net
 
 
 def config_of(net: nn.Module) -> BaseNetConfig | None:

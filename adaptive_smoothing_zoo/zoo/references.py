@@ -191,7 +191,7 @@ def _of_code(place: str) -> Callable[[str, Wanted], Made]:
         if not callable(function):
             raise UnknownModelError(f"{place} has no function {name!r} that makes a model")
         with _failures_told(f"{place}:{name}"):
-            net = function()
+            net = function if isinstance(function, nn.Module) else function()
         if not isinstance(net, nn.Module):
             raise UnknownModelError(f"{place}:{name} returns a {type(net).__name__}, not a torch.nn.Module")
         return net, config_of(net)

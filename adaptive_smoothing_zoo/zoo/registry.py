@@ -79,6 +79,13 @@ def find_entry(name: str, dataset: str, threat_model: str) -> Entry:
         message += f"; did you mean {' or '.join(near)}?"
     elif Path(name).is_dir():
         message += f"; the folder has no {CONFIG_FILE}, which save_pretrained and asz tune (with a target) write"
+    elif Path(name).is_file():
+        said = (
+            f"write {name}:FUNCTION, a function in it that returns the net"
+            if name.endswith(".py")
+            else "name its folder"
+        )
+        message += f"; it is a file: {said}"
     elif "/" in name:
         message += f'; there is no such folder; for a Hub repository write "hf-hub:{name.rstrip("/")}"'
     raise UnknownModelError(f"{message}; models there: {', '.join(names) or 'none'}")

@@ -23,6 +23,7 @@ EMBEDDED = Path(str(resources.files("adaptive_smoothing_zoo"))) / "pretrained"
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _NUMBER = "[0-9]" * 5
+_LFS = b"version https://git-lfs"  # begins a file whose content git lfs pull fetches
 WEIGHTS_PATTERNS = (WEIGHTS_FILE, INDEX_FILE, f"model-{_NUMBER}-of-{_NUMBER}.safetensors")  # of weights that we wrote
 
 # Files below this size are hashed at every load, larger ones only if their size or time of change differs.
@@ -124,14 +125,21 @@ def check_sha256(path: Path, expected: str) -> None:
     if found != expected:
         # Resolved: in the Hub's cache the name is a link, and the bad content would stay behind it.
         raise WeightsError(
-            f"{path.resolve()} has SHA-256 {found}, but {expected} was expected; it is damaged or another file. "
-            "Delete it and load again"
+            f"{path.resolve()} has SHA-256 {found}, but {expected} was expected; it is {_what_else(path)}"
         )
     if memo is not None:
         try:
             write_text(memo, state)
         except ResultsError as error:  # a cache that cannot be written costs time, nothing else
             logger.info("the hash of %s will be computed again next time: %s", path, error)
+
+
+def _what_else(path: Path) -> str:
+    """What a file with another hash may be, and what to do."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            return "a pointer of Git LFS; run git lfs pull there"
+    return "damaged or another file; copy it again, or in a download cache delete it and load again"
 
 
 def _says(memo: Path, state: str) -> bool:

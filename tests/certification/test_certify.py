@@ -449,5 +449,5 @@ def test_a_model_of_another_shape_is_refused():
 
 
 def test_images_of_another_size_are_refused_in_a_sentence():
-    with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 4, 4\) .*give images of the shape"):
+    with pytest.raises(EvaluationError, match=r"fails on torch.float32 images of shape \(1, 4, 4\) .*check the shape"):
         certify(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), IMAGES, LABELS, sigma=SIGMA)

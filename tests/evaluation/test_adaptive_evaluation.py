@@ -275,7 +275,7 @@ def test_a_state_of_adaptive_attacks_is_no_evaluation_to_merge(tmp_path):
 
 def test_a_state_of_an_earlier_version_is_refused(tmp_path):
     (tmp_path / "state").write_bytes(b"one file")
-    with pytest.raises(ResultsError, match="started by an earlier version of this package; delete it to start again"):
+    with pytest.raises(ResultsError, match="is a file; name a folder, which need not exist"):
         a_state(tmp_path)
 
 

@@ -150,7 +150,7 @@ def edited(net):
     [
         (
             lambda: MixedClassifier(Own(), ours(), 0.5),
-            "std_model cannot be saved: an entry cannot describe the code of a Own",
+            "std_model cannot be saved: an entry cannot describe the code of std_model, a Own",
         ),
         (lambda: MixedClassifier(ours(), Preprocessed(Own(), **LOOKS), 0.5), "rob_model cannot be saved"),
         (lambda: MixedClassifier(edited(of_timm("resnet10t")), ours(), 0.5), "an entry cannot describe that"),
