@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from adaptive_smoothing_zoo.experiments.experiment import Case, Row, markdown_table, verdict
@@ -94,7 +95,7 @@ def _halves(table: LogsTable) -> tuple[list[Row], list[Row]]:
 
 
 def _falling(values: list[float]) -> bool:
-    return values == sorted(values, reverse=True)
+    return all(before > after for before, after in pairwise(values))
 
 
 EXPERIMENT = PublishedCohen()

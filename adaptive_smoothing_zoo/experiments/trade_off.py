@@ -167,9 +167,9 @@ def kept(row: Row, h: Row) -> float:
 
 
 def halving(bench: Bench) -> float | None:
-    """The largest of ``GRID`` + 1 alphas whose mix has at most half of h's clean error; None if there is none."""
+    """The largest of ``GRID`` alphas above 0 whose mix has at most half of h's clean error; None if there is none."""
     std, rob = (bench.logits(bench.mix(alpha), bench.images).double().exp() for alpha in (0.0, 1.0))
-    alphas = torch.linspace(0.0, 1.0, GRID + 1, dtype=torch.float64)
+    alphas = torch.linspace(0.0, 1.0, GRID + 1, dtype=torch.float64)[1:]
     errors = torch.stack([((1 - a) * std + a * rob).argmax(dim=1) != bench.labels for a in alphas]).double().mean(dim=1)
     fine = (errors <= (1 - SAVED) * errors[-1] + 1e-12).nonzero()
     return float(alphas[int(fine[-1])]) if len(fine) else None
