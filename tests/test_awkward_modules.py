@@ -394,7 +394,9 @@ class TestRefusals:
 
         for model in (OfSize32(), nn.Sequential(nn.Flatten(), nn.Linear(7, 5))):
             for entry in (evaluate, screen, validate):
-                with pytest.raises(EvaluationError, match=r"fails on images of shape \(1, 2, 3\) .*; give images"):
+                with pytest.raises(
+                    EvaluationError, match=r"fails on torch.float32 images of shape \(1, 2, 3\) .*; check the shape"
+                ):
                     entry(model, X, Y, eps=0.1, device="cpu", **settings)
 
     def test_an_output_without_logits(self):

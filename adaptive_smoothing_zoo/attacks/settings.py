@@ -240,16 +240,17 @@ class AttackSettings:
 
         Raises:
             TypeError: a number that no attack has.
-            ValueError: an unknown attack.
+            ValueError: an attack whose numbers are not set yet, so that it would ignore these.
         """
-        from adaptive_smoothing_zoo.attacks.catalogue import complete  # which imports this module
-
         if unknown := sorted(numbers.keys() - set(NUMBERS)):
             raise TypeError(f"no attack has a number {unknown[0]!r}; known: {', '.join(NUMBERS)}")
         given = {name: number for name, number in numbers.items() if number is not None}
-        plans = (
-            Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in complete(self).attacks
-        )
+        if open_ := [plan.name for plan in self.attacks if given and not plan.numbers]:
+            raise ValueError(
+                f"{open_[0]} has no numbers to limit yet; set them, as Plan({open_[0]!r}, iterations=20), or call "
+                "attacks.catalogue.complete(settings) first"
+            )
+        plans = (Plan(p.name, **{n: given.get(n, number) for n, number in p.numbers.items()}) for p in self.attacks)
         return replace(self, attacks=tuple(plans))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -115,6 +116,9 @@ def read_npz(path: Path, name: str, places: str, *, gray: bool) -> ImageArray:
         gray: whether images (N, H, W) have one channel; else they are refused.
     """
     try:
+        with ZipFile(path) as archive:  # NumPy reads what a damaged header says, which may end before the checksum
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} in it is damaged")
         with np.load(path, allow_pickle=False) as arrays:
             images, labels, names = arrays["images"], arrays["labels"], arrays.get("classes")
     except Exception as error:  # a damaged header makes NumPy's parser raise almost anything, SyntaxError included

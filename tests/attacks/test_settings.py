@@ -61,7 +61,11 @@ def test_numbers_apply_where_an_attack_has_them():
         {"iterations": 7, "targets": 2},
         {"queries": 20},
     ]
-    others = AttackSettings(attacks=("apgd-dlr", "fab", "apgd-p-mix")).limited(iterations=3, restarts=4)
+    open_ = AttackSettings(attacks=("apgd-dlr", "fab", "apgd-p-mix"))
+    with pytest.raises(ValueError, match="apgd-dlr has no numbers to limit yet; set them, as Plan"):
+        open_.limited(iterations=3, restarts=4)
+    assert open_.limited() == open_
+    others = complete(open_).limited(iterations=3, restarts=4)
     assert [plan.numbers for plan in others.attacks] == [
         {"iterations": 3, "restarts": 4, "eot": 1},
         {"iterations": 3, "restarts": 4},

@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import urllib.error
+import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -189,6 +190,21 @@ class TestNpz:
     def compressed(tmp_path_factory):
         folder = tmp_path_factory.mktemp("damaged")
         return TestNpz.write(folder, compressed=True, images=IMAGES // 64, labels=LABELS)
+
+    def test_a_header_that_moves_the_images_is_found(self, compressed):
+        """The length of NumPy's header, 4 bytes shorter: the images would begin with the header's last 4 bytes."""
+        path = compressed.with_name("moved.npz")
+        with zipfile.ZipFile(compressed) as archive, zipfile.ZipFile(path, "w") as moved:
+            for name in archive.namelist():
+                moved.writestr(name, archive.read(name))
+        content = bytearray(path.read_bytes())
+        assert content.count(b"NUMPY") == 2
+        content[content.index(b"NUMPY") + 7] -= 4
+        path.write_bytes(content)
+        with np.load(path) as arrays:
+            assert not np.array_equal(arrays["images"], IMAGES // 64)  # NumPy does not notice
+        with pytest.raises(ValueError, match=r"moved.npz is not an .npz file.*images.npy in it is damaged"):
+            load_data("cifar10", data_dir=path)
 
     @settings(max_examples=60)
     @given(st.data())

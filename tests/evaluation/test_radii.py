@@ -111,7 +111,7 @@ def test_radii_that_cannot_be_meant_are_refused():
     with pytest.raises(ValueError, match="run one radius at a time"):
         evaluate_radii(model, IMAGES, labels, threats=threats, settings=AttackSettings(individual=True))
     first = evaluate(model, IMAGES, labels, eps=0.05, settings=SHORT)
-    other = AttackSettings(attacks=("apgd-dlr",)).limited(iterations=1)
+    other = AttackSettings(attacks=(Plan("apgd-dlr", iterations=1),))
     with pytest.raises(ResultsError, match="belongs to an attack that this evaluation does not have"):
         evaluate(model, IMAGES, labels, eps=0.1, smaller=first, settings=other)
     single = evaluate(model, IMAGES, labels, eps=0.0)
