@@ -25,10 +25,9 @@ def test_each_variant_differs_from_its_method_in_what_it_is_named_after():
     assert list(CHANGES) == list(VARIANTS)
     usual, adv = loss_of("smoothmix_eta1"), loss_of("smoothadv")
     assert (usual.weight, usual.steps * usual.step_size, usual.max_norm, usual.printed) == (1.0, 8.0, None, False)
-    assert usual.warm_up > 0
+    assert [usual.strength(epoch) for epoch in range(3)] == [1.0, 1.0, 1.0]
     assert loss_of("max_norm_2") == replace(usual, max_norm=2.0)
     assert loss_of("max_norm_4") == replace(usual, max_norm=4.0)
-    assert loss_of("divergence") == replace(usual, warm_up=0)
     assert loss_of("printed") == replace(usual, warm_up=0, printed=True)
     assert loss_of("smoothadv_ddn") == replace(adv, search="ddn")
 
