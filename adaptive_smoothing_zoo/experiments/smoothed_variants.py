@@ -59,8 +59,8 @@ class SmoothedVariants(SmoothedMethods):
     published_for = PAPER_FOR
     about = (
         "A LeNet, mean of 3 seeds, in the short form of `smoothed-mnist`: every 15th training image, 3 epochs, half "
-        "the authors' noise samples, attacks of 2 steps with the total length of the authors'. Its warm-up of one epoch "
-        "changes nothing, so SmoothMix as printed differs by the cross-entropy and the factor alone."
+        "the authors' noise samples, attacks of 2 steps with the total length of the authors'. Its warm-up of one "
+        "epoch changes nothing, so SmoothMix as printed differs by the cross-entropy and the factor alone."
     )
 
     def source(self, case: Case) -> tuple[str, Sequence[str]]:
