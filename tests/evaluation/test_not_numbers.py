@@ -36,16 +36,15 @@ def images_of(label):
     images = torch.rand(256, 1, 4, 4)
     images[:, 0, 0, 0] = 0.5
     labels = Broken(None, NAN)(images).argmax(1)
+    assert (labels == label).any()
     return images[labels == label][:8], labels[labels == label][:8]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize(("column", "number"), [(None, NAN), ("label", NAN), ("label", INF), ("other", NAN)])
-@pytest.mark.parametrize("label", range(4))
+@pytest.mark.parametrize("label", [1, 3])
 def test_every_attack_stops_at_what_is_no_number(attack, column, number, label):
     images, labels = images_of(label)
-    if not len(images):
-        pytest.skip("the net gives no image this label")
     at = {None: None, "label": label, "other": (label + 1) % 4}[column]
     settings = AttackSettings(attacks=(attack,), batch_size=8).limited(iterations=10, queries=60)
     with pytest.raises(EvaluationError, match="gives NaN or infinity"):
