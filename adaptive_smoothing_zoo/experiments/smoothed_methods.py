@@ -227,10 +227,7 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
 
     def measure(self, bench: MethodsBench, case: Case) -> dict[str, float]:
         """Train and certify one net: ACR, and certified accuracy at each of ``RADII``."""
-        certificates = bench.certificates(case)
-        accuracies = certificates.certified_accuracy([float(case["sigma"]) * radius for radius in RADII])
-        certified = {_column(radius): float(value) for radius, value in zip(RADII, accuracies, strict=True)}
-        return {"acr": certificates.average_certified_radius(), **certified}
+        return numbers_of(bench.certificates(case), float(case["sigma"]))
 
     def draw(self, table: MethodsTable, figure: Figure) -> None:
         """Draw certified accuracy against radius, mean over the seeds, a panel for each sigma."""
@@ -302,6 +299,13 @@ class SmoothedMethods(Experiment[MethodsBench, MethodsTable]):
             return ""
         spread = ", within the spread" if _within_the_spread(low, high) else ""
         return f"{self.methods[worse]} over {self.methods[better]} ({mean(low):.4f} to {mean(high):.4f}{spread})"
+
+
+def numbers_of(certificates: Certificates, sigma: float) -> dict[str, float]:
+    """ACR, and certified accuracy at each of ``RADII``, in units of sigma."""
+    accuracies = certificates.certified_accuracy([sigma * radius for radius in RADII])
+    certified = {_column(radius): float(value) for radius, value in zip(RADII, accuracies, strict=True)}
+    return {"acr": certificates.average_certified_radius(), **certified}
 
 
 def _same_everywhere(table: MethodsTable, method: str, sigma: str) -> bool:

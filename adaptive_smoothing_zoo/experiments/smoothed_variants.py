@@ -7,7 +7,7 @@ from statistics import mean
 
 from adaptive_smoothing_zoo.certification.predicting import predict_examples
 from adaptive_smoothing_zoo.experiments.experiment import Case, markdown_table
-from adaptive_smoothing_zoo.experiments.smoothed_methods import MethodsBench, MethodsTable, SmoothedMethods
+from adaptive_smoothing_zoo.experiments.smoothed_methods import MethodsBench, MethodsTable, SmoothedMethods, numbers_of
 from adaptive_smoothing_zoo.experiments.smoothed_mnist import SHORT
 
 SIGMA = "1"  # of [JS21, Fig. 7(b)]
@@ -48,7 +48,7 @@ class SmoothedVariants(SmoothedMethods):
         "[JS21, Fig. 7(b)], MNIST at sigma 1: a hard restriction of SmoothMix's search to an l_2 ball costs "
         "robustness. The authors' code has a divergence, a factor for correct images and a warm-up that eq. 11 does "
         "not have; the paper does not compare the two. [SLR19] searches with PGD and with DDN. [CRK19] has PREDICT "
-        "beside CERTIFY."
+        "next to CERTIFY."
     )
     values = (*SmoothedMethods.values, *VOTES)
     bench = VariantsBench
@@ -70,11 +70,11 @@ class SmoothedVariants(SmoothedMethods):
 
     def measure(self, bench: MethodsBench, case: Case) -> dict[str, float]:
         """The numbers of ``smoothed-methods``, how often CERTIFY abstains, and PREDICT with as many samples."""
-        numbers, examples = super().measure(bench, case), bench.examples()
+        certificates, examples = bench.certificates(case), bench.examples()
         predicted = predict_examples(bench.net(case), examples.images, examples.labels, **bench.settings(case))
         return {
-            **numbers,
-            "certify_abstained": float(bench.certificates(case).abstained.mean()),
+            **numbers_of(certificates, float(case["sigma"])),
+            "certify_abstained": float(certificates.abstained.mean()),
             "predicted": float(predicted.correct.mean()),
             "predict_abstained": float(predicted.abstained.mean()),
         }
