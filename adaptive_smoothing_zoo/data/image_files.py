@@ -1,10 +1,11 @@
 """Images that users have on disk: an .npz file, or a folder with one sub-folder of images per class."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -154,7 +155,9 @@ def is_image_folder(path: Path) -> bool:
 
 
 def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray: bool = False) -> ImageFiles:
-    """The images of a folder with one sub-folder per class, by class and file name.
+    """The images of a folder with one sub-folder per class: one of each class in turn, by file name.
+
+    So the first n images are of as many classes as there can be.
 
     Args:
         name: of the data set.
@@ -170,13 +173,14 @@ def image_folder(path: Path, name: str, *, num_classes: int | None = None, gray:
         found = make_dataset(str(path), {name: i for i, name in enumerate(names)}, extensions=IMG_EXTENSIONS)
     except FileNotFoundError as error:  # a sub-folder without images
         raise ValueError(f"{path} is not a folder of images by class: {error}") from error
-    samples = sorted(found, key=lambda sample: sample[1])  # stable: files stay in the order of their names
+    seen: defaultdict[int, Iterator[int]] = defaultdict(count)  # of a class, in the order of file names
+    samples = sorted((next(seen[label]), label, file) for file, label in found)
     return ImageFiles(
-        files=[file for file, _ in samples],
-        labels=[label for _, label in samples],
+        files=[file for _, _, file in samples],
+        labels=[label for _, label, _ in samples],
         read=_read_gray if gray else read_image,
         folder=path,
-        source=f"{name} images from the folder {path.name}, by class and file name",
+        source=f"{name} images from the folder {path.name}, one of each class in turn, by file name",
         classes=tuple(names),
     )
 

@@ -239,11 +239,11 @@ class TestImageFolder:
         return folder
 
     @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-    def test_images_come_by_class_and_file_name(self, tmp_path, suffix):
+    def test_one_image_of_each_class_comes_in_turn_by_file_name(self, tmp_path, suffix):
         examples = load_data("cifar10", data_dir=self.fill(tmp_path / "pictures", suffix=suffix))
-        order = [j for i in range(10) for j in ((i + 1) % 10, i)]
+        order = [(i + 1) % 10 for i in range(10)] + list(range(10))
         torch.testing.assert_close(examples.images, as_floats(IMAGES[order]))
-        assert examples.labels.tolist() == [i for i in range(10) for _ in range(2)]
+        assert examples.labels.tolist() == 2 * list(range(10))
         assert "folder pictures" in examples.source
         assert examples.test_set_size is None
 
@@ -407,7 +407,8 @@ class TestOwnImages:
         assert examples.labels.tolist() == [0, 1, 2]
         assert (examples.num_classes, examples.classes) == (3, ("ant", "cat", "dog"))
         assert examples.source == (
-            f"{dataset} images from the folder zoo, by class and file name; 3 classes: 0 ant, 1 cat, 2 dog"
+            f"{dataset} images from the folder zoo, one of each class in turn, by file name; "
+            "3 classes: 0 ant, 1 cat, 2 dog"
         )
         assert examples.test_set_size is None
 
@@ -719,11 +720,11 @@ def test_only_the_first_images_of_a_folder_are_read(tmp_path):
     folder = TestImageFolder.fill(tmp_path)
     whole = load_data("cifar10", data_dir=folder)
     (folder / "03_class" / "b.png").write_bytes(b"damaged")
-    few = load_data("cifar10", data_dir=folder, n=7)
-    assert torch.equal(few.images, whole.images[:7])
-    assert few.labels.tolist() == [0, 0, 1, 1, 2, 2, 3]
+    few = load_data("cifar10", data_dir=folder, n=13)
+    assert torch.equal(few.images, whole.images[:13])
+    assert few.labels.tolist() == [*range(10), 0, 1, 2]
     with pytest.raises(ValueError, match="cannot read the image"):
-        load_data("cifar10", data_dir=folder, n=8)
+        load_data("cifar10", data_dir=folder, n=14)
     with pytest.raises(ValueError, match="n must be between 1 and the 20 examples"):
         load_data("cifar10", data_dir=folder, n=21)
 
