@@ -96,7 +96,7 @@ def test_a_state_is_a_folder_of_its_own(nets, tmp_path):
         run(tmp_path / "results.json")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ResultsError, match=r"holds thesis.tex and no state of an evaluation; name an empty or a new"):
+    with pytest.raises(ResultsError, match=r"holds thesis.tex and no state; name an empty or a new"):
         run(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     (tmp_path / "empty").mkdir()

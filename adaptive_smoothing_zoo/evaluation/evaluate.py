@@ -352,14 +352,6 @@ class Call:
         """The state, locked until the stack ends; its results are added to the ledger."""
         if self.folder is None:
             return None
-        if self.folder.is_file():
-            raise ResultsError(f"the state {self.folder} is a file; name a folder, which need not exist")
-        others = {path.name for path in self.folder.iterdir()} - {".lock"} if self.folder.is_dir() else set()
-        if others and BINDING not in others:
-            raise ResultsError(
-                f"the state {self.folder} holds {min(others)} and no state of an evaluation; name an empty or a new "
-                "folder"
-            )
         state = BoundState(self.folder, binding)
         stack.enter_context(state.locked())
         for chunk in state.entries(CHUNK, chunk_of):

@@ -40,15 +40,18 @@ class BoundState:
     Args:
         folder: made if it does not exist.
         binding: a dataclass, or a mapping of JSON values and dataclasses; everything that decides the results.
+        shared: whether a folder with other files may become the state.
 
     Raises:
         ResultsError: the folder belongs to something else, or cannot be read or written.
     """
 
-    def __init__(self, folder: Path, binding: Any) -> None:
+    def __init__(self, folder: Path, binding: Any, *, shared: bool = False) -> None:
         self.folder, self._kind, self._binding = folder, type(binding), to_json(binding)
         parts = binding.items() if isinstance(binding, Mapping) else ()
         self._kinds = {name: type(part) for name, part in parts if is_dataclass(part)}
+        if not shared:
+            _check_free(folder)
         self._bind()
 
     def _bind(self) -> None:
@@ -114,6 +117,15 @@ class BoundState:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+def _check_free(folder: Path) -> None:
+    """Raise ResultsError if the folder is a file, or holds files, other than hidden ones, and no state."""
+    if folder.is_file():
+        raise ResultsError(f"the state {folder} is a file; name a folder, which need not exist")
+    others = [path.name for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+    if others and BINDING not in others:
+        raise ResultsError(f"the folder {folder} holds {min(others)} and no state; name an empty or a new folder")
 
 
 def read_binding(folder: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Keeper:
     ) -> None:
         _adopt_former(folder)
         self.folder, self._workers = folder, workers
-        self._state, self._pace = BoundState(folder, binding), Pace(seconds)
+        self._state, self._pace = BoundState(folder, binding, shared=True), Pace(seconds)
         self._unwritten: tuple[int, dict[str, Tensor]] | None = None  # a finished round that is not saved yet
         self._columns: list[str] = []
 
@@ -139,7 +139,7 @@ def _adopt_former(folder: Path) -> None:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
         write_checked(path, load_file(path), about)
-        BoundState(folder, about["binding"])
+        BoundState(folder, about["binding"], shared=True)
     except _UNREADABLE as error:
         raise ResultsError(f"{path} is damaged ({error}); delete it to begin the training again") from error
 

@@ -42,6 +42,22 @@ def add(state, *values):
         state.append("batch", {"values": torch.tensor([value])}, {"n": value})
 
 
+def test_a_folder_with_other_files_is_refused_unless_it_may_be_shared(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    for folder, said in ((tmp_path, "holds thesis.tex and no state"), (tmp_path / "thesis.tex", "is a file; name a")):
+        with pytest.raises(ResultsError, match=said):
+            BoundState(folder, BOUND)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    BoundState(tmp_path, BOUND, shared=True)
+    add(BoundState(tmp_path, BOUND), 1)  # now it is a state
+
+
+def test_what_an_interrupted_start_left_is_no_other_file(tmp_path):
+    for name in (".lock", ".binding.json.k3x_8f.json"):
+        (tmp_path / name).write_text("")
+    add(BoundState(tmp_path, BOUND), 1)
+
+
 class TestWhatItKeeps:
     def test_entries_come_back_in_order_and_a_named_file_is_the_last_one_written(self, tmp_path):
         state = BoundState(tmp_path / "state", BOUND)
