@@ -80,7 +80,9 @@ class FixedNumber(Rule):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return COLUMNS if self._has_one_bound else (*COLUMNS, "p_top", "p_runner_up")
+        if self._has_one_bound:
+            return COLUMNS
+        return (*COLUMNS, "p_top", "p_runner_up", *(() if self.top_k is None else ("top_k",)))
 
     @property
     def _has_one_bound(self) -> bool:
@@ -117,7 +119,7 @@ class FixedNumber(Rule):
         else:
             radii = top_k_smoothing_radius(p_top, p_other, 1.0, sigma, k)
         predictions = np.where(radii > 0.0, classes, ABSTAIN).astype(np.int64)
-        return Found(predictions, radii, np.full(len(classes), n), p_top, p_other)
+        return Found(predictions, radii, np.full(len(classes), n), p_top, p_other, np.full(len(classes), k))
 
     def _lower_bound(self, copies: Copies, tops: Tensor) -> tuple[Floats, Floats]:
         """The classes, and one bound for each, with all of the failure probability."""

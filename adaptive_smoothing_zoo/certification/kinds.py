@@ -137,7 +137,7 @@ class Subject:
         else:
             run = replace(run, log=log(stem_of("rob_model", self.sampling, self.top_k)))
             of_h, sigma = self._sampled(self.sampling, images, labels, run), self.sampling.sigma
-            of_mix = partial(mix_certificates, of_h, self.mix.alpha, sigma, top_k=self.top_k)
+            of_mix = partial(mix_certificates, of_h, self.mix.alpha, sigma)
             found = {bound: of_mix(bound=bound) for bound in chosen}
         for bound, certificates in found.items():
             certificates.write(log(self.file_name(bound)))

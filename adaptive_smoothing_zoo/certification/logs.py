@@ -18,12 +18,9 @@ from adaptive_smoothing_zoo.storage.files import write_text
 
 ABSTAIN = -1
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")  # time may be missing in others' files
-FIELDS = ("index", "label", "prediction", "radius", "correct", "seconds", "samples", "p_top", "p_runner_up")
-OPTIONAL = {
-    "samples": 0,
-    "p_top": np.nan,
-    "p_runner_up": np.nan,
-}  # fields that need not be given, and what they are then
+FIELDS = ("index", "label", "prediction", "radius", "correct", "seconds", "samples", "p_top", "p_runner_up", "top_k")
+# fields that need not be given, and what they are then
+OPTIONAL = {"samples": 0, "p_top": np.nan, "p_runner_up": np.nan, "top_k": 1}
 LONGEST = timedelta.max.total_seconds()
 TIME = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # as str(timedelta) writes it
 
@@ -43,6 +40,7 @@ class Certificates:
         samples: noisy images classified; 0 if there were none, or if nobody counted (also if not given).
         p_top, p_runner_up: what bounds the smoothed net's probability of its label from below, and those of all other
             classes from above, or of all but k - 1 for the top k; NaN where the radius alone tells (also if not given).
+        top_k: k, if the radius is about the k likeliest classes; else 1 (also if not given).
 
     Raises:
         ValueError: arrays of different lengths, or values that contradict each other or these ranges.
@@ -57,6 +55,7 @@ class Certificates:
     samples: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     p_top: Floats = field(default_factory=lambda: np.zeros(0))
     p_runner_up: Floats = field(default_factory=lambda: np.zeros(0))
+    top_k: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         kinds: dict[str, type] = dict.fromkeys(("radius", "seconds", "p_top", "p_runner_up"), np.float64)
@@ -81,6 +80,7 @@ class Certificates:
             (self.samples < 0, "a negative number of samples"),
             ((self.p_top < 0) | (self.p_top > 1), "a probability outside [0, 1]"),
             ((self.p_runner_up < 0) | (self.p_runner_up > 1), "a probability outside [0, 1]"),
+            (self.top_k < 1, "a top_k below 1"),
         ):
             if wrong.any():
                 raise ValueError(f"example {self.index[wrong][0]} has {what}")
@@ -121,7 +121,9 @@ class Certificates:
 
     def write(self, path: Path) -> None:
         """Write the log that ``read_log`` reads, radii to the last bit; ResultsError if it cannot be written."""
-        write_text(path, header(COLUMNS) + "".join(format_row(self, i) for i in range(len(self))))
+        bounded = bool(np.isfinite(self.p_top).any())
+        columns = COLUMNS + ("p_top", "p_runner_up") * bounded + ("top_k",) * bool((self.top_k > 1).any())
+        write_text(path, header(columns) + "".join(format_row(self, i, columns) for i in range(len(self))))
 
     def _check_not_empty(self) -> None:
         if len(self) == 0:
@@ -159,6 +161,7 @@ def format_row(certificates: Certificates, i: int, columns: tuple[str, ...] = CO
         "samples": str(certificates.samples[i]),
         "p_top": repr(float(certificates.p_top[i])),
         "p_runner_up": repr(float(certificates.p_runner_up[i])),
+        "top_k": str(certificates.top_k[i]),
     }
     return "\t".join(values[name] for name in columns) + "\n"
 
@@ -167,7 +170,7 @@ def read_log(path: str | Path) -> Certificates:
     """Read a certification log in the format of [CRK19], which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss), samples, p_top and p_runner_up. Further columns and empty lines are ignored. Published
+    time (seconds, or h:mm:ss), samples, p_top, p_runner_up and top_k. Further columns and empty lines are ignored. Published
     logs give radii to three digits, so one may be up to half a unit of the third digit too large; those of this package
     are exact.
 
@@ -206,7 +209,7 @@ def certificates_of(rows: list[tuple[Any, ...]]) -> Certificates:
     return Certificates(**{name: np.array(column) for name, column in zip(FIELDS, columns, strict=False)})
 
 
-def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, float, bool, float, int, float, float]:
+def _parse_row(line: str, names: list[str], where: str) -> tuple[Any, ...]:
     """The values of one line in the order of the columns, checked on their own and against each other."""
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) != len(names):
@@ -223,6 +226,7 @@ def _parse_row(line: str, names: list[str], where: str) -> tuple[int, int, int, 
             int(values.get("samples", "0")),
             float(values.get("p_top", "nan")),
             float(values.get("p_runner_up", "nan")),
+            int(values.get("top_k", "1")),
         )
         certificates_of([row])
     except (ValueError, OverflowError) as error:

@@ -36,7 +36,7 @@ ALPHA_SLACK = 1e-6  # float32 rounds alpha by less
 
 
 def mix_certificates(
-    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: str = "theorem5", top_k: int | None = None
+    certificates: Certificates, alpha: Alpha, sigma: float, *, bound: str = "theorem5"
 ) -> Certificates:
     """The certificates of a mix with a Gaussian-smoothed h, from those of h alone.
 
@@ -52,14 +52,14 @@ def mix_certificates(
             trusted.
         sigma: of the noise behind ``certificates``, in units of the images.
         bound: a name from ``BOUNDS`` that is about a smoothed h.
-        top_k: that of ``certificates``, if they were made with one; the mix's are then of the same k.
 
     Returns:
-        The same examples with the mix's radii. If h is certified and the mix is not, the prediction is -1, since h's
+        The same examples with the mix's radii, of the same top k. If h is certified and the mix is not, the prediction is -1, since h's
         log does not determine it. So the certified accuracy at 0 is the limit at radii just above 0.
 
     Raises:
-        ValueError: several alphas, or a value outside its range.
+        ValueError: several alphas, or a value outside its range; certificates of several k, or of a k above 1 that do
+            not tell p_top and p_runner_up.
 
     The mix takes h(x) to be the exact mean over the noise of what was voted with, without a map after it. These
     certificates hold with the confidence of h's; radii rounded up in a log make these up to as much too large.
@@ -70,10 +70,15 @@ def mix_certificates(
     if not 0.0 < sigma < np.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
     form = of_smoothed(bound)
-    if weight == 1.0 and form.keeps_h and top_k is None:
+    knows_another, top_k = not np.isnan(certificates.p_runner_up).any(), _top_k_of(certificates)
+    if weight == 1.0 and form.keeps_h and top_k == 1:
         return certificates
-    knows_another = not np.isnan(certificates.p_runner_up).any()
-    if top_k is not None and knows_another and form.top_k is not None:
+    if top_k > 1 and not knows_another:
+        raise ValueError(
+            f"a radius of the top {top_k} alone does not tell that of a mix; give certificates with p_top and "
+            "p_runner_up, as certify and its logs have them"
+        )
+    if top_k > 1 and form.top_k is not None:
         mixed = form.top_k(certificates.p_top, certificates.p_runner_up, weight, sigma, top_k)
         return certificates.with_radii(np.where(certificates.radius > 0, mixed, 0.0))
     if knows_another and form.two_bounds is not None and weight > 0.5:
@@ -84,6 +89,14 @@ def mix_certificates(
     # Rounded down: a quantile near 0 has an absolute error, one far away a relative one.
     slack = 16 * EPS * (np.where(np.isfinite(h.radius), h.radius, 0.0) + sigma)
     return certificates.with_radii(np.where(h.radius > 0, np.maximum(mixed - slack, 0.0), 0.0))
+
+
+def _top_k_of(certificates: Certificates) -> int:
+    """The k of all certificates; 1 if there are none."""
+    found = np.unique(certificates.top_k).tolist()
+    if len(found) > 1:
+        raise ValueError(f"certificates of the top {' and '.join(map(str, found))} are no certificates of one mix")
+    return int(found[0]) if found else 1
 
 
 def _with_the_rest(certificates: Certificates, sigma: float) -> Floats:
@@ -131,7 +144,7 @@ def certify_mix(
     if radius is not None:
         return certify_at_radius(h.voter, images, labels, radius=radius, alpha=model.alpha, bound=bound, **settings)
     of_h = certify(h.voter, images, labels, top_k=top_k, **settings)
-    return mix_certificates(of_h, model.alpha, h.sigma, bound=bound, top_k=top_k)
+    return mix_certificates(of_h, model.alpha, h.sigma, bound=bound)
 
 
 def check_question(radius: float | None, top_k: int | None) -> None:
@@ -258,6 +271,7 @@ def certify_lipschitz(
         radius=radius,
         correct=prediction == labels.cpu().numpy(),
         seconds=np.full(len(images), seconds),
+        top_k=np.full(len(images), top_k or 1),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adaptive_smoothing_zoo.backbones.asking import asked, own_copy
 from adaptive_smoothing_zoo.certification.journal import open_journal
-from adaptive_smoothing_zoo.certification.logs import COLUMNS, FIELDS, Certificates, certificates_of
+from adaptive_smoothing_zoo.certification.logs import COLUMNS, FIELDS, OPTIONAL, Certificates, certificates_of
 from adaptive_smoothing_zoo.certification.rounding import Floats
 from adaptive_smoothing_zoo.certification.sampling import Copies, Sampler, Sampling
 from adaptive_smoothing_zoo.data import check_examples
@@ -89,19 +89,20 @@ def settled(settings: Mapping[str, Any]) -> tuple[Sampling, Run]:
 
 
 class Found(NamedTuple):
-    """What a rule says of G images: classes (-1 for none), radii, numbers of samples; bounds of probabilities."""
+    """What a rule says of G images: classes (-1 for none), radii, numbers of samples; what else their log tells."""
 
     predictions: NDArray[np.int64]
     radii: Floats
     samples: NDArray[np.int64]
     p_top: Floats | None = None
     p_runner_up: Floats | None = None
+    top_k: NDArray[np.int64] | None = None
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The same by image, as numbers."""
-        unknown = np.full(len(self.radii), np.nan)
-        columns = [unknown if column is None else column for column in self]
-        return zip(*(column.tolist() for column in columns), strict=True)
+        known = {name: column for name, column in self._asdict().items() if column is not None}
+        columns = {name: np.full(len(self.radii), value) for name, value in OPTIONAL.items()} | known
+        return zip(*(columns[name].tolist() for name in self._fields), strict=True)
 
 
 class Rule(ABC):

@@ -276,7 +276,7 @@ def of_h(p, q, k, sigma=SIGMA):
     radius = top_k_smoothing_radius(p, q, 1.0, sigma, k)
     return Certificates(
         index=np.arange(len(p)), label=np.zeros(len(p), int), prediction=np.where(radius > 0, 0, -1), radius=radius,
-        correct=radius > 0, seconds=np.zeros(len(p)), p_top=p, p_runner_up=q,
+        correct=radius > 0, seconds=np.zeros(len(p)), p_top=p, p_runner_up=q, top_k=np.full(len(p), k),
     )  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_no_shift_of_a_smoothed_net_inside_the_radius_lets_any_g_pass(alpha, bou
     for label, k, x in product(range(4), (1, 2, 3), (-0.2, 0.6)):
         h = on_the_line(x)
         certificates = of_h(h[label], others_of(h, label)[k - 1], k, sigma=0.5)
-        radius = float(mix_certificates(certificates, alpha, 0.5, bound=bound, top_k=k).radius[0])
+        radius = float(mix_certificates(certificates, alpha, 0.5, bound=bound).radius[0])
         moved = on_the_line(x + 0.999 * radius * np.linspace(-1, 1, 41))
         assert radius == 0 or (lead(moved, label, k) >= (1 - alpha) / alpha - 1e-12).all()
         certified += radius > 0
@@ -304,7 +304,7 @@ def test_a_mix_has_the_theorems_radii_for_the_kth_other_class(p, share, alpha, k
         "theorem5": smoothing_radius(p, q, alpha, SIGMA),
         "sharp": top_k_smoothing_radius(p, q, alpha, SIGMA, k),
     }
-    found = {bound: mix_certificates(own, alpha, SIGMA, bound=bound, top_k=k) for bound in expected}
+    found = {bound: mix_certificates(own, alpha, SIGMA, bound=bound) for bound in expected}
     for bound, radius in expected.items():
         assert found[bound].radius[0] == radius
         assert (found[bound].prediction[0] == 0) == (radius > 0)
@@ -319,7 +319,7 @@ def test_among_the_first_one_a_mix_has_its_usual_radius(bound, p, share, alpha):
     own, rest = of_h(p, share * (1 - p), 1), of_h(p, 1 - p, 1)
     unknown = np.array([np.nan])
     for first, usual in ((own, own), (rest, replace(rest, p_top=unknown, p_runner_up=unknown))):
-        found = mix_certificates(first, alpha, SIGMA, bound=bound, top_k=1)
+        found = mix_certificates(first, alpha, SIGMA, bound=bound)
         expected = mix_certificates(usual, alpha, SIGMA, bound=bound)
         np.testing.assert_allclose(found.radius, expected.radius, rtol=1e-9, atol=1e-9)
 
@@ -436,11 +436,35 @@ def test_a_log_keeps_the_bounds_and_a_run_goes_on_with_the_same_k(tmp_path):
     (tmp_path / "x.tsv").write_text("".join(text.splitlines(keepends=True)[:3]))
     again = certify(Pixels(), IMAGES, LABELS, **arguments)
     read = read_log(tmp_path / "x.tsv")
-    for name in ("radius", "prediction", "p_top", "p_runner_up"):
+    for name in ("radius", "prediction", "p_top", "p_runner_up", "top_k"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
         np.testing.assert_array_equal(getattr(read, name), getattr(whole, name))
     with pytest.raises(ResultsError, match="top_k 2, this run has top_k 1"):
         certify(Pixels(), IMAGES, LABELS, **{**arguments, "top_k": 1})
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 2}, {"top_k": 2, "runner_up": True}, {"runner_up": True}, {}])
+def test_a_mix_has_the_same_radii_from_certificates_that_were_written_and_read(tmp_path, settings):
+    own = certify(Pixels(), IMAGES, LABELS, sigma=PIXELS_SIGMA, n=500, **settings)
+    own.write(tmp_path / "x.tsv")
+    read = read_log(tmp_path / "x.tsv")
+    for bound in ("theorem4", "theorem5", "sharp"):
+        found, expected = (mix_certificates(each, 0.8, PIXELS_SIGMA, bound=bound) for each in (read, own))
+        np.testing.assert_array_equal(found.radius, expected.radius)
+        np.testing.assert_array_equal(found.top_k, settings.get("top_k", 1))
+    assert (own.radius > 0).any()
+
+
+def test_radii_of_the_top_k_alone_tell_nothing_of_a_mix():
+    own = of_h(0.9, 0.02, 2)
+    unknown = np.array([np.nan])
+    with pytest.raises(ValueError, match="a radius of the top 2 alone does not tell that of a mix; give certificates"):
+        mix_certificates(replace(own, p_top=unknown, p_runner_up=unknown), 0.9, SIGMA)
+    two = {name: np.tile(getattr(own, name), 2) for name in ("label", "prediction", "radius", "correct", "seconds")}
+    with pytest.raises(ValueError, match="certificates of the top 1 and 2 are no certificates of one mix"):
+        mix_certificates(Certificates(**two, index=np.arange(2), top_k=np.array([1, 2])), 0.9, SIGMA)
+    with pytest.raises(ValueError, match="a top_k below 1"):
+        replace(own, top_k=np.array([0]))
 
 
 @pytest.mark.parametrize("k", [0, 3, 1.5])
@@ -460,7 +484,7 @@ def test_a_mix_with_a_smoothed_h_is_certified_from_h_s_own_votes():
         settings = {"n": 500, "runner_up": runner_up, "seed": 2}
         found = certify_mix(mix, IMAGES, LABELS, bound=bound, top_k=2, **settings)
         own = certify(h.voter, IMAGES, LABELS, sigma=0.1, votes="soft", top_k=2, **settings)
-        expected = mix_certificates(own, 0.8, 0.1, bound=bound, top_k=2)
+        expected = mix_certificates(own, 0.8, 0.1, bound=bound)
         np.testing.assert_array_equal(found.radius, expected.radius)
         assert (found.radius > 0).any()
     with pytest.raises(ValueError, match="omit the radius or top_k"):

@@ -172,7 +172,7 @@ def test_labels_are_certified_to_stay_in_the_top_k_of_smoothed_nets_and_mixes_wi
     h = read_log(folder / "Demo2026Smoothed.rob_model.smoothed-0.25-soft-top-2-runner-up.tsv")
     for bound in ("theorem4", "theorem5", "sharp"):
         log = read_log(folder / f"Demo2026Smoothed.certified-{bound}-top-2-runner-up.tsv")
-        np.testing.assert_array_equal(log.radius, mix_certificates(h, 0.7, 0.25, bound=bound, top_k=2).radius)
+        np.testing.assert_array_equal(log.radius, mix_certificates(h, 0.7, 0.25, bound=bound).radius)
     alone, text = certified(capsys, tmp_path / "h", *H, *few)
     name = "Demo2026Constant.rob_model.smoothed-0.25-hard-top-2"
     log, record = read_log(alone / f"{name}.tsv"), json.loads((alone / f"{name}.json").read_text())
