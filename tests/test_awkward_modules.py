@@ -14,6 +14,7 @@ from awkward import (
     AnImpossibleClass,
     Counts,
     Plain,
+    Remembers,
     TextbookFlatten,
     WritesIntoItsInput,
     distances,
@@ -25,6 +26,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier, load_model
 from adaptive_smoothing_zoo.attacks.pgd import pgd
+from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.backbones import build
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification import certify, certify_at_radius
@@ -70,9 +72,9 @@ def unchanged(model, before):
 
 
 def tensors_of(model):
-    """But for what counts calls."""
+    """But for what a call of the model itself changes."""
     named = (*model.named_parameters(), *model.named_buffers())
-    return [tensor for name, tensor in named if not name.endswith("calls")]
+    return [tensor for name, tensor in named if not name.endswith(("calls", "last"))]
 
 
 def taken(model):
@@ -117,6 +119,13 @@ def test_screen_and_pgd_find_what_there_is(kind):
     np.testing.assert_array_equal((labels(attacked) == Y).numpy(), expected())
     model.train()
     unchanged(model, before)
+
+
+def test_a_buffer_that_was_empty_is_empty_again():
+    model = Remembers()
+    certify(model, X, Y, sigma=0.1, n0=2, n=4)
+    evaluate(model, X, Y, eps=EPS, device="cpu", settings=AttackSettings(attacks=("apgd-ce",)).limited(iterations=1))
+    assert model.last is None
 
 
 @pytest.mark.parametrize("kind", AWKWARD[:3])

@@ -69,8 +69,9 @@ def is_own(module: nn.Module) -> bool:
 
 
 def runs_as_written(module: nn.Module) -> bool:
-    """Whether a call of a module runs its class's ``forward`` and nothing else: no hook, no replaced ``forward``."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    """Whether a call of a module runs its class's methods and nothing else: no hook, and none is replaced."""
+    replaced = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return not (module._forward_hooks or module._forward_pre_hooks or replaced)
 
 
 def run_base_net(net: nn.Module, images: Tensor, taps: Sequence[int] | None) -> tuple[Tensor, list[Tensor]]:

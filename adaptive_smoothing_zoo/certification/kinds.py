@@ -211,7 +211,7 @@ def _certifiable(model: nn.Module, part: str, sigma: float | None, votes: Votes 
     alpha, h = PARTS[part], model.rob_model
     if alpha is not None:
         maps = {"std_map": model.std_map, "rob_map": model.rob_map}
-        model = MixedClassifier(model.std_model, model.rob_model, alpha, **maps).eval()
+        model = MixedClassifier(model.std_model, model.rob_model, alpha, **maps)
     if isinstance(h, GaussianSmoothed) and part != "std_model":
         smoothed_rob_model(model)
         if sigma not in (None, h.sigma) or votes not in (None, h.votes):

@@ -14,7 +14,9 @@ from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.backbones.asking import asked, in_eval_mode
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.rounding import Floats
+from adaptive_smoothing_zoo.machine.ready import refusals_named
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 
@@ -36,6 +38,7 @@ class LocalLipschitzEstimate:
     estimated_robust: NDArray[np.bool_]
 
 
+@own_surroundings()
 def estimate_local_lipschitz(
     model: nn.Module,
     images: Tensor,
@@ -68,6 +71,7 @@ def estimate_local_lipschitz(
 
     Raises:
         ValueError: a value outside its range, or ``reset_classifier`` has replaced the mix.
+        EvaluationError: the model fails on such images.
     """
     eps = threat.eps
     if not eps > 0.0:
@@ -78,7 +82,7 @@ def estimate_local_lipschitz(
         h, alpha = nn.Sequential(asked(model.rob_model), model.rob_map), model.alpha.alpha_min
     ascent: dict[str, Any] = {"steps": steps, "step_size": 2.5 * eps / steps, "restarts": restarts, "seed": seed}
     starts, batches = range(0, len(images), batch_size), images.split(batch_size)
-    with in_eval_mode(h):
+    with in_eval_mode(h), refusals_named(images):
         found = [_rises(h, batch, threat, start, **ascent) for start, batch in zip(starts, batches, strict=True)]
     probabilities = torch.cat([p for p, _ in found]).cpu().numpy()
     constants = torch.cat([rise for _, rise in found]).cpu().numpy() / eps

@@ -170,9 +170,9 @@ def read_log(path: str | Path) -> Certificates:
     """Read a certification log in the format of [CRK19], which most who certify by smoothing use.
 
     Tab-separated with a header line: idx, label, predict (-1: abstained), radius, correct (0 or 1), and optionally
-    time (seconds, or h:mm:ss), samples, p_top, p_runner_up and top_k. Further columns and empty lines are ignored. Published
-    logs give radii to three digits, so one may be up to half a unit of the third digit too large; those of this package
-    are exact.
+    time (seconds, or h:mm:ss), samples, p_top, p_runner_up and top_k. Further columns and empty lines are ignored.
+    Published logs give radii to three digits, so one may be up to half a unit of the third digit too large; those of
+    this package are exact.
 
     Raises:
         ResultsError: there is no such file, it cannot be read, or a line is damaged; the message names the line.

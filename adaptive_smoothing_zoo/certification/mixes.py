@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_smoothing_zoo.backbones.asking import in_eval_mode, runs_as_written
+from adaptive_smoothing_zoo.backbones.asking import asked, in_eval_mode, runs_as_written
 from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.at_radius import certify_at_radius
@@ -54,8 +54,9 @@ def mix_certificates(
         bound: a name from ``BOUNDS`` that is about a smoothed h.
 
     Returns:
-        The same examples with the mix's radii, of the same top k. If h is certified and the mix is not, the prediction is -1, since h's
-        log does not determine it. So the certified accuracy at 0 is the limit at radii just above 0.
+        The same examples with the mix's radii, of the same top k. If h is certified and the mix is not, the
+        prediction is -1, since h's log does not determine it. So the certified accuracy at 0 is the limit at radii just
+        above 0.
 
     Raises:
         ValueError: several alphas, or a value outside its range; certificates of several k, or of a k above 1 that do
@@ -253,7 +254,7 @@ def certify_lipschitz(
     form, start = of_lipschitz(bound), time.perf_counter()
     h, rob_map, alpha = _robust_half(model, images, batch_size)
     constant = logits_lipschitz(h, rob_map) if lipschitz is None else None
-    logits = _logits(nn.Sequential(h, rob_map), images, batch_size)
+    logits = _logits(nn.Sequential(asked(h), rob_map), images, batch_size)
     outputs = LipschitzNetOutputs(logits=logits, of_logits=constant, of_probabilities=lipschitz)
     check_examples(images, labels, logits.shape[1])
     weight, classes = alpha_min_of(alpha), logits.argmax(axis=1)

@@ -57,17 +57,18 @@ def ready(
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Restore buffers that the model's own code writes within the block."""
     kept = [
-        (module, name, buffer, buffer.clone())
+        (module, name, buffer, None if buffer is None else buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
     ]
     try:
         yield
     finally:
         with torch.no_grad():
             for module, name, buffer, value in kept:
-                module._buffers[name] = buffer.copy_(value)
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptive_smoothing_zoo.backbones.asking import runs_as_written
 from adaptive_smoothing_zoo.backbones.scale import at_least_float32
 from adaptive_smoothing_zoo.method.formula import BaseOutputs, LogWeights, logaddexp
 from adaptive_smoothing_zoo.method.mixing_network import MixingNetwork
@@ -230,8 +231,8 @@ class AdaptiveAlpha(Alpha):
 
 
 def keeps_its_range(alpha: Alpha) -> bool:
-    """Whether alpha provably stays in its range for every image; a user's own class only declares its range."""
-    return type(alpha) in (ConstantAlpha, AdaptiveAlpha)
+    """Whether alpha provably stays in its range for every image; code of a user's own only declares its range."""
+    return type(alpha) in (ConstantAlpha, AdaptiveAlpha) and runs_as_written(alpha)
 
 
 def log_weights_of(alpha: float) -> tuple[float, float]:

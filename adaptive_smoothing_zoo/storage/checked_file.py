@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from adaptive_smoothing_zoo.errors import ResultsError, reason
 from adaptive_smoothing_zoo.storage.files import write_with
+from adaptive_smoothing_zoo.storage.identity import tensor_bytes
 
 T = TypeVar("T")
 
@@ -27,13 +29,20 @@ def write_checked(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
     Raises:
         ResultsError: the file cannot be written; one that was there is safe.
     """
-    kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    kept = _apart({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     text = json.dumps(about)
     metadata = {"about": text, "sha256": checksum(kept, text)}
     try:
         write_with(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
     except SafetensorError as error:
         raise ResultsError(f"cannot write {path}: {error}; free some space and run it again to resume") from error
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors; copies of those that share memory with another, as tied weights do."""
+    users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    shared = {name for name, tensor in tensors.items() if users[tensor.untyped_storage().data_ptr()] > 1}
+    return {name: tensor.clone() if name in shared else tensor for name, tensor in tensors.items()}
 
 
 def read_checked(path: Path, understand: Callable[[dict[str, Tensor], Any], T]) -> T:
@@ -75,5 +84,5 @@ def checksum(tensors: dict[str, Tensor], about: str) -> str:
     digest = sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from adaptive_smoothing_zoo.attacks.pgd import pgd
 from adaptive_smoothing_zoo.attacks.random_streams import normal_images, run_keys, uniform_images
 from adaptive_smoothing_zoo.backbones.asking import run_base_net
+from adaptive_smoothing_zoo.machine.ready import refusals_named
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import LINF, Norm, ThreatModel
 from adaptive_smoothing_zoo.training.frozen import check_learns, frozen, frozen_parts, to_train_mode
 from adaptive_smoothing_zoo.training.keeping import fingerprint
 from adaptive_smoothing_zoo.training.loop import TrainingOptions, fit
 from adaptive_smoothing_zoo.training.optimization import Momentum
-from adaptive_smoothing_zoo.training.task import Batch, Part, Settings, Task, Training
+from adaptive_smoothing_zoo.training.task import Batch, Part, Settings, Task, Training, check_classes
 from adaptive_smoothing_zoo.training.workers import Workers, find_workers
 
 TRADES_NOISE = 1e-3  # standard deviation of the noise from which TRADES' attack starts, in pixel units
@@ -55,13 +56,23 @@ class NetTask(Task[Settings, Part], Generic[Settings, Part]):
 
     def __init__(self, net: nn.Module, images: Tensor, labels: Tensor, settings: Settings, workers: Workers) -> None:
         super().__init__(net, images, labels, settings, workers, shares=workers.size * settings.accumulation)
+        self._classes: int | None = None  # known after the first pass
 
     def run(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Logits (N, C), in float32 even under bfloat16."""
-        if not self.settings.bfloat16:
-            return run_base_net(net, images, None)[0]
-        with self.autocast():
-            return run_base_net(net, images.contiguous(memory_format=torch.channels_last), None)[0].float()
+        """Logits (N, C), in float32 even under bfloat16.
+
+        Raises:
+            EvaluationError: the net fails on such images.
+            ValueError: a label is none of its classes.
+        """
+        if self.settings.bfloat16:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with refusals_named(images), self.autocast():
+            logits = run_base_net(net, images, None)[0]
+        if self._classes is None:
+            self._classes = logits.shape[1]
+            check_classes(self.labels, self._classes)
+        return logits.float() if self.settings.bfloat16 else logits
 
 
 def train_net(
@@ -217,7 +228,10 @@ class BaseNetTask(NetTask[BaseNetTraining, BaseNetPart]):
             with torch.no_grad():
                 clean = run(images)
             noise = normal_images(run_keys(batch.seed, "trades", 0, batch.indices).to(images.device), images.shape[1:])
-            more = {"start": TRADES_NOISE * noise, "loss": lambda attacked, _: divergence(clean, attacked)}
+            more = {
+                "start": TRADES_NOISE * noise.to(images.dtype),
+                "loss": lambda attacked, _: divergence(clean, attacked),
+            }
         more |= {"step_size": settings.attack_step_size, "steps": settings.attack_steps}
         return pgd(run, images, labels, norm=settings.threat.norm, eps=settings.threat.eps, **more)
 
@@ -232,7 +246,7 @@ def n_fgsm(
         images, labels: (N, channels, H, W) in [0, 1] and (N,).
         keys: (N,) from ``run_keys``, one per example.
     """
-    noise = uniform_images(keys.to(images.device), images.shape[1:])
+    noise = uniform_images(keys.to(images.device), images.shape[1:]).to(images.dtype)
     noisy = (images + settings.noise_factor * settings.eps * noise).requires_grad_()
     with torch.enable_grad():
         loss = F.cross_entropy(run(noisy), labels, reduction="sum")

@@ -23,6 +23,7 @@ from adaptive_smoothing_zoo.attacks.settings import AttackSettings
 from adaptive_smoothing_zoo.errors import ResultsError, TrainingError, check_keywords
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.machine.precision import float32_precision
+from adaptive_smoothing_zoo.machine.ready import refusals_named
 from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, with_mixing_network
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.method.formula import BaseOutputs
@@ -32,7 +33,7 @@ from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel, threat_of
 from adaptive_smoothing_zoo.training.frozen import frozen
 from adaptive_smoothing_zoo.training.keeping import fingerprint
-from adaptive_smoothing_zoo.training.task import check_learnable
+from adaptive_smoothing_zoo.training.task import check_classes, check_learnable
 
 CHOICE, _FORMER_FILE = "choice", "choice.json"  # the folder of saved accuracies, and its file in earlier versions
 _ROUNDING = 1e-9  # 36 of 100 are 90 % of 40 of 100, though 0.9 * 0.4 > 0.36 in floating point
@@ -221,7 +222,7 @@ def choose_alpha(
             target, picked = (_by_clean if choice.rule == "clean" else _by_robust)(held)
             if not picked:
                 raise TrainingError(
-                    f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {len(labels)} held-out "
+                    f"no candidate reaches a {choice.rule} accuracy of {target:.4f} on the {held.judged_on} held-out "
                     "examples; lower the target, or widen the range of candidates"
                 )
             worth = {candidate: (held.clean_accuracy(candidate), held.robust(candidate)) for candidate in picked}
@@ -309,6 +310,7 @@ class _Held:
         count = min(choice.attacked_examples or len(labels), len(labels))
         self.attacked = torch.arange(count) * len(labels) // count
         self._log_std, self._log_rob = self._passes(_constant(0.0)), self._passes(_constant(1.0))
+        check_classes(labels, self._log_std.shape[1])
         # alpha_logit = 1 * the mixing network's normalized output + 0
         raw = Candidate(alpha_min=0.0, alpha_max=1.0, logit_scale=1.0, logit_bias=0.0)
         self._normalized = self._passes(raw) if model.alpha.varies else None
@@ -317,12 +319,18 @@ class _Held:
         self._state: BoundState | None = None
         self._known: dict[str, float] = {}  # robust accuracies that were noted
 
+    @property
+    def judged_on(self) -> int:
+        """How many examples the rule's accuracy is of."""
+        return len(self.labels if self.choice.rule == "clean" else self.attacked)
+
     @torch.no_grad()
     def _passes(self, candidate: Candidate) -> Tensor:
         """Log-probabilities (N, C) with a constant alpha, or alpha_logit (N,) of an adaptive one, on the CPU."""
         mixed = candidate.applied_to(self.model)
         asked = mixed if candidate.logit_scale is None else mixed.alpha_logit_of
-        return torch.cat([asked(batch.to(self.device)).cpu() for batch in self.images.split(self.batch_size)])
+        with refusals_named(self.images):
+            return torch.cat([asked(batch.to(self.device)).cpu() for batch in self.images.split(self.batch_size)])
 
     def clean_accuracy(self, candidate: Candidate) -> float:
         """Clean accuracy, from cached outputs of g, h and the mixing network."""

@@ -174,11 +174,17 @@ def fingerprint(*values: Tensor | nn.Module) -> str:
     """SHA-256 of tensors, and of the names, shapes and values of modules' tensors."""
     digest = sha256()
     for value in values:
-        for name, tensor in value.state_dict().items() if isinstance(value, nn.Module) else [("", value)]:
+        named = tensors_in(value) if isinstance(value, nn.Module) else {"": value}
+        for name, tensor in named.items():
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             flat = tensor.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def tensors_in(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a module saves, by name; without other extra state."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _rows(text: str) -> list[list[str]]:

@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.storage.bound_state import remove_state
+from adaptive_smoothing_zoo.storage.identity import tensor_bytes
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training.choose_alpha import CHOICE, Choice, Chosen, choose_alpha
@@ -79,8 +80,8 @@ def without(train: Examples, held: Examples) -> Examples:
     Raises:
         ConfigError: no image remains.
     """
-    out = {image.numpy().tobytes() for image in held.images}
-    kept = torch.tensor([image.numpy().tobytes() not in out for image in train.images], dtype=torch.bool)
+    out = {tensor_bytes(image) for image in held.images}
+    kept = torch.tensor([tensor_bytes(image) not in out for image in train.images], dtype=torch.bool)
     if not bool(kept.any()):
         raise ConfigError(f"all images of {train.source} are held out; choose other training images")
     if bool(kept.all()):

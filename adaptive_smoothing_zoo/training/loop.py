@@ -22,7 +22,7 @@ from adaptive_smoothing_zoo.errors import TrainingError, check_keywords
 from adaptive_smoothing_zoo.machine.allocator import freed_memory_kept
 from adaptive_smoothing_zoo.training.draws import derived_seed
 from adaptive_smoothing_zoo.training.frozen import to_train_mode
-from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, Keeper, Kept, fingerprint
+from adaptive_smoothing_zoo.training.keeping import CHECKPOINT_SECONDS, Keeper, Kept, fingerprint, tensors_in
 from adaptive_smoothing_zoo.training.task import Part, Settings, Task
 from adaptive_smoothing_zoo.training.workers import Workers
 
@@ -64,18 +64,29 @@ def fit(
         models: returns the further parts of the folder's binding: hashes of initial weights and frozen nets.
 
     Raises:
+        TypeError: with a folder, a net whose extra state is no tensor.
         ResultsError: the folder belongs to another training, or another process works there.
         TrainingError: a loss or a weight is not finite.
     """
     check_keywords(options, TrainingOptions)
     folder, keeper, workers = options.get("folder"), None, task.workers
     if folder is not None and workers.is_first:  # the first process writes for all
+        _check_kept(task.learner)
         data = fingerprint(task.images, task.labels)
         binding = {"settings": task.settings, "data": data, **models()}
         keeper = Keeper(folder, binding, options.get("checkpoint_seconds", CHECKPOINT_SECONDS), workers.size)
     with nullcontext() if keeper is None else keeper.at_work():
         _Loop(task).run(keeper, options.get("on_progress") or (lambda progress: None))
     workers.wait()
+
+
+def _check_kept(learner: nn.Module) -> None:
+    """Raise TypeError if a checkpoint cannot hold all that the learner saves."""
+    if others := sorted(learner.state_dict().keys() - tensors_in(learner).keys()):
+        raise TypeError(
+            f"checkpoints hold tensors, and {others[0]} of the net is none; return tensors from get_extra_state, or "
+            "train without a folder"
+        )
 
 
 class _Loop(Generic[Settings, Part]):
@@ -102,7 +113,7 @@ class _Loop(Generic[Settings, Part]):
                 keeper.finished(number + 1, self._tensors(), last=number + 1 == rounds)
             on_progress(Progress(round=number + 1, rounds=rounds, measured=row))
         if self.average is not None:
-            self.learner.load_state_dict(self.average.tensors)
+            self.learner.load_state_dict({**self.learner.state_dict(), **self.average.tensors})
 
     def _round(self, number: int) -> dict[str, float]:
         """Run a round; return its measurements."""
@@ -205,12 +216,12 @@ class _Average:
 
     def __init__(self, learner: nn.Module, decay: float) -> None:
         self.learner, self.decay = learner, decay
-        self.tensors = {name: value.detach().clone() for name, value in learner.state_dict().items()}
+        self.tensors = {name: value.detach().clone() for name, value in tensors_in(learner).items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         weight = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
-        for name, value in self.learner.state_dict().items():
+        for name, value in tensors_in(self.learner).items():
             if value.is_floating_point():
                 self.tensors[name].lerp_(value, weight)
             else:

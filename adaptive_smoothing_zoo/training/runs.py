@@ -403,10 +403,11 @@ class TripletJob(Job[TripletRecipe]):
         assert self.recipe.choice is not None
         choice = self.recipe.choice
         best = {"clean": "the most robust one", "robust": "the most accurate one"}[choice.rule]
+        robust = f"{100 * chosen.robust:.2f} % under {', '.join(choice.attacks)} (n = {chosen.robust_examples})"
         return (
             f"alpha: {best} whose {choice.rule} accuracy on held-out examples ({held.source}) is at least "
-            f"{100 * chosen.target:.2f} %; there it has {100 * chosen.clean:.2f} % clean (n = {chosen.clean_examples}) "
-            f"and {100 * chosen.robust:.2f} % under {', '.join(choice.attacks)} (n = {chosen.robust_examples})."
+            f"{100 * chosen.target:.2f} %; there it has {100 * chosen.clean:.2f} % clean (n = {chosen.clean_examples})"
+            f"{f' and {robust}' if choice.attacks else ''}."
         )
 
 

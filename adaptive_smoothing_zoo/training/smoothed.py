@@ -47,6 +47,9 @@ class SmoothedTraining(NetTraining):
             raise ValueError("an attack needs at least one step")
         if (ball := getattr(self.loss, "max_norm", None)) is not None and not 0.0 < ball < math.inf:
             raise ValueError(f"max_norm must be the radius of a ball, > 0, got {ball}; leave it out for no ball")
+        for name, value in vars(self.loss).items():
+            if isinstance(value, int | float) and not 0.0 <= value < math.inf:
+                raise ValueError(f"{name} of the loss must be finite and at least 0, got {value}")
 
 
 @own_surroundings()

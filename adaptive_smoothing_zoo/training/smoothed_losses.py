@@ -286,7 +286,7 @@ def decoupled_search(net: Net, batch: NoisyBatch, steps: int) -> Tensor:
         (gradient,) = torch.autograd.grad(loss, points)
         stride = DDN_LAST + (1.0 - DDN_LAST) * (1.0 + math.cos(math.pi * step / steps)) / 2.0
         moved = points.detach() - batch.images + stride * unit(gradient)
-        length = length * torch.where(wrong, 1.0 - DDN_GAMMA, 1.0 + DDN_GAMMA)
+        length = torch.where(wrong, (1.0 - DDN_GAMMA) * length, (1.0 + DDN_GAMMA) * length)
         points = (batch.images + length.view(-1, 1, 1, 1) * unit(moved)).clamp(0, 1)
     return torch.where(distance.isfinite().view(-1, 1, 1, 1), nearest, points.detach())
 

@@ -114,7 +114,7 @@ class Task(ABC, Generic[Settings, Part]):
                 f"a batch of {size} cannot be split into {shares} equal shares (processes times passes); choose a "
                 f"batch_size that is a multiple of {shares}"
             )
-        self.learner, self.images, self.labels = learner, images, labels
+        self.learner, self.images, self.labels = learner, images.detach(), labels
         self.settings, self.workers = settings, workers
         self.rounds_per_epoch = len(labels) // size
         self.rounds = settings.epochs * self.rounds_per_epoch
@@ -151,6 +151,12 @@ class Task(ABC, Generic[Settings, Part]):
         """
         device = self.workers.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.bfloat16, cache_enabled=False)
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Raise ValueError for a label, at least 0, that is no class of the net."""
+    if (highest := int(labels.max())) >= classes:
+        raise ValueError(f"there is a label {highest}, but the net has {classes} classes, counted from 0")
 
 
 def check_learnable(images: Tensor, labels: Tensor) -> None:

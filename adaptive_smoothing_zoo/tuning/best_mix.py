@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -126,7 +126,8 @@ def choose_mix(
     steps = {name: Steps.of(tables, FORMS[name](), on_map) for name in dict.fromkeys(("constant", form))}
     fronts = {"constant": steps["constant"].front()} | steps[form].fronts(PARTS.get(form, {}) | {form: lambda _: True})
     if form in ("mixednuts", "best"):
-        fronts[PUBLISHED] = published_front(tables, steps[form].where(is_mixednuts))
+        with nullcontext() if search == "published" else suppress(ValueError):  # it is only drawn
+            fronts[PUBLISHED] = published_front(tables, steps[form].where(is_mixednuts))
     chosen = target.choose(fronts[PUBLISHED if search == "published" else form], tables)
     halves = None
     if chosen is not None and search == "exact":

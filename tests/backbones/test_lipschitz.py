@@ -178,9 +178,14 @@ def changed_nets():
     net = LipschitzNet(**arguments)
     net.stages[0].register_forward_hook(lambda module, inputs, output: 3 * output)
     yield net
+    net = LipschitzNet(**arguments)
+    net.forward_features = lambda images: 3 * LipschitzNet.forward_features(net, images)
+    yield net
 
 
-@pytest.mark.parametrize("net", list(changed_nets()), ids=["subclass", "stem", "final", "head", "stage", "hook"])
+@pytest.mark.parametrize(
+    "net", list(changed_nets()), ids=["subclass", "stem", "final", "head", "stage", "hook", "method"]
+)
 def test_a_net_that_was_changed_proves_nothing(net):
     with pytest.raises(ValueError, match="no constant is proven"):
         _ = net.lipschitz

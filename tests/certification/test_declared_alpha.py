@@ -11,7 +11,7 @@ from adaptive_smoothing_zoo.backbones.gaussian_smoothed import GaussianSmoothed
 from adaptive_smoothing_zoo.certification.kinds import subject_of
 from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix
 from adaptive_smoothing_zoo.certification.running import Run
-from adaptive_smoothing_zoo.method.alpha import Alpha
+from adaptive_smoothing_zoo.method.alpha import Alpha, ConstantAlpha, keeps_its_range
 
 IMAGES, LABELS = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1])
 
@@ -55,6 +55,15 @@ def test_an_alpha_outside_of_its_declared_range_is_refused(how, wrong, tmp_path)
     with pytest.raises(ValueError, match=rf"alpha is {wrong:g} at an image, .*Given declares .* \[0.75, 0.9\]"):
         CERTIFY[how](Given(0.8, 0.8, wrong), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", CERTIFY)
+def test_a_replaced_method_is_code_of_the_user_s_own(how, tmp_path):
+    alpha = ConstantAlpha(0.9)
+    alpha.log_weights = lambda outputs: (0.0, -math.inf)  # the mix is g
+    with pytest.raises(ValueError, match=r"alpha is 0 at an image, .*ConstantAlpha declares .* \[0.9, 0.9\]"):
+        CERTIFY[how](alpha, tmp_path)
+    assert not keeps_its_range(alpha)
 
 
 @pytest.mark.parametrize("how", CERTIFY)

@@ -8,6 +8,7 @@ from torch import nn
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.local_lipschitz import estimate_local_lipschitz
+from adaptive_smoothing_zoo.errors import EvaluationError
 from adaptive_smoothing_zoo.threat import ThreatModel
 
 
@@ -67,6 +68,17 @@ def test_batches_change_nothing_and_nonsense_is_refused():
     np.testing.assert_allclose(whole.constants, parts.constants, rtol=1e-5)
     with pytest.raises(ValueError, match="eps must be positive"):
         estimate_local_lipschitz(Slope(), IMAGES, ThreatModel("Linf", 0.0))
+
+
+def test_the_caller_s_modes_change_nothing():
+    torch.manual_seed(0)
+    net, threat = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), ThreatModel("L2", 0.1)
+    expected = estimate_local_lipschitz(net, IMAGES, threat)
+    for mode in (torch.inference_mode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16)):
+        with mode:
+            np.testing.assert_array_equal(estimate_local_lipschitz(net, IMAGES, threat).constants, expected.constants)
+    with pytest.raises(EvaluationError, match=r"the model fails on torch.float32 images .* number formats"):
+        estimate_local_lipschitz(net.double(), IMAGES, threat)
 
 
 def test_a_net_in_train_mode_is_estimated_in_eval_mode_and_left_as_it_was():

@@ -12,6 +12,7 @@ from adaptive_smoothing_zoo.backbones.lipschitz import LipschitzNet
 from adaptive_smoothing_zoo.certification.bounds.sharp import lipschitz_logit_radius
 from adaptive_smoothing_zoo.certification.bounds.theorem4 import lipschitz_radius
 from adaptive_smoothing_zoo.certification.certify import certify
+from adaptive_smoothing_zoo.certification.kinds import subject_of
 from adaptive_smoothing_zoo.certification.logs import read_log
 from adaptive_smoothing_zoo.certification.mixes import certify_lipschitz, certify_mix, mix_certificates
 from adaptive_smoothing_zoo.errors import ConfigError, EvaluationError
@@ -259,6 +260,25 @@ def test_a_lipschitz_net_proves_its_own_constants(bound, alpha):
 def test_lipschitz_certificates_without_known_constants_are_refused(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         certify_lipschitz(model, IMAGES, LABELS, **arguments)
+
+
+def test_a_lipschitz_net_may_hold_its_logits_in_something():
+    class Tupled(nn.Module):
+        def forward(self, images):
+            return (Slope()(images), None)
+
+    expected = certify_lipschitz(Slope(), IMAGES, LABELS, lipschitz=1.0).radius
+    for model in (Tupled(), MixedClassifier(Slope(), Tupled(), 1.0)):
+        np.testing.assert_array_equal(certify_lipschitz(model, IMAGES, LABELS, lipschitz=1.0).radius, expected)
+
+
+def test_a_part_of_a_mix_leaves_the_nets_in_their_modes():
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2)]
+    mix = MixedClassifier(*nets, 0.9).train()
+    before = [module.training for module in mix.modules()]
+    subject_of(mix, "rob_model", sigma=0.1)
+    assert [module.training for module in mix.modules()] == before
+    assert before[1]
 
 
 def test_a_lipschitz_net_is_left_in_its_mode():

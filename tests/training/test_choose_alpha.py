@@ -12,7 +12,7 @@ from adaptive_smoothing_zoo import AdaptiveAlpha, MixedClassifier
 from adaptive_smoothing_zoo.attacks.catalogue import complete
 from adaptive_smoothing_zoo.attacks.search import Search
 from adaptive_smoothing_zoo.attacks.settings import AttackSettings
-from adaptive_smoothing_zoo.errors import ResultsError, TrainingError
+from adaptive_smoothing_zoo.errors import EvaluationError, ResultsError, TrainingError
 from adaptive_smoothing_zoo.machine.precision import float32_precision, tf32_allowed
 from adaptive_smoothing_zoo.threat import ThreatModel
 from adaptive_smoothing_zoo.training import choose_alpha as choose
@@ -235,6 +235,24 @@ def test_a_target_that_nothing_reaches_is_an_error(monkeypatch):
     for rule in ("clean", "robust"):
         with pytest.raises(TrainingError, match=f"no candidate reaches a {rule} accuracy of 0.9000"):
             choose_alpha(model, images, labels, Choice(rule=rule, target=0.9), eps=0.1)
+
+
+def test_the_message_counts_the_examples_that_the_target_is_of():
+    model, images, labels = known(torch.full((12,), 0.9), torch.full((12,), 0.4))
+    for rule, count in (("clean", 12), ("robust", 3)):
+        choice = Choice(rule=rule, target=1.0, first=1.0, last=1.0, attacks=(), attacked_examples=3)
+        with pytest.raises(TrainingError, match=f"{rule} accuracy of 1.0000 on the {count} held-out examples"):
+            choose_alpha(model, images, labels, choice, eps=0.1)
+
+
+def test_labels_and_images_that_do_not_fit_the_nets_are_named():
+    model, images, labels = known(torch.full((4,), 0.9), torch.full((4,), 0.4))
+    choice = Choice(rule="clean", target=0.0, attacks=())
+    with pytest.raises(ValueError, match="there is a label 101, but the net has 2 classes"):
+        choose_alpha(model, images, labels + 100, choice, eps=0.1)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(5, 2)).double() for _ in range(2)]
+    with pytest.raises(EvaluationError, match=r"the model fails on torch.float32 images .* number formats"):
+        choose_alpha(MixedClassifier(*nets, 0.5).eval(), images, labels, choice, eps=0.1)
 
 
 @pytest.mark.parametrize(

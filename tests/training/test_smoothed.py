@@ -1,5 +1,7 @@
 """The trainer of nets to be smoothed: keyed noise, resumption, what the losses are given."""
 
+import math
+
 import pytest
 import torch
 from quadrants import IMAGES, LABELS, a_net, same_tensors
@@ -108,6 +110,10 @@ def test_attacks_meet_the_net_in_eval_mode_and_leave_it_as_it_was(name):
         ({"loss": GaussianLoss(noises=0)}, "at least one noise"),
         ({"loss": SmoothMixLoss(steps=0)}, "at least one step"),
         ({"loss": SmoothMixLoss(max_norm=0.0)}, "max_norm must be the radius of a ball"),
+        ({"loss": SmoothMixLoss(step_size=-1.0)}, "step_size of the loss must be finite and at least 0, got -1"),
+        ({"loss": SmoothMixLoss(weight=math.nan)}, "weight of the loss must be finite and at least 0, got nan"),
+        ({"loss": SmoothAdvLoss(eps=-1.0)}, "eps of the loss must be"),
+        ({"loss": MacerLoss(inverse_temperature=-1.0)}, "inverse_temperature of the loss must be"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):

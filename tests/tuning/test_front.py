@@ -1,6 +1,7 @@
 """The front against brute force: every alpha of a fine grid, the mix as the model computes it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from adaptive_smoothing_zoo import MixedClassifier
 from adaptive_smoothing_zoo.method.logit_maps import HardMax, NormClampPowerScale, Scale
+from adaptive_smoothing_zoo.tuning.best_mix import PUBLISHED, choose_mix
 from adaptive_smoothing_zoo.tuning.forms import FORMS
 from adaptive_smoothing_zoo.tuning.front import (
     Steps,
@@ -22,6 +24,7 @@ from adaptive_smoothing_zoo.tuning.front import (
 )
 from adaptive_smoothing_zoo.tuning.published_search import published_front, published_search
 from adaptive_smoothing_zoo.tuning.tables import Tables
+from adaptive_smoothing_zoo.tuning.tune import Target
 
 MAPS = [
     (Scale(), Scale()),
@@ -37,6 +40,20 @@ def tables_of(seed, n=40, classes=4, attacks=2):
     std, rob = (torch.randn(n, classes, generator=generator) * 1.5 + k * right for k in (2.0, 1.0))
     attacked = rob - 0.7 * right + 0.3 * torch.randn(attacks, n, classes, generator=generator)
     return Tables(labels=labels, std=std, rob=rob, attacked=attacked)
+
+
+@pytest.mark.parametrize("form", ["best", "mixednuts"])
+def test_where_h_is_never_robust_the_curve_of_the_published_search_alone_is_missing(form, monkeypatch):
+    monkeypatch.setitem(FORMS, form, lambda: iter(MAPS))
+    whole = tables_of(1)
+    tables = replace(whole, attacked=whole.attacked - 50.0 * nn.functional.one_hot(whole.labels, 4))
+    target = Target(clean=0.5)
+    fronts, chosen, _ = choose_mix(tables, target, form, "exact")
+    assert PUBLISHED in choose_mix(whole, target, form, "exact")[0]
+    assert PUBLISHED not in fronts
+    assert chosen.clean >= 0.5
+    with pytest.raises(ValueError, match="the robust net is not robust on any"):
+        choose_mix(tables, target, "mixednuts", "published")
 
 
 class Constant(nn.Module):
