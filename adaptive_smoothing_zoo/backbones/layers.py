@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 """The layers that a description may name, besides ``Sequential`` and ``Residual``."""
 
-_IGNORED = {"device", "dtype", "inplace", "bias", "_random_samples"}
+_IGNORED = {"device", "dtype", "bias", "_random_samples"}
 
 
 class Residual(nn.Module):
@@ -118,7 +119,10 @@ def describe(net: nn.Module) -> dict[str, Any]:
         ValueError: it holds a module that is not one of ``LAYERS``, ``Sequential`` or ``Residual``.
     """
     if type(net) is nn.Sequential:
-        return {"layer": "Sequential", "layers": [describe(part) for part in net]}
+        names = [name for name, _ in net.named_children()]
+        numbered = names == [str(i) for i in range(len(net))]
+        described = {"layer": "Sequential", "layers": [describe(part) for part in net]}
+        return described if numbered else described | {"names": names}
     if type(net) is Residual:
         return {"layer": "Residual", "main": describe(net.main), "shortcut": describe(net.shortcut)}
     kind = type(net).__name__
@@ -138,14 +142,26 @@ def describe(net: nn.Module) -> dict[str, Any]:
     return found
 
 
+def _named(names: Any, layers: list[nn.Module]) -> OrderedDict[str, nn.Module]:
+    """The layers of a Sequential by name."""
+    texts = isinstance(names, (list, tuple)) and all(isinstance(name, str) and "." not in name for name in names)
+    if not texts or len(set(names)) != len(layers) or len(names) != len(layers):
+        raise ValueError(f"the names of a Sequential must be one text per layer, all different, got {names!r}")
+    return OrderedDict(zip(names, layers, strict=True))
+
+
 def _make(description: Any) -> nn.Module:
     if not isinstance(description, Mapping) or not isinstance(description.get("layer"), str):
         raise ValueError(f"a layer must be an object with its name under 'layer', got {description!r}")
     kind, arguments = description["layer"], {key: value for key, value in description.items() if key != "layer"}
     if kind == "Sequential":
-        if arguments.keys() != {"layers"} or not isinstance(arguments["layers"], (list, tuple)):
-            raise ValueError(f"the layer Sequential must have a list 'layers' and nothing else, got {description!r}")
-        return nn.Sequential(*map(_make, arguments["layers"]))
+        layers, names = arguments.get("layers"), arguments.get("names")
+        if not arguments.keys() <= {"layers", "names"} or not isinstance(layers, (list, tuple)):
+            raise ValueError(
+                f"the layer Sequential must have a list 'layers' and may have their 'names', got {description!r}"
+            )
+        made = [_make(layer) for layer in layers]
+        return nn.Sequential(*made) if names is None else nn.Sequential(_named(names, made))
     if kind == "Residual":
         if arguments.keys() != {"main", "shortcut"}:
             raise ValueError(f"the layer Residual must have 'main' and 'shortcut' and no more, got {description!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelChoice, example, model_options
+from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS_OPTION, ModelChoice, example, model_options
 
 
 @click.command(
@@ -21,7 +21,10 @@ from adaptive_smoothing_zoo.cli.options import DATA_DIR, DEVICE, RESULTS, ModelC
 @model_options()
 @DEVICE
 @DATA_DIR
-def check_adversarials_command(file: Path, choice: ModelChoice, device: str, data_dir: str | None) -> None:
+@RESULTS_OPTION
+def check_adversarials_command(
+    file: Path, choice: ModelChoice, device: str, data_dir: str | None, results: Path
+) -> None:
     """Classify the adversarial images in FILE with MODEL, which asz eval --save-adversarials wrote.
 
     The images must obey the threat model in the file. Exit code 1 if the accuracy differs from the recorded one.
@@ -33,7 +36,7 @@ def check_adversarials_command(file: Path, choice: ModelChoice, device: str, dat
     from adaptive_smoothing_zoo.storage.identity import identity_of
 
     saved, chosen = read_adversarials(file), pick_device(device)
-    entry = choice.entry(RESULTS, None if saved.threat is None else str(saved.threat.eps))
+    entry = choice.entry(results, None if saved.threat is None else str(saved.threat.eps), data_dir)
     named = choice.load(entry, chosen)
     model, threat = named.net, saved.threat or entry.threat
     examples = load_data(entry.dataset, data_dir=data_dir, n=len(saved.images), preprocessing=entry.preprocessing)

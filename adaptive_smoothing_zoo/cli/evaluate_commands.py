@@ -106,6 +106,8 @@ def eval_command(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
+    if (quick or shard is not None) and (save_adversarials or compare_with):
+        raise click.UsageError("--save-adversarials and --compare-with need a whole run; omit --quick and --shard")
     part = distributed.shard_of(shard)
     radii = _radii(eps, alone=not (quick or compare_with or save_adversarials or part[1] > 1))
     entry = choice.entry(out, radii[-1] if radii else None, data_dir)
@@ -128,7 +130,7 @@ def eval_command(
         _screen(model, examples, threat, settings, str(chosen))
         return
     if not overwrite:
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, settings=settings)
+        RunRecord.check_replaceable(out, entry, model, examples=examples, eps=eps, settings=settings)
     state = state_path(out, entry, part)
     about: dict[str, Any] = {"threat": threat, "settings": settings, "device": chosen, "shard": part, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():
@@ -188,7 +190,7 @@ def merge_command(
     entry = _recorded_as(named.entry, evaluation.settings)
     if not overwrite:
         settings = evaluation.settings
-        RunRecord.check_replaceable(out, entry, model, n=len(examples), eps=eps, settings=settings)
+        RunRecord.check_replaceable(out, entry, model, examples=examples, eps=eps, settings=settings)
     keep_entry(out, named.entry)
     _write_and_tell(out, entry, evaluation, examples, model, eps=eps, commit=source_commit())
     for state in states:
@@ -255,7 +257,7 @@ def adapt_command(
     names = None if attacks is None else tuple(attacks.replace(" ", "").split(","))
     if not overwrite:
         about: dict[str, Any] = {"eps": record.eps, "attacks": names or attacks_on(model, named.surrogate)}
-        AdaptiveRecord.check_replaceable(results, entry, model, n=record.n, **about, seed=seed)
+        AdaptiveRecord.check_replaceable(results, entry, model, examples=examples, **about, seed=seed)
     state = AdaptiveRecord.state_path(results, entry)
     with progress_bar() as on_progress, told_how_to_go_on():
         found = evaluate_adaptive(
@@ -336,7 +338,7 @@ def validate_command(
     if not isinstance(found, RecordedRun):
         click.echo(f"nothing to compare with: {found}")
     if not (overwrite or only):
-        Validation.check_replaceable(out, entry, model, n=len(examples), seed=seed)
+        Validation.check_replaceable(out, entry, model, examples=examples, seed=seed)
     state = None if only else Validation.state_path(out, entry)
     about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": chosen, "channels_last": channels_last}
     about |= {"norm": entry.threat_model, "eps": parse_eps(entry.eps), "only": only or None}
@@ -441,8 +443,8 @@ def _run_radii(
         begun_at = [settings.begun_at, *(threat.eps for threat in threats)]
         for at, eps, begun in zip(entries, radii, begun_at, strict=False):
             own = replace(settings, begun_at=begun)
-            RunRecord.check_replaceable(out, at, model, n=len(examples), eps=eps, settings=own)
-        RadiiCurve.check_replaceable(out, entry, model, n=len(examples), radii=radii)
+            RunRecord.check_replaceable(out, at, model, examples=examples, eps=eps, settings=own)
+        RadiiCurve.check_replaceable(out, entry, model, examples=examples, radii=radii)
     state, runs = RadiiCurve.state_path(out, entry), list[RunRecord]()
     about: dict[str, Any] = {"threats": threats, "settings": settings, "device": device, "state": state}
     with progress_bar() as on_progress, told_how_to_go_on():

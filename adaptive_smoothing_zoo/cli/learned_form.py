@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.zoo.references import Resolved
 
 
+LEARNED = ("checkpoint_seconds", "train_data", "train_on", "changes", "recipe")
+
+
 def learned_options(command: Any) -> Any:
     """The options of ``asz tune`` for this form only."""
     learned = "--form learned: "
@@ -52,13 +55,11 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     from adaptive_smoothing_zoo.training.runs import Machine
     from adaptive_smoothing_zoo.training.workers import Workers
     from adaptive_smoothing_zoo.tuning.tune import Target
-    from adaptive_smoothing_zoo.zoo.base_net_config import described_net
 
     threat = ThreatModel(options["threat_model"], options["eps"])
     recipe = mixing_recipe(options["dataset"], threat, options["recipe"], options["changes"])
     choice = choice_for(recipe, Target(clean=options["clean"], robust=options["robust"]))
-    for name, net in zip(("std_model", "rob_model"), nets, strict=True):
-        described_net(net.net, name)  # before hours of training
+    check_savable(nets, options, held)  # before hours of training
     train = without(_train_examples(options), held)
     with told_how_to_go_on(), progress_bars(shown=True) as (on_stage, on_progress, on_candidate):
         machine = Machine(
@@ -74,6 +75,16 @@ def learn(out: Path, nets: list[Resolved], held: Examples, said: Description, op
     _write_record(out, options, nets, recipe, choice, chosen, train)
     write_card(out)
     _tell(out, chosen)
+
+
+def check_savable(nets: list[Resolved], options: dict[str, Any], examples: Examples) -> None:
+    """Raise ConfigError if no entry of that name can describe a mix of the two nets."""
+    from adaptive_smoothing_zoo.method.classifier import MixedClassifier
+    from adaptive_smoothing_zoo.zoo.triplet import with_entry
+
+    words = {key: options[key] for key in ("name", "dataset", "threat_model", "eps")}
+    words["image_shape"] = tuple(examples.images.shape[1:])
+    with_entry(MixedClassifier(nets[0].net, nets[1].net, 0.5), **words).described()
 
 
 def images_at(place: str, options: dict[str, Any], data_dir: Path | None) -> Examples:

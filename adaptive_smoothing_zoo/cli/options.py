@@ -29,6 +29,7 @@ Command = Callable[..., None]
 Option = Callable[[Command], Command]
 
 OUT = click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 OVERWRITE = click.option(
     "--overwrite",
     is_flag=True,

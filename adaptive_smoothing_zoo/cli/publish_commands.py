@@ -13,6 +13,7 @@ from adaptive_smoothing_zoo.cli import certify_commands
 from adaptive_smoothing_zoo.cli.options import (
     DATA_DIR,
     RESULTS,
+    RESULTS_OPTION,
     ModelChoice,
     WordChoice,
     example,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from adaptive_smoothing_zoo.zoo.entry import ModelEntry
 
 CARDS = Path("model_cards")
-RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 FOLDERS = click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
 OTHERS = packed(
     Others,
@@ -184,14 +184,20 @@ def describe_command(
             f"{choice.reference} is a triplet: its entry sets the radius, which its records are about; to correct it, "
             f'save the folder again: Triplet.from_pretrained("folder").save_pretrained("folder", eps="{eps}")'
         )
+    elif choice.checkpoint is not None or data_dir is not None:
+        raise click.UsageError(f"{choice.reference} is a triplet: omit --checkpoint and --data-dir, which are for nets")
     else:
         folder = folder_of(choice.reference)
+        replace(choice, name=None).entry(results)  # refuses what a triplet's entry sets
         entry = describe_folder(folder, results, words.description(), choice.name)
         if (own := is_own(folder)) and (folder / CARD_FILE).exists():
             write_card(folder)
         click.echo(f"wrote {folder}" + ("" if own else "; its card is outdated, asz export renews it"))
-    if RunRecord.path(results, entry).exists():
+    run = RunRecord.find(results, entry)
+    if run is not None and run.is_about(entry):
         click.echo(f"wrote {update_entry(results, entry)}")
+    elif run is not None:
+        click.echo(f"{RunRecord.path(results, entry)} stays as it is: it is of another model of this name", err=True)
 
 
 def _described_net(

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from adaptive_smoothing_zoo.cli.learned_form import images_at, learn, learned_options, named_images
+from adaptive_smoothing_zoo.cli.learned_form import (
+    LEARNED,
+    check_savable,
+    images_at,
+    learn,
+    learned_options,
+    named_images,
+)
 from adaptive_smoothing_zoo.cli.options import RESULTS, WordChoice, example, usual_eps, words_options
 
 if TYPE_CHECKING:
@@ -61,6 +69,7 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
     from adaptive_smoothing_zoo.tuning.plot import FRONT_FILE, plot_fronts
     from adaptive_smoothing_zoo.tuning.tune import Target, surrogate_for, suspicion, tuned_triplet, write_record
 
+    _check_form(options["form"])
     options["eps"] = options["eps"] or usual_eps(options["dataset"], options["threat_model"], "with --eps")
     if options["form"] == "learned":
         examples = _examples(options)
@@ -94,6 +103,20 @@ def tune_command(out: Path, words: WordChoice, **options: Any) -> None:
         )
 
 
+def _check_form(form: str) -> None:
+    """Refuse options that the form does not use.
+
+    Raises:
+        click.UsageError: one is given.
+    """
+    of_the_other = ("search", "iterations", "targets", "seed") if form == "learned" else LEARNED
+    context = click.get_current_context()
+    for name in of_the_other:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(each for each in context.command.params if each.name == name).opts[0]
+            raise click.UsageError(f"{option} has no effect with --form {form}; omit it")
+
+
 def _examples(options: dict[str, Any]) -> Examples:
     """The images used for tuning."""
     options["tune_on"] = options["tune_on"] or _usual_range(options["dataset"])
@@ -119,7 +142,7 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     images, labels = examples.images, examples.labels
     nets = _resolved(options, examples)
     if options["clean"] is not None or options["robust"] is not None:
-        _check_savable(nets)
+        _check_savable(nets, options, examples)
     attack = GapAttack(**{key: options[key] for key in ("iterations", "targets", "seed")})
     with open_bar(total=len(labels), unit="image", desc="attack on h") as bar:
         tables = measure_tables(
@@ -139,19 +162,17 @@ def _measured(out: Path, options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 _NETS = ("std", "rob")
 
 
-def _check_savable(nets: list[Any]) -> None:
+def _check_savable(nets: list[Any], options: dict[str, Any], examples: Examples) -> None:
     """Raise ConfigError before the work, not after it, if no entry can describe a net."""
     from adaptive_smoothing_zoo.errors import ConfigError
-    from adaptive_smoothing_zoo.zoo.base_net_config import described_net
 
-    for key, net in zip(_NETS, nets, strict=True):
-        try:
-            described_net(net.net, f"{key}_model")
-        except ConfigError as error:
-            raise ConfigError(
-                f"{error}. Without --clean and --robust, asz tune writes the front; asz eval takes the mix as "
-                "FILE.py:FUNCTION, a function that returns MixedClassifier(g, h, alpha)"
-            ) from error
+    try:
+        check_savable(nets, options, examples)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. Without --clean and --robust, asz tune writes the front; asz eval takes the mix as "
+            "FILE.py:FUNCTION, a function that returns MixedClassifier(g, h, alpha)"
+        ) from error
 
 
 def _chosen(tables: Any, target: Any, form: str, search: str) -> Any:

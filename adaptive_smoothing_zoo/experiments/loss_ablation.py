@@ -30,7 +30,7 @@ PAPER = {  # PGD-20 accuracy in %, by c_prod in the order of SPLITS
 }
 PAPER_CONSTANT = 52.6
 BEST = ("0", "1.5", "0.2")
-HEADS = ("clean, %", "PGD, %", "PGD and APGD that lowers alpha, %", "published, PGD-20", "chosen")
+HEADS = ("clean, %", "PGD, %", "PGD, APGD and APGD that lowers alpha, %", "published, PGD-20", "chosen")
 
 
 class LossAblation(TrainingExperiment):
@@ -41,7 +41,7 @@ class LossAblation(TrainingExperiment):
         "c_CE 0, c_BCE 1.5, c_prod 0.2 is best with 55.1 %; a small positive c_prod generally helps; a constant alpha "
         "has 52.6 %, less than every network (52.8 to 55.1 %)."
     )
-    values = ("clean", "attacked", "lowered")
+    values = ("clean", "attacked", "adapted")
 
     def cases(self) -> list[Case]:
         """The constant alpha comes first; it needs no training."""
@@ -96,17 +96,21 @@ class LossAblation(TrainingExperiment):
             f"The highest accuracy under PGD is {best:.2f} %, with c_CE, c_BCE, c_prod = {at_best}; the constant alpha "
             f"has {constant:.2f} %. Means: {averages}. {noise(table, [value / 100 for value in rows.values()])}"
         )
-        return "\n\n".join([verdict(seen), highest, after_lowering(table)])
+        return "\n\n".join([verdict(seen), highest, after_all_attacks(table)])
 
 
 def accuracies(bench: TrainingBench, mixed: Mixed) -> dict[str, float]:
-    """Accuracy on clean images, after PGD, and after PGD and APGD that lowers alpha; with ``mixed.numbers``."""
+    """Accuracy on clean images, after PGD, and after PGD, APGD and APGD that lowers alpha; with ``mixed.numbers``.
+
+    Without APGD on the mix itself a constant alpha, which nothing lowers, would meet the stronger attack.
+    """
     model = mixed.model
     standing = bench.correct(model, bench.attack(model))
+    left = bench.standing_lowered(model, bench.standing_apgd(model, standing))
     return {
         "clean": bench.accuracy(model, bench.images),
         "attacked": share(standing),
-        "lowered": share(bench.standing_lowered(model, standing)),
+        "adapted": share(left),
         **mixed.numbers,
     }
 
@@ -122,7 +126,7 @@ def _panel(axes: Axes, title: str, attacked: dict[str, list[float]], constant: f
 
 def accuracy_cells(row: Row) -> list[str]:
     """The cells under the first three of ``HEADS``."""
-    return [f"{100 * row[name]:.2f}" for name in ("clean", "attacked", "lowered")]
+    return [f"{100 * row[name]:.2f}" for name in ("clean", "attacked", "adapted")]
 
 
 def chosen(row: Row) -> str:
@@ -131,13 +135,13 @@ def chosen(row: Row) -> str:
     return f"{name} {row[name]:.3g}, {100 * row['held_out']:.2f} % clean on held-out examples"
 
 
-def after_lowering(table: TrainingTable) -> str:
+def after_all_attacks(table: TrainingTable) -> str:
     """How the networks compare with the constant alpha, the first row, when alpha is attacked as well."""
-    constant, *networks = (100 * row["lowered"] for row in table.rows)
+    constant, *networks = (100 * row["adapted"] for row in table.rows)
     better = sum(value > constant for value in networks)
     return (
-        f"After APGD that lowers alpha the constant alpha has {constant:.2f} %, the networks {min(networks):.2f} to "
-        f"{max(networks):.2f} %; {better} of the {len(networks)} are better."
+        f"After APGD, and APGD that lowers alpha, the constant alpha has {constant:.2f} %, the networks "
+        f"{min(networks):.2f} to {max(networks):.2f} %; {better} of the {len(networks)} are better."
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adaptive_smoothing_zoo.experiments.experiment import Case, Row, markdown_table, verdict
-from adaptive_smoothing_zoo.experiments.loss_ablation import accuracies, accuracy_cells, after_lowering, chosen
+from adaptive_smoothing_zoo.experiments.loss_ablation import accuracies, accuracy_cells, after_all_attacks, chosen
 from adaptive_smoothing_zoo.experiments.training_bench import TrainingBench, TrainingExperiment, TrainingTable, noise
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 CONSTANT = "constant"
 TRAININGS = (("B", "attacked"), ("B", "better"), ("T", "attack"), ("BT", "attack"))
-HEADS = ("attack in training, pseudo-labels", "clean, %", "PGD, %", "PGD and APGD that lowers alpha, %", "chosen")
+HEADS = ("attack in training, pseudo-labels", "clean, %", "PGD, %", "PGD, APGD and APGD that lowers alpha, %", "chosen")
 
 
 class PseudoLabels(TrainingExperiment):
@@ -25,7 +25,7 @@ class PseudoLabels(TrainingExperiment):
         "the attack targets h ([BAKS24 v1, Fig. 2]: above logit(alpha_t) = 5.72). The published networks learn from "
         "attacks on the mix alone, all with the pseudo-label 1."
     )
-    values = ("clean", "attacked", "lowered")
+    values = ("clean", "attacked", "adapted")
 
     def cases(self) -> list[Case]:
         """The constant alpha comes first; it needs no training."""
@@ -41,7 +41,7 @@ class PseudoLabels(TrainingExperiment):
 
     def draw(self, table: TrainingTable, figure: Figure) -> None:
         axes = figure.subplots()
-        for offset, name, label in ((-0.2, "attacked", "PGD"), (0.2, "lowered", r"then APGD that lowers $\alpha$")):
+        for offset, name, label in ((-0.2, "attacked", "PGD"), (0.2, "adapted", r"then APGD, also lowering $\alpha$")):
             places = [place + offset for place in range(len(table.rows))]
             axes.bar(places, [100 * row[name] for row in table.rows], width=0.36, label=label)
         axes.set_xticks(range(len(table.rows)), [_name(row).replace(", ", "\n") for row in table.rows])
@@ -69,7 +69,7 @@ class PseudoLabels(TrainingExperiment):
             ),
             "a network that never met an attack on itself is less robust": attacked["T", "attack"] < usual,
         }
-        return "\n\n".join([verdict(seen), after_lowering(table), noise(table, [r["attacked"] for r in table.rows])])
+        return "\n\n".join([verdict(seen), after_all_attacks(table), noise(table, [r["attacked"] for r in table.rows])])
 
 
 def _name(row: Row) -> str:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptive_smoothing_zoo.experiments.experiment import Case, Row, markdown_table, verdict
-from adaptive_smoothing_zoo.experiments.loss_ablation import HEADS, accuracies, accuracy_cells, after_lowering, chosen
+from adaptive_smoothing_zoo.experiments.loss_ablation import (
+    HEADS,
+    accuracies,
+    accuracy_cells,
+    after_all_attacks,
+    chosen,
+)
 from adaptive_smoothing_zoo.experiments.training_bench import TrainingBench, TrainingExperiment, TrainingTable, noise
 
 if TYPE_CHECKING:
@@ -25,7 +31,7 @@ class SigmoidScale(TrainingExperiment):
         "2 and 4 give 55.1, 55.5, 55.7 and 55.6 %: 2 is best, and too large a scale makes the mix less stable under "
         "attack. A constant alpha has 52.6 % (Table SM2)."
     )
-    values = ("clean", "attacked", "lowered")
+    values = ("clean", "attacked", "adapted")
 
     def cases(self) -> list[Case]:
         return [{"scale": scale} for scale in PAPER]
@@ -39,7 +45,7 @@ class SigmoidScale(TrainingExperiment):
     def draw(self, table: TrainingTable, figure: Figure) -> None:
         """Draw accuracy against scale, here and published, and the constant alpha as a line."""
         here, published = figure.subplots(1, 2)
-        for name, label in (("attacked", "PGD"), ("lowered", r"then APGD that lowers $\alpha$")):
+        for name, label in (("attacked", "PGD"), ("adapted", r"then APGD, also lowering $\alpha$")):
             percent = {row.case["scale"]: 100 * row[name] for row in table.rows}
             (line,) = here.plot(SCALES, [percent[scale] for scale in SCALES], ".-", label=label)
             here.axhline(percent[CONSTANT], color=line.get_color(), linestyle=":")
@@ -77,7 +83,7 @@ class SigmoidScale(TrainingExperiment):
             f"(published: 0.6), and the constant alpha has {constant:.2f} %. "
             + noise(table, [value / 100 for value in attacked.values()])
         )
-        return "\n\n".join([verdict(seen), highest, after_lowering(table)])
+        return "\n\n".join([verdict(seen), highest, after_all_attacks(table)])
 
 
 EXPERIMENT = SigmoidScale()

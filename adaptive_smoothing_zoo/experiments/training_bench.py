@@ -312,6 +312,10 @@ class TrainingBench(Bench):
         """(N,) bool: which examples withstand setting C."""
         return self.once(f"standing {self._hash(model)}", lambda: self._autoattack(model))
 
+    def standing_apgd(self, model: MixedClassifier, standing: Tensor) -> Tensor:
+        """(N,) bool: which standing examples withstand AutoAttack's APGD, too."""
+        return self._attacked(model, APGD, standing)
+
     def standing_lowered(self, model: MixedClassifier, standing: Tensor) -> Tensor:
         """(N,) bool: which standing examples withstand APGD that lowers alpha, too; after setting C this is D."""
         return self._attacked(model, LOWERING, standing)
@@ -319,7 +323,7 @@ class TrainingBench(Bench):
     def _autoattack(self, model: MixedClassifier) -> Tensor:
         """(N,) bool: which examples withstand AutoAttack, or its APGD in the short form."""
         if self.apgd_steps is not None:
-            return self._attacked(model, APGD, self.correct(model, self.images))
+            return self.standing_apgd(model, self.correct(model, self.images))
         evaluation = evaluate(
             model,
             self.images,

@@ -59,7 +59,7 @@ def _reference(pretrained_cfg: Any) -> str:
         file = Path(found["file"])
         return f"local-dir:{file if file.is_dir() else file.parent}"
     if not found.get("hf_hub_id"):
-        raise ValueError('name a triplet: timm.create_model("hf-hub:org/name") or ("local-dir:folder")')
+        raise ValueError('name a triplet: timm.create_model("hf-hub:org/name"); load_model("folder") loads a folder')
     return f"hf-hub:{found['hf_hub_id']}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
 from adaptive_smoothing_zoo.evaluation.adapt import ADAPTIVE_PROTOCOL, AdaptiveEvaluation
 from adaptive_smoothing_zoo.publishing.record import check_falling
@@ -49,7 +50,7 @@ class AdaptiveRecord(AttackRecord):
         entry: ModelEntry,
         model: nn.Module,
         *,
-        n: int,
+        examples: Examples,
         eps: str | None = None,
         attacks: Sequence[str] | None = None,
         seed: int | None = None,
@@ -59,7 +60,7 @@ class AdaptiveRecord(AttackRecord):
         Args:
             attacks: those of the new run; None if the record's do not matter.
         """
-        super().check_replaceable(out, entry, model, n=n, eps=eps, seed=seed)
+        super().check_replaceable(out, entry, model, examples=examples, eps=eps, seed=seed)
         known = cls.find(out, entry)
         if known is None or attacks is None:
             return

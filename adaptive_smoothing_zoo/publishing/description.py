@@ -6,6 +6,7 @@ claim use them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -111,8 +112,10 @@ def renamed(results: Path, entry: E, name: str | None) -> E:
 def _files_of(results: Path, entry: ModelEntry) -> list[Path]:
     """The recorded files of a name, without its kept entry."""
     folder = results_path(results, entry).parent
-    there = sorted([*folder.glob("*"), *(folder / "certificates").glob("*")])
-    return [path for path in there if path.name.startswith(f"{entry.name}.") and path != kept_path(results, entry)]
+    runs = (path.name.removesuffix(".run.json") for path in folder.glob(f"{entry.name}.*.run.json"))
+    others = tuple(f"{name}." for name in runs if not re.search(r"\.(custom|eps-[^.]*)$", name))
+    there = sorted([*folder.glob(f"{entry.name}.*"), *(folder / "certificates").glob(f"{entry.name}.*")])
+    return [path for path in there if not path.name.startswith(others) and path != kept_path(results, entry)]
 
 
 def _listed(paths: list[Path]) -> str:

@@ -67,11 +67,14 @@ def known_of(entry: Entry, results: Path | None = None) -> Known | None:
 
 
 def recorded(results: Path, entry: ModelEntry) -> Known | None:
-    """The accuracies from a standard run below ``results`` and all evidence next to it; None without such a run."""
+    """The accuracies from a standard run below ``results`` and all evidence next to it; None without such a run.
+
+    A run of another model of the same name is none.
+    """
     if not RunRecord.path(results, entry).exists():
         return None
     evidence = read_evidence(results, entry)
-    return Known.of(evidence) if evidence.run.is_standard else None
+    return Known.of(evidence) if evidence.run.is_standard and evidence.run.is_about(entry) else None
 
 
 @cache

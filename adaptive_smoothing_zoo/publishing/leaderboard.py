@@ -29,8 +29,8 @@ from adaptive_smoothing_zoo.zoo.registry import list_models
 
 logger = logging.getLogger(__name__)
 
-_KINDS = (".run", ".curve", ".radii", ".verify", ".adaptive", ".validation", ".model", "agreement")
-_NO_ENTRIES = tuple(f"{kind}.json" for kind in _KINDS)
+_KINDS = (".run", ".curve", ".radii", ".verify", ".adaptive", ".validation", ".model")
+_NO_ENTRIES = (*(f"{kind}.json" for kind in _KINDS), "engine_agreement.json")
 NO_OTHERS = Others()
 
 
@@ -119,7 +119,7 @@ class Row:
 class Table:
     """The models of one data set, threat model and radius, ranked by the best known robust accuracy.
 
-    Those without a rank come last.
+    Of equal ones the others' come first. Those without a rank come last.
 
     Attributes:
         everyone: the rows without the limits of ``Others``.
@@ -167,7 +167,9 @@ Groups = dict[Group, dict[str, Row]]
 """The rows of each table, by the name of the model."""
 
 
-def read_tables(*folders: Path, others: Others = NO_OTHERS, cards: Sequence[Path] = ()) -> list[Table]:
+def read_tables(
+    *folders: Path, others: Others = NO_OTHERS, cards: Sequence[Path] = (), required: bool = True
+) -> list[Table]:
     """One table per data set, threat model and eps of the folders, and of the zoo's published triplets if asked for.
 
     A model has one row in a table: that of the folders, else that of the zoo, else RobustBench's. Entries are of the
@@ -179,14 +181,17 @@ def read_tables(*folders: Path, others: Others = NO_OTHERS, cards: Sequence[Path
         others: RobustBench's and published entries of the same data sets, threat models and radii. A file of
             RobustBench that is no entry is skipped with a warning.
         cards: folders of model cards; each model is linked to the first card that is found.
+        required: whether there must be an entry.
 
     Raises:
-        ResultsError: the folders have no entries, or a file that is no entry; or ``others.model_info`` has no entries;
-            or the limits leave no model of ours.
+        ResultsError: the folders have no entries though one is required, or a file that is no entry; or
+            ``others.model_info`` has no entries; or the limits leave no model of ours.
     """
     groups = _own_groups(folders, cards)
     if others.published:
         _add_published(groups, cards)
+    if not groups and not required:
+        return []
     if not groups:
         where = " or ".join(map(str, folders))
         raise ResultsError(f"there are no leaderboard entries (<dataset>/<threat model>/<name>.json) in {where}")
@@ -218,8 +223,9 @@ def render(
     Raises:
         ResultsError: see ``read_tables``.
     """
-    tables = read_tables(*folders, others=others, cards=cards)
-    about = {"tables": tables, "others": list(_not_standard(folders)), "protocol": STANDARD_PROTOCOL}
+    unranked = list(_not_standard(folders))
+    tables = read_tables(*folders, others=others, cards=cards, required=not unranked)
+    about = {"tables": tables, "others": unranked, "protocol": STANDARD_PROTOCOL}
     about |= {"date": date or datetime.now(UTC).date().isoformat(), "limits": others.limits}
     about |= {"robustbench": others.model_info is not None, "published": others.published}
     about["version"] = metadata.version("adaptive-smoothing-zoo")
@@ -269,7 +275,7 @@ def _table(folders: Iterable[Path], rows: Sequence[Row], others: Others) -> Tabl
     data = {row.evidence.run.data_sha256 for row in rows if row.evidence is not None}
     curves = (ConstantCurve.find(folder, first) for folder in folders)
     fitting = (c for c in curves if c and parse_eps(c.eps) == first.eps_value and c.data_sha256 in data)
-    ranked = tuple(sorted(rows, key=lambda row: (row.problem is not None, -row.best)))
+    ranked = tuple(sorted(rows, key=lambda row: (row.problem is not None, -row.best, row.ours)))
     source = None if others.model_info is None else Source.of(others.model_info / first.dataset / first.threat_model)
     return Table(
         dataset=first.dataset,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,16 @@ def cell(value: Any) -> str:
     return str(value).replace("|", "\\|")
 
 
+def quoted(text: str) -> str:
+    """A text as a literal of Python."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def untagged(text: str) -> str:
+    """A text without HTML's tags; other angle brackets stay."""
+    return re.sub(r"</?[A-Za-z][^<>]*>", "", text)
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -41,5 +53,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "cell": cell, "g": "{:g}".format}
+    environment.filters |= {
+        "percent": percent,
+        "cell": cell,
+        "g": "{:g}".format,
+        "quoted": quoted,
+        "untagged": untagged,
+    }
     return environment

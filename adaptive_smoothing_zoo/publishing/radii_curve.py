@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
+from adaptive_smoothing_zoo.data import Examples
 from adaptive_smoothing_zoo.errors import ConfigError, ResultsError
-from adaptive_smoothing_zoo.publishing.record import TO_KEEP_BOTH, Record, results_path
+from adaptive_smoothing_zoo.publishing.record import TO_KEEP_BOTH, Record, check_extends, results_path
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.files import write_with
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
@@ -56,16 +57,17 @@ class RadiiCurve(Record):
             raise ConfigError("'points' must rise in 'eps' and fall in 'robust_accuracy', within their intervals")
 
     @classmethod
-    def check_replaceable(cls, out: Path, entry: ModelEntry, model: nn.Module, *, n: int, radii: Sequence[str]) -> None:
-        """As for a measurement: raise ResultsError if the existing curve has another model, more examples or radii."""
+    def check_replaceable(
+        cls, out: Path, entry: ModelEntry, model: nn.Module, *, examples: Examples, radii: Sequence[str]
+    ) -> None:
+        """As for a measurement: raise ResultsError if the curve has another model, other or more examples or radii."""
         known = cls.find(out, entry)
         if known is None:
             return
         where, ways = cls.path(out, entry), TO_KEEP_BOTH
         if known.identity != identity_of(model, entry.image_shape):
             raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
-        if known.n > n:
-            raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
+        check_extends(known, examples, where)
         new = set(map(parse_eps, radii))
         if left := [point.eps for point in known.points if parse_eps(point.eps) not in new]:
             raise ResultsError(f"{where} has radii that this run does not have ({', '.join(left)}); {ways}")

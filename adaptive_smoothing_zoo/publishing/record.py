@@ -187,7 +187,7 @@ class Measurement(Record):
         entry: ModelEntry,
         model: nn.Module,
         *,
-        n: int,
+        examples: Examples,
         eps: str | None = None,
         seed: int | None = None,
     ) -> None:
@@ -197,13 +197,13 @@ class Measurement(Record):
         other examples, and what was broken once must stay known.
 
         Args:
-            n: examples of the new run.
+            examples: of the new run.
             eps: its radius; the entry's if None.
             seed: its seed; None if the record's does not matter.
 
         Raises:
-            ResultsError: the existing record is of another model, radius or seed, or has more examples; or it cannot be
-                read.
+            ResultsError: the existing record is of another model, radius or seed, or of other or more examples; or it
+                cannot be read.
         """
         known = cls.find(out, entry)
         if known is None:
@@ -211,12 +211,19 @@ class Measurement(Record):
         where, ways = cls.path(out, entry), TO_KEEP_BOTH
         if known.misfit(identity=identity_of(model, entry.image_shape)):
             raise ResultsError(f"{where} is of another model (other weights, alpha or logit maps); {ways}")
-        if known.n > n:
-            raise ResultsError(f"{where} has {known.n} examples, this run has {n}; {ways}")
+        check_extends(known, examples, where)
         if known.threat.eps != parse_eps(eps or entry.eps):
             raise ResultsError(f"{where} has the radius {known.eps}, this run has {eps or entry.eps}; {ways}")
         if seed not in (None, known.seed):
             raise ResultsError(f"{where} has seed {known.seed}, this run has {seed}; {ways}")
+
+
+def check_extends(known: Record, examples: Examples, where: Path) -> None:
+    """Raise ResultsError unless the examples of a record, at ``where``, are the first of these."""
+    if known.n > len(examples):
+        raise ResultsError(f"{where} has {known.n} examples, this run has {len(examples)}; {TO_KEEP_BOTH}")
+    if examples.first(known.n).sha256 != known.data_sha256:
+        raise ResultsError(f"{where} is of other images ({known.data}); {TO_KEEP_BOTH}")
 
 
 def about(entry: ModelEntry, examples: Examples) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from adaptive_smoothing_zoo.storage.files import file_sha256, write_with
 from adaptive_smoothing_zoo.storage.identity import identity_of
 from adaptive_smoothing_zoo.storage.provenance import device_name
 from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
-from adaptive_smoothing_zoo.zoo.entry import ModelEntry
+from adaptive_smoothing_zoo.zoo.entry import Entry, ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,15 @@ class RunRecord(AttackRecord):
         entry: ModelEntry,
         model: nn.Module,
         *,
-        n: int,
+        examples: Examples,
         eps: str | None = None,
         seed: int | None = None,
         settings: AttackSettings | None = None,
     ) -> None:
         """As for any record. ``settings``, those of the new run, also keep a record of other attacks or engine."""
-        super().check_replaceable(out, entry, model, n=n, eps=eps, seed=seed if settings is None else settings.seed)
+        super().check_replaceable(
+            out, entry, model, examples=examples, eps=eps, seed=seed if settings is None else settings.seed
+        )
         known = cls.find(out, entry)
         if known is None or settings is None:
             return
@@ -103,6 +105,11 @@ class RunRecord(AttackRecord):
             raise ResultsError(
                 f"{where} was made by the engine {known.settings.engine!r}, this run has {settings.engine!r}; {ways}"
             )
+
+    def is_about(self, entry: ModelEntry) -> bool:
+        """Whether the run is of the weights, alpha and logit maps that a triplet's entry names, if it names any."""
+        named = entry.weights.model_sha256 if isinstance(entry, Entry) else None
+        return named in (None, self.identity.sha256)
 
     @property
     def is_standard(self) -> bool:

@@ -28,6 +28,17 @@ NetName = Annotated[str, Field(pattern="^(std_model|rob_model)$")]
 PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
 
 
+# With such an ending, a name's files could not be told from records of another name.
+RECORD_ENDINGS = ("run", "curve", "verify", "adaptive", "validation", "model", "radii", "certified")
+
+
+def check_ending(name: str) -> str:
+    """The name of a model; ValueError if its files would be taken for records of another one."""
+    if (ending := name.rpartition(".")[2]) in RECORD_ENDINGS and ending != name:
+        raise ValueError(f"{name!r} ends like a file of records, in .{ending}; choose another name")
+    return name
+
+
 def _check_eps(text: str) -> str:
     parse_eps(text)
     return text
@@ -257,7 +268,9 @@ UNPUBLISHED = Paper(title="not published", authors="unknown", venue="", link="")
 class ModelEntry:
     """The facts about a model that is evaluated, whoever made it."""
 
-    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.+-]*$")]  # NameYearFirstword, with an optional _suffix
+    name: Annotated[
+        str, Field(pattern="^[A-Za-z][A-Za-z0-9_.+-]*$"), AfterValidator(check_ending)
+    ]  # NameYearFirstword, with an optional _suffix
     dataset: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # it names a folder of results
     threat_model: Literal["Linf", "L2"]
     eps: Annotated[str, AfterValidator(_check_eps)]  # "8/255" or "0.5", in units of pixels in [0, 1]

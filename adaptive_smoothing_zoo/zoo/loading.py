@@ -90,7 +90,10 @@ def load_model(
     listed = entries_named(model_name)
     if not listed and place_of(model_name) is not None:
         if model_dir or custom_checkpoint or hub_repo:
-            raise ConfigError(f"{model_name} says where the weights are; omit model_dir and similar arguments")
+            raise ConfigError(
+                f"{model_name} says where the weights are; omit model_dir (--model-dir), custom_checkpoint "
+                "(--checkpoint) and hub_repo"
+            )
         return pretrained(model_name, revision)
     if model_dir is not None:
         wanted = [entry for entry in listed if (entry.dataset, entry.threat_model) == (dataset, threat_model)]

@@ -15,7 +15,7 @@ from adaptive_smoothing_zoo.errors import ConfigError, reason
 from adaptive_smoothing_zoo.method.classifier import MixedClassifier
 from adaptive_smoothing_zoo.surroundings import own_surroundings
 from adaptive_smoothing_zoo.threat import L2, LINF
-from adaptive_smoothing_zoo.zoo.entry import ModelEntry, NetEntry
+from adaptive_smoothing_zoo.zoo.entry import RECORD_ENDINGS, ModelEntry, NetEntry, check_ending
 from adaptive_smoothing_zoo.zoo.references import Wanted, resolve
 from adaptive_smoothing_zoo.zoo.robustbench import preprocessing_of
 from adaptive_smoothing_zoo.zoo.triplet import Triplet
@@ -32,8 +32,6 @@ USUAL_EPS: dict[tuple[str, str], str] = {
 """The radius that leaderboards and papers use, by data set and norm."""
 
 _LIBRARIES = ("timm", "torchvision", "base")  # their models are called after architectures
-# With such an ending, a name's files could not be told from records of another name.
-_ENDINGS = ("run", "curve", "verify", "adaptive", "validation", "model", "radii", "custom", "certified")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +63,18 @@ def reference_with(reference: str, checkpoint: Path | None) -> str:
 def record_name(reference: str) -> str:
     """A name for the records of a net, of letters, digits and ``_.+-`` only: "timm:resnet10t" -> "timm-resnet10t"."""
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", reference)
-    return re.sub(r"^[^A-Za-z]+", "", name) or "net"
+    stem, dot, ending = (re.sub(r"^[^A-Za-z]+", "", name) or "net").rpartition(".")
+    return f"{stem}-{ending}" if ending in RECORD_ENDINGS and dot else f"{stem}{dot}{ending}"
 
 
 def checked_name(name: str) -> str:
     """The name that a user gives a model; ConfigError if files of records could not be named after it."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name):
         raise ConfigError(f"a name begins with a letter and has letters, digits and _.+- only, got {name!r}")
-    if (ending := name.rpartition(".")[2]) in _ENDINGS and ending != name:
-        raise ConfigError(f"{name!r} ends like a file of records, in .{ending}; choose another name")
-    return name
+    try:
+        return check_ending(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def architecture_of(reference: str) -> str:
@@ -97,9 +97,10 @@ def named_net(reference: str, wanted: Wanted, entry: NetEntry, device: str | tor
         ConfigError: it fails on images of the entry's shape, or gives another number of logits than the entry says.
         UnknownModelError, WeightsError, ModuleNotFoundError: as ``resolve``.
     """
-    net = resolve(reference, wanted).net.to(device or "cpu")
+    net = resolve(reference, wanted).net
     black = torch.zeros(1, *entry.image_shape, device=device)
     try:
+        net = net.to(device or "cpu")
         with torch.no_grad():
             logits = asked(net)(black)
     except Exception as error:  # a user's code can raise anything

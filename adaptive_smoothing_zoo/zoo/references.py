@@ -93,6 +93,8 @@ def resolve(reference: str, wanted: Wanted | None = None) -> Resolved:
         raise UnknownModelError(f"{reference!r} names nothing after the colon")
     net, config = _SCHEMES.get(scheme, _of_code(scheme))(rest, wanted)
     net = _loaded(net, config, wanted.checkpoint, reference)
+    if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
+        raise WeightsError(f"{reference} is on the device meta, where weights have no values; load some")
     return Resolved(reference=reference, net=net.eval().requires_grad_(False), config=config)
 
 
@@ -186,11 +188,11 @@ def _of_the_package(name: str, wanted: Wanted) -> Made:
 
 def _of_code(place: str) -> Callable[[str, Wanted], Made]:
     def made(name: str, wanted: Wanted) -> Made:
-        with _failures_told(place):
+        with _neighbours(place), _failures_told(place):
             function = getattr(_module_of(place), name, None)
         if not callable(function):
             raise UnknownModelError(f"{place} has no function {name!r} that makes a model")
-        with _failures_told(f"{place}:{name}"):
+        with _neighbours(place), _failures_told(f"{place}:{name}"):
             net = function if isinstance(function, nn.Module) else function()
         if not isinstance(net, nn.Module):
             raise UnknownModelError(f"{place}:{name} returns a {type(net).__name__}, not a torch.nn.Module")
@@ -247,6 +249,20 @@ def _failures_told(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UnknownModelError(f"{what} fails: {type(error).__name__}: {reason(error)}") from error
+
+
+@contextmanager
+def _neighbours(place: str) -> Iterator[None]:
+    """Let imports also find what is next to the user's file, or for a module in the current folder."""
+    folder = str(Path(place).resolve().parent if place.endswith(".py") else Path.cwd())
+    before = list(sys.path)
+    if folder not in before:
+        sys.path.append(folder)  # last, so that nothing there hides an installed module
+    try:
+        yield
+    finally:
+        if folder not in before and folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _module_of(place: str) -> ModuleType:

@@ -170,8 +170,9 @@ def test_a_standard_run_of_several_radii_makes_no_entry_of_the_leaderboard(tmp_p
     assert record_of(tmp_path, "Demo2026Constant.eps-0")["protocol"] == "AutoAttack standard"
     assert record_of(tmp_path, "Demo2026Constant.eps-1")["protocol"] != "AutoAttack standard"
     code, _, err = run(capsys, "leaderboard", tmp_path)
-    assert code
-    assert "there are no leaderboard entries" in err
+    assert not code
+    assert "Demo2026Constant.eps-1" in (tmp_path / "leaderboard.md").read_text()
+    assert "\n| 1 |" not in (tmp_path / "leaderboard.md").read_text()
     code, _, err = run(capsys, "eval", *DEMO, "--out", tmp_path / "other", "--eps", "0,0/3")
     assert code
     assert "different radii of one norm" in err

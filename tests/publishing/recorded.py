@@ -24,6 +24,12 @@ EXAMPLES = Examples(
     images=torch.rand(8, 1, 8, 8), labels=torch.arange(8), source="eight made-up images", test_set_size=8
 )
 THREAT = ENTRY.threat
+MORE = replace(EXAMPLES, images=torch.cat([EXAMPLES.images] * 2), labels=torch.cat([EXAMPLES.labels] * 2))
+
+
+def first(n):
+    """The first of sixteen examples, of which eight are ``EXAMPLES``."""
+    return MORE.first(n)
 
 
 def an_evaluation(**changes):
@@ -107,7 +113,7 @@ def a_validation(*newly_broken, failed=(), **changes):
     fields = {
         **{name: getattr(record, name) for name in (*same, "device_name")},
         "n": 6,
-        "data_sha256": "0" * 64,
+        "data_sha256": EXAMPLES.first(6).sha256,
         "clean_accuracy": 1.0,
         "accuracy": 0.5,
         "recorded_n": 8,

@@ -25,7 +25,7 @@ from adaptive_smoothing_zoo.publishing.adaptive_record import AdaptiveRecord
 from adaptive_smoothing_zoo.publishing.card import model_card
 from adaptive_smoothing_zoo.publishing.claim import claim
 from adaptive_smoothing_zoo.publishing.evidence import read_evidence, update_entry
-from adaptive_smoothing_zoo.publishing.leaderboard import render
+from adaptive_smoothing_zoo.publishing.leaderboard import read_tables, render
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord, make_record, write_results
 from adaptive_smoothing_zoo.publishing.validation_record import Validation
 from adaptive_smoothing_zoo.storage.identity import Identity, identity_of
@@ -191,9 +191,9 @@ def test_a_validation_counts_no_example_twice_that_a_later_run_broke_itself(fold
 def test_another_seed_replaces_no_record(kind, folder):
     add_adaptive(folder, 1)
     add_validation(folder, 1)
-    kind.check_replaceable(folder, ENTRY, MODEL, n=8, seed=0)
+    kind.check_replaceable(folder, ENTRY, MODEL, examples=EXAMPLES, seed=0)
     with pytest.raises(ResultsError, match=rf"{kind.KIND}\.json has seed 0, this run has 1; choose .* --overwrite"):
-        kind.check_replaceable(folder, ENTRY, MODEL, n=8, seed=1)
+        kind.check_replaceable(folder, ENTRY, MODEL, examples=EXAMPLES, seed=1)
 
 
 def test_adaptive_attacks_cannot_break_what_the_run_has_as_broken(folder):
@@ -225,8 +225,9 @@ def test_a_run_that_is_not_standard_has_no_leaderboard_entry(settings, tmp_path)
     assert not run.is_standard
     assert update_entry(tmp_path, ENTRY) == RunRecord.path(tmp_path, ENTRY)
     assert not entry.exists()
+    assert run.protocol in render(tmp_path)[1]
     with pytest.raises(ResultsError, match="no leaderboard entries"):
-        render(tmp_path)
+        read_tables(tmp_path)
 
 
 def test_an_older_record_without_settings_is_standard(folder):

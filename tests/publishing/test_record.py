@@ -16,6 +16,7 @@ from recorded import (
     add_adaptive,
     add_validation,
     an_evaluation,
+    first,
     publish,
     write_run,
 )
@@ -234,24 +235,33 @@ def test_a_record_that_says_more_or_is_of_another_model_is_not_replaced(tmp_path
     if known is not None:
         write_run(tmp_path, a_record(**known))
     if message is None:
-        RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=n, eps=eps)
+        RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, examples=first(n), eps=eps)
     else:
         with pytest.raises(ResultsError, match=message):
-            RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=n, eps=eps)
+            RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, examples=first(n), eps=eps)
+
+
+def test_a_record_of_other_images_is_not_replaced(tmp_path):
+    write_run(tmp_path, a_record())
+    RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, examples=first(9))
+    for n in (8, 9):
+        other = replace(first(n), images=first(n).images.flip(0))
+        with pytest.raises(ResultsError, match=r"is of other images \(.*\); choose another folder .* --overwrite"):
+            RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, examples=other)
 
 
 def test_a_record_of_other_attacks_or_engine_or_seed_is_not_replaced(tmp_path):
     write_run(tmp_path, a_record())
     known = RunRecord.read(tmp_path, ENTRY).settings
     assert known.engine == "reference"
-    RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=9, settings=replace(known, batch_size=3))
+    RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, examples=first(9), settings=replace(known, batch_size=3))
     for settings, message in (
         (AttackSettings.version("plus"), r"is of other attacks \(.*\), this run makes: .*AutoAttack plus; choose"),
         (replace(known, engine="fast"), "was made by the engine 'reference', this run has 'fast'; choose"),
         (replace(known, seed=known.seed + 1), "has seed 0, this run has 1; choose another folder .* --overwrite"),
     ):
         with pytest.raises(ResultsError, match=message):
-            RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, n=9, settings=settings)
+            RunRecord.check_replaceable(tmp_path, ENTRY, MODEL, examples=first(9), settings=settings)
 
 
 def test_a_name_with_another_model_s_records_is_not_given(folder):
