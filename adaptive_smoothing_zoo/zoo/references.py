@@ -258,6 +258,7 @@ def _neighbours(place: str) -> Iterator[None]:
     before = list(sys.path)
     if folder not in before:
         sys.path.append(folder)  # last, so that nothing there hides an installed module
+    importlib.invalidate_caches()  # the file may be new
     try:
         yield
     finally:

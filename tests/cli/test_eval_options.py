@@ -185,6 +185,14 @@ def test_several_radii_go_with_no_more(more, tmp_path, capsys):
     assert "several radii need a single process" in err
 
 
+@pytest.mark.parametrize("part", [("--quick",), ("--shard", "0/2")])
+@pytest.mark.parametrize("option", ["--save-adversarials", "--compare-with"])
+def test_what_needs_a_whole_run_is_refused_without_one(part, option, tmp_path, capsys):
+    code, _, err = run(capsys, "eval", *DEMO, "--out", tmp_path, *part, option, "a.npz")
+    assert code == 2
+    assert "need a whole run; omit --quick and --shard" in err
+
+
 @pytest.mark.parametrize("ending", [".npz", ".pt"])
 def test_saved_adversarial_images_give_the_recorded_accuracy(ending, tmp_path, capsys):
     file = tmp_path / f"images{ending}"

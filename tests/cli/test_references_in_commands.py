@@ -18,6 +18,8 @@ from short_attacks import shorten
 from torch import nn
 
 from adaptive_smoothing_zoo import load_base_net, load_model
+from adaptive_smoothing_zoo.errors import ConfigError
+from adaptive_smoothing_zoo.method.alpha import ConstantAlpha
 from adaptive_smoothing_zoo.publishing.kept_entry import find_kept
 from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 from adaptive_smoothing_zoo.storage.identity import identity_of
@@ -248,6 +250,39 @@ class TestWhatIsRecorded:
         err = refused(capsys, "eval", "nets.py:Tuple", *SHORT, "--name", "Mine", "--data-dir", "data.npz")
         assert "Mine is what records in results/cifar10/Linf call nets.py:make" in err
 
+    def test_a_checkpoint_may_be_called_like_a_record(self, here, capsys):
+        for name in ("best.model", "best.run"):
+            torch.save(linear().state_dict(), name)
+            asz(capsys, "eval", "nets.py:make", "--checkpoint", name, "--n", 2)
+        asz(capsys, "eval", "nets.py:make", "--n", 2)
+        entries = {path.name for path in (here / "results/cifar10/Linf").glob("*.json")}
+        assert {"nets.py-make-with-best-model.json", "nets.py-make-with-best-run.json", "nets.py-make.json"} <= entries
+        assert "rank" not in asz(capsys, "leaderboard", "results", data=False)
+        assert (here / "results/leaderboard.md").read_text().count("| nets.py-make") == 3
+
+    def test_a_record_of_other_images_is_kept(self, here, capsys):
+        asz(capsys, "eval", "nets.py:make", "--n", 2)
+        np.savez(here / "other.npz", images=PIXELS[::-1], labels=np.array([1, 2, 3]))
+        more = ("--n", 2, "--data-dir", "other.npz")
+        assert "is of other images" in refused(capsys, "eval", "nets.py:make", *more)
+
+    def test_a_file_finds_its_neighbours_and_the_current_folder_has_modules(self, here, capsys, monkeypatch):
+        (here / "pk").mkdir()
+        (here / "pk" / "helper_of_pk.py").write_text(textwrap.dedent(CODE))
+        (here / "pk" / "nets2.py").write_text("from helper_of_pk import make\n")
+        monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(here))])
+        before = list(sys.path)
+        (here / "nets_of_here.py").write_text(textwrap.dedent(CODE))
+        for reference in ("pk/nets2.py:make", "nets_of_here:make"):
+            assert resolve(reference).net[1].out_features == 10
+        assert sys.path == before
+
+    def test_weights_without_values_are_refused(self, here, capsys):
+        (here / "nets.py").write_text(textwrap.dedent(CODE) + "\ndef meta():\n    return make().to('meta')\n")
+        assert "nets.py:meta is on the device meta" in refused(
+            capsys, "eval", "nets.py:meta", "--n", 2, "--data-dir", "data.npz"
+        )
+
 
 def card_path():
     return "model_cards/nets.py-make-cifar10-Linf.md"
@@ -281,10 +316,40 @@ class TestDescribe:
         asz(capsys, "card", "saved", data=False)
         assert 'load_model("saved")' in (here / "model_cards/Mine2026-digits-Linf.md").read_text()
 
+    def test_two_folders_of_one_name_are_two_models(self, here, capsys):
+        for alpha in (0.3, 0.95):
+            mix = load_model("Demo2026Constant", dataset="digits")
+            mix.alpha = ConstantAlpha(alpha)
+            mix.save_pretrained(f"tuned{alpha}", name="Tuned2026")
+        asz(capsys, "eval", "tuned0.3", "--n", 2, data=False)
+        path = here / "results/digits/Linf/Tuned2026.json"
+        before = path.read_bytes()
+        assert "recorded in results" in asz(capsys, "info", "tuned0.3", data=False)
+        assert "recorded in results" not in asz(capsys, "info", "tuned0.95", data=False)
+        told = asz(capsys, "describe", "tuned0.95", "--title", "Another", data=False)
+        assert "stays as it is: it is of another model of this name" in told
+        assert path.read_bytes() == before
+
+    def test_a_longer_name_is_another_model_s(self, here, capsys):
+        load_model("Demo2026Constant", dataset="digits").save_pretrained("saved", name="Mix")
+        folder = here / "results/digits/Linf"
+        folder.mkdir(parents=True)
+        for name in ("Mix.v2.run.json", "Mix.v2.json"):
+            (folder / name).write_text("{}")
+        asz(capsys, "describe", "saved", "--name", "Other2026", data=False)
+        asz(capsys, "describe", "saved", "--name", "Mix", data=False)
+        (folder / "Mix.eps-0_1.run.json").write_text("{}")
+        assert "has records of Mix (Mix.eps-0_1" in refused(capsys, "describe", "saved", "--name", "Other2026")
+
+    def test_a_name_that_ends_like_a_record_is_refused_wherever_it_is_given(self, here):
+        with pytest.raises(ConfigError, match=r"ends like a file of records, in \.run"):
+            load_model("Demo2026Constant", dataset="digits").save_pretrained("saved", name="Tuned.run")
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
             (("Demo2026Constant", "--dataset", "digits", "--title", "T"), "is not a folder"),
+            (("hf-hub:org/name", "--title", "T", "--checkpoint", "x.pt"), "omit --checkpoint and --data-dir"),
             (("hf-hub:org/name", "--title", "T"), "is not a folder"),
             (("Demo2026Constant", "--dataset", "digits", "--eps", "0.1"), 'save_pretrained("folder", eps="0.1")'),
             (("nets.py:make", "--name", "1a"), "a name begins with a letter"),

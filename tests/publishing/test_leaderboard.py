@@ -95,6 +95,15 @@ def test_pages_rank_by_the_best_known_accuracy_and_escape_text(tmp_path):
     assert page.index("First") < page.index("Second") < page.index("Third")
 
 
+def test_a_name_that_ends_like_another_file_has_its_row_and_angle_brackets_stay(tmp_path):
+    write(tmp_path, "Doe2026Disagreement", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.61) | {"footnote": "<b>n < 5</b> > 3"})
+    write(tmp_path, "Mine", leaderboard_entry(CIFAR_ENTRY, 0.9, 0.6))
+    write(tmp_path, "engine_agreement", "{}")
+    (table,) = read_tables(tmp_path)
+    assert [row.info.name for row in table.rows] == ["Doe2026Disagreement", "Mine"]
+    assert "n &lt; 5 &gt; 3" in render(tmp_path)[0]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": 3}', "\x00"])
 def test_a_file_that_is_no_entry_is_named(tmp_path, content):
     write(tmp_path, "Broken", content)
@@ -303,6 +312,14 @@ def add_edm(folder):
 
 
 class TestAmongRobustBench:
+    def test_of_equal_models_the_others_come_first(self, model_info, tmp_path):
+        add_edm(tmp_path / "results")
+        for path in (model_info / "cifar100" / "Linf").iterdir():
+            change(path, autoattack_acc="38.72")
+        (table,) = read_tables(tmp_path / "results", others=Others(model_info=model_info))
+        assert [row.ours for row in table.rows] == [False] * 4 + [True]
+        assert table.ranks == {"Bai2023Improving_edm": (5, 5)}
+
     def test_the_triplet_of_the_paper_is_the_second_most_robust_and_the_most_accurate(self, model_info, tmp_path):
         add_edm(tmp_path / "results")
         (table,) = read_tables(tmp_path / "results", others=Others(model_info=model_info))

@@ -166,6 +166,10 @@ def test_without_a_target_the_front_alone_is_written(code, tmp_path, capsys):
         (["--tune-on", "test:300:900"], "359 examples"),
         (["--tune-on", "test:90:90"], "SPLIT:FIRST:END"),
         (["--form", "constant", "--clean", "1.0"], "the best is"),
+        (["--form", "constant", "--recipe", "r"], "--recipe has no effect with --form constant; omit it"),
+        (["--form", "constant", "--set", "a=1"], "--set has no effect"),
+        (["--form", "learned"], "--iterations has no effect with --form learned"),
+        (["--clean", "0.9", "--name", "a.run"], "ends like a file of records"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(code, tmp_path, capsys, more, said):
