@@ -164,7 +164,9 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     found = {
         key: value
         for key, value in sorted(vars(part).items())
-        if key not in ignored and not (public_only and key.startswith("_") and not callable(value))
+        if key not in ignored
+        and not (public_only and key.startswith("_") and not callable(value))
+        and not (key.endswith("_cache") and isinstance(value, Mapping))  # filled by calls, as in timm's LeViT
     }
     if kind.__module__.startswith(("torch.fx", "torch.jit")) and isinstance(code := getattr(part, "code", None), str):
         found["code"] = code

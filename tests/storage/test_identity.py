@@ -277,6 +277,25 @@ def test_a_buffer_that_counts_is_put_back_and_no_part_of_it():
     assert net.n == 1
 
 
+def test_a_cache_that_calls_fill_is_no_part_of_it():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc, self.bias_cache = nn.Linear(4, 4), {}
+
+        def forward(self, images):
+            self.bias_cache.setdefault(str(images.device), self.fc.bias.detach())
+            return self.fc(images.flatten(1))
+
+    model = Biased()
+    before = identity_of(model), identity_of(model, SHAPE), structure_of(model)
+    model(torch.rand(1, *SHAPE))
+    model.bias_cache["elsewhere"] = torch.zeros(4)
+    assert (identity_of(model), identity_of(model, SHAPE), structure_of(model)) == before
+    assert len(model.bias_cache) == 2
+
+
 def test_rounding_is_no_other_model():
     found = identity_of(Sized(), SHAPE)
     near = dataclasses.replace(found, answers=tuple(answer + 1e-4 for answer in found.answers))
