@@ -106,15 +106,13 @@ def eval_command(
     from adaptive_smoothing_zoo.threat import ThreatModel, parse_eps
     from adaptive_smoothing_zoo.units import warn_of_radius
 
-    if (quick or shard is not None) and (save_adversarials or compare_with):
-        raise click.UsageError("--save-adversarials and --compare-with need a whole run; omit --quick and --shard")
     part = distributed.shard_of(shard)
     radii = _radii(eps, alone=not (quick or compare_with or save_adversarials or part[1] > 1))
     entry = choice.entry(out, radii[-1] if radii else None, data_dir)
     warn_of_radius(entry.threat_model, parse_eps(radii[-1] if radii else "0"))
     chosen = pick_device(distributed.local_device(device))
     settings = attack.settings(chosen)
-    _check_files(out, entry, compare_with, save_adversarials)
+    _check_files(out, entry, compare_with, save_adversarials, whole=not quick and shard is None)
     commit = source_commit()  # read now: the checkout may change during a long run
     named = choice.load(entry, chosen)
     model, examples = named.net, load_data(entry.dataset, data_dir=data_dir, n=n, preprocessing=entry.preprocessing)
@@ -379,13 +377,21 @@ def _keep_validation(out: Path, entry: ModelEntry, validation: Validation) -> No
         click.echo(f"wrote {_update_entry(out, entry)}")
 
 
-def _check_files(out: Path, entry: ModelEntry, compare_with: Path | None, save_adversarials: Path | None) -> None:
-    """Check at the start, not after hours, that output files are writable and existing files readable."""
+def _check_files(
+    out: Path, entry: ModelEntry, compare_with: Path | None, save_adversarials: Path | None, *, whole: bool
+) -> None:
+    """Check at the start, not after hours, that output files are writable and existing files readable.
+
+    Args:
+        whole: whether the run attacks all examples by itself, and by all attacks.
+    """
     from adaptive_smoothing_zoo.publishing.adversarial_file import check_adversarial_path
     from adaptive_smoothing_zoo.publishing.evidence import check_records
     from adaptive_smoothing_zoo.publishing.record import check_writable
     from adaptive_smoothing_zoo.publishing.run_record import RunRecord
 
+    if not whole and (save_adversarials or compare_with):
+        raise click.UsageError("--save-adversarials and --compare-with need a whole run; omit --quick and --shard")
     check_writable(out, entry)
     check_records(out, entry)
     if save_adversarials is not None:
