@@ -19,6 +19,7 @@ class FileServer:
         self.requests: list[tuple[str, str | None]] = []  # path and Range header
         self.cut_after: int | None = None
         self.compresses = False
+        self.tells_length = True
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,7 +53,8 @@ class FileServer:
         if self.compresses and "gzip" in request.headers.get("Accept-Encoding", ""):
             content = gzip.compress(content)
             request.send_header("Content-Encoding", "gzip")
-        request.send_header("Content-Length", str(len(content) - start))
+        if self.tells_length:
+            request.send_header("Content-Length", str(len(content) - start))
         request.send_header("ETag", tag)
         request.end_headers()
         stop = len(content) if self.cut_after is None else start + self.cut_after

@@ -85,8 +85,8 @@ def train_net(
 ) -> nn.Module:
     """Train ``net`` in place and return it in eval mode.
 
-    The same inputs, settings and machine give the same net. Parts without trainable parameters are not changed. The net
-    stays on the workers' device, and with ``bfloat16`` in channels_last.
+    The same inputs, settings and machine give the same net. Parts whose parameters are all frozen are not changed. The
+    net stays on the workers' device, and with ``bfloat16`` in channels_last.
 
     Args:
         net: images to logits (N, C), or to an output that contains them.

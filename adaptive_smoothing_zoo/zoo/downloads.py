@@ -36,7 +36,8 @@ def download_url(url: str, path: Path) -> None:
             have = have if response.status_code == 206 else 0
             if etag := response.headers.get("ETag"):
                 write_text(tag, etag)
-            total = have + int(response.headers.get("Content-Length", 0))
+            length = response.headers.get("Content-Length")
+            total = have + int(length) if length else 0  # 0: not known
             with part.open("ab" if have else "wb") as file, _bar(total, url.rsplit("/", 1)[-1], have) as bar:
                 for block in response.iter_content(1 << 20):
                     file.write(block)

@@ -295,6 +295,16 @@ class TestDownload:
         assert file_server.requests[1][1].startswith("bytes=")
         assert int(file_server.requests[1][1][6:-1]) > 0
 
+    def test_a_rest_of_untold_length_completes_a_file(self, file_server, tmp_path):
+        file_server.files["f"] = self.content
+        file_server.cut_after = 1 << 20
+        with pytest.raises(WeightsError, match="run it again to resume"):
+            download_url(file_server.url("f"), tmp_path / "f")
+        file_server.tells_length = False
+        download_url(file_server.url("f"), tmp_path / "f")
+        assert (tmp_path / "f").read_bytes() == self.content
+        assert file_server.requests[1][1].startswith("bytes=")
+
     def test_a_file_that_changed_meanwhile_is_begun_anew(self, file_server, tmp_path):
         file_server.files["f"] = self.content
         file_server.cut_after = 1 << 20
