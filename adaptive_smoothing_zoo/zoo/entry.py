@@ -32,9 +32,9 @@ PartName = Annotated[str, Field(pattern="^(std_model|rob_model|alpha)$")]
 RECORD_ENDINGS = ("run", "curve", "verify", "adaptive", "validation", "model", "radii", "certified")
 
 
-def check_ending(name: str) -> str:
+def check_ending(name: str, endings: tuple[str, ...] = RECORD_ENDINGS) -> str:
     """The name of a model; ValueError if its files would be taken for records of another one."""
-    if (ending := name.rpartition(".")[2]) in RECORD_ENDINGS and ending != name:
+    if (ending := name.rpartition(".")[2]) in endings and ending != name:
         raise ValueError(f"{name!r} ends like a file of records, in .{ending}; choose another name")
     return name
 

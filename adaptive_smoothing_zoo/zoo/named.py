@@ -31,6 +31,7 @@ USUAL_EPS: dict[tuple[str, str], str] = {
 }
 """The radius that leaderboards and papers use, by data set and norm."""
 
+_ENDINGS = (*RECORD_ENDINGS, "custom")  # the latter of runs with other attacks, which have a name of their own
 _LIBRARIES = ("timm", "torchvision", "base")  # their models are called after architectures
 
 
@@ -64,7 +65,7 @@ def record_name(reference: str) -> str:
     """A name for the records of a net, of letters, digits and ``_.+-`` only: "timm:resnet10t" -> "timm-resnet10t"."""
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", reference)
     stem, dot, ending = (re.sub(r"^[^A-Za-z]+", "", name) or "net").rpartition(".")
-    return f"{stem}-{ending}" if ending in RECORD_ENDINGS and dot else f"{stem}{dot}{ending}"
+    return f"{stem}-{ending}" if ending in _ENDINGS and dot else f"{stem}{dot}{ending}"
 
 
 def checked_name(name: str) -> str:
@@ -72,7 +73,7 @@ def checked_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name):
         raise ConfigError(f"a name begins with a letter and has letters, digits and _.+- only, got {name!r}")
     try:
-        return check_ending(name)
+        return check_ending(name, _ENDINGS)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

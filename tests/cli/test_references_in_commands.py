@@ -251,14 +251,14 @@ class TestWhatIsRecorded:
         assert "Mine is what records in results/cifar10/Linf call nets.py:make" in err
 
     def test_a_checkpoint_may_be_called_like_a_record(self, here, capsys):
-        for name in ("best.model", "best.run"):
+        for name in ("best.model", "best.run", "best.custom"):
             torch.save(linear().state_dict(), name)
             asz(capsys, "eval", "nets.py:make", "--checkpoint", name, "--n", 2)
         asz(capsys, "eval", "nets.py:make", "--n", 2)
         entries = {path.name for path in (here / "results/cifar10/Linf").glob("*.json")}
         assert {"nets.py-make-with-best-model.json", "nets.py-make-with-best-run.json", "nets.py-make.json"} <= entries
         assert "rank" not in asz(capsys, "leaderboard", "results", data=False)
-        assert (here / "results/leaderboard.md").read_text().count("| nets.py-make") == 3
+        assert (here / "results/leaderboard.md").read_text().count("| nets.py-make") == 4
 
     def test_a_record_of_other_images_is_kept(self, here, capsys):
         asz(capsys, "eval", "nets.py:make", "--n", 2)
@@ -298,6 +298,7 @@ class TestDescribe:
         asz(capsys, "eval", "nets.py:make", *SHORT)
         assert "has records of Two" in refused(capsys, "describe", "nets.py:make", "--name", "Three")
         assert "ends like a file of records" in refused(capsys, "describe", "nets.py:five", "--name", "a.run")
+        assert "ends like a file of records" in refused(capsys, "describe", "nets.py:five", "--name", "a.custom")
 
     def test_a_folder_keeps_it_in_its_config(self, here, capsys):
         load_model("Demo2026Constant", dataset="digits").save_pretrained("saved")
